@@ -1,0 +1,231 @@
+//! Causal attention over packed sequences, with fewer key heads than query heads where the model has them.
+//!
+//! One operation serves training, chunks of a sequence on their prefix, prefill and cached decode: rows of
+//! queries and rows of keys lie in any order in their tensors, and a [`Span`] says which query rows attend
+//! to which key rows. No mask tensor exists. [`attention_plain`] is the definition, in burn's own operations
+//! with the whole score matrix of a span; [`attention`] is what everything calls: on the CPU a flash kernel
+//! (online softmax, log-sum-exp kept, scores recomputed in the backward pass), elsewhere the plain version.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Int, Tensor, activation};
+
+use crate::flex;
+
+mod cpu;
+
+/// Query rows that attend to key rows: the last query sees every key, the one before it one key less.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the query tensor, in the order of their positions.
+    pub queries: Range<usize>,
+    /// Rows of the key and value tensors, in the order of their positions; at least as many.
+    pub keys: Range<usize>,
+}
+
+impl Span {
+    /// How many keys the query `row` (counted from the span's first) sees.
+    pub(crate) fn keys_seen(&self, row: usize) -> usize {
+        self.keys.len() - self.queries.len() + row + 1
+    }
+}
+
+/// Causal attention, `softmax(q k^T / sqrt(D)) v` over the keys that each query sees.
+///
+/// Query heads share key heads in order: head `h` reads key head `h / (H / KV)`.
+///
+/// # Shapes
+/// `query` `[N, H, D]`, `key` and `value` `[M, KV, D]`; the result is `[N, H, D]`. Query rows in no span give 0.
+///
+/// # Panics
+/// If a span leaves its tensor, has more queries than keys, or `H` is no multiple of `KV`.
+pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans: &Arc<[Span]>) -> Tensor<3> {
+    check(&query, &key, &value, spans);
+    if !flex::is_cpu(&query.device()) {
+        return attention_plain(query, key, value, spans);
+    }
+    Tensor::from_dispatch(<Dispatch as AttentionOp>::span_attention(
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+        spans.clone(),
+    ))
+}
+
+/// [`attention`] in burn's own operations: its definition, its reference in tests, and what runs where no
+/// kernel of ours does. Holds the scores of one span at a time.
+///
+/// # Shapes
+/// As [`attention`].
+pub fn attention_plain(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans: &[Span]) -> Tensor<3> {
+    let [rows, heads, width] = query.dims();
+    let kv_heads = key.dims()[1];
+    let group = heads / kv_heads;
+    let mut result = query.zeros_like();
+    for span in spans {
+        let (n, m) = (span.queries.len(), span.keys.len());
+        let rows_of = |t: &Tensor<3>, range: &Range<usize>| t.clone().slice([range.clone()]).swap_dims(0, 1);
+        let q = rows_of(&query, &span.queries).reshape([kv_heads, group * n, width]);
+        let k = rows_of(&key, &span.keys);
+        let v = rows_of(&value, &span.keys);
+        let scores = q.matmul(k.swap_dims(1, 2)) / (width as f64).sqrt();
+        let row = Tensor::<1, Int>::arange(0..n as i64, &query.device()).reshape([1, n, 1]) + (m - n) as i64;
+        let column = Tensor::<1, Int>::arange(0..m as i64, &query.device()).reshape([1, 1, m]);
+        let hidden = column.expand([1, n, m]).greater(row.expand([1, n, m]));
+        let hidden = hidden.expand([kv_heads * group, n, m]).reshape([kv_heads, group * n, m]);
+        let weights = activation::softmax(scores.mask_fill(hidden, f32::NEG_INFINITY), 2);
+        let mixed = weights.matmul(v).reshape([heads, n, width]).swap_dims(0, 1);
+        result = result.slice_assign([span.queries.clone(), 0..heads, 0..width], mixed);
+    }
+    debug_assert_eq!(result.dims(), [rows, heads, width]);
+    result
+}
+
+fn check(query: &Tensor<3>, key: &Tensor<3>, value: &Tensor<3>, spans: &[Span]) {
+    let [rows, heads, width] = query.dims();
+    let [keys, kv_heads, key_width] = key.dims();
+    assert_eq!(key.dims(), value.dims(), "keys and values have one shape");
+    assert_eq!(width, key_width, "queries and keys have one head width");
+    assert_eq!(heads % kv_heads, 0, "{heads} query heads over {kv_heads} key heads");
+    for span in spans {
+        let fits = span.queries.end <= rows && span.keys.end <= keys && span.queries.len() <= span.keys.len();
+        assert!(fits, "{span:?} does not fit {rows} query rows and {keys} key rows");
+    }
+}
+
+#[backend_extension(Flex, Autodiff)]
+trait AttentionOp: Backend {
+    fn span_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        spans: Arc<[Span]>,
+    ) -> FloatTensor<Self>;
+
+    /// The result and the log-sum-exp of each row's scores, `[N, H]`.
+    fn span_attention_saved(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        spans: Arc<[Span]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Gradients of query, key and value; `saved` are the result, its log-sum-exp and its gradient.
+    fn span_attention_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        result: FloatTensor<Self>,
+        log_sum_exp: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        spans: Arc<[Span]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+impl AttentionOp for Flex {
+    fn span_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, spans: Arc<[Span]>) -> FlexTensor {
+        Self::span_attention_saved(q, k, v, spans).0
+    }
+
+    fn span_attention_saved(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        spans: Arc<[Span]>,
+    ) -> (FlexTensor, FlexTensor) {
+        let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
+        let [query, key, value] = [&q, &k, &v].map(flex::Rows::of);
+        let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
+        let (result, log_sum_exp) = cpu::forward(&dims, rows, &spans);
+        let row_shape = [dims.rows, dims.heads].into();
+        (flex::tensor(result, q.shape()), flex::tensor(log_sum_exp, row_shape))
+    }
+
+    fn span_attention_backward(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        result: FlexTensor,
+        log_sum_exp: FlexTensor,
+        gradient: FlexTensor,
+        spans: Arc<[Span]>,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
+        let [query, key, value, o, l, g] =
+            [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
+        let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
+        let saved = cpu::Saved { result: o.slice(), log_sum_exp: l.slice(), gradient: g.slice() };
+        let (dq, dk, dv) = cpu::backward(&dims, rows, saved, &spans);
+        (flex::tensor(dq, q.shape()), flex::tensor(dk, k.shape()), flex::tensor(dv, v.shape()))
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: AttentionOp> Backward<B, 3> for AttentionBackward {
+    type State = ([NodeId; 3], FloatTensor<B>, FloatTensor<B>, Arc<[Span]>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (inputs, result, log_sum_exp, spans) = ops.state;
+        let [q, k, v] = inputs.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
+        let (dq, dk, dv) = B::span_attention_backward(q, k, v, result, log_sum_exp, gradient, spans);
+        for (parent, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
+            if let Some(node) = parent {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: AttentionOp, C: CheckpointStrategy> AttentionOp for Autodiff<B, C> {
+    fn span_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spans: Arc<[Span]>,
+    ) -> FloatTensor<Self> {
+        match AttentionBackward.prepare::<C>([q.node(), k.node(), v.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let inputs = [prep.checkpoint(&q), prep.checkpoint(&k), prep.checkpoint(&v)];
+                let [q, k, v] = [q, k, v].map(|tensor| tensor.into_primitive());
+                let (result, log_sum_exp) = B::span_attention_saved(q, k, v, spans.clone());
+                prep.finish((inputs, result.clone(), log_sum_exp, spans), result)
+            }
+            OpsKind::UnTracked(prep) => {
+                let [q, k, v] = [q, k, v].map(|tensor| tensor.into_primitive());
+                prep.finish(B::span_attention(q, k, v, spans))
+            }
+        }
+    }
+
+    fn span_attention_saved(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Arc<[Span]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("called only below autodiff")
+    }
+
+    fn span_attention_backward(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Arc<[Span]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("second derivatives are not computed")
+    }
+}

@@ -1,0 +1,37 @@
+//! What can go wrong between a directory of weights and a decoder.
+
+use std::path::{Path, PathBuf};
+
+/// An error of reading, checking or writing a model.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A file that cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A file whose content is not what its name promises.
+    #[error("{path}: {reason}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, naming the key or the tensor.
+        reason: String,
+    },
+    /// Tokens or settings that do not fit the model.
+    #[error("{0}")]
+    Input(String),
+}
+
+impl KernelError {
+    pub(crate) fn file(path: &Path, source: std::io::Error) -> Self {
+        Self::File { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn content(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Content { path: path.to_owned(), reason: reason.into() }
+    }
+}

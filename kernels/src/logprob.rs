@@ -1,0 +1,256 @@
+//! From logits to what reinforcement learning reads: the log-probability of each row's token, the entropy
+//! of each row, and the gradient of the former. Rows are positions, columns the vocabulary, and the
+//! distribution is that of `logits / temperature`.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Int, Tensor, TensorData, activation};
+use rayon::prelude::*;
+
+use crate::{flex, simd};
+
+/// Log-probability of `targets[i]` in row `i`, differentiable, natural logarithm.
+///
+/// # Shapes
+/// `logits` `[N, V]`, `targets` N ids below V; the result is `[N, 1]`.
+pub fn target_logprobs(logits: Tensor<2>, targets: &Arc<[u32]>, temperature: f64) -> Tensor<2> {
+    check(&logits, targets);
+    if !flex::is_cpu(&logits.device()) {
+        return target_logprobs_plain(logits, targets, temperature);
+    }
+    let logits = logits.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as LogprobOp>::target_logprobs(logits, targets.clone(), temperature))
+}
+
+/// [`target_logprobs`] in burn's own operations.
+///
+/// # Shapes
+/// As [`target_logprobs`].
+pub fn target_logprobs_plain(logits: Tensor<2>, targets: &[u32], temperature: f64) -> Tensor<2> {
+    let ids = ids(targets, &logits).reshape([targets.len(), 1]);
+    activation::log_softmax(logits / temperature, 1).gather(1, ids)
+}
+
+/// Log-probability of each row's target and entropy of each row, read back from the device.
+///
+/// # Shapes
+/// `logits` `[N, V]`; both results have N entries.
+pub fn row_statistics(
+    logits: Tensor<2>,
+    targets: &Arc<[u32]>,
+    temperature: f64,
+) -> (Vec<f32>, Vec<f32>) {
+    check(&logits, targets);
+    let logits = logits.inner();
+    let both: Tensor<2> = if flex::is_cpu(&logits.device()) {
+        let logits = logits.into_dispatch();
+        Tensor::from_dispatch(<Dispatch as LogprobOp>::row_statistics(logits, targets.clone(), temperature))
+    } else {
+        let logprobs = activation::log_softmax(logits / temperature, 1);
+        let entropy = -(logprobs.clone().exp() * logprobs.clone()).sum_dim(1);
+        let targets = ids(targets, &logprobs).reshape([targets.len(), 1]);
+        Tensor::cat(vec![logprobs.gather(1, targets), entropy], 1)
+    };
+    let numbers: Vec<f32> = both.into_data().try_to_vec().expect("statistics are f32");
+    numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip()
+}
+
+/// `sum_i coefficient_i d logprob_i / d logits`: the gradient that a loss with these coefficients sends
+/// into the logits.
+///
+/// # Shapes
+/// `logits` `[N, V]`, `coefficients` `[N, 1]`, both without autodiff; the result is `[N, V]`.
+pub fn logits_gradient(
+    logits: Tensor<2>,
+    targets: &Arc<[u32]>,
+    coefficients: Tensor<2>,
+    temperature: f64,
+) -> Tensor<2> {
+    check(&logits, targets);
+    if flex::is_cpu(&logits.device()) {
+        let (logits, coefficients) = (logits.into_dispatch(), coefficients.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as LogprobOp>::logits_gradient(
+            logits,
+            coefficients,
+            targets.clone(),
+            temperature,
+        ));
+    }
+    let targets = ids(targets, &logits);
+    let probabilities = activation::softmax(logits / temperature, 1);
+    let chosen: Tensor<2> = targets.one_hot::<2>(probabilities.dims()[1]).float();
+    (chosen - probabilities) * (coefficients / temperature)
+}
+
+fn check(logits: &Tensor<2>, targets: &[u32]) {
+    let [rows, vocabulary] = logits.dims();
+    assert_eq!(rows, targets.len(), "one target a row");
+    let largest = targets.iter().copied().max().unwrap_or(0) as usize;
+    assert!(largest < vocabulary, "token {largest} in a vocabulary of {vocabulary}");
+}
+
+fn ids(targets: &[u32], like: &Tensor<2>) -> Tensor<1, Int> {
+    let ids: Vec<i32> = targets.iter().map(|&id| id as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [targets.len()]), &like.device())
+}
+
+#[backend_extension(Flex, Autodiff)]
+trait LogprobOp: Backend {
+    fn target_logprobs(
+        logits: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> FloatTensor<Self>;
+
+    fn row_statistics(logits: FloatTensor<Self>, targets: Arc<[u32]>, temperature: f64)
+    -> FloatTensor<Self>;
+
+    fn logits_gradient(
+        logits: FloatTensor<Self>,
+        coefficients: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> FloatTensor<Self>;
+}
+
+/// Log-probability of the target and entropy of a row, in one pass for the maximum and one for the sums.
+#[inline(always)]
+fn statistics_of_row(row: &[f32], target: u32, inverse: f32) -> [f32; 2] {
+    let largest = simd::max(row);
+    let (total, weighted) = sums_of_row(row, largest, inverse);
+    let log_total = total.ln();
+    let logprob = (row[target as usize] - largest) * inverse - log_total;
+    [logprob, log_total - weighted / total]
+}
+
+/// `sum e^z` and `sum z e^z` with `z = (x - largest) / temperature`.
+#[inline(always)]
+fn sums_of_row(row: &[f32], largest: f32, inverse: f32) -> (f32, f32) {
+    const LANES: usize = 16;
+    let (mut totals, mut weighted) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            let z = (block[lane] - largest) * inverse;
+            let e = simd::exp(z);
+            totals[lane] += e;
+            weighted[lane] = z.mul_add(e, weighted[lane]);
+        }
+    }
+    let (mut total, mut weight) = (simd::sum(&totals), simd::sum(&weighted));
+    for x in rest {
+        let z = (x - largest) * inverse;
+        let e = simd::exp(z);
+        total += e;
+        weight = z.mul_add(e, weight);
+    }
+    (total, weight)
+}
+
+#[inline(always)]
+fn gradient_of_row(row: &[f32], target: u32, (coefficient, inverse): (f32, f32), to: &mut [f32]) {
+    let largest = simd::max(row);
+    let (total, _) = sums_of_row(row, largest, inverse);
+    let factor = coefficient * inverse;
+    let scale = -factor / total;
+    for (to, x) in to.iter_mut().zip(row) {
+        *to = scale * simd::exp((x - largest) * inverse);
+    }
+    to[target as usize] += factor;
+}
+
+impl LogprobOp for Flex {
+    fn target_logprobs(logits: FlexTensor, targets: Arc<[u32]>, temperature: f64) -> FlexTensor {
+        let both = Self::row_statistics(logits, targets, temperature);
+        let rows = both.shape()[0];
+        let both = flex::Rows::of(&both);
+        flex::tensor(both.slice().iter().step_by(2).copied().collect(), [rows, 1].into())
+    }
+
+    fn row_statistics(logits: FlexTensor, targets: Arc<[u32]>, temperature: f64) -> FlexTensor {
+        let [rows, vocabulary] = logits.shape().dims();
+        let logits = flex::Rows::of(&logits);
+        let inverse = (1.0 / temperature) as f32;
+        let mut both = vec![0.0; rows * 2];
+        let inputs = logits.slice().par_chunks(vocabulary).zip(targets.par_iter());
+        both.par_chunks_mut(2).zip(inputs).with_min_len(16).for_each(|(both, (row, &target))| {
+            both.copy_from_slice(&simd::vectorized(|| statistics_of_row(row, target, inverse)));
+        });
+        flex::tensor(both, [rows, 2].into())
+    }
+
+    fn logits_gradient(
+        logits: FlexTensor,
+        coefficients: FlexTensor,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> FlexTensor {
+        let shape = logits.shape();
+        let [logits, coefficients] = [&logits, &coefficients].map(flex::Rows::of);
+        let inverse = (1.0 / temperature) as f32;
+        let mut gradient = vec![0.0; logits.slice().len()];
+        let inputs = logits.slice().par_chunks(shape[1]).zip(targets.par_iter());
+        let inputs = inputs.zip(coefficients.slice().par_iter());
+        let rows = gradient.par_chunks_mut(shape[1]).zip(inputs).with_min_len(16);
+        rows.for_each(|(to, ((row, &target), &coefficient))| {
+            simd::vectorized(|| gradient_of_row(row, target, (coefficient, inverse), to));
+        });
+        flex::tensor(gradient, shape)
+    }
+}
+
+#[derive(Debug)]
+struct LogprobBackward;
+
+impl<B: LogprobOp> Backward<B, 1> for LogprobBackward {
+    type State = (NodeId, Arc<[u32]>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (logits, targets, temperature) = ops.state;
+        let logits = checkpointer.retrieve_node_output::<FloatTensor<B>>(logits);
+        let [parent] = ops.parents;
+        if let Some(node) = parent {
+            grads.register::<B>(node.id, B::logits_gradient(logits, gradient, targets, temperature));
+        }
+    }
+}
+
+impl<B: LogprobOp, C: CheckpointStrategy> LogprobOp for Autodiff<B, C> {
+    fn target_logprobs(
+        logits: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+        temperature: f64,
+    ) -> FloatTensor<Self> {
+        match LogprobBackward.prepare::<C>([logits.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let input = prep.checkpoint(&logits);
+                let y = B::target_logprobs(logits.into_primitive(), targets.clone(), temperature);
+                prep.finish((input, targets, temperature), y)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::target_logprobs(logits.into_primitive(), targets, temperature))
+            }
+        }
+    }
+
+    fn row_statistics(_: FloatTensor<Self>, _: Arc<[u32]>, _: f64) -> FloatTensor<Self> {
+        unreachable!("statistics are taken of logits without autodiff")
+    }
+
+    fn logits_gradient(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Arc<[u32]>,
+        _: f64,
+    ) -> FloatTensor<Self> {
+        unreachable!("second derivatives are not computed")
+    }
+}

@@ -1,0 +1,252 @@
+//! One container for everything that has a value per parameter: weights, gradients, optimizer moments.
+//!
+//! A parameter is a `Tensor<2>` whatever it is: matrices keep the `[out, in]` orientation of Hugging Face
+//! files, norms and biases are `[1, n]`. So the optimizer and the gradient sums need one code path, and
+//! the name and the order of a parameter are stated once, here. What a parameter is used for stands in
+//! [`crate::decoder`].
+
+use burn::tensor::Tensor;
+
+/// The parameters of one transformer block, each a `T`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block<T> {
+    /// Gain of the norm before attention, `[1, hidden]`.
+    pub input_norm: T,
+    /// Query projection, `[heads * head_width, hidden]`.
+    pub query: T,
+    /// Key projection, `[kv_heads * head_width, hidden]`.
+    pub key: T,
+    /// Value projection, `[kv_heads * head_width, hidden]`.
+    pub value: T,
+    /// Bias of the query projection, `[1, heads * head_width]`, in families that have one.
+    pub query_bias: Option<T>,
+    /// Bias of the key projection, `[1, kv_heads * head_width]`, in families that have one.
+    pub key_bias: Option<T>,
+    /// Bias of the value projection, `[1, kv_heads * head_width]`, in families that have one.
+    pub value_bias: Option<T>,
+    /// Gain of the norm over each query head, `[1, head_width]`, in families that have one.
+    pub query_norm: Option<T>,
+    /// Gain of the norm over each key head, `[1, head_width]`, in families that have one.
+    pub key_norm: Option<T>,
+    /// Output projection of attention, `[hidden, heads * head_width]`.
+    pub output: T,
+    /// Bias of the output projection, `[1, hidden]`, in checkpoints that have one.
+    pub output_bias: Option<T>,
+    /// Gain of the norm before the feed-forward part, `[1, hidden]`.
+    pub post_norm: T,
+    /// Gate projection of SwiGLU, `[intermediate, hidden]`.
+    pub gate: T,
+    /// Up projection of SwiGLU, `[intermediate, hidden]`.
+    pub up: T,
+    /// Down projection of SwiGLU, `[hidden, intermediate]`.
+    pub down: T,
+}
+
+/// The parameters of a decoder, each a `T`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights<T> {
+    /// Token embedding, `[vocabulary, hidden]`; also the head where embeddings are tied.
+    pub embedding: T,
+    /// The blocks, first one first.
+    pub blocks: Vec<Block<T>>,
+    /// Gain of the last norm, `[1, hidden]`.
+    pub final_norm: T,
+    /// Separate head, `[vocabulary, hidden]`; `None` where the embedding serves.
+    pub head: Option<T>,
+}
+
+/// Visits the fields of a block in one fixed order, with their Hugging Face names.
+macro_rules! for_block_fields {
+    ($visit_one:ident, $visit_option:ident) => {
+        $visit_one!(input_norm, "input_layernorm.weight");
+        $visit_one!(query, "self_attn.q_proj.weight");
+        $visit_one!(key, "self_attn.k_proj.weight");
+        $visit_one!(value, "self_attn.v_proj.weight");
+        $visit_option!(query_bias, "self_attn.q_proj.bias");
+        $visit_option!(key_bias, "self_attn.k_proj.bias");
+        $visit_option!(value_bias, "self_attn.v_proj.bias");
+        $visit_option!(query_norm, "self_attn.q_norm.weight");
+        $visit_option!(key_norm, "self_attn.k_norm.weight");
+        $visit_one!(output, "self_attn.o_proj.weight");
+        $visit_option!(output_bias, "self_attn.o_proj.bias");
+        $visit_one!(post_norm, "post_attention_layernorm.weight");
+        $visit_one!(gate, "mlp.gate_proj.weight");
+        $visit_one!(up, "mlp.up_proj.weight");
+        $visit_one!(down, "mlp.down_proj.weight");
+    };
+}
+
+impl<T> Block<T> {
+    /// Visits every parameter with its name inside the block.
+    pub fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'static str, &'a T)) {
+        macro_rules! one {
+            ($field:ident, $name:literal) => {
+                visit($name, &self.$field)
+            };
+        }
+        macro_rules! option {
+            ($field:ident, $name:literal) => {
+                if let Some(value) = &self.$field {
+                    visit($name, value);
+                }
+            };
+        }
+        for_block_fields!(one, option);
+    }
+
+    /// Visits every parameter for change, in the order of [`Block::for_each`].
+    pub fn for_each_mut<'a>(&'a mut self, visit: &mut impl FnMut(&'static str, &'a mut T)) {
+        macro_rules! one {
+            ($field:ident, $name:literal) => {
+                visit($name, &mut self.$field)
+            };
+        }
+        macro_rules! option {
+            ($field:ident, $name:literal) => {
+                if let Some(value) = &mut self.$field {
+                    visit($name, value);
+                }
+            };
+        }
+        for_block_fields!(one, option);
+    }
+
+    /// Makes a block of the same form with another value for each parameter.
+    ///
+    /// # Errors
+    /// The first error of `make`.
+    pub fn try_map<'a, U, E>(
+        &'a self,
+        make: &mut impl FnMut(&'static str, &'a T) -> Result<U, E>,
+    ) -> Result<Block<U>, E> {
+        let mut option = |name, value: &'a Option<T>| value.as_ref().map(|value| make(name, value)).transpose();
+        let query_bias = option("self_attn.q_proj.bias", &self.query_bias)?;
+        let key_bias = option("self_attn.k_proj.bias", &self.key_bias)?;
+        let value_bias = option("self_attn.v_proj.bias", &self.value_bias)?;
+        let query_norm = option("self_attn.q_norm.weight", &self.query_norm)?;
+        let key_norm = option("self_attn.k_norm.weight", &self.key_norm)?;
+        let output_bias = option("self_attn.o_proj.bias", &self.output_bias)?;
+        Ok(Block {
+            input_norm: make("input_layernorm.weight", &self.input_norm)?,
+            query: make("self_attn.q_proj.weight", &self.query)?,
+            key: make("self_attn.k_proj.weight", &self.key)?,
+            value: make("self_attn.v_proj.weight", &self.value)?,
+            query_bias,
+            key_bias,
+            value_bias,
+            query_norm,
+            key_norm,
+            output: make("self_attn.o_proj.weight", &self.output)?,
+            output_bias,
+            post_norm: make("post_attention_layernorm.weight", &self.post_norm)?,
+            gate: make("mlp.gate_proj.weight", &self.gate)?,
+            up: make("mlp.up_proj.weight", &self.up)?,
+            down: make("mlp.down_proj.weight", &self.down)?,
+        })
+    }
+
+    /// [`Block::try_map`] for a function that cannot fail.
+    pub fn map<'a, U>(&'a self, make: &mut impl FnMut(&'static str, &'a T) -> U) -> Block<U> {
+        let made: Result<_, std::convert::Infallible> = self.try_map(&mut |name, value| Ok(make(name, value)));
+        match made {
+            Ok(block) => block,
+        }
+    }
+}
+
+impl<T> Weights<T> {
+    /// Visits every parameter with its Hugging Face name, in one fixed order.
+    pub fn for_each<'a>(&'a self, mut visit: impl FnMut(&str, &'a T)) {
+        visit("model.embed_tokens.weight", &self.embedding);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            block.for_each(&mut |name, value| visit(&block_name(layer, name), value));
+        }
+        visit("model.norm.weight", &self.final_norm);
+        if let Some(head) = &self.head {
+            visit("lm_head.weight", head);
+        }
+    }
+
+    /// Visits every parameter for change, in the order of [`Weights::for_each`].
+    pub fn for_each_mut<'a>(&'a mut self, mut visit: impl FnMut(&str, &'a mut T)) {
+        visit("model.embed_tokens.weight", &mut self.embedding);
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            block.for_each_mut(&mut |name, value| visit(&block_name(layer, name), value));
+        }
+        visit("model.norm.weight", &mut self.final_norm);
+        if let Some(head) = &mut self.head {
+            visit("lm_head.weight", head);
+        }
+    }
+
+    /// Makes weights of the same form with another value for each parameter. The order of the calls is
+    /// not that of [`Weights::for_each`].
+    ///
+    /// # Errors
+    /// The first error of `make`.
+    pub fn try_map<'a, U, E>(
+        &'a self,
+        mut make: impl FnMut(&str, &'a T) -> Result<U, E>,
+    ) -> Result<Weights<U>, E> {
+        let embedding = make("model.embed_tokens.weight", &self.embedding)?;
+        let blocks = self
+            .blocks
+            .iter()
+            .enumerate()
+            .map(|(layer, block)| block.try_map(&mut |name, value| make(&block_name(layer, name), value)))
+            .collect::<Result<_, E>>()?;
+        let final_norm = make("model.norm.weight", &self.final_norm)?;
+        let head = self.head.as_ref().map(|head| make("lm_head.weight", head)).transpose()?;
+        Ok(Weights { embedding, blocks, final_norm, head })
+    }
+
+    /// [`Weights::try_map`] for a function that cannot fail.
+    pub fn map<'a, U>(&'a self, mut make: impl FnMut(&str, &'a T) -> U) -> Weights<U> {
+        let made: Result<_, std::convert::Infallible> = self.try_map(|name, value| Ok(make(name, value)));
+        match made {
+            Ok(weights) => weights,
+        }
+    }
+
+    /// The parameters and their names as a list, in the order of [`Weights::for_each`].
+    pub fn named(&self) -> Vec<(String, &T)> {
+        let mut list = Vec::new();
+        self.for_each(|name, value| list.push((name.to_owned(), value)));
+        list
+    }
+
+    /// The parameters as a list for change, in the order of [`Weights::for_each`].
+    pub fn values_mut(&mut self) -> Vec<&mut T> {
+        let mut list = Vec::new();
+        self.for_each_mut(|_, value| list.push(value));
+        list
+    }
+}
+
+impl Weights<Tensor<2>> {
+    /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
+    pub fn zeros_like(&self) -> Self {
+        self.map(|_, value| value.clone().inner_or_self().zeros_like())
+    }
+
+    /// How many numbers the parameters hold together.
+    pub fn count(&self) -> usize {
+        self.named().iter().map(|(_, value)| value.dims().iter().product::<usize>()).sum()
+    }
+}
+
+/// A tensor without its autodiff part, whether or not it has one.
+pub(crate) trait InnerOrSelf {
+    /// Drops the autodiff part if there is one.
+    fn inner_or_self(self) -> Self;
+}
+
+impl<const D: usize> InnerOrSelf for Tensor<D> {
+    fn inner_or_self(self) -> Self {
+        if self.is_autodiff() { self.inner() } else { self }
+    }
+}
+
+fn block_name(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}")
+}
