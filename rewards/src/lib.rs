@@ -1,0 +1,147 @@
+//! What an answer is worth: the trait every verifier implements, the verifiers that come with the crate, tasks
+//! that make their own verifiable problems, and the weighted sum that turns all of it into one reward.
+//!
+//! This crate knows text and numbers. It knows no tensors, no token ids and no policies, and it treats every
+//! completion as hostile text: verifiers are linear in its length, never recurse into it and never run it.
+
+mod random;
+mod tasks;
+mod boxed;
+mod math;
+mod format;
+mod length;
+mod weighted;
+
+pub use format::{FormatStyle, FormatVerifier, is_well_formed};
+pub use length::{LengthConfig, LengthShape, LengthVerifier};
+pub use math::MathVerifier;
+pub use tasks::{
+    DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier,
+};
+pub use weighted::{RewardConfig, RewardContext, TruncatedReward, WeightedSum};
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One finished completion with what a verifier may know about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The prompt's text, without a chat template.
+    pub prompt: &'a str,
+    /// The text that the policy wrote.
+    pub completion: &'a str,
+    /// The reference answer, where the data has one.
+    pub reference: Option<&'a str>,
+    /// All other fields of the data line, untouched.
+    pub fields: &'a serde_json::Map<String, serde_json::Value>,
+    /// Length of the completion in tokens.
+    pub tokens: usize,
+    /// Whether the output limit cut the completion off.
+    pub truncated: bool,
+}
+
+/// What one verifier says about one answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// The unweighted value.
+    pub value: f64,
+    /// Named quantities behind the value, for the metrics; they do not enter the total.
+    pub parts: BTreeMap<String, f64>,
+}
+
+impl From<f64> for Verdict {
+    fn from(value: f64) -> Self {
+        Verdict { value, parts: BTreeMap::new() }
+    }
+}
+
+impl From<bool> for Verdict {
+    /// Right is 1 and wrong is 0.
+    fn from(right: bool) -> Self {
+        Verdict::from(f64::from(u8::from(right)))
+    }
+}
+
+/// Judges answers. It must not panic on any text and must give the same verdict for the same answer.
+pub trait Verifier: Send + Sync {
+    /// Judges one answer.
+    ///
+    /// # Errors
+    /// When the answer cannot be judged at all (a missing reference, a failed service). A wrong answer is a
+    /// verdict, not an error: an error stops the run.
+    fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError>;
+}
+
+/// The worth of one completion: the weighted total and what it was made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reward {
+    /// Sum of weight times value over all rewards.
+    pub total: f64,
+    /// 0 or 1 by the reward that is marked as the correctness; `None` where no reward is.
+    pub correctness: Option<u8>,
+    /// Unweighted value by reward name, and a verifier's own parts as `name/part`.
+    pub parts: BTreeMap<String, f64>,
+}
+
+/// Everything that can go wrong between a config, a completion and its reward.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RewardError {
+    /// A config value that cannot work.
+    #[error("{key}: {reason}")]
+    Config {
+        /// The key, with the entry's place where it is one of several (`rewards[1].weight`).
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A verifier could not judge an answer.
+    #[error("reward `{name}` failed on the prompt {prompt:?}: {source}")]
+    Verifier {
+        /// Name of the reward.
+        name: String,
+        /// Start of the prompt.
+        prompt: String,
+        /// The verifier's own error.
+        source: Box<RewardError>,
+    },
+    /// A value or part of a verifier is infinite or not a number.
+    #[error("reward `{name}` gave {value} on the prompt {prompt:?}; a reward must be finite")]
+    NotFinite {
+        /// Name of the reward, or `name/part`.
+        name: String,
+        /// The value.
+        value: f64,
+        /// Start of the prompt.
+        prompt: String,
+    },
+    /// The reward that is marked as the correctness gave something else than 0 or 1.
+    #[error("reward `{name}` is the correctness and gave {value} on the prompt {prompt:?}; it must be 0 or 1")]
+    NotZeroOrOne {
+        /// Name of the reward.
+        name: String,
+        /// The value.
+        value: f64,
+        /// Start of the prompt.
+        prompt: String,
+    },
+    /// The verifier compares with a reference and the data line has none.
+    #[error("the field `answer` is missing or empty, and this verifier compares with it")]
+    MissingReference,
+    /// The prompt was not made by the task that is asked about it.
+    #[error("the prompt is not a problem of the task `{task}`")]
+    ForeignPrompt {
+        /// Name of the task.
+        task: &'static str,
+    },
+    /// For verifiers outside this crate.
+    #[error("{0}")]
+    Custom(String),
+}
+
+impl RewardError {
+    fn config(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        RewardError::Config { key: key.into(), reason: reason.into() }
+    }
+}

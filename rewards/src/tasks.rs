@@ -1,0 +1,582 @@
+//! Tasks that make their own problems: endless, seeded, verifiable, with a difficulty dial that scales the length
+//! of the working. A task is one file that implements [`Rules`] and one line in [`TaskName`] and `rules`.
+//!
+//! A completion is `step;step;step;#answer`. Only what follows the last `#` is judged; the working is free.
+
+mod machine;
+mod addition;
+mod sorting;
+mod countdown;
+
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+use crate::random::{Random, key_of, key_of_text};
+use crate::{Answer, RewardError, Verdict, Verifier};
+
+/// Every character that occurs in a prompt, a demonstration or a right answer of any task.
+const ALPHABET: &str = "0123456789+-*/=():;,>#";
+
+/// Stands before the answer.
+const ANSWER_MARK: char = '#';
+
+/// One prompt in this many is held out, chosen by a hash of its text.
+const HELD_OUT_PERIOD: u64 = 4;
+
+/// Draws that a prompt may need until it falls into the wanted split. A training prompt needs 1.3 on average and
+/// a held-out one 4; the chance that a held-out one needs more than this is 0.75^4096.
+const DRAWS_MAX: u64 = 4096;
+
+/// Domain separators: the numbers that draw a problem and the ones that write its demonstration are unrelated.
+const PROMPT_STREAM: u64 = 1;
+const STYLE_STREAM: u64 = 2;
+const WORKING_STREAM: u64 = 3;
+
+/// The right working of a problem, or a hasty one.
+struct Working {
+    steps: Vec<String>,
+    answer: String,
+}
+
+/// Bounds of the right working at one difficulty, in characters without separators.
+struct Extent {
+    steps: usize,
+    step_characters: usize,
+    answer_characters: usize,
+}
+
+/// What one task is. A prompt carries everything: a problem is judged and worked from its text alone.
+trait Rules: Sync {
+    /// The difficulties that exist. The least one still has hundreds of prompts, so that neither split is empty.
+    fn difficulties(&self) -> RangeInclusive<usize>;
+    /// Draws a prompt.
+    fn draw(&self, difficulty: usize, random: &mut Random) -> String;
+    /// The right working, or `None` if the text is not a prompt of this task.
+    fn work(&self, prompt: &str) -> Option<Working>;
+    /// A short working with a plausible answer that is mostly wrong on long problems.
+    fn hurry(&self, prompt: &str, right: Working, random: &mut Random) -> Working;
+    /// Whether an answer has the form of this task's answers, right or wrong.
+    fn is_answer_form(&self, answer: &str) -> bool;
+    /// Whether the answer is right, or `None` if the text is not a prompt of this task.
+    fn is_right(&self, prompt: &str, answer: &str) -> Option<bool> {
+        self.work(prompt).map(|right| right.answer == answer)
+    }
+    /// How long the right working can get; `step_characters` is the sum over all steps.
+    fn extent(&self, difficulty: usize) -> Extent;
+}
+
+/// The tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskName {
+    /// A register machine modulo 10; difficulty is the number of operations.
+    Machine,
+    /// Long addition with carries; difficulty is the number of digits.
+    Addition,
+    /// Insertion sort of digits; difficulty is the number of digits.
+    Sorting,
+    /// An expression over given numbers that reaches a target; difficulty is how many numbers.
+    Countdown,
+}
+
+impl TaskName {
+    /// All tasks.
+    pub const ALL: [TaskName; 4] =
+        [TaskName::Machine, TaskName::Addition, TaskName::Sorting, TaskName::Countdown];
+
+    /// The name as it stands in a config.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskName::Machine => "machine",
+            TaskName::Addition => "addition",
+            TaskName::Sorting => "sorting",
+            TaskName::Countdown => "countdown",
+        }
+    }
+
+    /// The difficulties that this task has.
+    pub fn difficulties(self) -> RangeInclusive<usize> {
+        self.rules().difficulties()
+    }
+
+    fn rules(self) -> &'static dyn Rules {
+        match self {
+            TaskName::Machine => &machine::Machine,
+            TaskName::Addition => &addition::Addition,
+            TaskName::Sorting => &sorting::Sorting,
+            TaskName::Countdown => &countdown::Countdown,
+        }
+    }
+}
+
+/// Which task, and how hard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskConfig {
+    /// The task.
+    pub name: TaskName,
+    /// Least difficulty; each problem draws its own, uniformly between the two.
+    pub difficulty_min: usize,
+    /// Greatest difficulty.
+    pub difficulty_max: usize,
+}
+
+/// Training problems and held-out problems never share a prompt text, whatever their seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Three quarters of all prompts.
+    Train,
+    /// The other quarter.
+    HeldOut,
+}
+
+/// How a demonstration is written. Nothing in the prompt shows which one it will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Style {
+    /// Skips most of the working and guesses: short, mostly wrong on long problems.
+    Hasty,
+    /// Every step once: right.
+    Careful,
+    /// Every step twice: right, and twice as long as needed.
+    Verbose,
+}
+
+/// How often each style occurs among the demonstrations, as weights relative to each other.
+///
+/// Demonstrations of mixed quality leave habits in a model that reinforcement learning can sharpen or drop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DemonstrationConfig {
+    /// Weight of [`Style::Hasty`].
+    pub hasty: f64,
+    /// Weight of [`Style::Careful`].
+    pub careful: f64,
+    /// Weight of [`Style::Verbose`].
+    pub verbose: f64,
+}
+
+impl DemonstrationConfig {
+    /// Checks that the weights can be drawn from.
+    ///
+    /// # Errors
+    /// Names the key whose weight is negative or not finite, or says that all are 0.
+    pub fn check(&self) -> Result<(), RewardError> {
+        for (key, weight) in [("hasty", self.hasty), ("careful", self.careful), ("verbose", self.verbose)] {
+            if !(weight.is_finite() && weight >= 0.0) {
+                return Err(RewardError::config(key, format!("must be 0 or more and finite, not {weight}")));
+            }
+        }
+        let total = self.hasty + self.careful + self.verbose;
+        if !(total > 0.0 && total.is_finite()) {
+            return Err(RewardError::config("hasty, careful, verbose", "one of them must be above 0"));
+        }
+        Ok(())
+    }
+
+    fn pick(&self, uniform: f64) -> Style {
+        let mark = uniform * (self.hasty + self.careful + self.verbose);
+        if mark < self.hasty {
+            Style::Hasty
+        } else if mark < self.hasty + self.careful {
+            Style::Careful
+        } else {
+            Style::Verbose
+        }
+    }
+}
+
+/// One problem of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The text that the policy continues.
+    pub prompt: String,
+    /// A right answer, without its `#`. Countdown has others.
+    pub answer: String,
+    /// How hard this one is.
+    pub difficulty: usize,
+    /// Where its demonstration's random numbers come from.
+    key: u64,
+}
+
+/// A checked [`TaskConfig`]: the problems, their demonstrations and their judge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    config: TaskConfig,
+}
+
+impl Task {
+    /// Checks the config.
+    ///
+    /// # Errors
+    /// Names the difficulty that the task does not have, or that is below the other.
+    pub fn new(config: TaskConfig) -> Result<Self, RewardError> {
+        let known = config.name.difficulties();
+        for (key, value) in
+            [("difficulty_min", config.difficulty_min), ("difficulty_max", config.difficulty_max)]
+        {
+            if !known.contains(&value) {
+                let (least, most, name) = (known.start(), known.end(), config.name.as_str());
+                let reason =
+                    format!("the task `{name}` has difficulties from {least} to {most}, not {value}");
+                return Err(RewardError::config(key, reason));
+            }
+        }
+        if config.difficulty_min > config.difficulty_max {
+            let reason =
+                format!("{} is above difficulty_max = {}", config.difficulty_min, config.difficulty_max);
+            return Err(RewardError::config("difficulty_min", reason));
+        }
+        Ok(Task { config })
+    }
+
+    /// The config that this task was made from.
+    pub fn config(&self) -> &TaskConfig {
+        &self.config
+    }
+
+    /// Every character that a prompt, a demonstration or a right answer of any task can contain, each once:
+    /// what a character tokenizer must cover.
+    pub fn alphabet() -> &'static str {
+        ALPHABET
+    }
+
+    /// Problem `index` of a seed. It depends on nothing but its arguments and the config.
+    pub fn problem(&self, split: Split, seed: u64, index: u64) -> Problem {
+        let rules = self.config.name.rules();
+        let key = key_of(&[seed, index, split as u64]);
+        let mut random = Random::new(key_of(&[key, PROMPT_STREAM]));
+        let choices = self.config.difficulty_max - self.config.difficulty_min + 1;
+        let difficulty = self.config.difficulty_min + random.below(choices);
+        let prompt = (0..DRAWS_MAX)
+            .map(|_| rules.draw(difficulty, &mut random))
+            .find(|prompt| split_of(prompt) == split)
+            .expect("both splits hold prompts at every difficulty, as a test of each task shows");
+        let answer = rules.work(&prompt).expect("a task can work its own prompts").answer;
+        Problem { prompt, answer, difficulty, key }
+    }
+
+    /// The problem's demonstration, in the style that the problem's own random numbers pick.
+    pub fn demonstration(&self, problem: &Problem, config: &DemonstrationConfig) -> String {
+        let style = config.pick(Random::new(key_of(&[problem.key, STYLE_STREAM])).uniform());
+        self.demonstration_in(problem, style)
+    }
+
+    /// The problem's demonstration in a given style, without the prompt.
+    pub fn demonstration_in(&self, problem: &Problem, style: Style) -> String {
+        let rules = self.config.name.rules();
+        let right = rules.work(&problem.prompt).expect("a problem's prompt is one of its task's");
+        let working = match style {
+            Style::Careful | Style::Verbose => right,
+            Style::Hasty => {
+                let mut random = Random::new(key_of(&[problem.key, WORKING_STREAM]));
+                rules.hurry(&problem.prompt, right, &mut random)
+            }
+        };
+        let mut text = String::new();
+        for step in &working.steps {
+            text.push_str(step);
+            if style == Style::Verbose {
+                text.push(',');
+                text.push_str(step);
+            }
+            text.push(';');
+        }
+        text.push(ANSWER_MARK);
+        text.push_str(&working.answer);
+        text
+    }
+
+    /// An upper bound of a demonstration's length in characters, to be compared with the output limit.
+    pub fn longest_working(&self, style: Style, difficulty: usize) -> usize {
+        let extent = self.config.name.rules().extent(difficulty);
+        let answer = ANSWER_MARK.len_utf8() + extent.answer_characters;
+        match style {
+            // A hasty working is at most the start of the careful one.
+            Style::Hasty | Style::Careful => extent.step_characters + extent.steps + answer,
+            Style::Verbose => 2 * extent.step_characters + 2 * extent.steps + answer,
+        }
+    }
+
+    /// The answer of a completion, if the completion ends with an answer in the form of this task.
+    ///
+    /// The answer is what follows the last `#`, without white space at the end of the text.
+    pub fn answer_line<'a>(&self, completion: &'a str) -> Option<&'a str> {
+        let (_, answer) = completion.trim_end().rsplit_once(ANSWER_MARK)?;
+        self.config.name.rules().is_answer_form(answer).then_some(answer)
+    }
+
+    /// Whether a completion ends with a right answer to the prompt.
+    ///
+    /// # Errors
+    /// If the prompt is not one of this task's.
+    pub fn is_right(&self, prompt: &str, completion: &str) -> Result<bool, RewardError> {
+        let rules = self.config.name.rules();
+        // An empty answer has no task's form, so it is wrong; it is still asked, to notice a foreign prompt.
+        let answer = self.answer_line(completion).unwrap_or_default();
+        rules
+            .is_right(prompt, answer)
+            .ok_or(RewardError::ForeignPrompt { task: self.config.name.as_str() })
+    }
+}
+
+fn split_of(prompt: &str) -> Split {
+    if key_of_text(prompt).is_multiple_of(HELD_OUT_PERIOD) { Split::HeldOut } else { Split::Train }
+}
+
+/// A text of one digit or more, and of nothing else.
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// 1 for a completion that ends with a right answer to its task's prompt, else 0.
+#[derive(Clone, Debug)]
+pub struct TaskVerifier {
+    task: Task,
+}
+
+impl TaskVerifier {
+    /// The judge of one task.
+    pub fn new(task: Task) -> Self {
+        TaskVerifier { task }
+    }
+}
+
+impl Verifier for TaskVerifier {
+    fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
+        self.task.is_right(answer.prompt, answer.completion).map(Verdict::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    fn task(name: TaskName, difficulty_min: usize, difficulty_max: usize) -> Task {
+        Task::new(TaskConfig { name, difficulty_min, difficulty_max }).unwrap()
+    }
+
+    /// A task at difficulties that a test can afford.
+    fn small(name: TaskName) -> Task {
+        task(name, *name.difficulties().start(), 6)
+    }
+
+    #[test]
+    fn a_machine_problem_and_its_three_demonstrations_by_hand() {
+        let task = task(TaskName::Machine, 1, 4);
+        let problem = Problem { prompt: "4+3*2-5=".into(), answer: "9".into(), difficulty: 3, key: 0 };
+        assert_eq!(task.demonstration_in(&problem, Style::Careful), "4+3=7;7*2=4;4-5=9;#9");
+        let verbose = "4+3=7,4+3=7;7*2=4,7*2=4;4-5=9,4-5=9;#9";
+        assert_eq!(task.demonstration_in(&problem, Style::Verbose), verbose);
+        for key in 0..50 {
+            let hasty = task.demonstration_in(&Problem { key, ..problem.clone() }, Style::Hasty);
+            assert!(hasty == "4+3=7;#7" || (hasty.len() == 2 && hasty.starts_with('#')), "{hasty}");
+        }
+    }
+
+    /// Invariant: training and held-out prompts are disjoint. All prompts of the least difficulty are drawn, and
+    /// the test fails when either split runs dry there or when one text is in both.
+    #[test]
+    fn the_splits_share_no_prompt_and_neither_is_empty() {
+        for name in TaskName::ALL {
+            let least = *name.difficulties().start();
+            let task = task(name, least, least);
+            let texts = |split, seed| {
+                (0..3000).map(|index| task.problem(split, seed, index).prompt).collect::<BTreeSet<_>>()
+            };
+            let (train, held_out) = (texts(Split::Train, 1), texts(Split::HeldOut, 2));
+            assert!(train.len() > 150 && held_out.len() > 40, "{name:?}: {} {}", train.len(), held_out.len());
+            assert_eq!(train.intersection(&held_out).count(), 0, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_problem_depends_on_split_seed_and_index_only() {
+        for name in TaskName::ALL {
+            let task = small(name);
+            let problem = task.problem(Split::Train, 7, 3);
+            task.problem(Split::Train, 7, 2);
+            assert_eq!(task.problem(Split::Train, 7, 3), problem);
+            let others = [
+                task.problem(Split::Train, 8, 3),
+                task.problem(Split::Train, 7, 4),
+                task.problem(Split::HeldOut, 7, 3),
+            ];
+            assert!(others.iter().all(|other| other.key != problem.key));
+        }
+    }
+
+    #[test]
+    fn every_difficulty_between_the_two_is_drawn_about_equally_often() {
+        let task = task(TaskName::Machine, 3, 6);
+        let mut counts = [0usize; 4];
+        for index in 0..2000 {
+            let problem = task.problem(Split::HeldOut, 5, index);
+            assert_eq!(problem.prompt.len(), 2 + 2 * problem.difficulty);
+            counts[problem.difficulty - 3] += 1;
+        }
+        assert!(counts.iter().all(|&count| (430..570).contains(&count)), "{counts:?}");
+    }
+
+    #[test]
+    fn hasty_demonstrations_of_long_problems_are_mostly_wrong_and_shorter() {
+        for name in TaskName::ALL {
+            let task = task(name, 5, 7);
+            let right = (0..400)
+                .filter(|&index| {
+                    let problem = task.problem(Split::Train, 11, index);
+                    let hasty = task.demonstration_in(&problem, Style::Hasty);
+                    assert!(hasty.len() < task.demonstration_in(&problem, Style::Careful).len());
+                    task.is_right(&problem.prompt, &hasty).unwrap()
+                })
+                .count();
+            assert!((1..150).contains(&right), "{name:?}: {right} of 400");
+        }
+    }
+
+    #[test]
+    fn the_mixture_draws_the_styles_by_their_weights() {
+        let task = task(TaskName::Machine, 6, 6);
+        let config = DemonstrationConfig { hasty: 2.0, careful: 1.0, verbose: 1.0 };
+        let mut counts = [0usize; 3];
+        for index in 0..2000 {
+            let length = task.demonstration(&task.problem(Split::Train, 1, index), &config).len();
+            counts[if length < 38 { 0 } else { usize::from(length > 38) + 1 }] += 1;
+        }
+        assert_eq!(task.longest_working(Style::Careful, 6), 38);
+        assert!((930..1070).contains(&counts[0]) && (430..570).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn the_alphabet_has_every_character_once_and_is_plain_ascii() {
+        let characters: BTreeSet<char> = Task::alphabet().chars().collect();
+        assert_eq!(characters.len(), Task::alphabet().len());
+        assert!(characters.iter().all(char::is_ascii_graphic));
+    }
+
+    #[test]
+    fn only_the_end_of_a_completion_is_judged() {
+        let task = task(TaskName::Machine, 1, 4);
+        let is_right = |completion: &str| task.is_right("4+3*2-5=", completion).unwrap();
+        for right in ["#9", "nonsense#1#9", "4+3=7;#9\n", "####9"] {
+            assert!(is_right(right), "{right}");
+        }
+        for wrong in ["", "#", "9", "#9;", "#9#", "# 9", "#09", "#9 .", "#9\0", "4+3=7;7*2=4;4-5=9;"] {
+            assert!(!is_right(wrong), "{wrong}");
+        }
+        assert_eq!(task.answer_line("x#7"), Some("7"));
+        assert_eq!(task.answer_line("#77"), None);
+    }
+
+    #[test]
+    fn a_prompt_of_another_task_is_an_error_that_names_the_task() {
+        for name in TaskName::ALL {
+            for other in TaskName::ALL.into_iter().filter(|&other| other != name) {
+                let prompt = small(other).problem(Split::Train, 1, 1).prompt;
+                let message = small(name).is_right(&prompt, "#1").unwrap_err().to_string();
+                assert_eq!(message, format!("the prompt is not a problem of the task `{}`", name.as_str()));
+            }
+        }
+    }
+
+    #[test]
+    fn bad_configs_name_their_key() {
+        let message = |difficulty_min, difficulty_max| {
+            let config = TaskConfig { name: TaskName::Countdown, difficulty_min, difficulty_max };
+            Task::new(config).unwrap_err().to_string()
+        };
+        let least = "difficulty_min: the task `countdown` has difficulties from 3 to 8, not 2";
+        assert_eq!(message(2, 4), least);
+        assert_eq!(message(3, 9), least.replace("min", "max").replace("not 2", "not 9"));
+        assert_eq!(message(5, 4), "difficulty_min: 5 is above difficulty_max = 4");
+        let unknown = r#"{"name": "machine", "difficulty_min": 1, "difficulty_max": 2, "steps": 3}"#;
+        assert!(serde_json::from_str::<TaskConfig>(unknown).unwrap_err().to_string().contains("`steps`"));
+        let weights = |hasty, careful| DemonstrationConfig { hasty, careful, verbose: 0.0 }.check();
+        assert!(weights(0.3, 0.7).is_ok());
+        assert!(weights(-0.3, 0.7).unwrap_err().to_string().starts_with("hasty: "));
+        assert!(weights(0.3, f64::NAN).unwrap_err().to_string().starts_with("careful: "));
+        assert!(weights(0.0, 0.0).is_err());
+    }
+
+    #[test]
+    fn megabytes_of_marks_are_judged_in_linear_time() {
+        let start = std::time::Instant::now();
+        for name in TaskName::ALL {
+            let prompt = small(name).problem(Split::Train, 1, 1).prompt;
+            for piece in ["#", "(", "1", " ", "1+"] {
+                let hostile = "#".to_string() + &piece.repeat(2_000_000 / piece.len());
+                assert!(!small(name).is_right(&prompt, &hostile).unwrap());
+            }
+        }
+        assert!(start.elapsed().as_secs_f64() < 1.0, "{:?}", start.elapsed());
+    }
+
+    proptest! {
+        #[test]
+        fn careful_and_verbose_demonstrations_are_right(seed in any::<u64>(), index in any::<u64>()) {
+            for name in TaskName::ALL {
+                let task = small(name);
+                for split in [Split::Train, Split::HeldOut] {
+                    let problem = task.problem(split, seed, index);
+                    prop_assert_eq!(split_of(&problem.prompt), split);
+                    let careful = task.demonstration_in(&problem, Style::Careful);
+                    let verbose = task.demonstration_in(&problem, Style::Verbose);
+                    for (style, text) in [(Style::Careful, &careful), (Style::Verbose, &verbose)] {
+                        prop_assert!(task.is_right(&problem.prompt, text).unwrap());
+                        prop_assert_eq!(task.answer_line(text), Some(problem.answer.as_str()));
+                        prop_assert!(text.len() <= task.longest_working(style, problem.difficulty));
+                    }
+                    prop_assert!(verbose.len() > careful.len() * 3 / 2);
+                    let hasty = task.demonstration_in(&problem, Style::Hasty);
+                    prop_assert!(hasty.len() <= task.longest_working(Style::Hasty, problem.difficulty));
+                    prop_assert!(task.answer_line(&hasty).is_some());
+                    let written = problem.prompt + &careful + &verbose + &hasty;
+                    prop_assert!(written.chars().all(|character| ALPHABET.contains(character)));
+                }
+            }
+        }
+
+        #[test]
+        fn an_altered_answer_is_wrong(
+            seed in any::<u64>(),
+            place in any::<proptest::sample::Index>(),
+            digit in 0u8..10,
+        ) {
+            for name in TaskName::ALL {
+                let task = small(name);
+                let problem = task.problem(Split::Train, seed, 0);
+                let mut answer = problem.answer.clone().into_bytes();
+                let digits: Vec<usize> = (0..answer.len()).filter(|&at| answer[at].is_ascii_digit()).collect();
+                let at = digits[place.index(digits.len())];
+                if answer[at] != b'0' + digit {
+                    answer[at] = b'0' + digit;
+                    let altered = format!("1;#{}", String::from_utf8(answer).unwrap());
+                    prop_assert!(!task.is_right(&problem.prompt, &altered).unwrap(), "{altered}");
+                }
+                for altered in [format!("#{}0", problem.answer), format!("#{}#", problem.answer)] {
+                    prop_assert!(!task.is_right(&problem.prompt, &altered).unwrap(), "{altered}");
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_makes_a_task_panic(prompt in any::<String>(), answer in any::<String>(), ascii in "[0-9+*/()=:;,>#-]{0,40}") {
+            for name in TaskName::ALL {
+                let task = small(name);
+                let own = task.problem(Split::Train, 1, 1).prompt;
+                for completion in [answer.clone(), format!("#{answer}"), format!("#{ascii}")] {
+                    prop_assert!(task.is_right(&own, &completion).is_ok());
+                    for foreign in [prompt.as_str(), ascii.as_str()] {
+                        let _ = task.is_right(foreign, &completion);
+                    }
+                }
+            }
+        }
+    }
+}
