@@ -1,5 +1,9 @@
 //! Finds the final `\boxed{...}` of a text, in one pass and without a stack, however hostile the braces are.
 
+/// A longer box is no answer: whoever reads a box's content calls this wrong unread. Numbers of 65 thousand digits
+/// fit.
+pub(crate) const BOX_BYTES_MAX: usize = 1 << 16;
+
 /// The content of the last `\boxed{...}` (by where it begins) whose braces balance.
 ///
 /// Braces match as brackets do; one that has no partner is passed over, and an escaped one (`\{`) is a character.
@@ -52,6 +56,7 @@ mod tests {
     use proptest::prelude::{prop_assert_eq, proptest};
 
     use super::*;
+    use crate::stopwatch::seconds;
 
     #[test]
     fn takes_the_last_balanced_box() {
@@ -81,20 +86,23 @@ mod tests {
 
     #[test]
     fn ten_megabytes_of_braces_take_under_a_second() {
-        let start = std::time::Instant::now();
         for piece in ["{", "}", "{}", r"\boxed{", r"\boxed{}}", r"\", r"\{", "} ", "{ "] {
-            last_boxed(&piece.repeat(2_000_000 / piece.len()));
+            let text = piece.repeat(10_000_000 / piece.len());
+            let taken = seconds(|| {
+                last_boxed(&text);
+            });
+            assert!(taken < 1.0, "{piece}: {taken} s");
         }
         assert_eq!(last_boxed(&r"\boxed{".repeat(1_400_000)), None);
-        assert!(start.elapsed().as_secs_f64() < 1.0, "{:?}", start.elapsed());
     }
 
     /// The plain version: try every box from the last to the first.
     fn slow(text: &str) -> Option<&str> {
         let starts: Vec<usize> = text.match_indices(r"\boxed{").map(|(at, found)| at + found.len()).collect();
-        starts.into_iter().rev().find_map(|start| {
-            closing_brace(text.as_bytes(), start).map(|end| &text[start..end])
-        })
+        starts
+            .into_iter()
+            .rev()
+            .find_map(|start| closing_brace(text.as_bytes(), start).map(|end| &text[start..end]))
     }
 
     proptest! {

@@ -23,13 +23,15 @@ pub(super) struct Literal<'a> {
 /// Finds a number at the very start of a text: sign, currency, then a decimal, `a/b` or `\frac{a}{b}`. Gives the
 /// number and its length in bytes. The time is linear in what was read.
 pub(super) fn scan(text: &str) -> Option<(Literal<'_>, usize)> {
-    let (negative, mut rest) = take_sign(text);
-    for currency in [r"\$", "$", "€", "£", "¥", "₹"] {
-        rest = rest.strip_prefix(currency).unwrap_or(rest);
-    }
-    let after_currency = take_sign(rest);
-    let negative = negative != after_currency.0;
-    rest = after_currency.1;
+    let (negative, after_sign) = take_sign(text);
+    let behind =
+        [r"\$", "$", "€", "£", "¥", "₹"].iter().find_map(|currency| after_sign.strip_prefix(currency));
+    // The sign may also stand behind the currency, but there is only one.
+    let (negative, mut rest) = match behind {
+        Some(amount) if after_sign.len() == text.len() => take_sign(amount),
+        Some(amount) => (negative, amount),
+        None => (negative, after_sign),
+    };
     let (top, bottom) = match take_fraction(rest) {
         Some((top, bottom, after)) => {
             rest = after;
@@ -46,12 +48,11 @@ pub(super) fn scan(text: &str) -> Option<(Literal<'_>, usize)> {
     Some((Literal { negative, top, bottom }, text.len() - rest.len()))
 }
 
-/// Whether a minus stands at the start, and the text behind the sign and the spaces after it.
+/// Whether a minus stands at the start, and the text behind the sign.
 fn take_sign(text: &str) -> (bool, &str) {
     for (sign, negative) in [("-", true), ("−", true), ("+", false)] {
         if let Some(rest) = text.strip_prefix(sign) {
-            // At most one space, so that a page of spaces is not read once for every sign.
-            return (negative, rest.strip_prefix(' ').unwrap_or(rest));
+            return (negative, rest);
         }
     }
     (false, text)
@@ -215,13 +216,14 @@ mod tests {
             (r"\frac{1}{2}{3}", "{3}"),
             (r"\frac123", "3"),
             ("-$5 each", " each"),
+            ("$-5 each", " each"),
             (".5.5", ".5"),
         ];
         for (text, rest) in cases {
             assert_eq!(number(text).unwrap().1, rest, "{text}");
         }
-        for text in ["", "-", "x", ".", "$", r"\frac{x}{2}", r"\frac{1}", "1/0", "--5x", "é"] {
-            assert_eq!(number(text).map(|(_, rest)| rest), if text == "--5x" { Some("x") } else { None }, "{text}");
+        for text in ["", "-", "x", ".", "$", r"\frac{x}{2}", r"\frac{1}", "1/0", "--5", "- 5", "-$-5", "é"] {
+            assert!(number(text).is_none(), "{text}");
         }
     }
 
