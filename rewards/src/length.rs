@@ -110,7 +110,14 @@ mod tests {
     #[test]
     fn the_parabola_has_the_values_of_the_paper() {
         let expected = [
-            (0, 0.0), (100, 0.36), (250, 0.75), (500, 1.0), (600, 0.92), (750, 0.5), (900, -0.28), (1000, -1.0),
+            (0, 0.0),
+            (100, 0.36),
+            (250, 0.75),
+            (500, 1.0),
+            (600, 0.92),
+            (750, 0.5),
+            (900, -0.28),
+            (1000, -1.0),
         ];
         let verifier = LengthVerifier::new(config(LengthShape::Parabola)).unwrap();
         for (tokens, value) in expected {
