@@ -5,6 +5,8 @@
 //! completion as hostile text: verifiers are linear in its length, never recurse into it and never run it.
 
 mod random;
+#[cfg(test)]
+mod stopwatch;
 mod tasks;
 mod boxed;
 mod math;
@@ -15,9 +17,7 @@ mod weighted;
 pub use format::{FormatStyle, FormatVerifier, is_well_formed};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
 pub use math::MathVerifier;
-pub use tasks::{
-    DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier,
-};
+pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier};
 pub use weighted::{RewardConfig, RewardContext, TruncatedReward, WeightedSum};
 
 use std::collections::BTreeMap;
@@ -117,7 +117,9 @@ pub enum RewardError {
         prompt: String,
     },
     /// The reward that is marked as the correctness gave something else than 0 or 1.
-    #[error("reward `{name}` is the correctness and gave {value} on the prompt {prompt:?}; it must be 0 or 1")]
+    #[error(
+        "reward `{name}` is the correctness and gave {value} on the prompt {prompt:?}; it must be 0 or 1"
+    )]
     NotZeroOrOne {
         /// Name of the reward.
         name: String,

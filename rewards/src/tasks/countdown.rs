@@ -249,16 +249,16 @@ mod tests {
     #[test]
     fn works_the_hand_example() {
         let working = Countdown.work("3,7,2=19:").unwrap();
-        let expected = [
-            "3+7+2=12", "3+7-2=8", "3+7*2=17", "3-7+2=-2", "3-7-2=-6", "3-7*2=-11", "3*7+2=23", "3*7-2=19",
-        ];
+        let expected =
+            ["3+7+2=12", "3+7-2=8", "3+7*2=17", "3-7+2=-2", "3-7-2=-6", "3-7*2=-11", "3*7+2=23", "3*7-2=19"];
         assert_eq!(working.steps, expected);
         assert_eq!(working.answer, "3*7-2");
     }
 
     #[test]
     fn calculates_with_precedence_parentheses_and_exact_fractions() {
-        let value = |text: &str| evaluate(text).map(|evaluated| (evaluated.value.top, evaluated.value.bottom));
+        let value =
+            |text: &str| evaluate(text).map(|evaluated| (evaluated.value.top, evaluated.value.bottom));
         assert_eq!(value("2+3*4"), Some((14, 1)));
         assert_eq!(value("(2+3)*4"), Some((20, 1)));
         assert_eq!(value("8-3-2"), Some((3, 1)));
@@ -266,7 +266,9 @@ mod tests {
         assert_eq!(value("8/(3-8/3)"), Some((24, 1)));
         assert_eq!(value("1/(2-5)"), Some((-1, 3)));
         assert_eq!(value("((7))"), Some((7, 1)));
-        for wrong in ["", "(", ")", "()", "1+", "+1", "-1", "1//2", "(1", "1)", "1 + 2", "2(3)", "1/0", "1/(2-2)"] {
+        for wrong in
+            ["", "(", ")", "()", "1+", "+1", "-1", "1//2", "(1", "1)", "1 + 2", "2(3)", "1/0", "1/(2-2)"]
+        {
             assert_eq!(value(wrong), None, "{wrong}");
         }
     }
