@@ -1,0 +1,435 @@
+//! An actor: one decoder that turns prompts into scored groups, one decode step at a time. It never waits; who
+//! calls it decides where its groups go and what happens when there is nothing to decode.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::config::{OnUpdate, RolloutConfig};
+use crate::decoding::{BegunSegment, Decoding, Step};
+use crate::error::RolloutError;
+use crate::generator::Generator;
+use crate::group::{Group, ScoredCompletion};
+use crate::intake::Intake;
+use crate::prompt::{Prompt, PromptSource};
+use crate::scheduler::Scheduler;
+use crate::scorer::Scorer;
+use crate::trajectory::{OutputLimits, Trajectory};
+use crate::weights::{WeightsCell, lock};
+
+/// What all actors of a run share.
+pub struct ActorContext<W> {
+    /// The table `[rollout]`.
+    pub config: RolloutConfig,
+    /// The seed of the run.
+    pub seed: u64,
+    /// The endless order of prompts.
+    pub prompts: PromptSource,
+    /// The judge of completions.
+    pub scorer: Scorer,
+    /// The newest weights.
+    pub weights: Arc<WeightsCell<W>>,
+    /// The groups that may be started.
+    pub intake: Arc<Intake>,
+}
+
+/// One decoder and the trajectories in it.
+pub struct Actor<G: Generator> {
+    context: Arc<ActorContext<G::Weights>>,
+    decoding: Decoding<G>,
+    unfinished: UnfinishedGroups,
+    report: Arc<Mutex<ActorReport>>,
+}
+
+/// What one call of [`Actor::advance`] did.
+#[derive(Debug, Default)]
+pub struct Advance {
+    /// The groups whose last member was scored.
+    pub groups: Vec<Group>,
+    /// Whether a token was drawn. If not, nothing will happen until newer weights come or a group is replaced.
+    pub decoded: bool,
+}
+
+impl<G: Generator> Actor<G> {
+    /// An actor whose slots are free. It uses the config's share of slots, or fewer if the decoder has fewer.
+    pub fn new(context: Arc<ActorContext<G::Weights>>, generator: G) -> Self {
+        let slots = generator.slots().min(context.config.slots_per_actor());
+        let scheduler = Scheduler::new(slots, OutputLimits::from(&context.config));
+        let group_size = context.config.group_size;
+        Self {
+            decoding: Decoding { generator, scheduler, seed: context.seed },
+            unfinished: UnfinishedGroups::new(group_size),
+            report: Arc::default(),
+            context,
+        }
+    }
+
+    /// One decode step: free slots are filled, segments that are due begin under the newest weights, every busy slot
+    /// draws a token, and what has ended is scored.
+    pub fn advance(&mut self) -> Result<Advance, RolloutError> {
+        let began = Instant::now();
+        self.admit()?;
+        let weights = &self.context.weights;
+        let begun = self.decoding.begin_segments(|| weights.latest())?;
+        let text = self.context.scorer.text();
+        let mut step = self.decoding.step(|id| text.is_eos(id))?;
+        let drawn = Instant::now();
+        let decoded = step.tokens > 0;
+        let mut scored = Vec::new();
+        for (trajectory, finish) in std::mem::take(&mut step.finished) {
+            scored.push(self.context.scorer.score(trajectory, finish)?);
+        }
+        let mut report = lock(&self.report);
+        report.count_segments(&begun, self.context.config.on_update);
+        report.count_step(&step, self.decoding.scheduler.slot_count());
+        scored.iter().for_each(|scored| report.count_completion(scored));
+        let groups: Vec<Group> =
+            scored.into_iter().filter_map(|scored| self.unfinished.add(scored)).collect();
+        report.groups += groups.len() as u64;
+        report.generating_s += (drawn - began).as_secs_f64();
+        report.scoring_s += drawn.elapsed().as_secs_f64();
+        Ok(Advance { groups, decoded })
+    }
+
+    /// Starts groups while a slot would stay free and the pacing allows it.
+    fn admit(&mut self) -> Result<(), RolloutError> {
+        while self.decoding.scheduler.is_hungry() {
+            let Some(group) = self.context.intake.admit(self.context.weights.version()) else { break };
+            let prompt = Arc::new(self.context.prompts.prompt(group)?);
+            self.decoding.scheduler.admit(members(prompt, group, self.context.config.group_size));
+        }
+        Ok(())
+    }
+
+    /// The actor's counters, readable while it runs elsewhere.
+    pub fn report_handle(&self) -> Arc<Mutex<ActorReport>> {
+        self.report.clone()
+    }
+
+    /// The actor's counters.
+    pub fn report(&self) -> ActorReport {
+        lock(&self.report).clone()
+    }
+
+    /// What the actor shares with the others.
+    pub fn context(&self) -> &Arc<ActorContext<G::Weights>> {
+        &self.context
+    }
+
+    /// The trajectories that are started and not finished.
+    pub fn open(&self) -> impl Iterator<Item = &Trajectory> {
+        self.decoding.scheduler.open()
+    }
+}
+
+/// The trajectories of a new group.
+pub(crate) fn members(
+    prompt: Arc<Prompt>,
+    group: u64,
+    group_size: usize,
+) -> impl Iterator<Item = Trajectory> {
+    let group_size = u32::try_from(group_size).expect("a group is far smaller than 2^32");
+    (0..group_size).map(move |member| Trajectory::new(prompt.clone(), group, member))
+}
+
+/// Scored members that wait for the rest of their group.
+#[derive(Debug)]
+pub(crate) struct UnfinishedGroups {
+    group_size: usize,
+    groups: BTreeMap<u64, Vec<ScoredCompletion>>,
+}
+
+impl UnfinishedGroups {
+    pub(crate) fn new(group_size: usize) -> Self {
+        Self { group_size, groups: BTreeMap::new() }
+    }
+
+    /// Takes a scored member; returns the group if it was the last one.
+    pub(crate) fn add(&mut self, scored: ScoredCompletion) -> Option<Group> {
+        let id = scored.completion.group;
+        let members = self.groups.entry(id).or_default();
+        members.push(scored);
+        if members.len() < self.group_size {
+            return None;
+        }
+        let mut members = self.groups.remove(&id)?;
+        members.sort_unstable_by_key(|scored| scored.completion.member);
+        let prompt = members[0].completion.prompt.clone();
+        Some(Group::new(id, prompt, members))
+    }
+}
+
+/// What an actor has done so far; counters only rise, so a step's part is a difference.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ActorReport {
+    /// Decode steps.
+    pub decode_steps: u64,
+    /// Slots that drew a token, summed over the decode steps.
+    pub slot_steps_busy: u64,
+    /// All slots, summed over the decode steps.
+    pub slot_steps: u64,
+    /// Tokens drawn.
+    pub tokens: u64,
+    /// Segments that ended.
+    pub segments: u64,
+    /// Context tokens whose cache was rebuilt because the weights had changed.
+    pub context_tokens_recomputed: u64,
+    /// Completions scored.
+    pub completions: u64,
+    /// Completions among them that met the output limit.
+    pub completions_truncated: u64,
+    /// Groups whose last member was scored.
+    pub groups: u64,
+    /// Completions by their number of segments.
+    pub completions_by_segments: BTreeMap<usize, u64>,
+    /// Completions by the number of policy versions that drew them.
+    pub completions_by_versions: BTreeMap<usize, u64>,
+    /// Seconds of prefill and decode.
+    pub generating_s: f64,
+    /// Seconds of decoding to text and scoring.
+    pub scoring_s: f64,
+    /// Seconds of waiting for room in the queue or for the pacing to allow a group.
+    pub generation_waiting_for_trainer_s: f64,
+}
+
+impl ActorReport {
+    /// The part since an `earlier` report of the same actors.
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.combined(earlier, |now, then| now - then, |now, then| now - then)
+    }
+
+    /// The work of this actor and another one.
+    pub fn plus(&self, other: &Self) -> Self {
+        self.combined(other, |one, two| one + two, |one, two| one + two)
+    }
+
+    /// The fraction of slots that were busy in decode steps; 1 if there was none.
+    pub fn slot_use(&self) -> f64 {
+        if self.slot_steps == 0 { 1.0 } else { self.slot_steps_busy as f64 / self.slot_steps as f64 }
+    }
+
+    fn combined(&self, other: &Self, count: fn(u64, u64) -> u64, seconds: fn(f64, f64) -> f64) -> Self {
+        let by = |one: &BTreeMap<usize, u64>, two: &BTreeMap<usize, u64>| {
+            let keys = one.keys().chain(two.keys());
+            let at = |map: &BTreeMap<usize, u64>, key: &usize| map.get(key).copied().unwrap_or(0);
+            keys.map(|key| (*key, count(at(one, key), at(two, key)))).collect()
+        };
+        Self {
+            decode_steps: count(self.decode_steps, other.decode_steps),
+            slot_steps_busy: count(self.slot_steps_busy, other.slot_steps_busy),
+            slot_steps: count(self.slot_steps, other.slot_steps),
+            tokens: count(self.tokens, other.tokens),
+            segments: count(self.segments, other.segments),
+            context_tokens_recomputed: count(self.context_tokens_recomputed, other.context_tokens_recomputed),
+            completions: count(self.completions, other.completions),
+            completions_truncated: count(self.completions_truncated, other.completions_truncated),
+            groups: count(self.groups, other.groups),
+            completions_by_segments: by(&self.completions_by_segments, &other.completions_by_segments),
+            completions_by_versions: by(&self.completions_by_versions, &other.completions_by_versions),
+            generating_s: seconds(self.generating_s, other.generating_s),
+            scoring_s: seconds(self.scoring_s, other.scoring_s),
+            generation_waiting_for_trainer_s: seconds(
+                self.generation_waiting_for_trainer_s,
+                other.generation_waiting_for_trainer_s,
+            ),
+        }
+    }
+
+    fn count_segments(&mut self, begun: &[BegunSegment], on_update: OnUpdate) {
+        let rebuilt =
+            begun.iter().filter(|segment| segment.version_changed && on_update == OnUpdate::Recompute);
+        self.context_tokens_recomputed += rebuilt.map(|segment| segment.context_tokens).sum::<u64>();
+    }
+
+    fn count_step(&mut self, step: &Step, slots: usize) {
+        if step.tokens > 0 {
+            self.decode_steps += 1;
+            self.slot_steps += slots as u64;
+            self.slot_steps_busy += step.tokens;
+            self.tokens += step.tokens;
+            self.segments += step.segments_ended;
+        }
+    }
+
+    fn count_completion(&mut self, scored: &ScoredCompletion) {
+        let completion = &scored.completion;
+        self.completions += 1;
+        self.completions_truncated += u64::from(completion.truncated());
+        *self.completions_by_segments.entry(completion.segments.len()).or_default() += 1;
+        *self.completions_by_versions.entry(completion.version_count()).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::random::trajectory_key;
+    use crate::testing::{Script, context, records, rollout_config};
+    use crate::trajectory::Finish;
+
+    const GROUP_SIZE: usize = 3;
+
+    fn actor(script: &Script, slots: usize, segment: usize, segments: usize) -> Actor<Script> {
+        let config = rollout_config(slots, segment, segments, GROUP_SIZE);
+        Actor::new(context(config, 11, 2, 1), script.clone())
+    }
+
+    #[test]
+    fn one_advance_is_one_token_for_every_slot() {
+        // Member m of a group ends with its token m + 1.
+        let script = Script::new(2, |_, member| member as usize + 1);
+        let mut actor = actor(&script, 2, 2, 2);
+        let first = actor.advance().expect("the script does not fail");
+        assert!(first.decoded && first.groups.is_empty());
+        let report = actor.report();
+        assert_eq!(
+            (report.tokens, report.segments, report.completions),
+            (2, 1, 1),
+            "member 0 stopped at once"
+        );
+        // Slot 0 was freed in the first advance and draws for member 2 in the second.
+        actor.advance().expect("the script does not fail");
+        assert_eq!(script.drawn_in_step(1), [(0, 0, 2), (1, 0, 1)]);
+        // Members 1 and 2 have met the segment limit or stopped; member 2 goes on, then the group is whole.
+        let groups = std::iter::repeat_with(|| actor.advance().expect("no failure").groups)
+            .find(|groups| !groups.is_empty())
+            .expect("member 2 stops with its third token");
+        assert_eq!((groups[0].id, groups[0].completions.len()), (0, 3));
+        let ends: Vec<(usize, Finish)> =
+            groups[0].completions.iter().map(|s| (s.completion.token_count(), s.completion.finish)).collect();
+        assert_eq!(ends, [(1, Finish::Stop), (2, Finish::Stop), (3, Finish::Stop)]);
+        assert_eq!(actor.report().slot_use(), 1.0);
+    }
+
+    // Invariant 1: new weights reach a trajectory at its next segment and never inside one.
+    #[test]
+    fn an_update_reaches_open_trajectories_at_their_next_segment() {
+        let script = Script::new(1, |_, _| 99);
+        let mut actor = actor(&script, 1, 2, 3);
+        let weights = actor.context().weights.clone();
+        actor.advance().expect("token 1 of 6");
+        weights.publish(1, Arc::new(1));
+        actor.advance().expect("token 2");
+        weights.publish(2, Arc::new(2));
+        weights.publish(3, Arc::new(3));
+        for _ in 3..=6 {
+            actor.advance().expect("tokens 3 to 6");
+        }
+        let report = actor.report();
+        assert_eq!(report.completions_by_segments, BTreeMap::from([(3, 1)]));
+        assert_eq!(report.completions_by_versions, BTreeMap::from([(2, 1)]));
+        assert_eq!((report.completions_truncated, report.segments), (1, 3));
+        // Two tokens of prompt and two drawn under version 0 were computed again under version 3.
+        assert_eq!(report.context_tokens_recomputed, 4);
+        assert_eq!(script.versions_drawn(0, 0), [0, 0, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn pacing_ends_the_work_until_weights_come() {
+        let script = Script::new(6, |_, _| 1);
+        let mut actor = actor(&script, 6, 1, 1);
+        // 2 groups a step, staleness 1: 4 groups may start at version 0.
+        let mut groups = Vec::new();
+        loop {
+            let advance = actor.advance().expect("no failure");
+            groups.extend(advance.groups.iter().map(|group| group.id));
+            if !advance.decoded {
+                break;
+            }
+        }
+        assert_eq!(groups, [0, 1, 2, 3]);
+        actor.context().weights.publish(1, Arc::new(1));
+        assert_eq!(actor.advance().expect("no failure").groups.len(), 2);
+        assert!(!actor.advance().expect("no failure").decoded);
+    }
+
+    #[test]
+    fn reports_add_up_and_differ() {
+        let script = Script::new(2, |_, _| 2);
+        let mut actor = actor(&script, 2, 2, 1);
+        actor.advance().expect("no failure");
+        let earlier = actor.report();
+        actor.advance().expect("no failure");
+        let part = actor.report().since(&earlier);
+        assert_eq!((earlier.tokens, part.tokens, part.completions), (2, 2, 2));
+        assert_eq!(part.completions_by_segments, BTreeMap::from([(1, 2)]));
+        assert_eq!(earlier.plus(&part).tokens, actor.report().tokens);
+    }
+
+    // Invariant 8: a log-prob that is not finite stops the run and names the prompt.
+    #[test]
+    fn an_impossible_logprob_stops_the_run() {
+        let mut script = Script::new(2, |_, _| 1);
+        script.logprob = Some(f32::NAN);
+        let error = actor(&script, 2, 2, 1).advance().expect_err("NaN").to_string();
+        assert!(error.contains("(group 0): the log-prob of a drawn token is NaN"), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        // Invariants 1, 2, 5 and 7, whatever the lengths and whenever weights are published: completions hold
+        // exactly what the generator drew, groups are whole, and no slot is idle while work is admitted.
+        #[test]
+        fn groups_hold_exactly_what_was_drawn(
+            slots in 1usize..7,
+            segment in 1usize..4,
+            segments in 1usize..4,
+            lengths: u64,
+            publish_every in 1usize..9,
+        ) {
+            let script = Script::new(slots, move |group, member| {
+                1 + (trajectory_key(lengths, group, member) % 14) as usize
+            });
+            let mut actor = actor(&script, slots, segment, segments);
+            let weights = actor.context().weights.clone();
+            let (mut groups, mut version) = (Vec::new(), 0);
+            for step in 1..200 {
+                let before = actor.report();
+                groups.extend(actor.advance().expect("no failure").groups);
+                let waiting = actor.decoding.scheduler.waiting().count();
+                prop_assert!(waiting < GROUP_SIZE, "no group is admitted before a slot needs it");
+                if actor.report().since(&before).slot_steps_busy < slots as u64 {
+                    let started = actor.context().intake.report().groups_started;
+                    prop_assert_eq!(started, 2 * (version + 2), "a slot is idle only where the pacing says so");
+                }
+                if step % publish_every == 0 {
+                    version += 1;
+                    weights.publish(version, Arc::new(version));
+                }
+            }
+            prop_assert!(!groups.is_empty());
+            for group in &groups {
+                prop_assert_eq!(group.completions.len(), GROUP_SIZE);
+                for scored in &group.completions {
+                    let completion = &scored.completion;
+                    let drawn = script.drawn_for(completion.group, completion.member);
+                    prop_assert_eq!(completion.tokens().collect::<Vec<_>>(), drawn);
+                    let versions = script.versions_drawn(completion.group, completion.member);
+                    let kept = completion.segments.iter().flat_map(|s| s.tokens.iter().map(|_| s.version));
+                    prop_assert_eq!(kept.collect::<Vec<_>>(), versions);
+                }
+            }
+        }
+    }
+
+    // Invariant 7: what a trajectory becomes does not depend on the number of slots.
+    #[test]
+    fn the_number_of_slots_does_not_change_the_completions() {
+        let run = |slots: usize| {
+            let script = Script::new(slots, |group, member| (group as usize + member as usize * 3) % 7 + 1);
+            let mut actor = actor(&script, slots, 2, 4);
+            let mut groups: Vec<Group> = Vec::new();
+            while groups.len() < 4 {
+                groups.extend(actor.advance().expect("no failure").groups);
+            }
+            groups.sort_by_key(|group| group.id);
+            records(&groups)
+        };
+        assert_eq!(run(1), run(5));
+        assert_eq!(run(2), run(12));
+    }
+}

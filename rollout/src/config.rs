@@ -1,0 +1,222 @@
+//! The knobs of `[rollout]` and `[queue]`, with the checks that need no other file. Reading TOML, line numbers
+//! and the checks between crates belong to the composition root.
+
+use rewards::TruncatedReward;
+use serde::{Deserialize, Serialize};
+
+use crate::error::RolloutError;
+
+/// What happens to the cache of an open trajectory when newer weights arrive at its segment boundary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUpdate {
+    /// The cache is rebuilt from the token ids, so every key and value is of the segment's own version.
+    #[default]
+    Recompute,
+    /// The cache stays, so a segment attends to keys and values of older versions.
+    Keep,
+}
+
+/// How long outputs may be and how much generation is in flight; the table `[rollout]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutConfig {
+    /// The most tokens of one completion.
+    pub output_tokens_max: usize,
+    /// The most segments of one completion; 1 is an ordinary rollout.
+    pub segments_max: usize,
+    /// The most trajectories that are started and not finished, over all actors: the decoding slots.
+    pub trajectories_open_max: usize,
+    /// Decoders that generate side by side, each on its own thread.
+    #[serde(default = "one_actor")]
+    pub actors: usize,
+    /// Completions of one prompt.
+    pub group_size: usize,
+    /// The temperature that tokens are drawn at.
+    pub temperature: f64,
+    /// The probability mass that tokens are drawn from; 1 is all of it.
+    #[serde(default = "whole_mass")]
+    pub top_p: f64,
+    /// The number of likeliest tokens that are drawn from; 0 is all of them.
+    #[serde(default)]
+    pub top_k: usize,
+    /// What happens to a cache at a weight update.
+    #[serde(default)]
+    pub on_update: OnUpdate,
+    /// What a truncated completion is worth; the sum of rewards follows it.
+    #[serde(default)]
+    pub truncated_reward: TruncatedReward,
+}
+
+fn one_actor() -> usize {
+    1
+}
+
+fn whole_mass() -> f64 {
+    1.0
+}
+
+impl RolloutConfig {
+    /// Refuses values that contradict themselves or each other, naming the key.
+    pub fn check(&self) -> Result<(), RolloutError> {
+        at_least("rollout.output_tokens_max", self.output_tokens_max, 1)?;
+        at_least("rollout.segments_max", self.segments_max, 1)?;
+        at_least("rollout.trajectories_open_max", self.trajectories_open_max, 1)?;
+        at_least("rollout.actors", self.actors, 1)?;
+        // The advantage of a group of one is always 0: such a run would learn nothing and not say so.
+        at_least("rollout.group_size", self.group_size, 2)?;
+        if !self.output_tokens_max.is_multiple_of(self.segments_max) {
+            return Err(RolloutError::Config {
+                key: "rollout.segments_max",
+                reason: format!(
+                    "{} segments do not divide output_tokens_max = {}",
+                    self.segments_max, self.output_tokens_max
+                ),
+            });
+        }
+        if !self.trajectories_open_max.is_multiple_of(self.actors) {
+            return Err(RolloutError::Config {
+                key: "rollout.actors",
+                reason: format!(
+                    "{} actors do not divide trajectories_open_max = {}",
+                    self.actors, self.trajectories_open_max
+                ),
+            });
+        }
+        self.check_sampling()
+    }
+
+    fn check_sampling(&self) -> Result<(), RolloutError> {
+        // Greedy members of a group are equal, so their advantages are 0; greedy decoding is for evaluation.
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(RolloutError::Config {
+                key: "rollout.temperature",
+                reason: format!("must be finite and above 0, got {}", self.temperature),
+            });
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(RolloutError::Config {
+                key: "rollout.top_p",
+                reason: format!("must be above 0 and at most 1, got {}", self.top_p),
+            });
+        }
+        Ok(())
+    }
+
+    /// The most tokens of one segment; every segment but a trajectory's last has exactly this many.
+    pub fn segment_tokens_max(&self) -> usize {
+        self.output_tokens_max / self.segments_max
+    }
+
+    /// The decoding slots of each actor.
+    pub fn slots_per_actor(&self) -> usize {
+        self.trajectories_open_max / self.actors
+    }
+}
+
+/// How much finished work may wait and how old it may be; the table `[queue]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueConfig {
+    /// The most groups that wait.
+    pub groups_max: usize,
+    /// The most versions between a group's oldest token and the learner that takes the group.
+    pub staleness_versions_max: u64,
+}
+
+impl QueueConfig {
+    /// Refuses a queue that can never hold the `groups_per_step` groups that the learner takes at once.
+    pub fn check(&self, groups_per_step: usize) -> Result<(), RolloutError> {
+        at_least("queue.groups_max", self.groups_max, 1)?;
+        at_least("learner.groups_per_step", groups_per_step, 1)?;
+        if self.groups_max < groups_per_step {
+            return Err(RolloutError::Config {
+                key: "queue.groups_max",
+                reason: format!(
+                    "{} is less than learner.groups_per_step = {groups_per_step}, so no step could ever start",
+                    self.groups_max
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn at_least(key: &'static str, value: usize, minimum: usize) -> Result<(), RolloutError> {
+    if value < minimum {
+        return Err(RolloutError::Config { key, reason: format!("must be at least {minimum}, got {value}") });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usable() -> RolloutConfig {
+        serde_json::from_str(
+            r#"{"output_tokens_max": 12, "segments_max": 3, "trajectories_open_max": 8, "group_size": 4,
+                "temperature": 0.85}"#,
+        )
+        .expect("the text has every key without a default")
+    }
+
+    fn refusal(change: impl FnOnce(&mut RolloutConfig)) -> String {
+        let mut config = usable();
+        change(&mut config);
+        config.check().expect_err("the change makes the config unusable").to_string()
+    }
+
+    #[test]
+    fn defaults_do_not_touch_what_changes_learning() {
+        let config = usable();
+        config.check().expect("the config is usable");
+        assert_eq!((config.actors, config.top_k, config.top_p), (1, 0, 1.0));
+        assert_eq!((config.on_update, config.truncated_reward), (OnUpdate::Recompute, TruncatedReward::Zero));
+        assert_eq!((config.segment_tokens_max(), config.slots_per_actor()), (4, 8));
+        for key in ["output_tokens_max", "segments_max", "trajectories_open_max", "group_size", "temperature"]
+        {
+            let mut object = serde_json::to_value(&config).expect("plain numbers");
+            object.as_object_mut().expect("a struct").remove(key);
+            let error = serde_json::from_value::<RolloutConfig>(object).expect_err("the key has no default");
+            assert!(error.to_string().contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_key_and_the_value() {
+        assert_eq!(refusal(|c| c.segments_max = 0), "rollout.segments_max: must be at least 1, got 0");
+        assert_eq!(
+            refusal(|c| c.segments_max = 5),
+            "rollout.segments_max: 5 segments do not divide output_tokens_max = 12"
+        );
+        assert_eq!(refusal(|c| c.top_p = 0.0), "rollout.top_p: must be above 0 and at most 1, got 0");
+        assert!(refusal(|c| c.top_p = f64::NAN).starts_with("rollout.top_p"));
+        assert!(refusal(|c| c.temperature = 0.0).starts_with("rollout.temperature"));
+        assert!(refusal(|c| c.temperature = f64::INFINITY).starts_with("rollout.temperature"));
+        assert!(refusal(|c| c.group_size = 1).starts_with("rollout.group_size"));
+        assert!(refusal(|c| c.output_tokens_max = 0).starts_with("rollout.output_tokens_max"));
+        assert!(refusal(|c| c.trajectories_open_max = 0).starts_with("rollout.trajectories_open_max"));
+        assert!(refusal(|c| c.actors = 0).starts_with("rollout.actors"));
+        assert!(refusal(|c| c.actors = 3).starts_with("rollout.actors"));
+    }
+
+    #[test]
+    fn a_queue_must_hold_one_step() {
+        let queue = QueueConfig { groups_max: 3, staleness_versions_max: 0 };
+        queue.check(3).expect("three groups fit");
+        assert!(
+            queue.check(4).expect_err("four do not").to_string().starts_with("queue.groups_max: 3 is less")
+        );
+        let empty = QueueConfig { groups_max: 0, staleness_versions_max: 0 };
+        assert!(empty.check(1).expect_err("nothing fits").to_string().starts_with("queue.groups_max"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let error =
+            serde_json::from_str::<QueueConfig>(r#"{"groups_max": 1, "staleness_versions_max": 0, "x": 1}"#)
+                .expect_err("x is no key");
+        assert!(error.to_string().contains("unknown field `x`"), "{error}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Everything that can go wrong between a prompt and a scored group. Each error names the file, line, key,
+//! prompt or group that it is about; mistakes of our own code are assertions and do not appear here.
+
+use std::path::{Path, PathBuf};
+
+/// What a decoder reports when it cannot go on; the crate does not know the decoder's own error type.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct GeneratorError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+impl GeneratorError {
+    /// Wraps the error (or message) of a decoder.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// The errors of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum RolloutError {
+    /// A config value that contradicts itself or another one.
+    #[error("{key}: {reason}")]
+    Config {
+        /// The full key, for example `rollout.segments_max`.
+        key: &'static str,
+        /// What is wrong with its value, with the value.
+        reason: String,
+    },
+    /// A file that cannot be opened, read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file whose content is not what its name promises.
+    #[error("{}: {reason}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A line of a JSONL file that cannot be used.
+    #[error("{}:{line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tokenizer that can produce ids which the model has no embedding for.
+    #[error(
+        "{}: token {token:?} has id {id}, but the model's vocabulary has {vocabulary} entries; \
+         the tokenizer belongs to another model",
+        path.display()
+    )]
+    Vocabulary {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// The token with the largest id.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// The number of rows of the model's embedding.
+        vocabulary: usize,
+    },
+    /// The tokenizer refused a text or an id sequence.
+    #[error("the tokenizer cannot {action}: {reason}")]
+    Tokenizer {
+        /// `encode` or `decode`.
+        action: &'static str,
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// A prompt that cannot be generated from.
+    #[error("prompt {prompt}: {reason}")]
+    Prompt {
+        /// The prompt's id, which holds its file and line or its task and index.
+        prompt: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A task that its config does not describe.
+    #[error("data.{0}")]
+    Task(#[source] rewards::RewardError),
+    /// A verifier that failed.
+    #[error("prompt {prompt} (group {group}): {source}")]
+    Reward {
+        /// The group of the completion.
+        group: u64,
+        /// The prompt's id.
+        prompt: String,
+        /// What the verifier said.
+        source: rewards::RewardError,
+    },
+    /// A log-prob or a reward that is not a finite number; the run stops before it reaches the weights.
+    #[error("prompt {prompt} (group {group}): {what} is {value}, which is not a finite number")]
+    NotFinite {
+        /// What the value is.
+        what: &'static str,
+        /// The value.
+        value: f64,
+        /// The group of the completion.
+        group: u64,
+        /// The prompt's id.
+        prompt: String,
+    },
+    /// The decoder failed.
+    #[error("the generator failed: {0}")]
+    Generator(#[from] GeneratorError),
+    /// The run is stopping; nothing is wrong.
+    #[error("the replay queue is closed")]
+    Closed,
+    /// Lockstep can never reach the number of groups asked for.
+    #[error(
+        "no work is admitted at version {version} while {wanted} groups are wanted and {queued} are queued: \
+         the learner takes more groups for a version than the pacing starts"
+    )]
+    Starved {
+        /// The newest policy version.
+        version: u64,
+        /// The groups asked for.
+        wanted: usize,
+        /// The groups that wait in the queue.
+        queued: usize,
+    },
+    /// An actor thread panicked.
+    #[error("an actor thread panicked: {0}")]
+    Panicked(String),
+}
+
+impl RolloutError {
+    /// An error about `path` from the operating system.
+    pub(crate) fn file(path: &Path, source: std::io::Error) -> Self {
+        Self::File { path: path.to_path_buf(), source }
+    }
+
+    /// An error about the content of `path`.
+    pub(crate) fn content(path: &Path, reason: impl ToString) -> Self {
+        Self::Content { path: path.to_path_buf(), reason: reason.to_string() }
+    }
+
+    /// An error about line `line` (from 1) of `path`.
+    pub(crate) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
+        Self::Line { path: path.to_path_buf(), line, reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,86 @@
+//! A fixed list of prompts, each answered a fixed number of times under one version: evaluation. The same slots and
+//! the same segments as in training, but no pacing, no queue and no newer weights.
+
+use std::sync::Arc;
+
+use crate::actor::{UnfinishedGroups, members};
+use crate::decoding::Decoding;
+use crate::error::RolloutError;
+use crate::generator::Generator;
+use crate::group::Group;
+use crate::prompt::Prompt;
+use crate::scheduler::Scheduler;
+use crate::scorer::Scorer;
+use crate::trajectory::OutputLimits;
+use crate::weights::Versioned;
+
+/// How prompts are answered in an evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvaluationPlan {
+    /// How long outputs are.
+    pub limits: OutputLimits,
+    /// Answers to each prompt.
+    pub group_size: usize,
+    /// The seed of all draws.
+    pub seed: u64,
+}
+
+/// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their indices,
+/// which differ from each other. All slots of the generator must be free, and are free again afterwards.
+pub fn evaluate<G: Generator>(
+    generator: &mut G,
+    weights: &Versioned<G::Weights>,
+    prompts: &[Arc<Prompt>],
+    plan: &EvaluationPlan,
+    scorer: &Scorer,
+) -> Result<Vec<Group>, RolloutError> {
+    let mut scheduler = Scheduler::new(generator.slots(), plan.limits);
+    for prompt in prompts {
+        scheduler.admit(members(prompt.clone(), prompt.index, plan.group_size));
+    }
+    let mut decoding = Decoding { generator, scheduler, seed: plan.seed };
+    let mut unfinished = UnfinishedGroups::new(plan.group_size);
+    let mut groups: Vec<Group> = Vec::new();
+    loop {
+        decoding.begin_segments(|| weights.clone())?;
+        let step = decoding.step(|id| scorer.text().is_eos(id))?;
+        if step.tokens == 0 {
+            break;
+        }
+        for (trajectory, finish) in step.finished {
+            groups.extend(unfinished.add(scorer.score(trajectory, finish)?));
+        }
+    }
+    let place = |group: &Group| prompts.iter().position(|prompt| prompt.index == group.id);
+    groups.sort_by_cached_key(place);
+    assert_eq!(groups.len(), prompts.len(), "every prompt has its own index and got its answers");
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Script, letters, prompt, text};
+
+    #[test]
+    fn every_prompt_is_answered_in_the_order_asked() {
+        let mut script = Script::new(3, |group, member| (group as usize + member as usize) % 5 + 1);
+        let prompts: Vec<Arc<Prompt>> = [7, 2, 5, 0].map(prompt).to_vec();
+        let weights = Versioned { version: 4, weights: Arc::new(4) };
+        let limits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 };
+        let plan = EvaluationPlan { limits, group_size: 2, seed: 1 };
+        let scorer = Scorer::new(text(), letters());
+        let groups = evaluate(&mut script, &weights, &prompts, &plan, &scorer).expect("no failure");
+        assert_eq!(groups.iter().map(|group| group.id).collect::<Vec<_>>(), [7, 2, 5, 0]);
+        for group in &groups {
+            assert_eq!(group.oldest_version(), 4);
+            for (member, scored) in group.completions.iter().enumerate() {
+                let length = (group.id as usize + member) % 5 + 1;
+                assert_eq!(scored.completion.token_count(), length.min(4));
+                assert_eq!(scored.completion.truncated(), length > 4);
+            }
+        }
+        // The slots are free again: a second evaluation gives the same.
+        assert_eq!(evaluate(&mut script, &weights, &prompts, &plan, &scorer).expect("no failure"), groups);
+    }
+}

@@ -1,0 +1,96 @@
+//! What the rollout asks of a decoder: slots that draw one token each step. The composition root implements it
+//! with the real decoder, tests with a script. One word on exactness: token `i` of a trajectory is drawn
+//! with the random number (key, `i`), so slots, threads and neighbours change nothing.
+
+use crate::error::GeneratorError;
+use crate::prompt::Prompt;
+use crate::trajectory::{Token, Trajectory};
+use crate::weights::Versioned;
+
+/// A batch of decoding slots.
+pub trait Generator {
+    /// The weights of the policy.
+    type Weights: Send + Sync + 'static;
+
+    /// Puts a trajectory's next segment on a slot; every token of the segment is drawn with `weights`. A slot that
+    /// was not released holds the cache of the same trajectory's segment before, to be kept or rebuilt.
+    fn begin(
+        &mut self,
+        slot: usize,
+        request: SegmentRequest<'_>,
+        weights: &Versioned<Self::Weights>,
+    ) -> Result<(), GeneratorError>;
+
+    /// Draws one token for each slot that was begun and not released, in any order. A slot whose segment is full is
+    /// begun again or released before the next step. Slots whose segments began under different versions are
+    /// decoded each under its own.
+    fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError>;
+
+    /// Frees a slot whose trajectory is finished: its cache is dropped.
+    fn release(&mut self, slot: usize);
+
+    /// The number of slots.
+    fn slots(&self) -> usize;
+}
+
+/// A token and the slot that drew it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// The slot.
+    pub slot: usize,
+    /// The token.
+    pub token: Token,
+}
+
+/// The trajectory that a segment continues.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentRequest<'a> {
+    /// What is answered.
+    pub prompt: &'a Prompt,
+    /// The trajectory up to here; all its segments are full.
+    pub trajectory: &'a Trajectory,
+    /// The trajectory's random key, the same for all its segments.
+    pub random_key: u64,
+}
+
+impl SegmentRequest<'_> {
+    /// All ids before the segment: the prompt's and those drawn so far.
+    pub fn context(&self) -> Vec<u32> {
+        self.trajectory.context()
+    }
+
+    /// The place of the segment's first token in the output: the index of its random number.
+    pub fn first_token_index(&self) -> u64 {
+        self.trajectory.token_count() as u64
+    }
+
+    /// The version of the segment before, whose cache the slot holds; `None` before the first segment.
+    pub fn version_before(&self) -> Option<u64> {
+        self.trajectory.segments.last().map(|segment| segment.version)
+    }
+}
+
+impl<G: Generator> Generator for &mut G {
+    type Weights = G::Weights;
+
+    fn begin(
+        &mut self,
+        slot: usize,
+        request: SegmentRequest<'_>,
+        weights: &Versioned<Self::Weights>,
+    ) -> Result<(), GeneratorError> {
+        (**self).begin(slot, request, weights)
+    }
+
+    fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError> {
+        (**self).step()
+    }
+
+    fn release(&mut self, slot: usize) {
+        (**self).release(slot);
+    }
+
+    fn slots(&self) -> usize {
+        (**self).slots()
+    }
+}

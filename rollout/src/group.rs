@@ -1,0 +1,349 @@
+//! A group: all completions of one prompt, scored. And the form in which groups are recorded, one completion a
+//! line of JSON, which is also what a replay reads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use rewards::Reward;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::RolloutError;
+use crate::prompt::Prompt;
+use crate::trajectory::{Completion, Finish, Segment, Token};
+
+/// A completion and what it is worth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredCompletion {
+    /// The completion.
+    pub completion: Completion,
+    /// What the verifiers gave.
+    pub reward: Reward,
+}
+
+/// All completions of one prompt. A group is whole or it does not exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// The place of its prompt in the endless order; in a recording, the place of the group in the file.
+    pub id: u64,
+    /// What was answered.
+    pub prompt: Arc<Prompt>,
+    /// The members, in order.
+    pub completions: Vec<ScoredCompletion>,
+}
+
+impl Group {
+    /// Checks that the group is whole: members 0, 1, .. of this group and no gap.
+    pub fn new(id: u64, prompt: Arc<Prompt>, completions: Vec<ScoredCompletion>) -> Self {
+        assert!(!completions.is_empty(), "group {id} has no members");
+        for (place, scored) in completions.iter().enumerate() {
+            let Completion { group, member, .. } = scored.completion;
+            assert_eq!(
+                (group, member as usize),
+                (id, place),
+                "place {place} of group {id} has another member"
+            );
+        }
+        Self { id, prompt, completions }
+    }
+
+    /// The version that drew the oldest token: what staleness counts from.
+    pub fn oldest_version(&self) -> u64 {
+        let versions = self.completions.iter().map(|scored| scored.completion.oldest_version());
+        versions.min().expect("a group has members")
+    }
+}
+
+/// One line of a recording.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletionRecord {
+    /// The group's name; lines of one name form a group.
+    pub group: String,
+    /// The ids of the prompt, the same for all lines of a group.
+    pub prompt_tokens: Vec<u32>,
+    /// The ids that were drawn.
+    pub completion_tokens: Vec<u32>,
+    /// Natural log-probs at the sampling temperature, one for each drawn id.
+    pub actor_logprobs: Vec<f32>,
+    /// How the drawn ids are divided into segments; none means one segment of version 0.
+    #[serde(default)]
+    pub segments: Vec<SegmentRecord>,
+    /// The total reward that the verifiers gave.
+    pub reward: f64,
+    /// 1 right, 0 wrong, null where nothing says what is right.
+    #[serde(default, deserialize_with = "zero_or_one")]
+    pub correctness: Option<u8>,
+    /// The unweighted value of each reward.
+    #[serde(default)]
+    pub parts: BTreeMap<String, f64>,
+    /// Why the completion ended.
+    #[serde(default)]
+    pub finish: Finish,
+    /// The prompt's text.
+    #[serde(default)]
+    pub prompt: String,
+    /// The completion's text.
+    #[serde(default)]
+    pub completion: String,
+}
+
+/// The tokens of a completion that one policy version drew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    /// The policy version.
+    pub version: u64,
+    /// The number of tokens.
+    pub tokens: usize,
+}
+
+/// Programs write a correctness as 1, 1.0 or true.
+fn zero_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::Bool(right) => Ok(Some(u8::from(right))),
+        value if value.as_f64() == Some(0.0) => Ok(Some(0)),
+        value if value.as_f64() == Some(1.0) => Ok(Some(1)),
+        value => Err(serde::de::Error::custom(format!("correctness is {value}, neither 0 nor 1"))),
+    }
+}
+
+impl CompletionRecord {
+    /// The record of a scored completion.
+    pub fn of(scored: &ScoredCompletion) -> Self {
+        let ScoredCompletion { completion, reward } = scored;
+        let segments = completion.segments.iter();
+        Self {
+            group: completion.group.to_string(),
+            prompt_tokens: completion.prompt.tokens.clone(),
+            completion_tokens: completion.token_ids(),
+            actor_logprobs: completion.tokens().map(|token| token.logprob).collect(),
+            segments: segments
+                .map(|s| SegmentRecord { version: s.version, tokens: s.tokens.len() })
+                .collect(),
+            reward: reward.total,
+            correctness: reward.correctness,
+            parts: reward.parts.clone(),
+            finish: completion.finish,
+            prompt: completion.prompt.text.clone(),
+            completion: completion.text.clone(),
+        }
+    }
+
+    /// What makes the record unusable for learning, if anything.
+    fn check(&self) -> Result<(), String> {
+        let tokens = self.completion_tokens.len();
+        if self.prompt_tokens.is_empty() || tokens == 0 {
+            return Err("prompt_tokens and completion_tokens must not be empty".to_string());
+        }
+        if self.actor_logprobs.len() != tokens {
+            let logprobs = self.actor_logprobs.len();
+            return Err(format!("{logprobs} actor_logprobs for {tokens} completion_tokens"));
+        }
+        if let Some(bad) = self.actor_logprobs.iter().find(|logprob| !logprob.is_finite()) {
+            return Err(format!("actor_logprobs holds {bad}"));
+        }
+        if !self.segments.is_empty() {
+            let in_segments: usize = self.segments.iter().map(|segment| segment.tokens).sum();
+            if in_segments != tokens || self.segments.iter().any(|segment| segment.tokens == 0) {
+                return Err(format!("segments of {in_segments} tokens for {tokens} completion_tokens"));
+            }
+            if self.segments.windows(2).any(|pair| pair[0].version > pair[1].version) {
+                return Err("the versions of the segments fall".to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn token_segments(&self) -> Vec<Segment> {
+        let ids = self.completion_tokens.iter();
+        let mut tokens = ids.zip(&self.actor_logprobs).map(|(&id, &logprob)| Token { id, logprob });
+        if self.segments.is_empty() {
+            return vec![Segment { version: 0, tokens: tokens.collect() }];
+        }
+        let segments = self.segments.iter();
+        segments
+            .map(|s| Segment { version: s.version, tokens: tokens.by_ref().take(s.tokens).collect() })
+            .collect()
+    }
+}
+
+/// Writes each completion of the group as a line.
+pub fn write_group(out: &mut impl Write, group: &Group) -> std::io::Result<()> {
+    for scored in &group.completions {
+        serde_json::to_writer(&mut *out, &CompletionRecord::of(scored))?;
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// Reads a recording. Groups come in the order of their first lines and are numbered so; the lines of a group
+/// need not be neighbours. The prompt's `id` is the group's name.
+pub fn read_groups(path: &Path) -> Result<Vec<Group>, RolloutError> {
+    let file = std::fs::File::open(path).map_err(|error| RolloutError::file(path, error))?;
+    let mut groups: Vec<Group> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (index, written) in std::io::BufReader::new(file).lines().enumerate() {
+        let written = written.map_err(|error| RolloutError::file(path, error))?;
+        if written.trim().is_empty() {
+            continue;
+        }
+        let refuse = |reason: String| RolloutError::line(path, index + 1, reason);
+        let record: CompletionRecord =
+            serde_json::from_str(&written).map_err(|error| refuse(format!("not a completion: {error}")))?;
+        record.check().map_err(refuse)?;
+        let place = *places.entry(record.group.clone()).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push(empty_group(place as u64, &record));
+        }
+        add(&mut groups[place], record).map_err(refuse)?;
+    }
+    if groups.is_empty() {
+        return Err(RolloutError::content(path, "holds no completions"));
+    }
+    Ok(groups)
+}
+
+fn empty_group(id: u64, record: &CompletionRecord) -> Group {
+    let prompt = Prompt {
+        index: id,
+        id: record.group.clone(),
+        text: record.prompt.clone(),
+        tokens: record.prompt_tokens.clone(),
+        reference: None,
+        fields: Map::new(),
+    };
+    Group { id, prompt: Arc::new(prompt), completions: Vec::new() }
+}
+
+fn add(group: &mut Group, record: CompletionRecord) -> Result<(), String> {
+    if record.prompt_tokens != group.prompt.tokens {
+        return Err(format!("prompt_tokens differ from those of group {:?} above", record.group));
+    }
+    let completion = Completion {
+        prompt: group.prompt.clone(),
+        group: group.id,
+        member: u32::try_from(group.completions.len()).map_err(|error| error.to_string())?,
+        segments: record.token_segments(),
+        finish: record.finish,
+        text: record.completion,
+    };
+    let reward = Reward { total: record.reward, correctness: record.correctness, parts: record.parts };
+    group.completions.push(ScoredCompletion { completion, reward });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TextFiles, group};
+
+    fn read(lines: &str) -> Result<Vec<Group>, RolloutError> {
+        let files = TextFiles::new();
+        files.write("rollouts.jsonl", lines);
+        read_groups(&files.path().join("rollouts.jsonl"))
+    }
+
+    // Invariant 2: ids and log-probs come back bit for bit.
+    #[test]
+    fn groups_survive_being_recorded() {
+        let groups = [group(0, &[(3, 2), (4, 1)]), group(1, &[(0, 5)])];
+        let mut written = Vec::new();
+        for group in &groups {
+            write_group(&mut written, group).expect("memory has room");
+        }
+        let written = String::from_utf8(written).expect("JSON is UTF-8");
+        let read = read(&written).expect("our own lines");
+        for (before, after) in groups.iter().zip(&read) {
+            assert_eq!((before.id, before.oldest_version()), (after.id, after.oldest_version()));
+            for (before, after) in before.completions.iter().zip(&after.completions) {
+                assert_eq!(before.reward, after.reward);
+                assert_eq!(before.completion.segments, after.completion.segments);
+                assert_eq!(before.completion.text, after.completion.text);
+                assert_eq!(CompletionRecord::of(before), CompletionRecord::of(after));
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_has_the_documented_fields() {
+        let scored = &group(7, &[(3, 2)]).completions[0];
+        let record = serde_json::to_value(CompletionRecord::of(scored)).expect("plain numbers");
+        let expected = serde_json::json!({
+            "group": "7", "prompt_tokens": [2, 3], "completion_tokens": [2, 3], "actor_logprobs": [-0.5, -0.75],
+            "segments": [{"version": 3, "tokens": 2}], "reward": 1.0, "correctness": 1, "parts": {"letters": 1.0},
+            "finish": "stop", "prompt": "ab", "completion": "ab",
+        });
+        assert_eq!(record, expected);
+    }
+
+    fn line(group: &str, change: impl FnOnce(&mut Value)) -> String {
+        let mut record = serde_json::json!({
+            "group": group, "prompt_tokens": [2], "completion_tokens": [3, 4],
+            "actor_logprobs": [-0.1, -0.2], "reward": 0,
+        });
+        change(&mut record);
+        format!("{record}\n")
+    }
+
+    #[test]
+    fn groups_come_in_file_order_and_their_lines_may_be_mixed() {
+        let lines =
+            [line("z", |_| ()), line("a", |r| r["correctness"] = 1.0.into()), line("z", |_| ())].concat();
+        let groups = read(&lines).expect("good lines");
+        let names: Vec<(u64, &str, usize)> =
+            groups.iter().map(|g| (g.id, g.prompt.id.as_str(), g.completions.len())).collect();
+        assert_eq!(names, [(0, "z", 2), (1, "a", 1)]);
+        assert_eq!(groups[0].completions[1].completion.member, 1);
+        assert_eq!(groups[0].completions[0].reward.correctness, None);
+        assert_eq!(groups[1].completions[0].reward.correctness, Some(1));
+        assert_eq!(groups[0].completions[0].completion.segments[0].version, 0);
+    }
+
+    #[test]
+    fn unusable_lines_are_refused_with_file_and_line() {
+        let refusal = |change: fn(&mut Value)| {
+            let lines = format!("{}\n{}", line("a", |_| ()), line("a", change));
+            read(&lines).expect_err("the third line is bad").to_string()
+        };
+        let cases: [(fn(&mut Value), &str); 8] = [
+            (|r| r["actor_logprobs"] = [-0.1].into(), "1 actor_logprobs for 2 completion_tokens"),
+            (|r| r["completion_tokens"] = Value::Array(vec![]), "must not be empty"),
+            (|r| r["correctness"] = 2.into(), "correctness is 2, neither 0 nor 1"),
+            (|r| r["prompt_tokens"] = [9].into(), "prompt_tokens differ from those of group \"a\""),
+            (
+                |r| r["segments"] = serde_json::json!([{"version": 0, "tokens": 1}]),
+                "segments of 1 tokens for 2",
+            ),
+            (|r| r["finish"] = "end".into(), "unknown variant `end`"),
+            (|r| r["reward"] = Value::Null, "not a completion: "),
+            (
+                |r| {
+                    r["segments"] =
+                        serde_json::json!([{"version": 1, "tokens": 1}, {"version": 0, "tokens": 1}])
+                },
+                "versions of the segments fall",
+            ),
+        ];
+        for (change, reason) in cases {
+            let error = refusal(change);
+            assert!(error.contains("rollouts.jsonl:3: ") && error.contains(reason), "{error}");
+        }
+        assert!(
+            read("{\n").expect_err("not JSON").to_string().contains("rollouts.jsonl:1: not a completion")
+        );
+        assert!(
+            read("\n").expect_err("nothing").to_string().ends_with("rollouts.jsonl: holds no completions")
+        );
+    }
+
+    // Invariant 5: a group is whole or gone.
+    #[test]
+    #[should_panic(expected = "place 1 of group 0 has another member")]
+    fn a_group_with_a_gap_cannot_be_made() {
+        let mut whole = group(0, &[(0, 1), (0, 1), (0, 1)]);
+        whole.completions.remove(1);
+        Group::new(whole.id, whole.prompt, whole.completions);
+    }
+}

@@ -1,0 +1,42 @@
+//! From a prompt to a scored group: prompts become trajectories, trajectories grow by segments under the newest
+//! weights, finished ones are scored, and whole groups wait in the replay queue for the learner.
+//!
+//! Plain values and threads. What decodes is behind the trait [`Generator`]; tensors, devices and losses are not
+//! here.
+
+mod error;
+mod config;
+mod random;
+mod text;
+mod prompt;
+mod trajectory;
+mod scheduler;
+mod weights;
+mod intake;
+mod generator;
+mod group;
+mod scorer;
+mod queue;
+mod decoding;
+mod actor;
+mod schedule;
+mod evaluate;
+#[cfg(test)]
+mod testing;
+
+pub use actor::{Actor, ActorContext, ActorReport, Advance};
+pub use config::{OnUpdate, QueueConfig, RolloutConfig};
+pub use error::{GeneratorError, RolloutError};
+pub use evaluate::{EvaluationPlan, evaluate};
+pub use generator::{Drawn, Generator, SegmentRequest};
+pub use group::{CompletionRecord, Group, ScoredCompletion, SegmentRecord, read_groups, write_group};
+pub use intake::{Intake, IntakeReport};
+pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
+pub use queue::{DropReason, QueueReport, ReplayQueue};
+pub use random::trajectory_key;
+pub use schedule::{ActorThreads, Lockstep};
+pub use scheduler::{Outcome, Pacing, Scheduler};
+pub use scorer::Scorer;
+pub use text::{Text, TextStream};
+pub use trajectory::{Completion, Finish, OutputLimits, Progress, Segment, Token, Trajectory};
+pub use weights::{Bell, Versioned, WeightsCell};

@@ -1,0 +1,388 @@
+//! The replay queue: scored groups on their way to the learner. It is bounded, it keeps their order, it hands out
+//! nothing that is too old, and whatever it does not hand out it counts by reason.
+//!
+//! First come, first served alone would always leave the longest outputs behind until they are too old: a bias
+//! against just what a run wants to learn. So a group that would be too old for the next step is due: it goes into
+//! this one, and the learner waits for it. By the pacing no more groups are due than a step takes, so with room for
+//! all groups on the way (`groups_per_step * (1 + staleness_versions_max)`) nothing is dropped. A queue with less
+//! room fills up while it waits; then it hands out what it has, and the late group may be lost.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::QueueConfig;
+use crate::error::RolloutError;
+use crate::group::Group;
+use crate::intake::Intake;
+use crate::weights::lock;
+
+/// Why a group never reached the learner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// Its oldest token was further behind the learner than the staleness bound.
+    Stale,
+    /// It was finished after the run had begun to stop.
+    Closed,
+}
+
+/// What has happened in the queue so far; counters only rise.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueueReport {
+    /// The groups that wait now.
+    pub groups: usize,
+    /// The most groups that may wait.
+    pub groups_max: usize,
+    /// Groups put in.
+    pub pushed: u64,
+    /// Groups handed to the learner.
+    pub taken: u64,
+    /// Groups that never reached the learner.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Seconds that the learner waited for groups.
+    pub trainer_waiting_s: f64,
+    /// Seconds that finished groups waited for room, summed over the actors.
+    pub actors_waiting_s: f64,
+}
+
+/// Scored groups between the actors and the learner.
+#[derive(Debug)]
+pub struct ReplayQueue {
+    config: QueueConfig,
+    intake: Arc<Intake>,
+    state: Mutex<State>,
+    /// Rings when a group came in or the queue closed.
+    filled: Condvar,
+    /// Rings when a group left or the queue closed.
+    drained: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    groups: VecDeque<Group>,
+    closed: bool,
+    report: QueueReport,
+}
+
+impl ReplayQueue {
+    /// An empty queue. It tells the intake how many groups it drops, so that others are started for them.
+    pub fn new(config: QueueConfig, intake: Arc<Intake>) -> Self {
+        let report = QueueReport { groups_max: config.groups_max, ..QueueReport::default() };
+        let state = Mutex::new(State { report, ..State::default() });
+        Self { config, intake, state, filled: Condvar::new(), drained: Condvar::new() }
+    }
+
+    /// Puts a group in, waiting for room: this is how a slow learner slows the actors down.
+    pub fn push(&self, group: Group) -> Result<(), RolloutError> {
+        let began = Instant::now();
+        let mut state = lock(&self.state);
+        while !state.closed && state.groups.len() >= self.config.groups_max {
+            state = wait(&self.drained, state);
+        }
+        state.report.actors_waiting_s += began.elapsed().as_secs_f64();
+        self.put(state, group)
+    }
+
+    /// Puts a group in if there is room now, else gives it back.
+    pub fn try_push(&self, group: Group) -> Result<Option<Group>, RolloutError> {
+        let state = lock(&self.state);
+        if !state.closed && state.groups.len() >= self.config.groups_max {
+            return Ok(Some(group));
+        }
+        self.put(state, group).map(|()| None)
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State>, group: Group) -> Result<(), RolloutError> {
+        if state.closed {
+            *state.report.drops.entry(DropReason::Closed).or_default() += 1;
+            return Err(RolloutError::Closed);
+        }
+        state.groups.push_back(group);
+        state.report.pushed += 1;
+        drop(state);
+        self.filled.notify_all();
+        Ok(())
+    }
+
+    /// Hands out `count` groups that are fresh enough for a learner at `learner_version`, waiting until there are so
+    /// many: those that are due first, then those that have waited longest.
+    pub fn take(&self, count: usize, learner_version: u64) -> Result<Vec<Group>, RolloutError> {
+        let began = Instant::now();
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(groups) = self.take_now(&mut state, count, learner_version)? {
+                state.report.trainer_waiting_s += began.elapsed().as_secs_f64();
+                return Ok(groups);
+            }
+            state = wait(&self.filled, state);
+        }
+    }
+
+    /// Like [`ReplayQueue::take`], but returns `None` instead of waiting.
+    pub fn try_take(&self, count: usize, learner_version: u64) -> Result<Option<Vec<Group>>, RolloutError> {
+        self.take_now(&mut lock(&self.state), count, learner_version)
+    }
+
+    fn take_now(
+        &self,
+        state: &mut State,
+        count: usize,
+        learner_version: u64,
+    ) -> Result<Option<Vec<Group>>, RolloutError> {
+        let groups_max = self.config.groups_max;
+        assert!(count <= groups_max, "{count} groups are taken from a queue that holds at most {groups_max}");
+        if state.closed {
+            return Err(RolloutError::Closed);
+        }
+        self.drop_stale(state, learner_version);
+        let due = self.due(learner_version);
+        let due_here = state.groups.iter().filter(|group| due.contains(&group.id)).count();
+        let misses_due = due_here < due.len().min(count) && state.groups.len() < groups_max;
+        if state.groups.len() < count || misses_due {
+            return Ok(None);
+        }
+        let groups = pick(&mut state.groups, count, &due, due_here);
+        self.intake.leave(groups.iter().map(|group| group.id));
+        state.report.taken += count as u64;
+        self.drained.notify_all();
+        Ok(Some(groups))
+    }
+
+    /// The groups on the way that may be too old for a learner one version further.
+    fn due(&self, learner_version: u64) -> BTreeSet<u64> {
+        let bound = self.config.staleness_versions_max;
+        learner_version
+            .checked_sub(bound)
+            .map(|started| self.intake.started_up_to(started))
+            .unwrap_or_default()
+    }
+
+    fn drop_stale(&self, state: &mut State, learner_version: u64) {
+        let bound = self.config.staleness_versions_max;
+        let stale = |group: &Group| learner_version.saturating_sub(group.oldest_version()) > bound;
+        let ids: Vec<u64> = state.groups.iter().filter(|group| stale(group)).map(|group| group.id).collect();
+        let dropped = ids.len() as u64;
+        if dropped > 0 {
+            state.groups.retain(|group| !stale(group));
+            self.intake.leave(ids);
+            *state.report.drops.entry(DropReason::Stale).or_default() += dropped;
+            tracing::warn!(dropped, learner_version, "groups were too old for the learner and are dropped");
+            self.intake.replace(dropped);
+            self.drained.notify_all();
+        }
+    }
+
+    /// Ends all waiting, on both sides. Groups that still wait are not handed out any more.
+    pub fn close(&self) {
+        lock(&self.state).closed = true;
+        self.filled.notify_all();
+        self.drained.notify_all();
+    }
+
+    /// Whether the queue was closed.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    /// The number of groups that wait.
+    pub fn len(&self) -> usize {
+        lock(&self.state).groups.len()
+    }
+
+    /// Whether no group waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What has happened so far.
+    pub fn report(&self) -> QueueReport {
+        let state = lock(&self.state);
+        QueueReport { groups: state.groups.len(), ..state.report.clone() }
+    }
+}
+
+/// Takes `count` groups out of the queue, as many due ones as fit and then the oldest others, in queue order.
+fn pick(queue: &mut VecDeque<Group>, count: usize, due: &BTreeSet<u64>, due_here: usize) -> Vec<Group> {
+    let mut due_room = due_here.min(count);
+    let mut other_room = count - due_room;
+    let mut picked = Vec::with_capacity(count);
+    for group in std::mem::take(queue) {
+        let room = if due.contains(&group.id) { &mut due_room } else { &mut other_room };
+        if *room > 0 {
+            *room -= 1;
+            picked.push(group);
+        } else {
+            queue.push_back(group);
+        }
+    }
+    picked
+}
+
+/// A wait that ends within this time even if nobody rings, so that a lost wake-up is a pause and not a hang.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+fn wait<'a>(bell: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    bell.wait_timeout(state, WAIT_MAX).unwrap_or_else(PoisonError::into_inner).0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::testing::{group, intake};
+
+    fn queue(groups_max: usize, staleness_versions_max: u64) -> ReplayQueue {
+        ReplayQueue::new(
+            QueueConfig { groups_max, staleness_versions_max },
+            intake(1, staleness_versions_max),
+        )
+    }
+
+    fn ids(groups: &[Group]) -> Vec<u64> {
+        groups.iter().map(|group| group.id).collect()
+    }
+
+    #[test]
+    fn groups_leave_in_the_order_they_came() {
+        let queue = queue(4, 0);
+        for id in [5, 3, 9] {
+            queue.push(group(id, &[(0, 1)])).expect("open, with room");
+        }
+        assert_eq!(ids(&queue.take(2, 0).expect("open")), [5, 3]);
+        assert!(queue.try_take(2, 0).expect("open").is_none());
+        let report = queue.report();
+        assert_eq!((report.groups, report.groups_max, report.pushed, report.taken), (1, 4, 3, 2));
+    }
+
+    // Invariant 5: staleness counts from the oldest token of the whole group; drops are counted; the intake
+    // starts other groups for them.
+    #[test]
+    fn a_group_older_than_the_bound_is_dropped_whole_and_counted() {
+        let intake = intake(1, 2);
+        let queue =
+            ReplayQueue::new(QueueConfig { groups_max: 4, staleness_versions_max: 2 }, intake.clone());
+        queue.push(group(0, &[(7, 1), (4, 3)])).expect("open");
+        queue.push(group(1, &[(5, 1), (7, 3)])).expect("open");
+        assert_eq!(
+            ids(&queue.take(1, 7).expect("open")),
+            [1],
+            "version 4 is 3 behind, version 5 is 2 behind"
+        );
+        assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Stale, 1)]));
+        assert_eq!(intake.report().groups_replaced, 1);
+    }
+
+    // Invariant 5: the queue never holds more than its limit; a full queue makes the actor wait.
+    #[test]
+    fn a_full_queue_blocks_until_the_learner_takes() {
+        let queue = &queue(2, 0);
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for id in 0..5 {
+                    queue.push(group(id, &[(0, 1)])).expect("open");
+                    tell.send(id).expect("the test listens");
+                }
+            });
+            assert_eq!((told.recv(), told.recv()), (Ok(0), Ok(1)));
+            // The third push cannot have returned: nothing was taken.
+            assert!(told.try_recv().is_err());
+            assert_eq!(queue.len(), 2);
+            let mut taken = Vec::new();
+            while taken.len() < 5 {
+                assert!(queue.len() <= 2);
+                taken.extend(ids(&queue.take(1, 0).expect("open")));
+            }
+            assert_eq!(taken, [0, 1, 2, 3, 4]);
+        });
+    }
+
+    // Invariant 5: the longest outputs are waited for and not thrown away.
+    #[test]
+    fn a_due_group_is_waited_for_and_goes_first() {
+        let intake = intake(1, 1);
+        let queue =
+            ReplayQueue::new(QueueConfig { groups_max: 3, staleness_versions_max: 1 }, intake.clone());
+        assert_eq!((intake.admit(0), intake.admit(0), intake.admit(1)), (Some(0), Some(1), Some(2)));
+        queue.push(group(1, &[(0, 1)])).expect("open");
+        assert_eq!(ids(&queue.take(1, 0).expect("open")), [1], "at version 0 nothing is due");
+        queue.push(group(2, &[(1, 1)])).expect("open");
+        assert!(queue.try_take(1, 1).expect("open").is_none(), "group 0 would be too old at version 2");
+        queue.push(group(0, &[(0, 1)])).expect("open");
+        assert_eq!(ids(&queue.take(1, 1).expect("open")), [0]);
+        assert_eq!(ids(&queue.take(1, 2).expect("open")), [2]);
+        assert_eq!(queue.report().drops, BTreeMap::new());
+    }
+
+    // A full queue that waited for a group whose actor waits for room would wait for ever.
+    #[test]
+    fn a_full_queue_does_not_wait_for_a_due_group() {
+        let intake = intake(1, 0);
+        let queue =
+            ReplayQueue::new(QueueConfig { groups_max: 1, staleness_versions_max: 0 }, intake.clone());
+        assert_eq!((intake.admit(0), intake.admit(1)), (Some(0), Some(1)));
+        queue.push(group(1, &[(1, 1)])).expect("open");
+        assert_eq!(ids(&queue.take(1, 1).expect("open")), [1]);
+    }
+
+    #[test]
+    fn try_push_gives_the_group_back_when_there_is_no_room() {
+        let queue = queue(1, 0);
+        assert!(queue.try_push(group(0, &[(0, 1)])).expect("open").is_none());
+        let back = queue.try_push(group(1, &[(0, 1)])).expect("open").expect("no room");
+        assert_eq!((back.id, queue.len()), (1, 1));
+    }
+
+    // Invariant 7: closing frees every thread that waits.
+    #[test]
+    fn closing_ends_the_waiting_on_both_sides() {
+        let (full, empty) = (queue(1, 0), queue(1, 0));
+        full.push(group(0, &[(0, 1)])).expect("open");
+        std::thread::scope(|scope| {
+            let pusher = scope.spawn(|| full.push(group(1, &[(0, 1)])));
+            let taker = scope.spawn(|| empty.take(1, 0));
+            full.close();
+            empty.close();
+            assert!(matches!(pusher.join().expect("no panic"), Err(RolloutError::Closed)));
+            assert!(matches!(taker.join().expect("no panic"), Err(RolloutError::Closed)));
+        });
+        assert_eq!(full.report().drops, BTreeMap::from([(DropReason::Closed, 1)]));
+        assert!(matches!(full.try_take(1, 0), Err(RolloutError::Closed)));
+        assert!(full.is_closed());
+    }
+
+    proptest! {
+        // Invariant 5, whatever comes and whenever it is taken: nothing stale is handed out, the bound holds, the
+        // order is kept, and every group is taken, dropped with a count, or still there.
+        #[test]
+        fn every_group_is_accounted_for(
+            moves in proptest::collection::vec((0u64..6, 0usize..4), 1..60),
+            groups_max in 3usize..6,
+            staleness in 0u64..4,
+        ) {
+            let queue = queue(groups_max, staleness);
+            let (mut version, mut pushed, mut taken) = (0, 0, Vec::new());
+            for (age, count) in moves {
+                if queue.try_push(group(pushed, &[(version, 1), (version.saturating_sub(age), 2)])).expect("open").is_none() {
+                    pushed += 1;
+                }
+                prop_assert!(queue.len() <= groups_max);
+                if let Some(groups) = queue.try_take(count, version).expect("open") {
+                    prop_assert_eq!(groups.len(), count);
+                    prop_assert!(groups.iter().all(|g| version - g.oldest_version() <= staleness));
+                    prop_assert!(groups.iter().all(|g| g.completions.len() == 2));
+                    taken.extend(ids(&groups));
+                    version += 1;
+                }
+            }
+            prop_assert!(taken.windows(2).all(|pair| pair[0] < pair[1]));
+            let report = queue.report();
+            let dropped = report.drops.get(&DropReason::Stale).copied().unwrap_or(0);
+            prop_assert_eq!(pushed, taken.len() as u64 + dropped + queue.len() as u64);
+            prop_assert_eq!((report.pushed, report.taken), (pushed, taken.len() as u64));
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The two ways to drive actors: on threads of their own beside the learner, or in turns with it. Both give the
+//! queue whole groups; only the second gives the same order in every run.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, bounded};
+
+use crate::actor::{Actor, ActorReport};
+use crate::error::RolloutError;
+use crate::generator::Generator;
+use crate::group::Group;
+use crate::queue::ReplayQueue;
+use crate::weights::{Bell, lock};
+
+/// An actor with nothing to start looks again after this time even if no bell rang.
+const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Actors on threads of their own (`schedule = "async"`). No thread outlives this value.
+pub struct ActorThreads {
+    halt: Halt,
+    threads: Vec<JoinHandle<()>>,
+    /// How each thread ended, in the order in which they did: the first failure is the cause.
+    exits: Receiver<Result<(), RolloutError>>,
+    reports: Vec<Arc<Mutex<ActorReport>>>,
+}
+
+/// Stops all actors of a run, from any thread.
+#[derive(Clone)]
+struct Halt {
+    stopping: Arc<AtomicBool>,
+    queue: Arc<ReplayQueue>,
+    bell: Bell,
+}
+
+impl Halt {
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.queue.close();
+        self.bell.ring();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire) || self.queue.is_closed()
+    }
+}
+
+impl ActorThreads {
+    /// Starts a thread for each actor. When one ends, by an error or a panic, the queue is closed, so that the
+    /// learner and the other actors stop too; [`ActorThreads::join`] says why.
+    pub fn spawn<G>(actors: Vec<Actor<G>>, queue: Arc<ReplayQueue>) -> Result<Self, RolloutError>
+    where
+        G: Generator + Send + 'static,
+    {
+        let first = actors.first().expect("a run has an actor");
+        let bell = first.context().intake.bell().clone();
+        let halt = Halt { stopping: Arc::default(), queue, bell };
+        let reports = actors.iter().map(Actor::report_handle).collect();
+        let (exit, exits) = bounded(actors.len());
+        let mut threads = Self { halt, threads: Vec::new(), exits, reports };
+        for (number, actor) in actors.into_iter().enumerate() {
+            let (halt, exit) = (threads.halt.clone(), exit.clone());
+            let body = move || {
+                let driven = catch_unwind(AssertUnwindSafe(|| drive(actor, &halt)));
+                let outcome = driven.unwrap_or_else(|panic| Err(RolloutError::Panicked(message(&*panic))));
+                // The channel has room for every thread, and its receiver outlives them all.
+                let _ = exit.send(outcome);
+                halt.stop();
+            };
+            let thread = std::thread::Builder::new().name(format!("actor-{number}")).spawn(body);
+            // On an error `threads` is dropped, which stops those that already run.
+            threads.threads.push(thread.map_err(|error| RolloutError::Panicked(error.to_string()))?);
+        }
+        Ok(threads)
+    }
+
+    /// The work of all actors so far.
+    pub fn report(&self) -> ActorReport {
+        self.reports.iter().fold(ActorReport::default(), |sum, report| sum.plus(&lock(report)))
+    }
+
+    /// Stops the actors, waits for their threads and returns the first failure among them.
+    pub fn join(mut self) -> Result<(), RolloutError> {
+        self.end();
+        self.exits.try_iter().collect()
+    }
+
+    fn end(&mut self) {
+        self.halt.stop();
+        for thread in self.threads.drain(..) {
+            // A panic was caught and sent as the thread's outcome.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ActorThreads {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
+}
+
+/// The loop of an actor thread.
+fn drive<G: Generator>(mut actor: Actor<G>, halt: &Halt) -> Result<(), RolloutError> {
+    let report = actor.report_handle();
+    while !halt.is_stopping() {
+        // Counted before looking for work: what changes after the look ends the wait at once.
+        let rings = halt.bell.rings();
+        let advance = actor.advance()?;
+        let waited = Instant::now();
+        for group in advance.groups {
+            match halt.queue.push(group) {
+                Ok(()) => {}
+                Err(RolloutError::Closed) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        if !advance.decoded && !halt.is_stopping() {
+            halt.bell.wait_past(rings, ADMISSION_WAIT_MAX);
+        }
+        lock(&report).generation_waiting_for_trainer_s += waited.elapsed().as_secs_f64();
+    }
+    Ok(())
+}
+
+/// Actors that run in turns with the learner on one thread (`schedule = "lockstep"`).
+pub struct Lockstep<G: Generator> {
+    actors: Vec<Actor<G>>,
+    /// Groups that ended in the same decode step as the one that filled the queue.
+    overflow: VecDeque<Group>,
+}
+
+impl<G: Generator> Lockstep<G> {
+    /// The actors take turns in this order.
+    pub fn new(actors: Vec<Actor<G>>) -> Self {
+        assert!(!actors.is_empty(), "a run has an actor");
+        Self { actors, overflow: VecDeque::new() }
+    }
+
+    /// Decodes until the queue can hand out `count` groups for a learner at `learner_version`, and takes them.
+    pub fn take(
+        &mut self,
+        queue: &ReplayQueue,
+        count: usize,
+        learner_version: u64,
+    ) -> Result<Vec<Group>, RolloutError> {
+        loop {
+            self.deliver(queue)?;
+            if let Some(groups) = queue.try_take(count, learner_version)? {
+                return Ok(groups);
+            }
+            // With groups left over the queue was full, and stale ones among them have just made room.
+            if self.overflow.is_empty() && !self.advance()? {
+                let version = self.actors[0].context().weights.version();
+                return Err(RolloutError::Starved { version, wanted: count, queued: queue.len() });
+            }
+        }
+    }
+
+    /// The work of all actors so far.
+    pub fn report(&self) -> ActorReport {
+        self.actors.iter().fold(ActorReport::default(), |sum, actor| sum.plus(&actor.report()))
+    }
+
+    fn deliver(&mut self, queue: &ReplayQueue) -> Result<(), RolloutError> {
+        while let Some(group) = self.overflow.pop_front() {
+            if let Some(back) = queue.try_push(group)? {
+                self.overflow.push_front(back);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One decode step of every actor; whether any of them had something to decode.
+    fn advance(&mut self) -> Result<bool, RolloutError> {
+        let mut decoded = false;
+        for actor in &mut self.actors {
+            let advance = actor.advance()?;
+            decoded |= advance.decoded;
+            self.overflow.extend(advance.groups);
+        }
+        Ok(decoded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::QueueConfig;
+    use crate::testing::{Script, context, records, rollout_config};
+
+    const GROUPS_PER_STEP: usize = 2;
+    const STALENESS: u64 = 1;
+
+    /// Actors on one context, and the queue behind them.
+    fn run(actors: usize, groups_max: usize, script: &Script) -> (Vec<Actor<Script>>, Arc<ReplayQueue>) {
+        let mut config = rollout_config(script.slots() * actors, 2, 12, 3);
+        config.actors = actors;
+        let context = context(config, 42, GROUPS_PER_STEP as u64, STALENESS);
+        let queue = QueueConfig { groups_max, staleness_versions_max: STALENESS };
+        let queue = Arc::new(ReplayQueue::new(queue, context.intake.clone()));
+        ((0..actors).map(|_| Actor::new(context.clone(), script.clone())).collect(), queue)
+    }
+
+    fn uneven(slots: usize) -> Script {
+        Script::new(slots, |group, member| (group as usize * 5 + member as usize * 3) % 8 + 1)
+    }
+
+    fn lockstep_records(actors: usize) -> Vec<String> {
+        let (actors, queue) = run(actors, 4, &uneven(4));
+        let weights = actors[0].context().weights.clone();
+        let mut lockstep = Lockstep::new(actors);
+        let mut groups = Vec::new();
+        for version in 0..10 {
+            groups.extend(lockstep.take(&queue, GROUPS_PER_STEP, version).expect("the pacing starts enough"));
+            weights.publish(version + 1, Arc::new(version + 1));
+        }
+        assert_eq!(groups.len(), 20);
+        assert!(lockstep.report().completions_by_versions.keys().any(|versions| *versions > 1));
+        records(&groups)
+    }
+
+    // Invariant 7: same seed, same run, bit for bit.
+    #[test]
+    fn lockstep_gives_the_same_records_in_every_run() {
+        assert_eq!(lockstep_records(1), lockstep_records(1));
+        assert_eq!(lockstep_records(2), lockstep_records(2));
+    }
+
+    /// The groups that 60 steps take, in order, and how many were dropped, where member 2 of every third group
+    /// takes the whole output and all others take one token.
+    fn taken_beside_long_outputs(groups_max: usize) -> (Vec<u64>, u64) {
+        let script = Script::new(3, |group, member| if group % 3 == 0 && member == 2 { 99 } else { 1 });
+        let (actors, queue) = run(1, groups_max, &script);
+        let weights = actors[0].context().weights.clone();
+        let mut lockstep = Lockstep::new(actors);
+        let mut taken = Vec::new();
+        for version in 0..60 {
+            let groups = lockstep.take(&queue, GROUPS_PER_STEP, version).expect("never starved");
+            taken.extend(groups.iter().map(|group| group.id));
+            weights.publish(version + 1, Arc::new(version + 1));
+        }
+        (taken, queue.report().drops.values().sum())
+    }
+
+    // Invariant 5: with room for all groups on the way none is too old for its step, however long it takes.
+    #[test]
+    fn the_longest_outputs_are_not_thrown_away() {
+        let (mut taken, dropped) = taken_beside_long_outputs(GROUPS_PER_STEP * (1 + STALENESS as usize));
+        assert_eq!((taken.len(), dropped), (120, 0));
+        assert!(!taken.is_sorted(), "short outputs overtake long ones");
+        taken.sort_unstable();
+        // All but the last ones were taken: nothing is left behind by more than the staleness allows.
+        assert!(taken[..118].iter().copied().eq(0..118), "{taken:?}");
+    }
+
+    // Invariant 5: dropped groups are replaced, so a learner whose queue drops stale ones is not starved.
+    #[test]
+    fn stale_groups_do_not_starve_the_learner() {
+        let (taken, dropped) = taken_beside_long_outputs(GROUPS_PER_STEP);
+        assert_eq!(taken.len(), 120);
+        assert!(dropped > 0, "the test means nothing without drops");
+    }
+
+    #[test]
+    fn a_learner_that_takes_too_much_is_told_so() {
+        let (actors, queue) = run(1, 9, &uneven(4));
+        let mut lockstep = Lockstep::new(actors);
+        // 2 groups a step and staleness 1 allow 4 groups at version 0.
+        let error = lockstep.take(&queue, 5, 0).expect_err("5 > 4");
+        assert!(matches!(error, RolloutError::Starved { version: 0, wanted: 5, queued: 4 }), "{error}");
+    }
+
+    #[test]
+    fn a_closed_queue_ends_lockstep() {
+        let (actors, queue) = run(1, 4, &uneven(4));
+        queue.close();
+        assert!(matches!(Lockstep::new(actors).take(&queue, 1, 0), Err(RolloutError::Closed)));
+    }
+
+    // Invariants 5 and 7: threads, pacing and back-pressure end in whole, fresh groups; joining leaves no thread.
+    #[test]
+    fn threads_feed_the_learner_and_end_with_it() {
+        let script = uneven(4);
+        let (actors, queue) = run(2, 4, &script);
+        let context = actors[0].context().clone();
+        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut ids = Vec::new();
+        for version in 0..50 {
+            for group in queue.take(GROUPS_PER_STEP, version).expect("open") {
+                assert!(version - group.oldest_version() <= STALENESS);
+                assert_eq!(group.completions.len(), 3);
+                ids.push(group.id);
+            }
+            context.weights.publish(version + 1, Arc::new(version + 1));
+        }
+        assert!(threads.report().groups >= 100);
+        assert_eq!(queue.report().drops.len(), 0, "the queue has room for all groups on the way");
+        threads.join().expect("no actor failed");
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 100, "no group is handed out twice");
+        // The threads owned the actors, and these the script and the context.
+        assert_eq!(Arc::strong_count(&context), 1);
+    }
+
+    #[test]
+    fn an_idle_actor_wakes_for_new_weights_and_for_the_end() {
+        let (actors, queue) = run(1, 4, &uneven(12));
+        let context = actors[0].context().clone();
+        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        queue.take(4, 0).expect("four groups may start at version 0");
+        // Nothing more may start until this.
+        context.weights.publish(1, Arc::new(1));
+        queue.take(2, 1).expect("two more may start at version 1");
+        threads.join().expect("no actor failed");
+        assert!(matches!(queue.take(1, 1), Err(RolloutError::Closed)));
+    }
+
+    #[test]
+    fn a_failing_actor_closes_the_queue_and_join_says_why() {
+        let mut script = uneven(4);
+        script.fails_at_step = Some(3);
+        let (actors, queue) = run(2, 4, &script);
+        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        while queue.take(1, 0).is_ok() {}
+        let error = threads.join().expect_err("the script fails").to_string();
+        assert_eq!(error, "the generator failed: the script ends here");
+    }
+
+    // Invariant 7: not even a panic leaves a thread or a learner that waits.
+    #[test]
+    fn a_panic_in_an_actor_is_an_error_of_the_run() {
+        let script =
+            Script::new(4, |group, _| if group < 2 { 1 } else { panic!("no length for group {group}") });
+        let (actors, queue) = run(1, 4, &script);
+        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        while queue.take(1, 0).is_ok() {}
+        let error = threads.join().expect_err("the script panics").to_string();
+        assert!(error.starts_with("an actor thread panicked: no length for group 2"), "{error}");
+    }
+}

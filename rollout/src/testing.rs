@@ -1,0 +1,311 @@
+//! Doubles for this crate's tests: a model directory with a tokenizer of a few characters, a generator that
+//! follows a script, and a verifier that counts letters.
+
+use std::sync::{Arc, Mutex};
+
+use rewards::{Answer, Reward, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
+use serde_json::Map;
+
+use crate::actor::ActorContext;
+use crate::config::{OnUpdate, RolloutConfig};
+use crate::error::{GeneratorError, RolloutError};
+use crate::generator::{Drawn, Generator, SegmentRequest};
+use crate::group::{CompletionRecord, Group, ScoredCompletion};
+use crate::intake::Intake;
+use crate::prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
+use crate::scheduler::Pacing;
+use crate::scorer::Scorer;
+use crate::text::Text;
+use crate::trajectory::{Completion, Finish, Segment, Token};
+use crate::weights::{Bell, Versioned, WeightsCell, lock};
+
+/// A directory with a character-level tokenizer: `<eos>` 0, `<unk>` 1, `a` to `e` 2 to 6.
+pub(crate) struct TextFiles(tempfile::TempDir);
+
+impl TextFiles {
+    pub(crate) fn new() -> Self {
+        let files = Self(tempfile::tempdir().expect("a temporary directory"));
+        files.write("tokenizer.json", TOKENIZER);
+        files.write("tokenizer_config.json", r#"{"eos_token": "<eos>"}"#);
+        files
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.0.path().join(name), content).expect("the directory is ours");
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.0.path().join(name)).expect("the file is there");
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+
+    pub(crate) fn load(&self) -> Result<Text, RolloutError> {
+        Text::load(self.0.path())
+    }
+}
+
+pub(crate) fn text() -> Arc<Text> {
+    Arc::new(TextFiles::new().load().expect("the tokenizer is well formed"))
+}
+
+const TOKENIZER: &str = r#"{
+  "version": "1.0", "truncation": null, "padding": null,
+  "added_tokens": [
+    {"id": 0, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
+     "normalized": false, "special": true}
+  ],
+  "normalizer": null,
+  "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+  "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "merges": [],
+            "vocab": {"<eos>": 0, "<unk>": 1, "a": 2, "b": 3, "c": 4, "d": 5, "e": 6}}
+}"#;
+
+/// A prompt of two tokens.
+pub(crate) fn prompt(index: u64) -> Arc<Prompt> {
+    Arc::new(Prompt {
+        index,
+        id: format!("test:{index}"),
+        text: "ab".to_string(),
+        tokens: vec![2, 3],
+        reference: None,
+        fields: Map::new(),
+    })
+}
+
+/// A group whose members have one segment each, of the given (version, tokens).
+pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
+    let prompt = prompt(id);
+    let member = |(member, &(version, tokens)): (usize, &(u64, usize))| ScoredCompletion {
+        completion: Completion {
+            prompt: prompt.clone(),
+            group: id,
+            member: member as u32,
+            segments: vec![Segment { version, tokens: (0..tokens).map(token).collect() }],
+            finish: Finish::Stop,
+            text: "ab".to_string(),
+        },
+        reward: Reward { total: 1.0, correctness: Some(1), parts: [("letters".to_string(), 1.0)].into() },
+    };
+    Group::new(id, prompt.clone(), members.iter().enumerate().map(member).collect())
+}
+
+fn token(place: usize) -> Token {
+    Token { id: 2 + place as u32 % 5, logprob: -0.5 - 0.25 * place as f32 }
+}
+
+pub(crate) fn intake(groups_per_step: u64, staleness_versions_max: u64) -> Arc<Intake> {
+    Arc::new(Intake::new(Pacing { groups_per_step, staleness_versions_max }, Bell::new()))
+}
+
+pub(crate) fn rollout_config(
+    slots: usize,
+    segment: usize,
+    segments: usize,
+    group_size: usize,
+) -> RolloutConfig {
+    RolloutConfig {
+        output_tokens_max: segment * segments,
+        segments_max: segments,
+        trajectories_open_max: slots,
+        actors: 1,
+        group_size,
+        temperature: 1.0,
+        top_p: 1.0,
+        top_k: 0,
+        on_update: OnUpdate::Recompute,
+        truncated_reward: TruncatedReward::Zero,
+    }
+}
+
+/// Everything around actors, with four prompts of two tokens and weights that are their own version.
+pub(crate) fn context(
+    config: RolloutConfig,
+    seed: u64,
+    groups_per_step: u64,
+    staleness_versions_max: u64,
+) -> Arc<ActorContext<u64>> {
+    let files = TextFiles::new();
+    let lines = ["ab", "cd", "bb", "ca"].map(|text| format!("{{\"prompt\": \"{text}\"}}\n")).concat();
+    files.write("prompts.jsonl", &lines);
+    let path = files.path().join("prompts.jsonl");
+    let [prompt_field, answer_field, completion_field] =
+        ["prompt", "answer", "completion"].map(str::to_string);
+    let data = DataConfig::Jsonl(JsonlConfig { path, prompt_field, answer_field, completion_field });
+    let text = text();
+    let bell = Bell::new();
+    Arc::new(ActorContext {
+        config,
+        seed,
+        prompts: PromptSource::open(&data, Split::Train, seed, text.clone()).expect("four good lines"),
+        scorer: Scorer::new(text, letters()),
+        weights: Arc::new(WeightsCell::new(0, Arc::new(0), bell.clone())),
+        intake: Arc::new(Intake::new(Pacing { groups_per_step, staleness_versions_max }, bell)),
+    })
+}
+
+/// Counts the letter `a`, tells the number of tokens, and fails on the letter `e`.
+struct Letters;
+
+impl Verifier for Letters {
+    fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
+        if answer.completion.contains('e') {
+            return Err(RewardError::Custom("the letter e".to_string()));
+        }
+        let value = answer.completion.matches('a').count() as f64;
+        Ok(Verdict { value, parts: [("tokens".to_string(), answer.tokens as f64)].into() })
+    }
+}
+
+/// Rewards by the verifier of letters, in full for truncated completions too.
+pub(crate) fn letters() -> WeightedSum {
+    let sum = WeightedSum::new(TruncatedReward::Scored);
+    sum.with_verifier("letters", 1.0, false, Box::new(Letters)).expect("the only reward")
+}
+
+/// The groups as a recording has them.
+pub(crate) fn records(groups: &[Group]) -> Vec<String> {
+    let scored = groups.iter().flat_map(|group| &group.completions);
+    scored
+        .map(|scored| serde_json::to_string(&CompletionRecord::of(scored)).expect("plain numbers"))
+        .collect()
+}
+
+/// A generator that draws letters `a` to `d` by the random key and ends each trajectory at a length by script. It
+/// checks how it is called and writes down what it drew. Clones share that log and nothing else.
+#[derive(Clone)]
+pub(crate) struct Script {
+    length: Arc<dyn Fn(u64, u32) -> usize + Send + Sync>,
+    slots: Vec<Option<Part>>,
+    log: Arc<Mutex<Vec<Draw>>>,
+    steps: usize,
+    /// Drawn instead of a scripted log-prob.
+    pub(crate) logprob: Option<f32>,
+    /// The step that is an error.
+    pub(crate) fails_at_step: Option<usize>,
+}
+
+/// A trajectory on a slot.
+#[derive(Clone)]
+struct Part {
+    group: u64,
+    member: u32,
+    key: u64,
+    version: u64,
+    length: usize,
+    prompt_tokens: usize,
+    context: Vec<u32>,
+}
+
+/// A token as it was drawn.
+#[derive(Debug, Clone, Copy)]
+struct Draw {
+    step: usize,
+    slot: usize,
+    group: u64,
+    member: u32,
+    version: u64,
+    token: Token,
+}
+
+impl Script {
+    /// `length` of (group, member) is the number of tokens after which it stops, the end of output included.
+    pub(crate) fn new(slots: usize, length: impl Fn(u64, u32) -> usize + Send + Sync + 'static) -> Self {
+        Self {
+            length: Arc::new(length),
+            slots: vec![None; slots],
+            log: Arc::default(),
+            steps: 0,
+            logprob: None,
+            fails_at_step: None,
+        }
+    }
+
+    /// (slot, group, member) of the draws in a step, from 0.
+    pub(crate) fn drawn_in_step(&self, step: usize) -> Vec<(usize, u64, u32)> {
+        let log = lock(&self.log);
+        log.iter().filter(|draw| draw.step == step).map(|draw| (draw.slot, draw.group, draw.member)).collect()
+    }
+
+    /// The tokens of a trajectory.
+    pub(crate) fn drawn_for(&self, group: u64, member: u32) -> Vec<Token> {
+        self.draws(group, member).iter().map(|draw| draw.token).collect()
+    }
+
+    /// The version that drew each token of a trajectory.
+    pub(crate) fn versions_drawn(&self, group: u64, member: u32) -> Vec<u64> {
+        self.draws(group, member).iter().map(|draw| draw.version).collect()
+    }
+
+    fn draws(&self, group: u64, member: u32) -> Vec<Draw> {
+        let log = lock(&self.log);
+        log.iter().filter(|draw| (draw.group, draw.member) == (group, member)).copied().collect()
+    }
+}
+
+impl Generator for Script {
+    type Weights = u64;
+
+    fn begin(
+        &mut self,
+        slot: usize,
+        request: SegmentRequest<'_>,
+        weights: &Versioned<u64>,
+    ) -> Result<(), GeneratorError> {
+        assert_eq!(*weights.weights, weights.version, "weights and version come together");
+        let (group, member) = (request.trajectory.group, request.trajectory.member);
+        match &self.slots[slot] {
+            // Invariant 2: the ids are carried on as they were drawn.
+            Some(part) => {
+                assert_eq!((part.group, part.member), (group, member), "slot {slot} was not released");
+                assert_eq!(part.context, request.context());
+                assert_eq!(request.version_before(), Some(part.version));
+                assert_eq!(request.first_token_index() as usize, part.context.len() - part.prompt_tokens);
+            }
+            None => assert_eq!((request.first_token_index(), request.version_before()), (0, None)),
+        }
+        self.slots[slot] = Some(Part {
+            group,
+            member,
+            key: request.random_key,
+            version: weights.version,
+            length: (self.length)(group, member),
+            prompt_tokens: request.prompt.tokens.len(),
+            context: request.context(),
+        });
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError> {
+        if self.fails_at_step == Some(self.steps) {
+            return Err(GeneratorError::new("the script ends here"));
+        }
+        let mut drawn = Vec::new();
+        for (slot, part) in self.slots.iter_mut().enumerate() {
+            let Some(part) = part else { continue };
+            let index = part.context.len() - part.prompt_tokens;
+            let random = part.key.rotate_left(index as u32 * 7);
+            let id = if index + 1 == part.length { 0 } else { 2 + (random % 4) as u32 };
+            let token = Token { id, logprob: self.logprob.unwrap_or(-((random % 1000) as f32) / 300.0) };
+            part.context.push(id);
+            let Part { group, member, version, .. } = *part;
+            lock(&self.log).push(Draw { step: self.steps, slot, group, member, version, token });
+            drawn.push(Drawn { slot, token });
+        }
+        self.steps += 1;
+        // The order of the answers is not promised.
+        drawn.reverse();
+        Ok(drawn)
+    }
+
+    fn release(&mut self, slot: usize) {
+        assert!(self.slots[slot].take().is_some(), "slot {slot} is released twice");
+    }
+
+    fn slots(&self) -> usize {
+        self.slots.len()
+    }
+}

@@ -1,0 +1,255 @@
+//! One output from its first token to its end. A [`Trajectory`] is unfinished, a [`Completion`] is finished: a
+//! stage that needs the one cannot be given the other.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::RolloutConfig;
+use crate::prompt::Prompt;
+
+/// A drawn token with the log-prob it was drawn at, in one value so that they cannot come apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Token {
+    /// The token id.
+    pub id: u32,
+    /// Natural log of its probability under the actor's policy at the sampling temperature.
+    pub logprob: f32,
+}
+
+/// Tokens that one policy version drew.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    /// The version of the weights, all through the segment.
+    pub version: u64,
+    /// The tokens, in order.
+    pub tokens: Vec<Token>,
+}
+
+/// Why a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// The policy drew an end of output.
+    #[default]
+    Stop,
+    /// The output limit was met: the completion is truncated.
+    Length,
+}
+
+/// How long outputs and their segments are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputLimits {
+    /// The tokens of every segment but a trajectory's last.
+    pub segment_tokens_max: usize,
+    /// The most tokens of one output; a multiple of the segment.
+    pub output_tokens_max: usize,
+}
+
+impl From<&RolloutConfig> for OutputLimits {
+    fn from(config: &RolloutConfig) -> Self {
+        Self { segment_tokens_max: config.segment_tokens_max(), output_tokens_max: config.output_tokens_max }
+    }
+}
+
+/// What a token did to its trajectory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The segment goes on.
+    Inside,
+    /// The segment is full; the next token belongs to a new one.
+    SegmentFull,
+    /// The output is complete.
+    Finished(Finish),
+}
+
+/// An unfinished output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trajectory {
+    /// What is answered.
+    pub prompt: Arc<Prompt>,
+    /// The group it belongs to.
+    pub group: u64,
+    /// Its place in the group.
+    pub member: u32,
+    /// What is drawn so far.
+    pub segments: Vec<Segment>,
+}
+
+impl Trajectory {
+    /// A trajectory that has not started.
+    pub fn new(prompt: Arc<Prompt>, group: u64, member: u32) -> Self {
+        Self { prompt, group, member, segments: Vec::new() }
+    }
+
+    /// The number of tokens drawn so far.
+    pub fn token_count(&self) -> usize {
+        token_count(&self.segments)
+    }
+
+    /// The prompt's ids and those drawn so far: what the next token is conditioned on, never re-tokenised.
+    pub fn context(&self) -> Vec<u32> {
+        let drawn = self.segments.iter().flat_map(|segment| &segment.tokens).map(|token| token.id);
+        self.prompt.tokens.iter().copied().chain(drawn).collect()
+    }
+
+    /// Opens a segment under `version`. Versions never fall, and only a full segment has a successor.
+    pub fn start_segment(&mut self, version: u64, limits: OutputLimits) {
+        if let Some(last) = self.segments.last() {
+            assert!(version >= last.version, "version {version} after version {}", last.version);
+            assert_eq!(last.tokens.len(), limits.segment_tokens_max, "only a full segment has a successor");
+        }
+        self.segments.push(Segment { version, tokens: Vec::with_capacity(limits.segment_tokens_max) });
+    }
+
+    /// Adds a drawn token to the open segment. An end of output wins over a limit met by the same token.
+    pub fn push(&mut self, token: Token, is_eos: bool, limits: OutputLimits) -> Progress {
+        let segment = self.segments.last_mut().expect("a token is drawn inside a segment that was started");
+        assert!(
+            segment.tokens.len() < limits.segment_tokens_max,
+            "a token beyond the {} of a segment",
+            limits.segment_tokens_max
+        );
+        segment.tokens.push(token);
+        let segment_full = segment.tokens.len() == limits.segment_tokens_max;
+        if is_eos {
+            Progress::Finished(Finish::Stop)
+        } else if self.token_count() == limits.output_tokens_max {
+            Progress::Finished(Finish::Length)
+        } else if segment_full {
+            Progress::SegmentFull
+        } else {
+            Progress::Inside
+        }
+    }
+}
+
+/// A finished output with its text. An end of output is the last of its tokens and not in its text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// What was answered.
+    pub prompt: Arc<Prompt>,
+    /// The group it belongs to.
+    pub group: u64,
+    /// Its place in the group.
+    pub member: u32,
+    /// Its segments: at least one, none empty, versions never falling.
+    pub segments: Vec<Segment>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// The decoded text.
+    pub text: String,
+}
+
+impl Completion {
+    /// A trajectory that has come to its end.
+    pub fn new(trajectory: Trajectory, finish: Finish, text: String) -> Self {
+        let Trajectory { prompt, group, member, segments } = trajectory;
+        assert!(
+            !segments.is_empty() && segments.iter().all(|segment| !segment.tokens.is_empty()),
+            "member {member} of group {group} finished with an empty segment"
+        );
+        Self { prompt, group, member, segments, finish, text }
+    }
+
+    /// All tokens, in order.
+    pub fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
+        self.segments.iter().flat_map(|segment| segment.tokens.iter().copied())
+    }
+
+    /// The ids of all tokens, in order.
+    pub fn token_ids(&self) -> Vec<u32> {
+        self.tokens().map(|token| token.id).collect()
+    }
+
+    /// The number of tokens.
+    pub fn token_count(&self) -> usize {
+        token_count(&self.segments)
+    }
+
+    /// The version that drew the first token.
+    pub fn oldest_version(&self) -> u64 {
+        self.segments.first().expect("a completion has a segment").version
+    }
+
+    /// The version that drew the last token.
+    pub fn newest_version(&self) -> u64 {
+        self.segments.last().expect("a completion has a segment").version
+    }
+
+    /// The number of different versions that drew it.
+    pub fn version_count(&self) -> usize {
+        1 + self.segments.windows(2).filter(|pair| pair[0].version != pair[1].version).count()
+    }
+
+    /// Whether it met the output limit.
+    pub fn truncated(&self) -> bool {
+        self.finish == Finish::Length
+    }
+}
+
+fn token_count(segments: &[Segment]) -> usize {
+    segments.iter().map(|segment| segment.tokens.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::prompt;
+
+    const LIMITS: OutputLimits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 };
+
+    fn token(id: u32) -> Token {
+        Token { id, logprob: -0.5 }
+    }
+
+    fn started() -> Trajectory {
+        let mut trajectory = Trajectory::new(prompt(0), 0, 0);
+        trajectory.start_segment(3, LIMITS);
+        trajectory
+    }
+
+    #[test]
+    fn a_trajectory_goes_from_segment_to_segment_to_its_limit() {
+        let mut trajectory = started();
+        assert_eq!(trajectory.push(token(2), false, LIMITS), Progress::Inside);
+        assert_eq!(trajectory.push(token(3), false, LIMITS), Progress::SegmentFull);
+        trajectory.start_segment(5, LIMITS);
+        assert_eq!(trajectory.push(token(4), false, LIMITS), Progress::Inside);
+        assert_eq!(trajectory.push(token(5), false, LIMITS), Progress::Finished(Finish::Length));
+        assert_eq!(trajectory.context(), [&prompt(0).tokens[..], &[2, 3, 4, 5]].concat());
+        let completion = Completion::new(trajectory, Finish::Length, "abcd".to_string());
+        assert_eq!(completion.token_ids(), [2, 3, 4, 5]);
+        assert_eq!((completion.oldest_version(), completion.newest_version()), (3, 5));
+        assert_eq!((completion.version_count(), completion.truncated()), (2, true));
+    }
+
+    #[test]
+    fn an_end_of_output_wins_over_the_limit() {
+        let mut trajectory = started();
+        trajectory.push(token(2), false, LIMITS);
+        trajectory.push(token(2), false, LIMITS);
+        trajectory.start_segment(3, LIMITS);
+        trajectory.push(token(2), false, LIMITS);
+        assert_eq!(trajectory.push(token(0), true, LIMITS), Progress::Finished(Finish::Stop));
+    }
+
+    // Invariant 1: weights change only between segments.
+    #[test]
+    #[should_panic(expected = "only a full segment has a successor")]
+    fn a_segment_cannot_be_left_for_other_weights() {
+        let mut trajectory = started();
+        trajectory.push(token(2), false, LIMITS);
+        trajectory.start_segment(4, LIMITS);
+    }
+
+    // Invariant 7: versions never fall.
+    #[test]
+    #[should_panic(expected = "version 2 after version 3")]
+    fn versions_never_fall_inside_a_trajectory() {
+        let mut trajectory = started();
+        trajectory.push(token(2), false, LIMITS);
+        trajectory.push(token(2), false, LIMITS);
+        trajectory.start_segment(2, LIMITS);
+    }
+}

@@ -1,0 +1,137 @@
+//! The way of weights from the learner to the actors: one cell in which the newest wins. Nobody waits to put
+//! weights in, and weights that no actor took are replaced without a trace.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Weights with the version they are.
+#[derive(Debug)]
+pub struct Versioned<W> {
+    /// The policy version.
+    pub version: u64,
+    /// The weights.
+    pub weights: Arc<W>,
+}
+
+// Derived code would ask for `W: Clone`, and the weights themselves are never copied.
+impl<W> Clone for Versioned<W> {
+    fn clone(&self) -> Self {
+        Self { version: self.version, weights: self.weights.clone() }
+    }
+}
+
+/// The newest weights.
+#[derive(Debug)]
+pub struct WeightsCell<W> {
+    newest: Mutex<Versioned<W>>,
+    bell: Bell,
+}
+
+impl<W> WeightsCell<W> {
+    /// A cell with first weights; `bell` wakes those who wait for newer ones.
+    pub fn new(version: u64, weights: Arc<W>, bell: Bell) -> Self {
+        Self { newest: Mutex::new(Versioned { version, weights }), bell }
+    }
+
+    /// Replaces the weights. Versions strictly rise.
+    pub fn publish(&self, version: u64, weights: Arc<W>) {
+        let replaced = {
+            let mut newest = lock(&self.newest);
+            assert!(version > newest.version, "version {version} published after {}", newest.version);
+            std::mem::replace(&mut *newest, Versioned { version, weights })
+        };
+        self.bell.ring();
+        // The last owner frees device memory, which may take long: never under the lock.
+        drop(replaced);
+    }
+
+    /// The newest weights.
+    pub fn latest(&self) -> Versioned<W> {
+        lock(&self.newest).clone()
+    }
+
+    /// The version of the newest weights.
+    pub fn version(&self) -> u64 {
+        lock(&self.newest).version
+    }
+}
+
+/// Wakes threads that wait for anything to change. It counts its rings, so that a ring between looking and
+/// waiting is not missed.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<(Mutex<u64>, Condvar)>);
+
+impl Bell {
+    /// A bell that has not rung.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Wakes all who wait.
+    pub fn ring(&self) {
+        *lock(&self.0.0) += 1;
+        self.0.1.notify_all();
+    }
+
+    /// The number of rings so far.
+    pub fn rings(&self) -> u64 {
+        *lock(&self.0.0)
+    }
+
+    /// Waits until the bell has rung more than `rings` times, at most for `limit`.
+    pub fn wait_past(&self, rings: u64, limit: Duration) {
+        let count = lock(&self.0.0);
+        let waited = self.0.1.wait_timeout_while(count, limit, |count| *count <= rings);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Locks; what our locks guard is whole after every statement, so a panic elsewhere leaves nothing half done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_weights_win() {
+        let bell = Bell::new();
+        let cell = WeightsCell::new(0, Arc::new("a"), bell.clone());
+        cell.publish(1, Arc::new("b"));
+        cell.publish(4, Arc::new("c"));
+        let latest = cell.latest();
+        assert_eq!((latest.version, *latest.weights, cell.version()), (4, "c", 4));
+        assert_eq!(bell.rings(), 2);
+    }
+
+    // Invariant 7: versions never fall, nor do they repeat.
+    #[test]
+    #[should_panic(expected = "version 3 published after 3")]
+    fn a_version_is_published_once() {
+        let cell = WeightsCell::new(3, Arc::new(()), Bell::new());
+        cell.publish(3, Arc::new(()));
+    }
+
+    #[test]
+    fn a_ring_before_the_wait_is_not_missed() {
+        let bell = Bell::new();
+        let seen = bell.rings();
+        bell.ring();
+        // A missed ring would show as a test that takes an hour.
+        bell.wait_past(seen, Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_publish_wakes_those_who_wait() {
+        let bell = Bell::new();
+        let cell = WeightsCell::new(0, Arc::new(()), bell.clone());
+        let seen = bell.rings();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| bell.wait_past(seen, Duration::from_secs(3600)));
+            cell.publish(1, Arc::new(()));
+            waiter.join().expect("the waiter does not panic");
+        });
+    }
+}
