@@ -1,5 +1,5 @@
-//! An actor: one decoder that turns prompts into scored groups, one decode step at a time. It never waits; who
-//! calls it decides where its groups go and what happens when there is nothing to decode.
+//! An actor: one decoder that turns prompts into scored groups, one decode step at a time. It never waits;
+//! who calls it decides where its groups go and what happens when there is nothing to decode.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -46,7 +46,8 @@ pub struct Actor<G: Generator> {
 pub struct Advance {
     /// The groups whose last member was scored.
     pub groups: Vec<Group>,
-    /// Whether a token was drawn. If not, nothing will happen until newer weights come or a group is replaced.
+    /// Whether a token was drawn. If not, nothing will happen until newer weights come or a group is
+    /// replaced.
     pub decoded: bool,
 }
 
@@ -64,8 +65,8 @@ impl<G: Generator> Actor<G> {
         }
     }
 
-    /// One decode step: free slots are filled, segments that are due begin under the newest weights, every busy slot
-    /// draws a token, and what has ended is scored.
+    /// One decode step: free slots are filled, segments that are due begin under the newest weights, every
+    /// busy slot draws a token, and what has ended is scored.
     pub fn advance(&mut self) -> Result<Advance, RolloutError> {
         let began = Instant::now();
         self.admit()?;
@@ -394,7 +395,7 @@ mod tests {
                 prop_assert!(waiting < GROUP_SIZE, "no group is admitted before a slot needs it");
                 if actor.report().since(&before).slot_steps_busy < slots as u64 {
                     let started = actor.context().intake.report().groups_started;
-                    prop_assert_eq!(started, 2 * (version + 2), "a slot is idle only where the pacing says so");
+                    prop_assert_eq!(started, 2 * (version + 2), "idle only where the pacing says so");
                 }
                 if step % publish_every == 0 {
                     version += 1;

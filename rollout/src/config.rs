@@ -1,5 +1,5 @@
-//! The knobs of `[rollout]` and `[queue]`, with the checks that need no other file. Reading TOML, line numbers
-//! and the checks between crates belong to the composition root.
+//! The knobs of `[rollout]` and `[queue]`, with the checks that need no other file. Reading TOML, line
+//! numbers and the checks between crates belong to the composition root.
 
 use rewards::TruncatedReward;
 use serde::{Deserialize, Serialize};
@@ -133,7 +133,7 @@ impl QueueConfig {
             return Err(RolloutError::Config {
                 key: "queue.groups_max",
                 reason: format!(
-                    "{} is less than learner.groups_per_step = {groups_per_step}, so no step could ever start",
+                    "{} is less than learner.groups_per_step = {groups_per_step}, so no step could start",
                     self.groups_max
                 ),
             });

@@ -1,5 +1,6 @@
-//! A generator and its scheduler in step: segments begin where one is due, one token is drawn for each of them,
-//! and ended trajectories leave. Shared by the actors and by evaluation; knows no rewards and no queue.
+//! A generator and its scheduler in step: segments begin where one is due, one token is drawn for each of
+//! them, and ended trajectories leave. Shared by the actors and by evaluation; knows no rewards and no
+//! queue.
 
 use crate::error::RolloutError;
 use crate::generator::{Generator, SegmentRequest};

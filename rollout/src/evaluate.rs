@@ -1,5 +1,5 @@
-//! A fixed list of prompts, each answered a fixed number of times under one version: evaluation. The same slots and
-//! the same segments as in training, but no pacing, no queue and no newer weights.
+//! A fixed list of prompts, each answered a fixed number of times under one version: evaluation. The same
+//! slots and the same segments as in training, but no pacing, no queue and no newer weights.
 
 use std::sync::Arc;
 
@@ -25,8 +25,9 @@ pub struct EvaluationPlan {
     pub seed: u64,
 }
 
-/// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their indices,
-/// which differ from each other. All slots of the generator must be free, and are free again afterwards.
+/// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their
+/// indices, which differ from each other. All slots of the generator must be free, and are free again
+/// afterwards.
 pub fn evaluate<G: Generator>(
     generator: &mut G,
     weights: &Versioned<G::Weights>,

@@ -1,5 +1,5 @@
-//! What the rollout asks of a decoder: slots that draw one token each step. The composition root implements it
-//! with the real decoder, tests with a script. One word on exactness: token `i` of a trajectory is drawn
+//! What the rollout asks of a decoder: slots that draw one token each step. The composition root implements
+//! it with the real decoder, tests with a script. One word on exactness: token `i` of a trajectory is drawn
 //! with the random number (key, `i`), so slots, threads and neighbours change nothing.
 
 use crate::error::GeneratorError;
@@ -12,8 +12,9 @@ pub trait Generator {
     /// The weights of the policy.
     type Weights: Send + Sync + 'static;
 
-    /// Puts a trajectory's next segment on a slot; every token of the segment is drawn with `weights`. A slot that
-    /// was not released holds the cache of the same trajectory's segment before, to be kept or rebuilt.
+    /// Puts a trajectory's next segment on a slot; every token of the segment is drawn with `weights`. A
+    /// slot that was not released holds the cache of the same trajectory's segment before, to be kept or
+    /// rebuilt.
     fn begin(
         &mut self,
         slot: usize,
@@ -21,9 +22,9 @@ pub trait Generator {
         weights: &Versioned<Self::Weights>,
     ) -> Result<(), GeneratorError>;
 
-    /// Draws one token for each slot that was begun and not released, in any order. A slot whose segment is full is
-    /// begun again or released before the next step. Slots whose segments began under different versions are
-    /// decoded each under its own.
+    /// Draws one token for each slot that was begun and not released, in any order. A slot whose segment is
+    /// full is begun again or released before the next step. Slots whose segments began under different
+    /// versions are decoded each under its own.
     fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError>;
 
     /// Frees a slot whose trajectory is finished: its cache is dropped.

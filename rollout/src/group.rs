@@ -1,5 +1,5 @@
-//! A group: all completions of one prompt, scored. And the form in which groups are recorded, one completion a
-//! line of JSON, which is also what a replay reads.
+//! A group: all completions of one prompt, scored. And the form in which groups are recorded, one
+//! completion a line of JSON, which is also what a replay reads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write};
@@ -271,9 +271,9 @@ mod tests {
         let scored = &group(7, &[(3, 2)]).completions[0];
         let record = serde_json::to_value(CompletionRecord::of(scored)).expect("plain numbers");
         let expected = serde_json::json!({
-            "group": "7", "prompt_tokens": [2, 3], "completion_tokens": [2, 3], "actor_logprobs": [-0.5, -0.75],
-            "segments": [{"version": 3, "tokens": 2}], "reward": 1.0, "correctness": 1, "parts": {"letters": 1.0},
-            "finish": "stop", "prompt": "ab", "completion": "ab",
+            "group": "7", "prompt_tokens": [2, 3], "completion_tokens": [2, 3],
+            "actor_logprobs": [-0.5, -0.75], "segments": [{"version": 3, "tokens": 2}],
+            "reward": 1.0, "correctness": 1, "parts": {"letters": 1.0}, "finish": "stop", "prompt": "ab", "completion": "ab",
         });
         assert_eq!(record, expected);
     }
@@ -307,7 +307,8 @@ mod tests {
             let lines = format!("{}\n{}", line("a", |_| ()), line("a", change));
             read(&lines).expect_err("the third line is bad").to_string()
         };
-        let cases: [(fn(&mut Value), &str); 8] = [
+        type Case = (fn(&mut Value), &'static str);
+        let cases: [Case; 8] = [
             (|r| r["actor_logprobs"] = [-0.1].into(), "1 actor_logprobs for 2 completion_tokens"),
             (|r| r["completion_tokens"] = Value::Array(vec![]), "must not be empty"),
             (|r| r["correctness"] = 2.into(), "correctness is 2, neither 0 nor 1"),

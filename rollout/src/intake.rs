@@ -55,7 +55,8 @@ impl Intake {
         self.bell.ring();
     }
 
-    /// The groups that were started at `version` or before and have neither reached the learner nor been dropped.
+    /// The groups that were started at `version` or before and have neither reached the learner nor been
+    /// dropped.
     pub fn started_up_to(&self, version: u64) -> BTreeSet<u64> {
         let state = lock(&self.state);
         state.on_the_way.iter().filter(|(_, started)| **started <= version).map(|(group, _)| *group).collect()

@@ -1,8 +1,8 @@
-//! From a prompt to a scored group: prompts become trajectories, trajectories grow by segments under the newest
-//! weights, finished ones are scored, and whole groups wait in the replay queue for the learner.
+//! From a prompt to a scored group: prompts become trajectories, trajectories grow by segments under the
+//! newest weights, finished ones are scored, and whole groups wait in the replay queue for the learner.
 //!
-//! Plain values and threads. What decodes is behind the trait [`Generator`]; tensors, devices and losses are not
-//! here.
+//! Plain values and threads. What decodes is behind the trait [`Generator`]; tensors, devices and losses
+//! are not here.
 
 mod error;
 mod config;

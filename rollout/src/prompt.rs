@@ -1,5 +1,5 @@
-//! The endless order of prompts, from a task or from a JSONL file: prompt `k` is a pure function of `k`, the seed
-//! and the file, so neither threads nor a resume can change it.
+//! The endless order of prompts, from a task or from a JSONL file: prompt `k` is a pure function of `k`,
+//! the seed and the file, so neither threads nor a resume can change it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,8 +120,8 @@ impl PromptSource {
         self
     }
 
-    /// The number of prompts of an epoch, after which they come again in another order; `None` for a task, which
-    /// has no last problem.
+    /// The number of prompts of an epoch, after which they come again in another order; `None` for a task,
+    /// which has no last problem.
     pub fn epoch_prompts(&self) -> Option<u64> {
         match &self.origin {
             Origin::Task(_) => None,
@@ -148,8 +148,8 @@ impl PromptSource {
         self.check(prompt)
     }
 
-    /// The demonstration of prompt `index`, for supervised fine-tuning: a line's own, or the task's in the mix of
-    /// `styles` (careful where there is none).
+    /// The demonstration of prompt `index`, for supervised fine-tuning: a line's own, or the task's in the
+    /// mix of `styles` (careful where there is none).
     pub fn demonstration(
         &self,
         index: u64,

@@ -15,7 +15,8 @@ pub fn trajectory_key(seed: u64, group: u64, member: u32) -> u64 {
     hash(&[seed, TRAJECTORY_STREAM, group, u64::from(member)])
 }
 
-/// Where position `position` of epoch `epoch` lies in a list of `count` entries: a permutation for each epoch.
+/// Where position `position` of epoch `epoch` lies in a list of `count` entries: a permutation for each
+/// epoch.
 pub(crate) fn shuffled(seed: u64, epoch: u64, position: u64, count: u64) -> u64 {
     permuted(hash(&[seed, SHUFFLE_STREAM, epoch]), position, count)
 }

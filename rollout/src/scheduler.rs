@@ -7,9 +7,9 @@ use crate::trajectory::{Finish, OutputLimits, Progress, Token, Trajectory};
 
 /// The slots of one decoder and the trajectories on them.
 ///
-/// A trajectory keeps its slot from its first token to its last: at a segment boundary it goes on in place, and
-/// the slot of a finished one goes to the trajectory that has waited longest. The trajectories that wait have
-/// not started, so they hold no cache and count as not open.
+/// A trajectory keeps its slot from its first token to its last: at a segment boundary it goes on in place,
+/// and the slot of a finished one goes to the trajectory that has waited longest. The trajectories that
+/// wait have not started, so they hold no cache and count as not open.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: OutputLimits,
@@ -53,8 +53,8 @@ impl Scheduler {
         self.waiting.extend(trajectories);
     }
 
-    /// Gives free slots to waiting trajectories, longest waiting first and lowest slot first, and returns all slots
-    /// whose trajectory needs a segment begun.
+    /// Gives free slots to waiting trajectories, longest waiting first and lowest slot first, and returns
+    /// all slots whose trajectory needs a segment begun.
     pub fn fill(&mut self) -> Vec<usize> {
         for slot in &mut self.slots {
             if matches!(slot, Slot::Free) {
@@ -128,8 +128,8 @@ impl Scheduler {
     }
 }
 
-/// How far generation may run ahead of the learner: by pacing, little is generated that would have to be thrown
-/// away as too old.
+/// How far generation may run ahead of the learner: by pacing, little is generated that would have to be
+/// thrown away as too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pacing {
     /// The groups that the learner takes for one version.
@@ -139,8 +139,8 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// The most groups that may be started in the whole run while the newest weights are of `version`. Groups that
-    /// were dropped as stale do not count: the learner would wait for them without end.
+    /// The most groups that may be started in the whole run while the newest weights are of `version`.
+    /// Groups that were dropped as stale do not count: the learner would wait for them without end.
     pub fn groups_started_max(&self, version: u64, groups_dropped: u64) -> u64 {
         self.groups_per_step * (version + 1 + self.staleness_versions_max) + groups_dropped
     }
@@ -190,7 +190,8 @@ mod tests {
         assert_eq!(scheduler.waiting().map(|trajectory| trajectory.member).collect::<Vec<_>>(), [3]);
     }
 
-    // Invariant 1: a neighbour inside its segment keeps its version when another slot begins under a newer one.
+    // Invariant 1: a neighbour inside its segment keeps its version when another slot begins under a newer
+    // one.
     #[test]
     fn only_slots_at_a_boundary_take_the_new_version() {
         let mut scheduler = Scheduler::new(2, OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 });
@@ -219,9 +220,9 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
-        // Invariants 1, 2 and 7, whatever the lengths and versions: every token that was drawn is in its trajectory
-        // once and in order, segments are full except the last, versions never fall, and no slot is free in a
-        // decode step while a trajectory waits.
+        // Invariants 1, 2 and 7, whatever the lengths and versions: every token that was drawn is in its
+        // trajectory once and in order, segments are full except the last, versions never fall, and no slot
+        // is free in a decode step while a trajectory waits.
         #[test]
         fn every_drawn_token_is_kept_in_full_segments(
             slots in 1usize..5,
@@ -252,7 +253,8 @@ mod tests {
                     version += u64::from(publish);
                     let expected = drawn.entry(on_slot[slot]).or_default();
                     expected.push(id);
-                    if let Outcome::Finished(trajectory, finish) = scheduler.push(slot, token(id), id == EOS) {
+                    let outcome = scheduler.push(slot, token(id), id == EOS);
+                    if let Outcome::Finished(trajectory, finish) = outcome {
                         let count = trajectory.token_count();
                         let (last, full) = trajectory.segments.split_last().expect("it has a segment");
                         prop_assert!(full.iter().all(|s| s.tokens.len() == segment));

@@ -174,8 +174,8 @@ pub(crate) fn records(groups: &[Group]) -> Vec<String> {
         .collect()
 }
 
-/// A generator that draws letters `a` to `d` by the random key and ends each trajectory at a length by script. It
-/// checks how it is called and writes down what it drew. Clones share that log and nothing else.
+/// A generator that draws letters `a` to `d` by the random key and ends each trajectory at a length by
+/// script. It checks how it is called and writes down what it drew. Clones share that log and nothing else.
 #[derive(Clone)]
 pub(crate) struct Script {
     length: Arc<dyn Fn(u64, u32) -> usize + Send + Sync>,

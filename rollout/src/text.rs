@@ -63,8 +63,8 @@ impl Text {
         }
     }
 
-    /// The ids of a plain prompt, with the special tokens that the tokenizer puts around a text (for example a
-    /// beginning-of-text token).
+    /// The ids of a plain prompt, with the special tokens that the tokenizer puts around a text (for
+    /// example a beginning-of-text token).
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RolloutError> {
         self.encode_with(text, true)
     }
@@ -82,8 +82,8 @@ impl Text {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Chat messages as the prompt text that the template makes of them, opened for the assistant's answer. The
-    /// text carries its own special tokens, so its ids are [`Text::encode_fragment`] of it.
+    /// Chat messages as the prompt text that the template makes of them, opened for the assistant's answer.
+    /// The text carries its own special tokens, so its ids are [`Text::encode_fragment`] of it.
     pub fn render_chat(&self, messages: &[Value]) -> Result<String, RolloutError> {
         let path = self.directory.join("tokenizer_config.json");
         let template = self.template.as_ref().ok_or_else(|| {
@@ -181,8 +181,8 @@ fn eos_ids(directory: &Path, tokenizer: &Tokenizer, config: &Value) -> Result<Ve
     if ids.is_empty() {
         return Err(RolloutError::content(
             directory,
-            "neither tokenizer_config.json (eos_token) nor generation_config.json or config.json (eos_token_id) \
-             names a token that ends an output",
+            "neither tokenizer_config.json (eos_token) nor generation_config.json or config.json \
+             (eos_token_id) names a token that ends an output",
         ));
     }
     Ok(ids)
@@ -212,8 +212,8 @@ fn special_token(config: &Value, name: &str) -> Option<String> {
     token.as_str().or_else(|| token["content"].as_str()).map(str::to_string)
 }
 
-/// The template and the file it is in: `chat_template.jinja`, or `chat_template` of `tokenizer_config.json`, which
-/// is a text or a list of named ones.
+/// The template and the file it is in: `chat_template.jinja`, or `chat_template` of
+/// `tokenizer_config.json`, which is a text or a list of named ones.
 fn template_source(directory: &Path, config: &Value) -> Result<Option<(PathBuf, String)>, RolloutError> {
     let path = directory.join("chat_template.jinja");
     match std::fs::read_to_string(&path) {
@@ -284,8 +284,8 @@ fn raise_exception(message: String) -> Result<String, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// The date is always Friday, 26 July 2024, which the templates of Llama 3 fall back to: with today's date one
-/// seed would give another run tomorrow.
+/// The date is always Friday, 26 July 2024, which the templates of Llama 3 fall back to: with today's date
+/// one seed would give another run tomorrow.
 fn strftime_fixed(format: &str) -> String {
     let fields = [
         ("%d", "26"),
@@ -303,7 +303,8 @@ fn strftime_fixed(format: &str) -> String {
     fields.iter().fold(format.to_string(), |date, (field, value)| date.replace(field, value))
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=indent)` of Python: templates are written against its spaces.
+/// `json.dumps(value, ensure_ascii=False, indent=indent)` of Python: templates are written against its
+/// spaces.
 fn python_json(value: &minijinja::Value, options: Kwargs) -> Result<minijinja::Value, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
     // `ensure_ascii`, `separators` and `sort_keys` are accepted and not followed.

@@ -1,5 +1,5 @@
-//! One output from its first token to its end. A [`Trajectory`] is unfinished, a [`Completion`] is finished: a
-//! stage that needs the one cannot be given the other.
+//! One output from its first token to its end. A [`Trajectory`] is unfinished, a [`Completion`] is
+//! finished: a stage that needs the one cannot be given the other.
 
 use std::sync::Arc;
 
