@@ -1,0 +1,226 @@
+//! The command line: what can be asked of longhaul. What is done about it stands in the other modules.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The version with the commit it was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LONGHAUL_COMMIT"), ")");
+
+/// Reinforcement-learning fine-tuning of language models whose outputs are very long.
+#[derive(Debug, Parser)]
+#[command(name = "longhaul", version = VERSION, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trains a model as the config says
+    Train(TrainArgs),
+    /// Makes a model, or warms one up, on demonstrations (supervised)
+    Sft(SftArgs),
+    /// Measures a model on held-out prompts
+    Eval(EvalArgs),
+    /// Streams a model's answer to a prompt
+    Generate(GenerateArgs),
+    /// Writes the log-probability and entropy of every given token
+    Logprobs(LogprobsArgs),
+    /// Runs the learner alone on recorded completions
+    Replay(ReplayArgs),
+    /// Validates a config and prints it with every default filled in
+    Check(CheckArgs),
+}
+
+/// Changes to the config, shared by all commands.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Overrides {
+    /// Changes a config key, for example `optimizer.learning_rate=1e-5`; may be given more than once
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Where a run writes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunPlace {
+    /// The run folder; by default the next free `runs/<config>-<n>`
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Replaces the run that is in the folder given with --run
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `longhaul train`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul train configs/quickstart.toml --set run.seed=2 --run runs/second"
+)]
+pub struct TrainArgs {
+    /// The config file
+    pub config: PathBuf,
+    /// Where the run writes.
+    #[command(flatten)]
+    pub place: RunPlace,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `longhaul sft`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  longhaul sft configs/quickstart_sft.toml --run runs/start")]
+pub struct SftArgs {
+    /// The config file, with a section `[sft]`
+    pub config: PathBuf,
+    /// Where the run writes.
+    #[command(flatten)]
+    pub place: RunPlace,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `longhaul eval`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-100 --json"
+)]
+pub struct EvalArgs {
+    /// The config file; its sections [data], [rollout], [[rewards]] and [eval] are read
+    pub config: PathBuf,
+    /// The model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Prints one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `longhaul generate`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul generate --model models/quickstart --prompt '12+34=' --set rollout.temperature=0"
+)]
+pub struct GenerateArgs {
+    /// The model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// The prompt, given to the model as it stands
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Puts the prompt into the model's chat template, as one message of the user
+    #[arg(long)]
+    pub chat: bool,
+    /// Changes a setting: run.{seed,device,threads}, rollout.{output_tokens_max,temperature,top_p,top_k}
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `longhaul logprobs`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  echo '{\"tokens\":[1,5,9]}' > in.jsonl\n  longhaul logprobs --model models/quickstart --input in.jsonl --output out.jsonl\n\n\
+                  Each line of the output has `logprobs` and `entropies`, in nats at temperature 1; entry k belongs to token k+1."
+)]
+pub struct LogprobsArgs {
+    /// The model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// JSON lines, each with `tokens`
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Where the JSON lines are written
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Computes by cached decoding instead of the training forward
+    #[arg(long)]
+    pub cached: bool,
+    /// Changes a setting: run.{device,threads}
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `longhaul replay`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul replay configs/quickstart.toml --rollouts runs/quickstart-1/rollouts/step-000001.jsonl"
+)]
+pub struct ReplayArgs {
+    /// The config file
+    pub config: PathBuf,
+    /// Recorded completions, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub rollouts: PathBuf,
+    /// Where the run writes.
+    #[command(flatten)]
+    pub place: RunPlace,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `longhaul check`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul check configs/quickstart.toml --set learner.advantage.alpha=0.1"
+)]
+pub struct CheckArgs {
+    /// The config file
+    pub config: PathBuf,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_parses() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().expect("an example").to_string();
+            let example = help.lines().find(|line| line.starts_with("  longhaul")).expect("a command line");
+            let words = example.split_whitespace().map(|word| word.trim_matches('\''));
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{example}: {parsed:?}");
+            assert!(example.contains(&format!("longhaul {}", command.get_name())), "{example}");
+        }
+    }
+
+    #[test]
+    fn every_command_takes_set() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_arguments().any(|argument| argument.get_long() == Some("set")));
+        }
+    }
+
+    #[test]
+    fn set_may_come_more_than_once() {
+        let cli = Cli::try_parse_from([
+            "longhaul",
+            "train",
+            "a.toml",
+            "--set",
+            "run.seed=1",
+            "--set",
+            "run.steps=2",
+        ]);
+        let Command::Train(train) = cli.unwrap().command else { panic!("another command") };
+        assert_eq!(train.overrides.set, ["run.seed=1", "run.steps=2"]);
+    }
+}

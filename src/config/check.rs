@@ -1,0 +1,378 @@
+//! What contradicts itself between sections, and files that are not there.
+//!
+//! The crates check their own sections; their complaints read `key: reason` and get their line here.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use learner::LearnerConfig;
+use learner::config::{AdvantageConfig, MptPositive, Surrogates};
+use rewards::{Answer, RewardConfig, RewardContext, RewardError, Task, Verdict, Verifier, WeightedSum};
+use rollout::DataConfig;
+
+use super::document::Document;
+use super::{
+    ConfigError, CreateSection, DeviceKind, EvalSection, ReplayConfig, RunConfig, SftRunConfig, ToolConfig,
+};
+
+/// Refuses what a training run cannot mean, and settles what depends on other sections.
+pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), ConfigError> {
+    device(document, config.run.device, config.run.threads)?;
+    if config.run.steps == 0 {
+        return Err(document.error("run.steps", "run.steps: must be given and at least 1"));
+    }
+    complain(document, "", config.rollout.check())?;
+    complain(document, "", config.learner.check())?;
+    complain(document, "", config.queue.check(config.learner.groups_per_step))?;
+    complain(document, "", config.optimizer.check())?;
+    rewards(document, &config.data, &config.rewards)?;
+    correctness(document, &config.learner, &config.rewards)?;
+    kl(document, &config.learner)?;
+    eval(document, &config.data, &mut config.eval)?;
+    writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
+}
+
+/// Refuses what a supervised run cannot mean, and settles what depends on other sections.
+pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), ConfigError> {
+    device(document, config.run.device, config.run.threads)?;
+    at_least_one(document, "sft.steps_max", config.sft.steps_max as usize)?;
+    at_least_one(document, "sft.batch_size", config.sft.batch_size)?;
+    at_least_one(document, "sft.batch_tokens_max", config.sft.batch_tokens_max)?;
+    at_least_one(document, "sft.output_tokens_max", config.sft.output_tokens_max)?;
+    at_least_one(document, "sft.streambp.layer_chunk_tokens", config.sft.streambp.layer_chunk_tokens)?;
+    at_least_one(document, "sft.streambp.head_chunk_tokens", config.sft.streambp.head_chunk_tokens)?;
+    complain(document, "", config.optimizer.check())?;
+    starting_model(document, config)?;
+    demonstrations(document, config)?;
+    if config.rewards.is_empty() {
+        config.rewards.push(default_correctness(&config.data));
+    }
+    rewards(document, &config.data, &config.rewards)?;
+    eval(document, &config.data, &mut config.eval)?;
+    stop_accuracy(document, config)?;
+    writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
+}
+
+/// Refuses what a replay cannot mean. Where the correctness comes from is a matter of the records.
+pub(super) fn replay(document: &Document, config: &ReplayConfig) -> Result<(), ConfigError> {
+    device(document, config.run.device, config.run.threads)?;
+    if let Some(rollout) = &config.rollout {
+        complain(document, "", rollout.check())?;
+    }
+    complain(document, "", config.learner.check())?;
+    complain(document, "", config.optimizer.check())?;
+    kl(document, &config.learner)?;
+    writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
+}
+
+/// Refuses settings that a command without a config file cannot mean.
+pub(super) fn tool(document: &Document, config: &ToolConfig) -> Result<(), ConfigError> {
+    device(document, config.run.device, config.run.threads)?;
+    at_least_one(document, "rollout.output_tokens_max", config.rollout.output_tokens_max)?;
+    sampling(document, "rollout", config.rollout.temperature, config.rollout.top_p)
+}
+
+fn device(document: &Document, device: DeviceKind, threads: Option<usize>) -> Result<(), ConfigError> {
+    if device == DeviceKind::Cuda && !cfg!(feature = "cuda") {
+        let message = "run.device: this build has no \"cuda\"; build it with --features cuda";
+        return Err(document.error("run.device", message));
+    }
+    if threads == Some(0) {
+        return Err(
+            document.error("run.threads", "run.threads: must be at least 1; leave it out for all cores")
+        );
+    }
+    Ok(())
+}
+
+/// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows.
+fn rewards(document: &Document, data: &DataConfig, rewards: &[RewardConfig]) -> Result<(), ConfigError> {
+    let task = match data {
+        DataConfig::Task(task) => Some(complain(document, "data.", Task::new(task.clone()))?),
+        DataConfig::Jsonl(_) => None,
+    };
+    let mut context = RewardContext { task, ..RewardContext::default() };
+    context.custom = rewards
+        .iter()
+        .filter(|reward| matches!(reward, RewardConfig::Custom { .. }))
+        .map(|reward| (reward.name().to_owned(), Box::new(Unasked) as Box<dyn Verifier>))
+        .collect::<BTreeMap<_, _>>();
+    complain(document, "", WeightedSum::from_configs(rewards, context)).map(drop)
+}
+
+/// Stands for a verifier while a config is checked.
+struct Unasked;
+
+impl Verifier for Unasked {
+    fn verify(&self, _: &Answer<'_>) -> Result<Verdict, RewardError> {
+        unreachable!("a check scores no answer")
+    }
+}
+
+fn correctness(
+    document: &Document,
+    learner: &LearnerConfig,
+    rewards: &[RewardConfig],
+) -> Result<(), ConfigError> {
+    let marked = rewards.iter().position(RewardConfig::is_correctness);
+    let Some(place) = marked else {
+        if learner.advantage.needs_correctness() {
+            let message = "learner.advantage.kind = \"grpo_lambda\" ranks groups by how many of their completions are \
+                           correct: mark one of [[rewards]] with correctness = true";
+            return Err(document.error("learner.advantage.kind", message));
+        }
+        if learner.mpt.enabled && learner.mpt.positive == MptPositive::Correct {
+            let message = "learner.mpt.positive = \"correct\" needs one of [[rewards]] with correctness = true; \
+                           without labels, set it to \"advantage\"";
+            return Err(document.error("learner.mpt.positive", message));
+        }
+        return Ok(());
+    };
+    let adds = matches!(learner.advantage, AdvantageConfig::GrpoLambda { surrogates: Surrogates::Add, .. });
+    let weight = rewards[place].weight();
+    if adds && weight != 1.0 {
+        // What is added is the reward less the correctness, so the correctness must be in it once.
+        let key = format!("rewards[{place}].weight");
+        let message = format!(
+            "{key} = {weight}: learner.advantage.surrogates = \"add\" needs weight = 1 for the reward with correctness"
+        );
+        return Err(document.error(&key, message));
+    }
+    Ok(())
+}
+
+fn kl(document: &Document, learner: &LearnerConfig) -> Result<(), ConfigError> {
+    if learner.kl.enabled && learner.kl.coefficient == 0.0 {
+        let message = "learner.kl.coefficient: must be above 0 where learner.kl.enabled = true";
+        return Err(document.error("learner.kl.coefficient", message));
+    }
+    Ok(())
+}
+
+fn eval(document: &Document, data: &DataConfig, eval: &mut EvalSection) -> Result<(), ConfigError> {
+    match (data, &eval.data) {
+        (DataConfig::Task(_), Some(_)) => {
+            let message = "eval.data: data.kind = \"task\" makes its own held-out problems; leave it out";
+            return Err(document.error("eval.data", message));
+        }
+        (DataConfig::Jsonl(_), None) => nothing_held_out(document, eval)?,
+        _ => {}
+    }
+    at_least_one(document, "eval.problems", eval.problems)?;
+    at_least_one(document, "eval.pass_k", eval.pass_k)?;
+    at_least_one(document, "eval.trajectories_open_max", eval.trajectories_open_max)?;
+    sampling(document, "eval", eval.temperature, eval.top_p)?;
+    if eval.pass_k > 1 && eval.temperature == 0.0 {
+        let message = format!(
+            "eval.pass_k = {}: at eval.temperature = 0 all answers to a prompt are the same; raise the temperature",
+            eval.pass_k
+        );
+        return Err(document.error("eval.pass_k", message));
+    }
+    Ok(())
+}
+
+/// Without held-out data the measurements that are on by default are off; one that was asked for is refused.
+fn nothing_held_out(document: &Document, eval: &mut EvalSection) -> Result<(), ConfigError> {
+    let asked = [
+        ("eval.before", eval.before),
+        ("eval.after", eval.after),
+        ("eval.every_steps", eval.every_steps > 0),
+    ];
+    for (key, is_on) in asked {
+        if is_on && document.is_given(key) {
+            let message =
+                format!("{key}: there is nothing to measure on; name held-out prompts with eval.data");
+            return Err(document.error(key, message));
+        }
+    }
+    (eval.before, eval.after) = (false, false);
+    Ok(())
+}
+
+fn sampling(document: &Document, section: &str, temperature: f64, top_p: f64) -> Result<(), ConfigError> {
+    if !(temperature.is_finite() && temperature >= 0.0) {
+        let key = format!("{section}.temperature");
+        return Err(document.error(&key, format!("{key}: must be finite and at least 0, got {temperature}")));
+    }
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        let key = format!("{section}.top_p");
+        return Err(document.error(&key, format!("{key}: must be above 0 and at most 1, got {top_p}")));
+    }
+    Ok(())
+}
+
+fn writing(document: &Document, keep_last: usize, completions_every: u64) -> Result<(), ConfigError> {
+    at_least_one(document, "checkpoint.keep_last", keep_last)?;
+    at_least_one(document, "metrics.completions_every_steps", completions_every as usize)
+}
+
+fn starting_model(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {
+    let create = match (&config.model.path, &config.model.create) {
+        (Some(_), None) => return Ok(()),
+        (None, Some(create)) => create,
+        _ => {
+            let message = "[model] needs either path (a model to go on with) or [model.create] (a new one)";
+            return Err(document.error("model", message));
+        }
+    };
+    if !matches!(config.data, DataConfig::Task(_)) {
+        let message =
+            "model.create: a new model knows the alphabet of the tasks only, so data.kind must be \"task\"";
+        return Err(document.error("model.create", message));
+    }
+    shape(document, create)
+}
+
+fn shape(document: &Document, create: &CreateSection) -> Result<(), ConfigError> {
+    for (key, value) in [
+        ("hidden", create.hidden),
+        ("layers", create.layers),
+        ("heads", create.heads),
+        ("kv_heads", create.kv_heads),
+        ("intermediate", create.intermediate),
+        ("max_positions", create.max_positions),
+    ] {
+        at_least_one(document, &format!("model.create.{key}"), value)?;
+    }
+    // The two halves of a head are rotated against each other.
+    if !create.hidden.is_multiple_of(2 * create.heads) {
+        let message = format!(
+            "model.create.heads: {} heads of an even width do not divide hidden = {}",
+            create.heads, create.hidden
+        );
+        return Err(document.error("model.create.heads", message));
+    }
+    if !create.heads.is_multiple_of(create.kv_heads) {
+        let message =
+            format!("model.create.kv_heads: {} does not divide heads = {}", create.kv_heads, create.heads);
+        return Err(document.error("model.create.kv_heads", message));
+    }
+    if !(create.rope_theta.is_finite() && create.rope_theta > 0.0) {
+        let message = format!("model.create.rope_theta: must be above 0, got {}", create.rope_theta);
+        return Err(document.error("model.create.rope_theta", message));
+    }
+    Ok(())
+}
+
+fn demonstrations(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {
+    match (&config.data, &config.sft.demonstrations) {
+        (DataConfig::Task(_), Some(styles)) => complain(document, "sft.demonstrations.", styles.check()),
+        (DataConfig::Task(_), None) => {
+            let message =
+                "[sft.demonstrations] is missing: data.kind = \"task\" needs the weights of the styles";
+            Err(document.error("sft", message))
+        }
+        (DataConfig::Jsonl(_), Some(_)) => {
+            let message =
+                "sft.demonstrations: data.kind = \"jsonl\" has its demonstrations in the file; leave it out";
+            Err(document.error("sft.demonstrations", message))
+        }
+        (DataConfig::Jsonl(_), None) => Ok(()),
+    }
+}
+
+fn stop_accuracy(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {
+    let Some(accuracy) = config.sft.stop_accuracy else { return Ok(()) };
+    if !(accuracy > 0.0 && accuracy <= 1.0) {
+        let message = format!("sft.stop_accuracy: must be above 0 and at most 1, got {accuracy}");
+        return Err(document.error("sft.stop_accuracy", message));
+    }
+    if config.eval.every_steps == 0 {
+        let message = "sft.stop_accuracy: nothing is measured on the way; set eval.every_steps";
+        return Err(document.error("sft.stop_accuracy", message));
+    }
+    Ok(())
+}
+
+/// A task judges its own problems; other data has the reference answers that mathematics is compared with.
+fn default_correctness(data: &DataConfig) -> RewardConfig {
+    let (weight, correctness) = (1.0, true);
+    match data {
+        DataConfig::Task(_) => RewardConfig::Task { name: "task".to_owned(), weight, correctness },
+        DataConfig::Jsonl(_) => RewardConfig::Math { name: "math".to_owned(), weight, correctness },
+    }
+}
+
+fn at_least_one(document: &Document, key: &str, value: usize) -> Result<(), ConfigError> {
+    if value >= 1 { Ok(()) } else { Err(document.error(key, format!("{key}: must be at least 1, got 0"))) }
+}
+
+/// Gives a crate's complaint, `key: reason`, its place in the file.
+fn complain<T, E: Display>(
+    document: &Document,
+    section: &str,
+    result: Result<T, E>,
+) -> Result<T, ConfigError> {
+    result.map_err(|error| {
+        let message = format!("{section}{error}");
+        let key = message.split(": ").next().unwrap_or_default();
+        document.error(key, message.clone())
+    })
+}
+
+/// Makes the paths of a train config absolute, so that the resolved config holds wherever it is read.
+pub(super) fn find_paths(
+    document: &Document,
+    file: &Path,
+    config: &mut RunConfig,
+) -> Result<(), ConfigError> {
+    let find = Finder { document, file };
+    find.replace("model.path", &mut config.model.path)?;
+    if let DataConfig::Jsonl(data) = &mut config.data {
+        find.replace("data.path", &mut data.path)?;
+    }
+    find.replace_given("eval.data", &mut config.eval.data)?;
+    find.replace_given("learner.kl.reference", &mut config.learner.kl.reference)
+}
+
+/// Makes the paths of an sft config absolute.
+pub(super) fn find_sft_paths(
+    document: &Document,
+    file: &Path,
+    config: &mut SftRunConfig,
+) -> Result<(), ConfigError> {
+    let find = Finder { document, file };
+    find.replace_given("model.path", &mut config.model.path)?;
+    if let DataConfig::Jsonl(data) = &mut config.data {
+        find.replace("data.path", &mut data.path)?;
+    }
+    find.replace_given("eval.data", &mut config.eval.data)
+}
+
+/// Makes the paths of a replay absolute.
+pub(super) fn find_replay_paths(
+    document: &Document,
+    file: &Path,
+    config: &mut ReplayConfig,
+) -> Result<(), ConfigError> {
+    let find = Finder { document, file };
+    find.replace("model.path", &mut config.model.path)?;
+    find.replace_given("learner.kl.reference", &mut config.learner.kl.reference)
+}
+
+/// Finds what a relative path means: from the current directory first, then from the config file's own folder.
+struct Finder<'a> {
+    document: &'a Document,
+    file: &'a Path,
+}
+
+impl Finder<'_> {
+    fn replace(&self, key: &str, path: &mut PathBuf) -> Result<(), ConfigError> {
+        let beside = self.file.parent().unwrap_or(Path::new("")).join(&*path);
+        if let Ok(found) = path.canonicalize().or_else(|_| beside.canonicalize()) {
+            *path = found;
+            return Ok(());
+        }
+        let mut message = format!("{key}: there is no {}", path.display());
+        if beside != *path {
+            message = format!("{message} (nor {})", beside.display());
+        }
+        Err(self.document.error(key, message))
+    }
+
+    fn replace_given(&self, key: &str, path: &mut Option<PathBuf>) -> Result<(), ConfigError> {
+        path.as_mut().map_or(Ok(()), |path| self.replace(key, path))
+    }
+}

@@ -1,0 +1,257 @@
+//! The sections that belong to no other crate, as they stand in a file. What values of them cannot be meant is
+//! said in `check`.
+
+use std::path::PathBuf;
+
+use learner::config::StreambpConfig;
+use rewards::DemonstrationConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Console;
+
+/// `[run]`: what holds for the whole run.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSection {
+    /// Where all randomness comes from.
+    #[serde(default)]
+    pub seed: u64,
+    /// Optimizer steps.
+    #[serde(default)]
+    pub steps: u64,
+    /// Whether actors and learner work at the same time.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// What computes.
+    #[serde(default)]
+    pub device: DeviceKind,
+    /// Threads for arithmetic; absent is one for each core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+/// Who works when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Actors generate while the learner learns.
+    #[default]
+    Async,
+    /// One after the other, in one thread: the same seed gives the same run, bit for bit.
+    Lockstep,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first NVIDIA GPU; only in a build with the feature `cuda`.
+    Cuda,
+}
+
+/// `[model]` of a train config.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// A Hugging Face directory.
+    pub path: PathBuf,
+}
+
+/// `[eval]`: what is measured on held-out prompts, and when.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSection {
+    /// Measures after every so many steps; 0 is never between the first and the last.
+    pub every_steps: u64,
+    /// Measures before the first step.
+    pub before: bool,
+    /// Measures after the last step.
+    pub after: bool,
+    /// How many prompts are asked.
+    pub problems: usize,
+    /// The temperature of the answers; 0 takes the likeliest token each time.
+    pub temperature: f64,
+    /// The probability mass that tokens are drawn from; 1 is all of it.
+    pub top_p: f64,
+    /// The number of likeliest tokens that are drawn from; 0 is all of them.
+    pub top_k: usize,
+    /// Answers to each prompt, for pass@k.
+    pub pass_k: usize,
+    /// Answers that are decoded side by side.
+    pub trajectories_open_max: usize,
+    /// Which held-out problems of a task, and which draws. It is not the run's, so that all runs are measured on
+    /// the same problems.
+    pub seed: u64,
+    /// Held-out prompts, where the training data is JSONL. A task makes its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self {
+            every_steps: 0,
+            before: true,
+            after: true,
+            problems: 256,
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            pass_k: 1,
+            trajectories_open_max: 32,
+            seed: 0,
+            data: None,
+        }
+    }
+}
+
+/// `[checkpoint]`: when the run is written down. The last step always is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSection {
+    /// Writes after every so many steps; 0 is only at the end.
+    pub every_steps: u64,
+    /// How many checkpoints stay on disk.
+    pub keep_last: usize,
+}
+
+impl Default for CheckpointSection {
+    fn default() -> Self {
+        Self { every_steps: 0, keep_last: 2 }
+    }
+}
+
+/// `[metrics]`: what is written down beside the numbers, and what is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// Histograms of lengths, rewards, advantages and ratios in TensorBoard.
+    pub histograms: bool,
+    /// Completions of a step that TensorBoard shows; 0 is none.
+    pub completions_logged: usize,
+    /// Shows completions after every so many steps.
+    pub completions_every_steps: u64,
+    /// Writes the completions of every step into `rollouts/`.
+    pub rollouts: bool,
+    /// What the terminal shows.
+    pub console: Console,
+}
+
+impl Default for MetricsSection {
+    fn default() -> Self {
+        Self {
+            histograms: true,
+            completions_logged: 2,
+            completions_every_steps: 10,
+            rollouts: true,
+            console: Console::Auto,
+        }
+    }
+}
+
+/// `[run]` of an sft config.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftRunSection {
+    /// Where all randomness comes from.
+    #[serde(default)]
+    pub seed: u64,
+    /// What computes.
+    #[serde(default)]
+    pub device: DeviceKind,
+    /// Threads for arithmetic; absent is one for each core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+/// `[model]` of an sft config: a model to go on with, or the shape of a new one.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftModelSection {
+    /// A Hugging Face directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// `[model.create]`: a new Llama, whose vocabulary is the alphabet of the tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<CreateSection>,
+}
+
+/// `[model.create]`: the shape of a new Llama.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSection {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate: usize,
+    /// The longest sequence that the model is made for, in tokens.
+    pub max_positions: usize,
+    /// Base of the rotary frequencies.
+    #[serde(default = "CreateSection::default_rope_theta")]
+    pub rope_theta: f64,
+    /// Whether the embedding is the head as well.
+    #[serde(default = "CreateSection::default_tied")]
+    pub tied: bool,
+}
+
+impl CreateSection {
+    fn default_rope_theta() -> f64 {
+        10_000.0
+    }
+
+    fn default_tied() -> bool {
+        true
+    }
+}
+
+/// `[sft]`: the supervised steps.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftSection {
+    /// The most optimizer steps.
+    pub steps_max: u64,
+    /// Demonstrations in one step.
+    pub batch_size: usize,
+    /// Tokens, prompts included, in one micro-batch.
+    pub batch_tokens_max: usize,
+    /// The most tokens of an answer in evaluation.
+    pub output_tokens_max: usize,
+    /// Stops as soon as an evaluation reaches this accuracy; absent is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_accuracy: Option<f64>,
+    /// How a task's demonstrations are written; JSONL data has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demonstrations: Option<DemonstrationConfig>,
+    /// `[sft.streambp]`: as `[learner.streambp]`.
+    #[serde(default)]
+    pub streambp: StreambpConfig,
+}
+
+/// How `longhaul generate` draws.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolSampling {
+    /// The most tokens of the answer.
+    pub output_tokens_max: usize,
+    /// The temperature; 0 takes the likeliest token each time.
+    pub temperature: f64,
+    /// The probability mass that tokens are drawn from; 1 is all of it.
+    pub top_p: f64,
+    /// The number of likeliest tokens that are drawn from; 0 is all of them.
+    pub top_k: usize,
+}
+
+impl Default for ToolSampling {
+    fn default() -> Self {
+        Self { output_tokens_max: 1024, temperature: 1.0, top_p: 1.0, top_k: 0 }
+    }
+}

@@ -1,0 +1,361 @@
+//! Whole configs: what is read, what is refused, what the resolved text says.
+
+use std::fs;
+
+use proptest::prelude::{prop_assert_eq, proptest};
+
+use super::*;
+
+const TRAIN: &str = r#"
+[run]
+seed = 7
+steps = 10
+schedule = "lockstep"
+
+[model]
+path = "model"
+
+[data]
+kind = "task"
+name = "addition"
+difficulty_min = 2
+difficulty_max = 4
+
+[rollout]
+output_tokens_max = 64
+segments_max = 4
+trajectories_open_max = 16
+group_size = 4
+temperature = 1
+
+[queue]
+groups_max = 8
+staleness_versions_max = 2
+
+[[rewards]]
+kind = "task"
+correctness = true
+
+[[rewards]]
+kind = "length"
+weight = 0.1
+length_max = 64
+
+[learner]
+groups_per_step = 4
+batch_tokens_max = 1024
+
+[learner.advantage]
+kind = "grpo_lambda"
+surrogates = "add"
+
+[learner.mpt]
+enabled = true
+
+[optimizer]
+kind = "adamw"
+learning_rate = 1e-4
+"#;
+
+const SFT: &str = r#"
+[model.create]
+hidden = 64
+layers = 2
+heads = 4
+kv_heads = 2
+intermediate = 128
+max_positions = 256
+
+[data]
+kind = "task"
+name = "addition"
+difficulty_min = 2
+difficulty_max = 4
+
+[sft]
+steps_max = 100
+batch_size = 16
+batch_tokens_max = 1024
+output_tokens_max = 64
+stop_accuracy = 0.3
+[sft.demonstrations]
+hasty = 0.5
+careful = 0.25
+verbose = 0.25
+
+[optimizer]
+kind = "adamw"
+learning_rate = 1e-3
+
+[eval]
+every_steps = 10
+"#;
+
+/// A folder with a config `a.toml` and the things that it names.
+fn folder(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("model")).unwrap();
+    fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"1+1=\"}\n").unwrap();
+    fs::write(folder.path().join("a.toml"), text).unwrap();
+    folder
+}
+
+fn load(text: &str, set: &[&str]) -> Result<RunConfig, String> {
+    let folder = folder(text);
+    let set: Vec<String> = set.iter().map(|assignment| (*assignment).to_owned()).collect();
+    RunConfig::load(&folder.path().join("a.toml"), &set).map_err(|error| shortened(&error, &folder))
+}
+
+fn load_sft(text: &str, set: &[&str]) -> Result<SftRunConfig, String> {
+    let folder = folder(text);
+    let set: Vec<String> = set.iter().map(|assignment| (*assignment).to_owned()).collect();
+    SftRunConfig::load(&folder.path().join("a.toml"), &set).map_err(|error| shortened(&error, &folder))
+}
+
+/// The complaint without the name of the temporary folder.
+fn shortened(error: &ConfigError, folder: &tempfile::TempDir) -> String {
+    error.to_string().replace(&format!("{}/", folder.path().display()), "")
+}
+
+#[test]
+fn the_resolved_config_has_every_default_and_reads_as_the_same() {
+    let folder = folder(TRAIN);
+    let config = RunConfig::load(&folder.path().join("a.toml"), &[]).unwrap();
+    let text = config.resolved();
+    for line in [
+        "top_p = 1.0",
+        "on_update = \"recompute\"",
+        "dynamic_sampling = false",
+        "problems = 256",
+        "keep_last = 2",
+        "sigma = 0.2",
+        "layer_chunk_tokens = 512",
+        "kind = \"pois\"",
+        "device = \"cpu\"",
+        "console = \"auto\"",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    fs::write(folder.path().join("resolved.toml"), &text).unwrap();
+    let again = RunConfig::load(&folder.path().join("resolved.toml"), &[]).unwrap();
+    assert_eq!(again, config);
+    assert_eq!(again.resolved(), text);
+}
+
+#[test]
+fn the_resolved_sft_config_reads_as_the_same() {
+    let folder = folder(SFT);
+    let Config::Sft(config) = Config::load(&folder.path().join("a.toml"), &[]).unwrap() else {
+        panic!("a file with [sft] is for sft");
+    };
+    fs::write(folder.path().join("resolved.toml"), config.resolved()).unwrap();
+    let again = SftRunConfig::load(&folder.path().join("resolved.toml"), &[]).unwrap();
+    assert_eq!(again, *config);
+    assert!(matches!(&again.rewards[..], [RewardConfig::Task { correctness: true, .. }]));
+}
+
+proptest! {
+    /// Numbers survive the way through text.
+    #[test]
+    fn any_numbers_read_as_the_same(seed in 0..=i64::MAX as u64, rate in 0.0..1.0_f64, temperature in 1e-3..9.0_f64) {
+        let folder = folder(TRAIN);
+        let set = [
+            format!("run.seed={seed}"),
+            format!("optimizer.learning_rate={rate}"),
+            format!("rollout.temperature={temperature:e}"),
+        ];
+        let config = RunConfig::load(&folder.path().join("a.toml"), &set).unwrap();
+        prop_assert_eq!((config.run.seed, config.optimizer.learning_rate), (seed, rate));
+        fs::write(folder.path().join("resolved.toml"), config.resolved()).unwrap();
+        prop_assert_eq!(RunConfig::load(&folder.path().join("resolved.toml"), &[]).unwrap(), config);
+    }
+}
+
+#[test]
+fn typos_name_file_line_and_key() {
+    let complaint = |old: &str, new: &str| load(&TRAIN.replacen(old, new, 1), &[]).unwrap_err();
+    assert_eq!(
+        complaint("segments_max", "segment_max"),
+        "a.toml:18: unknown key `rollout.segment_max`; the nearest known key is `segments_max`"
+    );
+    assert_eq!(
+        complaint("groups_per_step", "group_size"),
+        "a.toml:37: unknown key `learner.group_size`; the nearest known key is `rollout.group_size`"
+    );
+    assert_eq!(
+        complaint("[queue]", "[que]"),
+        "a.toml:23: unknown section `que`; the nearest known one is `queue`"
+    );
+    assert_eq!(
+        complaint("surrogates = \"add\"", "surrogates = \"ad\""),
+        "a.toml:42: learner.advantage.surrogates: unknown value `ad`; the nearest known one is `add`"
+    );
+    assert_eq!(complaint("\"addition\"", "\"adition\"").split_once(": ").unwrap().0, "a.toml:12");
+    assert_eq!(
+        complaint("schedule = \"lockstep\"", "device = \"gpu\""),
+        "a.toml:5: run.device: unknown value `gpu`; the nearest known one is `cpu`"
+    );
+}
+
+#[test]
+fn contradictions_name_their_keys() {
+    for (set, expected) in [
+        (
+            "rollout.segments_max=0",
+            "--set rollout.segments_max=0: rollout.segments_max: must be at least 1, got 0",
+        ),
+        ("rollout.segments_max=5", "rollout.segments_max: 5 segments do not divide output_tokens_max = 64"),
+        ("rollout.group_size=1", "rollout.group_size: must be at least 2, got 1"),
+        ("rollout.trajectories_open_max=0", "rollout.trajectories_open_max: must be at least 1, got 0"),
+        ("rollout.temperature=0", "rollout.temperature: must be finite and above 0, got 0"),
+        ("queue.groups_max=3", "queue.groups_max: 3 is less than learner.groups_per_step = 4"),
+        ("learner.groups_per_step=9", "queue.groups_max: 8 is less than learner.groups_per_step = 9"),
+        ("run.steps=0", "run.steps: must be given and at least 1"),
+        ("run.threads=0", "run.threads: must be at least 1"),
+        ("learner.kl={enabled = true, coefficient = 1}", "learner.kl.reference: is missing"),
+        ("learner.kl={enabled = true, reference = \"model\"}", "learner.kl.coefficient: must be above 0"),
+        (
+            "rewards[0].weight=2",
+            "rewards[0].weight = 2: learner.advantage.surrogates = \"add\" needs weight = 1",
+        ),
+        ("rewards[0].correctness=false", "learner.advantage.kind = \"grpo_lambda\" ranks groups"),
+        ("rewards[1].correctness=true", "rewards[1].correctness: a length does not say what is right"),
+        ("rewards[1].name=task", "rewards[1].name: `task` is the name of another reward"),
+        ("rewards=[]", "rewards: at least one reward is needed"),
+        (
+            "data={kind = \"jsonl\", path = \"prompts.jsonl\"}",
+            "rewards[0].kind: `task` judges the problems of a task",
+        ),
+        ("data.difficulty_min=5", "data.difficulty_min: 5 is above difficulty_max = 4"),
+        ("eval.pass_k=4", "eval.pass_k = 4: at eval.temperature = 0 all answers to a prompt are the same"),
+        ("eval.problems=0", "eval.problems: must be at least 1, got 0"),
+        ("eval.data=prompts.jsonl", "eval.data: data.kind = \"task\" makes its own held-out problems"),
+        ("checkpoint.keep_last=0", "checkpoint.keep_last: must be at least 1, got 0"),
+        ("optimizer.clip_norm=0", "optimizer.clip_norm: 0 is not above 0"),
+    ] {
+        let message = load(TRAIN, &[set]).unwrap_err();
+        assert!(message.contains(expected), "{set}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    let without_labels = ["rewards[0].correctness=false", "learner.advantage={kind = \"grpo\"}"];
+    let message = load(TRAIN, &without_labels).unwrap_err();
+    assert!(message.starts_with("a.toml:44: learner.mpt.positive = \"correct\" needs"), "{message}");
+    let labels_from_advantage = [&without_labels[..], &["learner.mpt.positive=advantage"]].concat();
+    load(TRAIN, &labels_from_advantage).unwrap();
+}
+
+#[test]
+fn a_contradiction_in_the_file_has_its_line() {
+    let text = TRAIN.replace("segments_max = 4", "segments_max = 0");
+    assert_eq!(load(&text, &[]).unwrap_err(), "a.toml:18: rollout.segments_max: must be at least 1, got 0");
+    let two = TRAIN
+        .replace("kind = \"length\"\nweight = 0.1\nlength_max = 64", "kind = \"math\"\ncorrectness = true");
+    let message = load(&two, &[]).unwrap_err();
+    assert!(message.starts_with("a.toml:33: rewards[1].correctness: `task` is marked already"), "{message}");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_so() {
+    let message = load(TRAIN, &["run.device=cuda"]).unwrap_err();
+    assert!(message.contains("run.device: this build has no \"cuda\""), "{message}");
+}
+
+#[test]
+fn paths_are_found_beside_the_config_and_made_absolute() {
+    let folder = folder(TRAIN);
+    let config = RunConfig::load(&folder.path().join("a.toml"), &[]).unwrap();
+    assert_eq!(config.model.path, folder.path().join("model").canonicalize().unwrap());
+    // `src` is there in the directory that tests run in.
+    let config = RunConfig::load(&folder.path().join("a.toml"), &["model.path=src".to_owned()]).unwrap();
+    assert_eq!(config.model.path, Path::new("src").canonicalize().unwrap());
+
+    let message = load(TRAIN, &["model.path=no/such"]).unwrap_err();
+    assert_eq!(message, "--set model.path=no/such: model.path: there is no no/such (nor no/such)");
+    let message =
+        load(TRAIN, &["learner.kl={enabled = true, coefficient = 1, reference = \"other\"}"]).unwrap_err();
+    assert!(message.contains("learner.kl.reference: there is no other (nor other)"), "{message}");
+}
+
+#[test]
+fn jsonl_is_measured_only_on_held_out_data() {
+    let jsonl = ["data={kind = \"jsonl\", path = \"prompts.jsonl\"}", "rewards[0].kind=math"];
+    let config = load(TRAIN, &jsonl).unwrap();
+    assert_eq!(config.evaluation(), None);
+    assert!(!config.eval.before && !config.eval.after);
+
+    let asked = [&jsonl[..], &["eval.every_steps=5"]].concat();
+    let message = load(TRAIN, &asked).unwrap_err();
+    assert!(message.contains("eval.every_steps: there is nothing to measure on"), "{message}");
+
+    let held_out = [&jsonl[..], &["eval.data=prompts.jsonl"]].concat();
+    let evaluation = load(TRAIN, &held_out).unwrap().evaluation().unwrap();
+    let DataConfig::Jsonl(data) = evaluation.data else { panic!("data is JSONL") };
+    assert!(data.path.ends_with("prompts.jsonl"));
+}
+
+#[test]
+fn a_custom_verifier_is_left_to_the_program() {
+    load(TRAIN, &["rewards[1]={kind = \"custom\", name = \"rhyme\"}"]).unwrap();
+}
+
+#[test]
+fn contradictions_of_sft_name_their_keys() {
+    for (set, expected) in [
+        ("model.path=model", "[model] needs either path"),
+        ("model.create.heads=3", "model.create.heads: 3 heads of an even width do not divide hidden = 64"),
+        ("model.create.kv_heads=3", "model.create.kv_heads: 3 does not divide heads = 4"),
+        ("model.create.layers=0", "model.create.layers: must be at least 1, got 0"),
+        ("sft.stop_accuracy=30", "sft.stop_accuracy: must be above 0 and at most 1, got 30"),
+        ("eval.every_steps=0", "sft.stop_accuracy: nothing is measured on the way"),
+        ("sft.demonstrations.hasty=-1", "sft.demonstrations.hasty: must be 0 or more"),
+        ("sft.batch_size=0", "sft.batch_size: must be at least 1, got 0"),
+        ("data={kind = \"jsonl\", path = \"prompts.jsonl\"}", "model.create: a new model knows the alphabet"),
+        ("rollout.group_size=2", "unknown section `rollout`"),
+    ] {
+        let message = load_sft(SFT, &[set]).unwrap_err();
+        assert!(message.contains(expected), "{set}: {message}");
+    }
+    let message = load(SFT, &[]).unwrap_err();
+    assert_eq!(message, "a.toml:16: `[sft]` makes this a config for `longhaul sft`");
+    let message =
+        load_sft(&SFT.replace("[sft.demonstrations]\nhasty = 0.5\ncareful = 0.25\nverbose = 0.25", ""), &[]);
+    assert!(message.unwrap_err().contains("[sft.demonstrations] is missing"));
+}
+
+#[test]
+fn a_replay_needs_no_section_that_it_does_not_use() {
+    let folder = folder(
+        "[model]\npath = \"model\"\n[learner]\ngroups_per_step = 2\nbatch_tokens_max = 100\n\
+         [learner.advantage]\nkind = \"grpo_lambda\"\n[optimizer]\nkind = \"sgd\"\nlearning_rate = 1.0\n",
+    );
+    let file = folder.path().join("a.toml");
+    let config = ReplayConfig::load(&file, &[]).unwrap();
+    assert_eq!((config.run.steps, config.temperature()), (0, 1.0));
+    fs::write(folder.path().join("resolved.toml"), config.resolved()).unwrap();
+    assert_eq!(ReplayConfig::load(&folder.path().join("resolved.toml"), &[]).unwrap(), config);
+
+    fs::write(&file, TRAIN).unwrap();
+    assert_eq!(ReplayConfig::load(&file, &["rollout.temperature=0.5".into()]).unwrap().temperature(), 0.5);
+    let error = ReplayConfig::load(&file, &["queue.group_max=5".into()]).unwrap_err().to_string();
+    assert!(
+        error.contains("unknown key `queue.group_max`; the nearest known key is `groups_max`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tools_take_settings_from_the_command_line() {
+    let set = ["run.seed=3".to_owned(), "rollout.temperature=0".to_owned()];
+    let config = ToolConfig::for_generate(&set).unwrap();
+    assert_eq!((config.run.seed, config.rollout.temperature), (3, 0.0));
+    for (set, expected) in [
+        ("rollout.temprature=1", "unknown key `rollout.temprature`; the nearest known key is `temperature`"),
+        ("rollout.top_p=0", "rollout.top_p: must be above 0 and at most 1, got 0"),
+        ("eval.problems=1", "unknown section `eval`"),
+    ] {
+        let message = ToolConfig::for_generate(&[set.to_owned()]).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("--set {set}: ")) && message.contains(expected), "{message}");
+    }
+    assert!(ToolConfig::for_logprobs(&set).is_err());
+}

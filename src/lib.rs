@@ -1,0 +1,12 @@
+//! longhaul fine-tunes language models by reinforcement learning on very long outputs.
+//!
+//! This crate is the composition root, the only place that knows the four others: `rollout` makes scored groups,
+//! `rewards` judges, `learner` turns groups into weights, `kernels` computes. Here they get their config, their
+//! threads, their folder and their terminal.
+
+pub mod cli;
+pub mod progress;
+pub mod config;
+pub mod run_folder;
+pub mod metrics;
+pub mod shutdown;

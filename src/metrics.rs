@@ -1,0 +1,363 @@
+//! The numbers of a run: one line a step in `metrics.jsonl`, the same tags for TensorBoard.
+//!
+//! Which numbers there are is decided by the callers; this file writes them. A tag that depends on the clock
+//! begins with one of [`TIMED_FAMILIES`], so that two runs of one seed can be compared without them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use protobuf::{Message, RepeatedField};
+use serde::ser::{SerializeMap, Serializer};
+use tensorboard_proto::event::Event;
+use tensorboard_proto::summary::{Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
+use tensorboard_proto::tensor::TensorProto;
+use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
+use tensorboard_proto::types::DataType;
+use tensorboard_rs::record_writer::RecordWriter;
+use tensorboard_rs::summary::{histogram_raw, scalar};
+
+/// The families whose values depend on the clock; every other tag repeats exactly in a lockstep run.
+pub const TIMED_FAMILIES: [&str; 3] = ["timing_s/", "time/", "perf/"];
+
+/// TensorBoard draws 30 buckets, so more would be merged before anybody sees them.
+const BUCKETS: usize = 30;
+
+/// A text of a million characters makes TensorBoard's page unusable; what is cut off stands in `rollouts/`.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// Writes the metrics of one run. It owns the files, and nothing else may write to them.
+pub struct MetricsWriter {
+    lines: BufWriter<File>,
+    lines_path: PathBuf,
+    events: Option<EventFile>,
+}
+
+impl MetricsWriter {
+    /// Creates `metrics.jsonl` and `tensorboard/` in a folder that has neither.
+    ///
+    /// # Errors
+    /// If `metrics.jsonl` exists or cannot be written. TensorBoard files that cannot be written are a warning.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let lines_path = folder.join("metrics.jsonl");
+        let file = File::create_new(&lines_path).with_context(|| lines_path.display().to_string())?;
+        let mut writer = Self { lines: BufWriter::new(file), lines_path, events: None };
+        let directory = folder.join("tensorboard");
+        match EventFile::create(&directory) {
+            Ok(events) => writer.events = Some(events),
+            Err(error) => warn_once(&directory, &error),
+        }
+        Ok(writer)
+    }
+
+    /// Writes the numbers of one step: a line with every scalar, and an event for every scalar and histogram.
+    ///
+    /// A value that is not finite becomes `null` in the line and stays what it is in TensorBoard.
+    ///
+    /// # Errors
+    /// If the line cannot be written. TensorBoard's failure is one warning and ends the events, not the run.
+    ///
+    /// # Panics
+    /// If a tag comes twice: the reader of the line would see only one of the two.
+    pub fn record<S: AsRef<str>>(
+        &mut self,
+        step: u64,
+        scalars: &[(S, f64)],
+        histograms: &[(&str, &[f64])],
+    ) -> Result<()> {
+        self.write_line(step, scalars).with_context(|| self.lines_path.display().to_string())?;
+        let mut values: Vec<Summary> =
+            scalars.iter().map(|(tag, value)| scalar(tag.as_ref(), *value as f32)).collect();
+        values.extend(histograms.iter().filter_map(|(tag, values)| histogram(tag, values)));
+        self.write_event(step, values);
+        Ok(())
+    }
+
+    /// Shows a text, as Markdown, under `tag` in TensorBoard.
+    pub fn text(&mut self, step: u64, tag: &str, body: &str) {
+        self.write_event(step, vec![text(tag, cut(body))]);
+    }
+
+    fn write_line<S: AsRef<str>>(&mut self, step: u64, scalars: &[(S, f64)]) -> Result<()> {
+        let mut tags = BTreeSet::from(["step"]);
+        let mut line = serde_json::Serializer::new(&mut self.lines);
+        let mut object = line.serialize_map(Some(scalars.len() + 1))?;
+        object.serialize_entry("step", &step)?;
+        for (tag, value) in scalars {
+            assert!(tags.insert(tag.as_ref()), "the metric {} is recorded twice in a step", tag.as_ref());
+            object.serialize_entry(tag.as_ref(), value)?;
+        }
+        object.end()?;
+        self.lines.write_all(b"\n")?;
+        Ok(self.lines.flush()?)
+    }
+
+    fn write_event(&mut self, step: u64, values: Vec<Summary>) {
+        let Some(events) = &mut self.events else { return };
+        if let Err(error) = events.write(step, values) {
+            warn_once(&events.path, &error);
+            self.events = None;
+        }
+    }
+}
+
+/// Called at most once a run, because the writer gives the events up with it.
+fn warn_once(path: &Path, error: &anyhow::Error) {
+    tracing::warn!("{}: {error:#}; the run goes on without TensorBoard", path.display());
+}
+
+/// One event file. TensorBoard reads it while it grows, so every step is flushed.
+///
+/// The record format and the summaries are tensorboard-rs's. Its `SummaryWriter` is left out: it writes in a
+/// thread of its own, and a full disk panics there.
+struct EventFile {
+    records: RecordWriter<BufWriter<File>>,
+    path: PathBuf,
+}
+
+impl EventFile {
+    fn create(directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory)?;
+        // TensorBoard takes any name with `tfevents` in it and orders the files by name.
+        let name = format!("events.out.tfevents.{:010}.{}.longhaul", wall_time() as u64, std::process::id());
+        let path = directory.join(name);
+        let records = RecordWriter::new(BufWriter::new(File::create_new(&path)?));
+        let mut file = Self { records, path };
+        let mut first = Event::new();
+        first.set_wall_time(wall_time());
+        first.set_file_version("brain.Event:2".to_owned());
+        file.append(&first)?;
+        Ok(file)
+    }
+
+    fn write(&mut self, step: u64, summaries: Vec<Summary>) -> Result<()> {
+        let mut summary = Summary::new();
+        for mut one in summaries {
+            summary.mut_value().extend(one.take_value());
+        }
+        let mut event = Event::new();
+        event.set_wall_time(wall_time());
+        event.set_step(i64::try_from(step)?);
+        event.set_summary(summary);
+        self.append(&event)
+    }
+
+    fn append(&mut self, event: &Event) -> Result<()> {
+        self.records.write(&event.write_to_bytes()?)?;
+        Ok(self.records.flush()?)
+    }
+}
+
+fn wall_time() -> f64 {
+    // A clock before 1970 gives a wrong time on the axis, which is no reason to stop.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Buckets of equal width from the least to the greatest finite value; `None` if there is no finite value.
+fn histogram(tag: &str, values: &[f64]) -> Option<Summary> {
+    let finite: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    let min = finite.iter().copied().reduce(f64::min)?;
+    let max = finite.iter().copied().reduce(f64::max)?;
+    let (limits, counts) = buckets(&finite, min, max);
+    let sum: f64 = finite.iter().sum();
+    let sum_squares: f64 = finite.iter().map(|value| value * value).sum();
+    Some(histogram_raw(tag, min, max, finite.len() as f64, sum, sum_squares, &limits, &counts))
+}
+
+/// The right edge and the count of each bucket; a value on an edge belongs to the bucket on its right.
+fn buckets(values: &[f64], min: f64, max: f64) -> (Vec<f64>, Vec<f64>) {
+    let width = (max - min) / BUCKETS as f64;
+    // Equal values, and a spread that overflows or vanishes in the division, leave no width to divide by.
+    if !(width.is_finite() && width > 0.0) {
+        return (vec![max], vec![values.len() as f64]);
+    }
+    let mut limits: Vec<f64> = (1..=BUCKETS).map(|edge| min + width * edge as f64).collect();
+    limits[BUCKETS - 1] = max;
+    let mut counts = vec![0.0; BUCKETS];
+    for value in values {
+        counts[(((value - min) / width) as usize).min(BUCKETS - 1)] += 1.0;
+    }
+    (limits, counts)
+}
+
+/// The summary that TensorBoard's text plugin shows, which tensorboard-rs cannot make.
+fn text(tag: &str, body: &str) -> Summary {
+    let mut plugin = SummaryMetadata_PluginData::new();
+    plugin.set_plugin_name("text".to_owned());
+    let mut metadata = SummaryMetadata::new();
+    metadata.set_plugin_data(plugin);
+    let mut length = TensorShapeProto_Dim::new();
+    length.set_size(1);
+    let mut shape = TensorShapeProto::new();
+    shape.set_dim(RepeatedField::from_vec(vec![length]));
+    let mut tensor = TensorProto::new();
+    tensor.set_dtype(DataType::DT_STRING);
+    tensor.set_tensor_shape(shape);
+    tensor.set_string_val(RepeatedField::from_vec(vec![body.as_bytes().to_vec()]));
+    let mut value = Summary_Value::new();
+    value.set_tag(tag.to_owned());
+    value.set_metadata(metadata);
+    value.set_tensor(tensor);
+    let mut summary = Summary::new();
+    summary.set_value(RepeatedField::from_vec(vec![value]));
+    summary
+}
+
+fn cut(body: &str) -> &str {
+    &body[..body.floor_char_boundary(TEXT_BYTES_MAX)]
+}
+
+/// A prompt and its completion as TensorBoard shows them: verbatim, under a line of what they were worth.
+#[must_use]
+pub fn completion_markdown(prompt: &str, completion: &str, reward: f64, tokens: usize) -> String {
+    // Four spaces make a code block whatever the text holds; a fence could be closed by the text itself.
+    let verbatim = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    format!("reward {reward:.3}, {tokens} tokens\n\n{}\n---\n\n{}", verbatim(prompt), verbatim(completion))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(folder: &Path) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Reads the framing of TFRecord back: length, its checksum, the event, its checksum.
+    fn events(folder: &Path) -> Vec<Event> {
+        let entry = fs::read_dir(folder.join("tensorboard")).unwrap().next().unwrap().unwrap();
+        let bytes = fs::read(entry.path()).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut events = Vec::new();
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            events.push(Event::parse_from_bytes(&rest[12..12 + length]).unwrap());
+            rest = &rest[12 + length + 4..];
+        }
+        events
+    }
+
+    #[test]
+    fn a_step_is_one_line_and_one_event() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        let before = wall_time();
+        writer.record(3, &[("reward", 0.5), ("kl", f64::NAN)], &[("advantages", &[1.0, -1.0])]).unwrap();
+        writer.record(4, &[(String::from("rewards/task/mean"), f64::INFINITY)], &[]).unwrap();
+        writer.text(4, "completions", "1 + 1 = 2");
+
+        assert_eq!(
+            lines(folder.path()),
+            [
+                serde_json::json!({"step": 3, "reward": 0.5, "kl": null}),
+                serde_json::json!({"step": 4, "rewards/task/mean": null})
+            ]
+        );
+        let events = events(folder.path());
+        assert_eq!(events[0].get_file_version(), "brain.Event:2");
+        assert_eq!(events.iter().map(Event::get_step).collect::<Vec<_>>(), [0, 3, 4, 4]);
+        assert!(events[1].get_wall_time() >= before && events[1].get_wall_time() <= wall_time());
+        let values = events[1].get_summary().get_value();
+        assert_eq!(
+            values.iter().map(Summary_Value::get_tag).collect::<Vec<_>>(),
+            ["reward", "kl", "advantages"]
+        );
+        assert_eq!(values[0].get_simple_value(), 0.5);
+        assert!(values[1].get_simple_value().is_nan());
+        let body = &events[3].get_summary().get_value()[0].get_tensor().get_string_val()[0];
+        assert_eq!(body, b"1 + 1 = 2");
+    }
+
+    #[test]
+    fn a_histogram_keeps_count_sum_and_squares() {
+        let mut summary =
+            histogram("h", &[0.0, 0.1, 3.0, 3.0, f64::NAN, f64::INFINITY]).expect("four finite values");
+        let value = summary.take_value().remove(0);
+        let histogram = value.get_histo();
+        assert_eq!((histogram.get_min(), histogram.get_max(), histogram.get_num()), (0.0, 3.0, 4.0));
+        assert_eq!(histogram.get_sum(), 6.1);
+        assert!((histogram.get_sum_squares() - 18.01).abs() < 1e-12);
+        assert_eq!(histogram.get_bucket().len(), BUCKETS);
+        // Width 0.1: zero is alone in the first bucket, 0.1 opens the second, both threes close the last.
+        assert_eq!(histogram.get_bucket()[0], 1.0);
+        assert_eq!(histogram.get_bucket()[1], 1.0);
+        assert_eq!(histogram.get_bucket()[BUCKETS - 1], 2.0);
+        assert_eq!(histogram.get_bucket_limit()[BUCKETS - 1], 3.0);
+    }
+
+    #[test]
+    fn a_histogram_of_equal_values_is_one_bucket_and_of_none_is_none() {
+        let (limits, counts) = buckets(&[2.0, 2.0], 2.0, 2.0);
+        assert_eq!((limits, counts), (vec![2.0], vec![2.0]));
+        let (limits, counts) = buckets(&[-f64::MAX, f64::MAX], -f64::MAX, f64::MAX);
+        assert_eq!((limits, counts), (vec![f64::MAX], vec![2.0]));
+        assert!(histogram("h", &[f64::NAN]).is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_finite_value_is_in_one_bucket(values in proptest::collection::vec(-1e300_f64..1e300, 1..50)) {
+            let min = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let (limits, counts) = buckets(&values, min, max);
+            assert_eq!(counts.iter().sum::<f64>(), values.len() as f64);
+            assert!(limits.is_sorted());
+        }
+    }
+
+    #[test]
+    fn without_tensorboard_the_lines_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tensorboard"), "a file where the folder should be").unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        writer.record(1, &[("loss", 1.0)], &[("ratios", &[1.0])]).unwrap();
+        writer.text(1, "completions", "text");
+        assert_eq!(lines(folder.path()), [serde_json::json!({"step": 1, "loss": 1.0})]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_ends_the_events_and_not_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        writer.events.as_mut().unwrap().records = RecordWriter::new(BufWriter::new(full));
+        writer.record(1, &[("loss", 1.0)], &[]).unwrap();
+        assert!(writer.events.is_none());
+        writer.record(2, &[("loss", 0.5)], &[]).unwrap();
+        assert_eq!(lines(folder.path()).len(), 2);
+    }
+
+    #[test]
+    fn metrics_of_another_run_are_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        MetricsWriter::create(folder.path()).unwrap();
+        let error = MetricsWriter::create(folder.path()).err().unwrap();
+        assert!(format!("{error:#}").contains("metrics.jsonl"), "{error:#}");
+    }
+
+    #[test]
+    #[should_panic(expected = "the metric loss is recorded twice")]
+    fn a_tag_comes_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        let _ = writer.record(1, &[("loss", 1.0), ("loss", 2.0)], &[]);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let body = "é".repeat(TEXT_BYTES_MAX);
+        assert_eq!(cut(&body).len(), TEXT_BYTES_MAX);
+        assert_eq!(cut(&format!("a{body}")).len(), TEXT_BYTES_MAX - 1);
+    }
+
+    #[test]
+    fn a_completion_is_shown_verbatim() {
+        let shown = completion_markdown("1+1=", "```\n2", 1.0, 3);
+        assert_eq!(shown, "reward 1.000, 3 tokens\n\n    1+1=\n\n---\n\n    ```\n    2\n");
+    }
+}

@@ -1,0 +1,431 @@
+//! The folder of one run: where each file of it stands, and the log that is written into it.
+//!
+//! ```text
+//! runs/quickstart-1/
+//!   config.toml            the resolved config; its first line marks the folder as a run's
+//!   metrics.jsonl          one object a step
+//!   tensorboard/           the same numbers, histograms and texts
+//!   rollouts/              step-000012.jsonl: the completions that step 12 learned from
+//!   checkpoints/step-12/   a Hugging Face directory and the trainer's state
+//!   log                    everything that was said, with times
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::progress::above_bars;
+
+/// The first line of a run's `config.toml`. `--overwrite` touches no folder without it.
+const MARK: &str = "# A run of longhaul";
+
+/// Nobody has so many runs of one config in one place; a search beyond it is a mistake.
+const RUNS_MAX: u32 = 100_000;
+
+/// A folder that belongs to this run alone.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder `wanted`, or else the next `runs/<name>-<n>`, and writes the resolved config into it.
+    ///
+    /// # Errors
+    /// If `wanted` is there and not empty, unless `overwrite` is set and it is the folder of another run: then
+    /// what longhaul wrote there is removed, and nothing else.
+    pub fn create(wanted: Option<&Path>, name: &str, overwrite: bool, config: &str) -> Result<Self> {
+        let path = match wanted {
+            Some(path) => {
+                make_room(path, overwrite)?;
+                path.to_owned()
+            }
+            None => next_free(Path::new("runs"), name)?,
+        };
+        let folder = Self { path };
+        let text = format!("{MARK} {}\n{config}", crate::cli::VERSION);
+        fs::write(folder.config(), text).with_context(|| folder.config().display().to_string())?;
+        Ok(folder)
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The resolved config, from which the run can be repeated.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// The file with everything that was said.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// The recorded completions of one step.
+    #[must_use]
+    pub fn rollouts(&self, step: u64) -> PathBuf {
+        self.path.join("rollouts").join(format!("step-{step:06}.jsonl"))
+    }
+
+    /// The folder of all checkpoints.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The checkpoint of one step.
+    #[must_use]
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.checkpoints().join(format!("step-{step}"))
+    }
+
+    /// Writes the completions that a step learned from, one JSON object a line.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_rollouts<R: Serialize>(
+        &self,
+        step: u64,
+        records: impl IntoIterator<Item = R>,
+    ) -> Result<()> {
+        let path = self.rollouts(step);
+        let write = || -> Result<()> {
+            fs::create_dir_all(self.path.join("rollouts"))?;
+            let mut file = BufWriter::new(File::create(&path)?);
+            for record in records {
+                serde_json::to_writer(&mut file, &record)?;
+                file.write_all(b"\n")?;
+            }
+            Ok(file.flush()?)
+        };
+        write().with_context(|| path.display().to_string())
+    }
+
+    /// Removes all checkpoints but the newest `keep`.
+    ///
+    /// # Errors
+    /// If a checkpoint cannot be listed or removed.
+    pub fn prune_checkpoints(&self, keep: usize) -> Result<()> {
+        let folder = self.checkpoints();
+        if !folder.exists() {
+            return Ok(());
+        }
+        let mut steps: Vec<u64> =
+            names_in(&folder)?.iter().filter_map(|name| checkpoint_step(name)).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        for step in steps.into_iter().skip(keep) {
+            let path = self.checkpoint(step);
+            fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// The step of a finished checkpoint's folder; a half-written one bears another name.
+fn checkpoint_step(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok()
+}
+
+/// The folder after the last one of this name, so that the numbers follow time even where some were deleted.
+fn next_free(runs: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(runs).with_context(|| runs.display().to_string())?;
+    let prefix = format!("{name}-");
+    let number = |name: &String| name.strip_prefix(&prefix)?.parse::<u32>().ok();
+    let last = names_in(runs)?.iter().filter_map(number).max().unwrap_or(0);
+    for number in last + 1..=RUNS_MAX {
+        let path = runs.join(format!("{prefix}{number}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            // Another run began at the same moment.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+    bail!("{}: there are {RUNS_MAX} runs of {name}; name a folder with --run", runs.display())
+}
+
+fn make_room(path: &Path, overwrite: bool) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("{}: cannot make the run folder", path.display()))?;
+    if names_in(path)?.is_empty() {
+        return Ok(());
+    }
+    let shown = path.display();
+    if !overwrite {
+        bail!(
+            "{shown}: the run folder exists and is not empty; name another with --run, or give --overwrite"
+        );
+    }
+    let marked = fs::read_to_string(path.join("config.toml")).is_ok_and(|text| text.starts_with(MARK));
+    if !marked {
+        bail!(
+            "{shown}: --overwrite replaces the folder of a run, and this is none (no config.toml of a run in it)"
+        );
+    }
+    remove_run(path)
+}
+
+/// Removes the files of a run by their names. A file that somebody put beside them stays, with its folder.
+fn remove_run(path: &Path) -> Result<()> {
+    // The config goes last: what is interrupted here can still be overwritten.
+    remove_matching(&path.join("tensorboard"), |name| name.contains("tfevents"))?;
+    remove_matching(&path.join("rollouts"), |name| name.starts_with("step-") && name.ends_with(".jsonl"))?;
+    remove_matching(&path.join("checkpoints"), |name| checkpoint_step(name).is_some())?;
+    for name in ["metrics.jsonl", "log", "config.toml"] {
+        let file = path.join(name);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| file.display().to_string());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove_matching(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
+    match fs::symlink_metadata(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        // What a link points to may belong to something else.
+        Ok(kind) if !kind.is_dir() => {
+            bail!("{}: not a folder that longhaul made, so --overwrite leaves it", folder.display())
+        }
+        _ => {}
+    }
+    for name in names_in(folder)?.into_iter().filter(|name| is_ours(name)) {
+        let path = folder.join(name);
+        let kind = fs::symlink_metadata(&path).with_context(|| path.display().to_string())?;
+        if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+            .with_context(|| path.display().to_string())?;
+    }
+    if names_in(folder)?.is_empty() {
+        fs::remove_dir(folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let context = || folder.display().to_string();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(context)? {
+        names.push(entry.with_context(context)?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// The log file of the run that is going on. The subscriber is the process's and is set once; the file changes.
+static LOG: Mutex<Option<File>> = Mutex::new(None);
+
+/// Ends the log of a run when it is dropped.
+#[must_use = "the log ends when this is dropped"]
+#[derive(Debug)]
+pub struct LogGuard(());
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        *log_file() = None;
+    }
+}
+
+/// Sends what the crates say to standard error (from level info on) and, all of it, to the folder's `log`.
+///
+/// Without a folder only standard error is written. One run of a process logs at a time: a second call takes
+/// the file of the first away.
+///
+/// # Errors
+/// If the log cannot be made.
+pub fn start_log(folder: Option<&RunFolder>) -> Result<LogGuard> {
+    let file = match folder {
+        Some(folder) => {
+            let path = folder.log();
+            let file = File::options().create(true).append(true).open(&path);
+            Some(file.with_context(|| path.display().to_string())?)
+        }
+        None => None,
+    };
+    *log_file() = file;
+    let terminal = fmt::layer()
+        .without_time()
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(|| TerminalLog)
+        .with_filter(LevelFilter::INFO);
+    // Everything of our own; of the libraries below only what a person should know.
+    let ours = EnvFilter::new("info,longhaul=trace,rollout=trace,rewards=trace,learner=trace,kernels=trace");
+    let file = fmt::layer().with_ansi(false).with_writer(FileLog).with_filter(ours);
+    // It fails where a subscriber is set already: by an earlier run in this process, or by the program around us.
+    let _ = tracing_subscriber::registry().with(terminal).with(file).try_init();
+    Ok(LogGuard(()))
+}
+
+fn log_file() -> MutexGuard<'static, Option<File>> {
+    // The file is whole after a panic elsewhere, so a poisoned lock is no reason to lose the log.
+    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct TerminalLog;
+
+impl Write for TerminalLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        above_bars(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+struct FileLog;
+
+impl Write for &FileLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match log_file().as_mut() {
+            Some(file) => file.write(bytes),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        log_file().as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl<'a> MakeWriter<'a> for FileLog {
+    type Writer = &'a FileLog;
+
+    fn make_writer(&'a self) -> &'a FileLog {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(path: &Path, overwrite: bool) -> Result<RunFolder> {
+        RunFolder::create(Some(path), "unused", overwrite, "[run]\nseed = 1\n")
+    }
+
+    fn fill(folder: &RunFolder) {
+        folder.write_rollouts(1, [serde_json::json!({"reward": 1.0})]).unwrap();
+        fs::create_dir_all(folder.checkpoint(1)).unwrap();
+        fs::write(folder.checkpoint(1).join("model.safetensors"), "w").unwrap();
+        fs::create_dir(folder.path().join("tensorboard")).unwrap();
+        fs::write(folder.path().join("tensorboard/events.out.tfevents.1"), "e").unwrap();
+        fs::write(folder.path().join("metrics.jsonl"), "{}").unwrap();
+        fs::write(folder.log(), "l").unwrap();
+    }
+
+    #[test]
+    fn a_run_folder_is_refused_and_overwritten_on_demand() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a/run");
+        fill(&create(&path, false).unwrap());
+
+        let error = create(&path, false).unwrap_err().to_string();
+        assert!(error.contains("a/run") && error.contains("--overwrite"), "{error}");
+
+        let folder = create(&path, true).unwrap();
+        assert_eq!(names_in(&path).unwrap(), ["config.toml"]);
+        let config = fs::read_to_string(folder.config()).unwrap();
+        assert!(config.starts_with(MARK) && config.ends_with("\n[run]\nseed = 1\n"), "{config}");
+    }
+
+    #[test]
+    fn overwrite_keeps_what_longhaul_did_not_make() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = create(place.path(), false).unwrap();
+        fill(&folder);
+        let kept = ["notes.txt", "rollouts/mine.txt", "checkpoints/best", "tensorboard/notes"];
+        for name in kept {
+            fs::write(place.path().join(name), "mine").unwrap();
+        }
+        create(place.path(), true).unwrap();
+        for name in kept {
+            assert!(place.path().join(name).exists(), "{name}");
+        }
+        assert!(!folder.checkpoint(1).exists() && !folder.rollouts(1).exists());
+    }
+
+    #[test]
+    fn overwrite_refuses_a_folder_that_is_no_run() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("config.toml"), "[package]").unwrap();
+        fs::write(place.path().join("log"), "precious").unwrap();
+        let error = create(place.path(), true).unwrap_err().to_string();
+        assert!(error.contains("this is none"), "{error}");
+        assert_eq!(fs::read_to_string(place.path().join("log")).unwrap(), "precious");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn overwrite_does_not_follow_a_link() {
+        let place = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::create_dir(elsewhere.path().join("step-1")).unwrap();
+        create(place.path(), false).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), place.path().join("checkpoints")).unwrap();
+        assert!(create(place.path(), true).is_err());
+        assert!(elsewhere.path().join("step-1").exists());
+    }
+
+    #[test]
+    fn runs_are_numbered_after_the_last() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["quick-1", "quick-7", "quick-x", "quick-slow-9"] {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
+        assert_eq!(next_free(place.path(), "quick").unwrap(), place.path().join("quick-8"));
+        assert_eq!(next_free(place.path(), "quick").unwrap(), place.path().join("quick-9"));
+        assert_eq!(next_free(place.path(), "other").unwrap(), place.path().join("other-1"));
+    }
+
+    #[test]
+    fn the_newest_checkpoints_stay() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = create(place.path(), false).unwrap();
+        folder.prune_checkpoints(1).unwrap();
+        for step in [2, 9, 10] {
+            fs::create_dir_all(folder.checkpoint(step)).unwrap();
+        }
+        fs::create_dir(folder.checkpoints().join("best")).unwrap();
+        folder.prune_checkpoints(2).unwrap();
+        let mut left = names_in(&folder.checkpoints()).unwrap();
+        left.sort();
+        assert_eq!(left, ["best", "step-10", "step-9"]);
+    }
+
+    #[test]
+    fn rollouts_are_lines() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = create(place.path(), false).unwrap();
+        folder.write_rollouts(12, [serde_json::json!({"a": 1}), serde_json::json!({"a": 2})]).unwrap();
+        let text = fs::read_to_string(place.path().join("rollouts/step-000012.jsonl")).unwrap();
+        assert_eq!(text, "{\"a\":1}\n{\"a\":2}\n");
+    }
+
+    #[test]
+    fn the_log_takes_what_the_terminal_does_not() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = create(place.path(), false).unwrap();
+        let guard = start_log(Some(&folder)).unwrap();
+        tracing::debug!(target: "longhaul", "the detail");
+        drop(guard);
+        tracing::debug!(target: "longhaul", "after the run");
+        let log = fs::read_to_string(folder.log()).unwrap();
+        assert!(log.contains("the detail") && !log.contains("after the run"), "{log}");
+    }
+}

@@ -1,0 +1,99 @@
+//! Every file under `configs/` loads, and an ablation differs from the quickstart in what it names, alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use longhaul::config::{Config, RunConfig};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The resolved config as `rollout.segments_max -> 4`.
+fn keys(path: &Path) -> BTreeMap<String, String> {
+    let config = RunConfig::load(path, &[]).unwrap_or_else(|error| panic!("{error}"));
+    let value: toml::Value = toml::from_str(&config.resolved()).unwrap();
+    let mut keys = BTreeMap::new();
+    flatten("", &value, &mut keys);
+    keys
+}
+
+fn flatten(path: &str, value: &toml::Value, keys: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(&path, value, keys);
+            }
+        }
+        toml::Value::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                flatten(&format!("{path}[{index}]"), value, keys);
+            }
+        }
+        value => {
+            keys.insert(path.to_owned(), value.to_string());
+        }
+    }
+}
+
+#[test]
+fn every_config_loads() {
+    let files = files(&root());
+    assert!(files.len() >= 7, "{files:?}");
+    for path in files {
+        let config = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert!(config.evaluation().is_some(), "{} measures nothing", path.display());
+    }
+}
+
+#[test]
+fn every_key_of_the_quickstart_says_why() {
+    for path in files(&root()) {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("# "), "{}: the first line says what the file is for", path.display());
+        if path.ends_with("quickstart.toml") || path.ends_with("quickstart_sft.toml") {
+            let keys = text.lines().filter(|line| line.contains(" = ")).count();
+            let reasons = text.lines().filter(|line| line.contains(" = ") && line.contains(" # ")).count();
+            assert!(reasons * 4 >= keys * 3, "{}: {reasons} reasons for {keys} keys", path.display());
+        }
+    }
+}
+
+#[test]
+fn an_ablation_changes_one_thing() {
+    let quickstart = keys(&root().join("quickstart.toml"));
+    let ablations = [
+        ("no_segments", &["rollout.segments_max"][..]),
+        ("no_mpt", &["learner.mpt.enabled"]),
+        ("no_streambp", &["learner.streambp.enabled"]),
+        ("no_grpo_lambda", &["learner.advantage."]),
+        ("no_surrogates", &["rewards[1].", "rewards[2].", "learner.advantage.surrogates"]),
+    ];
+    assert_eq!(files(&root().join("ablations")).len(), ablations.len());
+    for (name, allowed) in ablations {
+        let ablation = keys(&root().join(format!("ablations/{name}.toml")));
+        let all: BTreeSet<&String> = quickstart.keys().chain(ablation.keys()).collect();
+        let changed: Vec<&String> =
+            all.into_iter().filter(|key| quickstart.get(*key) != ablation.get(*key)).collect();
+        assert!(!changed.is_empty(), "{name} is the quickstart");
+        for key in changed {
+            assert!(allowed.iter().any(|allowed| key.starts_with(allowed)), "{name} changes {key}");
+        }
+    }
+}

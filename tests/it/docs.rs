@@ -1,0 +1,56 @@
+//! The documents name files and tests that exist, so that a rename does not leave them behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What stands between backticks in a document, outside of code blocks.
+fn quoted(document: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let outside: Vec<&str> = text.split("```").step_by(2).collect();
+    outside.iter().flat_map(|part| part.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+#[test]
+fn files_in_the_documents_exist() {
+    let folders = ["src/", "rollout/", "rewards/", "learner/", "kernels/", "tests/", "configs/", "models/"];
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let names = quoted(document);
+        assert!(names.len() > 20, "{document}");
+        let paths = names.iter().filter(|name| !name.contains(['<', ' ']));
+        for path in paths.filter(|name| folders.iter().any(|folder| name.starts_with(folder))) {
+            assert!(root().join(path).exists(), "{document} names {path}");
+        }
+    }
+}
+
+#[test]
+fn tests_in_the_table_of_invariants_exist() {
+    let mut files = Vec::new();
+    for folder in ["src", "rollout/src", "rewards/src", "learner/src", "kernels/src", "tests/it"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let code: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let names = quoted("ARCHITECTURE.md");
+    // Tests have sentences for names.
+    let tests: Vec<&String> =
+        names.iter().filter(|name| name.matches('_').count() >= 4 && !name.contains(['.', ' '])).collect();
+    assert!(tests.len() >= 20, "{tests:?}");
+    for test in tests {
+        assert!(code.contains(&format!("fn {test}(")), "ARCHITECTURE.md names the test {test}");
+    }
+}
