@@ -1,0 +1,69 @@
+//! What the sections accept, refuse and fill in.
+
+use super::*;
+use serde_json::json;
+
+fn minimal() -> serde_json::Value {
+    json!({
+        "groups_per_step": 8, "batch_tokens_max": 4096, "dynamic_sampling": true,
+        "advantage": {"kind": "grpo_lambda", "lambda": 0.2, "alpha": 0.2},
+        "importance": {"kind": "pois"},
+    })
+}
+
+fn read(value: serde_json::Value) -> Result<LearnerConfig, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_method_that_is_not_named_is_off() {
+    let config = read(minimal()).unwrap();
+    assert!(!config.mpt.enabled && !config.kl.enabled && config.streambp.enabled);
+    assert_eq!((config.mpt.tau, config.mpt.sigma), (0.99, 0.2));
+    assert_eq!((config.clip.low, config.clip.high), (0.2, 0.2));
+    config.check().unwrap();
+}
+
+#[test]
+fn unknown_keys_are_refused_in_every_section() {
+    for (pointer, section) in [
+        ("/advantage", json!({"kind": "grpo", "lambda": 0.2})),
+        ("/advantage", json!({"kind": "grpo_lambda", "lamda": 0.2})),
+        ("/importance", json!({"kind": "sais", "cap": 2.0})),
+        ("/extra", json!(1)),
+    ] {
+        let mut config = minimal();
+        config[&pointer[1..]] = section;
+        let message = read(config).unwrap_err();
+        assert!(message.contains("unknown field"), "{pointer}: {message}");
+    }
+}
+
+#[test]
+fn errors_name_the_key() {
+    let cases: [(&str, fn(&mut LearnerConfig)); 8] = [
+        ("learner.groups_per_step", |config| config.groups_per_step = 0),
+        ("learner.batch_tokens_max", |config| config.batch_tokens_max = 0),
+        ("learner.advantage.alpha", |config| {
+            config.advantage =
+                AdvantageConfig::GrpoLambda { lambda: 0.2, alpha: 1.5, surrogates: Surrogates::Ignore }
+        }),
+        ("learner.clip.high", |config| config.clip.high = -0.1),
+        ("learner.mpt.tau", |config| config.mpt.tau = 1.5),
+        ("learner.streambp.layer_chunk_tokens", |config| config.streambp.layer_chunk_tokens = 0),
+        ("learner.kl.coefficient", |config| config.kl.coefficient = f64::NAN),
+        ("learner.kl.reference", |config| config.kl.enabled = true),
+    ];
+    for (key, spoil) in cases {
+        let mut config = read(minimal()).unwrap();
+        spoil(&mut config);
+        let message = config.check().unwrap_err().to_string();
+        assert!(message.starts_with(key), "{key}: {message}");
+    }
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let config = read(minimal()).unwrap();
+    assert_eq!(read(serde_json::to_value(&config).unwrap()).unwrap(), config);
+}

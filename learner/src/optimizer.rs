@@ -1,0 +1,362 @@
+//! From summed gradients to new weights: AdamW and SGD, the learning rate's schedule, the global norm.
+//! `f32` on the device; knows nothing of groups.
+
+use burn::tensor::Tensor;
+use kernels::Weights;
+use serde::{Deserialize, Serialize};
+
+use crate::config::within;
+use crate::error::LearnerError;
+
+/// The section `[optimizer]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// The rule of the update.
+    pub kind: OptimizerKind,
+    /// The highest learning rate of the schedule.
+    pub learning_rate: f64,
+    /// Decay of AdamW's two moments.
+    #[serde(default = "OptimizerConfig::default_betas")]
+    pub betas: [f64; 2],
+    /// AdamW's guard against division by 0.
+    #[serde(default = "OptimizerConfig::default_eps")]
+    pub eps: f64,
+    /// Decoupled decay of the matrices; norms and biases are left alone.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Steps over which the learning rate rises to its highest.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// The learning rate after warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Longest gradient, over all parameters together; absent is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+}
+
+/// The rule of the update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// AdamW (arXiv 1711.05101) with bias correction.
+    Adamw,
+    /// `w -= learning_rate * gradient`, without momentum.
+    Sgd,
+}
+
+/// The learning rate after warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Stays.
+    #[default]
+    Constant,
+    /// Falls on a line to 0 at the last step.
+    Linear,
+    /// Falls on half a cosine to 0 at the last step.
+    Cosine,
+}
+
+impl OptimizerConfig {
+    fn default_betas() -> [f64; 2] {
+        [0.9, 0.999]
+    }
+
+    fn default_eps() -> f64 {
+        1e-8
+    }
+
+    /// Says which value cannot be meant.
+    ///
+    /// # Errors
+    /// [`LearnerError::Config`] with the first key whose value is out of its range.
+    pub fn check(&self) -> Result<(), LearnerError> {
+        within("optimizer.learning_rate", self.learning_rate, 0.0, f64::MAX)?;
+        for beta in self.betas {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(LearnerError::config("optimizer.betas", format!("{beta} is not in [0, 1)")));
+            }
+        }
+        if self.eps.is_nan() || self.eps <= 0.0 {
+            return Err(LearnerError::config("optimizer.eps", format!("{} is not above 0", self.eps)));
+        }
+        within("optimizer.weight_decay", self.weight_decay, 0.0, f64::MAX)?;
+        match self.clip_norm {
+            Some(norm) if norm.is_nan() || norm <= 0.0 => {
+                let reason = format!("{norm} is not above 0; leave the key out for no limit");
+                Err(LearnerError::config("optimizer.clip_norm", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The learning rate of a step, counted from 0, in a run of `steps_total` steps.
+    #[must_use]
+    pub fn learning_rate_at(&self, step: u64, steps_total: u64) -> f64 {
+        if step < self.warmup_steps {
+            // The first step has a rate above 0, or it would be wasted.
+            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        let falling = steps_total.saturating_sub(self.warmup_steps).max(1);
+        let progress = ((step - self.warmup_steps) as f64 / falling as f64).min(1.0);
+        self.learning_rate
+            * match self.schedule {
+                Schedule::Constant => 1.0,
+                Schedule::Linear => 1.0 - progress,
+                Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            }
+    }
+}
+
+/// AdamW's running means of the gradient and of its square.
+#[derive(Clone, Debug)]
+pub(crate) struct Moments {
+    pub(crate) first: Weights<Tensor<2>>,
+    pub(crate) second: Weights<Tensor<2>>,
+}
+
+/// The optimizer's state: what must come back with a checkpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Optimizer {
+    pub(crate) config: OptimizerConfig,
+    /// Present for AdamW alone.
+    pub(crate) moments: Option<Moments>,
+    /// Updates made so far: AdamW's bias correction counts them, not the steps.
+    pub(crate) updates: u64,
+}
+
+/// The numbers of one update besides the weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rates {
+    pub(crate) learning_rate: f64,
+    /// Factor that brings the gradient within `clip_norm`.
+    pub(crate) gradient_scale: f64,
+}
+
+impl Optimizer {
+    pub(crate) fn new(config: OptimizerConfig, weights: &Weights<Tensor<2>>) -> Self {
+        let moments = match config.kind {
+            OptimizerKind::Adamw => {
+                Some(Moments { first: weights.zeros_like(), second: weights.zeros_like() })
+            }
+            OptimizerKind::Sgd => None,
+        };
+        Self { config, moments, updates: 0 }
+    }
+
+    /// The factor that brings a gradient of this norm within the limit.
+    pub(crate) fn gradient_scale(&self, gradient_norm: f64) -> f64 {
+        self.config.clip_norm.map_or(1.0, |limit| (limit / (gradient_norm + 1e-6)).min(1.0))
+    }
+
+    /// Moves the weights one update along the gradients.
+    pub(crate) fn update(
+        &mut self,
+        weights: &mut Weights<Tensor<2>>,
+        gradients: Weights<Tensor<2>>,
+        rates: Rates,
+    ) {
+        self.updates += 1;
+        let mut gradients = gradients;
+        let gradients = gradients.values_mut().into_iter().map(|gradient| {
+            let gradient = take(gradient);
+            if rates.gradient_scale < 1.0 { gradient.mul_scalar(rates.gradient_scale) } else { gradient }
+        });
+        match &mut self.moments {
+            None => {
+                for (weight, gradient) in weights.values_mut().into_iter().zip(gradients) {
+                    let kept = decayed(take(weight), &self.config, rates.learning_rate);
+                    *weight = kept - gradient.mul_scalar(rates.learning_rate);
+                }
+            }
+            Some(moments) => {
+                let first = moments.first.values_mut();
+                let moments = first.into_iter().zip(moments.second.values_mut());
+                for ((weight, gradient), (first, second)) in
+                    weights.values_mut().into_iter().zip(gradients).zip(moments)
+                {
+                    let step = adam_step(&self.config, self.updates, gradient, (first, second));
+                    let kept = decayed(take(weight), &self.config, rates.learning_rate);
+                    *weight = kept - step.mul_scalar(rates.learning_rate);
+                }
+            }
+        }
+    }
+}
+
+/// Updates the two moments of a parameter and gives the step that is to be scaled by the learning rate.
+fn adam_step(
+    config: &OptimizerConfig,
+    updates: u64,
+    gradient: Tensor<2>,
+    (first, second): (&mut Tensor<2>, &mut Tensor<2>),
+) -> Tensor<2> {
+    let [beta1, beta2] = config.betas;
+    *first = take(first).mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
+    *second = take(second).mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
+    // Bias correction in f64 on the host: 1 - beta^t loses half its digits in f32 at the first updates.
+    let correction1 = 1.0 - beta1.powf(updates as f64);
+    let correction2 = 1.0 - beta2.powf(updates as f64);
+    let root = second.clone().sqrt().mul_scalar(1.0 / correction2.sqrt());
+    first.clone().mul_scalar(1.0 / correction1) / root.add_scalar(config.eps)
+}
+
+/// A weight after decoupled decay. Norms and biases are `[1, n]` and do not decay.
+fn decayed(weight: Tensor<2>, config: &OptimizerConfig, learning_rate: f64) -> Tensor<2> {
+    if config.weight_decay == 0.0 || weight.dims()[0] == 1 {
+        return weight;
+    }
+    weight.mul_scalar(1.0 - learning_rate * config.weight_decay)
+}
+
+/// Takes a tensor out of its place, so that the next operation on it may reuse its memory.
+fn take(place: &mut Tensor<2>) -> Tensor<2> {
+    let empty = Tensor::empty([0, 0], &place.device());
+    std::mem::replace(place, empty)
+}
+
+/// The norm over all gradients together; one read from the device.
+///
+/// # Errors
+/// The name of the first parameter whose gradient holds a number that is not finite.
+pub(crate) fn gradient_norm(gradients: &Weights<Tensor<2>>) -> Result<f64, String> {
+    let named = gradients.named();
+    // Rows first: a sum over millions of squares in one go would lose digits.
+    let squares = named.iter().map(|(_, gradient)| (*gradient).clone().square().sum_dim(1).sum());
+    let squares: Vec<f32> = Tensor::cat(squares.collect(), 0).into_data().iter::<f32>().collect();
+    match squares.iter().position(|square| !square.is_finite()) {
+        Some(place) => Err(named[place].0.clone()),
+        None => Ok(squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+    use crate::testing::{decoder, optimizer_config};
+
+    fn matrix<const R: usize, const C: usize>(values: [[f32; C]; R]) -> Tensor<2> {
+        Tensor::from_data(TensorData::from(values), &Device::flex())
+    }
+
+    /// Weights of which only a matrix and a norm matter here.
+    fn two_parameters(matrix_values: [[f32; 2]; 2], norm_values: [f32; 2]) -> Weights<Tensor<2>> {
+        Weights {
+            embedding: matrix(matrix_values),
+            blocks: Vec::new(),
+            final_norm: matrix([norm_values]),
+            head: None,
+        }
+    }
+
+    fn values(weights: &Weights<Tensor<2>>) -> Vec<f32> {
+        let mut values = Vec::new();
+        weights.for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
+        values
+    }
+
+    fn assert_close(actual: &[f32], expected: &[f32]) {
+        assert_eq!(actual.len(), expected.len());
+        for (a, b) in actual.iter().zip(expected) {
+            assert!((a - b).abs() < 1e-6, "{actual:?} is not {expected:?}");
+        }
+    }
+
+    fn plain(learning_rate: f64) -> Rates {
+        Rates { learning_rate, gradient_scale: 1.0 }
+    }
+
+    /// The numbers are those of `torch.optim.AdamW` with decay on the matrix alone.
+    #[test]
+    fn adamw_makes_the_steps_of_pytorch() {
+        let mut config = optimizer_config("adamw");
+        config.betas = [0.9, 0.95];
+        config.weight_decay = 0.1;
+        let mut weights = two_parameters([[1.0, -2.0], [0.5, 3.0]], [1.0, -1.0]);
+        let mut optimizer = Optimizer::new(config, &weights);
+        let steps = [
+            (([[0.1, -0.2], [0.0, 1.0]], [0.5, 0.01]), [0.989, -1.988, 0.4995, 2.987, 0.99, -1.01]),
+            (
+                ([[0.3, 0.1], [0.2, -1.0]], [-0.5, 0.02]),
+                [0.978_924_16, -1.983_328_5, 0.491_650_9, 2.984_539_5, 0.990_526_3, -1.019_579_9],
+            ),
+            (
+                ([[-0.2, 0.4], [0.1, 0.5]], [0.25, 0.03]),
+                [0.975_379_47, -1.985_853_4, 0.483_194_35, 2.979_792_8, 0.988_764_1, -1.029_025],
+            ),
+        ];
+        for ((matrix, norm), expected) in steps {
+            optimizer.update(&mut weights, two_parameters(matrix, norm), plain(0.01));
+            assert_close(&values(&weights), &expected);
+        }
+        assert_eq!(optimizer.updates, 3);
+    }
+
+    #[test]
+    fn sgd_goes_down_the_gradient_and_decays_matrices_alone() {
+        let mut weights = two_parameters([[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0]);
+        let gradients = || two_parameters([[1.0, 0.0], [-1.0, 2.0]], [1.0, -1.0]);
+        let mut config = optimizer_config("sgd");
+        Optimizer::new(config.clone(), &weights).update(&mut weights, gradients(), plain(0.5));
+        assert_close(&values(&weights), &[0.5, 2.0, 3.5, 3.0, 4.5, 6.5]);
+        config.weight_decay = 0.2;
+        Optimizer::new(config, &weights).update(&mut weights, gradients(), plain(0.5));
+        assert_close(&values(&weights), &[-0.05, 1.8, 3.65, 1.7, 4.0, 7.0]);
+    }
+
+    #[test]
+    fn the_limit_is_on_the_norm_over_all_parameters() {
+        let gradients = two_parameters([[2.0, 0.0], [0.0, 2.0]], [2.0, 2.0]);
+        assert_eq!(gradient_norm(&gradients), Ok(4.0));
+        let mut config = optimizer_config("sgd");
+        config.clip_norm = Some(1.0);
+        let mut weights = two_parameters([[0.0; 2]; 2], [0.0; 2]);
+        let mut optimizer = Optimizer::new(config, &weights);
+        assert_eq!(optimizer.gradient_scale(0.5), 1.0);
+        let rates = Rates { learning_rate: 1.0, gradient_scale: optimizer.gradient_scale(4.0) };
+        optimizer.update(&mut weights, gradients, rates);
+        assert_close(&values(&weights), &[-0.5, 0.0, 0.0, -0.5, -0.5, -0.5]);
+    }
+
+    // Invariant 8: the tensor is named.
+    #[test]
+    fn a_gradient_that_is_not_finite_is_named() {
+        let mut gradients = decoder(1).weights.zeros_like();
+        let up = &mut gradients.blocks[1].up;
+        *up = up.clone().add_scalar(f32::INFINITY);
+        assert_eq!(gradient_norm(&gradients), Err("model.layers.1.mlp.up_proj.weight".to_owned()));
+    }
+
+    #[test]
+    fn the_learning_rate_rises_and_falls() {
+        let mut config = OptimizerConfig { learning_rate: 8.0, warmup_steps: 4, ..optimizer_config("sgd") };
+        let rates =
+            |config: &OptimizerConfig| [0, 1, 3, 4, 8, 12, 99].map(|step| config.learning_rate_at(step, 12));
+        assert_eq!(rates(&config), [2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
+        config.schedule = Schedule::Linear;
+        assert_eq!(rates(&config), [2.0, 4.0, 8.0, 8.0, 4.0, 0.0, 0.0]);
+        config.schedule = Schedule::Cosine;
+        for (rate, expected) in rates(&config).iter().zip([2.0, 4.0, 8.0, 8.0, 4.0, 0.0, 0.0]) {
+            assert!((rate - expected).abs() < 1e-12, "{rate} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        let cases: [(&str, fn(&mut OptimizerConfig)); 4] = [
+            ("optimizer.learning_rate", |config| config.learning_rate = -1.0),
+            ("optimizer.betas", |config| config.betas = [0.9, 1.0]),
+            ("optimizer.eps", |config| config.eps = 0.0),
+            ("optimizer.clip_norm", |config| config.clip_norm = Some(0.0)),
+        ];
+        for (key, spoil) in cases {
+            let mut config = optimizer_config("adamw");
+            spoil(&mut config);
+            assert!(config.check().unwrap_err().to_string().starts_with(key), "{key}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! From the groups of a step to the completions that are trained on: checks, advantages, dynamic
+//! sampling, and what is to be reported of the groups. Plain numbers, no tensors.
+
+use std::collections::BTreeMap;
+
+use rollout::{Completion, Group, ScoredCompletion};
+
+use crate::advantage::{
+    self, GroupAdvantages, GroupOutcome, GroupRole, GroupVariance, MissingCorrectness, mean_std,
+};
+use crate::config::{AdvantageConfig, LearnerConfig, MptPositive};
+use crate::error::LearnerError;
+use crate::report::{
+    DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RewardReport, Spread,
+    StepValues, mean_of,
+};
+
+/// A completion with all that the loss needs to know of it.
+#[derive(Clone, Debug)]
+pub(crate) struct TrainedCompletion<'a> {
+    pub(crate) completion: &'a Completion,
+    pub(crate) group: &'a Group,
+    pub(crate) member: usize,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) actor_logprobs: Vec<f32>,
+    pub(crate) advantage: f64,
+    /// Whether the mask may touch it.
+    pub(crate) positive: bool,
+}
+
+impl TrainedCompletion<'_> {
+    /// An error that names this completion.
+    pub(crate) fn not_finite(&self, step: u64, quantity: &'static str, value: f64) -> LearnerError {
+        not_finite((step, self.group, self.member), quantity, value)
+    }
+}
+
+/// The groups of a step with their advantages.
+pub(crate) struct Selection<'a> {
+    pub(crate) groups: &'a [Group],
+    outcomes: Vec<GroupOutcome>,
+    pub(crate) advantages: Vec<GroupAdvantages>,
+    pub(crate) dynamic_sampling: bool,
+}
+
+impl<'a> Selection<'a> {
+    /// Checks the groups of the step that trains `step` and computes their advantages.
+    pub(crate) fn new(
+        step: u64,
+        groups: &'a [Group],
+        config: &LearnerConfig,
+        vocabulary: usize,
+    ) -> Result<Self, LearnerError> {
+        for group in groups {
+            check_group(step, group, vocabulary)?;
+        }
+        let outcomes: Vec<GroupOutcome> = groups.iter().map(outcome_of).collect();
+        let advantages = advantage::advantages(&config.advantage, &outcomes).map_err(|missing| {
+            let MissingCorrectness { group, member } = missing;
+            let reason =
+                format!("completion {member} has no correctness, which grpo_lambda shapes rewards by");
+            group_error(step, &groups[group], reason)
+        })?;
+        Ok(Self { groups, outcomes, advantages, dynamic_sampling: config.dynamic_sampling })
+    }
+
+    /// The completions that are trained on, in the order of their groups.
+    pub(crate) fn trained(
+        &self,
+        step: u64,
+        positive: Option<MptPositive>,
+    ) -> Result<Vec<TrainedCompletion<'a>>, LearnerError> {
+        let mut trained = Vec::new();
+        for (group, advantages) in self.groups.iter().zip(&self.advantages) {
+            if self.drops(advantages) {
+                continue;
+            }
+            for (member, scored) in group.completions.iter().enumerate() {
+                let advantage = advantages.advantages[member];
+                let positive = match positive {
+                    None => false,
+                    Some(MptPositive::Advantage) => advantage > 0.0,
+                    Some(MptPositive::Correct) => correct(scored).ok_or_else(|| {
+                        let reason = format!(
+                            "completion {member} has no correctness; learner.mpt.positive = \"advantage\" \
+                             masks without one"
+                        );
+                        group_error(step, group, reason)
+                    })?,
+                };
+                trained.push(trained_completion((group, member), scored, advantage, positive));
+            }
+        }
+        Ok(trained)
+    }
+
+    fn drops(&self, group: &GroupAdvantages) -> bool {
+        self.dynamic_sampling && group.variance != GroupVariance::Varied
+    }
+
+    pub(crate) fn dropped_groups(&self) -> usize {
+        self.advantages.iter().filter(|group| self.drops(group)).count()
+    }
+
+    pub(crate) fn dead_groups(&self) -> DeadGroups {
+        let count = |kind| self.advantages.iter().filter(|group| group.variance == kind).count();
+        DeadGroups {
+            all_correct: count(GroupVariance::AllCorrect),
+            all_wrong: count(GroupVariance::AllWrong),
+            all_equal: count(GroupVariance::AllEqual),
+        }
+    }
+
+    fn scored(&self) -> impl Iterator<Item = &'a ScoredCompletion> {
+        self.groups.iter().flat_map(|group| &group.completions)
+    }
+
+    pub(crate) fn reward_report(&self) -> RewardReport {
+        let rewards = || self.scored().map(|scored| scored.reward.total);
+        let group_stds = self.outcomes.iter().map(|group| mean_std(&group.rewards).1);
+        let equal = |group: &&GroupOutcome| group.rewards.windows(2).all(|pair| pair[0] == pair[1]);
+        let shaped = self.advantages.iter().flat_map(|group| group.shaped.iter().copied());
+        let right = self.scored().filter_map(correct).map(|right| f64::from(u8::from(right)));
+        RewardReport {
+            mean: mean_of(rewards()).unwrap_or(0.0),
+            std: mean_of(group_stds).unwrap_or(0.0),
+            frac_zero_std: self.outcomes.iter().filter(equal).count() as f64 / self.groups.len() as f64,
+            shaped_mean: mean_of(shaped).unwrap_or(0.0),
+            accuracy: mean_of(right),
+            parts: self.part_reports(),
+        }
+    }
+
+    fn part_reports(&self) -> BTreeMap<String, PartReport> {
+        let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for (name, value) in self.scored().flat_map(|scored| &scored.reward.parts) {
+            values.entry(name).or_default().push(*value);
+        }
+        let report = |(name, values): (&str, Vec<f64>)| {
+            let (mean, std) = mean_std(&values);
+            (name.to_owned(), PartReport { mean, std })
+        };
+        values.into_iter().map(report).collect()
+    }
+
+    pub(crate) fn length_report(&self) -> LengthReport {
+        let truncated = self.scored().filter(|scored| scored.completion.truncated()).count();
+        let lengths =
+            |wanted: bool| self.scored().filter(move |scored| correct(scored) == Some(wanted)).map(length_of);
+        LengthReport {
+            all: spread(self.scored().map(length_of)),
+            clipped_ratio: truncated as f64 / self.scored().count() as f64,
+            correct: mean_of(lengths(true)),
+            incorrect: mean_of(lengths(false)),
+        }
+    }
+
+    /// Distances are signed: recorded completions may be of later versions than the one in training.
+    pub(crate) fn off_policy_report(&self, version: u64) -> OffPolicyReport {
+        let completions = || self.scored().map(|scored| &scored.completion);
+        let behind = |of: u64| version as f64 - of as f64;
+        let count = completions().count() as f64;
+        let spans = || completions().map(|completion| completion.version_count() as f64);
+        let segments = || completions().map(|completion| completion.segments.len() as f64);
+        OffPolicyReport {
+            spans: spread(spans()),
+            staleness: spread(completions().map(|completion| behind(completion.newest_version()))),
+            staleness_worst: spread(completions().map(|completion| behind(completion.oldest_version()))),
+            segments: spread(segments()),
+            multi_segment_fraction: segments().filter(|segments| *segments > 1.0).count() as f64 / count,
+            multi_version_fraction: spans().filter(|versions| *versions > 1.0).count() as f64 / count,
+        }
+    }
+
+    pub(crate) fn grpo_lambda_report(&self, config: &AdvantageConfig) -> Option<GrpoLambdaReport> {
+        let AdvantageConfig::GrpoLambda { .. } = config else {
+            return None;
+        };
+        let correct_length = |role: GroupRole| {
+            let groups = self.groups.iter().zip(&self.advantages).filter(move |(_, made)| made.role == role);
+            let completions = groups.flat_map(|(group, _)| &group.completions);
+            mean_of(completions.filter(|scored| correct(scored) == Some(true)).map(length_of))
+        };
+        let count = |role| self.advantages.iter().filter(|group| group.role == role).count();
+        Some(GrpoLambdaReport {
+            efficiency_groups: count(GroupRole::Efficiency),
+            accuracy_groups: count(GroupRole::Accuracy),
+            correct_length_efficiency: correct_length(GroupRole::Efficiency),
+            correct_length_accuracy: correct_length(GroupRole::Accuracy),
+        })
+    }
+
+    /// All raw values but the ratios.
+    pub(crate) fn values(&self) -> StepValues {
+        StepValues {
+            lengths: self.scored().map(length_of).collect(),
+            rewards: self.scored().map(|scored| scored.reward.total).collect(),
+            advantages: self.advantages.iter().flat_map(|group| group.advantages.iter().copied()).collect(),
+            ratios: Vec::new(),
+        }
+    }
+}
+
+/// A spread over the completions of a step, of which there is at least one in each group.
+fn spread(values: impl IntoIterator<Item = f64>) -> Spread {
+    Spread::of(values).expect("a step has groups and every group was checked to have completions")
+}
+
+fn correct(scored: &ScoredCompletion) -> Option<bool> {
+    scored.reward.correctness.map(|correctness| correctness == 1)
+}
+
+fn length_of(scored: &ScoredCompletion) -> f64 {
+    scored.completion.token_count() as f64
+}
+
+fn outcome_of(group: &Group) -> GroupOutcome {
+    GroupOutcome {
+        id: group.id,
+        rewards: group.completions.iter().map(|scored| scored.reward.total).collect(),
+        correctness: group.completions.iter().map(correct).collect(),
+        lengths: group.completions.iter().map(|scored| scored.completion.token_count()).collect(),
+    }
+}
+
+fn trained_completion<'a>(
+    (group, member): (&'a Group, usize),
+    scored: &'a ScoredCompletion,
+    advantage: f64,
+    positive: bool,
+) -> TrainedCompletion<'a> {
+    let completion = &scored.completion;
+    let (ids, actor_logprobs) = completion.tokens().map(|token| (token.id, token.logprob)).unzip();
+    TrainedCompletion { completion, group, member, ids, actor_logprobs, advantage, positive }
+}
+
+fn group_error(step: u64, group: &Group, reason: String) -> LearnerError {
+    LearnerError::Group { step, group: group.id, prompt: group.prompt.id.clone(), reason }
+}
+
+fn not_finite(place: (u64, &Group, usize), quantity: &'static str, value: f64) -> LearnerError {
+    let (step, group, member) = place;
+    LearnerError::NotFinite {
+        step,
+        group: group.id,
+        prompt: group.prompt.id.clone(),
+        member,
+        quantity,
+        value,
+    }
+}
+
+/// Groups may come from a file, so all that the arithmetic takes for granted is checked here.
+fn check_group(step: u64, group: &Group, vocabulary: usize) -> Result<(), LearnerError> {
+    let fail = |reason: String| Err(group_error(step, group, reason));
+    if group.completions.is_empty() {
+        return fail("it has no completion".to_owned());
+    }
+    for (member, scored) in group.completions.iter().enumerate() {
+        let Completion { prompt, .. } = &scored.completion;
+        if prompt.tokens.is_empty() || scored.completion.token_count() == 0 {
+            return fail(format!("completion {member} needs a prompt token and a completion token at least"));
+        }
+        let ids = prompt.tokens.iter().copied().chain(scored.completion.tokens().map(|token| token.id));
+        let largest = ids.max().unwrap_or(0);
+        if largest as usize >= vocabulary {
+            return fail(format!(
+                "completion {member} has token {largest}, the vocabulary {vocabulary} entries"
+            ));
+        }
+        if scored.reward.correctness.is_some_and(|correctness| correctness > 1) {
+            return fail(format!("completion {member} has a correctness that is neither 0 nor 1"));
+        }
+        if !scored.reward.total.is_finite() {
+            return Err(not_finite((step, group, member), "the reward", scored.reward.total));
+        }
+        if let Some(token) = scored.completion.tokens().find(|token| !token.logprob.is_finite()) {
+            let value = f64::from(token.logprob);
+            return Err(not_finite((step, group, member), "an actor's log-probability", value));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The weights in training with their optimizer, and the frozen weights that actors take.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use kernels::{Decoder, Weights};
+
+use crate::error::LearnerError;
+use crate::optimizer::{Optimizer, OptimizerConfig, Rates, gradient_norm};
+
+/// Weights as they were after a step. A clone shares them.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// How many steps the weights have seen.
+    pub version: u64,
+    /// The weights.
+    pub decoder: Arc<Decoder>,
+}
+
+/// Weights in training.
+#[derive(Debug)]
+pub(crate) struct Trainee {
+    pub(crate) decoder: Arc<Decoder>,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) version: u64,
+    steps_total: u64,
+}
+
+/// The numbers of one update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Update {
+    pub(crate) grad_norm: f64,
+    pub(crate) learning_rate: f64,
+}
+
+impl Trainee {
+    pub(crate) fn new(
+        decoder: Decoder,
+        optimizer: OptimizerConfig,
+        steps_total: u64,
+    ) -> Result<Self, LearnerError> {
+        optimizer.check()?;
+        let optimizer = Optimizer::new(optimizer, &decoder.weights);
+        Ok(Self { decoder: Arc::new(decoder), optimizer, version: 0, steps_total })
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot { version: self.version, decoder: Arc::clone(&self.decoder) }
+    }
+
+    /// One optimizer step. `prompts` names what the gradients came from, for an error.
+    ///
+    /// # Errors
+    /// [`LearnerError::Gradient`], before any weight changes, where a gradient is not finite.
+    pub(crate) fn update(
+        &mut self,
+        gradients: Weights<Tensor<2>>,
+        prompts: impl FnOnce() -> String,
+    ) -> Result<Update, LearnerError> {
+        let grad_norm = gradient_norm(&gradients).map_err(|tensor| LearnerError::Gradient {
+            step: self.version,
+            tensor,
+            prompts: prompts(),
+        })?;
+        let learning_rate = self.optimizer.config.learning_rate_at(self.version, self.steps_total);
+        let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(grad_norm) };
+        // Snapshots share the decoder, so those in use elsewhere keep the old weights.
+        let decoder = Arc::make_mut(&mut self.decoder);
+        self.optimizer.update(&mut decoder.weights, gradients, rates);
+        Ok(Update { grad_norm, learning_rate })
+    }
+}

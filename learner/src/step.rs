@@ -1,0 +1,277 @@
+//! One optimizer step from scored groups: advantages, packing, loss, gradients, update. Everything that
+//! can be wrong with the groups, the loss or the gradients is found before a weight changes.
+
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, token_stats};
+use rollout::Group;
+
+use crate::batch::{MicroBatch, Row, Sequence, micro_batches};
+use crate::config::{LearnerConfig, MptScope};
+use crate::error::LearnerError;
+use crate::loss::Objective;
+use crate::mpt::MptRule;
+use crate::optimizer::OptimizerConfig;
+use crate::report::{CutReport, StepReport, StepSeconds, UpdateReport};
+use crate::selection::{Selection, TrainedCompletion};
+use crate::snapshot::{Snapshot, Trainee, Update};
+use crate::tally::{CompletionStats, StepLoss, Tally};
+
+/// Turns groups into new weights, one optimizer step a call.
+#[derive(Debug)]
+pub struct Learner {
+    pub(crate) trainee: Trainee,
+    pub(crate) config: LearnerConfig,
+    temperature: f64,
+    reference: Option<Decoder>,
+}
+
+/// What one step needs besides the weights: its completions, how they lie, and their loss.
+struct Plan<'a> {
+    completions: Vec<TrainedCompletion<'a>>,
+    batches: Vec<MicroBatch>,
+    loss: StepLoss,
+}
+
+impl Learner {
+    /// A learner at version 0.
+    ///
+    /// `temperature` is the one that completions are drawn at; 0, greedy, counts as 1, as it does for the
+    /// log-probabilities that actors store. `reference` is the frozen model of the penalty.
+    ///
+    /// # Errors
+    /// [`LearnerError::Config`] for a value that cannot be meant, or a reference that is missing or does
+    /// not fit.
+    pub fn new(
+        decoder: Decoder,
+        config: LearnerConfig,
+        optimizer: OptimizerConfig,
+        temperature: f64,
+        steps_total: u64,
+        reference: Option<Decoder>,
+    ) -> Result<Self, LearnerError> {
+        config.check()?;
+        if !temperature.is_finite() || temperature < 0.0 {
+            let reason = format!("{temperature} is not a temperature of at least 0");
+            return Err(LearnerError::config("rollout.temperature", reason));
+        }
+        let reference = reference.filter(|_| config.kl.enabled);
+        if config.kl.enabled {
+            let vocabulary = reference.as_ref().map(|reference| reference.config.vocabulary);
+            if vocabulary != Some(decoder.config.vocabulary) {
+                let reason = format!(
+                    "the reference has a vocabulary of {} entries, the model of {}",
+                    vocabulary.unwrap_or(0),
+                    decoder.config.vocabulary
+                );
+                return Err(LearnerError::config("learner.kl.reference", reason));
+            }
+        }
+        let temperature = if temperature == 0.0 { 1.0 } else { temperature };
+        let trainee = Trainee::new(decoder, optimizer, steps_total)?;
+        Ok(Self { trainee, config, temperature, reference })
+    }
+
+    /// How many steps the weights have seen.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.trainee.version
+    }
+
+    /// The weights in training.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.trainee.decoder
+    }
+
+    /// The weights as they are, for actors. Shares memory until the next step.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.trainee.snapshot()
+    }
+
+    /// One optimizer step. The version rises by one, also where every group was dropped, so that a run
+    /// comes to its end.
+    ///
+    /// # Errors
+    /// [`LearnerError`] for groups that cannot be trained on and for a loss or gradient that is not
+    /// finite; weights and version are then as before.
+    ///
+    /// # Panics
+    /// Where there is no group.
+    pub fn step(&mut self, groups: Vec<Group>) -> Result<StepReport, LearnerError> {
+        assert!(!groups.is_empty(), "a step needs a group");
+        let start = Instant::now();
+        let version = self.version();
+        let vocabulary = self.decoder().config.vocabulary;
+        let selection = Selection::new(version, &groups, &self.config, vocabulary)?;
+        let positive = self.config.mpt.enabled.then_some(self.config.mpt.positive);
+        let completions = selection.trained(version, positive)?;
+        let mut seconds = StepSeconds::default();
+        let mut values = selection.values();
+        let mut update = None;
+        if !completions.is_empty() {
+            let plan = self.plan(completions, &mut seconds);
+            let (report, ratios) = self.train(&plan, &mut seconds)?;
+            values.ratios = ratios;
+            update = Some(report);
+        }
+        self.trainee.version += 1;
+        seconds.total = start.elapsed().as_secs_f64();
+        Ok(StepReport {
+            version: self.version(),
+            groups: groups.len(),
+            rewards: selection.reward_report(),
+            lengths: selection.length_report(),
+            off_policy: selection.off_policy_report(version),
+            grpo_lambda: selection.grpo_lambda_report(&self.config.advantage),
+            dead: selection.dead_groups(),
+            dropped_groups: selection.dropped_groups(),
+            update,
+            seconds,
+            values,
+        })
+    }
+
+    fn chunk_plan(&self) -> kernels::ChunkPlan {
+        self.config.streambp.plan(self.temperature)
+    }
+
+    fn plan<'a>(&self, completions: Vec<TrainedCompletion<'a>>, seconds: &mut StepSeconds) -> Plan<'a> {
+        let tokens = completions.iter().map(|trained| trained.ids.len()).sum();
+        let batches = {
+            let sequences: Vec<Sequence<'_>> = completions
+                .iter()
+                .map(|trained| Sequence {
+                    prompt: &trained.completion.prompt.tokens,
+                    completion: &trained.ids,
+                })
+                .collect();
+            micro_batches(&sequences, self.config.batch_tokens_max)
+        };
+        let objective = Objective {
+            importance: self.config.importance.kind,
+            clip: self.config.clip,
+            kl: Objective::kl_of(&self.config.kl),
+            tokens,
+        };
+        let mpt = MptRule::from_config(&self.config.mpt);
+        let whole_step = mpt.is_some() && self.config.mpt.scope == MptScope::Batch;
+        let entropy_of_step = whole_step.then(|| self.entropy_of(&batches, tokens, seconds));
+        let loss = StepLoss { step: self.version(), objective, mpt, entropy_of_step };
+        Plan { completions, batches, loss }
+    }
+
+    /// Mean token entropy over the step, in a pass of its own: the mask of the first micro-batch depends
+    /// on the last one.
+    fn entropy_of(&self, batches: &[MicroBatch], tokens: usize, seconds: &mut StepSeconds) -> f64 {
+        let start = Instant::now();
+        let mut sum = 0.0;
+        for batch in batches {
+            let stats = token_stats(self.decoder(), &batch.packed, &self.chunk_plan());
+            for row in &batch.rows {
+                sum += row.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();
+            }
+        }
+        seconds.statistics += start.elapsed().as_secs_f64();
+        sum / tokens as f64
+    }
+
+    /// Gradients of the whole step, then the update. Gives the report and the ratios for its histogram.
+    fn train(
+        &mut self,
+        plan: &Plan<'_>,
+        seconds: &mut StepSeconds,
+    ) -> Result<(UpdateReport, Vec<f64>), LearnerError> {
+        let mut tally = Tally::new(plan.loss.objective.tokens);
+        let mut gradients = self.decoder().weights.zeros_like();
+        for batch in &plan.batches {
+            let start = Instant::now();
+            let reference = self.reference_stats(batch);
+            seconds.statistics += start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            self.add_gradients(plan, batch, (&reference, &mut tally), &mut gradients)?;
+            seconds.gradients += start.elapsed().as_secs_f64();
+        }
+        let start = Instant::now();
+        let update = self.trainee.update(gradients, || prompt_names(&plan.completions))?;
+        seconds.optimizer = start.elapsed().as_secs_f64();
+        Ok((self.update_report(plan, &tally, update), tally.ratios))
+    }
+
+    fn reference_stats(&self, batch: &MicroBatch) -> Option<TokenStats> {
+        let reference = self.reference.as_ref()?;
+        Some(token_stats(reference, &batch.packed, &self.chunk_plan()))
+    }
+
+    fn add_gradients(
+        &self,
+        plan: &Plan<'_>,
+        batch: &MicroBatch,
+        (reference, tally): (&Option<TokenStats>, &mut Tally),
+        gradients: &mut Weights<Tensor<2>>,
+    ) -> Result<(), LearnerError> {
+        let mut failure = None;
+        let mut slopes = |row: &Row, stats: &TokenStats| {
+            let stats = CompletionStats {
+                logprobs: row.logprobs(stats),
+                entropies: row.entropies(stats),
+                reference_logprobs: reference.as_ref().map_or(&[], |reference| row.logprobs(reference)),
+            };
+            plan.loss.completion(&plan.completions[row.sequence], stats, tally).unwrap_or_else(|error| {
+                failure.get_or_insert(error);
+                vec![0.0; stats.logprobs.len()]
+            })
+        };
+        let mut coefficients = |stats: &TokenStats| batch.coefficients(|row| slopes(row, stats));
+        let chunks = self.chunk_plan();
+        accumulate_gradients(self.decoder(), &batch.packed, &chunks, gradients, &mut coefficients);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn update_report(&self, plan: &Plan<'_>, tally: &Tally, update: Update) -> UpdateReport {
+        UpdateReport {
+            loss: tally.loss,
+            entropy: tally.entropy_mean(),
+            kl: self.reference.as_ref().map(|_| tally.kl_mean()),
+            grad_norm: update.grad_norm,
+            learning_rate: update.learning_rate,
+            clip: tally.clip(),
+            ratio: tally.ratio(),
+            mismatch_kl: tally.mismatch_mean(),
+            mpt: plan.loss.mpt.map(|_| tally.mpt()),
+            completion_tokens: plan.loss.objective.tokens,
+            packed_tokens: plan.batches.iter().map(|batch| batch.packed.ids.len()).sum(),
+            cuts: self.cuts(&plan.batches),
+        }
+    }
+
+    fn cuts(&self, batches: &[MicroBatch]) -> CutReport {
+        let chunks = self.config.streambp;
+        let count = |tokens: usize| -> usize {
+            let of = |batch: &MicroBatch| batch.packed.ids.len().div_ceil(tokens);
+            if chunks.enabled { batches.iter().map(of).sum() } else { batches.len() }
+        };
+        CutReport {
+            micro_batches: batches.len(),
+            micro_batch_tokens_max: batches.iter().map(|batch| batch.packed.ids.len()).max().unwrap_or(0),
+            layer_chunks: count(chunks.layer_chunk_tokens),
+            head_chunks: count(chunks.head_chunk_tokens),
+        }
+    }
+}
+
+/// The prompts of a step for an error: the first ones, and how many more there are.
+fn prompt_names(completions: &[TrainedCompletion<'_>]) -> String {
+    const NAMED_MAX: usize = 8;
+    let mut names: Vec<&str> = completions.iter().map(|trained| trained.group.prompt.id.as_str()).collect();
+    names.dedup();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    let named = names.join(", ");
+    if more > 0 { format!("{named} and {more} more") } else { named }
+}
+
+#[cfg(test)]
+mod tests;
