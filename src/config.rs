@@ -20,7 +20,7 @@ use document::{Document, Place};
 
 pub use sections::{
     CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection, ModelSection, RunSection,
-    Schedule, SftModelSection, SftRunSection, SftSection, ToolSampling,
+    Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolSampling,
 };
 
 /// A config that cannot be meant. It is one line: the file and line (or the override), the key, the reason.

@@ -10,8 +10,19 @@ mod flex;
 pub mod attention;
 pub mod logprob;
 pub mod norm;
+pub mod rope;
 pub mod rotary;
 pub mod swiglu;
+pub mod sampling;
+pub mod decoder;
+pub mod generate;
+pub mod streambp;
+#[cfg(test)]
+mod test_tensors;
 
+pub use burn::tensor::Device;
+pub use decoder::{Decoder, Packed, config::DecoderConfig};
 pub use error::KernelError;
+pub use generate::{DecodeSlots, Feed};
+pub use streambp::{ChunkPlan, TokenStats, accumulate_gradients, token_stats};
 pub use weights::{Block, Weights};

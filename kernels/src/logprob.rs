@@ -181,7 +181,7 @@ impl LogprobOp for Flex {
         let mut both = vec![0.0; rows * 2];
         let inputs = logits.slice().par_chunks(vocabulary).zip(targets.par_iter());
         both.par_chunks_mut(2).zip(inputs).with_min_len(16).for_each(|(both, (row, &target))| {
-            both.copy_from_slice(&simd::vectorized(|| statistics_of_row(row, target, inverse)));
+            both.copy_from_slice(&simd::vectorized(#[inline(always)] || statistics_of_row(row, target, inverse)));
         });
         flex::tensor(both, [rows, 2].into())
     }
@@ -200,7 +200,7 @@ impl LogprobOp for Flex {
         let inputs = inputs.zip(coefficients.slice().par_iter());
         let rows = gradient.par_chunks_mut(shape[1]).zip(inputs).with_min_len(16);
         rows.for_each(|(to, ((row, &target), &coefficient))| {
-            simd::vectorized(|| gradient_of_row(row, target, (coefficient, inverse), to));
+            simd::vectorized(#[inline(always)] || gradient_of_row(row, target, (coefficient, inverse), to));
         });
         flex::tensor(gradient, shape)
     }
@@ -252,5 +252,48 @@ impl<B: LogprobOp, C: CheckpointStrategy> LogprobOp for Autodiff<B, C> {
         _: f64,
     ) -> FloatTensor<Self> {
         unreachable!("second derivatives are not computed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::tensor::activation;
+
+    use super::{logits_gradient, row_statistics, target_logprobs, target_logprobs_plain};
+    use crate::test_tensors::{assert_close, noise, numbers, relative_error};
+
+    #[test]
+    fn fused_logprobs_equal_plain_in_values_entropies_and_gradients() {
+        let (rows, vocabulary, temperature) = (37, 53, 0.7);
+        let targets: Arc<[u32]> = (0..rows as u32).map(|i| i * 7 % vocabulary as u32).collect();
+        let logits = (noise::<2>([rows, vocabulary], 1) * 8.0).autodiff().require_grad();
+        let coefficients = noise::<2>([rows, 1], 2);
+        let fused = target_logprobs(logits.clone(), &targets, temperature);
+        let plain = target_logprobs_plain(logits.clone(), &targets, temperature);
+        assert_close("log-probs", fused.clone(), plain.clone(), 1e-6);
+
+        let all = activation::log_softmax(logits.clone().inner() / temperature, 1);
+        let entropies = numbers(-(all.clone().exp() * all).sum_dim(1));
+        let (logprobs, found) = row_statistics(logits.clone(), &targets, temperature);
+        assert_eq!(logprobs, numbers(fused.clone()));
+        assert!(relative_error(&found, &entropies) < 3e-6);
+
+        let fused = (fused * coefficients.clone()).sum().backward();
+        let plain = (plain * coefficients.clone()).sum().backward();
+        let gradient = |tape| logits.grad(tape).expect("the logits take part");
+        assert_close("dlogits", gradient(&fused), gradient(&plain), 1e-5);
+        let direct = logits_gradient(logits.clone().inner(), &targets, coefficients, temperature);
+        assert_close("direct dlogits", direct, gradient(&plain), 1e-5);
+    }
+
+    #[test]
+    fn a_certain_row_has_no_entropy_and_no_infinite_number() {
+        let logits = noise::<2>([1, 4], 1) * 1e4;
+        let largest = numbers(logits.clone()).iter().copied().fold(f32::MIN, f32::max);
+        let target = numbers(logits.clone()).iter().position(|&x| x == largest).unwrap_or(0) as u32;
+        let (logprobs, entropies) = row_statistics(logits, &[target].into(), 1.0);
+        assert_eq!((logprobs[0], entropies[0]), (0.0, 0.0));
     }
 }

@@ -83,7 +83,7 @@ impl NormOp for Flex {
         let (x, gain) = (x.slice(), gain.slice());
         let mut y = vec![0.0; x.len()];
         y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).for_each(|(y, x)| {
-            simd::vectorized(|| {
+            simd::vectorized(#[inline(always)] || {
                 for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
                     forward_row(x, gain, eps, y);
                 }
@@ -108,7 +108,7 @@ impl NormOp for Flex {
             .zip(dy.par_chunks(ROWS * width))
             .map(|((dx, x), dy)| {
                 let mut dgain = vec![0.0; width];
-                simd::vectorized(|| {
+                simd::vectorized(#[inline(always)] || {
                     let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
                     for ((dx, x), dy) in rows.zip(dy.chunks_exact(width)) {
                         backward_row(x, gain, dy, eps, dx, &mut dgain);
@@ -165,5 +165,29 @@ impl<B: NormOp, C: CheckpointStrategy> NormOp for Autodiff<B, C> {
         _: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("second derivatives are not computed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{rms_norm, rms_norm_plain};
+    use crate::test_tensors::{assert_close, noise};
+
+    #[test]
+    fn fused_norm_equals_plain_in_values_and_gradients() {
+        for (rows, width) in [(1, 3), (300, 20), (257, 64)] {
+            let x = noise::<2>([rows, width], 1).autodiff().require_grad();
+            let gain = (noise::<2>([1, width], 2) + 1.0).autodiff().require_grad();
+            let upstream = noise::<2>([rows, width], 3);
+            let fused = rms_norm(x.clone(), gain.clone(), 1e-5);
+            let plain = rms_norm_plain(x.clone(), gain.clone(), 1e-5);
+            assert_close("values", fused.clone(), plain.clone(), 1e-6);
+            let fused = (fused * upstream.clone()).sum().backward();
+            let plain = (plain * upstream).sum().backward();
+            for (name, leaf) in [("dx", x), ("dgain", gain)] {
+                let gradient = |tape| leaf.grad(tape).expect("every input takes part");
+                assert_close(name, gradient(&fused), gradient(&plain), 1e-5);
+            }
+        }
     }
 }

@@ -136,3 +136,26 @@ impl<B: RotateOp, C: CheckpointStrategy> RotateOp for Autodiff<B, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Angles, rotate, rotate_plain};
+    use crate::test_tensors::{assert_close, noise, numbers};
+
+    #[test]
+    fn fused_rotation_equals_plain_in_values_and_gradients() {
+        let angles = numbers(noise::<2>([70, 4], 5) * 3.0);
+        let cos = angles.iter().map(|a| a.cos()).collect();
+        let sin = angles.iter().map(|a| a.sin()).collect();
+        let x = noise::<3>([70, 3, 8], 1).autodiff().require_grad();
+        let angles = Angles::new((cos, sin), 70, &x.device());
+        let upstream = noise::<3>([70, 3, 8], 3);
+        let fused = rotate(x.clone(), &angles);
+        let plain = rotate_plain(x.clone(), &angles);
+        assert_close("values", fused.clone(), plain.clone(), 1e-6);
+        let fused = (fused * upstream.clone()).sum().backward();
+        let plain = (plain * upstream).sum().backward();
+        let gradient = |tape| x.grad(tape).expect("the input takes part");
+        assert_close("dx", gradient(&fused), gradient(&plain), 1e-6);
+    }
+}

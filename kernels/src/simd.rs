@@ -2,8 +2,8 @@
 //!
 //! Every loop here is plain Rust written so that LLVM vectorizes it; [`vectorized`] runs it in a function
 //! compiled for the best instruction set of the machine (AVX-512, AVX2 or the target's own), so one binary
-//! serves all. Callers must be `#[inline(always)]` up to the closure, or the loop is compiled for the
-//! target's own set. The order of sums is fixed for a given instruction set.
+//! serves all. The closure and everything it calls must be `#[inline(always)]`, or the loop is compiled for
+//! the target's own set, where a fused multiply-add is a call into the library and a hundred times slower. The order of sums is fixed for a given instruction set.
 
 /// Runs `work` compiled for the best instruction set that this machine has.
 #[inline(always)]
@@ -131,8 +131,14 @@ pub(crate) struct Form {
 /// `c += a b` for products that fit in cache; `b` and `c` are row-major with row distances `ldb`, `ldc`.
 ///
 /// A general matrix product packs its operands first, which costs more than the product at these sizes.
-#[inline(always)]
+/// Chooses the instruction set itself and is not inlined: its unrolled tiles exist once a set.
+#[inline(never)]
 pub(crate) fn multiply_add(form: Form, a: Left<'_>, b: (&[f32], usize), c: (&mut [f32], usize)) {
+    vectorized(#[inline(always)] || column_bands(form, a, b, c));
+}
+
+#[inline(always)]
+fn column_bands(form: Form, a: Left<'_>, b: (&[f32], usize), c: (&mut [f32], usize)) {
     let (b, ldb) = b;
     let (c, ldc) = c;
     let mut column = 0;
@@ -199,7 +205,7 @@ mod tests {
     fn exp_is_within_two_ulp_of_the_library() {
         for i in -8_700..8_700 {
             let x = i as f32 * 0.01;
-            let (ours, exact) = (vectorized(|| exp(x)), f64::from(x).exp());
+            let (ours, exact) = (vectorized(#[inline(always)] || exp(x)), f64::from(x).exp());
             assert!((f64::from(ours) - exact).abs() <= 2.5e-7 * exact, "exp({x}) = {ours}, not {exact}");
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
@@ -211,7 +217,7 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
             let b: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
             let plain: f32 = a.iter().zip(&b).map(|(x, y)| x * y).sum();
-            assert!((vectorized(|| dot(&a, &b)) - plain).abs() < 1e-5);
+            assert!((vectorized(#[inline(always)] || dot(&a, &b)) - plain).abs() < 1e-5);
             assert!((sum(&a) - a.iter().sum::<f32>()).abs() < 1e-5);
             assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
@@ -226,7 +232,7 @@ mod tests {
                 let mut c = vec![1.0; rows * columns];
                 let form = Form { rows, inner, columns };
                 let left = Left { values: &a, row, column };
-                vectorized(|| multiply_add(form, left, (&b, columns), (&mut c, columns)));
+                multiply_add(form, left, (&b, columns), (&mut c, columns));
                 for i in 0..rows {
                     for j in 0..columns {
                         let exact: f32 =

@@ -150,8 +150,11 @@ pub enum Style {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DemonstrationConfig {
-    /// Weight of [`Style::Hasty`].
+    /// Weight of [`Style::Hasty`]; at the greatest difficulty where `hasty_easiest` is given.
     pub hasty: f64,
+    /// Weight of [`Style::Hasty`] at the least difficulty, from where it goes to `hasty` in equal steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hasty_easiest: Option<f64>,
     /// Weight of [`Style::Careful`].
     pub careful: f64,
     /// Weight of [`Style::Verbose`].
@@ -164,7 +167,14 @@ impl DemonstrationConfig {
     /// # Errors
     /// Names the key whose weight is negative or not finite, or says that all are 0.
     pub fn check(&self) -> Result<(), RewardError> {
-        for (key, weight) in [("hasty", self.hasty), ("careful", self.careful), ("verbose", self.verbose)] {
+        let easiest = self.hasty_easiest.unwrap_or(self.hasty);
+        let weights = [
+            ("hasty", self.hasty),
+            ("hasty_easiest", easiest),
+            ("careful", self.careful),
+            ("verbose", self.verbose),
+        ];
+        for (key, weight) in weights {
             if !(weight.is_finite() && weight >= 0.0) {
                 return Err(RewardError::config(key, format!("must be 0 or more and finite, not {weight}")));
             }
@@ -176,11 +186,14 @@ impl DemonstrationConfig {
         Ok(())
     }
 
-    fn pick(&self, uniform: f64) -> Style {
-        let mark = uniform * (self.hasty + self.careful + self.verbose);
-        if mark < self.hasty {
+    /// `hardness` is 0 at the least difficulty and 1 at the greatest.
+    fn pick(&self, hardness: f64, uniform: f64) -> Style {
+        let easiest = self.hasty_easiest.unwrap_or(self.hasty);
+        let hasty = easiest + (self.hasty - easiest) * hardness;
+        let mark = uniform * (hasty + self.careful + self.verbose);
+        if mark < hasty {
             Style::Hasty
-        } else if mark < self.hasty + self.careful {
+        } else if mark < hasty + self.careful {
             Style::Careful
         } else {
             Style::Verbose
@@ -260,7 +273,10 @@ impl Task {
 
     /// The problem's demonstration, in the style that the problem's own random numbers pick.
     pub fn demonstration(&self, problem: &Problem, config: &DemonstrationConfig) -> String {
-        let style = config.pick(Random::new(key_of(&[problem.key, STYLE_STREAM])).uniform());
+        let (least, greatest) = (self.config.difficulty_min, self.config.difficulty_max);
+        let span = greatest.saturating_sub(least).max(1);
+        let hardness = problem.difficulty.saturating_sub(least) as f64 / span as f64;
+        let style = config.pick(hardness, Random::new(key_of(&[problem.key, STYLE_STREAM])).uniform());
         self.demonstration_in(problem, style)
     }
 
@@ -442,7 +458,7 @@ mod tests {
     #[test]
     fn the_mixture_draws_the_styles_by_their_weights() {
         let task = task(TaskName::Machine, 6, 6);
-        let config = DemonstrationConfig { hasty: 2.0, careful: 1.0, verbose: 1.0 };
+        let config = DemonstrationConfig { hasty: 2.0, hasty_easiest: None, careful: 1.0, verbose: 1.0 };
         let mut counts = [0usize; 3];
         for index in 0..2000 {
             let length = task.demonstration(&task.problem(Split::Train, 1, index), &config).len();

@@ -234,6 +234,26 @@ pub struct SftSection {
     /// `[sft.streambp]`: as `[learner.streambp]`.
     #[serde(default)]
     pub streambp: StreambpConfig,
+    /// `[[sft.phases]]`: what comes before the rest, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<SftPhase>,
+}
+
+/// `[[sft.phases]]`: some first steps on easier problems or with other styles.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftPhase {
+    /// Optimizer steps of this phase.
+    pub steps: u64,
+    /// Difficulty of the easiest problems; absent is as in `[data]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty_min: Option<usize>,
+    /// Difficulty of the hardest problems; absent is as in `[data]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty_max: Option<usize>,
+    /// How the demonstrations are written; absent is as in `[sft]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demonstrations: Option<DemonstrationConfig>,
 }
 
 /// How `longhaul generate` draws.

@@ -67,7 +67,7 @@ pub(super) fn forward(dims: &Dims, inputs: Inputs<'_>, spans: &[Span]) -> (Vec<f
     let mut result = vec![0.0; dims.rows * dims.query_stride()];
     let mut log_sum_exp = vec![0.0; dims.rows * dims.heads];
     let blocks = query_blocks(dims, spans, &mut result, &mut log_sum_exp);
-    blocks.into_par_iter().for_each(|block| simd::vectorized(|| forward_block(dims, inputs, block)));
+    blocks.into_par_iter().for_each(|block| simd::vectorized(#[inline(always)] || forward_block(dims, inputs, block)));
     (result, log_sum_exp)
 }
 
@@ -245,7 +245,7 @@ pub(super) fn backward(
         let done: Vec<HeadSums> = batch
             .par_iter()
             .map(|&(span, kv_head)| {
-                simd::vectorized(|| backward_head(dims, inputs, saved, (span, kv_head)))
+                simd::vectorized(#[inline(always)] || backward_head(dims, inputs, saved, (span, kv_head)))
             })
             .collect();
         for (&(span, kv_head), head) in batch.iter().zip(&done) {

@@ -1,0 +1,144 @@
+//! A decoder-only transformer of the Llama, Qwen2 and Qwen3 families: configuration, weights and their files.
+//!
+//! There is one forward computation, in [`block`], used whole, by chunks and with a cache. What drives it
+//! stands in [`crate::streambp`] (training) and [`crate::generate`] (decoding).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::attention::Span;
+use crate::error::KernelError;
+use crate::rotary::Angles;
+use crate::weights::Weights;
+
+pub(crate) mod block;
+pub mod config;
+pub(crate) mod kv_cache;
+mod load;
+
+use config::DecoderConfig;
+
+/// A model: what its files say and its parameters on a device. A clone shares the parameters.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    /// Sizes and variants.
+    pub config: DecoderConfig,
+    /// Parameters, without autodiff.
+    pub weights: Weights<Tensor<2>>,
+}
+
+impl Decoder {
+    /// Reads a Hugging Face directory: `config.json` and `model.safetensors` or its shards.
+    ///
+    /// # Errors
+    /// Names the file and the key or tensor that is missing, misshapen or not supported.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, KernelError> {
+        let config = DecoderConfig::read(dir)?;
+        let weights = load::load(dir, &config, device)?;
+        Ok(Self { config, weights })
+    }
+
+    /// Writes `config.json` and `model.safetensors` in f32, so that `transformers` loads the directory.
+    ///
+    /// # Errors
+    /// Names the file that cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<(), KernelError> {
+        load::save(dir, &self.config, &self.weights)
+    }
+
+    /// A model with random parameters, equal for equal seeds on every device.
+    pub fn random(config: DecoderConfig, seed: u64, device: &Device) -> Self {
+        let weights = load::random(&config, seed, device);
+        Self { config, weights }
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> Device {
+        self.weights.embedding.device()
+    }
+
+    /// The matrix of the head, `[vocabulary, hidden]`.
+    pub(crate) fn head(&self) -> &Tensor<2> {
+        self.weights.head.as_ref().unwrap_or(&self.weights.embedding)
+    }
+
+    /// Angles for rows at these positions.
+    pub(crate) fn angles(&self, positions: &[u32]) -> Angles {
+        let table = self.config.rope.table(self.config.head_width, positions);
+        Angles::new(table, positions.len(), &self.device())
+    }
+}
+
+/// Rows of the embedding, `[N, hidden]`.
+pub(crate) fn embed(embedding: &Tensor<2>, ids: &[u32]) -> Tensor<2> {
+    embedding.clone().select(0, id_tensor(ids, &embedding.device()))
+}
+
+/// Token ids as a tensor.
+pub(crate) fn id_tensor(ids: &[u32], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let shape = [ids.len()];
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
+
+/// Whole sequences of tokens one after the other, without padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// The tokens of all sequences.
+    pub ids: Vec<u32>,
+    /// The length of each sequence; their sum is the number of ids, and none is 0.
+    pub lengths: Vec<usize>,
+}
+
+impl Packed {
+    /// Packs sequences in their order.
+    ///
+    /// # Panics
+    /// If there is none or one is empty.
+    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let mut packed = Self { ids: Vec::new(), lengths: Vec::new() };
+        for sequence in sequences {
+            assert!(!sequence.is_empty(), "a sequence has at least one token");
+            packed.ids.extend_from_slice(sequence);
+            packed.lengths.push(sequence.len());
+        }
+        assert!(!packed.lengths.is_empty(), "a packed batch has at least one sequence");
+        packed
+    }
+
+    /// The position of every token in its sequence.
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        self.lengths.iter().flat_map(|&length| 0..length as u32).collect()
+    }
+
+    /// The token that follows each token in its sequence; 0 after a sequence's last, where nothing follows.
+    pub(crate) fn next_tokens(&self) -> Vec<u32> {
+        let mut next: Vec<u32> = self.ids[1..].to_vec();
+        next.push(0);
+        let mut end = 0;
+        for length in &self.lengths {
+            end += length;
+            next[end - 1] = 0;
+        }
+        next
+    }
+
+    /// Which rows of a chunk attend to which rows of the keys from the first that any of them sees.
+    ///
+    /// The chunk is rows `start..end` of the batch. Returns the first key row and the spans, whose queries
+    /// count from `start` and whose keys count from that row.
+    pub(crate) fn chunk_spans(&self, start: usize, end: usize) -> (usize, Arc<[Span]>) {
+        let (mut spans, mut first, mut key_start) = (Vec::new(), 0, None);
+        for &length in &self.lengths {
+            let (from, to) = (first.max(start), (first + length).min(end));
+            if from < to {
+                let base = *key_start.get_or_insert(first);
+                spans.push(Span { queries: from - start..to - start, keys: first - base..to - base });
+            }
+            first += length;
+        }
+        (key_start.unwrap_or(0), spans.into())
+    }
+}

@@ -1,0 +1,521 @@
+//! Exact gradients of a weighted sum of token log-probabilities, whole or in chunks of the sequence.
+//!
+//! [`accumulate_gradients`] computes `sum_k c_k d logprob_k / d weights`, where the coefficients `c_k` are the
+//! derivative of the caller's loss at the statistics that it is shown. With `streambp` on (StreamBP, Luo et
+//! al. 2025, arXiv 2506.03077) only the layer inputs are kept, and head and layers go backward in chunks of
+//! tokens: the keys and values of a layer are computed once for the whole sequence, each chunk's queries see
+//! their prefix of them, and the summed gradients of keys and values pass through their projection once.
+//! Logits exist for one head chunk at a time. With it off, one tape holds everything.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
+
+use crate::attention::Span;
+use crate::decoder::block::linear;
+use crate::decoder::config::DecoderConfig;
+use crate::decoder::{Decoder, Packed, embed, id_tensor};
+use crate::logprob::{logits_gradient, row_statistics, target_logprobs};
+use crate::norm::rms_norm;
+use crate::rotary::Angles;
+use crate::weights::{Block, Weights};
+
+/// How the forward and backward passes are cut.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChunkPlan {
+    /// Chunked backward pass; off, the whole batch is on one tape.
+    pub streambp: bool,
+    /// Tokens of a chunk in the layers.
+    pub layer_chunk_tokens: usize,
+    /// Tokens of a chunk in the head; also bounds the logits of the forward pass without gradients.
+    pub head_chunk_tokens: usize,
+    /// Logits are divided by this.
+    pub temperature: f64,
+}
+
+/// What the model says of every token that follows another.
+///
+/// One entry a position of the packed batch: entry k of a sequence belongs to its token k + 1. The last
+/// entry of each sequence is 0 and means nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenStats {
+    /// Natural log-probabilities.
+    pub logprobs: Vec<f32>,
+    /// Entropies of the distributions that the tokens were drawn from, in nats.
+    pub entropies: Vec<f32>,
+}
+
+/// Log-probabilities and entropies of a batch, without gradients; never more logits than a head chunk's.
+///
+/// # Panics
+/// If a chunk length is 0 or a token is outside the vocabulary.
+pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> TokenStats {
+    check(plan);
+    let pass = Pass::new(decoder, packed, plan);
+    let mut x = embed(&decoder.weights.embedding, &packed.ids);
+    for block in &decoder.weights.blocks {
+        x = pass.layer_forward(block, &x);
+    }
+    pass.head_statistics(&x)
+}
+
+/// Forward, the caller's coefficients for the statistics of the batch, and the exact backward pass, whose
+/// result is added to `gradients`. Returns the statistics.
+///
+/// `coefficients` returns one number an entry of the statistics; those of the last entries of sequences are
+/// taken as 0.
+///
+/// # Panics
+/// As [`token_stats`]; or if the coefficients are not one an entry.
+pub fn accumulate_gradients(
+    decoder: &Decoder,
+    packed: &Packed,
+    plan: &ChunkPlan,
+    gradients: &mut Weights<Tensor<2>>,
+    coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+) -> TokenStats {
+    check(plan);
+    let pass = Pass::new(decoder, packed, plan);
+    if plan.streambp { pass.streamed(gradients, coefficients) } else { pass.whole(gradients, coefficients) }
+}
+
+fn check(plan: &ChunkPlan) {
+    assert!(plan.layer_chunk_tokens > 0 && plan.head_chunk_tokens > 0, "chunks hold at least one token");
+    assert!(plan.temperature > 0.0, "log-probabilities need a positive temperature");
+}
+
+/// One batch on its way through one model.
+struct Pass<'a> {
+    decoder: &'a Decoder,
+    packed: &'a Packed,
+    plan: &'a ChunkPlan,
+    angles: Angles,
+    /// The token after each token.
+    targets: Vec<u32>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(decoder: &'a Decoder, packed: &'a Packed, plan: &'a ChunkPlan) -> Self {
+        let angles = decoder.angles(&packed.positions());
+        Self { decoder, packed, plan, angles, targets: packed.next_tokens() }
+    }
+
+    fn config(&self) -> &DecoderConfig {
+        &self.decoder.config
+    }
+
+    fn tokens(&self) -> usize {
+        self.packed.ids.len()
+    }
+
+    fn layer_chunks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
+        chunks(self.tokens(), self.plan.layer_chunk_tokens)
+    }
+
+    fn head_chunks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
+        chunks(self.tokens(), self.plan.head_chunk_tokens)
+    }
+
+    /// Keys and values of all rows, `[N, KV, D]`, made chunk by chunk.
+    fn keys_values(&self, block: &Block<Tensor<2>>, x: &Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+        let (keys, values) = self
+            .layer_chunks()
+            .map(|rows| {
+                let normed = block.normed(x.clone().slice([rows.clone()]), self.config());
+                block.keys_values(normed, self.config(), &self.angles.rows(rows))
+            })
+            .unzip();
+        (joined(keys), joined(values))
+    }
+
+    /// One block's output without gradients, `[N, hidden]`.
+    fn layer_forward(&self, block: &Block<Tensor<2>>, x: &Tensor<2>) -> Tensor<2> {
+        let (keys, values) = self.keys_values(block, x);
+        let outputs = self.layer_chunks().map(|rows| {
+            let (seen, spans) = self.seen(&rows);
+            let part = x.clone().slice([rows.clone()]);
+            let normed = block.normed(part.clone(), self.config());
+            let prefix = (keys.clone().slice([seen.clone()]), values.clone().slice([seen]));
+            block.attend((part, normed), prefix, self.config(), (&self.angles.rows(rows), &spans))
+        });
+        joined(outputs.collect())
+    }
+
+    /// Key rows that a chunk's queries see, and who sees which.
+    fn seen(&self, rows: &Range<usize>) -> (Range<usize>, Arc<[Span]>) {
+        let (first, spans) = self.packed.chunk_spans(rows.start, rows.end);
+        (first..rows.end, spans)
+    }
+
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let normed = rms_norm(hidden, self.decoder.weights.final_norm.clone(), self.config().rms_eps);
+        linear(normed, self.decoder.head(), None)
+    }
+
+    fn chunk_targets(&self, rows: &Range<usize>) -> Arc<[u32]> {
+        self.targets[rows.clone()].into()
+    }
+
+    fn head_statistics(&self, hidden: &Tensor<2>) -> TokenStats {
+        let mut stats = TokenStats::default();
+        for rows in self.head_chunks() {
+            let logits = self.logits(hidden.clone().slice([rows.clone()]));
+            let (logprobs, entropies) =
+                row_statistics(logits, &self.chunk_targets(&rows), self.plan.temperature);
+            stats.logprobs.extend(logprobs);
+            stats.entropies.extend(entropies);
+        }
+        self.silence_last_entries(&mut stats.logprobs);
+        self.silence_last_entries(&mut stats.entropies);
+        stats
+    }
+
+    /// Nothing follows a sequence's last token.
+    fn silence_last_entries(&self, entries: &mut [f32]) {
+        let mut end = 0;
+        for length in &self.packed.lengths {
+            end += length;
+            entries[end - 1] = 0.0;
+        }
+    }
+
+    /// The caller's coefficients as a column.
+    fn coefficient_column(
+        &self,
+        stats: &TokenStats,
+        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+    ) -> Tensor<2> {
+        let mut column = coefficients(stats);
+        assert_eq!(column.len(), self.tokens(), "one coefficient an entry of the statistics");
+        self.silence_last_entries(&mut column);
+        Tensor::from_data(TensorData::new(column, [self.tokens(), 1]), &self.decoder.device())
+    }
+
+    /// Everything on one tape: the plain computation that the streamed one must equal.
+    fn whole(
+        &self,
+        gradients: &mut Weights<Tensor<2>>,
+        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+    ) -> TokenStats {
+        let weights = self.decoder.weights.map(|_, value| leaf(value.clone()));
+        let mut x = embed(&weights.embedding, &self.packed.ids);
+        let (_, spans) = self.packed.chunk_spans(0, self.tokens());
+        for block in &weights.blocks {
+            let normed = block.normed(x.clone(), self.config());
+            let keys_values = block.keys_values(normed.clone(), self.config(), &self.angles);
+            x = block.attend((x, normed), keys_values, self.config(), (&self.angles, &spans));
+        }
+        let normed = rms_norm(x, weights.final_norm.clone(), self.config().rms_eps);
+        let logits = linear(normed, weights.head.as_ref().unwrap_or(&weights.embedding), None);
+        let targets = self.chunk_targets(&(0..self.tokens()));
+        let (logprobs, entropies) = row_statistics(logits.clone(), &targets, self.plan.temperature);
+        let mut stats = TokenStats { logprobs, entropies };
+        self.silence_last_entries(&mut stats.logprobs);
+        self.silence_last_entries(&mut stats.entropies);
+        let column = self.coefficient_column(&stats, coefficients);
+        let mut tape =
+            (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
+        let mut sums = gradients.values_mut();
+        for ((_, weight), sum) in weights.named().into_iter().zip(&mut sums) {
+            take_gradient(weight, &mut tape, sum);
+        }
+        stats
+    }
+
+    /// The chunked backward pass.
+    fn streamed(
+        &self,
+        gradients: &mut Weights<Tensor<2>>,
+        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+    ) -> TokenStats {
+        let weights = &self.decoder.weights;
+        let mut inputs = vec![embed(&weights.embedding, &self.packed.ids)];
+        for (layer, block) in weights.blocks.iter().enumerate() {
+            inputs.push(self.layer_forward(block, &inputs[layer]));
+        }
+        let hidden = inputs.pop().expect("the last layer's output was pushed");
+        let stats = self.head_statistics(&hidden);
+        let column = self.coefficient_column(&stats, coefficients);
+        let mut upstream = self.head_backward(hidden, column, gradients);
+        for (layer, block) in weights.blocks.iter().enumerate().rev() {
+            let x = inputs.pop().expect("one input a layer");
+            upstream = self.layer_backward(block, &x, upstream, &mut gradients.blocks[layer]);
+        }
+        let ids = id_tensor(&self.packed.ids, &self.decoder.device());
+        add_in_place(&mut gradients.embedding, |sum| {
+            sum.select_assign(0, ids, upstream, IndexingUpdateOp::Add)
+        });
+        stats
+    }
+
+    /// Through the head and the last norm; returns the gradient of the last layer's output.
+    fn head_backward(
+        &self,
+        hidden: Tensor<2>,
+        column: Tensor<2>,
+        gradients: &mut Weights<Tensor<2>>,
+    ) -> Tensor<2> {
+        let head = self.decoder.head().clone();
+        let gain = leaf(self.decoder.weights.final_norm.clone());
+        let mut upstream = Vec::new();
+        for rows in self.head_chunks() {
+            let x = leaf(hidden.clone().slice([rows.clone()]));
+            let normed = rms_norm(x.clone(), gain.clone(), self.config().rms_eps);
+            let inner = normed.clone().inner();
+            let logits = linear(inner.clone(), &head, None);
+            let targets = self.chunk_targets(&rows);
+            let coefficients = column.clone().slice([rows.clone()]);
+            let dlogits = logits_gradient(logits, &targets, coefficients, self.plan.temperature);
+            let head_sum = gradients.head.as_mut().unwrap_or(&mut gradients.embedding);
+            add_in_place(head_sum, |sum| sum + dlogits.clone().transpose().matmul(inner));
+            let mut tape = (normed * dlogits.matmul(head.clone())).sum().backward();
+            upstream.push(x.grad_remove(&mut tape).expect("the chunk reaches the loss"));
+            take_gradient(&gain, &mut tape, &mut gradients.final_norm);
+        }
+        joined(upstream)
+    }
+
+    /// Through one block, last chunk first; returns the gradient of its input.
+    ///
+    /// Going from the end, the gradients of a chunk's own keys and values are complete once the chunk has
+    /// been through attention: only it and later chunks see them.
+    fn layer_backward(
+        &self,
+        block: &Block<Tensor<2>>,
+        x: &Tensor<2>,
+        upstream: Tensor<2>,
+        gradients: &mut Block<Tensor<2>>,
+    ) -> Tensor<2> {
+        let (keys, values) = self.keys_values(block, x);
+        let (mut dkeys, mut dvalues) = (keys.zeros_like(), values.zeros_like());
+        let leaves = block.map(&mut |_, value| leaf(value.clone()));
+        let mut dx = Vec::new();
+        for rows in self.layer_chunks().rev() {
+            let (seen, spans) = self.seen(&rows);
+            let angles = self.angles.rows(rows.clone());
+            let part = leaf(x.clone().slice([rows.clone()]));
+            let chunk_keys = leaf(keys.clone().slice([seen.clone()]));
+            let chunk_values = leaf(values.clone().slice([seen.clone()]));
+            let normed = leaves.normed(part.clone(), self.config());
+            let output = leaves.attend(
+                (part.clone(), normed),
+                (chunk_keys.clone(), chunk_values.clone()),
+                self.config(),
+                (&angles, &spans),
+            );
+            let mut tape = (output * upstream.clone().slice([rows.clone()])).sum().backward();
+            let through_output = part.grad_remove(&mut tape).expect("the chunk reaches its output");
+            add_rows(&mut dkeys, &seen, chunk_keys.grad_remove(&mut tape).expect("keys are attended to"));
+            add_rows(&mut dvalues, &seen, chunk_values.grad_remove(&mut tape).expect("values are attended to"));
+            take_block_gradients(&leaves, &mut tape, gradients);
+
+            let part = leaf(x.clone().slice([rows.clone()]));
+            let normed = leaves.normed(part.clone(), self.config());
+            let (own_keys, own_values) = leaves.keys_values(normed, self.config(), &angles);
+            let through_keys = (own_keys * dkeys.clone().slice([rows.clone()])).sum();
+            let through_values = (own_values * dvalues.clone().slice([rows])).sum();
+            let mut tape = (through_keys + through_values).backward();
+            let through_prefix = part.grad_remove(&mut tape).expect("the chunk reaches its keys");
+            take_block_gradients(&leaves, &mut tape, gradients);
+            dx.push(through_output + through_prefix);
+        }
+        dx.reverse();
+        joined(dx)
+    }
+}
+
+/// Chunks of `length` rows that cover `rows`; the last may be shorter.
+fn chunks(rows: usize, length: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    (0..rows.div_ceil(length)).map(move |chunk| chunk * length..((chunk + 1) * length).min(rows))
+}
+
+fn joined<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) }
+}
+
+/// The tensor as a leaf of a new tape.
+fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    tensor.autodiff().require_grad()
+}
+
+/// Adds what a tape holds for a leaf, if it took part.
+fn take_gradient(leaf: &Tensor<2>, tape: &mut Gradients, sum: &mut Tensor<2>) {
+    if let Some(gradient) = leaf.grad_remove(tape) {
+        add_in_place(sum, |sum| sum + gradient);
+    }
+}
+
+fn take_block_gradients(
+    leaves: &Block<Tensor<2>>,
+    tape: &mut Gradients,
+    gradients: &mut Block<Tensor<2>>,
+) {
+    let mut sums = Vec::new();
+    gradients.for_each_mut(&mut |_, sum| sums.push(sum));
+    let mut sums = sums.into_iter();
+    leaves.for_each(&mut |_, leaf| {
+        let sum = sums.next().expect("gradients have the form of the weights");
+        take_gradient(leaf, tape, sum);
+    });
+}
+
+/// Adds rows to a range of rows.
+fn add_rows(sum: &mut Tensor<3>, rows: &Range<usize>, values: Tensor<3>) {
+    let [_, heads, width] = sum.dims();
+    let added = sum.clone().slice([rows.clone()]) + values;
+    add_in_place(sum, |sum| sum.slice_assign([rows.clone(), 0..heads, 0..width], added));
+}
+
+/// Changes a tensor while nothing else holds it, so that the backend can work in place.
+fn add_in_place<const D: usize>(tensor: &mut Tensor<D>, change: impl FnOnce(Tensor<D>) -> Tensor<D>) {
+    let empty = Tensor::empty([0; D], &tensor.device());
+    let owned = std::mem::replace(tensor, empty);
+    *tensor = change(owned);
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+    use proptest::prelude::{ProptestConfig, prop, proptest};
+
+    use super::{ChunkPlan, TokenStats, accumulate_gradients, token_stats};
+    use crate::decoder::config::Family;
+    use crate::test_tensors::{numbers, relative_error};
+    use crate::{Decoder, DecoderConfig, Packed, Weights};
+
+    fn decoder(family: Family, tied: bool) -> Decoder {
+        let config = DecoderConfig {
+            hidden: 24,
+            layers: 3,
+            heads: 4,
+            kv_heads: 2,
+            head_width: 8,
+            intermediate: 40,
+            vocabulary: 31,
+            tied,
+            qkv_bias: family == Family::Qwen2,
+            qk_norm: family == Family::Qwen3,
+            initializer_range: 0.3,
+            ..DecoderConfig::small(family)
+        };
+        Decoder::random(config, 7, &Device::flex())
+    }
+
+    fn packed(lengths: &[usize]) -> Packed {
+        let sequences: Vec<Vec<u32>> = lengths
+            .iter()
+            .enumerate()
+            .map(|(i, &length)| (0..length).map(|t| ((t * t + 3 * t + 5 * i) % 31) as u32).collect())
+            .collect();
+        Packed::new(sequences.iter().map(Vec::as_slice))
+    }
+
+    fn plan(streambp: bool, layer_chunk_tokens: usize, head_chunk_tokens: usize) -> ChunkPlan {
+        ChunkPlan { streambp, layer_chunk_tokens, head_chunk_tokens, temperature: 0.8 }
+    }
+
+    fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> (TokenStats, Weights<Tensor<2>>) {
+        let mut gradients = decoder.weights.zeros_like();
+        let stats = accumulate_gradients(decoder, packed, plan, &mut gradients, &mut |stats| {
+            stats.logprobs.iter().enumerate().map(|(k, p)| (k as f32 * 0.9).sin() * (0.5 - p)).collect()
+        });
+        (stats, gradients)
+    }
+
+    fn assert_equal_gradients(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>, within: f32) {
+        for ((name, found), (_, expected)) in found.named().into_iter().zip(expected.named()) {
+            let error = relative_error(&numbers(found.clone()), &numbers(expected.clone()));
+            assert!(error <= within, "{name}: relative error {error:e}");
+        }
+    }
+
+    /// Guards invariant 4: chunked gradients equal whole ones for every parameter.
+    #[test]
+    fn streamed_gradients_equal_whole_ones_in_every_family() {
+        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+            for tied in [true, false] {
+                let decoder = decoder(family, tied);
+                let packed = packed(&[17, 1, 30, 5]);
+                let (whole_stats, whole) = gradients(&decoder, &packed, &plan(false, 1, 1));
+                for (layer, head) in [(53, 53), (1, 1), (7, 11), (64, 3), (18, 100)] {
+                    let (stats, streamed) = gradients(&decoder, &packed, &plan(true, layer, head));
+                    assert_equal_gradients(&streamed, &whole, 1e-5);
+                    assert!(relative_error(&stats.logprobs, &whole_stats.logprobs) < 1e-5);
+                    assert!(relative_error(&stats.entropies, &whole_stats.entropies) < 1e-5);
+                }
+            }
+        }
+    }
+
+    /// Guards invariant 4 from outside: the derivative of the loss along a direction, by differences.
+    #[test]
+    fn gradients_agree_with_differences_of_the_loss() {
+        let decoder = decoder(Family::Qwen3, true);
+        let packed = packed(&[9, 6]);
+        let plan = plan(true, 4, 5);
+        let mut gradients = decoder.weights.zeros_like();
+        let coefficient = |k: usize| (k as f32 * 0.9).sin();
+        accumulate_gradients(&decoder, &packed, &plan, &mut gradients, &mut |stats| {
+            (0..stats.logprobs.len()).map(coefficient).collect()
+        });
+        let loss = |scale: f32| {
+            let moved: Vec<Tensor<2>> = decoder
+                .weights
+                .named()
+                .into_iter()
+                .enumerate()
+                .map(|(i, (_, w))| {
+                    let direction = crate::test_tensors::noise::<2>(w.dims(), 50 + i as u64);
+                    w.clone() + direction * scale
+                })
+                .collect();
+            let mut decoder = decoder.clone();
+            for (slot, moved) in decoder.weights.values_mut().into_iter().zip(moved) {
+                *slot = moved;
+            }
+            let stats = token_stats(&decoder, &packed, &plan);
+            stats.logprobs.iter().enumerate().map(|(k, p)| f64::from(coefficient(k) * p)).sum::<f64>()
+        };
+        let step = 2e-3;
+        let by_difference = (loss(step) - loss(-step)) / (2.0 * f64::from(step));
+        let by_gradient: f64 = gradients
+            .named()
+            .into_iter()
+            .enumerate()
+            .map(|(i, (_, g))| {
+                let direction = numbers(crate::test_tensors::noise::<2>(g.dims(), 50 + i as u64));
+                let products = numbers(g.clone()).into_iter().zip(direction);
+                products.map(|(g, d)| f64::from(g) * f64::from(d)).sum::<f64>()
+            })
+            .sum();
+        let error = (by_difference - by_gradient).abs() / by_gradient.abs();
+        assert!(error < 2e-3, "{by_difference} by differences, {by_gradient} by gradients");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        /// Guards invariant 4 on any packing and any chunk sizes.
+        #[test]
+        fn streamed_gradients_do_not_depend_on_chunks(
+            lengths in prop::collection::vec(1_usize..40, 1..5),
+            layer in 1_usize..60,
+            head in 1_usize..60,
+        ) {
+            let decoder = decoder(Family::Qwen3, true);
+            let packed = packed(&lengths);
+            let (_, whole) = gradients(&decoder, &packed, &plan(false, 1, 1));
+            let (_, streamed) = gradients(&decoder, &packed, &plan(true, layer, head));
+            assert_equal_gradients(&streamed, &whole, 1e-5);
+        }
+    }
+
+    /// Guards invariant 6: a packed batch gives the sums of its sequences.
+    #[test]
+    fn statistics_of_a_sequence_do_not_depend_on_its_neighbours() {
+        let decoder = decoder(Family::Llama, false);
+        let together = token_stats(&decoder, &packed(&[12, 20]), &plan(true, 8, 8));
+        let first = token_stats(&decoder, &packed(&[12]), &plan(true, 5, 3));
+        assert!(relative_error(&together.logprobs[..12], &first.logprobs) < 1e-5);
+    }
+}

@@ -1,0 +1,202 @@
+//! Held-out prompts answered and judged: during training, after it, and by `longhaul eval`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use kernels::Decoder;
+use kernels::sampling::SamplingConfig;
+use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
+use rollout::{
+    DataConfig, EvaluationPlan, Group, OnUpdate, OutputLimits, Prompt, PromptSource, Scorer, Text, Versioned,
+    evaluate,
+};
+use serde::Serialize;
+
+use crate::config::Evaluation;
+use crate::generator::DecoderGenerator;
+
+/// Makes the verifiers that a program adds to those of the crate, by the name under which `[[rewards]]` with
+/// `kind = "custom"` asks for them. Called once for training and once for evaluation.
+pub type CustomVerifiers<'a> = &'a dyn Fn() -> BTreeMap<String, Box<dyn Verifier>>;
+
+/// No verifiers beside the crate's own.
+pub fn no_custom_verifiers() -> BTreeMap<String, Box<dyn Verifier>> {
+    BTreeMap::new()
+}
+
+/// The rewards of a config, ready to score.
+///
+/// # Errors
+/// Names the reward whose settings cannot be meant.
+pub fn weighted_sum(
+    configs: &[rewards::RewardConfig],
+    data: &DataConfig,
+    truncated: TruncatedReward,
+    custom: CustomVerifiers<'_>,
+) -> Result<WeightedSum> {
+    let task = match data {
+        DataConfig::Task(config) => Some(Task::new(config.clone()).context("data")?),
+        DataConfig::Jsonl(_) => None,
+    };
+    Ok(WeightedSum::from_configs(configs, RewardContext { task, custom: custom(), truncated })?)
+}
+
+/// What an evaluation found. Lengths are in tokens.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// Held-out prompts.
+    pub problems: usize,
+    /// Answers to each prompt, the k of pass@k.
+    pub completions_per_problem: usize,
+    /// Fraction of right answers; absent where no reward says what is right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Fraction of prompts with at least one right answer among theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass_at_k: Option<f64>,
+    /// Mean reward of an answer.
+    pub reward: f64,
+    /// Mean length.
+    pub mean_length: f64,
+    /// Mean length of the right answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correct_length: Option<f64>,
+    /// Length of the longest answer.
+    pub max_length: usize,
+    /// Fraction of answers that the output limit cut off.
+    pub clipped_ratio: f64,
+    /// Tokens drawn a second.
+    pub tokens_per_second: f64,
+    /// The whole evaluation, in seconds.
+    pub seconds: f64,
+}
+
+impl EvalReport {
+    fn of(groups: &[Group], seconds: f64) -> Self {
+        let completions: Vec<_> = groups.iter().flat_map(|group| &group.completions).collect();
+        let count = completions.len() as f64;
+        let lengths: Vec<usize> = completions.iter().map(|scored| scored.completion.token_count()).collect();
+        let correct = |scored: &&rollout::ScoredCompletion| scored.reward.correctness == Some(1);
+        let judged = completions.iter().any(|scored| scored.reward.correctness.is_some());
+        let right: Vec<f64> = completions
+            .iter()
+            .filter(|scored| correct(scored))
+            .map(|scored| scored.completion.token_count() as f64)
+            .collect();
+        let solved = groups.iter().filter(|group| group.completions.iter().any(|scored| correct(&scored)));
+        let tokens: usize = lengths.iter().sum();
+        Self {
+            problems: groups.len(),
+            completions_per_problem: completions.len() / groups.len().max(1),
+            accuracy: judged.then(|| right.len() as f64 / count),
+            pass_at_k: judged.then(|| solved.count() as f64 / groups.len() as f64),
+            reward: completions.iter().map(|scored| scored.reward.total).sum::<f64>() / count,
+            mean_length: tokens as f64 / count,
+            correct_length: (!right.is_empty()).then(|| right.iter().sum::<f64>() / right.len() as f64),
+            max_length: lengths.iter().copied().max().unwrap_or(0),
+            clipped_ratio: completions.iter().filter(|scored| scored.completion.truncated()).count() as f64 / count,
+            tokens_per_second: tokens as f64 / seconds,
+            seconds,
+        }
+    }
+
+    /// The report as metrics under `eval/`.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let tag = |name: &str| format!("eval/{name}");
+        let mut metrics = vec![
+            (tag("reward"), self.reward),
+            (tag("mean_length"), self.mean_length),
+            (tag("max_length"), self.max_length as f64),
+            (tag("clipped_ratio"), self.clipped_ratio),
+            ("timing_s/eval".to_owned(), self.seconds),
+            ("perf/eval_tokens_per_second".to_owned(), self.tokens_per_second),
+        ];
+        let named = [("accuracy", self.accuracy), ("pass_at_k", self.pass_at_k), ("correct_length", self.correct_length)];
+        metrics.extend(named.into_iter().filter_map(|(name, value)| Some((tag(name), value?))));
+        metrics
+    }
+
+    /// One line for a person.
+    pub fn line(&self) -> String {
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let mut parts = vec![format!("{} problems", self.problems)];
+        parts.extend(self.accuracy.map(|share| format!("accuracy {}", percent(share))));
+        if self.completions_per_problem > 1 {
+            let k = self.completions_per_problem;
+            parts.extend(self.pass_at_k.map(|share| format!("pass@{k} {}", percent(share))));
+        }
+        parts.push(format!("reward {:.3}", self.reward));
+        parts.push(format!("mean length {:.1}", self.mean_length));
+        parts.extend(self.correct_length.map(|length| format!("of right answers {length:.1}")));
+        parts.push(format!("cut off {}", percent(self.clipped_ratio)));
+        parts.push(format!("{:.1} s", self.seconds));
+        parts.join(", ")
+    }
+}
+
+/// The held-out prompts of a config and what answers and judges them.
+pub struct Evaluator {
+    prompts: Vec<Arc<Prompt>>,
+    plan: EvaluationPlan,
+    scorer: Scorer,
+    generator: DecoderGenerator,
+}
+
+impl Evaluator {
+    /// Reads the held-out prompts: all of a file if it has fewer than `eval.problems`.
+    ///
+    /// # Errors
+    /// Names the file and line, or the reward, that is wrong.
+    pub fn new(
+        config: &Evaluation,
+        text: &Arc<Text>,
+        decoder: &Decoder,
+        custom: CustomVerifiers<'_>,
+    ) -> Result<Self> {
+        let (eval, output_tokens_max) = (&config.eval, config.output_tokens_max);
+        let source = PromptSource::open(&config.data, Split::HeldOut, eval.seed, Arc::clone(text))?;
+        let source = source.with_prompt_tokens_max(prompt_tokens_max(decoder, output_tokens_max)?);
+        let count = source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
+        let prompts = (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
+        let rewards = weighted_sum(&config.rewards, &config.data, TruncatedReward::Zero, custom)?;
+        let sampling = SamplingConfig { temperature: eval.temperature, top_p: eval.top_p, top_k: eval.top_k };
+        let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
+        let slots = eval.trajectories_open_max;
+        let positions = longest + output_tokens_max;
+        Ok(Self {
+            prompts,
+            plan: EvaluationPlan {
+                limits: OutputLimits { segment_tokens_max: output_tokens_max, output_tokens_max },
+                group_size: eval.pass_k,
+                seed: eval.seed,
+            },
+            scorer: Scorer::new(Arc::clone(text), rewards),
+            generator: DecoderGenerator::new(decoder, (slots, positions), sampling, OnUpdate::Recompute),
+        })
+    }
+
+    /// Answers and judges all prompts with these weights.
+    ///
+    /// # Errors
+    /// If decoding or a verifier fails.
+    pub fn run(&mut self, decoder: &Arc<Decoder>, version: u64) -> Result<EvalReport> {
+        let start = Instant::now();
+        let weights = Versioned { version, weights: Arc::clone(decoder) };
+        let groups = evaluate(&mut self.generator, &weights, &self.prompts, &self.plan, &self.scorer)?;
+        Ok(EvalReport::of(&groups, start.elapsed().as_secs_f64()))
+    }
+}
+
+/// How long a prompt may be so that the longest output still has positions in the model.
+///
+/// # Errors
+/// If the output alone has none.
+pub fn prompt_tokens_max(decoder: &Decoder, output_tokens_max: usize) -> Result<usize> {
+    let positions = decoder.config.max_positions;
+    if output_tokens_max >= positions {
+        bail!("rollout.output_tokens_max = {output_tokens_max}, but the model has {positions} positions");
+    }
+    Ok(positions - output_tokens_max)
+}

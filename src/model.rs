@@ -1,0 +1,150 @@
+//! What surrounds a model's weights: its device, its tokenizer, and a new one made for the tasks.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use kernels::decoder::config::Family;
+use kernels::rope::{Rope, RopeScaling};
+use kernels::{Decoder, DecoderConfig, Device};
+use learner::checkpoint::ExtraFile;
+use rollout::Text;
+use serde_json::json;
+
+use crate::config::{CreateSection, DeviceKind};
+
+/// The files beside the weights that a directory needs to stay whole.
+const COMPANIONS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+];
+
+/// The device that a config names, and the size of the pool of threads that computes on the CPU.
+///
+/// # Errors
+/// If this build has no such device.
+pub fn open_device((kind, threads): (DeviceKind, Option<usize>)) -> Result<Device> {
+    if let Some(threads) = threads {
+        // A second run in one process finds the pool as the first one made it.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+    match kind {
+        DeviceKind::Cpu => Ok(Device::flex()),
+        #[cfg(feature = "cuda")]
+        DeviceKind::Cuda => Ok(Device::cuda(0)),
+        #[cfg(not(feature = "cuda"))]
+        DeviceKind::Cuda => {
+            bail!("run.device = \"cuda\": this binary was built without it; build with --features cuda")
+        }
+    }
+}
+
+/// A model with its text, checked against each other.
+pub struct Model {
+    /// Weights and their shape.
+    pub decoder: Decoder,
+    /// Tokenizer and chat template.
+    pub text: Arc<Text>,
+    /// Files that a checkpoint takes along.
+    pub companions: Vec<ExtraFile>,
+}
+
+impl Model {
+    /// Reads a Hugging Face directory.
+    ///
+    /// # Errors
+    /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        let text = Text::load(dir)?;
+        let decoder = Decoder::load(dir, device)?;
+        text.check_vocabulary(decoder.config.vocabulary)?;
+        Ok(Self { decoder, text: Arc::new(text), companions: companions(dir) })
+    }
+
+    /// Makes a model of the given size with random weights, whose tokens are the characters of the tasks.
+    /// Its tokenizer is written to `dir`.
+    ///
+    /// # Errors
+    /// Names the file that cannot be written, or the size that cannot be.
+    pub fn create(create: &CreateSection, seed: u64, dir: &Path, device: &Device) -> Result<Self> {
+        let vocabulary = write_tokenizer(dir, rewards::Task::alphabet())?;
+        if create.heads == 0 || create.hidden % create.heads != 0 {
+            bail!("model.create: hidden = {} is no multiple of heads = {}", create.hidden, create.heads);
+        }
+        let config = DecoderConfig {
+            family: Family::Llama,
+            hidden: create.hidden,
+            layers: create.layers,
+            heads: create.heads,
+            kv_heads: create.kv_heads,
+            head_width: create.hidden / create.heads,
+            intermediate: create.intermediate,
+            vocabulary,
+            rms_eps: 1e-6,
+            tied: create.tied,
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm: false,
+            rope: Rope { theta: create.rope_theta, scaling: RopeScaling::Default },
+            max_positions: create.max_positions,
+            initializer_range: 0.02,
+            eos_ids: vec![EOS_ID],
+            bos_id: None,
+            padding_id: Some(i64::from(PADDING_ID)),
+        };
+        let decoder = Decoder::random(config, seed, device);
+        let text = Arc::new(Text::load(dir)?);
+        Ok(Self { decoder, text, companions: companions(dir) })
+    }
+}
+
+fn companions(dir: &Path) -> Vec<ExtraFile> {
+    let files = COMPANIONS.iter().filter(|name| dir.join(name).is_file());
+    files.map(|name| ExtraFile::Copy(dir.join(name))).collect()
+}
+
+const PADDING_ID: u32 = 0;
+const EOS_ID: u32 = 1;
+const PADDING: &str = "<pad>";
+const EOS: &str = "</s>";
+
+/// Writes `tokenizer.json` and `tokenizer_config.json` of a tokenizer of single characters; returns the
+/// number of ids.
+fn write_tokenizer(dir: &Path, alphabet: &str) -> Result<usize> {
+    let mut vocabulary = serde_json::Map::new();
+    for token in [PADDING, EOS].map(str::to_owned).into_iter().chain(alphabet.chars().map(String::from)) {
+        let id = vocabulary.len();
+        vocabulary.insert(token, id.into());
+    }
+    let count = vocabulary.len();
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(PADDING_ID, PADDING), special(EOS_ID, EOS)],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "vocab": vocabulary, "merges": []},
+    });
+    let config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": PADDING,
+        "clean_up_tokenization_spaces": false,
+    });
+    write_json(&dir.join("tokenizer.json"), &tokenizer)?;
+    write_json(&dir.join("tokenizer_config.json"), &config)?;
+    Ok(count)
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
+}

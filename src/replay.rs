@@ -1,0 +1,82 @@
+//! `longhaul replay`: the learner alone on recorded completions, one step a batch of groups in file order.
+
+use anyhow::{Result, bail};
+use kernels::Decoder;
+use learner::Learner;
+use rollout::{Group, read_groups};
+
+use crate::cli::{ReplayArgs, RunPlace};
+use crate::config::ReplayConfig;
+use crate::metrics::MetricsWriter;
+use crate::model::{Model, open_device};
+use crate::run_folder::{RunFolder, start_log};
+use crate::step_metrics::StepMetrics;
+
+/// Makes one optimizer step for every `learner.groups_per_step` groups of the file; the last may have fewer.
+///
+/// # Errors
+/// Names the file and line of a record that cannot be trained on, or what is wrong with model or config.
+pub fn replay(args: &ReplayArgs) -> Result<()> {
+    let config = ReplayConfig::load(&args.config, &args.overrides.set)?;
+    let device = open_device((config.run.device, config.run.threads))?;
+    let model = Model::load(&config.model.path, &device)?;
+    let groups = read_groups(&args.rollouts)?;
+    if groups.is_empty() {
+        bail!("{}: no completions", args.rollouts.display());
+    }
+    let reference = match (config.learner.kl.enabled, &config.learner.kl.reference) {
+        (true, Some(path)) => Some(Decoder::load(path, &device)?),
+        _ => None,
+    };
+    let batches = batches(groups, &config);
+    let learner = Learner::new(
+        model.decoder.clone(),
+        config.learner.clone(),
+        config.optimizer.clone(),
+        config.temperature(),
+        batches.len() as u64,
+        reference,
+    )?;
+    run(&config, (learner, &model), batches, &args.place)
+}
+
+fn batches(groups: Vec<Group>, config: &ReplayConfig) -> Vec<Vec<Group>> {
+    let mut batches: Vec<Vec<Group>> =
+        groups.chunks(config.learner.groups_per_step).map(<[Group]>::to_vec).collect();
+    if config.run.steps > 0 {
+        batches.truncate(usize::try_from(config.run.steps).unwrap_or(usize::MAX));
+    }
+    batches
+}
+
+fn run(
+    config: &ReplayConfig,
+    (mut learner, model): (Learner, &Model),
+    batches: Vec<Vec<Group>>,
+    place: &RunPlace,
+) -> Result<()> {
+    let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
+    let _log = start_log(Some(&folder))?;
+    let mut metrics = MetricsWriter::create(folder.path())?;
+    for batch in batches {
+        let report = learner.step(batch)?;
+        let mut step = StepMetrics::default();
+        step.add_step(&report);
+        metrics.record(report.version, &step.into_values(), &[])?;
+        let update = report.update.as_ref();
+        let (loss, norm) = update.map_or((f64::NAN, f64::NAN), |update| (update.loss, update.grad_norm));
+        println!(
+            "step {}: {} groups, reward {:.4}, loss {loss:.6}, gradient norm {norm:.6}",
+            report.version, report.groups, report.rewards.mean
+        );
+        let (every, step) = (config.checkpoint.every_steps, report.version);
+        if every > 0 && step % every == 0 {
+            learner::checkpoint::save(&folder.checkpoint(step), &learner, &model.companions)?;
+        }
+    }
+    let last = folder.checkpoint(learner.version());
+    learner::checkpoint::save(&last, &learner, &model.companions)?;
+    folder.prune_checkpoints(config.checkpoint.keep_last)?;
+    println!("weights in {}", last.display());
+    Ok(())
+}

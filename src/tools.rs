@@ -1,0 +1,149 @@
+//! The commands that train nothing: `eval`, `generate`, `logprobs` and `check`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use kernels::sampling::{SamplingConfig, draw, key, logprob_and_entropy, uniform};
+use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, Packed, TokenStats, token_stats};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
+use crate::config::{Config, ToolConfig};
+use crate::eval::{Evaluator, no_custom_verifiers};
+use crate::model::{Model, open_device};
+
+/// `longhaul eval`: held-out accuracy, pass@k and lengths of a model.
+///
+/// # Errors
+/// What is wrong with the config, the model or the data.
+pub fn eval(args: &EvalArgs) -> Result<()> {
+    let config = Config::load(&args.config, &args.overrides.set)?;
+    let device = open_device(config.device())?;
+    let Some(evaluation) = config.evaluation() else {
+        bail!("{}: eval.data names no held-out file", args.config.display());
+    };
+    let model = Model::load(&args.model, &device)?;
+    let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
+    let report = evaluator.run(&Arc::new(model.decoder), 0)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{}", report.line());
+    }
+    Ok(())
+}
+
+/// `longhaul generate`: a model's answer, shown as it is drawn.
+///
+/// # Errors
+/// What is wrong with the settings, the model or the prompt.
+pub fn generate(args: &GenerateArgs) -> Result<()> {
+    let config = ToolConfig::for_generate(&args.set)?;
+    let device = open_device((config.run.device, config.run.threads))?;
+    let model = Model::load(&args.model, &device)?;
+    let mut context = if args.chat {
+        let message = serde_json::json!({"role": "user", "content": args.prompt});
+        model.text.encode_fragment(&model.text.render_chat(&[message])?)?
+    } else {
+        model.text.encode(&args.prompt)?
+    };
+    let Some(mut last) = context.pop() else { bail!("--prompt has no tokens") };
+    let rollout = &config.rollout;
+    let sampling =
+        SamplingConfig { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k };
+    let room = model.decoder.config.max_positions.saturating_sub(context.len() + 1);
+    let tokens_max = rollout.output_tokens_max.min(room);
+    let mut slots = DecodeSlots::new(&model.decoder.config, 1, context.len() + tokens_max + 1, &device);
+    slots.prefill(&model.decoder, &[Feed { slot: 0, tokens: &context }]);
+    let mut stream = model.text.stream();
+    let mut out = std::io::stdout().lock();
+    for index in 0..tokens_max {
+        let logits = slots.step(&model.decoder, &[Feed { slot: 0, tokens: &[last] }]);
+        (last, _) = draw(&logits, &sampling, uniform(key(&[config.run.seed]), index as u64));
+        if model.text.is_eos(last) {
+            break;
+        }
+        write!(out, "{}", stream.push(last)?)?;
+        out.flush()?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    tokens: Vec<u32>,
+}
+
+#[derive(Serialize)]
+struct TokenNumbers {
+    logprobs: Vec<f32>,
+    entropies: Vec<f32>,
+}
+
+/// `longhaul logprobs`: log-probability and entropy of every token that follows another.
+///
+/// # Errors
+/// Names the file and line that is wrong.
+pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
+    let config = ToolConfig::for_logprobs(&args.set)?;
+    let device = open_device((config.run.device, config.run.threads))?;
+    let decoder = Decoder::load(&args.model, &device)?;
+    let input = File::open(&args.input).with_context(|| args.input.display().to_string())?;
+    let output = File::create(&args.output).with_context(|| args.output.display().to_string())?;
+    let mut output = BufWriter::new(output);
+    for (number, line) in BufReader::new(input).lines().enumerate() {
+        let place = || format!("{}:{}", args.input.display(), number + 1);
+        let line = line.with_context(place)?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let Tokens { tokens } = serde_json::from_str(&line).with_context(place)?;
+        let vocabulary = decoder.config.vocabulary;
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
+            bail!("{}: token {id} is outside the vocabulary of {vocabulary}", place());
+        }
+        if tokens.is_empty() {
+            bail!("{}: `tokens` is empty", place());
+        }
+        let stats = if args.cached { cached_stats(&decoder, &tokens) } else { forward_stats(&decoder, &tokens) };
+        let count = tokens.len() - 1;
+        let numbers = TokenNumbers {
+            logprobs: stats.logprobs[..count].to_vec(),
+            entropies: stats.entropies[..count].to_vec(),
+        };
+        serde_json::to_writer(&mut output, &numbers)?;
+        output.write_all(b"\n").with_context(|| args.output.display().to_string())?;
+    }
+    output.flush().with_context(|| args.output.display().to_string())
+}
+
+fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
+    let plan =
+        ChunkPlan { streambp: true, layer_chunk_tokens: 1024, head_chunk_tokens: 256, temperature: 1.0 };
+    token_stats(decoder, &Packed::new([tokens]), &plan)
+}
+
+fn cached_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
+    let mut slots = DecodeSlots::new(&decoder.config, 1, tokens.len(), &decoder.device());
+    let (logprobs, entropies) = tokens
+        .windows(2)
+        .map(|pair| {
+            let logits = slots.step(decoder, &[Feed { slot: 0, tokens: &pair[..1] }]);
+            logprob_and_entropy(&logits, 1.0, pair[1])
+        })
+        .unzip();
+    TokenStats { logprobs, entropies }
+}
+
+/// `longhaul check`: the resolved config, or what is wrong with it.
+///
+/// # Errors
+/// Names file, line and key.
+pub fn check(args: &CheckArgs) -> Result<()> {
+    let config = Config::load(&args.config, &args.overrides.set)?;
+    print!("{}", config.resolved());
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! The whole run on one page: actors fill the queue, the learner empties it, and every step goes through
+//! [`Run::step`]. Both schedules share everything but who drives the actors.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use kernels::sampling::SamplingConfig;
+use kernels::{Decoder, Device};
+use learner::{Learner, StepReport};
+use rewards::Split;
+use rollout::{
+    Actor, ActorContext, ActorReport, ActorThreads, Bell, CompletionRecord, Group, Intake, Lockstep, Pacing,
+    PromptSource, ReplayQueue, RolloutError, Scorer, WeightsCell,
+};
+
+use crate::cli::RunPlace;
+use crate::config::{RunConfig, Schedule};
+use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, weighted_sum};
+use crate::generator::DecoderGenerator;
+use crate::metrics::{MetricsWriter, completion_markdown};
+use crate::model::{Model, open_device};
+use crate::progress::{Progress, ProgressLine, Summary};
+use crate::run_folder::{RunFolder, start_log};
+use crate::shutdown::Shutdown;
+use crate::step_metrics::StepMetrics;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Optimizer steps that were made.
+    pub steps: u64,
+    /// Evaluation before the first step, where the config asks for it.
+    pub before: Option<EvalReport>,
+    /// Evaluation after the last step, where the config asks for it.
+    pub after: Option<EvalReport>,
+    /// Where the run wrote.
+    pub folder: std::path::PathBuf,
+    /// The last checkpoint.
+    pub model: std::path::PathBuf,
+}
+
+/// Trains as the config says, until its steps are made or a signal comes.
+///
+/// `name` names the run folder where `place` does not. No thread that this starts outlives it.
+///
+/// # Errors
+/// What is wrong with the model, the data, the rewards or the folder; or what stopped the run, after the
+/// last good weights were written.
+pub fn train(
+    config: &RunConfig,
+    name: &str,
+    place: &RunPlace,
+    custom: CustomVerifiers<'_>,
+) -> Result<Outcome> {
+    let device = open_device((config.run.device, config.run.threads))?;
+    let model = Model::load(&config.model.path, &device)?;
+    let actors = Actors::new(config, &model, custom)?;
+    let evaluator = match config.evaluation() {
+        Some(evaluation) => Some(Evaluator::new(&evaluation, &model.text, &model.decoder, custom)?),
+        None => None,
+    };
+    let learner = new_learner(config, model.decoder.clone(), &device)?;
+    let folder = RunFolder::create(place.run.as_deref(), name, place.overwrite, &config.resolved())?;
+    let _log = start_log(Some(&folder))?;
+    let queue = Arc::clone(&actors.queue);
+    let shutdown = Shutdown::listen(move || queue.close())?;
+    let mut run = Run::new(config, (learner, evaluator), model, folder)?;
+    run.evaluate_before()?;
+    let ended = match config.run.schedule {
+        Schedule::Async => run.beside(actors, &shutdown),
+        Schedule::Lockstep => run.in_turns(actors, &shutdown),
+    };
+    run.finish(&shutdown, ended)
+}
+
+fn new_learner(config: &RunConfig, decoder: Decoder, device: &Device) -> Result<Learner> {
+    let reference = match (&config.learner.kl.enabled, &config.learner.kl.reference) {
+        (true, Some(path)) => Some(Decoder::load(path, device)?),
+        _ => None,
+    };
+    let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
+    Ok(Learner::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?)
+}
+
+/// Everything on the rollout's side of the queue.
+struct Actors {
+    actors: Vec<Actor<DecoderGenerator>>,
+    queue: Arc<ReplayQueue>,
+    weights: Arc<WeightsCell<Decoder>>,
+}
+
+impl Actors {
+    fn new(config: &RunConfig, model: &Model, custom: CustomVerifiers<'_>) -> Result<Self> {
+        let rollout = &config.rollout;
+        let bell = Bell::new();
+        let pacing = Pacing {
+            groups_per_step: config.learner.groups_per_step as u64,
+            staleness_versions_max: config.queue.staleness_versions_max,
+        };
+        let intake = Arc::new(Intake::new(pacing, bell.clone()));
+        let queue = Arc::new(ReplayQueue::new(config.queue.clone(), Arc::clone(&intake)));
+        let weights = Arc::new(WeightsCell::new(0, Arc::new(model.decoder.clone()), bell));
+        let text = Arc::clone(&model.text);
+        let prompts = PromptSource::open(&config.data, Split::Train, config.run.seed, Arc::clone(&text))?;
+        let output_tokens_max = rollout.output_tokens_max;
+        let context = Arc::new(ActorContext {
+            config: rollout.clone(),
+            seed: config.run.seed,
+            prompts: prompts.with_prompt_tokens_max(prompt_tokens_max(&model.decoder, output_tokens_max)?),
+            scorer: Scorer::new(
+                text,
+                weighted_sum(&config.rewards, &config.data, rollout.truncated_reward, custom)?,
+            ),
+            weights: Arc::clone(&weights),
+            intake,
+        });
+        let sampling =
+            SamplingConfig { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k };
+        // Room for an output and a short prompt; the cache grows where a prompt is longer.
+        let room = (rollout.slots_per_actor(), output_tokens_max + 64);
+        let actors = (0..rollout.actors)
+            .map(|_| {
+                let generator = DecoderGenerator::new(&model.decoder, room, sampling, rollout.on_update);
+                Actor::new(Arc::clone(&context), generator)
+            })
+            .collect();
+        Ok(Self { actors, queue, weights })
+    }
+}
+
+/// Everything on the learner's side of the queue.
+struct Run<'a> {
+    config: &'a RunConfig,
+    learner: Learner,
+    evaluator: Option<Evaluator>,
+    model: Model,
+    folder: RunFolder,
+    metrics: MetricsWriter,
+    progress: Progress,
+    start: Instant,
+    step_start: Instant,
+    actors_before: ActorReport,
+    trainer_waited_before: f64,
+    before: Option<EvalReport>,
+    alarm: Alarm,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        config: &'a RunConfig,
+        (learner, evaluator): (Learner, Option<Evaluator>),
+        model: Model,
+        folder: RunFolder,
+    ) -> Result<Self> {
+        let metrics = MetricsWriter::create(folder.path())?;
+        let facts = facts(config, &model.decoder, folder.path());
+        let progress = Progress::start(config.metrics.console, "longhaul train", &facts, config.run.steps);
+        Ok(Self {
+            config,
+            learner,
+            evaluator,
+            model,
+            folder,
+            metrics,
+            progress,
+            start: Instant::now(),
+            step_start: Instant::now(),
+            actors_before: ActorReport::default(),
+            trainer_waited_before: 0.0,
+            before: None,
+            alarm: Alarm::default(),
+        })
+    }
+
+    /// Actors on threads of their own, learner on this one.
+    fn beside(&mut self, actors: Actors, shutdown: &Shutdown) -> Result<()> {
+        let Actors { actors, queue, weights } = actors;
+        let threads = ActorThreads::spawn(actors, Arc::clone(&queue))?;
+        self.step_start = Instant::now();
+        let learned = (|| {
+            while self.learner.version() < self.config.run.steps && !shutdown.requested() {
+                let groups = queue.take(self.config.learner.groups_per_step, self.learner.version())?;
+                let report = self.learn(&groups, &weights)?;
+                self.record(&groups, &report, (&threads.report(), &queue))?;
+                self.save_if_due()?;
+            }
+            Ok(())
+        })();
+        // What made the actors stop is the cause; that the queue is closed is only what came of it.
+        threads.join()?;
+        learned
+    }
+
+    /// Actors and learner in turns on this thread, the same way in every run.
+    fn in_turns(&mut self, actors: Actors, shutdown: &Shutdown) -> Result<()> {
+        let Actors { actors, queue, weights } = actors;
+        let mut lockstep = Lockstep::new(actors);
+        self.step_start = Instant::now();
+        while self.learner.version() < self.config.run.steps && !shutdown.requested() {
+            let count = self.config.learner.groups_per_step;
+            let groups = lockstep.take(&queue, count, self.learner.version())?;
+            let report = self.learn(&groups, &weights)?;
+            self.record(&groups, &report, (&lockstep.report(), &queue))?;
+            self.save_if_due()?;
+        }
+        Ok(())
+    }
+
+    /// One optimizer step, and its weights to the actors.
+    fn learn(&mut self, groups: &[Group], weights: &WeightsCell<Decoder>) -> Result<StepReport> {
+        let report = self.learner.step(groups.to_vec())?;
+        let snapshot = self.learner.snapshot();
+        weights.publish(snapshot.version, snapshot.decoder);
+        Ok(report)
+    }
+
+    fn record(
+        &mut self,
+        groups: &[Group],
+        report: &StepReport,
+        (actors, queue): (&ActorReport, &ReplayQueue),
+    ) -> Result<()> {
+        let step = report.version;
+        let since = actors.since(&self.actors_before);
+        self.actors_before = actors.clone();
+        let queue = queue.report();
+        let waited = queue.trainer_waiting_s - self.trainer_waited_before;
+        self.trainer_waited_before = queue.trainer_waiting_s;
+        let mut metrics = StepMetrics::default();
+        metrics.add_step(report);
+        metrics.add_actors(&since);
+        metrics.add_queue(&queue, waited);
+        let seconds = self.step_start.elapsed().as_secs_f64();
+        self.step_start = Instant::now();
+        metrics.add("timing_s/step", seconds);
+        metrics.add("perf/tokens_per_second", since.tokens as f64 / seconds);
+        let every = self.config.eval.every_steps;
+        if every > 0 && step % every == 0 && step < self.config.run.steps {
+            if let Some(found) = self.evaluate("held-out problems")? {
+                metrics.extend(found.metrics());
+            }
+        }
+        let values = &report.values;
+        let histograms: [(&str, &[f64]); 4] = [
+            ("histogram/lengths", &values.lengths),
+            ("histogram/rewards", &values.rewards),
+            ("histogram/advantages", &values.advantages),
+            ("histogram/ratios", &values.ratios),
+        ];
+        let histograms = if self.config.metrics.histograms { &histograms[..] } else { &[] };
+        self.metrics.record(step, &metrics.into_values(), histograms)?;
+        self.show(groups, report, (&queue, seconds))?;
+        if let Some(warning) = self.alarm.look(report) {
+            tracing::warn!("{warning}");
+            self.progress.note(&format!("warning: {warning}"));
+        }
+        Ok(())
+    }
+
+    /// The step for a person: its line, some of its completions, and all of them as JSON lines.
+    fn show(
+        &mut self,
+        groups: &[Group],
+        report: &StepReport,
+        (queue, seconds): (&rollout::QueueReport, f64),
+    ) -> Result<()> {
+        let step = report.version;
+        let tokens = report.update.as_ref().map_or(0, |update| update.completion_tokens);
+        let left = self.config.run.steps - step;
+        self.progress.step(&ProgressLine {
+            step,
+            steps: self.config.run.steps,
+            reward: report.rewards.mean,
+            accuracy: report.rewards.accuracy,
+            mean_length: report.lengths.all.mean,
+            entropy: report.update.as_ref().map_or(f64::NAN, |update| update.entropy),
+            queue_groups: queue.groups,
+            queue_groups_max: queue.groups_max,
+            tokens_per_second: tokens as f64 / seconds,
+            seconds_left: Some(self.start.elapsed().as_secs_f64() / step as f64 * left as f64),
+        });
+        let every = self.config.metrics.completions_every_steps;
+        if every > 0 && step % every == 0 {
+            let completions = groups.iter().filter_map(|group| group.completions.first());
+            for (place, scored) in completions.take(self.config.metrics.completions_logged).enumerate() {
+                let completion = &scored.completion;
+                let (reward, tokens) = (scored.reward.total, completion.token_count());
+                let body = completion_markdown(&completion.prompt.text, &completion.text, reward, tokens);
+                self.metrics.text(step, &format!("completions/{place}"), &body);
+            }
+        }
+        if self.config.metrics.rollouts {
+            let scored = groups.iter().flat_map(|group| &group.completions);
+            self.folder.write_rollouts(step, scored.map(CompletionRecord::of))?;
+        }
+        Ok(())
+    }
+
+    fn save_if_due(&mut self) -> Result<()> {
+        let every = self.config.checkpoint.every_steps;
+        let step = self.learner.version();
+        if every > 0 && step % every == 0 && step < self.config.run.steps {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<std::path::PathBuf> {
+        let path = self.folder.checkpoint(self.learner.version());
+        learner::checkpoint::save(&path, &self.learner, &self.model.companions)?;
+        self.folder.prune_checkpoints(self.config.checkpoint.keep_last)?;
+        Ok(path)
+    }
+
+    fn evaluate_before(&mut self) -> Result<()> {
+        if self.config.eval.before {
+            self.before = self.evaluate("held-out problems before training")?;
+            if let Some(before) = &self.before {
+                self.metrics.record(0, &before.metrics(), &[])?;
+            }
+        }
+        self.start = Instant::now();
+        Ok(())
+    }
+
+    fn evaluate(&mut self, what: &str) -> Result<Option<EvalReport>> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
+        self.progress.doing(what);
+        let snapshot = self.learner.snapshot();
+        let report = evaluator.run(&snapshot.decoder, snapshot.version)?;
+        self.progress.note(&format!("{what} at step {}: {}", snapshot.version, report.line()));
+        Ok(Some(report))
+    }
+
+    /// Writes the last weights, whatever ended the run, and says what came of it.
+    fn finish(mut self, shutdown: &Shutdown, ended: Result<()>) -> Result<Outcome> {
+        let stopped = shutdown.requested();
+        let model = self.save().context("the last checkpoint")?;
+        if let Err(error) = ended {
+            if !(stopped && error.downcast_ref::<RolloutError>().is_some_and(is_closed)) {
+                return Err(error.context(format!("the last weights are in {}", model.display())));
+            }
+        }
+        let step = self.learner.version();
+        let mut after = None;
+        if self.config.eval.after && !stopped {
+            after = self.evaluate("held-out problems after training")?;
+            if let Some(after) = &after {
+                self.metrics.record(step, &after.metrics(), &[])?;
+            }
+        }
+        let accuracy = |report: &Option<EvalReport>| report.as_ref().and_then(|report| report.accuracy);
+        let folder = self.folder.path().to_owned();
+        self.progress.finish(&Summary {
+            steps: step,
+            seconds: self.start.elapsed().as_secs_f64(),
+            stopped,
+            accuracy_before: accuracy(&self.before),
+            accuracy_after: accuracy(&after),
+            problems: self.before.as_ref().or(after.as_ref()).map_or(0, |report| report.problems),
+            run_folder: folder.clone(),
+            model: model.clone(),
+        });
+        Ok(Outcome { steps: step, before: self.before, after, folder, model })
+    }
+}
+
+fn is_closed(error: &RolloutError) -> bool {
+    matches!(error, RolloutError::Closed)
+}
+
+/// What the header of a run says.
+fn facts(config: &RunConfig, decoder: &Decoder, folder: &Path) -> Vec<(&'static str, String)> {
+    let rollout = &config.rollout;
+    vec![
+        ("model", format!("{}, {:.2} M parameters", config.model.path.display(), decoder.weights.count() as f64 / 1e6)),
+        (
+            "outputs",
+            format!("up to {} tokens in {} segments", rollout.output_tokens_max, rollout.segments_max),
+        ),
+        (
+            "step",
+            format!("{} groups of {} completions", config.learner.groups_per_step, rollout.group_size),
+        ),
+        ("run", folder.display().to_string()),
+    ]
+}
+
+/// Says once each why nothing can be learned, within the first steps in which it is so.
+#[derive(Default)]
+struct Alarm {
+    truncated_steps: u32,
+    dead_steps: u32,
+}
+
+/// Steps in a row before an alarm: one can be chance.
+const ALARM_STEPS: u32 = 3;
+
+impl Alarm {
+    fn look(&mut self, report: &StepReport) -> Option<String> {
+        let count = |steps: u32, holds: bool| if holds { steps + 1 } else { 0 };
+        self.truncated_steps = count(self.truncated_steps, report.lengths.clipped_ratio > 0.9);
+        self.dead_steps = count(self.dead_steps, report.dead.total() == report.groups);
+        if self.truncated_steps == ALARM_STEPS {
+            let share = report.lengths.clipped_ratio * 100.0;
+            return Some(format!(
+                "{share:.0} % of the completions are cut off at rollout.output_tokens_max, which counts as wrong"
+            ));
+        }
+        (self.dead_steps == ALARM_STEPS).then(|| {
+            format!(
+                "nothing was learned in {ALARM_STEPS} steps: in every group all rewards are equal ({} groups all \
+                 right, {} all wrong); easier or harder prompts, or a larger group_size, would tell answers apart",
+                report.dead.all_correct, report.dead.all_wrong
+            )
+        })
+    }
+}

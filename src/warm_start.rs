@@ -1,0 +1,198 @@
+//! `longhaul sft`: a first model from demonstrations, or a warm start of a given one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use learner::SftLearner;
+use learner::sft::{SftConfig, SupervisedSequence};
+use rewards::{DemonstrationConfig, Split};
+use rollout::{DataConfig, PromptSource, Text};
+
+use crate::cli::SftArgs;
+use crate::config::SftRunConfig;
+use crate::eval::{EvalReport, Evaluator, no_custom_verifiers};
+use crate::metrics::MetricsWriter;
+use crate::model::{Model, open_device};
+use crate::progress::{Progress, ProgressLine, Summary};
+use crate::run_folder::{RunFolder, start_log};
+use crate::shutdown::Shutdown;
+
+/// Runs the supervised steps of a config and writes the model.
+///
+/// # Errors
+/// What is wrong with the config, the model or the data.
+pub fn sft(args: &SftArgs) -> Result<()> {
+    let config = SftRunConfig::load(&args.config, &args.overrides.set)?;
+    let device = open_device((config.run.device, config.run.threads))?;
+    let name = args.config.file_stem().map_or("sft".into(), |stem| stem.to_string_lossy());
+    let place = &args.place;
+    let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
+    let _log = start_log(Some(&folder))?;
+    let model = match (&config.model.path, &config.model.create) {
+        (Some(path), _) => Model::load(path, &device)?,
+        (None, Some(create)) => Model::create(create, config.run.seed, folder.path(), &device)?,
+        (None, None) => bail!("model: neither path nor create is given"),
+    };
+    let evaluator = match config.evaluation() {
+        Some(evaluation) => {
+            Some(Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?)
+        }
+        None => None,
+    };
+    let cuts =
+        SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp: config.sft.streambp.clone() };
+    let steps = config.sft.steps_max;
+    let learner = SftLearner::new(model.decoder.clone(), cuts, config.optimizer.clone(), steps)?;
+    let demonstrations = Demonstrations::new(&config, &model.text)?;
+    let metrics = MetricsWriter::create(folder.path())?;
+    let shutdown = Shutdown::listen(|| {})?;
+    WarmStart { config: &config, learner, evaluator, model, folder, metrics, demonstrations }.run(&shutdown)
+}
+
+/// Where the demonstrations of each step come from: the phases in their order, then the section itself.
+struct Demonstrations {
+    /// The step before which each part counts, its prompts and its styles.
+    parts: Vec<(u64, PromptSource, Option<DemonstrationConfig>)>,
+    text: Arc<Text>,
+    batch_size: u64,
+}
+
+impl Demonstrations {
+    fn new(config: &SftRunConfig, text: &Arc<Text>) -> Result<Self> {
+        let open = |data: &DataConfig| PromptSource::open(data, Split::Train, config.run.seed, Arc::clone(text));
+        let mut parts = Vec::new();
+        let mut end = 0;
+        for phase in &config.sft.phases {
+            end += phase.steps;
+            let mut data = config.data.clone();
+            if let (DataConfig::Task(task), Some(difficulty_max)) = (&mut data, phase.difficulty_max) {
+                task.difficulty_max = difficulty_max;
+                task.difficulty_min = phase.difficulty_min.unwrap_or(task.difficulty_min);
+            }
+            parts.push((end, open(&data)?, phase.demonstrations.clone().or(config.sft.demonstrations.clone())));
+        }
+        parts.push((u64::MAX, open(&config.data)?, config.sft.demonstrations.clone()));
+        Ok(Self { parts, text: Arc::clone(text), batch_size: config.sft.batch_size as u64 })
+    }
+
+    /// The sequences of one step; no prompt comes twice in a part.
+    fn batch(&self, step: u64) -> Result<Vec<SupervisedSequence>> {
+        let part = self.parts.iter().find(|(end, _, _)| step < *end);
+        let (_, prompts, styles) = part.expect("the last part has no end");
+        let indices = step * self.batch_size..(step + 1) * self.batch_size;
+        indices.map(|index| self.sequence((prompts, styles.as_ref()), index)).collect()
+    }
+
+    fn sequence(
+        &self,
+        (prompts, styles): (&PromptSource, Option<&DemonstrationConfig>),
+        index: u64,
+    ) -> Result<SupervisedSequence> {
+        let mut target_tokens = self.text.encode_fragment(&prompts.demonstration(index, styles)?)?;
+        target_tokens.extend(self.text.eos_ids().first());
+        Ok(SupervisedSequence { prompt_tokens: prompts.prompt(index)?.tokens, target_tokens })
+    }
+}
+
+struct WarmStart<'a> {
+    config: &'a SftRunConfig,
+    learner: SftLearner,
+    evaluator: Option<Evaluator>,
+    model: Model,
+    folder: RunFolder,
+    metrics: MetricsWriter,
+    demonstrations: Demonstrations,
+}
+
+impl WarmStart<'_> {
+    fn run(mut self, shutdown: &Shutdown) -> Result<()> {
+        let steps = self.config.sft.steps_max;
+        let parameters = self.model.decoder.weights.count() as f64 / 1e6;
+        let facts = [
+            ("model", format!("{parameters:.2} M parameters")),
+            ("step", format!("{} demonstrations", self.config.sft.batch_size)),
+            ("run", self.folder.path().display().to_string()),
+        ];
+        let mut progress = Progress::start(self.config.metrics.console, "longhaul sft", &facts, steps);
+        let before = if self.config.eval.before { self.evaluate(&progress)? } else { None };
+        let start = Instant::now();
+        while self.learner.version() < steps && !shutdown.requested() {
+            let found = self.step(&mut progress, start)?;
+            if found >= self.config.sft.stop_accuracy && found.is_some() && self.config.sft.stop_accuracy.is_some() {
+                break;
+            }
+        }
+        let model = self.save()?;
+        let after = if self.config.eval.after { self.evaluate(&progress)? } else { None };
+        if let Some(after) = &after {
+            self.metrics.record(self.learner.version(), &after.metrics(), &[])?;
+        }
+        let accuracy = |report: &Option<EvalReport>| report.as_ref().and_then(|report| report.accuracy);
+        progress.finish(&Summary {
+            steps: self.learner.version(),
+            seconds: start.elapsed().as_secs_f64(),
+            stopped: shutdown.requested(),
+            accuracy_before: accuracy(&before),
+            accuracy_after: accuracy(&after),
+            problems: self.config.eval.problems,
+            run_folder: self.folder.path().to_owned(),
+            model,
+        });
+        Ok(())
+    }
+
+    /// One step; the accuracy, where the step ended with an evaluation.
+    fn step(&mut self, progress: &mut Progress, start: Instant) -> Result<Option<f64>> {
+        let steps = self.config.sft.steps_max;
+        let report = self.learner.step(&self.demonstrations.batch(self.learner.version())?)?;
+        let step = report.version;
+        let mut metrics = vec![
+            ("loss".to_owned(), report.loss),
+            ("entropy".to_owned(), report.entropy),
+            ("grad_norm".to_owned(), report.grad_norm),
+            ("learning_rate".to_owned(), report.learning_rate),
+            ("training/target_tokens".to_owned(), report.target_tokens as f64),
+            ("timing_s/step".to_owned(), report.seconds),
+        ];
+        let every = self.config.eval.every_steps;
+        let found = if every > 0 && step % every == 0 && step < steps { self.evaluate(progress)? } else { None };
+        metrics.extend(found.iter().flat_map(EvalReport::metrics));
+        self.metrics.record(step, &metrics, &[])?;
+        if step % 10 == 0 || step == steps {
+            let left = (steps - step) as f64;
+            progress.step(&ProgressLine {
+                step,
+                steps,
+                reward: -report.loss,
+                accuracy: found.as_ref().and_then(|found| found.accuracy),
+                mean_length: report.target_tokens as f64 / self.config.sft.batch_size as f64,
+                entropy: report.entropy,
+                queue_groups: 0,
+                queue_groups_max: 0,
+                tokens_per_second: report.packed_tokens as f64 / report.seconds,
+                seconds_left: Some(start.elapsed().as_secs_f64() / step as f64 * left),
+            });
+        }
+        if self.config.checkpoint.every_steps > 0 && step % self.config.checkpoint.every_steps == 0 {
+            self.save()?;
+        }
+        Ok(found.and_then(|found| found.accuracy))
+    }
+
+    fn evaluate(&mut self, progress: &Progress) -> Result<Option<EvalReport>> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
+        let snapshot = self.learner.snapshot();
+        let report = evaluator.run(&snapshot.decoder, snapshot.version)?;
+        progress.note(&format!("held-out problems at step {}: {}", snapshot.version, report.line()));
+        Ok(Some(report))
+    }
+
+    fn save(&self) -> Result<PathBuf> {
+        let path = self.folder.checkpoint(self.learner.version());
+        learner::checkpoint::save_sft(&path, &self.learner, &self.model.companions)?;
+        self.folder.prune_checkpoints(self.config.checkpoint.keep_last)?;
+        Ok(path)
+    }
+}
