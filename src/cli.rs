@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 /// The version with the commit it was built from.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LONGHAUL_COMMIT"), ")");
@@ -33,6 +34,28 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Validates a config and prints it with every default filled in
     Check(CheckArgs),
+    /// Measures time and memory on this machine
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// One forward and backward pass: whole, checkpointed, and in chunks
+    Streambp(BenchStreambpArgs),
+}
+
+/// How gradients are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientPath {
+    /// Everything on one tape
+    Unchunked,
+    /// Layer inputs kept, each layer computed again whole
+    Checkpointed,
+    /// Layer inputs kept, layers and head in chunks of the sequence
+    Streambp,
 }
 
 /// Changes to the config, shared by all commands.
@@ -87,7 +110,7 @@ pub struct SftArgs {
 /// `longhaul eval`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-100 --json"
+    after_help = "Example:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-40 --json"
 )]
 pub struct EvalArgs {
     /// The config file; its sections [data], [rollout], [[rewards]] and [eval] are read
@@ -179,6 +202,41 @@ pub struct CheckArgs {
     pub overrides: Overrides,
 }
 
+/// `longhaul bench streambp`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul bench streambp --shape 256,6,8,8,768,4096 --tokens 1024,4096 --json"
+)]
+pub struct BenchStreambpArgs {
+    /// A Hugging Face directory whose weights are used
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Without a model, random weights of this shape: hidden,layers,heads,kv_heads,intermediate,vocabulary
+    #[arg(long, value_name = "NUMBERS", default_value = "256,6,8,8,768,4096")]
+    pub shape: String,
+    /// Lengths of the sequence
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1024,2048,4096,8192")]
+    pub tokens: Vec<usize>,
+    /// Which paths are measured
+    #[arg(long, value_delimiter = ',', default_value = "unchunked,checkpointed,streambp")]
+    pub paths: Vec<GradientPath>,
+    /// Measurements of each, whose median counts
+    #[arg(long, default_value_t = 3)]
+    pub repeats: usize,
+    /// Tokens of a chunk in the layers
+    #[arg(long, default_value_t = 512)]
+    pub layer_chunk_tokens: usize,
+    /// Tokens of a chunk in the head
+    #[arg(long, default_value_t = 256)]
+    pub head_chunk_tokens: usize,
+    /// Compares the gradients with the whole computation, which takes its time and memory
+    #[arg(long)]
+    pub errors: bool,
+    /// Prints one JSON object a row
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -192,7 +250,7 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example_that_parses() {
-        for command in Cli::command().get_subcommands() {
+        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "bench") {
             let help = command.get_after_help().expect("an example").to_string();
             let example = help.lines().find(|line| line.starts_with("  longhaul")).expect("a command line");
             let words = example.split_whitespace().map(|word| word.trim_matches('\''));
@@ -204,7 +262,7 @@ mod tests {
 
     #[test]
     fn every_command_takes_set() {
-        for command in Cli::command().get_subcommands() {
+        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "bench") {
             assert!(command.get_arguments().any(|argument| argument.get_long() == Some("set")));
         }
     }

@@ -96,7 +96,8 @@ impl EvalReport {
             mean_length: tokens as f64 / count,
             correct_length: (!right.is_empty()).then(|| right.iter().sum::<f64>() / right.len() as f64),
             max_length: lengths.iter().copied().max().unwrap_or(0),
-            clipped_ratio: completions.iter().filter(|scored| scored.completion.truncated()).count() as f64 / count,
+            clipped_ratio: completions.iter().filter(|scored| scored.completion.truncated()).count() as f64
+                / count,
             tokens_per_second: tokens as f64 / seconds,
             seconds,
         }
@@ -113,7 +114,11 @@ impl EvalReport {
             ("timing_s/eval".to_owned(), self.seconds),
             ("perf/eval_tokens_per_second".to_owned(), self.tokens_per_second),
         ];
-        let named = [("accuracy", self.accuracy), ("pass_at_k", self.pass_at_k), ("correct_length", self.correct_length)];
+        let named = [
+            ("accuracy", self.accuracy),
+            ("pass_at_k", self.pass_at_k),
+            ("correct_length", self.correct_length),
+        ];
         metrics.extend(named.into_iter().filter_map(|(name, value)| Some((tag(name), value?))));
         metrics
     }
@@ -158,8 +163,10 @@ impl Evaluator {
         let (eval, output_tokens_max) = (&config.eval, config.output_tokens_max);
         let source = PromptSource::open(&config.data, Split::HeldOut, eval.seed, Arc::clone(text))?;
         let source = source.with_prompt_tokens_max(prompt_tokens_max(decoder, output_tokens_max)?);
-        let count = source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
-        let prompts = (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
+        let count =
+            source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
+        let prompts =
+            (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
         let rewards = weighted_sum(&config.rewards, &config.data, TruncatedReward::Zero, custom)?;
         let sampling = SamplingConfig { temperature: eval.temperature, top_p: eval.top_p, top_k: eval.top_k };
         let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);

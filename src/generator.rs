@@ -57,9 +57,9 @@ impl DecoderGenerator {
 
     /// Fills the caches that begin from their tokens, all of one version in one pass.
     fn refill(&mut self, slots: &[usize], decoder: &Decoder) {
-        let waiting = slots.iter().filter_map(|&slot| {
-            self.slots[slot].as_mut()?.refill.take().map(|context| (slot, context))
-        });
+        let waiting = slots
+            .iter()
+            .filter_map(|&slot| self.slots[slot].as_mut()?.refill.take().map(|context| (slot, context)));
         let contexts: Vec<(usize, Vec<u32>)> = waiting.collect();
         let feeds: Vec<Feed<'_>> =
             contexts.iter().map(|(slot, context)| Feed { slot: *slot, tokens: context }).collect();

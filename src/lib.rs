@@ -18,3 +18,4 @@ pub mod train;
 pub mod replay;
 pub mod warm_start;
 pub mod tools;
+pub mod bench;

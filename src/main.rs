@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use longhaul::cli::{Cli, Command, TrainArgs};
+use longhaul::cli::{Bench, Cli, Command, TrainArgs};
 use longhaul::config::RunConfig;
 use longhaul::eval::no_custom_verifiers;
-use longhaul::{replay, tools, train, warm_start};
+use longhaul::{bench, replay, tools, train, warm_start};
 
 fn main() -> ExitCode {
     match run(&Cli::parse().command) {
@@ -29,6 +29,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Logprobs(args) => tools::logprobs(args),
         Command::Replay(args) => replay::replay(args),
         Command::Check(args) => tools::check(args),
+        Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
     }
 }
 

@@ -136,7 +136,10 @@ impl StepMetrics {
         self.add("queue/groups", queue.groups as f64);
         self.add("queue/pushed", queue.pushed as f64);
         self.add("queue/taken", queue.taken as f64);
-        self.add("queue/dropped_stale", queue.drops.get(&rollout::DropReason::Stale).copied().unwrap_or(0) as f64);
+        self.add(
+            "queue/dropped_stale",
+            queue.drops.get(&rollout::DropReason::Stale).copied().unwrap_or(0) as f64,
+        );
         self.add("time/trainer_waiting_for_data", trainer_waited_s);
     }
 }

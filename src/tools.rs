@@ -108,7 +108,8 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
         if tokens.is_empty() {
             bail!("{}: `tokens` is empty", place());
         }
-        let stats = if args.cached { cached_stats(&decoder, &tokens) } else { forward_stats(&decoder, &tokens) };
+        let stats =
+            if args.cached { cached_stats(&decoder, &tokens) } else { forward_stats(&decoder, &tokens) };
         let count = tokens.len() - 1;
         let numbers = TokenNumbers {
             logprobs: stats.logprobs[..count].to_vec(),

@@ -375,15 +375,19 @@ fn is_closed(error: &RolloutError) -> bool {
 fn facts(config: &RunConfig, decoder: &Decoder, folder: &Path) -> Vec<(&'static str, String)> {
     let rollout = &config.rollout;
     vec![
-        ("model", format!("{}, {:.2} M parameters", config.model.path.display(), decoder.weights.count() as f64 / 1e6)),
+        (
+            "model",
+            format!(
+                "{}, {:.2} M parameters",
+                config.model.path.display(),
+                decoder.weights.count() as f64 / 1e6
+            ),
+        ),
         (
             "outputs",
             format!("up to {} tokens in {} segments", rollout.output_tokens_max, rollout.segments_max),
         ),
-        (
-            "step",
-            format!("{} groups of {} completions", config.learner.groups_per_step, rollout.group_size),
-        ),
+        ("step", format!("{} groups of {} completions", config.learner.groups_per_step, rollout.group_size)),
         ("run", folder.display().to_string()),
     ]
 }

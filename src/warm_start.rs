@@ -15,9 +15,12 @@ use crate::config::SftRunConfig;
 use crate::eval::{EvalReport, Evaluator, no_custom_verifiers};
 use crate::metrics::MetricsWriter;
 use crate::model::{Model, open_device};
-use crate::progress::{Progress, ProgressLine, Summary};
+use crate::progress::{Progress, Summary};
 use crate::run_folder::{RunFolder, start_log};
 use crate::shutdown::Shutdown;
+
+/// Steps between two lines on the terminal: one a few seconds for a small model.
+const LINE_STEPS: u64 = 25;
 
 /// Runs the supervised steps of a config and writes the model.
 ///
@@ -61,7 +64,8 @@ struct Demonstrations {
 
 impl Demonstrations {
     fn new(config: &SftRunConfig, text: &Arc<Text>) -> Result<Self> {
-        let open = |data: &DataConfig| PromptSource::open(data, Split::Train, config.run.seed, Arc::clone(text));
+        let open =
+            |data: &DataConfig| PromptSource::open(data, Split::Train, config.run.seed, Arc::clone(text));
         let mut parts = Vec::new();
         let mut end = 0;
         for phase in &config.sft.phases {
@@ -71,7 +75,11 @@ impl Demonstrations {
                 task.difficulty_max = difficulty_max;
                 task.difficulty_min = phase.difficulty_min.unwrap_or(task.difficulty_min);
             }
-            parts.push((end, open(&data)?, phase.demonstrations.clone().or(config.sft.demonstrations.clone())));
+            parts.push((
+                end,
+                open(&data)?,
+                phase.demonstrations.clone().or(config.sft.demonstrations.clone()),
+            ));
         }
         parts.push((u64::MAX, open(&config.data)?, config.sft.demonstrations.clone()));
         Ok(Self { parts, text: Arc::clone(text), batch_size: config.sft.batch_size as u64 })
@@ -115,13 +123,15 @@ impl WarmStart<'_> {
             ("step", format!("{} demonstrations", self.config.sft.batch_size)),
             ("run", self.folder.path().display().to_string()),
         ];
-        let mut progress = Progress::start(self.config.metrics.console, "longhaul sft", &facts, steps);
+        let progress = Progress::start(self.config.metrics.console, "longhaul sft", &facts, steps);
         let before = if self.config.eval.before { self.evaluate(&progress)? } else { None };
         let start = Instant::now();
         while self.learner.version() < steps && !shutdown.requested() {
-            let found = self.step(&mut progress, start)?;
-            if found >= self.config.sft.stop_accuracy && found.is_some() && self.config.sft.stop_accuracy.is_some() {
-                break;
+            let found = self.step(&progress, start)?;
+            if let (Some(found), Some(wanted)) = (found, self.config.sft.stop_accuracy) {
+                if found >= wanted {
+                    break;
+                }
             }
         }
         let model = self.save()?;
@@ -144,7 +154,7 @@ impl WarmStart<'_> {
     }
 
     /// One step; the accuracy, where the step ended with an evaluation.
-    fn step(&mut self, progress: &mut Progress, start: Instant) -> Result<Option<f64>> {
+    fn step(&mut self, progress: &Progress, start: Instant) -> Result<Option<f64>> {
         let steps = self.config.sft.steps_max;
         let report = self.learner.step(&self.demonstrations.batch(self.learner.version())?)?;
         let step = report.version;
@@ -157,23 +167,18 @@ impl WarmStart<'_> {
             ("timing_s/step".to_owned(), report.seconds),
         ];
         let every = self.config.eval.every_steps;
-        let found = if every > 0 && step % every == 0 && step < steps { self.evaluate(progress)? } else { None };
+        let found =
+            if every > 0 && step % every == 0 && step < steps { self.evaluate(progress)? } else { None };
         metrics.extend(found.iter().flat_map(EvalReport::metrics));
         self.metrics.record(step, &metrics, &[])?;
-        if step % 10 == 0 || step == steps {
-            let left = (steps - step) as f64;
-            progress.step(&ProgressLine {
-                step,
-                steps,
-                reward: -report.loss,
-                accuracy: found.as_ref().and_then(|found| found.accuracy),
-                mean_length: report.target_tokens as f64 / self.config.sft.batch_size as f64,
-                entropy: report.entropy,
-                queue_groups: 0,
-                queue_groups_max: 0,
-                tokens_per_second: report.packed_tokens as f64 / report.seconds,
-                seconds_left: Some(start.elapsed().as_secs_f64() / step as f64 * left),
-            });
+        if step % LINE_STEPS == 0 || step == steps {
+            let left = start.elapsed().as_secs_f64() / step as f64 * (steps - step) as f64;
+            progress.note(&format!(
+                "step {step}/{steps}  loss {:.4}  entropy {:.4}  {:.0} tokens/s  {left:.0} s left",
+                report.loss,
+                report.entropy,
+                report.packed_tokens as f64 / report.seconds
+            ));
         }
         if self.config.checkpoint.every_steps > 0 && step % self.config.checkpoint.every_steps == 0 {
             self.save()?;

@@ -159,8 +159,7 @@ impl AttentionOp for Flex {
         spans: Arc<[Span]>,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
-        let [query, key, value, o, l, g] =
-            [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
+        let [query, key, value, o, l, g] = [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
         let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
         let saved = cpu::Saved { result: o.slice(), log_sum_exp: l.slice(), gradient: g.slice() };
         let (dq, dk, dv) = cpu::backward(&dims, rows, saved, &spans);

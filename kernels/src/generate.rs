@@ -107,8 +107,11 @@ impl DecodeSlots {
             last.push((end + feed.tokens.len() - 1) as u32);
             end + feed.tokens.len()
         });
-        let hidden =
-            if last.len() == hidden.dims()[0] { hidden } else { hidden.select(0, id_tensor(&last, &decoder.device())) };
+        let hidden = if last.len() == hidden.dims()[0] {
+            hidden
+        } else {
+            hidden.select(0, id_tensor(&last, &decoder.device()))
+        };
         let normed = rms_norm(hidden, decoder.weights.final_norm.clone(), decoder.config.rms_eps);
         let logits = linear(normed, decoder.head(), None);
         logits.into_data().try_to_vec().expect("logits are f32")
@@ -190,14 +193,19 @@ mod tests {
             let decoder = Decoder::random(config, 3, &Device::flex());
             let vocabulary = decoder.config.vocabulary;
             let text: Vec<u32> = (0..50).map(|t| (t * 7 + t * t) % vocabulary as u32).collect();
-            let plan = ChunkPlan { streambp: true, layer_chunk_tokens: 16, head_chunk_tokens: 9, temperature: 1.0 };
+            let plan =
+                ChunkPlan { streambp: true, layer_chunk_tokens: 16, head_chunk_tokens: 9, temperature: 1.0 };
             let expected = token_stats(&decoder, &Packed::new([&text[..]]), &plan).logprobs;
 
             let mut slots = DecodeSlots::new(&decoder.config, 3, 64, &Device::flex());
-            slots.prefill(&decoder, &[Feed { slot: 0, tokens: &text[..4] }, Feed { slot: 2, tokens: &text[..20] }]);
+            slots.prefill(
+                &decoder,
+                &[Feed { slot: 0, tokens: &text[..4] }, Feed { slot: 2, tokens: &text[..20] }],
+            );
             for step in 0..25 {
                 let (short, long) = (4 + step, 20 + step);
-                let feeds = [(0, short), (2, long)].map(|(slot, at)| Feed { slot, tokens: &text[at..at + 1] });
+                let feeds =
+                    [(0, short), (2, long)].map(|(slot, at)| Feed { slot, tokens: &text[at..at + 1] });
                 let logits = slots.step(&decoder, &feeds);
                 for (row, at) in [short, long].into_iter().enumerate() {
                     let logits = &logits[row * vocabulary..(row + 1) * vocabulary];

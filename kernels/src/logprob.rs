@@ -42,11 +42,7 @@ pub fn target_logprobs_plain(logits: Tensor<2>, targets: &[u32], temperature: f6
 ///
 /// # Shapes
 /// `logits` `[N, V]`; both results have N entries.
-pub fn row_statistics(
-    logits: Tensor<2>,
-    targets: &Arc<[u32]>,
-    temperature: f64,
-) -> (Vec<f32>, Vec<f32>) {
+pub fn row_statistics(logits: Tensor<2>, targets: &Arc<[u32]>, temperature: f64) -> (Vec<f32>, Vec<f32>) {
     check(&logits, targets);
     let logits = logits.inner();
     let both: Tensor<2> = if flex::is_cpu(&logits.device()) {
@@ -103,14 +99,10 @@ fn ids(targets: &[u32], like: &Tensor<2>) -> Tensor<1, Int> {
 
 #[backend_extension(Flex, Autodiff)]
 trait LogprobOp: Backend {
-    fn target_logprobs(
-        logits: FloatTensor<Self>,
-        targets: Arc<[u32]>,
-        temperature: f64,
-    ) -> FloatTensor<Self>;
-
-    fn row_statistics(logits: FloatTensor<Self>, targets: Arc<[u32]>, temperature: f64)
+    fn target_logprobs(logits: FloatTensor<Self>, targets: Arc<[u32]>, temperature: f64)
     -> FloatTensor<Self>;
+
+    fn row_statistics(logits: FloatTensor<Self>, targets: Arc<[u32]>, temperature: f64) -> FloatTensor<Self>;
 
     fn logits_gradient(
         logits: FloatTensor<Self>,
@@ -181,7 +173,10 @@ impl LogprobOp for Flex {
         let mut both = vec![0.0; rows * 2];
         let inputs = logits.slice().par_chunks(vocabulary).zip(targets.par_iter());
         both.par_chunks_mut(2).zip(inputs).with_min_len(16).for_each(|(both, (row, &target))| {
-            both.copy_from_slice(&simd::vectorized(#[inline(always)] || statistics_of_row(row, target, inverse)));
+            both.copy_from_slice(&simd::vectorized(
+                #[inline(always)]
+                || statistics_of_row(row, target, inverse),
+            ));
         });
         flex::tensor(both, [rows, 2].into())
     }
@@ -200,7 +195,10 @@ impl LogprobOp for Flex {
         let inputs = inputs.zip(coefficients.slice().par_iter());
         let rows = gradient.par_chunks_mut(shape[1]).zip(inputs).with_min_len(16);
         rows.for_each(|(to, ((row, &target), &coefficient))| {
-            simd::vectorized(#[inline(always)] || gradient_of_row(row, target, (coefficient, inverse), to));
+            simd::vectorized(
+                #[inline(always)]
+                || gradient_of_row(row, target, (coefficient, inverse), to),
+            );
         });
         flex::tensor(gradient, shape)
     }

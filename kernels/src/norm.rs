@@ -83,11 +83,14 @@ impl NormOp for Flex {
         let (x, gain) = (x.slice(), gain.slice());
         let mut y = vec![0.0; x.len()];
         y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).for_each(|(y, x)| {
-            simd::vectorized(#[inline(always)] || {
-                for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                    forward_row(x, gain, eps, y);
-                }
-            });
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        forward_row(x, gain, eps, y);
+                    }
+                },
+            );
         });
         flex::tensor(y, shape)
     }
@@ -108,12 +111,15 @@ impl NormOp for Flex {
             .zip(dy.par_chunks(ROWS * width))
             .map(|((dx, x), dy)| {
                 let mut dgain = vec![0.0; width];
-                simd::vectorized(#[inline(always)] || {
-                    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(width)) {
-                        backward_row(x, gain, dy, eps, dx, &mut dgain);
-                    }
-                });
+                simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
+                        for ((dx, x), dy) in rows.zip(dy.chunks_exact(width)) {
+                            backward_row(x, gain, dy, eps, dx, &mut dgain);
+                        }
+                    },
+                );
                 dgain
             })
             .collect();

@@ -134,7 +134,10 @@ pub(crate) struct Form {
 /// Chooses the instruction set itself and is not inlined: its unrolled tiles exist once a set.
 #[inline(never)]
 pub(crate) fn multiply_add(form: Form, a: Left<'_>, b: (&[f32], usize), c: (&mut [f32], usize)) {
-    vectorized(#[inline(always)] || column_bands(form, a, b, c));
+    vectorized(
+        #[inline(always)]
+        || column_bands(form, a, b, c),
+    );
 }
 
 #[inline(always)]
@@ -161,11 +164,21 @@ fn column_band<const N: usize>(form: Form, a: Left<'_>, b: (&[f32], usize), c: (
     let (c, ldc) = c;
     let mut row = 0;
     while row + 4 <= form.rows {
-        tile::<4, N>(form.inner, Left { values: &a.values[row * a.row..], ..a }, b, (&mut c[row * ldc..], ldc));
+        tile::<4, N>(
+            form.inner,
+            Left { values: &a.values[row * a.row..], ..a },
+            b,
+            (&mut c[row * ldc..], ldc),
+        );
         row += 4;
     }
     while row < form.rows {
-        tile::<1, N>(form.inner, Left { values: &a.values[row * a.row..], ..a }, b, (&mut c[row * ldc..], ldc));
+        tile::<1, N>(
+            form.inner,
+            Left { values: &a.values[row * a.row..], ..a },
+            b,
+            (&mut c[row * ldc..], ldc),
+        );
         row += 1;
     }
 }
@@ -205,7 +218,13 @@ mod tests {
     fn exp_is_within_two_ulp_of_the_library() {
         for i in -8_700..8_700 {
             let x = i as f32 * 0.01;
-            let (ours, exact) = (vectorized(#[inline(always)] || exp(x)), f64::from(x).exp());
+            let (ours, exact) = (
+                vectorized(
+                    #[inline(always)]
+                    || exp(x),
+                ),
+                f64::from(x).exp(),
+            );
             assert!((f64::from(ours) - exact).abs() <= 2.5e-7 * exact, "exp({x}) = {ours}, not {exact}");
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
@@ -217,7 +236,14 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
             let b: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
             let plain: f32 = a.iter().zip(&b).map(|(x, y)| x * y).sum();
-            assert!((vectorized(#[inline(always)] || dot(&a, &b)) - plain).abs() < 1e-5);
+            assert!(
+                (vectorized(
+                    #[inline(always)]
+                    || dot(&a, &b)
+                ) - plain)
+                    .abs()
+                    < 1e-5
+            );
             assert!((sum(&a) - a.iter().sum::<f32>()).abs() < 1e-5);
             assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }

@@ -214,8 +214,7 @@ impl<'a> Pass<'a> {
         self.silence_last_entries(&mut stats.logprobs);
         self.silence_last_entries(&mut stats.entropies);
         let column = self.coefficient_column(&stats, coefficients);
-        let mut tape =
-            (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
+        let mut tape = (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
         let mut sums = gradients.values_mut();
         for ((_, weight), sum) in weights.named().into_iter().zip(&mut sums) {
             take_gradient(weight, &mut tape, sum);
@@ -307,7 +306,11 @@ impl<'a> Pass<'a> {
             let mut tape = (output * upstream.clone().slice([rows.clone()])).sum().backward();
             let through_output = part.grad_remove(&mut tape).expect("the chunk reaches its output");
             add_rows(&mut dkeys, &seen, chunk_keys.grad_remove(&mut tape).expect("keys are attended to"));
-            add_rows(&mut dvalues, &seen, chunk_values.grad_remove(&mut tape).expect("values are attended to"));
+            add_rows(
+                &mut dvalues,
+                &seen,
+                chunk_values.grad_remove(&mut tape).expect("values are attended to"),
+            );
             take_block_gradients(&leaves, &mut tape, gradients);
 
             let part = leaf(x.clone().slice([rows.clone()]));
@@ -346,11 +349,7 @@ fn take_gradient(leaf: &Tensor<2>, tape: &mut Gradients, sum: &mut Tensor<2>) {
     }
 }
 
-fn take_block_gradients(
-    leaves: &Block<Tensor<2>>,
-    tape: &mut Gradients,
-    gradients: &mut Block<Tensor<2>>,
-) {
+fn take_block_gradients(leaves: &Block<Tensor<2>>, tape: &mut Gradients, gradients: &mut Block<Tensor<2>>) {
     let mut sums = Vec::new();
     gradients.for_each_mut(&mut |_, sum| sums.push(sum));
     let mut sums = sums.into_iter();

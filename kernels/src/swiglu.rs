@@ -69,7 +69,10 @@ impl SwigluOp for Flex {
         let mut y = vec![0.0; gate.slice().len()];
         let inputs = gate.slice().par_chunks(NUMBERS).zip(up.slice().par_chunks(NUMBERS));
         y.par_chunks_mut(NUMBERS).zip(inputs).for_each(|(y, (gate, up))| {
-            simd::vectorized(#[inline(always)] || forward_run(gate, up, y));
+            simd::vectorized(
+                #[inline(always)]
+                || forward_run(gate, up, y),
+            );
         });
         flex::tensor(y, shape)
     }
@@ -83,7 +86,10 @@ impl SwigluOp for Flex {
         let inputs = inputs.zip(dy.slice().par_chunks(NUMBERS));
         let outputs = dgate.par_chunks_mut(NUMBERS).zip(dup.par_chunks_mut(NUMBERS));
         outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), dy))| {
-            simd::vectorized(#[inline(always)] || backward_run(gate, up, dy, dgate, dup));
+            simd::vectorized(
+                #[inline(always)]
+                || backward_run(gate, up, dy, dgate, dup),
+            );
         });
         (flex::tensor(dgate, shape.clone()), flex::tensor(dup, shape))
     }
@@ -97,8 +103,7 @@ impl<B: SwigluOp> Backward<B, 2> for SwigluBackward {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
-        let [gate, up] =
-            ops.state.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
+        let [gate, up] = ops.state.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
         let (dgate, dup) = B::swiglu_backward(gate, up, gradient);
         for (parent, gradient) in ops.parents.into_iter().zip([dgate, dup]) {
             if let Some(node) = parent {

@@ -119,7 +119,8 @@ impl<T> Block<T> {
         &'a self,
         make: &mut impl FnMut(&'static str, &'a T) -> Result<U, E>,
     ) -> Result<Block<U>, E> {
-        let mut option = |name, value: &'a Option<T>| value.as_ref().map(|value| make(name, value)).transpose();
+        let mut option =
+            |name, value: &'a Option<T>| value.as_ref().map(|value| make(name, value)).transpose();
         let query_bias = option("self_attn.q_proj.bias", &self.query_bias)?;
         let key_bias = option("self_attn.k_proj.bias", &self.key_bias)?;
         let value_bias = option("self_attn.v_proj.bias", &self.value_bias)?;
@@ -147,7 +148,8 @@ impl<T> Block<T> {
 
     /// [`Block::try_map`] for a function that cannot fail.
     pub fn map<'a, U>(&'a self, make: &mut impl FnMut(&'static str, &'a T) -> U) -> Block<U> {
-        let made: Result<_, std::convert::Infallible> = self.try_map(&mut |name, value| Ok(make(name, value)));
+        let made: Result<_, std::convert::Infallible> =
+            self.try_map(&mut |name, value| Ok(make(name, value)));
         match made {
             Ok(block) => block,
         }

@@ -257,6 +257,15 @@ fn shape(document: &Document, create: &CreateSection) -> Result<(), ConfigError>
 }
 
 fn demonstrations(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {
+    let phase_steps: u64 = config.sft.phases.iter().map(|phase| phase.steps).sum();
+    if phase_steps > config.sft.steps_max {
+        let message =
+            format!("sft.phases: {phase_steps} steps together, but sft.steps_max = {}", config.sft.steps_max);
+        return Err(document.error("sft.phases", &message));
+    }
+    for styles in config.sft.phases.iter().filter_map(|phase| phase.demonstrations.as_ref()) {
+        complain(document, "sft.phases.demonstrations.", styles.check())?;
+    }
     match (&config.data, &config.sft.demonstrations) {
         (DataConfig::Task(_), Some(styles)) => complain(document, "sft.demonstrations.", styles.check()),
         (DataConfig::Task(_), None) => {

@@ -67,7 +67,12 @@ pub(super) fn forward(dims: &Dims, inputs: Inputs<'_>, spans: &[Span]) -> (Vec<f
     let mut result = vec![0.0; dims.rows * dims.query_stride()];
     let mut log_sum_exp = vec![0.0; dims.rows * dims.heads];
     let blocks = query_blocks(dims, spans, &mut result, &mut log_sum_exp);
-    blocks.into_par_iter().for_each(|block| simd::vectorized(#[inline(always)] || forward_block(dims, inputs, block)));
+    blocks.into_par_iter().for_each(|block| {
+        simd::vectorized(
+            #[inline(always)]
+            || forward_block(dims, inputs, block),
+        )
+    });
     (result, log_sum_exp)
 }
 
@@ -138,7 +143,8 @@ fn forward_block(dims: &Dims, inputs: Inputs<'_>, block: QueryBlock<'_>) {
                 simd::multiply_add(form, left, (&keys_transposed, KEYS), (&mut scores, KEYS));
             }
             for row in 0..rows {
-                let seen = block.span.keys_seen(block.first + row / group).saturating_sub(first_key).min(keys);
+                let seen =
+                    block.span.keys_seen(block.first + row / group).saturating_sub(first_key).min(keys);
                 let tile = &mut scores[row * KEYS..(row + 1) * KEYS];
                 soften(tile, seen, &mut running[row], &mut mixed[row * width..(row + 1) * width]);
             }
@@ -245,7 +251,10 @@ pub(super) fn backward(
         let done: Vec<HeadSums> = batch
             .par_iter()
             .map(|&(span, kv_head)| {
-                simd::vectorized(#[inline(always)] || backward_head(dims, inputs, saved, (span, kv_head)))
+                simd::vectorized(
+                    #[inline(always)]
+                    || backward_head(dims, inputs, saved, (span, kv_head)),
+                )
             })
             .collect();
         for (&(span, kv_head), head) in batch.iter().zip(&done) {
@@ -388,8 +397,18 @@ impl BackwardBlock {
         let by_row = |values| Left { values, row: width, column: 1 };
         self.weights[..rows * KEYS].fill(0.0);
         self.scores[..rows * KEYS].fill(0.0);
-        simd::multiply_add(to_keys, by_row(&self.queries), (tile.keys_transposed, KEYS), (&mut self.weights, KEYS));
-        simd::multiply_add(to_keys, by_row(&self.gradients), (tile.values_transposed, KEYS), (&mut self.scores, KEYS));
+        simd::multiply_add(
+            to_keys,
+            by_row(&self.queries),
+            (tile.keys_transposed, KEYS),
+            (&mut self.weights, KEYS),
+        );
+        simd::multiply_add(
+            to_keys,
+            by_row(&self.gradients),
+            (tile.values_transposed, KEYS),
+            (&mut self.scores, KEYS),
+        );
         for row in 0..rows {
             let seen = span.keys_seen(first + row / group).saturating_sub(tile.first_key).min(tile.keys);
             let weights = &mut self.weights[row * KEYS..(row + 1) * KEYS];
@@ -405,8 +424,18 @@ impl BackwardBlock {
         let to_rows = Form { rows: tile.keys, inner: rows, columns: width };
         let transposed = |values| Left { values, row: 1, column: KEYS };
         let keys_at = tile.first_key * width;
-        simd::multiply_add(to_rows, transposed(&self.weights), (&self.gradients, width), (&mut sums.value[keys_at..], width));
-        simd::multiply_add(to_rows, transposed(&self.scores), (&self.queries, width), (&mut sums.key[keys_at..], width));
+        simd::multiply_add(
+            to_rows,
+            transposed(&self.weights),
+            (&self.gradients, width),
+            (&mut sums.value[keys_at..], width),
+        );
+        simd::multiply_add(
+            to_rows,
+            transposed(&self.scores),
+            (&self.queries, width),
+            (&mut sums.key[keys_at..], width),
+        );
         let to_queries = Form { rows, inner: tile.keys, columns: width };
         let scores = Left { values: &self.scores, row: KEYS, column: 1 };
         let queries_at = first * group * width;

@@ -1,0 +1,172 @@
+//! One optimizer step on recorded completions against PyTorch: loss, gradient norm and the change of every
+//! tensor, for all combinations of advantage, importance, mask and penalty, and under several micro-batch
+//! budgets and chunk lengths. `tests/fixtures/reference_step.py` made the numbers and shares no code with
+//! longhaul. Fails when a formula of the loss, or invariant 4 or 6, is broken.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use kernels::{Decoder, Weights};
+use learner::{Learner, LearnerConfig, OptimizerConfig, StepReport};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Of the norm of a tensor's change. What is measured is about 1e-6; a wrong formula gives far more.
+const RELATIVE_ERROR_MAX: f64 = 1e-4;
+
+/// (batch_tokens_max, streambp, layer_chunk_tokens, head_chunk_tokens): all in one, each sequence alone and
+/// chunks of one token, and budgets and chunks that divide nothing.
+const CUTS: [(usize, bool, usize, usize); 5] =
+    [(4096, false, 64, 64), (4096, true, 4096, 4096), (1, true, 1, 1), (40, true, 7, 3), (61, false, 5, 11)];
+
+#[derive(Deserialize)]
+struct Fixture {
+    constants: Constants,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Constants {
+    temperature: f64,
+    learning_rate: f64,
+    clip: Value,
+    lambda: f64,
+    alpha: f64,
+    tau: f64,
+    kl: f64,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    advantage: String,
+    importance: String,
+    mpt: bool,
+    kl: bool,
+    surrogates: String,
+    scope: String,
+    positive: String,
+    estimator: String,
+    dynamic_sampling: bool,
+    clip_norm: Option<f64>,
+    sigma: f64,
+    loss: f64,
+    grad_norm: f64,
+    tokens: usize,
+    masked_tokens: usize,
+}
+
+fn replay_dir() -> PathBuf {
+    Path::new("/work/main/tests/fixtures/replay").to_owned()
+}
+
+impl Case {
+    fn learner_config(&self, constants: &Constants, cut: (usize, bool, usize, usize)) -> LearnerConfig {
+        let (batch_tokens_max, enabled, layer_chunk_tokens, head_chunk_tokens) = cut;
+        let mut advantage = json!({"kind": self.advantage});
+        if self.advantage == "grpo_lambda" {
+            advantage["lambda"] = json!(constants.lambda);
+            advantage["alpha"] = json!(constants.alpha);
+            advantage["surrogates"] = json!(self.surrogates);
+        }
+        let config = json!({
+            "groups_per_step": 5, "batch_tokens_max": batch_tokens_max,
+            "dynamic_sampling": self.dynamic_sampling, "advantage": advantage,
+            "importance": {"kind": self.importance}, "clip": constants.clip,
+            "mpt": {"enabled": self.mpt, "tau": constants.tau, "sigma": self.sigma,
+                    "positive": self.positive, "scope": self.scope},
+            "streambp": {"enabled": enabled, "layer_chunk_tokens": layer_chunk_tokens,
+                         "head_chunk_tokens": head_chunk_tokens},
+            "kl": {"enabled": self.kl, "coefficient": constants.kl, "estimator": self.estimator,
+                   "reference": replay_dir().join("reference")},
+        });
+        serde_json::from_value(config).expect("the fixture's case is a learner section")
+    }
+
+    fn optimizer_config(&self, constants: &Constants) -> OptimizerConfig {
+        let mut config = json!({"kind": "sgd", "learning_rate": constants.learning_rate});
+        if let Some(limit) = self.clip_norm {
+            config["clip_norm"] = json!(limit);
+        }
+        serde_json::from_value(config).expect("the fixture's case is an optimizer section")
+    }
+}
+
+fn numbers(weights: &Weights<burn::tensor::Tensor<2>>) -> HashMap<String, Vec<f64>> {
+    let values = |tensor: &burn::tensor::Tensor<2>| tensor.to_data().iter::<f64>().collect();
+    weights.named().into_iter().map(|(name, tensor)| (name, values(tensor))).collect()
+}
+
+/// One step of a fresh learner: its report and the change of every tensor.
+fn step(
+    case: &Case,
+    constants: &Constants,
+    cut: (usize, bool, usize, usize),
+) -> (StepReport, HashMap<String, Vec<f64>>) {
+    let load = |name| Decoder::load(&replay_dir().join(name), &Device::flex()).expect("the fixture's model");
+    let reference = case.kl.then(|| load("reference"));
+    let config = case.learner_config(constants, cut);
+    let optimizer = case.optimizer_config(constants);
+    let mut learner = Learner::new(load("model"), config, optimizer, constants.temperature, 1, reference)
+        .expect("the fixture's settings are sound");
+    let groups =
+        rollout::read_groups(&replay_dir().join("completions.jsonl")).expect("the fixture's recording");
+    let before = numbers(&learner.decoder().weights);
+    let report = learner.step(groups).expect("the fixture's groups can be trained on");
+    let mut change = numbers(&learner.decoder().weights);
+    for (name, values) in &mut change {
+        for (value, before) in values.iter_mut().zip(&before[name]) {
+            *value -= before;
+        }
+    }
+    (report, change)
+}
+
+fn expected_change(file: &SafeTensors<'_>, case: &str, name: &str) -> Vec<f64> {
+    let stored = file.tensor(&format!("{case}/{name}")).expect("the fixture has every tensor of the model");
+    let (numbers, _) = stored.data().as_chunks::<4>();
+    numbers.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
+}
+
+fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn compare(case: &Case, constants: &Constants, file: &SafeTensors<'_>, cut: (usize, bool, usize, usize)) {
+    let place = format!("{} with {cut:?}", case.name);
+    let (report, change) = step(case, constants, cut);
+    let update = report.update.expect("there are live groups");
+    assert_eq!(update.completion_tokens, case.tokens, "{place}: the denominator");
+    let masked = update.mpt.map_or(0.0, |mpt| mpt.masked_fraction * case.tokens as f64);
+    assert!((masked - case.masked_tokens as f64).abs() < 1e-6, "{place}: {masked} tokens are masked");
+    for (quantity, actual, expected) in
+        [("loss", update.loss, case.loss), ("grad_norm", update.grad_norm, case.grad_norm)]
+    {
+        let error = (actual - expected).abs() / expected.abs();
+        assert!(error < RELATIVE_ERROR_MAX, "{place}: {quantity} is {actual}, PyTorch says {expected}");
+    }
+    for (name, actual) in change {
+        let expected = expected_change(file, &case.name, &name);
+        let error = norm(actual.iter().zip(&expected).map(|(a, b)| a - b)) / norm(expected.iter().copied());
+        assert!(error < RELATIVE_ERROR_MAX, "{place}: the change of {name} is off by {error}");
+        if error > 2e-6 {
+            println!("{place} {name} {error}");
+        }
+    }
+}
+
+#[test]
+fn a_step_changes_the_weights_as_pytorch_does() {
+    let text = std::fs::read(replay_dir().join("cases.json")).expect("the fixture's cases");
+    let fixture: Fixture = serde_json::from_slice(&text).expect("the fixture's cases");
+    let bytes = std::fs::read(replay_dir().join("expected.safetensors")).expect("the fixture's numbers");
+    let file = SafeTensors::deserialize(&bytes).expect("the fixture's numbers");
+    assert_eq!(fixture.cases.len(), 3 * 2 * 2 * 2 + 7);
+    for case in &fixture.cases {
+        for cut in CUTS {
+            compare(case, &fixture.constants, &file, cut);
+        }
+    }
+}

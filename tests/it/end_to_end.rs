@@ -1,0 +1,152 @@
+//! Whole runs of the program on the quickstart's model: what they write, that lockstep repeats bit for bit
+//! (invariant 7), that segments keep one version each (invariant 1) and that nothing half-written is left.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::binary::{metrics, small_run, success};
+
+/// Families of tags that hold times, which differ between equal runs.
+const TIMED: [&str; 3] = ["timing_s/", "time/", "perf/"];
+
+fn without_times(steps: Vec<Value>) -> Vec<Value> {
+    let mut steps = steps;
+    for step in &mut steps {
+        let step = step.as_object_mut().unwrap();
+        step.retain(|tag, _| !TIMED.iter().any(|family| tag.starts_with(family)));
+    }
+    steps
+}
+
+fn records(run: &Path) -> Vec<Value> {
+    let mut files: Vec<_> =
+        fs::read_dir(run.join("rollouts")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
+    texts
+        .flat_map(|text| text.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<Value>>())
+        .collect()
+}
+
+#[test]
+fn two_lockstep_runs_with_one_seed_are_equal_byte_for_byte() {
+    let place = tempdir().unwrap();
+    let run = |name: &str, seed: &str| {
+        let seed = format!("run.seed={seed}");
+        small_run(&place.path().join(name), &["run.schedule=\"lockstep\"", &seed])
+    };
+    let (first, second, other) = (run("first", "5"), run("second", "5"), run("other", "6"));
+    let weights = |run: &Path| fs::read(run.join("checkpoints/step-4/model.safetensors")).unwrap();
+    assert_eq!(weights(&first), weights(&second));
+    assert_eq!(without_times(metrics(&first)), without_times(metrics(&second)));
+    assert_eq!(records(&first), records(&second));
+    // The comparison can fail: another seed gives another run.
+    assert_ne!(weights(&first), weights(&other));
+}
+
+#[test]
+fn an_async_run_writes_what_a_run_folder_holds() {
+    let place = tempdir().unwrap();
+    let run = small_run(&place.path().join("run"), &["queue.staleness_versions_max=1"]);
+    for name in ["config.toml", "metrics.jsonl", "tensorboard", "rollouts", "checkpoints/step-4", "log"] {
+        assert!(run.join(name).exists(), "{name} is missing");
+    }
+    let checkpoint = run.join("checkpoints/step-4");
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "trainer_state.json"] {
+        assert!(checkpoint.join(name).is_file(), "{name} is missing");
+    }
+    let tags: BTreeSet<String> = metrics(&run)
+        .iter()
+        .flat_map(|step| step.as_object().unwrap().keys().cloned().collect::<Vec<_>>())
+        .collect();
+    for tag in [
+        "reward",
+        "reward_std",
+        "rewards/task/mean",
+        "rewards/format/mean",
+        "rewards/length/mean",
+        "frac_reward_zero_std",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "clip_ratio/region_mean",
+        "training/off_policy/trajectory_spans/mean",
+        "training/off_policy/trajectory_staleness/max",
+        "time/trainer_waiting_for_data",
+        "time/generation_waiting_for_trainer",
+        "grpo_lambda/efficiency_groups",
+        "queue/groups",
+        "segment/slot_use",
+        "mismatch/kl",
+        "mpt/masked_fraction",
+        "streambp/layer_chunks",
+        "surrogate/length",
+        "timing_s/gen",
+        "timing_s/update_actor",
+        "eval/accuracy",
+    ] {
+        assert!(tags.contains(tag), "no {tag} in metrics.jsonl");
+    }
+    // A finished run is not run over.
+    let again = ["train", "configs/quickstart.toml", "--run", run.to_str().unwrap()];
+    assert!(!crate::binary::longhaul(&again).status.success());
+}
+
+/// Guards invariants 1 and 2: every segment but a trajectory's last is full and bears one version, versions
+/// never fall along a trajectory, and every token has its log-prob.
+#[test]
+fn recorded_segments_are_full_and_their_versions_rise() {
+    let place = tempdir().unwrap();
+    let run = small_run(&place.path().join("run"), &[]);
+    let records = records(&run);
+    assert_eq!(records.len(), 4 * 3 * 4);
+    for record in &records {
+        let segments = record["segments"].as_array().unwrap();
+        let tokens = record["completion_tokens"].as_array().unwrap().len();
+        let lengths: Vec<u64> = segments.iter().map(|segment| segment["tokens"].as_u64().unwrap()).collect();
+        assert_eq!(lengths.iter().sum::<u64>() as usize, tokens);
+        assert_eq!(record["actor_logprobs"].as_array().unwrap().len(), tokens);
+        assert!(segments.len() <= 4);
+        let (last, full) = lengths.split_last().unwrap();
+        assert!(full.iter().all(|&length| length == 12) && (1..=12).contains(last), "{lengths:?}");
+        let versions: Vec<u64> =
+            segments.iter().map(|segment| segment["version"].as_u64().unwrap()).collect();
+        assert!(versions.is_sorted(), "{versions:?}");
+    }
+}
+
+#[test]
+fn recorded_completions_are_replayed_to_new_weights() {
+    let place = tempdir().unwrap();
+    let run = small_run(&place.path().join("run"), &[]);
+    let (rollouts, replay) = (run.join("rollouts/step-000001.jsonl"), place.path().join("replay"));
+    let arguments = ["replay", "configs/quickstart.toml", "--rollouts", rollouts.to_str().unwrap()];
+    let place =
+        ["--run", replay.to_str().unwrap(), "--set", "learner.groups_per_step=1", "--set", "run.steps=0"];
+    let said = success(&[&arguments[..], &place].concat());
+    assert_eq!(said.lines().filter(|line| line.starts_with("step ")).count(), 3, "{said}");
+    assert!(replay.join("checkpoints/step-3/model.safetensors").is_file());
+}
+
+#[test]
+fn the_tools_answer() {
+    let report = success(&[
+        "eval",
+        "configs/quickstart.toml",
+        "--model",
+        "models/quickstart",
+        "--json",
+        "--set",
+        "eval.problems=16",
+    ]);
+    let report: Value = serde_json::from_str(report.trim()).unwrap();
+    assert_eq!(report["problems"], 16);
+    assert!(report["accuracy"].as_f64().unwrap() <= 1.0);
+    let greedy = ["--set", "rollout.temperature=0", "--set", "rollout.output_tokens_max=64"];
+    let prompt = ["generate", "--model", "models/quickstart", "--prompt", "4+3*2="];
+    let text = success(&[&prompt[..], &greedy].concat());
+    assert!(text.contains('#'), "no answer in {text:?}");
+}

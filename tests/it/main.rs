@@ -1,0 +1,14 @@
+//! The one integration test binary. Each module says which invariants it guards.
+
+// A test that cannot go on says where; that is what `unwrap` does.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod binary;
+mod configs;
+mod docs;
+mod end_to_end;
+mod memory;
+mod parity;
+mod replay_parity;
+mod tidy;

@@ -1,0 +1,266 @@
+//! The decoder computes what transformers computes, in training and in cached decode, and its files are
+//! transformers' files.
+//!
+//! The checkpoints and the expected numbers under `tests/fixtures/parity` come from PyTorch by
+//! `tests/fixtures/make_fixtures.py`. That transformers in turn loads what is saved here is checked by
+//! hand with `scripts/check_saved.py`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use kernels::sampling::logprob_and_entropy;
+use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, Packed, TokenStats, token_stats};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// How far a log-probability or an entropy may lie from PyTorch's, in nats.
+const TOLERANCE: f32 = 1e-4;
+
+/// One sequence with what PyTorch says of it; entry k belongs to token k+1.
+struct Sequence {
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+    entropies: Vec<f32>,
+}
+
+fn cases() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+    let mut cases: Vec<PathBuf> =
+        std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    assert_eq!(cases.len(), 13, "a fixture is missing or not counted here");
+    cases
+}
+
+fn sequences(case: &Path) -> Vec<Sequence> {
+    let text = std::fs::read_to_string(case.join("expected.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let floats =
+        |value: &Value| value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+    let rows = json["sequences"].as_array().unwrap().iter().map(|row| Sequence {
+        tokens: row["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect(),
+        logprobs: floats(&row["logprobs"]),
+        entropies: floats(&row["entropies"]),
+    });
+    rows.collect()
+}
+
+fn load(case: &Path) -> Decoder {
+    Decoder::load(case, &Device::flex()).unwrap()
+}
+
+fn whole() -> ChunkPlan {
+    ChunkPlan { streambp: false, layer_chunk_tokens: 1 << 20, head_chunk_tokens: 1 << 20, temperature: 1.0 }
+}
+
+fn packed(sequences: &[Sequence]) -> Packed {
+    Packed::new(sequences.iter().map(|sequence| sequence.tokens.as_slice()))
+}
+
+/// The part of packed statistics that belongs to each sequence, without its meaningless last entry.
+fn split(stats: &TokenStats, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
+    let mut start = 0;
+    let parts = sequences.iter().map(|sequence| {
+        let range = start..start + sequence.tokens.len() - 1;
+        start += sequence.tokens.len();
+        (stats.logprobs[range.clone()].to_vec(), stats.entropies[range].to_vec())
+    });
+    parts.collect()
+}
+
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (position, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (found - expected).abs();
+        assert!(difference <= TOLERANCE, "{what}, entry {position}: {found} is not {expected}");
+    }
+}
+
+#[test]
+fn the_training_forward_gives_the_logprobs_of_pytorch() {
+    let plans = [
+        whole(),
+        ChunkPlan { streambp: true, layer_chunk_tokens: 7, head_chunk_tokens: 5, temperature: 1.0 },
+        ChunkPlan { streambp: true, layer_chunk_tokens: 64, head_chunk_tokens: 1, temperature: 1.0 },
+    ];
+    for case in cases() {
+        let (decoder, sequences) = (load(&case), sequences(&case));
+        for plan in &plans {
+            let stats = token_stats(&decoder, &packed(&sequences), plan);
+            for (sequence, (logprobs, entropies)) in sequences.iter().zip(split(&stats, &sequences)) {
+                let what = format!("{}, {} tokens, {plan:?}", case.display(), sequence.tokens.len());
+                assert_close(&logprobs, &sequence.logprobs, &format!("{what}: log-probs"));
+                assert_close(&entropies, &sequence.entropies, &format!("{what}: entropies"));
+            }
+        }
+    }
+}
+
+/// Log-probs and entropies by cached decode: every sequence in its own slot from its first token on, all
+/// slots that have tokens left in one step.
+fn cached(decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
+    let longest = sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap();
+    let device = decoder.weights.embedding.device();
+    let mut slots = DecodeSlots::new(&decoder.config, sequences.len(), longest, &device);
+    let vocabulary = decoder.config.vocabulary;
+    let mut found = vec![(Vec::new(), Vec::new()); sequences.len()];
+    let mut fed = vec![0; sequences.len()];
+    loop {
+        let open: Vec<usize> =
+            (0..sequences.len()).filter(|&slot| fed[slot] + 1 < sequences[slot].tokens.len()).collect();
+        if open.is_empty() {
+            return found;
+        }
+        let feeds: Vec<Feed<'_>> = open
+            .iter()
+            .map(|&slot| Feed { slot, tokens: &sequences[slot].tokens[fed[slot]..=fed[slot]] })
+            .collect();
+        let logits = slots.step(decoder, &feeds);
+        for (&slot, row) in open.iter().zip(logits.chunks(vocabulary)) {
+            fed[slot] += 1;
+            let (logprob, entropy) = logprob_and_entropy(row, 1.0, sequences[slot].tokens[fed[slot]]);
+            found[slot].0.push(logprob);
+            found[slot].1.push(entropy);
+        }
+    }
+}
+
+#[test]
+fn cached_decode_gives_the_logprobs_of_pytorch_and_of_the_training_forward() {
+    // Invariant 3: cached decode and training forward give equal log-probs at equal weights.
+    for case in cases() {
+        let (decoder, sequences) = (load(&case), sequences(&case));
+        let training = split(&token_stats(&decoder, &packed(&sequences), &whole()), &sequences);
+        for ((sequence, found), training) in sequences.iter().zip(cached(&decoder, &sequences)).zip(training)
+        {
+            let what = format!("{}, {} tokens, cached", case.display(), sequence.tokens.len());
+            assert_close(&found.0, &sequence.logprobs, &format!("{what}: log-probs"));
+            assert_close(&found.1, &sequence.entropies, &format!("{what}: entropies"));
+            assert_close(&found.0, &training.0, &format!("{what}: against training"));
+        }
+    }
+}
+
+#[test]
+fn a_prefilled_context_goes_on_as_one_fed_token_by_token() {
+    for case in cases() {
+        let (decoder, sequences) = (load(&case), sequences(&case));
+        let longest = sequences.last().unwrap();
+        let device = decoder.weights.embedding.device();
+        let mut slots = DecodeSlots::new(&decoder.config, 3, longest.tokens.len(), &device);
+        for length in [1, 20, 41, longest.tokens.len() - 2] {
+            let (context, rest) = longest.tokens.split_at(length);
+            // Another slot with another length stands beside it, and the slot is filled anew each time.
+            let other = Feed { slot: 0, tokens: &longest.tokens[..7] };
+            slots.prefill(&decoder, &[Feed { slot: 2, tokens: context }, other]);
+            assert_eq!((slots.len(2), slots.len(0)), (length, 7));
+            let logits = slots.step(&decoder, &[Feed { slot: 2, tokens: &rest[..1] }]);
+            let (logprob, entropy) = logprob_and_entropy(&logits, 1.0, rest[1]);
+            let what = format!("{}, context of {length}", case.display());
+            assert_close(&[logprob], &longest.logprobs[length..=length], &what);
+            assert_close(&[entropy], &longest.entropies[length..=length], &what);
+        }
+    }
+}
+
+/// Every tensor of a directory as its files have it: shape, and values widened to f32.
+fn tensors(dir: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let mut tensors = BTreeMap::new();
+    for file in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_none_or(|extension| extension != "safetensors") {
+            continue;
+        }
+        let bytes = std::fs::read(&file).unwrap();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+            let values = match view.dtype() {
+                safetensors::Dtype::F32 => {
+                    view.data().chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+                }
+                safetensors::Dtype::BF16 => {
+                    view.data().chunks(2).map(|two| f32::from_le_bytes([0, 0, two[0], two[1]])).collect()
+                }
+                other => panic!("{other:?} is in no fixture"),
+            };
+            tensors.insert(name.to_owned(), (view.shape().to_vec(), values));
+        }
+    }
+    tensors
+}
+
+#[test]
+fn a_saved_checkpoint_has_the_tensors_and_the_config_of_the_loaded_one() {
+    for case in cases() {
+        let decoder = load(&case);
+        let folder = tempfile::tempdir().unwrap();
+        decoder.save(folder.path()).unwrap();
+        assert_eq!(tensors(folder.path()), tensors(&case), "{}", case.display());
+        assert_eq!(load(folder.path()).config, decoder.config, "{}", case.display());
+    }
+}
+
+/// A copy of a case in a folder of its own, for a test to spoil.
+fn copy(case: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(case);
+    for file in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    folder
+}
+
+fn refused(dir: &Path) -> String {
+    let message = Decoder::load(dir, &Device::flex()).unwrap_err().to_string();
+    assert!(message.contains(dir.to_str().unwrap()), "no path in: {message}");
+    message
+}
+
+#[test]
+fn spoiled_checkpoints_are_refused_by_file_and_tensor() {
+    let folder = copy("llama_tied");
+    let weights = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
+    assert!(refused(folder.path()).contains("truncated in tensor `model.norm.weight`"));
+    std::fs::remove_file(&weights).unwrap();
+    assert!(refused(folder.path()).contains("model.safetensors"));
+
+    let folder = copy("llama_sharded");
+    let shard = folder.path().join("model-00003-of-00006.safetensors");
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(refused(folder.path()).contains("model-00003-of-00006.safetensors: is truncated in tensor"));
+    std::fs::remove_file(&shard).unwrap();
+    assert!(refused(folder.path()).contains("model-00003-of-00006.safetensors"));
+}
+
+#[test]
+fn configs_that_do_not_fit_the_weights_are_refused_by_tensor_or_key() {
+    let spoil = |case: &str, key: &str, value: Value| {
+        let folder = copy(case);
+        let path = folder.path().join("config.json");
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        refused(folder.path())
+    };
+    let message = spoil("llama_tied", "model_type", "mamba".into());
+    assert!(message.contains("`model_type` is \"mamba\"") && message.contains("qwen3"), "{message}");
+    let message = spoil("llama_tied", "tie_word_embeddings", false.into());
+    assert!(message.contains("lacks tensor `lm_head.weight` of shape [64, 32]"), "{message}");
+    let message = spoil("llama_untied_gqa", "tie_word_embeddings", true.into());
+    assert!(message.contains("`lm_head.weight` differs from the embedding"), "{message}");
+    let message = spoil("llama_tied", "intermediate_size", 40.into());
+    assert!(
+        message.contains("mlp.") && message.contains("[48, 32]") && message.contains("[40, 32]"),
+        "{message}"
+    );
+    let message = spoil("llama_tied", "num_hidden_layers", 3.into());
+    assert!(message.contains("lacks tensor `model.layers.2."), "{message}");
+    let message = spoil("llama_tied", "num_hidden_layers", 1.into());
+    assert!(message.contains("has tensor `model.layers.1."), "{message}");
+    let message = spoil("llama_bias_wide_heads", "attention_bias", false.into());
+    assert!(message.contains("_proj.bias`"), "{message}");
+    let message = spoil("llama_tied", "hidden_act", "gelu".into());
+    assert!(message.contains("`hidden_act`"), "{message}");
+}
