@@ -71,7 +71,9 @@ fn no_cut_changes_the_update() {
         let error = relative_error(&weights_of(learner.decoder()), &whole.1);
         assert!(error < 1e-5, "budget {tokens}, chunks {layer_chunk} and {head_chunk}: {error}");
         assert!((update.loss - whole.0.loss).abs() < 1e-6, "{} and {}", update.loss, whole.0.loss);
-        assert!((update.kl.unwrap() - whole.0.kl.unwrap()).abs() < 1e-5);
+        // The two models are far apart, so the divergence is large and its error relative.
+        let (kl, whole_kl) = (update.kl.unwrap(), whole.0.kl.unwrap());
+        assert!((kl - whole_kl).abs() < 1e-5 * whole_kl, "{kl} and {whole_kl}");
     }
 }
 
