@@ -279,8 +279,11 @@ impl<'a> Shard<'a> {
     }
 }
 
+/// Bytes of a file to numbers.
+type Convert = fn(&[u8]) -> Vec<f32>;
+
 /// How the bytes of a type become f32; `None` for types that are no plain floats.
-fn converter(dtype: Dtype) -> Option<fn(&[u8]) -> Vec<f32>> {
+fn converter(dtype: Dtype) -> Option<Convert> {
     match dtype {
         Dtype::F32 => {
             Some(|bytes| bytes.as_chunks().0.iter().map(|each| f32::from_le_bytes(*each)).collect())
