@@ -110,7 +110,7 @@ pub struct SftArgs {
 /// `longhaul eval`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-40 --json"
+    after_help = "Example:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-30 --json"
 )]
 pub struct EvalArgs {
     /// The config file; its sections [data], [rollout], [[rewards]] and [eval] are read

@@ -74,7 +74,7 @@ impl Model {
     /// Names the file that cannot be written, or the size that cannot be.
     pub fn create(create: &CreateSection, seed: u64, dir: &Path, device: &Device) -> Result<Self> {
         let vocabulary = write_tokenizer(dir, rewards::Task::alphabet())?;
-        if create.heads == 0 || create.hidden % create.heads != 0 {
+        if !create.hidden.is_multiple_of(create.heads) {
             bail!("model.create: hidden = {} is no multiple of heads = {}", create.hidden, create.heads);
         }
         let config = DecoderConfig {

@@ -140,6 +140,7 @@ impl Signals {
 }
 
 #[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::process::Command;
     use std::sync::mpsc;

@@ -237,10 +237,11 @@ impl<'a> Run<'a> {
         metrics.add("timing_s/step", seconds);
         metrics.add("perf/tokens_per_second", since.tokens as f64 / seconds);
         let every = self.config.eval.every_steps;
-        if every > 0 && step % every == 0 && step < self.config.run.steps {
-            if let Some(found) = self.evaluate("held-out problems")? {
-                metrics.extend(found.metrics());
-            }
+        if due(every, step)
+            && step < self.config.run.steps
+            && let Some(found) = self.evaluate("held-out problems")?
+        {
+            metrics.extend(found.metrics());
         }
         let values = &report.values;
         let histograms: [(&str, &[f64]); 4] = [
@@ -282,7 +283,7 @@ impl<'a> Run<'a> {
             seconds_left: Some(self.start.elapsed().as_secs_f64() / step as f64 * left as f64),
         });
         let every = self.config.metrics.completions_every_steps;
-        if every > 0 && step % every == 0 {
+        if due(every, step) {
             let completions = groups.iter().filter_map(|group| group.completions.first());
             for (place, scored) in completions.take(self.config.metrics.completions_logged).enumerate() {
                 let completion = &scored.completion;
@@ -301,7 +302,7 @@ impl<'a> Run<'a> {
     fn save_if_due(&mut self) -> Result<()> {
         let every = self.config.checkpoint.every_steps;
         let step = self.learner.version();
-        if every > 0 && step % every == 0 && step < self.config.run.steps {
+        if due(every, step) && step < self.config.run.steps {
             self.save()?;
         }
         Ok(())
@@ -338,10 +339,10 @@ impl<'a> Run<'a> {
     fn finish(mut self, shutdown: &Shutdown, ended: Result<()>) -> Result<Outcome> {
         let stopped = shutdown.requested();
         let model = self.save().context("the last checkpoint")?;
-        if let Err(error) = ended {
-            if !(stopped && error.downcast_ref::<RolloutError>().is_some_and(is_closed)) {
-                return Err(error.context(format!("the last weights are in {}", model.display())));
-            }
+        if let Err(error) = ended
+            && !(stopped && error.downcast_ref::<RolloutError>().is_some_and(is_closed))
+        {
+            return Err(error.context(format!("the last weights are in {}", model.display())));
         }
         let step = self.learner.version();
         let mut after = None;
@@ -365,6 +366,11 @@ impl<'a> Run<'a> {
         });
         Ok(Outcome { steps: step, before: self.before, after, folder, model })
     }
+}
+
+/// Whether something that is done every so many steps, 0 being never, is done at this step.
+fn due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }
 
 fn is_closed(error: &RolloutError) -> bool {

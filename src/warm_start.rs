@@ -44,8 +44,7 @@ pub fn sft(args: &SftArgs) -> Result<()> {
         }
         None => None,
     };
-    let cuts =
-        SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp: config.sft.streambp.clone() };
+    let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp: config.sft.streambp };
     let steps = config.sft.steps_max;
     let learner = SftLearner::new(model.decoder.clone(), cuts, config.optimizer.clone(), steps)?;
     let demonstrations = Demonstrations::new(&config, &model.text)?;
@@ -128,10 +127,10 @@ impl WarmStart<'_> {
         let start = Instant::now();
         while self.learner.version() < steps && !shutdown.requested() {
             let found = self.step(&progress, start)?;
-            if let (Some(found), Some(wanted)) = (found, self.config.sft.stop_accuracy) {
-                if found >= wanted {
-                    break;
-                }
+            if let (Some(found), Some(wanted)) = (found, self.config.sft.stop_accuracy)
+                && found >= wanted
+            {
+                break;
             }
         }
         let model = self.save()?;

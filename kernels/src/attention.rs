@@ -118,7 +118,8 @@ trait AttentionOp: Backend {
         spans: Arc<[Span]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Gradients of query, key and value; `saved` are the result, its log-sum-exp and its gradient.
+    /// Gradients of query, key and value, from the result, its log-sum-exp and its gradient.
+    #[allow(clippy::too_many_arguments, reason = "tensors cross the dispatch one by one")]
     fn span_attention_backward(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,

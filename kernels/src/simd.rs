@@ -183,6 +183,7 @@ fn column_band<const N: usize>(form: Form, a: Left<'_>, b: (&[f32], usize), c: (
     }
 }
 
+#[expect(clippy::needless_range_loop, reason = "constant bounds on both arrays are what unrolls the tile")]
 #[inline(always)]
 fn tile<const M: usize, const N: usize>(
     inner: usize,

@@ -20,12 +20,15 @@ pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.inner().into_data().try_to_vec().expect("an f32 tensor")
 }
 
-/// Largest difference over the largest number of the second, or of 1e-3 where that is smaller.
+/// 2-norm of the difference over the 2-norm of the second, or over 1e-3 where that is smaller.
 pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     assert!(found.iter().all(|x| x.is_finite()), "a number that is not finite");
-    let scale = expected.iter().fold(1e-3_f32, |most, x| most.max(x.abs()));
-    found.iter().zip(expected).fold(0.0, |most: f32, (x, y)| most.max((x - y).abs())) / scale
+    let norm = |numbers: &mut dyn Iterator<Item = f32>| {
+        numbers.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+    };
+    let difference = norm(&mut found.iter().zip(expected).map(|(x, y)| x - y));
+    (difference / norm(&mut expected.iter().copied()).max(1e-3)) as f32
 }
 
 /// Asserts that two tensors agree to within a relative error.

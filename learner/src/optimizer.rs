@@ -345,9 +345,12 @@ mod tests {
         }
     }
 
+    /// Makes a config wrong in one place.
+    type Spoil = fn(&mut OptimizerConfig);
+
     #[test]
     fn errors_name_the_key() {
-        let cases: [(&str, fn(&mut OptimizerConfig)); 4] = [
+        let cases: [(&str, Spoil); 4] = [
             ("optimizer.learning_rate", |config| config.learning_rate = -1.0),
             ("optimizer.betas", |config| config.betas = [0.9, 1.0]),
             ("optimizer.eps", |config| config.eps = 0.0),

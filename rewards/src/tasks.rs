@@ -512,7 +512,9 @@ mod tests {
         assert_eq!(message(5, 4), "difficulty_min: 5 is above difficulty_max = 4");
         let unknown = r#"{"name": "machine", "difficulty_min": 1, "difficulty_max": 2, "steps": 3}"#;
         assert!(serde_json::from_str::<TaskConfig>(unknown).unwrap_err().to_string().contains("`steps`"));
-        let weights = |hasty, careful| DemonstrationConfig { hasty, careful, verbose: 0.0 }.check();
+        let weights = |hasty, careful| {
+            DemonstrationConfig { hasty_easiest: None, hasty, careful, verbose: 0.0 }.check()
+        };
         assert!(weights(0.3, 0.7).is_ok());
         assert!(weights(-0.3, 0.7).unwrap_err().to_string().starts_with("hasty: "));
         assert!(weights(0.3, f64::NAN).unwrap_err().to_string().starts_with("careful: "));

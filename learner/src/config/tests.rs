@@ -39,9 +39,12 @@ fn unknown_keys_are_refused_in_every_section() {
     }
 }
 
+/// Makes a config wrong in one place.
+type Spoil = fn(&mut LearnerConfig);
+
 #[test]
 fn errors_name_the_key() {
-    let cases: [(&str, fn(&mut LearnerConfig)); 8] = [
+    let cases: [(&str, Spoil); 8] = [
         ("learner.groups_per_step", |config| config.groups_per_step = 0),
         ("learner.batch_tokens_max", |config| config.batch_tokens_max = 0),
         ("learner.advantage.alpha", |config| {
