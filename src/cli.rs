@@ -113,7 +113,7 @@ pub struct SftArgs {
     after_help = "Example:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-30 --json"
 )]
 pub struct EvalArgs {
-    /// The config file; its sections [data], [rollout], [[rewards]] and [eval] are read
+    /// The config file; its sections data, rollout, rewards and eval are read
     pub config: PathBuf,
     /// The model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]

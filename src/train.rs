@@ -1,5 +1,5 @@
 //! The whole run on one page: actors fill the queue, the learner empties it, and every step goes through
-//! [`Run::step`]. Both schedules share everything but who drives the actors.
+//! `Run::learn` and `Run::record`. Both schedules share everything but who drives the actors.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! A decoder-only transformer of the Llama, Qwen2 and Qwen3 families: configuration, weights and their files.
 //!
-//! There is one forward computation, in [`block`], used whole, by chunks and with a cache. What drives it
+//! There is one forward computation, in `block`, used whole, by chunks and with a cache. What drives it
 //! stands in [`crate::streambp`] (training) and [`crate::generate`] (decoding).
 
 use std::path::Path;
