@@ -61,9 +61,11 @@ impl Model {
     /// # Errors
     /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        // The small files first: what is wrong with them is said before gigabytes are read.
+        let config = DecoderConfig::read(dir)?;
         let text = Text::load(dir)?;
+        text.check_vocabulary(config.vocabulary)?;
         let decoder = Decoder::load(dir, device)?;
-        text.check_vocabulary(decoder.config.vocabulary)?;
         Ok(Self { decoder, text: Arc::new(text), companions: companions(dir) })
     }
 

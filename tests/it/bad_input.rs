@@ -127,6 +127,7 @@ fn a_wrong_key_names_file_line_and_the_nearest_key() {
     for command in [&["check", "a.toml"][..], &TRAIN] {
         place.assert_refuses(command, &["a.toml:11", "`rollout.segment_max`", "`segments_max`"]);
     }
+    place.change("a.toml", "segment_max", "segments_max");
     let set = ["check", "a.toml", "--set", "learner.lr=1e-5"];
     place.assert_refuses(&set, &["--set learner.lr=1e-5", "`learner.lr`", "`optimizer.learning_rate`"]);
 }

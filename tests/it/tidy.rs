@@ -9,8 +9,8 @@ use crate::binary::repository;
 /// Who may depend on whom; the root may on all four.
 const EDGES: [(&str, &str); 3] = [("learner", "kernels"), ("learner", "rollout"), ("rollout", "rewards")];
 const CRATES: [&str; 4] = ["kernels", "learner", "rewards", "rollout"];
-/// A file that needs more lines is two files. Tests at its end count.
-const LINES_MAX: usize = 700;
+/// A file that needs more lines is two files. Tests at its end do not count.
+const LINES_MAX: usize = 600;
 
 #[test]
 fn crates_depend_on_each_other_along_the_drawn_edges_only() {
@@ -58,7 +58,7 @@ fn every_source_file_says_what_it_is_for_and_stays_readable() {
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         assert!(text.starts_with("//!"), "{} does not open with what it is for", file.display());
-        let lines = text.lines().count();
+        let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
         assert!(lines <= LINES_MAX, "{} has {lines} lines", file.display());
         for word in ["todo!(", "unimplemented!("] {
             let inside = text.contains(word) && !file.ends_with("tidy.rs");
