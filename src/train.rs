@@ -144,6 +144,7 @@ struct Run<'a> {
     actors_before: ActorReport,
     trainer_waited_before: f64,
     before: Option<EvalReport>,
+    after: Option<EvalReport>,
     alarm: Alarm,
 }
 
@@ -170,6 +171,7 @@ impl<'a> Run<'a> {
             actors_before: ActorReport::default(),
             trainer_waited_before: 0.0,
             before: None,
+            after: None,
             alarm: Alarm::default(),
         })
     }
@@ -236,11 +238,7 @@ impl<'a> Run<'a> {
         self.step_start = Instant::now();
         metrics.add("timing_s/step", seconds);
         metrics.add("perf/tokens_per_second", since.tokens as f64 / seconds);
-        let every = self.config.eval.every_steps;
-        if due(every, step)
-            && step < self.config.run.steps
-            && let Some(found) = self.evaluate("held-out problems")?
-        {
+        if let Some(found) = self.evaluate_if_due(step)? {
             metrics.extend(found.metrics());
         }
         let values = &report.values;
@@ -326,6 +324,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// On the way, and after the last step, whose line then has what training came to.
+    fn evaluate_if_due(&mut self, step: u64) -> Result<Option<EvalReport>> {
+        let eval = &self.config.eval;
+        if step == self.config.run.steps && eval.after {
+            self.after = self.evaluate("held-out problems after training")?;
+            return Ok(self.after.clone());
+        }
+        if due(eval.every_steps, step) && step < self.config.run.steps {
+            return self.evaluate("held-out problems");
+        }
+        Ok(None)
+    }
+
     fn evaluate(&mut self, what: &str) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.progress.doing(what);
@@ -336,7 +347,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the last weights, whatever ended the run, and says what came of it.
-    fn finish(mut self, shutdown: &Shutdown, ended: Result<()>) -> Result<Outcome> {
+    fn finish(self, shutdown: &Shutdown, ended: Result<()>) -> Result<Outcome> {
         let stopped = shutdown.requested();
         let model = self.save().context("the last checkpoint")?;
         if let Err(error) = ended
@@ -345,13 +356,6 @@ impl<'a> Run<'a> {
             return Err(error.context(format!("the last weights are in {}", model.display())));
         }
         let step = self.learner.version();
-        let mut after = None;
-        if self.config.eval.after && !stopped {
-            after = self.evaluate("held-out problems after training")?;
-            if let Some(after) = &after {
-                self.metrics.record(step, &after.metrics(), &[])?;
-            }
-        }
         let accuracy = |report: &Option<EvalReport>| report.as_ref().and_then(|report| report.accuracy);
         let folder = self.folder.path().to_owned();
         self.progress.finish(&Summary {
@@ -359,12 +363,12 @@ impl<'a> Run<'a> {
             seconds: self.start.elapsed().as_secs_f64(),
             stopped,
             accuracy_before: accuracy(&self.before),
-            accuracy_after: accuracy(&after),
-            problems: self.before.as_ref().or(after.as_ref()).map_or(0, |report| report.problems),
+            accuracy_after: accuracy(&self.after),
+            problems: self.before.as_ref().or(self.after.as_ref()).map_or(0, |report| report.problems),
             run_folder: folder.clone(),
             model: model.clone(),
         });
-        Ok(Outcome { steps: step, before: self.before, after, folder, model })
+        Ok(Outcome { steps: step, before: self.before, after: self.after, folder, model })
     }
 }
 

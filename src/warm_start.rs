@@ -125,8 +125,10 @@ impl WarmStart<'_> {
         let progress = Progress::start(self.config.metrics.console, "longhaul sft", &facts, steps);
         let before = if self.config.eval.before { self.evaluate(&progress)? } else { None };
         let start = Instant::now();
+        let mut last = None;
         while self.learner.version() < steps && !shutdown.requested() {
             let found = self.step(&progress, start)?;
+            last = found.or(last);
             if let (Some(found), Some(wanted)) = (found, self.config.sft.stop_accuracy)
                 && found >= wanted
             {
@@ -134,17 +136,12 @@ impl WarmStart<'_> {
             }
         }
         let model = self.save()?;
-        let after = if self.config.eval.after { self.evaluate(&progress)? } else { None };
-        if let Some(after) = &after {
-            self.metrics.record(self.learner.version(), &after.metrics(), &[])?;
-        }
-        let accuracy = |report: &Option<EvalReport>| report.as_ref().and_then(|report| report.accuracy);
         progress.finish(&Summary {
             steps: self.learner.version(),
             seconds: start.elapsed().as_secs_f64(),
             stopped: shutdown.requested(),
-            accuracy_before: accuracy(&before),
-            accuracy_after: accuracy(&after),
+            accuracy_before: before.and_then(|report| report.accuracy),
+            accuracy_after: last,
             problems: self.config.eval.problems,
             run_folder: self.folder.path().to_owned(),
             model,
@@ -165,9 +162,9 @@ impl WarmStart<'_> {
             ("training/target_tokens".to_owned(), report.target_tokens as f64),
             ("timing_s/step".to_owned(), report.seconds),
         ];
-        let every = self.config.eval.every_steps;
-        let found =
-            if every > 0 && step % every == 0 && step < steps { self.evaluate(progress)? } else { None };
+        let eval = &self.config.eval;
+        let on_the_way = eval.every_steps > 0 && step.is_multiple_of(eval.every_steps) && step < steps;
+        let found = if on_the_way || (step == steps && eval.after) { self.evaluate(progress)? } else { None };
         metrics.extend(found.iter().flat_map(EvalReport::metrics));
         self.metrics.record(step, &metrics, &[])?;
         if step % LINE_STEPS == 0 || step == steps {

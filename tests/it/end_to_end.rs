@@ -90,6 +90,8 @@ fn an_async_run_writes_what_a_run_folder_holds() {
     ] {
         assert!(tags.contains(tag), "no {tag} in metrics.jsonl");
     }
+    let steps: Vec<u64> = metrics(&run).iter().map(|step| step["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 1, 2, 3, 4]);
     // A finished run is not run over.
     let again = ["train", "configs/quickstart.toml", "--run", run.to_str().unwrap()];
     assert!(!crate::binary::longhaul(&again).status.success());
