@@ -106,7 +106,8 @@ impl Model {
     }
 }
 
-fn companions(dir: &Path) -> Vec<ExtraFile> {
+/// The files of a model's directory that a checkpoint takes along: tokenizer, template, generation settings.
+pub fn companions(dir: &Path) -> Vec<ExtraFile> {
     let files = COMPANIONS.iter().filter(|name| dir.join(name).is_file());
     files.map(|name| ExtraFile::Copy(dir.join(name))).collect()
 }

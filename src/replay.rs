@@ -8,7 +8,7 @@ use rollout::{Group, read_groups};
 use crate::cli::{ReplayArgs, RunPlace};
 use crate::config::ReplayConfig;
 use crate::metrics::MetricsWriter;
-use crate::model::{Model, open_device};
+use crate::model::{companions, open_device};
 use crate::run_folder::{RunFolder, start_log};
 use crate::step_metrics::StepMetrics;
 
@@ -19,7 +19,8 @@ use crate::step_metrics::StepMetrics;
 pub fn replay(args: &ReplayArgs) -> Result<()> {
     let config = ReplayConfig::load(&args.config, &args.overrides.set)?;
     let device = open_device((config.run.device, config.run.threads))?;
-    let model = Model::load(&config.model.path, &device)?;
+    // Ids are given, so the model needs no tokenizer.
+    let decoder = Decoder::load(&config.model.path, &device)?;
     let groups = read_groups(&args.rollouts)?;
     if groups.is_empty() {
         bail!("{}: no completions", args.rollouts.display());
@@ -30,14 +31,14 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     };
     let batches = batches(groups, &config);
     let learner = Learner::new(
-        model.decoder.clone(),
+        decoder,
         config.learner.clone(),
         config.optimizer.clone(),
         config.temperature(),
         batches.len() as u64,
         reference,
     )?;
-    run(&config, (learner, &model), batches, &args.place)
+    run(&config, learner, batches, &args.place)
 }
 
 fn batches(groups: Vec<Group>, config: &ReplayConfig) -> Vec<Vec<Group>> {
@@ -51,13 +52,14 @@ fn batches(groups: Vec<Group>, config: &ReplayConfig) -> Vec<Vec<Group>> {
 
 fn run(
     config: &ReplayConfig,
-    (mut learner, model): (Learner, &Model),
+    mut learner: Learner,
     batches: Vec<Vec<Group>>,
     place: &RunPlace,
 ) -> Result<()> {
     let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder))?;
     let mut metrics = MetricsWriter::create(folder.path())?;
+    let companions = companions(&config.model.path);
     for batch in batches {
         let report = learner.step(batch)?;
         let mut step = StepMetrics::default();
@@ -71,11 +73,11 @@ fn run(
         );
         let (every, step) = (config.checkpoint.every_steps, report.version);
         if every > 0 && step % every == 0 {
-            learner::checkpoint::save(&folder.checkpoint(step), &learner, &model.companions)?;
+            learner::checkpoint::save(&folder.checkpoint(step), &learner, &companions)?;
         }
     }
     let last = folder.checkpoint(learner.version());
-    learner::checkpoint::save(&last, &learner, &model.companions)?;
+    learner::checkpoint::save(&last, &learner, &companions)?;
     folder.prune_checkpoints(config.checkpoint.keep_last)?;
     println!("weights in {}", last.display());
     Ok(())

@@ -133,6 +133,31 @@ fn recorded_completions_are_replayed_to_new_weights() {
     assert!(replay.join("checkpoints/step-3/model.safetensors").is_file());
 }
 
+/// A replay needs ids and weights alone: here a checkpoint as transformers saves one, without a tokenizer.
+#[test]
+fn a_replay_needs_no_tokenizer() {
+    let place = tempdir().unwrap();
+    let fixtures = crate::binary::repository().join("tests/fixtures");
+    let config = format!(
+        "[model]\npath = {:?}\n[learner]\ngroups_per_step = 2\nbatch_tokens_max = 64\ndynamic_sampling = false\n\
+         [learner.advantage]\nkind = \"grpo\"\n[optimizer]\nkind = \"sgd\"\nlearning_rate = 0.1\n",
+        fixtures.join("replay/model")
+    );
+    assert!(!fixtures.join("replay/model/tokenizer.json").exists());
+    let file = place.path().join("replay.toml");
+    fs::write(&file, config).unwrap();
+    let (rollouts, run) = (fixtures.join("replay/completions.jsonl"), place.path().join("run"));
+    let said = success(&[
+        "replay",
+        file.to_str().unwrap(),
+        "--rollouts",
+        rollouts.to_str().unwrap(),
+        "--run",
+        run.to_str().unwrap(),
+    ]);
+    assert!(said.contains("weights in"), "{said}");
+}
+
 #[test]
 fn the_tools_answer() {
     let report = success(&[
