@@ -22,6 +22,15 @@ pub enum FormatStyle {
     Task,
 }
 
+/// The keys of `kind = "format"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FormatConfig {
+    /// What counts as the right format.
+    #[serde(default)]
+    pub style: FormatStyle,
+}
+
 /// 1 for the right format, else 0.
 #[derive(Clone, Debug)]
 pub struct FormatVerifier {

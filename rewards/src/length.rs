@@ -1,7 +1,7 @@
 //! The length surrogate (arXiv 2505.19439): a reward without labels that rises to the middle of the allowed length
 //! and falls behind it, alone or combined with the format as in equation 5 of the paper.
 
-use crate::format::FormatVerifier;
+use crate::format::{FormatStyle, FormatVerifier};
 use crate::{Answer, RewardError, Verdict, Verifier};
 
 /// The curve over x = tokens / `length_max`, with its top of 1 at x = p and its end of -1 at x = 1.
@@ -15,15 +15,29 @@ pub enum LengthShape {
     Polyline,
 }
 
-/// The curve's numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The curve's numbers, and the format that it may be combined with.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LengthConfig {
     /// Tokens at which the reward has fallen to -1; longer completions stay there.
     pub length_max: usize,
     /// Where the top is, as a fraction of `length_max`; above 0 and below 1.
+    #[serde(default = "half")]
     pub p: f64,
     /// The curve.
+    #[serde(default)]
     pub shape: LengthShape,
+    /// The paper's w_f (1 in the paper, 0.5 in its authors' code). If given, the value is `w_f + R_l` in the right
+    /// format and `min(0, R_l)` in another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format_weight: Option<f64>,
+    /// What counts as the right format, where `format_weight` asks for one.
+    #[serde(default)]
+    pub format_style: FormatStyle,
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 impl LengthConfig {
@@ -51,30 +65,22 @@ pub struct LengthVerifier {
 }
 
 impl LengthVerifier {
-    /// R_l alone.
+    /// R_l, alone or combined with a format.
     ///
     /// # Errors
     /// Names the key that is out of its range.
-    pub fn new(config: LengthConfig) -> Result<Self, RewardError> {
+    pub fn new(config: LengthConfig, format: Option<FormatVerifier>) -> Result<Self, RewardError> {
         if config.length_max == 0 {
             return Err(RewardError::config("length_max", "must be 1 or more"));
         }
         if !(config.p > 0.0 && config.p < 1.0) {
             return Err(RewardError::config("p", format!("must be above 0 and below 1, not {}", config.p)));
         }
-        Ok(LengthVerifier { config, format: None })
-    }
-
-    /// R_l combined with a format; `weight` is the paper's w_f (1 in the paper, 0.5 in its authors' code).
-    ///
-    /// # Errors
-    /// If the weight is not finite.
-    pub fn with_format(mut self, weight: f64, format: FormatVerifier) -> Result<Self, RewardError> {
-        if !weight.is_finite() {
+        if let Some(weight) = config.format_weight.filter(|weight| !weight.is_finite()) {
             return Err(RewardError::config("format_weight", format!("must be finite, not {weight}")));
         }
-        self.format = Some((weight, format));
-        Ok(self)
+        let format = config.format_weight.zip(format);
+        Ok(LengthVerifier { config, format })
     }
 }
 
@@ -103,7 +109,17 @@ mod tests {
     }
 
     fn config(shape: LengthShape) -> LengthConfig {
-        LengthConfig { length_max: 1000, p: 0.5, shape }
+        LengthConfig {
+            length_max: 1000,
+            p: 0.5,
+            shape,
+            format_weight: None,
+            format_style: FormatStyle::Boxed,
+        }
+    }
+
+    fn weighted(format_weight: f64) -> LengthConfig {
+        LengthConfig { format_weight: Some(format_weight), ..config(LengthShape::Parabola) }
     }
 
     /// The values that section 4 of the algorithms states for p = 0.5.
@@ -119,7 +135,7 @@ mod tests {
             (900, -0.28),
             (1000, -1.0),
         ];
-        let verifier = LengthVerifier::new(config(LengthShape::Parabola)).unwrap();
+        let verifier = LengthVerifier::new(config(LengthShape::Parabola), None).unwrap();
         for (tokens, value) in expected {
             assert!((verdict(&verifier, "", tokens).value - value).abs() < 1e-9, "{tokens}");
         }
@@ -128,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_polyline_is_2x_then_3_minus_4x() {
-        let verifier = LengthVerifier::new(config(LengthShape::Polyline)).unwrap();
+        let verifier = LengthVerifier::new(config(LengthShape::Polyline), None).unwrap();
         for (tokens, value) in [(0, 0.0), (250, 0.5), (500, 1.0), (600, 0.6), (750, 0.0), (1000, -1.0)] {
             assert!((verdict(&verifier, "", tokens).value - value).abs() < 1e-9, "{tokens}");
         }
@@ -136,8 +152,7 @@ mod tests {
 
     #[test]
     fn equation_5_adds_the_weight_only_where_the_format_is_right() {
-        let verifier = LengthVerifier::new(config(LengthShape::Parabola)).unwrap();
-        let verifier = verifier.with_format(0.5, FormatVerifier::boxed()).unwrap();
+        let verifier = LengthVerifier::new(weighted(0.5), Some(FormatVerifier::boxed())).unwrap();
         let values = [
             (r"\boxed{1}", 250, 1.25),
             (r"\boxed{1}", 1000, -0.5),
@@ -154,15 +169,15 @@ mod tests {
     #[test]
     fn bad_numbers_name_their_key() {
         let message = |length_max, p| {
-            let config = LengthConfig { length_max, p, shape: LengthShape::Parabola };
-            LengthVerifier::new(config).unwrap_err().to_string()
+            let config = LengthConfig { length_max, p, ..config(LengthShape::Parabola) };
+            LengthVerifier::new(config, None).unwrap_err().to_string()
         };
         assert!(message(0, 0.5).starts_with("length_max: "));
         for p in [0.0, 1.0, -1.0, f64::NAN] {
             assert!(message(10, p).starts_with("p: "), "{p}");
         }
-        let verifier = LengthVerifier::new(config(LengthShape::Parabola)).unwrap();
-        assert!(verifier.with_format(f64::INFINITY, FormatVerifier::boxed()).is_err());
+        let verifier = LengthVerifier::new(weighted(f64::INFINITY), Some(FormatVerifier::boxed()));
+        assert!(verifier.unwrap_err().to_string().starts_with("format_weight: "));
     }
 
     proptest! {
@@ -173,9 +188,9 @@ mod tests {
             length_max in 1usize..3000,
         ) {
             for shape in [LengthShape::Parabola, LengthShape::Polyline] {
-                let value = LengthConfig { length_max, p, shape }.value(tokens);
+                let value = LengthConfig { length_max, p, ..config(shape) }.value(tokens);
                 prop_assert!((-1.0 - 1e-9..=1.0).contains(&value), "{value}");
-                let long = LengthConfig { length_max: 1_000_000, p, shape };
+                let long = LengthConfig { length_max: 1_000_000, p, ..config(shape) };
                 prop_assert!((long.value((p * 1e6) as usize) - 1.0).abs() < 1e-3);
             }
         }

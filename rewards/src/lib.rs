@@ -12,13 +12,15 @@ mod boxed;
 mod math;
 mod format;
 mod length;
+mod config;
 mod weighted;
 
-pub use format::{FormatStyle, FormatVerifier, is_well_formed};
+pub use config::{RewardConfig, RewardContext, RewardKind, TruncatedReward};
+pub use format::{FormatConfig, FormatStyle, FormatVerifier, is_well_formed};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
-pub use math::MathVerifier;
+pub use math::{MathConfig, MathVerifier};
 pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier};
-pub use weighted::{RewardConfig, RewardContext, TruncatedReward, WeightedSum};
+pub use weighted::WeightedSum;
 
 use std::collections::BTreeMap;
 
@@ -71,6 +73,17 @@ pub trait Verifier: Send + Sync {
     /// When the answer cannot be judged at all (a missing reference, a failed service). A wrong answer is a
     /// verdict, not an error: an error stops the run.
     fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError>;
+
+    /// Judges several answers, in their order. A verifier that waits for somebody else (a process, a service)
+    /// overrides this and waits for all of them at once.
+    fn verify_all(&self, answers: &[Answer<'_>]) -> Vec<Result<Verdict, RewardError>> {
+        answers.iter().map(|answer| self.verify(answer)).collect()
+    }
+
+    /// Counters since the verifier was made (timeouts, restarts), for the metrics; they only rise.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
 }
 
 /// The worth of one completion: the weighted total and what it was made of.
@@ -137,12 +150,27 @@ pub enum RewardError {
         /// Name of the task.
         task: &'static str,
     },
+    /// The answer got no verdict, and the config says to leave its group out of training and go on.
+    #[error("{reason}; its group is left out")]
+    SkipGroup {
+        /// Why there is no verdict.
+        reason: String,
+    },
     /// For verifiers outside this crate.
     #[error("{0}")]
     Custom(String),
 }
 
 impl RewardError {
+    /// Whether only the answer's group is lost, and not the run.
+    pub fn skips_group(&self) -> bool {
+        match self {
+            RewardError::SkipGroup { .. } => true,
+            RewardError::Verifier { source, .. } => source.skips_group(),
+            _ => false,
+        }
+    }
+
     fn config(key: impl Into<String>, reason: impl Into<String>) -> Self {
         RewardError::Config { key: key.into(), reason: reason.into() }
     }

@@ -12,9 +12,24 @@ use crate::{Answer, RewardError, Verdict, Verifier};
 
 use number::{Number, scan};
 
+/// The keys of `kind = "math"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MathConfig {}
+
 /// Compares with the data's reference answer.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MathVerifier;
+
+impl MathVerifier {
+    /// A verifier by this config.
+    ///
+    /// # Errors
+    /// Names the key that cannot be meant.
+    pub fn new(_config: MathConfig) -> Result<Self, RewardError> {
+        Ok(MathVerifier)
+    }
+}
 
 impl Verifier for MathVerifier {
     fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {

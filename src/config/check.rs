@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use learner::LearnerConfig;
 use learner::config::{AdvantageConfig, MptPositive, Surrogates};
-use rewards::{Answer, RewardConfig, RewardContext, RewardError, Task, Verdict, Verifier, WeightedSum};
+use rewards::{
+    Answer, MathConfig, RewardConfig, RewardContext, RewardError, RewardKind, Task, Verdict, Verifier,
+    WeightedSum,
+};
 use rollout::DataConfig;
 
 use super::document::Document;
@@ -95,8 +98,8 @@ fn rewards(document: &Document, data: &DataConfig, rewards: &[RewardConfig]) -> 
     let mut context = RewardContext { task, ..RewardContext::default() };
     context.custom = rewards
         .iter()
-        .filter(|reward| matches!(reward, RewardConfig::Custom { .. }))
-        .map(|reward| (reward.name().to_owned(), Box::new(Unasked) as Box<dyn Verifier>))
+        .filter(|reward| reward.kind == (RewardKind::Custom {}))
+        .map(|reward| (reward.name.clone(), Box::new(Unasked) as Box<dyn Verifier>))
         .collect::<BTreeMap<_, _>>();
     complain(document, "", WeightedSum::from_configs(rewards, context)).map(drop)
 }
@@ -115,7 +118,7 @@ fn correctness(
     learner: &LearnerConfig,
     rewards: &[RewardConfig],
 ) -> Result<(), ConfigError> {
-    let marked = rewards.iter().position(RewardConfig::is_correctness);
+    let marked = rewards.iter().position(|reward| reward.correctness);
     let Some(place) = marked else {
         if learner.advantage.needs_correctness() {
             let message = "learner.advantage.kind = \"grpo_lambda\" ranks groups by how many of their completions are \
@@ -130,7 +133,7 @@ fn correctness(
         return Ok(());
     };
     let adds = matches!(learner.advantage, AdvantageConfig::GrpoLambda { surrogates: Surrogates::Add, .. });
-    let weight = rewards[place].weight();
+    let weight = rewards[place].weight;
     if adds && weight != 1.0 {
         // What is added is the reward less the correctness, so the correctness must be in it once.
         let key = format!("rewards[{place}].weight");
@@ -297,11 +300,11 @@ fn stop_accuracy(document: &Document, config: &SftRunConfig) -> Result<(), Confi
 
 /// A task judges its own problems; other data has the reference answers that mathematics is compared with.
 fn default_correctness(data: &DataConfig) -> RewardConfig {
-    let (weight, correctness) = (1.0, true);
-    match data {
-        DataConfig::Task(_) => RewardConfig::Task { name: "task".to_owned(), weight, correctness },
-        DataConfig::Jsonl(_) => RewardConfig::Math { name: "math".to_owned(), weight, correctness },
-    }
+    let kind = match data {
+        DataConfig::Task(_) => RewardKind::Task {},
+        DataConfig::Jsonl(_) => RewardKind::Math(MathConfig::default()),
+    };
+    RewardConfig::new(kind, 1.0, true)
 }
 
 fn at_least_one(document: &Document, key: &str, value: usize) -> Result<(), ConfigError> {

@@ -4,6 +4,8 @@ use std::fs;
 
 use proptest::prelude::{prop_assert_eq, proptest};
 
+use rewards::RewardKind;
+
 use super::*;
 
 const TRAIN: &str = r#"
@@ -151,7 +153,10 @@ fn the_resolved_sft_config_reads_as_the_same() {
     fs::write(folder.path().join("resolved.toml"), config.resolved()).unwrap();
     let again = SftRunConfig::load(&folder.path().join("resolved.toml"), &[]).unwrap();
     assert_eq!(again, *config);
-    assert!(matches!(&again.rewards[..], [RewardConfig::Task { correctness: true, .. }]));
+    assert!(matches!(
+        &again.rewards[..],
+        [RewardConfig { kind: RewardKind::Task {}, correctness: true, .. }]
+    ));
 }
 
 proptest! {

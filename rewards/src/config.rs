@@ -1,0 +1,212 @@
+//! The `[[rewards]]` of a config: what every entry has, the kinds there are, and how a kind becomes a verifier.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::format::{FormatConfig, FormatStyle, FormatVerifier};
+use crate::length::{LengthConfig, LengthVerifier};
+use crate::math::{MathConfig, MathVerifier};
+use crate::tasks::{Task, TaskVerifier};
+use crate::{RewardError, Verifier};
+
+/// One `[[rewards]]` entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
+pub struct RewardConfig {
+    /// Name in the metrics, unique in a run; the kind's own name if none is given.
+    pub name: String,
+    /// Factor in the total; 1 if none is given.
+    pub weight: f64,
+    /// Whether this reward says what is right.
+    pub correctness: bool,
+    /// Name of a reward above this one without which this one is 0: it counts only where that one is 1.
+    pub gate: Option<String>,
+    /// What judges.
+    pub kind: RewardKind,
+}
+
+/// What judges, and its own keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RewardKind {
+    /// [`MathVerifier`]: 1 if the final answer equals the reference.
+    Math(MathConfig),
+    /// [`FormatVerifier`]: 1 if the answer can be read.
+    Format(FormatConfig),
+    /// [`LengthVerifier`]: the length curve, with `format_weight` combined with a format.
+    Length(LengthConfig),
+    /// [`TaskVerifier`]: 1 if the completion ends with a right answer to the run's task.
+    Task {},
+    /// A verifier that the program registered under the entry's name.
+    Custom {},
+}
+
+/// The keys that every kind has.
+const COMMON_KEYS: [&str; 4] = ["name", "weight", "correctness", "gate"];
+
+impl TryFrom<Map<String, Value>> for RewardConfig {
+    type Error = String;
+
+    fn try_from(mut entry: Map<String, Value>) -> Result<Self, String> {
+        fn take<T: serde::de::DeserializeOwned>(
+            entry: &mut Map<String, Value>,
+            key: &str,
+        ) -> Result<Option<T>, String> {
+            entry.remove(key).map(serde_json::from_value).transpose().map_err(|error| error.to_string())
+        }
+        let name: Option<String> = take(&mut entry, "name")?;
+        let weight = take(&mut entry, "weight")?.unwrap_or(1.0);
+        let correctness = take(&mut entry, "correctness")?.unwrap_or(false);
+        let gate = take(&mut entry, "gate")?;
+        let kind: RewardKind = serde_json::from_value(Value::Object(entry)).map_err(|error| {
+            let message = error.to_string();
+            // The kind does not know the keys that were taken out before it was asked.
+            match message.starts_with("unknown field") {
+                true => format!("{message}, expected one of `{}`", COMMON_KEYS.join("`, `")),
+                false => message,
+            }
+        })?;
+        let name = match (name, &kind) {
+            (Some(name), _) => name,
+            (None, RewardKind::Custom {}) => return Err("missing field `name`".to_string()),
+            (None, kind) => kind.word(),
+        };
+        Ok(RewardConfig { name, weight, correctness, gate, kind })
+    }
+}
+
+impl From<RewardConfig> for Map<String, Value> {
+    fn from(config: RewardConfig) -> Self {
+        let mut entry = config.kind.entry();
+        entry.insert("name".to_string(), config.name.into());
+        entry.insert("weight".to_string(), config.weight.into());
+        entry.insert("correctness".to_string(), config.correctness.into());
+        if let Some(gate) = config.gate {
+            entry.insert("gate".to_string(), gate.into());
+        }
+        entry
+    }
+}
+
+impl RewardKind {
+    /// The kind with its keys as they stand in a config.
+    fn entry(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(entry)) => entry,
+            other => unreachable!("a tagged enum is written as an object, not {other:?}"),
+        }
+    }
+
+    /// The kind's word in a config.
+    fn word(&self) -> String {
+        self.entry()["kind"].as_str().expect("the tag is a word").to_string()
+    }
+}
+
+/// What a completion gets that the output limit cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TruncatedReward {
+    /// It is wrong: no verifier is asked, every value, the total and the correctness are 0 (UloRL).
+    #[default]
+    Zero,
+    /// It is wrong, but the other verifiers are asked: only the correctness reward is 0.
+    Scored,
+}
+
+/// What the configs refer to without holding it.
+#[derive(Default)]
+pub struct RewardContext {
+    /// The run's task, if its data is one.
+    pub task: Option<Task>,
+    /// Verifiers from outside this crate, by the name that a `kind = "custom"` entry gives.
+    pub custom: BTreeMap<String, Box<dyn Verifier>>,
+    /// What truncated completions get.
+    pub truncated: TruncatedReward,
+}
+
+impl RewardConfig {
+    /// An entry without a gate, under the kind's own name.
+    pub fn new(kind: RewardKind, weight: f64, correctness: bool) -> Self {
+        RewardConfig { name: kind.word(), weight, correctness, gate: None, kind }
+    }
+
+    /// Makes the verifier. A custom one is taken out of the context.
+    pub(crate) fn verifier(&self, context: &mut RewardContext) -> Result<Box<dyn Verifier>, RewardError> {
+        match &self.kind {
+            RewardKind::Math(config) => Ok(Box::new(MathVerifier::new(config.clone())?)),
+            RewardKind::Format(config) => Ok(Box::new(format_verifier(config.style, context, "style")?)),
+            RewardKind::Task {} => {
+                let task = context.task.clone();
+                let reason = "`task` judges the problems of a task, and the data is not one";
+                Ok(Box::new(TaskVerifier::new(task.ok_or_else(|| RewardError::config("kind", reason))?)))
+            }
+            RewardKind::Length(_) if self.correctness => {
+                let reason = "a length does not say what is right; mark another reward";
+                Err(RewardError::config("correctness", reason))
+            }
+            RewardKind::Length(config) => {
+                let format = match config.format_weight {
+                    None => None,
+                    Some(_) => Some(format_verifier(config.format_style, context, "format_style")?),
+                };
+                Ok(Box::new(LengthVerifier::new(config.clone(), format)?))
+            }
+            RewardKind::Custom {} => context.custom.remove(&self.name).ok_or_else(|| {
+                let known: Vec<&str> = context.custom.keys().map(String::as_str).collect();
+                let name = &self.name;
+                let reason =
+                    format!("no verifier is registered as `{name}` (still free: [{}])", known.join(", "));
+                RewardError::config("name", reason)
+            }),
+        }
+    }
+}
+
+fn format_verifier(
+    style: FormatStyle,
+    context: &RewardContext,
+    key: &str,
+) -> Result<FormatVerifier, RewardError> {
+    match (style, &context.task) {
+        (FormatStyle::Boxed, _) => Ok(FormatVerifier::boxed()),
+        (FormatStyle::Task, Some(task)) => Ok(FormatVerifier::of_task(task.clone())),
+        (FormatStyle::Task, None) => {
+            Err(RewardError::config(key, "`task` is the form of a task's answers, and the data is not one"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_kinds_and_keys_are_refused_by_name() {
+        let message = |json| serde_json::from_str::<RewardConfig>(json).unwrap_err().to_string();
+        assert!(message(r#"{"kind": "maths"}"#).contains("maths"));
+        assert!(message(r#"{"kind": "task", "wieght": 1.0}"#).contains("`wieght`"));
+        assert!(message(r#"{"kind": "task", "wieght": 1.0}"#).contains("`weight`"));
+        assert!(message(r#"{"kind": "math", "weight": "one"}"#).contains("\"one\""));
+        assert!(message(r#"{"kind": "length"}"#).contains("length_max"));
+        assert!(message(r#"{"kind": "length", "length_max": 5, "sharp": 1}"#).contains("`sharp`"));
+        assert!(message(r#"{"kind": "custom"}"#).contains("missing field `name`"));
+        assert!(message(r#"{"weight": 1.0}"#).contains("missing field `kind`"));
+    }
+
+    #[test]
+    fn configs_survive_being_written() {
+        let json = r#"[
+            {"kind": "task", "correctness": true},
+            {"kind": "length", "name": "short", "length_max": 9, "weight": 0.25, "gate": "task"}
+        ]"#;
+        let configs: Vec<RewardConfig> = serde_json::from_str(json).unwrap();
+        assert_eq!(configs[0], RewardConfig::new(RewardKind::Task {}, 1.0, true));
+        assert_eq!((configs[1].name.as_str(), configs[1].gate.as_deref()), ("short", Some("task")));
+        let written = serde_json::to_string(&configs).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<RewardConfig>>(&written).unwrap(), configs);
+        assert!(written.contains(r#""name":"task","weight":1.0"#), "{written}");
+    }
+}
