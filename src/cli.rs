@@ -32,6 +32,8 @@ pub enum Command {
     Logprobs(LogprobsArgs),
     /// Runs the learner alone on recorded completions
     Replay(ReplayArgs),
+    /// Judges answers in a file by the rewards of a config, without a model
+    Score(ScoreArgs),
     /// Validates a config and prints it with every default filled in
     Check(CheckArgs),
     /// Measures time and memory on this machine
@@ -184,6 +186,29 @@ pub struct ReplayArgs {
     /// Where the run writes.
     #[command(flatten)]
     pub place: RunPlace,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `longhaul score`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  echo '{\"completion\":\"so \\\\boxed{42}\",\"answer\":\"42\"}' > answers.jsonl\n  \
+                  longhaul score --rewards configs/correctness.toml --input answers.jsonl --output scored.jsonl\n\n\
+                  A line has `completion` and may have `prompt`, `answer`, `tokens`, `truncated` and `fields`. It comes \
+                  back with `reward`, `correctness` and `parts`."
+)]
+pub struct ScoreArgs {
+    /// A TOML file with `[[rewards]]`; the config of a run will do
+    #[arg(long, value_name = "FILE")]
+    pub rewards: PathBuf,
+    /// Answers, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Where the judged lines are written, in the same order
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
     /// Changes to the config.
     #[command(flatten)]
     pub overrides: Overrides,

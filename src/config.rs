@@ -12,7 +12,7 @@ use std::path::Path;
 
 use learner::config::{ClipConfig, KlConfig, MptConfig, StreambpConfig};
 use learner::{LearnerConfig, OptimizerConfig};
-use rewards::RewardConfig;
+use rewards::{RewardConfig, TruncatedReward};
 use rollout::{DataConfig, QueueConfig, RolloutConfig};
 use serde::Serialize;
 
@@ -97,6 +97,9 @@ pub struct ReplayConfig {
     /// `[rollout]`, for the temperature that the completions were drawn at; 1 where it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutConfig>,
+    /// `[[rewards]]`, for the names and weights that `learner.advantage.combine = "advantage"` needs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<RewardConfig>,
     /// `[learner]`
     pub learner: LearnerConfig,
     /// `[optimizer]`
@@ -105,6 +108,18 @@ pub struct ReplayConfig {
     pub checkpoint: CheckpointSection,
     /// `[metrics]`
     pub metrics: MetricsSection,
+}
+
+/// The part of a config that `longhaul score` needs: rewards, and what they refer to. Other sections of a run's
+/// config may be there and are not read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreConfig {
+    /// `[[rewards]]`
+    pub rewards: Vec<RewardConfig>,
+    /// `[data]`, for the rewards that judge the problems of a task.
+    pub data: Option<DataConfig>,
+    /// `[rollout]`, for what truncated completions are worth.
+    pub rollout: Option<RolloutConfig>,
 }
 
 /// A config file of either command.
@@ -241,7 +256,7 @@ impl RunConfig {
     pub fn evaluation(&self) -> Option<Evaluation> {
         Some(Evaluation {
             data: held_out(&self.data, &self.eval)?,
-            rewards: self.rewards.clone(),
+            rewards: check::judged(&self.data, &self.rewards),
             output_tokens_max: self.rollout.output_tokens_max,
             eval: self.eval.clone(),
         })
@@ -304,12 +319,12 @@ impl ReplayConfig {
         document.allow_only(&RUN_SECTIONS)?;
         let _: Option<DataConfig> = document.optional("data")?;
         let _: Option<QueueConfig> = document.optional("queue")?;
-        let _: Vec<RewardConfig> = document.sections("rewards")?;
         let _: EvalSection = document.section("eval")?;
         let mut config = Self {
             run: document.section("run")?,
             model: document.section("model")?,
             rollout: document.optional("rollout")?,
+            rewards: document.sections("rewards")?,
             learner: document.section("learner")?,
             optimizer: document.section("optimizer")?,
             checkpoint: document.section("checkpoint")?,
@@ -330,6 +345,30 @@ impl ReplayConfig {
     #[must_use]
     pub fn temperature(&self) -> f64 {
         self.rollout.as_ref().map_or(1.0, |rollout| rollout.temperature)
+    }
+}
+
+impl ScoreConfig {
+    /// Reads and checks the rewards of a config file; `set` are the `KEY=VALUE` of the command line.
+    ///
+    /// # Errors
+    /// If the file cannot be read or its rewards cannot be meant.
+    pub fn load(file: &Path, set: &[String]) -> Result<Self, ConfigError> {
+        let mut document = open(file, set)?;
+        document.allow_only(&RUN_SECTIONS)?;
+        let config = Self {
+            rewards: document.sections("rewards")?,
+            data: document.optional("data")?,
+            rollout: document.optional("rollout")?,
+        };
+        check::score(&document, &config)?;
+        Ok(config)
+    }
+
+    /// What truncated completions are worth.
+    #[must_use]
+    pub fn truncated_reward(&self) -> TruncatedReward {
+        self.rollout.as_ref().map_or(TruncatedReward::default(), |rollout| rollout.truncated_reward)
     }
 }
 

@@ -26,19 +26,24 @@ pub fn no_custom_verifiers() -> BTreeMap<String, Box<dyn Verifier>> {
     BTreeMap::new()
 }
 
+/// Name and weight of each reward.
+pub fn reward_weights(configs: &[rewards::RewardConfig]) -> Vec<(String, f64)> {
+    configs.iter().map(|config| (config.name.clone(), config.weight)).collect()
+}
+
 /// The rewards of a config, ready to score.
 ///
 /// # Errors
 /// Names the reward whose settings cannot be meant.
 pub fn weighted_sum(
     configs: &[rewards::RewardConfig],
-    data: &DataConfig,
+    data: Option<&DataConfig>,
     truncated: TruncatedReward,
     custom: CustomVerifiers<'_>,
 ) -> Result<WeightedSum> {
     let task = match data {
-        DataConfig::Task(config) => Some(Task::new(config.clone()).context("data")?),
-        DataConfig::Jsonl(_) => None,
+        Some(DataConfig::Task(config)) => Some(Task::new(config.clone()).context("data")?),
+        Some(DataConfig::Jsonl(_)) | None => None,
     };
     Ok(WeightedSum::from_configs(configs, RewardContext { task, custom: custom(), truncated })?)
 }
@@ -167,7 +172,7 @@ impl Evaluator {
             source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
         let prompts =
             (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
-        let rewards = weighted_sum(&config.rewards, &config.data, TruncatedReward::Zero, custom)?;
+        let rewards = weighted_sum(&config.rewards, Some(&config.data), TruncatedReward::Zero, custom)?;
         let sampling = SamplingConfig { temperature: eval.temperature, top_p: eval.top_p, top_k: eval.top_k };
         let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
         let slots = eval.trajectories_open_max;

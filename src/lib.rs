@@ -17,5 +17,6 @@ pub mod step_metrics;
 pub mod train;
 pub mod replay;
 pub mod warm_start;
+pub mod score;
 pub mod tools;
 pub mod bench;

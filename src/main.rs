@@ -7,7 +7,7 @@ use clap::Parser;
 use longhaul::cli::{Bench, Cli, Command, TrainArgs};
 use longhaul::config::RunConfig;
 use longhaul::eval::no_custom_verifiers;
-use longhaul::{bench, replay, tools, train, warm_start};
+use longhaul::{bench, replay, score, tools, train, warm_start};
 
 fn main() -> ExitCode {
     match run(&Cli::parse().command) {
@@ -28,6 +28,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Generate(args) => tools::generate(args),
         Command::Logprobs(args) => tools::logprobs(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Score(args) => score::score(args),
         Command::Check(args) => tools::check(args),
         Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
     }

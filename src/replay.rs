@@ -7,6 +7,7 @@ use rollout::{Group, read_groups};
 
 use crate::cli::{ReplayArgs, RunPlace};
 use crate::config::ReplayConfig;
+use crate::eval::reward_weights;
 use crate::metrics::MetricsWriter;
 use crate::model::{companions, open_device};
 use crate::run_folder::{RunFolder, start_log};
@@ -38,6 +39,7 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
         batches.len() as u64,
         reference,
     )?;
+    let learner = learner.with_reward_weights(reward_weights(&config.rewards));
     run(&config, learner, batches, &args.place)
 }
 

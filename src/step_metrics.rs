@@ -4,7 +4,7 @@
 
 use learner::StepReport;
 use learner::report::{Spread, UpdateReport};
-use rollout::{ActorReport, QueueReport};
+use rollout::{ActorReport, DropReason, QueueReport};
 
 /// Metrics of one step, as tags and values.
 #[derive(Default)]
@@ -126,6 +126,9 @@ impl StepMetrics {
         self.add("timing_s/gen", since.generating_s);
         self.add("timing_s/reward", since.scoring_s);
         self.add("time/generation_waiting_for_trainer", since.generation_waiting_for_trainer_s);
+        for (counter, value) in &since.verifiers {
+            self.add(&format!("rewards/{counter}"), *value as f64);
+        }
         if since.generating_s > 0.0 {
             self.add("perf/generated_tokens_per_second", since.tokens as f64 / since.generating_s);
         }
@@ -136,10 +139,9 @@ impl StepMetrics {
         self.add("queue/groups", queue.groups as f64);
         self.add("queue/pushed", queue.pushed as f64);
         self.add("queue/taken", queue.taken as f64);
-        self.add(
-            "queue/dropped_stale",
-            queue.drops.get(&rollout::DropReason::Stale).copied().unwrap_or(0) as f64,
-        );
+        let dropped = |reason| queue.drops.get(&reason).copied().unwrap_or(0) as f64;
+        self.add("queue/dropped_stale", dropped(DropReason::Stale));
+        self.add("queue/dropped_unscored", dropped(DropReason::Unscored));
         self.add("time/trainer_waiting_for_data", trainer_waited_s);
     }
 }

@@ -17,7 +17,7 @@ use rollout::{
 
 use crate::cli::RunPlace;
 use crate::config::{RunConfig, Schedule};
-use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, weighted_sum};
+use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
 use crate::generator::DecoderGenerator;
 use crate::metrics::{MetricsWriter, completion_markdown};
 use crate::model::{Model, open_device};
@@ -81,7 +81,9 @@ fn new_learner(config: &RunConfig, decoder: Decoder, device: &Device) -> Result<
         _ => None,
     };
     let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
-    Ok(Learner::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?)
+    let learner =
+        Learner::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?;
+    Ok(learner.with_reward_weights(reward_weights(&config.rewards)))
 }
 
 /// Everything on the rollout's side of the queue.
@@ -111,7 +113,7 @@ impl Actors {
             prompts: prompts.with_prompt_tokens_max(prompt_tokens_max(&model.decoder, output_tokens_max)?),
             scorer: Scorer::new(
                 text,
-                weighted_sum(&config.rewards, &config.data, rollout.truncated_reward, custom)?,
+                weighted_sum(&config.rewards, Some(&config.data), rollout.truncated_reward, custom)?,
             ),
             weights: Arc::clone(&weights),
             intake,

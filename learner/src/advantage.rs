@@ -1,7 +1,7 @@
 //! From the rewards of a step's groups to the advantages of their completions: GRPO, Dr. GRPO and
 //! GRPO-lambda (arXiv 2505.18086). Plain arithmetic in `f64`; knows neither tokens nor tensors.
 
-use crate::config::{AdvantageConfig, Surrogates};
+use crate::config::{AdvantageConfig, Combine, Surrogates};
 
 /// Keeps the division by a group's standard deviation finite, as everywhere in the field.
 const STD_EPS: f64 = 1e-6;
@@ -17,6 +17,17 @@ pub struct GroupOutcome {
     pub correctness: Vec<Option<bool>>,
     /// Completion tokens.
     pub lengths: Vec<usize>,
+    /// The single rewards; only [`Combine::Advantage`] looks at them.
+    pub terms: Vec<RewardTerm>,
+}
+
+/// One of the rewards whose weighted sum is the total.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RewardTerm {
+    /// Its factor in the total.
+    pub weight: f64,
+    /// Unweighted, one entry a completion.
+    pub values: Vec<f64>,
 }
 
 /// What a group learns in its step.
@@ -71,11 +82,14 @@ pub fn advantages(
     config: &AdvantageConfig,
     groups: &[GroupOutcome],
 ) -> Result<Vec<GroupAdvantages>, MissingCorrectness> {
-    let AdvantageConfig::GrpoLambda { lambda, alpha, surrogates } = *config else {
-        let divide = matches!(config, AdvantageConfig::Grpo {});
-        let finish =
-            |group: &GroupOutcome| finish_group(group, GroupRole::Accuracy, group.rewards.clone(), divide);
-        return Ok(groups.iter().map(finish).collect());
+    let (lambda, alpha, surrogates) = match *config {
+        AdvantageConfig::Grpo { combine } => {
+            return Ok(groups.iter().map(|group| plain(group, combine, true)).collect());
+        }
+        AdvantageConfig::DrGrpo { combine } => {
+            return Ok(groups.iter().map(|group| plain(group, combine, false)).collect());
+        }
+        AdvantageConfig::GrpoLambda { lambda, alpha, surrogates } => (lambda, alpha, surrogates),
     };
     let correct = groups.iter().enumerate().map(|(index, group)| known_correctness(index, group));
     let correct = correct.collect::<Result<Vec<_>, _>>()?;
@@ -135,21 +149,51 @@ fn grpo_lambda_rewards(role: GroupRole, correct: &[bool], lengths: &[usize], alp
     correct.iter().zip(lengths).map(reward).collect()
 }
 
+/// A group that learns from its rewards as they are.
+fn plain(group: &GroupOutcome, combine: Combine, divide: bool) -> GroupAdvantages {
+    let whole = finish_group(group, GroupRole::Accuracy, group.rewards.clone(), divide);
+    if combine == Combine::Reward {
+        return whole;
+    }
+    let total: f64 = group.terms.iter().map(|term| term.weight.abs()).sum();
+    let counted = || group.terms.iter().filter(|term| term.weight != 0.0);
+    let mut advantages = vec![0.0; group.rewards.len()];
+    for term in counted() {
+        for (sum, advantage) in advantages.iter_mut().zip(centred(&term.values, divide)) {
+            *sum += term.weight / total * advantage;
+        }
+    }
+    // Terms that cancel in the total still tell completions apart.
+    let variance = match counted().any(|term| differ(&term.values)) {
+        true => GroupVariance::Varied,
+        false => whole.variance,
+    };
+    GroupAdvantages { advantages, variance, ..whole }
+}
+
 fn finish_group(group: &GroupOutcome, role: GroupRole, shaped: Vec<f64>, divide: bool) -> GroupAdvantages {
     let variance = variance_of(&shaped, &group.correctness);
-    let advantages = if variance == GroupVariance::Varied {
-        let (mean, std) = mean_std(&shaped);
-        let scale = if divide { 1.0 / (std + STD_EPS) } else { 1.0 };
-        shaped.iter().map(|reward| (reward - mean) * scale).collect()
-    } else {
-        vec![0.0; shaped.len()]
-    };
+    let advantages = centred(&shaped, divide);
     GroupAdvantages { role, shaped, advantages, variance }
 }
 
+/// `r - mean`, divided by the deviation if asked; exactly 0 where all rewards are equal.
+fn centred(rewards: &[f64], divide: bool) -> Vec<f64> {
+    if !differ(rewards) {
+        return vec![0.0; rewards.len()];
+    }
+    let (mean, std) = mean_std(rewards);
+    let scale = if divide { 1.0 / (std + STD_EPS) } else { 1.0 };
+    rewards.iter().map(|reward| (reward - mean) * scale).collect()
+}
+
 /// Exact equality, never a small standard deviation: rounding in a mean must not revive a dead group.
+fn differ(rewards: &[f64]) -> bool {
+    rewards.windows(2).any(|pair| pair[0] != pair[1])
+}
+
 fn variance_of(shaped: &[f64], correctness: &[Option<bool>]) -> GroupVariance {
-    if shaped.windows(2).any(|pair| pair[0] != pair[1]) {
+    if differ(shaped) {
         return GroupVariance::Varied;
     }
     if correctness.iter().all(|correct| *correct == Some(true)) {
@@ -185,8 +229,12 @@ mod tests {
             rewards: correct.iter().map(|right| f64::from(*right)).collect(),
             correctness: correct.iter().map(|right| Some(*right == 1)).collect(),
             lengths: lengths.to_vec(),
+            terms: Vec::new(),
         }
     }
+
+    const GRPO: AdvantageConfig = AdvantageConfig::Grpo { combine: Combine::Reward };
+    const DR_GRPO: AdvantageConfig = AdvantageConfig::DrGrpo { combine: Combine::Reward };
 
     fn lambda(lambda: f64, surrogates: Surrogates) -> AdvantageConfig {
         AdvantageConfig::GrpoLambda { lambda, alpha: 0.2, surrogates }
@@ -204,10 +252,29 @@ mod tests {
         let groups = [group(0, &[1, 0, 0, 1], &[1, 1, 1, 1])];
         // Mean 1/2; squares sum to 1; std = sqrt(1/3).
         let a = 0.5 / ((1.0_f64 / 3.0).sqrt() + 1e-6);
-        let grpo = advantages(&AdvantageConfig::Grpo {}, &groups).unwrap();
+        let grpo = advantages(&GRPO, &groups).unwrap();
         assert_close(&grpo[0].advantages, &[a, -a, -a, a]);
-        let dr_grpo = advantages(&AdvantageConfig::DrGrpo {}, &groups).unwrap();
+        let dr_grpo = advantages(&DR_GRPO, &groups).unwrap();
         assert_close(&dr_grpo[0].advantages, &[0.5, -0.5, -0.5, 0.5]);
+    }
+
+    #[test]
+    fn combined_advantages_are_the_weighted_mean_of_those_of_each_reward() {
+        let mut group = group(0, &[1, 0], &[1, 1]);
+        let term = |weight, values: [f64; 2]| RewardTerm { weight, values: values.to_vec() };
+        // Advantages 1/2, -1/2; then -50, 50; then none. Of Dr. GRPO, whose numbers are round.
+        group.terms = vec![term(1.0, [1.0, 0.0]), term(0.5, [0.0, 100.0]), term(0.5, [7.0, 7.0])];
+        let dr_grpo = AdvantageConfig::DrGrpo { combine: Combine::Advantage };
+        assert_close(&advantages(&dr_grpo, &[group.clone()]).unwrap()[0].advantages, &[-12.25, 12.25]);
+        // Divided by its deviation each reward counts by its weight alone: (1 - 0.5) / 2 of 1/sqrt(2).
+        let grpo = AdvantageConfig::Grpo { combine: Combine::Advantage };
+        let found = advantages(&grpo, &[group.clone()]).unwrap()[0].advantages.clone();
+        for (found, expected) in found.iter().zip([0.25 * 0.5_f64.sqrt(), -0.25 * 0.5_f64.sqrt()]) {
+            assert!((found - expected).abs() < 1e-5, "{found} is not {expected}");
+        }
+        // The totals are equal, and yet there is something to learn.
+        group.rewards = vec![3.0, 3.0];
+        assert_eq!(advantages(&grpo, &[group]).unwrap()[0].variance, GroupVariance::Varied);
     }
 
     #[test]
@@ -283,7 +350,7 @@ mod tests {
         let mut nearly = unlabelled.clone();
         nearly.rewards[0] = 0.3;
         let groups = [group(0, &[1, 1], &[1, 9]), group(1, &[0, 0], &[1, 9]), unlabelled, nearly];
-        let result = advantages(&AdvantageConfig::Grpo {}, &groups).unwrap();
+        let result = advantages(&GRPO, &groups).unwrap();
         let kinds: Vec<_> = result.iter().map(|group| group.variance).collect();
         use GroupVariance::{AllCorrect, AllEqual, AllWrong, Varied};
         assert_eq!(kinds, [AllCorrect, AllWrong, AllEqual, Varied]);
@@ -302,18 +369,23 @@ mod tests {
         #[test]
         fn advantages_of_a_group_sum_to_zero(
             answers in prop::collection::vec((any::<bool>(), 1_usize..4000, -2.0_f64..2.0), 2..24),
-            kind in 0..4,
+            kind in 0..5,
         ) {
             let outcome = GroupOutcome {
                 id: 0,
                 rewards: answers.iter().map(|answer| f64::from(u8::from(answer.0)) + answer.2).collect(),
                 correctness: answers.iter().map(|answer| Some(answer.0)).collect(),
                 lengths: answers.iter().map(|answer| answer.1).collect(),
+                terms: vec![
+                    RewardTerm { weight: 1.0, values: answers.iter().map(|answer| f64::from(u8::from(answer.0))).collect() },
+                    RewardTerm { weight: -0.5, values: answers.iter().map(|answer| answer.2).collect() },
+                ],
             };
             let config = match kind {
-                0 => AdvantageConfig::Grpo {},
-                1 => AdvantageConfig::DrGrpo {},
+                0 => GRPO,
+                1 => DR_GRPO,
                 2 => lambda(1.0, Surrogates::Ignore),
+                3 => AdvantageConfig::Grpo { combine: Combine::Advantage },
                 _ => lambda(1.0, Surrogates::Add),
             };
             let result = advantages(&config, &[outcome]).unwrap();

@@ -57,9 +57,29 @@ pub enum AdvantageConfig {
         surrogates: Surrogates,
     },
     /// `(r - mean) / (std + 1e-6)` within a group.
-    Grpo {},
+    Grpo {
+        /// Where several rewards come together.
+        #[serde(default)]
+        combine: Combine,
+    },
     /// `r - mean` within a group.
-    DrGrpo {},
+    DrGrpo {
+        /// Where several rewards come together.
+        #[serde(default)]
+        combine: Combine,
+    },
+}
+
+/// Where the rewards of a completion come together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Combine {
+    /// The weighted sum of the rewards has one advantage.
+    #[default]
+    Reward,
+    /// Each reward has its own advantage in the group, and their weighted mean counts (LongWriter-Zero,
+    /// arXiv 2506.18841): a reward of small spread is not drowned by one of large spread.
+    Advantage,
 }
 
 impl AdvantageConfig {
@@ -292,7 +312,7 @@ impl AdvantageConfig {
                 // Above 1, a long correct answer could be worth less than a wrong one.
                 within("learner.advantage.alpha", *alpha, 0.0, 1.0)
             }
-            Self::Grpo {} | Self::DrGrpo {} => Ok(()),
+            Self::Grpo { .. } | Self::DrGrpo { .. } => Ok(()),
         }
     }
 
@@ -300,6 +320,15 @@ impl AdvantageConfig {
     #[must_use]
     pub fn needs_correctness(&self) -> bool {
         matches!(self, Self::GrpoLambda { .. })
+    }
+
+    /// Whether each reward has an advantage of its own.
+    #[must_use]
+    pub fn combines_advantages(&self) -> bool {
+        matches!(
+            self,
+            Self::Grpo { combine: Combine::Advantage } | Self::DrGrpo { combine: Combine::Advantage }
+        )
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rollout::{Completion, Group, ScoredCompletion};
 
 use crate::advantage::{
-    self, GroupAdvantages, GroupOutcome, GroupRole, GroupVariance, MissingCorrectness, mean_std,
+    self, GroupAdvantages, GroupOutcome, GroupRole, GroupVariance, MissingCorrectness, RewardTerm, mean_std,
 };
 use crate::config::{AdvantageConfig, LearnerConfig, MptPositive};
 use crate::error::LearnerError;
@@ -44,17 +44,16 @@ pub(crate) struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// Checks the groups of the step that trains `step` and computes their advantages.
+    /// Computes the advantages of the groups, which [`check_groups`] has checked, of the step that trains
+    /// `step`. `weights` are the factors of the rewards by name, where each has an advantage of its own.
     pub(crate) fn new(
         step: u64,
         groups: &'a [Group],
         config: &LearnerConfig,
-        vocabulary: usize,
+        weights: &[(String, f64)],
     ) -> Result<Self, LearnerError> {
-        for group in groups {
-            check_group(step, group, vocabulary)?;
-        }
-        let outcomes: Vec<GroupOutcome> = groups.iter().map(outcome_of).collect();
+        let outcomes =
+            groups.iter().map(|group| outcome_of(step, group, weights)).collect::<Result<Vec<_>, _>>()?;
         let advantages = advantage::advantages(&config.advantage, &outcomes).map_err(|missing| {
             let MissingCorrectness { group, member } = missing;
             let reason =
@@ -214,13 +213,27 @@ fn length_of(scored: &ScoredCompletion) -> f64 {
     scored.completion.token_count() as f64
 }
 
-fn outcome_of(group: &Group) -> GroupOutcome {
-    GroupOutcome {
+fn outcome_of(step: u64, group: &Group, weights: &[(String, f64)]) -> Result<GroupOutcome, LearnerError> {
+    let terms = weights.iter().map(|(name, weight)| {
+        let value = |(member, scored): (usize, &ScoredCompletion)| {
+            scored.reward.parts.get(name).copied().filter(|value| value.is_finite()).ok_or_else(|| {
+                group_error(
+                    step,
+                    group,
+                    format!("completion {member} has no finite value of the reward `{name}`"),
+                )
+            })
+        };
+        let values = group.completions.iter().enumerate().map(value).collect::<Result<_, _>>()?;
+        Ok(RewardTerm { weight: *weight, values })
+    });
+    Ok(GroupOutcome {
         id: group.id,
         rewards: group.completions.iter().map(|scored| scored.reward.total).collect(),
         correctness: group.completions.iter().map(correct).collect(),
         lengths: group.completions.iter().map(|scored| scored.completion.token_count()).collect(),
-    }
+        terms: terms.collect::<Result<_, LearnerError>>()?,
+    })
 }
 
 fn trained_completion<'a>(
@@ -251,6 +264,10 @@ fn not_finite(place: (u64, &Group, usize), quantity: &'static str, value: f64) -
 }
 
 /// Groups may come from a file, so all that the arithmetic takes for granted is checked here.
+pub(crate) fn check_groups(step: u64, groups: &[Group], vocabulary: usize) -> Result<(), LearnerError> {
+    groups.iter().try_for_each(|group| check_group(step, group, vocabulary))
+}
+
 fn check_group(step: u64, group: &Group, vocabulary: usize) -> Result<(), LearnerError> {
     let fail = |reason: String| Err(group_error(step, group, reason));
     if group.completions.is_empty() {

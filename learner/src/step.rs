@@ -14,7 +14,7 @@ use crate::loss::Objective;
 use crate::mpt::MptRule;
 use crate::optimizer::OptimizerConfig;
 use crate::report::{CutReport, StepReport, StepSeconds, UpdateReport};
-use crate::selection::{Selection, TrainedCompletion};
+use crate::selection::{Selection, TrainedCompletion, check_groups};
 use crate::snapshot::{Snapshot, Trainee, Update};
 use crate::tally::{CompletionStats, StepLoss, Tally};
 
@@ -25,6 +25,8 @@ pub struct Learner {
     pub(crate) config: LearnerConfig,
     temperature: f64,
     reference: Option<Decoder>,
+    /// The factors of the rewards by name, where the advantages of each are combined.
+    reward_weights: Vec<(String, f64)>,
 }
 
 /// What one step needs besides the weights: its completions, how they lie, and their loss.
@@ -70,7 +72,16 @@ impl Learner {
         }
         let temperature = if temperature == 0.0 { 1.0 } else { temperature };
         let trainee = Trainee::new(decoder, optimizer, steps_total)?;
-        Ok(Self { trainee, config, temperature, reference })
+        Ok(Self { trainee, config, temperature, reference, reward_weights: Vec::new() })
+    }
+
+    /// Tells the rewards by name and weight, which `combine = "advantage"` needs to know.
+    #[must_use]
+    pub fn with_reward_weights(mut self, weights: Vec<(String, f64)>) -> Self {
+        if self.config.advantage.combines_advantages() {
+            self.reward_weights = weights;
+        }
+        self
     }
 
     /// How many steps the weights have seen.
@@ -102,10 +113,16 @@ impl Learner {
     /// Where there is no group.
     pub fn step(&mut self, groups: Vec<Group>) -> Result<StepReport, LearnerError> {
         assert!(!groups.is_empty(), "a step needs a group");
+        let combines = self.config.advantage.combines_advantages();
+        assert!(
+            !combines || !self.reward_weights.is_empty(),
+            "rewards are combined whose weights are not known"
+        );
         let start = Instant::now();
         let version = self.version();
         let vocabulary = self.decoder().config.vocabulary;
-        let selection = Selection::new(version, &groups, &self.config, vocabulary)?;
+        check_groups(version, &groups, vocabulary)?;
+        let selection = Selection::new(version, &groups, &self.config, &self.reward_weights)?;
         let positive = self.config.mpt.enabled.then_some(self.config.mpt.positive);
         let completions = selection.trained(version, positive)?;
         let mut seconds = StepSeconds::default();

@@ -99,6 +99,11 @@ impl RewardKind {
         }
     }
 
+    /// Whether the value depends on the number of tokens of a completion.
+    pub fn counts_tokens(&self) -> bool {
+        matches!(self, RewardKind::Length(_))
+    }
+
     /// The kind's word in a config.
     fn word(&self) -> String {
         self.entry()["kind"].as_str().expect("the tag is a word").to_string()

@@ -1,5 +1,5 @@
-//! An actor: one decoder that turns prompts into scored groups, one decode step at a time. It never waits;
-//! who calls it decides where its groups go and what happens when there is nothing to decode.
+//! An actor: one decoder that turns prompts into finished groups, one decode step at a time. It never waits;
+//! who calls it decides who scores its groups and what happens when there is nothing to decode.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,12 +9,12 @@ use crate::config::{OnUpdate, RolloutConfig};
 use crate::decoding::{BegunSegment, Decoding, Step};
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::group::{Group, ScoredCompletion};
+use crate::group::FinishedGroup;
 use crate::intake::Intake;
 use crate::prompt::{Prompt, PromptSource};
 use crate::scheduler::Scheduler;
 use crate::scorer::Scorer;
-use crate::trajectory::{OutputLimits, Trajectory};
+use crate::trajectory::{Finish, OutputLimits, Trajectory};
 use crate::weights::{WeightsCell, lock};
 
 /// What all actors of a run share.
@@ -44,8 +44,8 @@ pub struct Actor<G: Generator> {
 /// What one call of [`Actor::advance`] did.
 #[derive(Debug, Default)]
 pub struct Advance {
-    /// The groups whose last member was scored.
-    pub groups: Vec<Group>,
+    /// The groups whose last member ended.
+    pub groups: Vec<FinishedGroup>,
     /// Whether a token was drawn. If not, nothing will happen until newer weights come or a group is
     /// replaced.
     pub decoded: bool,
@@ -66,7 +66,7 @@ impl<G: Generator> Actor<G> {
     }
 
     /// One decode step: free slots are filled, segments that are due begin under the newest weights, every
-    /// busy slot draws a token, and what has ended is scored.
+    /// busy slot draws a token, and groups whose last member has ended leave.
     pub fn advance(&mut self) -> Result<Advance, RolloutError> {
         let began = Instant::now();
         self.admit()?;
@@ -74,21 +74,16 @@ impl<G: Generator> Actor<G> {
         let begun = self.decoding.begin_segments(|| weights.latest())?;
         let text = self.context.scorer.text();
         let mut step = self.decoding.step(|id| text.is_eos(id))?;
-        let drawn = Instant::now();
         let decoded = step.tokens > 0;
-        let mut scored = Vec::new();
-        for (trajectory, finish) in std::mem::take(&mut step.finished) {
-            scored.push(self.context.scorer.score(trajectory, finish)?);
-        }
+        let finished = std::mem::take(&mut step.finished);
         let mut report = lock(&self.report);
         report.count_segments(&begun, self.context.config.on_update);
         report.count_step(&step, self.decoding.scheduler.slot_count());
-        scored.iter().for_each(|scored| report.count_completion(scored));
-        let groups: Vec<Group> =
-            scored.into_iter().filter_map(|scored| self.unfinished.add(scored)).collect();
+        finished.iter().for_each(|(trajectory, finish)| report.count_finished(trajectory, *finish));
+        let groups: Vec<FinishedGroup> =
+            finished.into_iter().filter_map(|ended| self.unfinished.add(ended)).collect();
         report.groups += groups.len() as u64;
-        report.generating_s += (drawn - began).as_secs_f64();
-        report.scoring_s += drawn.elapsed().as_secs_f64();
+        report.generating_s += began.elapsed().as_secs_f64();
         Ok(Advance { groups, decoded })
     }
 
@@ -133,11 +128,11 @@ pub(crate) fn members(
     (0..group_size).map(move |member| Trajectory::new(prompt.clone(), group, member))
 }
 
-/// Scored members that wait for the rest of their group.
+/// Ended members that wait for the rest of their group.
 #[derive(Debug)]
 pub(crate) struct UnfinishedGroups {
     group_size: usize,
-    groups: BTreeMap<u64, Vec<ScoredCompletion>>,
+    groups: BTreeMap<u64, Vec<(Trajectory, Finish)>>,
 }
 
 impl UnfinishedGroups {
@@ -145,18 +140,17 @@ impl UnfinishedGroups {
         Self { group_size, groups: BTreeMap::new() }
     }
 
-    /// Takes a scored member; returns the group if it was the last one.
-    pub(crate) fn add(&mut self, scored: ScoredCompletion) -> Option<Group> {
-        let id = scored.completion.group;
+    /// Takes an ended member; returns the group if it was the last one.
+    pub(crate) fn add(&mut self, ended: (Trajectory, Finish)) -> Option<FinishedGroup> {
+        let id = ended.0.group;
         let members = self.groups.entry(id).or_default();
-        members.push(scored);
+        members.push(ended);
         if members.len() < self.group_size {
             return None;
         }
         let mut members = self.groups.remove(&id)?;
-        members.sort_unstable_by_key(|scored| scored.completion.member);
-        let prompt = members[0].completion.prompt.clone();
-        Some(Group::new(id, prompt, members))
+        members.sort_unstable_by_key(|(trajectory, _)| trajectory.member);
+        Some(FinishedGroup { id, members })
     }
 }
 
@@ -175,11 +169,11 @@ pub struct ActorReport {
     pub segments: u64,
     /// Context tokens whose cache was rebuilt because the weights had changed.
     pub context_tokens_recomputed: u64,
-    /// Completions scored.
+    /// Trajectories that ended.
     pub completions: u64,
     /// Completions among them that met the output limit.
     pub completions_truncated: u64,
-    /// Groups whose last member was scored.
+    /// Groups whose last member ended.
     pub groups: u64,
     /// Completions by their number of segments.
     pub completions_by_segments: BTreeMap<usize, u64>,
@@ -187,8 +181,10 @@ pub struct ActorReport {
     pub completions_by_versions: BTreeMap<usize, u64>,
     /// Seconds of prefill and decode.
     pub generating_s: f64,
-    /// Seconds of decoding to text and scoring.
+    /// Seconds of decoding to text and scoring, on whatever thread.
     pub scoring_s: f64,
+    /// The verifiers' own counters since the run began, as `reward/counter`.
+    pub verifiers: BTreeMap<String, u64>,
     /// Seconds of waiting for room in the queue or for the pacing to allow a group.
     pub generation_waiting_for_trainer_s: f64,
 }
@@ -229,6 +225,7 @@ impl ActorReport {
             completions_by_versions: by(&self.completions_by_versions, &other.completions_by_versions),
             generating_s: seconds(self.generating_s, other.generating_s),
             scoring_s: seconds(self.scoring_s, other.scoring_s),
+            verifiers: self.verifiers.clone(),
             generation_waiting_for_trainer_s: seconds(
                 self.generation_waiting_for_trainer_s,
                 other.generation_waiting_for_trainer_s,
@@ -252,12 +249,14 @@ impl ActorReport {
         }
     }
 
-    fn count_completion(&mut self, scored: &ScoredCompletion) {
-        let completion = &scored.completion;
+    fn count_finished(&mut self, trajectory: &Trajectory, finish: Finish) {
+        let segments = &trajectory.segments;
+        // Versions never fall, so each change is a new one.
+        let versions = 1 + segments.windows(2).filter(|pair| pair[0].version != pair[1].version).count();
         self.completions += 1;
-        self.completions_truncated += u64::from(completion.truncated());
-        *self.completions_by_segments.entry(completion.segments.len()).or_default() += 1;
-        *self.completions_by_versions.entry(completion.version_count()).or_default() += 1;
+        self.completions_truncated += u64::from(finish == Finish::Length);
+        *self.completions_by_segments.entry(segments.len()).or_default() += 1;
+        *self.completions_by_versions.entry(versions).or_default() += 1;
     }
 }
 
@@ -269,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::random::trajectory_key;
-    use crate::testing::{Script, context, records, rollout_config};
+    use crate::testing::{Script, context, rollout_config};
     use crate::trajectory::Finish;
 
     const GROUP_SIZE: usize = 3;
@@ -299,9 +298,9 @@ mod tests {
         let groups = std::iter::repeat_with(|| actor.advance().expect("no failure").groups)
             .find(|groups| !groups.is_empty())
             .expect("member 2 stops with its third token");
-        assert_eq!((groups[0].id, groups[0].completions.len()), (0, 3));
+        assert_eq!((groups[0].id, groups[0].members.len()), (0, 3));
         let ends: Vec<(usize, Finish)> =
-            groups[0].completions.iter().map(|s| (s.completion.token_count(), s.completion.finish)).collect();
+            groups[0].members.iter().map(|(ended, finish)| (ended.token_count(), *finish)).collect();
         assert_eq!(ends, [(1, Finish::Stop), (2, Finish::Stop), (3, Finish::Stop)]);
         assert_eq!(actor.report().slot_use(), 1.0);
     }
@@ -404,13 +403,13 @@ mod tests {
             }
             prop_assert!(!groups.is_empty());
             for group in &groups {
-                prop_assert_eq!(group.completions.len(), GROUP_SIZE);
-                for scored in &group.completions {
-                    let completion = &scored.completion;
-                    let drawn = script.drawn_for(completion.group, completion.member);
-                    prop_assert_eq!(completion.tokens().collect::<Vec<_>>(), drawn);
-                    let versions = script.versions_drawn(completion.group, completion.member);
-                    let kept = completion.segments.iter().flat_map(|s| s.tokens.iter().map(|_| s.version));
+                prop_assert_eq!(group.members.len(), GROUP_SIZE);
+                for (ended, _) in &group.members {
+                    let drawn = script.drawn_for(ended.group, ended.member);
+                    let kept = ended.segments.iter().flat_map(|segment| segment.tokens.iter().copied());
+                    prop_assert_eq!(kept.collect::<Vec<_>>(), drawn);
+                    let versions = script.versions_drawn(ended.group, ended.member);
+                    let kept = ended.segments.iter().flat_map(|s| s.tokens.iter().map(|_| s.version));
                     prop_assert_eq!(kept.collect::<Vec<_>>(), versions);
                 }
             }
@@ -423,12 +422,15 @@ mod tests {
         let run = |slots: usize| {
             let script = Script::new(slots, |group, member| (group as usize + member as usize * 3) % 7 + 1);
             let mut actor = actor(&script, slots, 2, 4);
-            let mut groups: Vec<Group> = Vec::new();
+            let mut groups: Vec<FinishedGroup> = Vec::new();
             while groups.len() < 4 {
                 groups.extend(actor.advance().expect("no failure").groups);
             }
             groups.sort_by_key(|group| group.id);
-            records(&groups)
+            let drawn = |group: FinishedGroup| {
+                group.members.into_iter().map(|(ended, finish)| (ended.segments, finish))
+            };
+            groups.into_iter().map(|group| (group.id, drawn(group).collect())).collect::<Vec<(u64, Vec<_>)>>()
         };
         assert_eq!(run(1), run(5));
         assert_eq!(run(2), run(12));

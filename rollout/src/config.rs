@@ -28,8 +28,12 @@ pub struct RolloutConfig {
     /// The most trajectories that are started and not finished, over all actors: the decoding slots.
     pub trajectories_open_max: usize,
     /// Decoders that generate side by side, each on its own thread.
-    #[serde(default = "one_actor")]
+    #[serde(default = "one")]
     pub actors: usize,
+    /// Threads that score finished groups beside the actors; more than one pays where verifiers wait for
+    /// somebody else. Without effect in lockstep.
+    #[serde(default = "one")]
+    pub scorers: usize,
     /// Completions of one prompt.
     pub group_size: usize,
     /// The temperature that tokens are drawn at.
@@ -48,7 +52,7 @@ pub struct RolloutConfig {
     pub truncated_reward: TruncatedReward,
 }
 
-fn one_actor() -> usize {
+fn one() -> usize {
     1
 }
 
@@ -63,6 +67,7 @@ impl RolloutConfig {
         at_least("rollout.segments_max", self.segments_max, 1)?;
         at_least("rollout.trajectories_open_max", self.trajectories_open_max, 1)?;
         at_least("rollout.actors", self.actors, 1)?;
+        at_least("rollout.scorers", self.scorers, 1)?;
         // The advantage of a group of one is always 0: such a run would learn nothing and not say so.
         at_least("rollout.group_size", self.group_size, 2)?;
         if !self.output_tokens_max.is_multiple_of(self.segments_max) {

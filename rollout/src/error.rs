@@ -128,9 +128,14 @@ pub enum RolloutError {
         /// The groups that wait in the queue.
         queued: usize,
     },
-    /// An actor thread panicked.
-    #[error("an actor thread panicked: {0}")]
-    Panicked(String),
+    /// A thread of the run panicked or could not be started.
+    #[error("the thread {thread} panicked: {message}")]
+    Panicked {
+        /// Name of the thread.
+        thread: String,
+        /// What it said.
+        message: String,
+    },
 }
 
 impl RolloutError {

@@ -10,7 +10,7 @@ use crate::generator::Generator;
 use crate::group::Group;
 use crate::prompt::Prompt;
 use crate::scheduler::Scheduler;
-use crate::scorer::Scorer;
+use crate::scorer::{Scored, Scorer};
 use crate::trajectory::OutputLimits;
 use crate::weights::Versioned;
 
@@ -26,8 +26,8 @@ pub struct EvaluationPlan {
 }
 
 /// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their
-/// indices, which differ from each other. All slots of the generator must be free, and are free again
-/// afterwards.
+/// indices, which differ from each other. A group that a verifier leaves out is missing, which the log says.
+/// All slots of the generator must be free, and are free again afterwards.
 pub fn evaluate<G: Generator>(
     generator: &mut G,
     weights: &Versioned<G::Weights>,
@@ -41,21 +41,28 @@ pub fn evaluate<G: Generator>(
     }
     let mut decoding = Decoding { generator, scheduler, seed: plan.seed };
     let mut unfinished = UnfinishedGroups::new(plan.group_size);
-    let mut groups: Vec<Group> = Vec::new();
+    let mut finished = Vec::new();
     loop {
         decoding.begin_segments(|| weights.clone())?;
         let step = decoding.step(|id| scorer.text().is_eos(id))?;
         if step.tokens == 0 {
             break;
         }
-        for (trajectory, finish) in step.finished {
-            groups.extend(unfinished.add(scorer.score(trajectory, finish)?));
-        }
+        finished.extend(step.finished.into_iter().filter_map(|ended| unfinished.add(ended)));
     }
-    let place = |group: &Group| prompts.iter().position(|prompt| prompt.index == group.id);
-    groups.sort_by_cached_key(place);
-    assert_eq!(groups.len(), prompts.len(), "every prompt has its own index and got its answers");
-    Ok(groups)
+    finished.sort_by_cached_key(|group| prompts.iter().position(|prompt| prompt.index == group.id));
+    assert_eq!(finished.len(), prompts.len(), "every prompt has its own index and got its answers");
+    // All at once: a verifier that waits for somebody else overlaps its waiting over the whole evaluation.
+    let scored = scorer.score(finished)?.into_iter();
+    Ok(scored
+        .filter_map(|scored| match scored {
+            Scored::Group(group) => Some(group),
+            Scored::Unscored { reason, .. } => {
+                tracing::warn!("left out of the evaluation: {reason}");
+                None
+            }
+        })
+        .collect())
 }
 
 #[cfg(test)]

@@ -12,7 +12,16 @@ use serde_json::{Map, Value};
 
 use crate::error::RolloutError;
 use crate::prompt::Prompt;
-use crate::trajectory::{Completion, Finish, Segment, Token};
+use crate::trajectory::{Completion, Finish, Segment, Token, Trajectory};
+
+/// All trajectories of one prompt, ended and not scored yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinishedGroup {
+    /// The place of its prompt in the endless order.
+    pub id: u64,
+    /// The members in order, each with why it ended.
+    pub members: Vec<(Trajectory, Finish)>,
+}
 
 /// A completion and what it is worth.
 #[derive(Debug, Clone, PartialEq)]

@@ -29,14 +29,16 @@ pub use config::{OnUpdate, QueueConfig, RolloutConfig};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, SegmentRequest};
-pub use group::{CompletionRecord, Group, ScoredCompletion, SegmentRecord, read_groups, write_group};
+pub use group::{
+    CompletionRecord, FinishedGroup, Group, ScoredCompletion, SegmentRecord, read_groups, write_group,
+};
 pub use intake::{Intake, IntakeReport};
 pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
 pub use queue::{DropReason, QueueReport, ReplayQueue};
 pub use random::trajectory_key;
 pub use schedule::{ActorThreads, Lockstep};
 pub use scheduler::{Outcome, Pacing, Scheduler};
-pub use scorer::Scorer;
+pub use scorer::{Scored, Scorer};
 pub use text::{Text, TextStream};
 pub use trajectory::{Completion, Finish, OutputLimits, Progress, Segment, Token, Trajectory};
 pub use weights::{Bell, Versioned, WeightsCell};

@@ -25,6 +25,8 @@ pub enum DropReason {
     Stale,
     /// It was finished after the run had begun to stop.
     Closed,
+    /// A verifier gave no verdict on one of its members and said to go on without it.
+    Unscored,
 }
 
 /// What has happened in the queue so far; counters only rise.
@@ -171,6 +173,24 @@ impl ReplayQueue {
             self.intake.replace(dropped);
             self.drained.notify_all();
         }
+    }
+
+    /// Counts a group that will never be put in; another one may be started for it unless the run is stopping.
+    pub fn discard(&self, group: u64, reason: DropReason) {
+        let mut state = lock(&self.state);
+        *state.report.drops.entry(reason).or_default() += 1;
+        self.intake.leave([group]);
+        drop(state);
+        if reason != DropReason::Closed {
+            self.intake.replace(1);
+        }
+        // A learner that waited for this group as a due one need not any more.
+        self.filled.notify_all();
+    }
+
+    /// The most groups that wait.
+    pub fn groups_max(&self) -> usize {
+        self.config.groups_max
     }
 
     /// Ends all waiting, on both sides. Groups that still wait are not handed out any more.

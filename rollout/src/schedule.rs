@@ -8,28 +8,32 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::actor::{Actor, ActorReport};
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::group::Group;
-use crate::queue::ReplayQueue;
+use crate::group::{FinishedGroup, Group};
+use crate::queue::{DropReason, ReplayQueue};
+use crate::scorer::{Scored, Scorer};
 use crate::weights::{Bell, lock};
 
 /// An actor with nothing to start looks again after this time even if no bell rang.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Actors on threads of their own (`schedule = "async"`). No thread outlives this value.
+/// Actors on threads of their own (`schedule = "async"`), and beside them the threads that score what they
+/// finish, so that a slow verifier keeps no decoder waiting. No thread outlives this value.
 pub struct ActorThreads {
     halt: Halt,
     threads: Vec<JoinHandle<()>>,
     /// How each thread ended, in the order in which they did: the first failure is the cause.
     exits: Receiver<Result<(), RolloutError>>,
     reports: Vec<Arc<Mutex<ActorReport>>>,
+    /// Adds what the scorer counts, which all threads share, to the sum of the actors' reports.
+    judged: Box<dyn Fn(ActorReport) -> ActorReport + Send>,
 }
 
-/// Stops all actors of a run, from any thread.
+/// Stops all threads of a run, from any thread.
 #[derive(Clone)]
 struct Halt {
     stopping: Arc<AtomicBool>,
@@ -50,40 +54,67 @@ impl Halt {
 }
 
 impl ActorThreads {
-    /// Starts a thread for each actor. When one ends, by an error or a panic, the queue is closed, so that
-    /// the learner and the other actors stop too; [`ActorThreads::join`] says why.
+    /// Starts a thread for each actor and `rollout.scorers` threads that score. When one ends, by an error or
+    /// a panic, the queue is closed, so that the learner and all others stop too; [`ActorThreads::join`] says
+    /// why.
     pub fn spawn<G>(actors: Vec<Actor<G>>, queue: Arc<ReplayQueue>) -> Result<Self, RolloutError>
     where
         G: Generator + Send + 'static,
     {
-        let first = actors.first().expect("a run has an actor");
-        let bell = first.context().intake.bell().clone();
-        let halt = Halt { stopping: Arc::default(), queue, bell };
+        let context = actors.first().expect("a run has an actor").context().clone();
+        let scorers = context.config.scorers;
+        // What waits for a verdict takes memory as what waits for the learner does, so the bound is the same.
+        let (finished, unscored) = bounded(queue.groups_max());
+        let halt = Halt { stopping: Arc::default(), queue, bell: context.intake.bell().clone() };
         let reports = actors.iter().map(Actor::report_handle).collect();
-        let (exit, exits) = bounded(actors.len());
-        let mut threads = Self { halt, threads: Vec::new(), exits, reports };
+        let (exit, exits) = bounded(actors.len() + scorers);
+        let scored = context.clone();
+        let judged = Box::new(move |sum| with_scorer(sum, &scored.scorer));
+        let mut threads = Self { halt, threads: Vec::new(), exits, reports, judged };
         for (number, actor) in actors.into_iter().enumerate() {
-            let (halt, exit) = (threads.halt.clone(), exit.clone());
-            let body = move || {
-                let driven = catch_unwind(AssertUnwindSafe(|| drive(actor, &halt)));
-                let outcome = driven.unwrap_or_else(|panic| Err(RolloutError::Panicked(message(&*panic))));
-                // The channel has room for every thread, and its receiver outlives them all.
-                let _ = exit.send(outcome);
-                halt.stop();
-            };
-            let thread = std::thread::Builder::new().name(format!("actor-{number}")).spawn(body);
-            // On an error `threads` is dropped, which stops those that already run.
-            threads.threads.push(thread.map_err(|error| RolloutError::Panicked(error.to_string()))?);
+            let (halt, finished) = (threads.halt.clone(), finished.clone());
+            let body = move || drive(actor, &finished, &halt);
+            threads.start(format!("actor-{number}"), &exit, body)?;
+        }
+        for number in 0..scorers {
+            let (context, unscored, queue) = (context.clone(), unscored.clone(), threads.halt.queue.clone());
+            let body = move || score(&context.scorer, &unscored, &queue);
+            threads.start(format!("scorer-{number}"), &exit, body)?;
         }
         Ok(threads)
     }
 
-    /// The work of all actors so far.
-    pub fn report(&self) -> ActorReport {
-        self.reports.iter().fold(ActorReport::default(), |sum, report| sum.plus(&lock(report)))
+    /// Starts a thread whose end, whatever it is, is the end of the run. On an error `self` is dropped by the
+    /// caller, which stops those that already run.
+    fn start(
+        &mut self,
+        name: String,
+        exit: &Sender<Result<(), RolloutError>>,
+        body: impl FnOnce() -> Result<(), RolloutError> + Send + 'static,
+    ) -> Result<(), RolloutError> {
+        let (halt, exit, who) = (self.halt.clone(), exit.clone(), name.clone());
+        let guarded = move || {
+            let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+                Err(RolloutError::Panicked { thread: who, message: message(&*panic) })
+            });
+            // The channel has room for every thread, and its receiver outlives them all.
+            let _ = exit.send(outcome);
+            halt.stop();
+        };
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(guarded);
+        let refused =
+            |error: std::io::Error| RolloutError::Panicked { thread: name, message: error.to_string() };
+        self.threads.push(thread.map_err(refused)?);
+        Ok(())
     }
 
-    /// Stops the actors, waits for their threads and returns the first failure among them.
+    /// The work of all actors so far.
+    pub fn report(&self) -> ActorReport {
+        let sum = self.reports.iter().fold(ActorReport::default(), |sum, report| sum.plus(&lock(report)));
+        (self.judged)(sum)
+    }
+
+    /// Stops the threads, waits for them and returns the first failure among them.
     pub fn join(mut self) -> Result<(), RolloutError> {
         self.end();
         self.exits.try_iter().collect()
@@ -109,8 +140,12 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
 }
 
-/// The loop of an actor thread.
-fn drive<G: Generator>(mut actor: Actor<G>, halt: &Halt) -> Result<(), RolloutError> {
+/// The loop of an actor thread. Waiting for the scorers is waiting for the trainer: they wait for the queue.
+fn drive<G: Generator>(
+    mut actor: Actor<G>,
+    finished: &Sender<FinishedGroup>,
+    halt: &Halt,
+) -> Result<(), RolloutError> {
     let report = actor.report_handle();
     while !halt.is_stopping() {
         // Counted before looking for work: what changes after the look ends the wait at once.
@@ -118,10 +153,9 @@ fn drive<G: Generator>(mut actor: Actor<G>, halt: &Halt) -> Result<(), RolloutEr
         let advance = actor.advance()?;
         let waited = Instant::now();
         for group in advance.groups {
-            match halt.queue.push(group) {
-                Ok(()) => {}
-                Err(RolloutError::Closed) => return Ok(()),
-                Err(error) => return Err(error),
+            if let Err(group) = finished.send(group) {
+                // The scorers are gone, because the run is stopping.
+                halt.queue.discard(group.0.id, DropReason::Closed);
             }
         }
         if !advance.decoded && !halt.is_stopping() {
@@ -130,6 +164,44 @@ fn drive<G: Generator>(mut actor: Actor<G>, halt: &Halt) -> Result<(), RolloutEr
         lock(&report).generation_waiting_for_trainer_s += waited.elapsed().as_secs_f64();
     }
     Ok(())
+}
+
+/// The loop of a scoring thread: until all actors are gone or the queue is closed.
+fn score(
+    scorer: &Scorer,
+    unscored: &Receiver<FinishedGroup>,
+    queue: &ReplayQueue,
+) -> Result<(), RolloutError> {
+    for group in unscored {
+        if queue.is_closed() {
+            queue.discard(group.id, DropReason::Closed);
+            continue;
+        }
+        for scored in scorer.score(vec![group])? {
+            match delivered(scored, queue).map(|group| queue.push(group)) {
+                // A closed queue has counted the group.
+                None | Some(Ok(()) | Err(RolloutError::Closed)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn with_scorer(sum: ActorReport, scorer: &Scorer) -> ActorReport {
+    ActorReport { scoring_s: scorer.seconds(), verifiers: scorer.counters(), ..sum }
+}
+
+/// The group, if every member has its reward; one that has not is counted and said.
+fn delivered(scored: Scored, queue: &ReplayQueue) -> Option<Group> {
+    match scored {
+        Scored::Group(group) => Some(group),
+        Scored::Unscored { id, reason } => {
+            tracing::warn!("{reason}");
+            queue.discard(id, DropReason::Unscored);
+            None
+        }
+    }
 }
 
 /// Actors that run in turns with the learner on one thread (`schedule = "lockstep"`).
@@ -160,7 +232,7 @@ impl<G: Generator> Lockstep<G> {
                 return Ok(groups);
             }
             // With groups left over the queue was full, and stale ones among them have just made room.
-            if self.overflow.is_empty() && !self.advance()? {
+            if self.overflow.is_empty() && !self.advance(queue)? {
                 let version = self.actors[0].context().weights.version();
                 return Err(RolloutError::Starved { version, wanted: count, queued: queue.len() });
             }
@@ -169,7 +241,8 @@ impl<G: Generator> Lockstep<G> {
 
     /// The work of all actors so far.
     pub fn report(&self) -> ActorReport {
-        self.actors.iter().fold(ActorReport::default(), |sum, actor| sum.plus(&actor.report()))
+        let sum = self.actors.iter().fold(ActorReport::default(), |sum, actor| sum.plus(&actor.report()));
+        with_scorer(sum, &self.actors[0].context().scorer)
     }
 
     fn deliver(&mut self, queue: &ReplayQueue) -> Result<(), RolloutError> {
@@ -182,13 +255,15 @@ impl<G: Generator> Lockstep<G> {
         Ok(())
     }
 
-    /// One decode step of every actor; whether any of them had something to decode.
-    fn advance(&mut self) -> Result<bool, RolloutError> {
+    /// One decode step of every actor, and the verdicts on what it finished; whether any of them had something
+    /// to decode.
+    fn advance(&mut self, queue: &ReplayQueue) -> Result<bool, RolloutError> {
         let mut decoded = false;
         for actor in &mut self.actors {
             let advance = actor.advance()?;
             decoded |= advance.decoded;
-            self.overflow.extend(advance.groups);
+            let scored = actor.context().scorer.score(advance.groups)?;
+            self.overflow.extend(scored.into_iter().filter_map(|scored| delivered(scored, queue)));
         }
         Ok(decoded)
     }
@@ -196,6 +271,8 @@ impl<G: Generator> Lockstep<G> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::config::QueueConfig;
     use crate::testing::{Script, context, records, rollout_config};
@@ -331,6 +408,38 @@ mod tests {
         assert!(matches!(queue.take(1, 1), Err(RolloutError::Closed)));
     }
 
+    // Invariant 5: a group without a verdict is counted and replaced, under either schedule.
+    #[test]
+    fn a_group_without_a_verdict_is_left_out_and_another_one_starts() {
+        let mut script = Script::new(4, |_, _| 2);
+        script.unscored_group = Some(2);
+        let (actors, queue) = run(1, 4, &script);
+        let mut lockstep = Lockstep::new(actors);
+        let ids = |groups: Vec<Group>| groups.iter().map(|group| group.id).collect::<Vec<_>>();
+        assert_eq!(ids(lockstep.take(&queue, 4, 0).expect("group 4 is started for group 2")), [0, 1, 3, 4]);
+        assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));
+
+        let (actors, queue) = run(1, 4, &script);
+        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut taken = ids(queue.take(4, 0).expect("group 4 is started for group 2"));
+        taken.sort_unstable();
+        assert_eq!(taken, [0, 1, 3, 4]);
+        assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));
+        threads.join().expect("nobody failed");
+    }
+
+    // Invariant 8: a verifier that fails ends the run and is named.
+    #[test]
+    fn a_failing_verifier_closes_the_queue_and_join_says_why() {
+        let mut script = Script::new(4, |_, _| 2);
+        script.unjudged_group = Some(1);
+        let (actors, queue) = run(2, 4, &script);
+        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        while queue.take(1, 0).is_ok() {}
+        let error = threads.join().expect_err("the verifier fails").to_string();
+        assert!(error.contains("(group 1): reward `letters` failed"), "{error}");
+    }
+
     #[test]
     fn a_failing_actor_closes_the_queue_and_join_says_why() {
         let mut script = uneven(4);
@@ -351,6 +460,6 @@ mod tests {
         let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
         while queue.take(1, 0).is_ok() {}
         let error = threads.join().expect_err("the script panics").to_string();
-        assert!(error.starts_with("an actor thread panicked: no length for group 2"), "{error}");
+        assert!(error.starts_with("the thread actor-0 panicked: no length for group 2"), "{error}");
     }
 }

@@ -112,6 +112,7 @@ pub(crate) fn rollout_config(
         segments_max: segments,
         trajectories_open_max: slots,
         actors: 1,
+        scorers: 1,
         group_size,
         temperature: 1.0,
         top_p: 1.0,
@@ -147,13 +148,17 @@ pub(crate) fn context(
     })
 }
 
-/// Counts the letter `a`, tells the number of tokens, and fails on the letter `e`.
+/// Counts the letter `a`, tells the number of tokens, fails on the letter `e`, and skips a group for an unknown
+/// token.
 struct Letters;
 
 impl Verifier for Letters {
     fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
         if answer.completion.contains('e') {
             return Err(RewardError::Custom("the letter e".to_string()));
+        }
+        if answer.completion.contains("<unk>") {
+            return Err(RewardError::SkipGroup { reason: "an unknown token".to_string() });
         }
         let value = answer.completion.matches('a').count() as f64;
         Ok(Verdict { value, parts: [("tokens".to_string(), answer.tokens as f64)].into() })
@@ -186,6 +191,10 @@ pub(crate) struct Script {
     pub(crate) logprob: Option<f32>,
     /// The step that is an error.
     pub(crate) fails_at_step: Option<usize>,
+    /// The group that is answered in unknown tokens, so that it gets no verdict.
+    pub(crate) unscored_group: Option<u64>,
+    /// The group that is answered with the letter that makes the verifier fail.
+    pub(crate) unjudged_group: Option<u64>,
 }
 
 /// A trajectory on a slot.
@@ -221,6 +230,8 @@ impl Script {
             steps: 0,
             logprob: None,
             fails_at_step: None,
+            unscored_group: None,
+            unjudged_group: None,
         }
     }
 
@@ -288,7 +299,12 @@ impl Generator for Script {
             let Some(part) = part else { continue };
             let index = part.context.len() - part.prompt_tokens;
             let random = part.key.rotate_left(index as u32 * 7);
-            let id = if index + 1 == part.length { 0 } else { 2 + (random % 4) as u32 };
+            let id = match index + 1 == part.length {
+                true => 0,
+                false if self.unscored_group == Some(part.group) => 1,
+                false if self.unjudged_group == Some(part.group) => 6,
+                false => 2 + (random % 4) as u32,
+            };
             let token = Token { id, logprob: self.logprob.unwrap_or(-((random % 1000) as f32) / 300.0) };
             part.context.push(id);
             let Part { group, member, version, .. } = *part;

@@ -16,7 +16,8 @@ use rollout::DataConfig;
 
 use super::document::Document;
 use super::{
-    ConfigError, CreateSection, DeviceKind, EvalSection, ReplayConfig, RunConfig, SftRunConfig, ToolConfig,
+    ConfigError, CreateSection, DeviceKind, EvalSection, ReplayConfig, RunConfig, ScoreConfig, SftRunConfig,
+    ToolConfig,
 };
 
 /// Refuses what a training run cannot mean, and settles what depends on other sections.
@@ -29,7 +30,7 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
     complain(document, "", config.learner.check())?;
     complain(document, "", config.queue.check(config.learner.groups_per_step))?;
     complain(document, "", config.optimizer.check())?;
-    rewards(document, &config.data, &config.rewards)?;
+    rewards(document, Some(&config.data), &config.rewards)?;
     correctness(document, &config.learner, &config.rewards)?;
     kl(document, &config.learner)?;
     eval(document, &config.data, &mut config.eval)?;
@@ -51,7 +52,7 @@ pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), 
     if config.rewards.is_empty() {
         config.rewards.push(default_correctness(&config.data));
     }
-    rewards(document, &config.data, &config.rewards)?;
+    rewards(document, Some(&config.data), &config.rewards)?;
     eval(document, &config.data, &mut config.eval)?;
     stop_accuracy(document, config)?;
     writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
@@ -66,7 +67,16 @@ pub(super) fn replay(document: &Document, config: &ReplayConfig) -> Result<(), C
     complain(document, "", config.learner.check())?;
     complain(document, "", config.optimizer.check())?;
     kl(document, &config.learner)?;
+    if config.learner.advantage.combines_advantages() && config.rewards.is_empty() {
+        let key = "learner.advantage.combine";
+        return Err(document.error(key, format!("{key}: which rewards? This config has no [[rewards]]")));
+    }
     writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
+}
+
+/// Refuses rewards that cannot judge rows of a file.
+pub(super) fn score(document: &Document, config: &ScoreConfig) -> Result<(), ConfigError> {
+    rewards(document, config.data.as_ref(), &config.rewards)
 }
 
 /// Refuses settings that a command without a config file cannot mean.
@@ -90,10 +100,14 @@ fn device(document: &Document, device: DeviceKind, threads: Option<usize>) -> Re
 }
 
 /// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows.
-fn rewards(document: &Document, data: &DataConfig, rewards: &[RewardConfig]) -> Result<(), ConfigError> {
+fn rewards(
+    document: &Document,
+    data: Option<&DataConfig>,
+    rewards: &[RewardConfig],
+) -> Result<(), ConfigError> {
     let task = match data {
-        DataConfig::Task(task) => Some(complain(document, "data.", Task::new(task.clone()))?),
-        DataConfig::Jsonl(_) => None,
+        Some(DataConfig::Task(task)) => Some(complain(document, "data.", Task::new(task.clone()))?),
+        Some(DataConfig::Jsonl(_)) | None => None,
     };
     let mut context = RewardContext { task, ..RewardContext::default() };
     context.custom = rewards
@@ -296,6 +310,15 @@ fn stop_accuracy(document: &Document, config: &SftRunConfig) -> Result<(), Confi
         return Err(document.error("sft.stop_accuracy", message));
     }
     Ok(())
+}
+
+/// The rewards of an evaluation: a task knows what is right even where training is not told.
+pub(super) fn judged(data: &DataConfig, rewards: &[RewardConfig]) -> Vec<RewardConfig> {
+    let told = rewards.iter().any(|reward| reward.correctness);
+    let unseen = RewardConfig { weight: 0.0, ..default_correctness(data) };
+    let is_new = rewards.iter().all(|reward| reward.name != unseen.name);
+    let added = (matches!(data, DataConfig::Task(_)) && !told && is_new).then_some(unseen);
+    rewards.iter().cloned().chain(added).collect()
 }
 
 /// A task judges its own problems; other data has the reference answers that mathematics is compared with.

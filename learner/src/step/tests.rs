@@ -4,7 +4,7 @@ use kernels::{Packed, token_stats};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{AdvantageConfig, ImportanceKind, MptPositive, Surrogates};
+use crate::config::{AdvantageConfig, Combine, ImportanceKind, MptPositive, Surrogates};
 use crate::report::Spread;
 use crate::testing::{
     Member, VOCABULARY, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
@@ -186,7 +186,7 @@ fn groups_that_do_not_fit_are_named() {
     let message = full_learner(full_config()).step(unlabelled.clone()).unwrap_err().to_string();
     assert!(message.contains("group 1 (prompt prompt-1)") && message.contains("completion 0"), "{message}");
     let mut by_correctness = full_config();
-    by_correctness.advantage = AdvantageConfig::Grpo {};
+    by_correctness.advantage = AdvantageConfig::Grpo { combine: Combine::Reward };
     let message = full_learner(by_correctness.clone()).step(unlabelled.clone()).unwrap_err().to_string();
     assert!(message.contains("learner.mpt.positive"), "{message}");
     by_correctness.mpt.positive = MptPositive::Advantage;

@@ -1,0 +1,255 @@
+//! `longhaul score`: answers in a file are judged by the rewards of a config, without a model and without a run.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use rewards::{Answer, Reward, RewardError, WeightedSum};
+use serde_json::{Map, Value, json};
+
+use crate::cli::ScoreArgs;
+use crate::config::ScoreConfig;
+use crate::eval::{no_custom_verifiers, weighted_sum};
+
+/// Rows that are judged together. Verifiers that wait for somebody else overlap their waiting within a batch;
+/// after each batch what is known is written.
+const BATCH_ROWS: usize = 256;
+
+/// One line of the input.
+struct Row {
+    number: usize,
+    /// The line as it was given; the verdict is added to it.
+    line: Map<String, Value>,
+    prompt: String,
+    completion: String,
+    answer: Option<String>,
+    fields: Map<String, Value>,
+    tokens: usize,
+    truncated: bool,
+}
+
+/// What came of all rows.
+#[derive(Default)]
+struct Tally {
+    rows: usize,
+    reward: f64,
+    judged: usize,
+    correct: usize,
+    skipped: usize,
+}
+
+/// Judges every line of a file and writes the lines back in order, each with `reward`, `correctness` and
+/// `parts`. A row whose verifier failed and whose config says to skip has a `reward` of null and `skipped`.
+///
+/// # Errors
+/// Names the file and the line that cannot be judged; what was judged before it is in the output.
+pub fn score(args: &ScoreArgs) -> Result<()> {
+    let config = ScoreConfig::load(&args.rewards, &args.overrides.set)?;
+    let truncated = config.truncated_reward();
+    let rewards = weighted_sum(&config.rewards, config.data.as_ref(), truncated, &no_custom_verifiers)?;
+    let input = File::open(&args.input).with_context(|| args.input.display().to_string())?;
+    let size = input.metadata().map_or(0, |file| file.len());
+    let output = File::create(&args.output).with_context(|| args.output.display().to_string())?;
+    let mut output = BufWriter::new(output);
+    let mut reader = BufReader::new(input);
+    let bar = progress_bar(size);
+    let (start, mut tally, mut number) = (Instant::now(), Tally::default(), 0);
+    loop {
+        let batch = read_batch(&mut reader, (&args.input, &mut number), &config, &bar)?;
+        if batch.is_empty() {
+            break;
+        }
+        let written = write_batch(&rewards, batch, (&args.input, &mut output), &mut tally);
+        output.flush().with_context(|| args.output.display().to_string())?;
+        written?;
+    }
+    bar.finish_and_clear();
+    println!("{}", tally.line(start.elapsed()));
+    for (counter, value) in rewards.counters().iter().filter(|(_, value)| **value > 0) {
+        println!("{counter}: {value}");
+    }
+    Ok(())
+}
+
+fn progress_bar(bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:32} {percent:>3} % of the input, {eta} left");
+    ProgressBar::new(bytes).with_style(style.expect("a fixed template"))
+}
+
+fn read_batch(
+    reader: &mut impl BufRead,
+    (file, number): (&Path, &mut usize),
+    config: &ScoreConfig,
+    bar: &ProgressBar,
+) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut line = String::new();
+    while rows.len() < BATCH_ROWS {
+        line.clear();
+        *number += 1;
+        let place = || format!("{}:{number}", file.display());
+        let bytes = reader.read_line(&mut line).with_context(place)?;
+        if bytes == 0 {
+            break;
+        }
+        bar.inc(bytes as u64);
+        if !line.trim().is_empty() {
+            rows.push(row(&line, *number, config).with_context(place)?);
+        }
+    }
+    Ok(rows)
+}
+
+fn row(line: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
+    let line: Map<String, Value> = serde_json::from_str(line).context("not a JSON object")?;
+    let text = |key: &str| match line.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        // Data sets write numeric answers as numbers.
+        Some(Value::Number(number)) => Ok(Some(number.to_string())),
+        Some(other) => Err(anyhow!("`{key}` must be a text, not {other}")),
+    };
+    let tokens = match line.get("tokens").filter(|tokens| !tokens.is_null()) {
+        Some(tokens) => {
+            let count = tokens.as_u64().and_then(|count| usize::try_from(count).ok());
+            count.with_context(|| format!("`tokens` must be a whole number of at least 0, not {tokens}"))?
+        }
+        None => match config.rewards.iter().find(|reward| reward.kind.counts_tokens()) {
+            Some(reward) => bail!("`tokens` is missing, and the reward `{}` counts them", reward.name),
+            None => 0,
+        },
+    };
+    let fields = match line.get("fields") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(fields)) => fields.clone(),
+        Some(other) => bail!("`fields` must be an object, not {other}"),
+    };
+    let truncated = match line.get("truncated") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(truncated)) => *truncated,
+        Some(other) => bail!("`truncated` must be true or false, not {other}"),
+    };
+    let completion = text("completion")?.context("`completion` is missing")?;
+    let (prompt, answer) = (text("prompt")?.unwrap_or_default(), text("answer")?);
+    Ok(Row { number, prompt, completion, answer, fields, tokens, truncated, line })
+}
+
+fn write_batch(
+    rewards: &WeightedSum,
+    rows: Vec<Row>,
+    (file, output): (&Path, &mut impl Write),
+    tally: &mut Tally,
+) -> Result<()> {
+    let answers: Vec<Answer<'_>> = rows.iter().map(Row::answer).collect();
+    let scored = rewards.score_all(&answers);
+    for (row, reward) in rows.into_iter().zip(scored) {
+        let place = || format!("{}:{}", file.display(), row.number);
+        let line = tally.add(row.line.clone(), reward).with_context(place)?;
+        serde_json::to_writer(&mut *output, &line)?;
+        output.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+impl Row {
+    fn answer(&self) -> Answer<'_> {
+        Answer {
+            prompt: &self.prompt,
+            completion: &self.completion,
+            reference: self.answer.as_deref(),
+            fields: &self.fields,
+            tokens: self.tokens,
+            truncated: self.truncated,
+        }
+    }
+}
+
+impl Tally {
+    /// Counts a verdict and adds it to its line.
+    fn add(
+        &mut self,
+        mut line: Map<String, Value>,
+        reward: Result<Reward, RewardError>,
+    ) -> Result<Map<String, Value>> {
+        self.rows += 1;
+        match reward {
+            Ok(reward) => {
+                self.reward += reward.total;
+                self.judged += usize::from(reward.correctness.is_some());
+                self.correct += usize::from(reward.correctness == Some(1));
+                line.insert("reward".to_owned(), json!(reward.total));
+                line.insert("correctness".to_owned(), json!(reward.correctness));
+                line.insert("parts".to_owned(), json!(reward.parts));
+            }
+            Err(error) if error.skips_group() => {
+                self.skipped += 1;
+                line.insert("reward".to_owned(), Value::Null);
+                line.insert("correctness".to_owned(), Value::Null);
+                line.insert("parts".to_owned(), json!({}));
+                line.insert("skipped".to_owned(), json!(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(line)
+    }
+
+    fn line(&self, took: Duration) -> String {
+        let scored = self.rows - self.skipped;
+        let mut parts = vec![format!("{} answers", self.rows)];
+        if scored > 0 {
+            parts.push(format!("mean reward {:.4}", self.reward / scored as f64));
+        }
+        if self.judged > 0 {
+            let share = self.correct as f64 / self.judged as f64;
+            parts.push(format!("correct {} of {} ({:.1} %)", self.correct, self.judged, share * 100.0));
+        }
+        if self.skipped > 0 {
+            parts.push(format!("without a verdict {}", self.skipped));
+        }
+        let seconds = took.as_secs_f64();
+        parts.push(format!("{seconds:.1} s, {:.0} a second", self.rows as f64 / seconds.max(1e-9)));
+        parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(toml: &str) -> ScoreConfig {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rewards.toml");
+        std::fs::write(&file, toml).unwrap();
+        ScoreConfig::load(&file, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_row_may_leave_out_what_no_reward_asks_for() {
+        let math = config("[[rewards]]\nkind = \"math\"\n");
+        let found = row(r#"{"completion": "4", "answer": 4}"#, 1, &math).unwrap();
+        assert_eq!((found.answer.as_deref(), found.tokens, found.prompt.as_str()), (Some("4"), 0, ""));
+        let length = config("[[rewards]]\nkind = \"length\"\nlength_max = 10\n");
+        let error = row(r#"{"completion": "4"}"#, 1, &length).err().unwrap().to_string();
+        assert!(error.contains("`tokens` is missing") && error.contains("`length`"), "{error}");
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_meant_names_its_key() {
+        let math = config("[[rewards]]\nkind = \"math\"\n");
+        let cases = [
+            ("[1]", "not a JSON object"),
+            (r#"{"answer": "4"}"#, "`completion` is missing"),
+            (r#"{"completion": {}}"#, "`completion` must be a text"),
+            (r#"{"completion": "", "tokens": -1}"#, "`tokens` must be a whole number"),
+            (r#"{"completion": "", "fields": []}"#, "`fields` must be an object"),
+            (r#"{"completion": "", "truncated": 1}"#, "`truncated` must be true or false"),
+        ];
+        for (line, expected) in cases {
+            let error = format!("{:#}", row(line, 1, &math).err().unwrap());
+            assert!(error.starts_with(expected), "{line}: {error}");
+        }
+    }
+}
