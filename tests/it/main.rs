@@ -11,4 +11,5 @@ mod end_to_end;
 mod memory;
 mod parity;
 mod replay_parity;
+mod score;
 mod tidy;

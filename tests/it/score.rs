@@ -1,0 +1,84 @@
+//! `longhaul score`: rows come back in order with their verdicts, and what cannot be judged is named.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::binary::{longhaul, success};
+
+const REWARDS: &str = r#"
+[[rewards]]
+kind = "math"
+correctness = true
+
+[[rewards]]
+kind = "length"
+length_max = 100
+weight = 0.5
+gate = "math"
+"#;
+
+fn written(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn rows_come_back_in_order_with_their_verdicts() {
+    let place = tempdir().unwrap();
+    let folder = place.path();
+    // More rows than are judged together; every third is wrong, and fields that no reward knows stay.
+    let line = |row: usize| {
+        let said = if row % 3 == 0 { row + 1 } else { row };
+        format!(r#"{{"completion": "so \\boxed{{{said}}}", "answer": "{row}", "tokens": 25, "row": {row}}}"#)
+            + "\n"
+    };
+    let input = written(folder, "answers.jsonl", &(0..600).map(line).collect::<String>());
+    let rewards = written(folder, "rewards.toml", REWARDS);
+    let output = folder.join("scored.jsonl");
+    let printed =
+        success(&["score", "--rewards", &rewards, "--input", &input, "--output", output.to_str().unwrap()]);
+    assert!(printed.starts_with("600 answers, mean reward "), "{printed}");
+    assert!(printed.contains("correct 400 of 600 (66.7 %)"), "{printed}");
+    let scored = fs::read_to_string(&output).unwrap();
+    let rows: Vec<Value> = scored.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 600);
+    for (number, row) in rows.iter().enumerate() {
+        let right = number % 3 != 0;
+        assert_eq!(row["row"], number);
+        assert_eq!(row["correctness"], u8::from(right));
+        // A quarter of the allowed length is worth 0.75, half of which counts, where the answer is right.
+        assert_eq!(row["reward"], if right { 1.375 } else { 0.0 });
+        assert_eq!(row["parts"]["length"], if right { 0.75 } else { 0.0 });
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_judged_is_named_and_those_before_it_are_kept() {
+    let place = tempdir().unwrap();
+    let folder = place.path();
+    let rewards = written(folder, "rewards.toml", REWARDS);
+    let lines =
+        "{\"completion\": \"4\", \"answer\": \"4\", \"tokens\": 1}\n{\"completion\": \"4\", \"tokens\": 1}\n";
+    let input = written(folder, "answers.jsonl", lines);
+    let output = folder.join("scored.jsonl");
+    let ran =
+        longhaul(&["score", "--rewards", &rewards, "--input", &input, "--output", output.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&ran.stderr);
+    assert!(!ran.status.success());
+    assert!(error.contains("answers.jsonl:2: ") && error.contains("`answer` is missing"), "{error}");
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_config_with_a_wrong_key_names_file_line_and_key() {
+    let place = tempdir().unwrap();
+    let rewards = written(place.path(), "rewards.toml", "[[rewards]]\nkind = \"math\"\nwieght = 2.0\n");
+    let ran = longhaul(&["score", "--rewards", &rewards, "--input", "x", "--output", "y"]);
+    let error = String::from_utf8_lossy(&ran.stderr);
+    assert!(error.contains("rewards.toml:3: unknown key `rewards[0].wieght`"), "{error}");
+    assert!(error.contains("`weight`"), "{error}");
+}
