@@ -29,7 +29,10 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
     complain(document, "", config.learner.check())?;
     complain(document, "", config.queue.check(config.learner.groups_per_step))?;
     complain(document, "", config.optimizer.check())?;
-    rewards(document, &config.data, &config.rewards)?;
+    rewards(document, "", &config.data, &config.rewards)?;
+    if !config.eval.rewards.is_empty() {
+        rewards(document, "eval.", &config.data, &config.eval.rewards)?;
+    }
     correctness(document, &config.learner, &config.rewards)?;
     kl(document, &config.learner)?;
     eval(document, &config.data, &mut config.eval)?;
@@ -51,7 +54,11 @@ pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), 
     if config.rewards.is_empty() {
         config.rewards.push(default_correctness(&config.data));
     }
-    rewards(document, &config.data, &config.rewards)?;
+    rewards(document, "", &config.data, &config.rewards)?;
+    if !config.eval.rewards.is_empty() {
+        let message = "eval.rewards: an sft config is measured by its [[rewards]]; write them there";
+        return Err(document.error("eval.rewards", message));
+    }
     eval(document, &config.data, &mut config.eval)?;
     stop_accuracy(document, config)?;
     writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
@@ -89,8 +96,14 @@ fn device(document: &Document, device: DeviceKind, threads: Option<usize>) -> Re
     Ok(())
 }
 
-/// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows.
-fn rewards(document: &Document, data: &DataConfig, rewards: &[RewardConfig]) -> Result<(), ConfigError> {
+/// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows. The
+/// rewards stand in `section`, which is empty or ends with a point.
+fn rewards(
+    document: &Document,
+    section: &str,
+    data: &DataConfig,
+    rewards: &[RewardConfig],
+) -> Result<(), ConfigError> {
     let task = match data {
         DataConfig::Task(task) => Some(complain(document, "data.", Task::new(task.clone()))?),
         DataConfig::Jsonl(_) => None,
@@ -101,7 +114,7 @@ fn rewards(document: &Document, data: &DataConfig, rewards: &[RewardConfig]) -> 
         .filter(|reward| reward.kind == (RewardKind::Custom {}))
         .map(|reward| (reward.name.clone(), Box::new(Unasked) as Box<dyn Verifier>))
         .collect::<BTreeMap<_, _>>();
-    complain(document, "", WeightedSum::from_configs(rewards, context)).map(drop)
+    complain(document, section, WeightedSum::from_configs(rewards, context)).map(drop)
 }
 
 /// Stands for a verifier while a config is checked.
