@@ -615,6 +615,15 @@ mod tests {
             "π/2",
             "x≥2",
             r"\pm 3",
+        ];
+        for text in texts {
+            assert!(is_well_formed(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_as_they_are_written() {
+        let texts = [
             r"\text{Evelyn}",
             r"\text{(C)}",
             r"\text{because } x > 0",
@@ -725,6 +734,15 @@ mod tests {
             "__import__('os')",
             "[1, 2",
             "(1, 2}",
+        ];
+        for text in texts {
+            assert!(!is_well_formed(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn near_misses_of_answers() {
+        let texts = [
             "Evelyn",
             "True",
             "LONGERTHANTHAT",

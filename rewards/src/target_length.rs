@@ -7,9 +7,12 @@ use crate::fields;
 use crate::words::word_count;
 use crate::{Answer, RewardError, Verdict, Verifier};
 
+/// Words that match: more than the first, and the second at most.
+type Range = (usize, usize);
+
 /// Target, PM and FM of the paper's levels, lengths in words. Level 0 is 10 to 80, level 1 is 150 to 500, level 2 is
 /// 700 and `>800`, which is open above.
-const LEVELS: [(usize, (usize, usize), (usize, usize)); 8] = [
+const LEVELS: [(usize, Range, Range); 8] = [
     (10, (0, 20), (0, 20)),
     (30, (20, 40), (20, 40)),
     (50, (40, 60), (40, 60)),
@@ -72,7 +75,7 @@ impl LengthTarget {
             LengthTarget::Above(least) => return (words > least, words > least),
             LengthTarget::About(target) => target,
         };
-        let around = |room: usize| {
+        let around = |room: usize| -> Range {
             let room = room.max(ROOM_MIN);
             (target.saturating_sub(room), target.saturating_add(room))
         };
@@ -81,7 +84,7 @@ impl LengthTarget {
             Some(&(_, precise, flexible)) => (precise, flexible),
             None => (around(target / 10), around(target / 5)),
         };
-        let is_in = |(low, high)| low < words && words <= high;
+        let is_in = |(low, high): Range| low < words && words <= high;
         (is_in(precise), is_in(flexible))
     }
 }
@@ -269,7 +272,11 @@ mod tests {
         }
 
         #[test]
-        fn no_text_and_no_field_makes_it_panic(text in any::<String>(), target in any::<String>(), number in any::<f64>()) {
+        fn no_text_and_no_field_makes_it_panic(
+            text in any::<String>(),
+            target in any::<String>(),
+            number in any::<f64>(),
+        ) {
             let verifier = verifier(r#"{"target_field": "t", "value": "mean"}"#);
             for target in [Value::from(target), Value::from(number)] {
                 let fields = serde_json::json!({ "t": target }).to_string();
