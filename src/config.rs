@@ -236,7 +236,7 @@ impl RunConfig {
             rewards: document.sections("rewards")?,
             learner: document.section("learner")?,
             optimizer: document.section("optimizer")?,
-            eval: document.section("eval")?,
+            eval: eval_section(&mut document)?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
         };
@@ -256,7 +256,10 @@ impl RunConfig {
     pub fn evaluation(&self) -> Option<Evaluation> {
         Some(Evaluation {
             data: held_out(&self.data, &self.eval)?,
-            rewards: check::judged(&self.data, &self.rewards),
+            rewards: match self.eval.rewards.is_empty() {
+                true => self.rewards.clone(),
+                false => self.eval.rewards.clone(),
+            },
             output_tokens_max: self.rollout.output_tokens_max,
             eval: self.eval.clone(),
         })
@@ -281,7 +284,7 @@ impl SftRunConfig {
             sft: document.section("sft")?,
             rewards: document.sections("rewards")?,
             optimizer: document.section("optimizer")?,
-            eval: document.section("eval")?,
+            eval: eval_section(&mut document)?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
         };
@@ -319,7 +322,7 @@ impl ReplayConfig {
         document.allow_only(&RUN_SECTIONS)?;
         let _: Option<DataConfig> = document.optional("data")?;
         let _: Option<QueueConfig> = document.optional("queue")?;
-        let _: EvalSection = document.section("eval")?;
+        eval_section(&mut document)?;
         let mut config = Self {
             run: document.section("run")?,
             model: document.section("model")?,
@@ -397,6 +400,12 @@ impl ToolConfig {
         check::tool(&document, &config)?;
         Ok(config)
     }
+}
+
+/// `[eval]` with its `[[eval.rewards]]`, each read on its own, as those of training are.
+fn eval_section(document: &mut Document) -> Result<EvalSection, ConfigError> {
+    let rewards = document.sections_in("eval", "rewards")?;
+    Ok(EvalSection { rewards, ..document.section("eval")? })
 }
 
 fn held_out(data: &DataConfig, eval: &EvalSection) -> Option<DataConfig> {

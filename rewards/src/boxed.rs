@@ -34,7 +34,7 @@ fn is_escaped(bytes: &[u8], at: usize) -> bool {
 }
 
 /// Where the brace that was opened before `start` is closed.
-fn closing_brace(bytes: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn closing_brace(bytes: &[u8], start: usize) -> Option<usize> {
     let mut depth = 1usize;
     for at in start..bytes.len() {
         match bytes[at] {

@@ -8,7 +8,12 @@ use serde_json::{Map, Value};
 use crate::format::{FormatConfig, FormatStyle, FormatVerifier};
 use crate::length::{LengthConfig, LengthVerifier};
 use crate::math::{MathConfig, MathVerifier};
+use crate::overlong::{OverlongConfig, OverlongVerifier};
+use crate::repetition::{RepetitionConfig, RepetitionVerifier};
+use crate::target_length::{LengthMatch, TargetLengthConfig, TargetLengthVerifier};
 use crate::tasks::{Task, TaskVerifier};
+use crate::think_length::{ThinkLengthConfig, ThinkLengthVerifier};
+use crate::words::{WordsConfig, WordsVerifier};
 use crate::{RewardError, Verifier};
 
 /// One `[[rewards]]` entry.
@@ -37,6 +42,16 @@ pub enum RewardKind {
     Format(FormatConfig),
     /// [`LengthVerifier`]: the length curve, with `format_weight` combined with a format.
     Length(LengthConfig),
+    /// [`OverlongVerifier`]: 0 up to a length, then down to -1 (DAPO).
+    Overlong(OverlongConfig),
+    /// [`WordsVerifier`]: 1 inside a range of words (LongWriter-Zero).
+    Words(WordsConfig),
+    /// [`TargetLengthVerifier`]: 1 at the length that was asked for (Ruler).
+    TargetLength(TargetLengthConfig),
+    /// [`ThinkLengthVerifier`]: 1 inside a range for the thinking.
+    ThinkLength(ThinkLengthConfig),
+    /// [`RepetitionVerifier`]: a penalty for repeated n-grams.
+    Repetition(RepetitionConfig),
     /// [`TaskVerifier`]: 1 if the completion ends with a right answer to the run's task.
     Task {},
     /// A verifier that the program registered under the entry's name.
@@ -91,6 +106,16 @@ impl From<RewardConfig> for Map<String, Value> {
 }
 
 impl RewardKind {
+    /// Whether the values are degrees, which are not 0 or 1 and cannot be a correctness.
+    fn is_graded(&self) -> bool {
+        use RewardKind::{Length, Overlong, Repetition, TargetLength, ThinkLength, Words};
+        match self {
+            Length(_) | Overlong(_) | Repetition(_) | ThinkLength(_) | Words(_) => true,
+            TargetLength(config) => config.value == LengthMatch::Mean,
+            _ => false,
+        }
+    }
+
     /// The kind with its keys as they stand in a config.
     fn entry(&self) -> Map<String, Value> {
         match serde_json::to_value(self) {
@@ -101,7 +126,7 @@ impl RewardKind {
 
     /// Whether the value depends on the number of tokens of a completion.
     pub fn counts_tokens(&self) -> bool {
-        matches!(self, RewardKind::Length(_))
+        matches!(self, RewardKind::Length(_) | RewardKind::Overlong(_))
     }
 
     /// The kind's word in a config.
@@ -140,25 +165,35 @@ impl RewardConfig {
 
     /// Makes the verifier. A custom one is taken out of the context.
     pub(crate) fn verifier(&self, context: &mut RewardContext) -> Result<Box<dyn Verifier>, RewardError> {
+        if self.correctness && self.kind.is_graded() {
+            let reason = format!("`{}` does not say what is right; mark another reward", self.kind.word());
+            return Err(RewardError::config("correctness", reason));
+        }
         match &self.kind {
             RewardKind::Math(config) => Ok(Box::new(MathVerifier::new(config.clone())?)),
-            RewardKind::Format(config) => Ok(Box::new(format_verifier(config.style, context, "style")?)),
+            RewardKind::Format(config) => {
+                Ok(Box::new(format_verifier((config.style, config.think_opened), context, "style")?))
+            }
             RewardKind::Task {} => {
                 let task = context.task.clone();
                 let reason = "`task` judges the problems of a task, and the data is not one";
                 Ok(Box::new(TaskVerifier::new(task.ok_or_else(|| RewardError::config("kind", reason))?)))
             }
-            RewardKind::Length(_) if self.correctness => {
-                let reason = "a length does not say what is right; mark another reward";
-                Err(RewardError::config("correctness", reason))
-            }
             RewardKind::Length(config) => {
                 let format = match config.format_weight {
                     None => None,
-                    Some(_) => Some(format_verifier(config.format_style, context, "format_style")?),
+                    Some(_) => {
+                        let style = (config.format_style, config.think_opened);
+                        Some(format_verifier(style, context, "format_style")?)
+                    }
                 };
                 Ok(Box::new(LengthVerifier::new(config.clone(), format)?))
             }
+            RewardKind::Overlong(config) => Ok(Box::new(OverlongVerifier::new(config.clone())?)),
+            RewardKind::Words(config) => Ok(Box::new(WordsVerifier::new(config.clone())?)),
+            RewardKind::TargetLength(config) => Ok(Box::new(TargetLengthVerifier::new(config.clone())?)),
+            RewardKind::ThinkLength(config) => Ok(Box::new(ThinkLengthVerifier::new(config.clone())?)),
+            RewardKind::Repetition(config) => Ok(Box::new(RepetitionVerifier::new(config.clone())?)),
             RewardKind::Custom {} => context.custom.remove(&self.name).ok_or_else(|| {
                 let known: Vec<&str> = context.custom.keys().map(String::as_str).collect();
                 let name = &self.name;
@@ -170,13 +205,21 @@ impl RewardConfig {
     }
 }
 
+/// The verifier of a style; `key` is the one that names it.
 fn format_verifier(
-    style: FormatStyle,
+    (style, think_opened): (FormatStyle, bool),
     context: &RewardContext,
     key: &str,
 ) -> Result<FormatVerifier, RewardError> {
+    let thinks = matches!(style, FormatStyle::ThinkAnswer | FormatStyle::ThinkBoxed);
+    if think_opened && !thinks {
+        let reason = "is for the styles `think_answer` and `think_boxed`";
+        return Err(RewardError::config("think_opened", reason));
+    }
     match (style, &context.task) {
         (FormatStyle::Boxed, _) => Ok(FormatVerifier::boxed()),
+        (FormatStyle::ThinkAnswer, _) => Ok(FormatVerifier::think_answer(think_opened)),
+        (FormatStyle::ThinkBoxed, _) => Ok(FormatVerifier::think_boxed(think_opened)),
         (FormatStyle::Task, Some(task)) => Ok(FormatVerifier::of_task(task.clone())),
         (FormatStyle::Task, None) => {
             Err(RewardError::config(key, "`task` is the form of a task's answers, and the data is not one"))
@@ -197,6 +240,9 @@ mod tests {
         assert!(message(r#"{"kind": "math", "weight": "one"}"#).contains("\"one\""));
         assert!(message(r#"{"kind": "length"}"#).contains("length_max"));
         assert!(message(r#"{"kind": "length", "length_max": 5, "sharp": 1}"#).contains("`sharp`"));
+        assert!(message(r#"{"kind": "words", "limit": 5, "words": 1}"#).contains("`words`"));
+        assert!(message(r#"{"kind": "target_length", "value": "close"}"#).contains("`close`"));
+        assert!(message(r#"{"kind": "overlong", "length_max": 5}"#).contains("`buffer`"));
         assert!(message(r#"{"kind": "custom"}"#).contains("missing field `name`"));
         assert!(message(r#"{"weight": 1.0}"#).contains("missing field `kind`"));
     }
@@ -205,7 +251,13 @@ mod tests {
     fn configs_survive_being_written() {
         let json = r#"[
             {"kind": "task", "correctness": true},
-            {"kind": "length", "name": "short", "length_max": 9, "weight": 0.25, "gate": "task"}
+            {"kind": "length", "name": "short", "length_max": 9, "weight": 0.25, "gate": "task"},
+            {"kind": "format", "style": "think_boxed", "think_opened": true},
+            {"kind": "overlong", "length_max": 9, "buffer": 3},
+            {"kind": "words", "words_min": 1, "max_field": "most", "limit": 9},
+            {"kind": "target_length", "target": ">800", "value": "mean"},
+            {"kind": "think_length", "unit": "share", "min": 0.5, "max": 0.75, "limit": 1},
+            {"kind": "repetition", "n": 3, "max_penalty": 1}
         ]"#;
         let configs: Vec<RewardConfig> = serde_json::from_str(json).unwrap();
         assert_eq!(configs[0], RewardConfig::new(RewardKind::Task {}, 1.0, true));
@@ -213,5 +265,41 @@ mod tests {
         let written = serde_json::to_string(&configs).unwrap();
         assert_eq!(serde_json::from_str::<Vec<RewardConfig>>(&written).unwrap(), configs);
         assert!(written.contains(r#""name":"task","weight":1.0"#), "{written}");
+    }
+
+    #[test]
+    fn every_kind_is_made_or_complains_by_its_key() {
+        let made = |json: &str| {
+            let config: RewardConfig = serde_json::from_str(json).unwrap();
+            config.verifier(&mut RewardContext::default()).map(drop).map_err(|error| error.to_string())
+        };
+        let kinds = [
+            r#""kind": "format", "style": "think_answer", "think_opened": true"#,
+            r#""kind": "length", "length_max": 9, "format_weight": 1, "format_style": "think_boxed""#,
+            r#""kind": "overlong", "length_max": 9, "buffer": 3"#,
+            r#""kind": "words", "words_min": 1, "words_max": 2, "limit": 9"#,
+            r#""kind": "target_length", "target": 300, "value": "mean""#,
+            r#""kind": "think_length", "unit": "words", "min": 1, "max": 2, "limit": 3"#,
+            r#""kind": "repetition", "n": 3, "max_penalty": 1"#,
+        ];
+        for kind in kinds {
+            assert_eq!(made(&format!("{{{kind}}}")), Ok(()), "{kind}");
+            let marked = made(&format!(r#"{{{kind}, "correctness": true}}"#));
+            // Only a form can be what is right; all others have degrees.
+            let expected = kind.contains("\"format\"").then_some(Ok(()));
+            let is_refused = marked.as_ref().is_err_and(|message| message.starts_with("correctness: "));
+            assert!(expected.map_or(is_refused, |expected| marked == expected), "{kind}: {marked:?}");
+        }
+        let precise = r#"{"kind": "target_length", "target": 300, "value": "precise", "correctness": true}"#;
+        assert_eq!(made(precise), Ok(()));
+        let refused = [
+            (r#"{"kind": "format", "think_opened": true}"#, "think_opened: "),
+            (r#"{"kind": "overlong", "length_max": 9, "buffer": 10}"#, "buffer: "),
+            (r#"{"kind": "repetition", "n": 0, "max_penalty": 1}"#, "n: "),
+            (r#"{"kind": "words", "limit": 9}"#, "words_min: "),
+        ];
+        for (json, start) in refused {
+            assert!(made(json).unwrap_err().starts_with(start), "{json}");
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! The format verifier: does a completion end in an answer that can be read at all?
 //!
 //! `boxed` asks for a last balanced `\boxed{...}` that holds well-formed mathematics, right or wrong. The check is
-//! one pass of a small state machine with a bounded stack over LaTeX; nothing is calculated or run. `task` asks the
-//! run's task for an answer line of its form.
+//! one pass of a small state machine with a bounded stack over LaTeX; nothing is calculated or run. `think_answer` and
+//! `think_boxed` ask for a block of thinking before the answer. `task` asks the run's task for an answer line of its
+//! form.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use crate::boxed::{BOX_BYTES_MAX, last_boxed};
+use crate::boxed::{BOX_BYTES_MAX, closing_brace, last_boxed};
+use crate::tags::{ANSWER, only_answer, thought};
 use crate::tasks::Task;
 use crate::{Answer, RewardError, Verdict, Verifier};
 
@@ -18,6 +20,11 @@ pub enum FormatStyle {
     /// A last balanced `\boxed{...}` with well-formed mathematics in it.
     #[default]
     Boxed,
+    /// `<think>...</think><answer>...</answer>`: each tag once and in this order, nothing but white space outside, and
+    /// an answer that is not empty.
+    ThinkAnswer,
+    /// One `<think>...</think>` in front, and behind it a last balanced `\boxed{...}` with well-formed mathematics.
+    ThinkBoxed,
     /// An answer line in the form of the run's task.
     Task,
 }
@@ -29,30 +36,60 @@ pub struct FormatConfig {
     /// What counts as the right format.
     #[serde(default)]
     pub style: FormatStyle,
+    /// Whether the chat template ends with `<think>`, so that a completion begins inside the block of thinking.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub think_opened: bool,
 }
 
 /// 1 for the right format, else 0.
 #[derive(Clone, Debug)]
 pub struct FormatVerifier {
-    task: Option<Task>,
+    form: Form,
+}
+
+/// A style with what it needs to know.
+#[derive(Clone, Debug)]
+enum Form {
+    Boxed,
+    ThinkAnswer { opened: bool },
+    ThinkBoxed { opened: bool },
+    Task(Task),
 }
 
 impl FormatVerifier {
     /// Judges by [`FormatStyle::Boxed`].
     pub fn boxed() -> Self {
-        FormatVerifier { task: None }
+        FormatVerifier { form: Form::Boxed }
+    }
+
+    /// Judges by [`FormatStyle::ThinkAnswer`]; `opened` says that the chat template writes the first tag.
+    pub fn think_answer(opened: bool) -> Self {
+        FormatVerifier { form: Form::ThinkAnswer { opened } }
+    }
+
+    /// Judges by [`FormatStyle::ThinkBoxed`]; `opened` says that the chat template writes the first tag.
+    pub fn think_boxed(opened: bool) -> Self {
+        FormatVerifier { form: Form::ThinkBoxed { opened } }
     }
 
     /// Judges by [`FormatStyle::Task`].
     pub fn of_task(task: Task) -> Self {
-        FormatVerifier { task: Some(task) }
+        FormatVerifier { form: Form::Task(task) }
     }
 
     /// Whether the format is right.
     pub fn is_right(&self, completion: &str) -> bool {
-        match &self.task {
-            Some(task) => task.answer_line(completion).is_some(),
-            None => last_boxed(completion).is_some_and(is_well_formed),
+        let is_boxed = |text| last_boxed(text).is_some_and(is_well_formed);
+        match &self.form {
+            Form::Boxed => is_boxed(completion),
+            Form::ThinkAnswer { opened } => thought(completion, *opened).is_some_and(|thought| {
+                let hides_answer = thought.inside.contains(ANSWER.0) || thought.inside.contains(ANSWER.1);
+                !hides_answer && only_answer(thought.after).is_some_and(|inside| !inside.trim().is_empty())
+            }),
+            Form::ThinkBoxed { opened } => {
+                thought(completion, *opened).is_some_and(|thought| is_boxed(thought.after))
+            }
+            Form::Task(task) => task.answer_line(completion).is_some(),
         }
     }
 }
@@ -70,6 +107,12 @@ const DEPTH_MAX: usize = 64;
 /// outside of `\text{...}`.
 const VARIABLES_MAX: usize = 3;
 
+/// Capitals in a row that still are the corners of a figure or the digits of a base above ten.
+const CAPITALS_MAX: usize = 8;
+
+/// Commands that may stand behind the point of a decimal: the period in `0.\overline{3}`.
+const PERIODS: [&str; 3] = [r"\overline", r"\bar", r"\dot"];
+
 /// Symbols that stand for a value.
 const VALUES: &str = "infty pi alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho \
     sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega emptyset \
@@ -83,21 +126,23 @@ const FUNCTIONS: &str = "sin cos tan cot sec csc sinh cosh tanh arcsin arccos ar
 /// Operations and relations, which stand between two values.
 const OPERATIONS: &str = "cdot times div ast star bmod mod le leq leqslant ge geq geqslant ne neq lt gt approx equiv cong sim \
     simeq propto in notin ni subset subseteq subsetneq supset supseteq cup cap setminus to rightarrow leftarrow \
-    Rightarrow Leftarrow leftrightarrow Leftrightarrow implies iff mapsto longrightarrow mid nmid parallel perp wedge \
+    Rightarrow Leftarrow leftrightarrow Leftrightarrow implies iff mapsto longrightarrow mid nmid parallel perp wedge ll gg \
     vee land lor oplus otimes colon quad qquad choose over";
 
 /// Spacing and sizes, which say nothing.
-const SILENT: &str = "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits not";
+const SILENT: &str =
+    "left right big Big bigg Bigg bigl bigr Bigl Bigr middle displaystyle textstyle limits not";
 
 /// Commands with one argument of mathematics.
 const ONE_ARGUMENT: &str = "sqrt overline underline vec hat bar tilde dot ddot mathbb mathbf mathcal mathfrak boldsymbol widehat \
-    overrightarrow boxed";
+    overrightarrow boxed bm mathscr pmod";
 
 /// Commands with two arguments of mathematics.
 const TWO_ARGUMENTS: &str = "frac dfrac tfrac cfrac binom dbinom tbinom";
 
 /// Commands whose argument is plain text.
-const TEXTS: &str = "text mathrm textbf textit textrm mbox operatorname mathit mathsf texttt";
+const TEXTS: &str = "text mathrm textbf textit textrm mbox operatorname mathit mathsf texttt textsf textup \
+    textnormal";
 
 /// What a command is to the state machine.
 #[derive(Clone, Copy, PartialEq)]
@@ -145,6 +190,8 @@ enum State {
     Start,
     /// After an operation or separator: a value or a sign.
     Operation,
+    /// A cell of an environment has begun: a value, a sign, a relation, or the next cell.
+    Cell,
     /// After a sign: a value.
     Sign,
     /// After a value: anything. After an open function: a value or a script.
@@ -204,9 +251,15 @@ impl<'a> Parser<'a> {
         self.rest = &token[first.len_utf8()..];
         match first {
             _ if first.is_whitespace() => Some(()),
-            '~' | '$' => Some(()),
+            '~' | '$' | '€' | '£' | '¥' => Some(()),
+            '.' if token.starts_with("...") => self.take_dots(),
             '0'..='9' | '.' => self.take_number(token),
             '\\' => self.take_command(),
+            // The comma of thousands, in braces against the space that TeX puts behind a comma.
+            '{' if self.rest.starts_with(",}") => {
+                self.rest = &self.rest[2..];
+                self.operation(',')
+            }
             '{' => self.open(Opening::Brace),
             '}' => self.close(Opening::Brace),
             '(' | '[' => self.open_bracket(first),
@@ -215,11 +268,15 @@ impl<'a> Parser<'a> {
             '+' | '-' | '−' | '±' => self.sign(),
             '*' | '/' | '=' | '<' | '>' | ',' | ';' | ':' | '·' | '×' | '÷' | '≤' | '≥' | '≠' | '≈' | '∈'
             | '∪' | '∩' | '→' => self.operation(first),
-            '!' | '\'' | '%' | '°' | '′' => self.postfix(),
+            '!' | '\'' | '%' | '°' | '′' | '¢' | '¹' | '²' | '³' | '⁴'..='⁹' | '⁰' => {
+                self.postfix()
+            }
             '^' => self.script(true),
             '_' => self.script(false),
             '&' => self.separator(),
-            '∞' | '√' | '∅' | 'π' => self.value(Atom { open: first == '√', ..Atom::default() }),
+            '∞' | '√' | '∅' | 'π' | '…' | '½' | '⅓' | '⅔' | '¼' | '¾' => {
+                self.value(Atom { open: first == '√', ..Atom::default() })
+            }
             _ if first.is_alphabetic() => self.take_letters(token),
             _ => None,
         }
@@ -243,13 +300,24 @@ impl<'a> Parser<'a> {
         let part = token[whole..].strip_prefix('.').map_or(0, digits);
         // `\frac12` has two arguments of one digit each.
         let is_argument = matches!(self.state, State::Argument { .. });
+        let has_period = || {
+            let behind = token[whole..].strip_prefix('.');
+            whole > 0 && behind.is_some_and(|behind| PERIODS.iter().any(|period| behind.starts_with(period)))
+        };
         let length = match (is_argument, part) {
             (true, _) => whole.min(1),
+            (false, 0) if has_period() => whole + 1,
             (false, 0) => whole,
             (false, part) => whole + 1 + part,
         };
         self.rest = (length > 0).then(|| &token[length..])?;
         self.value(Atom { number: true, ..Atom::default() })
+    }
+
+    /// `...`, which stands for what was left out.
+    fn take_dots(&mut self) -> Option<()> {
+        self.rest = self.rest.trim_start_matches('.');
+        self.value(Atom::default())
     }
 
     fn take_letters(&mut self, token: &'a str) -> Option<()> {
@@ -262,8 +330,13 @@ impl<'a> Parser<'a> {
         match command(letters) {
             // `sin x` and `log_2 8` are common without their backslashes.
             Some(Command::Function) => self.value(Atom { open: true, ..Atom::default() }),
-            _ if letters.chars().nth(VARIABLES_MAX).is_some() => None,
-            _ => self.value(Atom::default()),
+            _ if letters.chars().nth(VARIABLES_MAX).is_none() => self.value(Atom::default()),
+            _ if letters.len() <= CAPITALS_MAX
+                && letters.bytes().all(|letter| letter.is_ascii_uppercase()) =>
+            {
+                self.value(Atom::default())
+            }
+            _ => None,
         }
     }
 
@@ -315,7 +388,7 @@ impl<'a> Parser<'a> {
                 Some(())
             }
             '%' => self.postfix(),
-            '$' | '(' | ')' => Some(()),
+            '$' | '(' | ')' | '[' | ']' => Some(()),
             '{' => self.open(Opening::Set),
             '}' => self.close_set(),
             '\\' => self.separator(),
@@ -338,9 +411,9 @@ impl<'a> Parser<'a> {
     /// `{plain text}`, which is a value whatever it says, unless it says nothing.
     fn take_text(&mut self) -> Option<()> {
         let inside = self.rest.trim_start().strip_prefix('{')?;
-        let end = inside.find(['{', '}'])?;
+        let end = closing_brace(inside.as_bytes(), 0)?;
         let said = !inside[..end].trim().is_empty();
-        self.rest = inside[end..].strip_prefix('}').filter(|_| said)?;
+        self.rest = said.then(|| &inside[end + 1..])?;
         self.value(Atom::default())
     }
 
@@ -348,7 +421,7 @@ impl<'a> Parser<'a> {
     fn sign(&mut self) -> Option<()> {
         self.state = match self.state {
             State::Atom(Atom { open: false, .. }) => State::Operation,
-            State::Start | State::Operation | State::Atom(_) => State::Sign,
+            State::Start | State::Operation | State::Cell | State::Atom(_) => State::Sign,
             State::Sign | State::Argument { .. } => return None,
         };
         Some(())
@@ -359,8 +432,20 @@ impl<'a> Parser<'a> {
         if matches!(first, '<' | '>' | '=') {
             self.rest = self.rest.strip_prefix('=').unwrap_or(self.rest);
         }
-        self.state = self.is_complete().then_some(State::Operation)?;
+        // A cell may end in the comma of a sentence, and begin with the relation of a line that goes on.
+        if first == ',' && self.is_complete() && self.cell_ends() {
+            return Some(());
+        }
+        let goes_on = self.state == State::Cell && matches!(first, '<' | '>' | '=' | '≤' | '≥' | '≠' | '≈');
+        self.state = (self.is_complete() || goes_on).then_some(State::Operation)?;
         Some(())
+    }
+
+    /// Whether a separator of cells comes next.
+    fn cell_ends(&self) -> bool {
+        let is_inside = matches!(self.groups.last(), Some((Opening::Environment(_), _)));
+        let behind = self.rest.trim_start();
+        is_inside && (behind.starts_with('&') || behind.starts_with(r"\\"))
     }
 
     fn postfix(&mut self) -> Option<()> {
@@ -443,11 +528,14 @@ impl<'a> Parser<'a> {
         let name = &inside[..end];
         self.rest = inside[end..].strip_prefix('}')?;
         if begins {
+            if name == "array" {
+                // `{c|c}` says how the columns stand.
+                self.rest = self.rest.trim_start().strip_prefix('{')?.split_once('}')?.1;
+            }
             return self.open(Opening::Environment(name));
         }
-        // A last row may be ended as the others are.
-        if self.state == State::Operation && matches!(self.groups.last(), Some((Opening::Environment(_), _)))
-        {
+        // A last row may be ended as the others are, and a last cell may be empty.
+        if self.state == State::Cell {
             self.state = State::Atom(Atom::default());
         }
         self.close(Opening::Environment(name))
@@ -456,7 +544,9 @@ impl<'a> Parser<'a> {
     /// `&` and `\\` separate the cells of an environment.
     fn separator(&mut self) -> Option<()> {
         self.groups.last().filter(|(opening, _)| matches!(opening, Opening::Environment(_)))?;
-        self.operation('&')
+        let is_empty = matches!(self.state, State::Start | State::Cell);
+        self.state = (is_empty || self.is_complete()).then_some(State::Cell)?;
+        Some(())
     }
 }
 
@@ -532,6 +622,66 @@ mod tests {
     }
 
     #[test]
+    fn answers_as_they_are_written() {
+        let texts = [
+            r"\text{Evelyn}",
+            r"\text{(C)}",
+            r"\text{because } x > 0",
+            r"\text{about \frac{1}{2} of it}",
+            "A",
+            "(B)",
+            "A, C, D",
+            r"45^\circ",
+            r"45\degree",
+            r"30°",
+            r"[1, 2)",
+            r"\left(-\infty, -3\right] \cup \left[2, \infty\right)",
+            r"x \in [1,2)",
+            r"x \in \mathbb{R} \setminus \{0\}",
+            r"\left\{ 1, -2, \frac{1}{3} \right\}",
+            r"\{(1,2), (3,4)\}",
+            r"\{x \mid x \ge 2\}",
+            r"\begin{bmatrix} -1 & 0 \\ 0 & \frac{1}{2} \\ \end{bmatrix}",
+            r"\begin{pmatrix} 1 \\ 2 \\ 3 \end{pmatrix}",
+            r"\begin{array}{cc|c} 1 & 2 & 3 \\ & 5 & \end{array}",
+            r"\begin{cases} x + 1, & x > 0 \\ -x, & x \le 0 \end{cases}",
+            r"\begin{aligned} x &= 1 \\ y &= 2 \end{aligned}",
+            r"\$18",
+            r"\$18.90",
+            r"18\$",
+            "$18$",
+            "€5",
+            r"1{,}234",
+            r"12{,}345{,}678",
+            r"10\%",
+            r"3\sqrt{2}",
+            r"-\frac{35}{9}",
+            r"\frac{\sqrt3}2",
+            r"1101_2",
+            r"1101_{2}",
+            r"2A5_{16}",
+            "BEEF_{16}",
+            "ABCDE",
+            r"0.\overline{36}",
+            r"0.1\overline{6}",
+            r"5 \pmod{7}",
+            r"x \equiv 3 \pmod 7",
+            "1, 2, ..., n",
+            r"1, 2, \ldots, n",
+            r"3.5 \times 10^{-5}",
+            r"x = 3 \text{ or } x = 5",
+            r"12\,\mathrm{cm}^2",
+            r"7:30 \text{ a.m.}",
+            "5²",
+            "½",
+            r"\[5\]",
+        ];
+        for text in texts {
+            assert!(is_well_formed(text), "{text}");
+        }
+    }
+
+    #[test]
     fn text_that_is_not_mathematics() {
         let texts = [
             "",
@@ -591,6 +741,36 @@ mod tests {
     }
 
     #[test]
+    fn near_misses_of_answers() {
+        let texts = [
+            "Evelyn",
+            "True",
+            "LONGERTHANTHAT",
+            r"\text{Evelyn",
+            r"\text{ }",
+            r"1{,}",
+            r"{,}1",
+            "..",
+            r".\overline{3}",
+            r"1\overline",
+            r"x \in",
+            r"\$",
+            r"\%",
+            "[1,2",
+            r"\begin{pmatrix} 1 & \end{bmatrix}",
+            r"\begin{pmatrix} 1 & 2",
+            r"\begin{array} 1 & 2 \end{array}",
+            r"\begin{aligned} x &* 1 \end{aligned}",
+            r"\begin{cases} 1,, & x \end{cases}",
+            "&= 1",
+            "= 1",
+        ];
+        for text in texts {
+            assert!(!is_well_formed(text), "{text}");
+        }
+    }
+
+    #[test]
     fn the_last_box_decides() {
         let format = FormatVerifier::boxed();
         assert!(format.is_right(r"thus \boxed{\frac{3}{2}}."));
@@ -598,6 +778,57 @@ mod tests {
         assert!(!format.is_right(r"\boxed{2} or \boxed{}"));
         assert!(!format.is_right("2"));
         assert!(!format.is_right(r"\boxed{(0,1 }"));
+    }
+
+    #[test]
+    fn thinking_and_an_answer_stand_once_and_in_order() {
+        let is_right = |text| FormatVerifier::think_answer(false).is_right(text);
+        for text in [
+            "<think>why</think><answer>4</answer>",
+            "\n<think>\nwhy\n</think>\n\n<answer>\n4\n</answer>\n",
+            "<think></think><answer>any words</answer>",
+        ] {
+            assert!(is_right(text), "{text}");
+        }
+        for text in [
+            "",
+            "4",
+            "<think>why</think>",
+            "<answer>4</answer>",
+            "<answer>4</answer><think>why</think>",
+            "<think>why</think><answer></answer>",
+            "<think>why</think><answer> \n</answer>",
+            "<think>why</think>so<answer>4</answer>",
+            "<think>why</think><answer>4</answer>.",
+            "<think>why<answer>3</answer></think><answer>4</answer>",
+            "<think>why<answer></think>4</answer>",
+            "<think>why</think><answer>4</answer><answer>4</answer>",
+            "<think>why</think><think>more</think><answer>4</answer>",
+            "<think>why</think><answer>4</think></answer>",
+            "why</think><answer>4</answer>",
+        ] {
+            assert!(!is_right(text), "{text}");
+        }
+        assert!(FormatVerifier::think_answer(true).is_right("why</think><answer>4</answer>"));
+        assert!(!FormatVerifier::think_answer(true).is_right("<think>why</think><answer>4</answer>"));
+    }
+
+    #[test]
+    fn a_box_counts_behind_the_thinking_only() {
+        let is_right = |text| FormatVerifier::think_boxed(false).is_right(text);
+        assert!(is_right(r"<think>perhaps \boxed{3}</think> It is \boxed{4}."));
+        for text in [
+            r"\boxed{4}",
+            r"<think>\boxed{4}</think>",
+            r"<think>why</think>4",
+            r"<think>why</think>\boxed{}",
+            r"<think>why</think>\boxed{4 +}",
+            r"so <think>why</think>\boxed{4}",
+            r"<think>why</think><think>why</think>\boxed{4}",
+        ] {
+            assert!(!is_right(text), "{text}");
+        }
+        assert!(FormatVerifier::think_boxed(true).is_right(r"why</think>\boxed{4}"));
     }
 
     #[test]
@@ -609,14 +840,34 @@ mod tests {
 
     #[test]
     fn hostile_text_is_checked_in_linear_time() {
-        for piece in
-            ["{", "1+", "x", r"\frac", r"\text{", "(1)", "|1|", "{1}", "\\", " ", "1,", r"\pi ", r"\boxed{"]
-        {
+        for piece in [
+            "{",
+            "1+",
+            "x",
+            r"\frac",
+            r"\text{",
+            "(1)",
+            "|1|",
+            "{1}",
+            "\\",
+            " ",
+            "1,",
+            r"\pi ",
+            r"\boxed{",
+            "1, ",
+            r"\text{a}",
+            r"\begin{array}{c}",
+            "<think>",
+            "</think>",
+            "<answer>",
+        ] {
             let longest = piece.repeat(BOX_BYTES_MAX / piece.len());
             let text = piece.repeat(10_000_000 / piece.len());
             let taken = seconds(|| {
                 is_well_formed(&longest);
                 FormatVerifier::boxed().is_right(&text);
+                FormatVerifier::think_answer(false).is_right(&text);
+                FormatVerifier::think_boxed(false).is_right(&text);
             });
             assert!(taken < 1.0, "{piece}: {taken} s");
         }
@@ -627,6 +878,11 @@ mod tests {
         fn no_text_makes_the_check_panic(text in any::<String>()) {
             is_well_formed(&text);
             FormatVerifier::boxed().is_right(&format!("\\boxed{{{text}}}"));
+            for opened in [false, true] {
+                let answered = format!("<think>{text}</think><answer>{text}</answer>");
+                FormatVerifier::think_answer(opened).is_right(&answered);
+                FormatVerifier::think_boxed(opened).is_right(&format!("{text}</think>\\boxed{{{text}}}"));
+            }
         }
 
         #[test]

@@ -34,6 +34,9 @@ pub struct LengthConfig {
     /// What counts as the right format, where `format_weight` asks for one.
     #[serde(default)]
     pub format_style: FormatStyle,
+    /// Whether the chat template ends with `<think>`, for the formats that begin with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub think_opened: bool,
 }
 
 fn half() -> f64 {
@@ -115,6 +118,7 @@ mod tests {
             shape,
             format_weight: None,
             format_style: FormatStyle::Boxed,
+            think_opened: false,
         }
     }
 

@@ -10,8 +10,16 @@ mod stopwatch;
 mod tasks;
 mod boxed;
 mod math;
+mod tags;
 mod format;
 mod length;
+mod overlong;
+mod ramp;
+mod fields;
+mod words;
+mod target_length;
+mod think_length;
+mod repetition;
 mod config;
 mod weighted;
 
@@ -19,8 +27,13 @@ pub use config::{RewardConfig, RewardContext, RewardKind, TruncatedReward};
 pub use format::{FormatConfig, FormatStyle, FormatVerifier, is_well_formed};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
 pub use math::{MathConfig, MathVerifier};
+pub use overlong::{OverlongConfig, OverlongVerifier};
+pub use repetition::{RepetitionConfig, RepetitionVerifier};
+pub use target_length::{LengthMatch, LengthTarget, TargetLengthConfig, TargetLengthVerifier};
 pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier};
+pub use think_length::{ThinkLengthConfig, ThinkLengthVerifier, ThinkUnit};
 pub use weighted::WeightedSum;
+pub use words::{WordsConfig, WordsVerifier, word_count};
 
 use std::collections::BTreeMap;
 
@@ -144,6 +157,14 @@ pub enum RewardError {
     /// The verifier compares with a reference and the data line has none.
     #[error("the field `answer` is missing or empty, and this verifier compares with it")]
     MissingReference,
+    /// A field of the data line is absent or cannot be meant.
+    #[error("the field `{name}` {reason}")]
+    Field {
+        /// Name of the field.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The prompt was not made by the task that is asked about it.
     #[error("the prompt is not a problem of the task `{task}`")]
     ForeignPrompt {

@@ -30,7 +30,10 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
     complain(document, "", config.learner.check())?;
     complain(document, "", config.queue.check(config.learner.groups_per_step))?;
     complain(document, "", config.optimizer.check())?;
-    rewards(document, Some(&config.data), &config.rewards)?;
+    rewards(document, "", Some(&config.data), &config.rewards)?;
+    if !config.eval.rewards.is_empty() {
+        rewards(document, "eval.", Some(&config.data), &config.eval.rewards)?;
+    }
     correctness(document, &config.learner, &config.rewards)?;
     kl(document, &config.learner)?;
     eval(document, &config.data, &mut config.eval)?;
@@ -52,7 +55,11 @@ pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), 
     if config.rewards.is_empty() {
         config.rewards.push(default_correctness(&config.data));
     }
-    rewards(document, Some(&config.data), &config.rewards)?;
+    rewards(document, "", Some(&config.data), &config.rewards)?;
+    if !config.eval.rewards.is_empty() {
+        let message = "eval.rewards: an sft config is measured by its [[rewards]]; write them there";
+        return Err(document.error("eval.rewards", message));
+    }
     eval(document, &config.data, &mut config.eval)?;
     stop_accuracy(document, config)?;
     writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
@@ -76,7 +83,7 @@ pub(super) fn replay(document: &Document, config: &ReplayConfig) -> Result<(), C
 
 /// Refuses rewards that cannot judge rows of a file.
 pub(super) fn score(document: &Document, config: &ScoreConfig) -> Result<(), ConfigError> {
-    rewards(document, config.data.as_ref(), &config.rewards)
+    rewards(document, "", config.data.as_ref(), &config.rewards)
 }
 
 /// Refuses settings that a command without a config file cannot mean.
@@ -99,9 +106,11 @@ fn device(document: &Document, device: DeviceKind, threads: Option<usize>) -> Re
     Ok(())
 }
 
-/// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows.
+/// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows. The
+/// rewards stand in `section`, which is empty or ends with a point.
 fn rewards(
     document: &Document,
+    section: &str,
     data: Option<&DataConfig>,
     rewards: &[RewardConfig],
 ) -> Result<(), ConfigError> {
@@ -115,7 +124,7 @@ fn rewards(
         .filter(|reward| reward.kind == (RewardKind::Custom {}))
         .map(|reward| (reward.name.clone(), Box::new(Unasked) as Box<dyn Verifier>))
         .collect::<BTreeMap<_, _>>();
-    complain(document, "", WeightedSum::from_configs(rewards, context)).map(drop)
+    complain(document, section, WeightedSum::from_configs(rewards, context)).map(drop)
 }
 
 /// Stands for a verifier while a config is checked.
@@ -310,15 +319,6 @@ fn stop_accuracy(document: &Document, config: &SftRunConfig) -> Result<(), Confi
         return Err(document.error("sft.stop_accuracy", message));
     }
     Ok(())
-}
-
-/// The rewards of an evaluation: a task knows what is right even where training is not told.
-pub(super) fn judged(data: &DataConfig, rewards: &[RewardConfig]) -> Vec<RewardConfig> {
-    let told = rewards.iter().any(|reward| reward.correctness);
-    let unseen = RewardConfig { weight: 0.0, ..default_correctness(data) };
-    let is_new = rewards.iter().all(|reward| reward.name != unseen.name);
-    let added = (matches!(data, DataConfig::Task(_)) && !told && is_new).then_some(unseen);
-    rewards.iter().cloned().chain(added).collect()
 }
 
 /// A task judges its own problems; other data has the reference answers that mathematics is compared with.

@@ -125,7 +125,27 @@ impl Document {
 
     /// Takes an array of sections out, empty if it is not there.
     pub(super) fn sections<T: DeserializeOwned>(&mut self, name: &str) -> Result<Vec<T>, ConfigError> {
-        match self.table.remove(name) {
+        let value = self.table.remove(name);
+        self.read_list(name, value)
+    }
+
+    /// Takes an array of sections out of a section that is not taken out yet, empty if it is not there.
+    pub(super) fn sections_in<T: DeserializeOwned>(
+        &mut self,
+        section: &str,
+        name: &str,
+    ) -> Result<Vec<T>, ConfigError> {
+        let table = self.table.get_mut(section).and_then(Value::as_table_mut);
+        let value = table.and_then(|table| table.remove(name));
+        self.read_list(&format!("{section}.{name}"), value)
+    }
+
+    fn read_list<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        value: Option<Value>,
+    ) -> Result<Vec<T>, ConfigError> {
+        match value {
             None => Ok(Vec::new()),
             Some(Value::Array(values)) if values.iter().all(Value::is_table) => values
                 .into_iter()

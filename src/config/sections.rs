@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use learner::config::StreambpConfig;
-use rewards::DemonstrationConfig;
+use rewards::{DemonstrationConfig, RewardConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Console;
@@ -88,6 +88,10 @@ pub struct EvalSection {
     /// Held-out prompts, where the training data is JSONL. A task makes its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
+    /// `[[eval.rewards]]`: what answers are judged by, where it is not the rewards of training. So a run without
+    /// labels is measured on problems that have them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<RewardConfig>,
 }
 
 impl Default for EvalSection {
@@ -104,6 +108,7 @@ impl Default for EvalSection {
             trajectories_open_max: 32,
             seed: 0,
             data: None,
+            rewards: Vec::new(),
         }
     }
 }

@@ -224,7 +224,7 @@ fn contradictions_name_their_keys() {
             "rewards[0].weight = 2: learner.advantage.surrogates = \"add\" needs weight = 1",
         ),
         ("rewards[0].correctness=false", "learner.advantage.kind = \"grpo_lambda\" ranks groups"),
-        ("rewards[1].correctness=true", "rewards[1].correctness: a length does not say what is right"),
+        ("rewards[1].correctness=true", "rewards[1].correctness: `length` does not say what is right"),
         ("rewards[1].name=task", "rewards[1].name: `task` is the name of another reward"),
         ("rewards=[]", "rewards: at least one reward is needed"),
         (
@@ -297,6 +297,42 @@ fn jsonl_is_measured_only_on_held_out_data() {
     let evaluation = load(TRAIN, &held_out).unwrap().evaluation().unwrap();
     let DataConfig::Jsonl(data) = evaluation.data else { panic!("data is JSONL") };
     assert!(data.path.ends_with("prompts.jsonl"));
+}
+
+/// A run that is paid without labels is still measured by them.
+#[test]
+fn evaluation_has_rewards_of_its_own() {
+    let surrogate = TRAIN
+        .replace("kind = \"task\"\ncorrectness = true", "kind = \"format\"\nstyle = \"task\"")
+        .replace("kind = \"grpo_lambda\"\nsurrogates = \"add\"", "kind = \"grpo\"")
+        .replace("enabled = true", "enabled = true\npositive = \"advantage\"");
+    let labels = |reward: &str| format!("{surrogate}\n[eval]\nproblems = 9\n[[eval.rewards]]\n{reward}\n");
+    let config = load(&labels("kind = \"task\"\ncorrectness = true"), &[]).unwrap();
+    let evaluation = config.evaluation().unwrap();
+    assert_eq!(evaluation.rewards, [RewardConfig::new(RewardKind::Task {}, 1.0, true)]);
+    assert_eq!(load(&config.resolved(), &["model.path=model"]).unwrap().eval, config.eval);
+    assert!(config.rewards.iter().all(|reward| !reward.correctness));
+
+    let without = load(&surrogate, &[]).unwrap();
+    assert_eq!(without.evaluation().unwrap().rewards, without.rewards);
+
+    let message = |reward: &str| load(&labels(reward), &[]).unwrap_err();
+    let line = surrogate.lines().count() + 6;
+    for (reward, expected) in [
+        (
+            "kind = \"task\"\nwieght = 1",
+            "unknown key `eval.rewards[0].wieght`; the nearest known key is `weight`",
+        ),
+        ("kind = \"task\"\nname = \"a/b\"", "eval.rewards[0].name: \"a/b\" must be a word"),
+    ] {
+        assert!(message(reward).starts_with(&format!("a.toml:{line}: {expected}")), "{}", message(reward));
+    }
+    let sft = format!("{SFT}\n[[eval.rewards]]\nkind = \"task\"\n");
+    assert!(
+        load_sft(&sft, &[])
+            .unwrap_err()
+            .contains("eval.rewards: an sft config is measured by its [[rewards]]")
+    );
 }
 
 #[test]

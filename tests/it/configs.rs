@@ -73,6 +73,39 @@ fn every_key_says_why() {
     }
 }
 
+/// The two presets differ from the quickstart, and so from each other, in what is paid for alone.
+#[test]
+fn with_and_without_labels_only_the_rewards_differ() {
+    let quickstart = keys(&root().join("quickstart.toml"));
+    for (name, allowed) in [
+        (
+            "surrogate",
+            &[
+                "rewards[",
+                "eval.rewards[",
+                "learner.advantage.",
+                "learner.mpt.positive",
+                "rollout.truncated_reward",
+            ][..],
+        ),
+        ("correctness", &["rewards[", "learner.advantage."]),
+    ] {
+        let preset = keys(&root().join(format!("{name}.toml")));
+        for key in quickstart.keys().chain(preset.keys()) {
+            let is_same = quickstart.get(key) == preset.get(key);
+            assert!(
+                is_same || allowed.iter().any(|allowed| key.starts_with(allowed)),
+                "{name} changes {key}"
+            );
+        }
+        let marks = |prefix: &str| preset.get(&format!("{prefix}[0].correctness")).cloned();
+        let with_labels = name == "correctness";
+        assert_eq!(marks("rewards"), Some(with_labels.to_string()), "{name} trains on labels");
+        assert!(!preset.contains_key("rewards[1].kind"), "{name} has one reward");
+        assert_eq!(marks("eval.rewards").is_some(), !with_labels, "{name} is measured by labels");
+    }
+}
+
 #[test]
 fn an_ablation_changes_one_thing() {
     let quickstart = keys(&root().join("quickstart.toml"));
