@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::format::{FormatConfig, FormatStyle, FormatVerifier};
 use crate::length::{LengthConfig, LengthVerifier};
 use crate::math::{MathConfig, MathVerifier};
+use crate::process::{ProcessConfig, ProcessVerifier};
 use crate::tasks::{Task, TaskVerifier};
 use crate::{RewardError, Verifier};
 
@@ -39,6 +40,8 @@ pub enum RewardKind {
     Length(LengthConfig),
     /// [`TaskVerifier`]: 1 if the completion ends with a right answer to the run's task.
     Task {},
+    /// [`ProcessVerifier`]: what a program in any language says.
+    Process(ProcessConfig),
     /// A verifier that the program registered under the entry's name.
     Custom {},
 }
@@ -154,6 +157,7 @@ impl RewardConfig {
                 };
                 Ok(Box::new(LengthVerifier::new(config.clone(), format)?))
             }
+            RewardKind::Process(config) => Ok(Box::new(ProcessVerifier::new(&self.name, config.clone())?)),
             RewardKind::Custom {} => context.custom.remove(&self.name).ok_or_else(|| {
                 let known: Vec<&str> = context.custom.keys().map(String::as_str).collect();
                 let name = &self.name;

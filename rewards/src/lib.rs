@@ -12,6 +12,8 @@ mod boxed;
 mod math;
 mod format;
 mod length;
+mod on_error;
+mod process;
 mod config;
 mod weighted;
 
@@ -19,6 +21,8 @@ pub use config::{RewardConfig, RewardContext, RewardKind, TruncatedReward};
 pub use format::{FormatConfig, FormatStyle, FormatVerifier, is_well_formed};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
 pub use math::{MathConfig, MathVerifier};
+pub use on_error::OnError;
+pub use process::{ProcessConfig, ProcessVerifier};
 pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier};
 pub use weighted::WeightedSum;
 
