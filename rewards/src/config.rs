@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::format::{FormatConfig, FormatStyle, FormatVerifier};
+use crate::judge::{JudgeConfig, JudgeVerifier};
 use crate::length::{LengthConfig, LengthVerifier};
 use crate::math::{MathConfig, MathVerifier};
 use crate::process::{ProcessConfig, ProcessVerifier};
@@ -42,6 +43,8 @@ pub enum RewardKind {
     Task {},
     /// [`ProcessVerifier`]: what a program in any language says.
     Process(ProcessConfig),
+    /// [`JudgeVerifier`]: what a language model behind a service says.
+    Judge(JudgeConfig),
     /// A verifier that the program registered under the entry's name.
     Custom {},
 }
@@ -158,6 +161,7 @@ impl RewardConfig {
                 Ok(Box::new(LengthVerifier::new(config.clone(), format)?))
             }
             RewardKind::Process(config) => Ok(Box::new(ProcessVerifier::new(&self.name, config.clone())?)),
+            RewardKind::Judge(config) => Ok(Box::new(JudgeVerifier::new(config.clone())?)),
             RewardKind::Custom {} => context.custom.remove(&self.name).ok_or_else(|| {
                 let known: Vec<&str> = context.custom.keys().map(String::as_str).collect();
                 let name = &self.name;

@@ -14,11 +14,13 @@ mod format;
 mod length;
 mod on_error;
 mod process;
+mod judge;
 mod config;
 mod weighted;
 
 pub use config::{RewardConfig, RewardContext, RewardKind, TruncatedReward};
 pub use format::{FormatConfig, FormatStyle, FormatVerifier, is_well_formed};
+pub use judge::{JudgeConfig, JudgeVerifier};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
 pub use math::{MathConfig, MathVerifier};
 pub use on_error::OnError;
