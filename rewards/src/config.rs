@@ -205,10 +205,33 @@ mod tests {
     }
 
     #[test]
+    fn plugins_and_judges_are_checked_and_not_started() {
+        let verifier = |json| {
+            let config: RewardConfig = serde_json::from_str(json).unwrap();
+            config.verifier(&mut RewardContext::default()).map(drop).map_err(|error| error.to_string())
+        };
+        // Nobody is at either address: neither is asked yet.
+        verifier(r#"{"kind": "process", "command": ["/nowhere/reward"]}"#).unwrap();
+        verifier(r#"{"kind": "judge", "url": "http://127.0.0.1:1", "model": "m"}"#).unwrap();
+        let error = verifier(r#"{"kind": "process", "command": []}"#).unwrap_err();
+        assert!(error.starts_with("command: "), "{error}");
+        let error = verifier(r#"{"kind": "judge", "url": "nowhere", "model": "m"}"#).unwrap_err();
+        assert!(error.starts_with("url: "), "{error}");
+        let message = |json| serde_json::from_str::<RewardConfig>(json).unwrap_err().to_string();
+        assert!(message(r#"{"kind": "process"}"#).contains("`command`"));
+        assert!(message(r#"{"kind": "process", "command": ["a"], "on_error": "go"}"#).contains("skip_group"));
+        assert!(
+            message(r#"{"kind": "judge", "url": "a", "model": "m", "api_key": "s"}"#).contains("`api_key`")
+        );
+    }
+
+    #[test]
     fn configs_survive_being_written() {
         let json = r#"[
             {"kind": "task", "correctness": true},
-            {"kind": "length", "name": "short", "length_max": 9, "weight": 0.25, "gate": "task"}
+            {"kind": "length", "name": "short", "length_max": 9, "weight": 0.25, "gate": "task"},
+            {"kind": "process", "command": ["a", "b"], "environment": {"A": "B"}, "on_error": "zero"},
+            {"kind": "judge", "url": "http://a", "model": "m", "api_key_env": "KEY"}
         ]"#;
         let configs: Vec<RewardConfig> = serde_json::from_str(json).unwrap();
         assert_eq!(configs[0], RewardConfig::new(RewardKind::Task {}, 1.0, true));

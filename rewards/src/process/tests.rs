@@ -21,7 +21,7 @@ const PLUGIN: &str = r#"
         word=${line#*'"completion":"'}; word=${word%%'"'*}
         case $word in
             hang) sleep 1000 ;;
-            die) exit 3 ;;
+            die) echo 'out of paper' >&2; exit 3 ;;
             nan) printf '{"id":%s,"reward":NaN}\n' "$id" ;;
             null) printf '{"id":%s,"reward":null}\n' "$id" ;;
             infinite) printf '{"id":%s,"reward":1e999}\n' "$id" ;;
@@ -174,6 +174,7 @@ fn what_a_failure_means_is_the_configs_choice() {
     assert_eq!(zero, Verdict::from(0.0));
     let stop = judge(&with(OnError::Stop), &["die"]).remove(0).unwrap_err();
     assert!(!stop.skips_group() && stop.to_string().contains("exit status: 3"), "{stop}");
+    assert!(stop.to_string().ends_with("last words: out of paper"), "{stop}");
     // A program that cannot be started is a mistake in the config, whatever the choice.
     let mut absent = config(PLUGIN);
     absent.command = vec!["/nowhere/reward".to_string()];

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::ProcessConfig;
-use super::protocol::plain;
+use super::protocol::{plain, shown};
 
 /// Bytes of a reply. A reply is a few numbers; this leaves room for thousands of parts.
 const REPLY_BYTES_MAX: usize = 1 << 20;
@@ -48,6 +48,8 @@ pub(super) struct Worker {
     lines: Option<Sender<Vec<u8>>>,
     /// What the worker says.
     pub(super) heard: Receiver<Heard>,
+    /// The last line on its standard error, when that has ended.
+    last_words: Receiver<String>,
     /// Requests sent so far, which is the id of the next one.
     pub(super) sent: u64,
     /// Whether a request was answered: until then the plugin may still be starting.
@@ -82,8 +84,10 @@ impl Worker {
         };
         let (lines, lines_out) = bounded(config.batch);
         let (heard_in, heard) = bounded(HEARD_MAX);
-        let mut worker = Worker { child, watchdog, lines: Some(lines), heard, sent: 0, has_answered: false };
-        match worker.start_threads(name, lines_out, heard_in) {
+        let (last_words_in, last_words) = bounded(1);
+        let lines = Some(lines);
+        let mut worker = Worker { child, watchdog, lines, heard, last_words, sent: 0, has_answered: false };
+        match worker.start_threads(name, lines_out, heard_in, last_words_in) {
             Ok(()) => Ok(worker),
             Err(error) => {
                 worker.kill();
@@ -99,6 +103,7 @@ impl Worker {
         name: &str,
         lines: Receiver<Vec<u8>>,
         heard: Sender<Heard>,
+        last_words: Sender<String>,
     ) -> std::io::Result<()> {
         let stdin = self.child.stdin.take().expect("piped");
         let stdout = self.child.stdout.take().expect("piped");
@@ -109,7 +114,8 @@ impl Worker {
         named("stdout").spawn(move || hear(BufReader::new(stdout), &heard))?;
         named("stderr").spawn({
             let name = name.clone();
-            move || log(BufReader::new(stderr), &name, pid)
+            // Nobody listens any more where the worker was killed.
+            move || drop(last_words.send(log(BufReader::new(stderr), &name, pid)))
         })?;
         Ok(())
     }
@@ -127,12 +133,16 @@ impl Worker {
         })
     }
 
-    /// How the worker ended, after its output has.
+    /// How the worker ended, after its output has, with the last line that it complained in.
     pub(super) fn end_in_words(&mut self) -> String {
         let until = Instant::now() + END_GRACE;
-        match self.wait_until(until) {
+        let end = match self.wait_until(until) {
             Some(status) => format!("it ended ({status})"),
             None => "it closed its output".to_string(),
+        };
+        match self.last_words.recv_deadline(until) {
+            Ok(words) if !words.is_empty() => format!("{end}, its last words: {words}"),
+            _ => end,
         }
     }
 
@@ -225,15 +235,21 @@ fn hear(mut stdout: impl BufRead, heard: &Sender<Heard>) {
     }
 }
 
-fn log(mut stderr: impl BufRead, name: &str, pid: u32) {
+/// Logs lines until there are no more, and gives the start of the last one that was not empty.
+fn log(mut stderr: impl BufRead, name: &str, pid: u32) -> String {
+    let mut last = String::new();
     loop {
         let mut line = Vec::new();
-        match (&mut stderr).take(STDERR_BYTES_MAX as u64).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => tracing::info!(target: "rewards::process", reward = name, pid, "{}", plain(&line)),
+        if matches!((&mut stderr).take(STDERR_BYTES_MAX as u64).read_until(b'\n', &mut line), Ok(0) | Err(_))
+        {
+            return last;
+        }
+        tracing::debug!(target: "rewards::process", reward = name, pid, "{}", plain(&line));
+        if !shown(&line).is_empty() {
+            last = shown(&line);
         }
         if !line.ends_with(b"\n") && stderr.skip_until(b'\n').is_err() {
-            return;
+            return last;
         }
     }
 }
@@ -251,6 +267,15 @@ mod tests {
             Heard::Ended => "ended".to_string(),
         };
         heard.try_iter().map(word).collect()
+    }
+
+    #[test]
+    fn of_a_log_the_last_line_is_kept_and_long_ones_are_cut() {
+        assert_eq!(log(&b""[..], "plugin", 1), "");
+        assert_eq!(log(&b"Traceback\n  File\nKeyError: 'x'\n\n"[..], "plugin", 1), "KeyError: 'x'");
+        let long = [vec![b'x'; 1 << 20], b"\nend".to_vec()].concat();
+        assert_eq!(log(&long[..], "plugin", 1), "end");
+        assert_eq!(log(&long[..1 << 20], "plugin", 1), "x".repeat(200));
     }
 
     #[test]
