@@ -125,8 +125,8 @@ fn every_fault_is_tried_twice_and_counted() {
         ("hang", "timeouts"),
     ];
     for (word, counter) in faults {
-        let timeout_ms = if word == "hang" { 300 } else { 10_000 };
-        let verifier = verifier(ProcessConfig { timeout_ms, ..config(PLUGIN) });
+        let timeout_ms = if word == "hang" { 500 } else { 10_000 };
+        let verifier = verifier(ProcessConfig { timeout_ms, startup_ms: 1000, ..config(PLUGIN) });
         let values = values(&verifier, &["1", word, "0.5"]);
         assert_eq!((values[0], values[2]), (1.0, 0.5), "{word}");
         assert!(values[1].is_nan(), "{word}");
@@ -307,16 +307,21 @@ fn storm(workers: usize, batch: usize) {
     // Every fault ends a worker, and another is started only if something is left to judge.
     let faults = timeouts + deaths + bad_replies;
     assert!(faults - (workers as u64) < restarts + 1 && restarts <= faults);
-    assert!(timeouts >= 20 && deaths <= 20 && bad_replies <= 40, "{:?}", verifier.counters());
     if batch == 1 {
         // Each fault is one request's, which is tried again or given up. More than two for each guilty one are
         // there only if the machine was too busy for the time limit.
         assert_eq!(faults, retries + failures);
+        assert!(timeouts >= 20 && deaths <= 20 && bad_replies <= 40, "{:?}", verifier.counters());
         assert!(faults >= 80, "{faults}");
     } else {
-        // The two that stand side by side may fail together at first, and then once each.
-        assert!(faults >= 70, "{faults}");
-        assert!((faults - failures..=7 * faults).contains(&retries), "{retries} {faults}");
+        // A guilty one fails two or three times, or once if it was in flight when another made the worker fail.
+        assert!(timeouts >= 10 && (10..=30).contains(&deaths), "{:?}", verifier.counters());
+        assert!((20..=60).contains(&bad_replies), "{:?}", verifier.counters());
+        assert!(
+            retries >= failures && retries + failures <= batch as u64 * faults,
+            "{:?}",
+            verifier.counters()
+        );
     }
 }
 
