@@ -359,12 +359,13 @@ impl ScoreConfig {
     pub fn load(file: &Path, set: &[String]) -> Result<Self, ConfigError> {
         let mut document = open(file, set)?;
         document.allow_only(&RUN_SECTIONS)?;
-        let config = Self {
+        let mut config = Self {
             rewards: document.sections("rewards")?,
             data: document.optional("data")?,
             rollout: document.optional("rollout")?,
         };
         check::score(&document, &config)?;
+        check::find_commands(&document, file, &mut config.rewards);
         Ok(config)
     }
 

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::format::{FormatConfig, FormatStyle, FormatVerifier};
+use crate::judge::{JudgeConfig, JudgeVerifier};
 use crate::length::{LengthConfig, LengthVerifier};
 use crate::math::{MathConfig, MathVerifier};
 use crate::overlong::{OverlongConfig, OverlongVerifier};
+use crate::process::{ProcessConfig, ProcessVerifier};
 use crate::repetition::{RepetitionConfig, RepetitionVerifier};
 use crate::target_length::{LengthMatch, TargetLengthConfig, TargetLengthVerifier};
 use crate::tasks::{Task, TaskVerifier};
@@ -54,6 +56,10 @@ pub enum RewardKind {
     Repetition(RepetitionConfig),
     /// [`TaskVerifier`]: 1 if the completion ends with a right answer to the run's task.
     Task {},
+    /// [`ProcessVerifier`]: what a program in any language says.
+    Process(ProcessConfig),
+    /// [`JudgeVerifier`]: what a language model behind a service says.
+    Judge(JudgeConfig),
     /// A verifier that the program registered under the entry's name.
     Custom {},
 }
@@ -194,6 +200,8 @@ impl RewardConfig {
             RewardKind::TargetLength(config) => Ok(Box::new(TargetLengthVerifier::new(config.clone())?)),
             RewardKind::ThinkLength(config) => Ok(Box::new(ThinkLengthVerifier::new(config.clone())?)),
             RewardKind::Repetition(config) => Ok(Box::new(RepetitionVerifier::new(config.clone())?)),
+            RewardKind::Process(config) => Ok(Box::new(ProcessVerifier::new(&self.name, config.clone())?)),
+            RewardKind::Judge(config) => Ok(Box::new(JudgeVerifier::new(config.clone())?)),
             RewardKind::Custom {} => context.custom.remove(&self.name).ok_or_else(|| {
                 let known: Vec<&str> = context.custom.keys().map(String::as_str).collect();
                 let name = &self.name;
@@ -248,6 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn plugins_and_judges_are_checked_and_not_started() {
+        let verifier = |json| {
+            let config: RewardConfig = serde_json::from_str(json).unwrap();
+            config.verifier(&mut RewardContext::default()).map(drop).map_err(|error| error.to_string())
+        };
+        // Nobody is at either address: neither is asked yet.
+        verifier(r#"{"kind": "process", "command": ["/nowhere/reward"]}"#).unwrap();
+        verifier(r#"{"kind": "judge", "url": "http://127.0.0.1:1", "model": "m"}"#).unwrap();
+        let error = verifier(r#"{"kind": "process", "command": []}"#).unwrap_err();
+        assert!(error.starts_with("command: "), "{error}");
+        let error = verifier(r#"{"kind": "judge", "url": "nowhere", "model": "m"}"#).unwrap_err();
+        assert!(error.starts_with("url: "), "{error}");
+        let message = |json| serde_json::from_str::<RewardConfig>(json).unwrap_err().to_string();
+        assert!(message(r#"{"kind": "process"}"#).contains("`command`"));
+        assert!(message(r#"{"kind": "process", "command": ["a"], "on_error": "go"}"#).contains("skip_group"));
+        assert!(
+            message(r#"{"kind": "judge", "url": "a", "model": "m", "api_key": "s"}"#).contains("`api_key`")
+        );
+    }
+
+    #[test]
     fn configs_survive_being_written() {
         let json = r#"[
             {"kind": "task", "correctness": true},
@@ -257,7 +286,9 @@ mod tests {
             {"kind": "words", "words_min": 1, "max_field": "most", "limit": 9},
             {"kind": "target_length", "target": ">800", "value": "mean"},
             {"kind": "think_length", "unit": "share", "min": 0.5, "max": 0.75, "limit": 1},
-            {"kind": "repetition", "n": 3, "max_penalty": 1}
+            {"kind": "repetition", "n": 3, "max_penalty": 1},
+            {"kind": "process", "command": ["a", "b"], "environment": {"A": "B"}, "on_error": "zero"},
+            {"kind": "judge", "url": "http://a", "model": "m", "api_key_env": "KEY"}
         ]"#;
         let configs: Vec<RewardConfig> = serde_json::from_str(json).unwrap();
         assert_eq!(configs[0], RewardConfig::new(RewardKind::Task {}, 1.0, true));

@@ -358,8 +358,15 @@ pub(super) fn find_paths(
     if let DataConfig::Jsonl(data) = &mut config.data {
         find.replace("data.path", &mut data.path)?;
     }
+    find.commands(&mut config.rewards);
+    find.commands(&mut config.eval.rewards);
     find.replace_given("eval.data", &mut config.eval.data)?;
     find.replace_given("learner.kl.reference", &mut config.learner.kl.reference)
+}
+
+/// Finds the files that plugins are started with.
+pub(super) fn find_commands(document: &Document, file: &Path, rewards: &mut [RewardConfig]) {
+    Finder { document, file }.commands(rewards);
 }
 
 /// Makes the paths of an sft config absolute.
@@ -405,6 +412,20 @@ impl Finder<'_> {
             message = format!("{message} (nor {})", beside.display());
         }
         Err(self.document.error(key, message))
+    }
+
+    /// A word of a plugin's command that is no file from the current directory, but one beside the config, is that.
+    fn commands(&self, rewards: &mut [RewardConfig]) {
+        let folder = self.file.parent().unwrap_or(Path::new(""));
+        for reward in rewards {
+            let RewardKind::Process(process) = &mut reward.kind else { continue };
+            for word in process.command.iter_mut().filter(|word| !Path::new(word).is_file()) {
+                let beside = folder.join(&*word);
+                if let Some(found) = beside.canonicalize().ok().filter(|path| path.is_file()) {
+                    *word = found.to_string_lossy().into_owned();
+                }
+            }
+        }
     }
 
     fn replace_given(&self, key: &str, path: &mut Option<PathBuf>) -> Result<(), ConfigError> {
