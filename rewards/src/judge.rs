@@ -78,9 +78,9 @@ pub struct JudgeConfig {
     pub on_error: OnError,
 }
 
-/// `no` alone is too common a word to be a verdict.
+/// `no` alone is too common a word to be a verdict, except where the reply begins with it.
 fn last_verdict() -> String {
-    r"(?i)\bverdict\W{0,9}(yes|no)\b".to_string()
+    r"(?i)(?:\bverdict\W{0,9}|^\W*)(yes|no)\b".to_string()
 }
 
 fn sixteen_thousand() -> usize {

@@ -131,6 +131,18 @@ fn a_question_is_asked_and_the_last_verdict_counts() {
 }
 
 #[test]
+fn a_reply_that_begins_with_its_verdict_needs_no_other_word() {
+    let reply = |text: &'static str| {
+        let server = Server::new(move |_, _| says(text));
+        value(&JudgeVerifier::new(config(&server)).unwrap())
+    };
+    assert_eq!(
+        (reply("Yes."), reply(" **no**, it is not"), reply("No: but then. Verdict: yes")),
+        (1.0, 0.0, 1.0)
+    );
+}
+
+#[test]
 fn a_pattern_of_ones_own_may_find_numbers() {
     let server = Server::new(|number, _| says(["score: 3", "score: 0.5 score: -2", "score: none"][number]));
     let pattern = r"score: (\S+)".to_string();
