@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::ScoreArgs;
 use crate::config::ScoreConfig;
 use crate::eval::{no_custom_verifiers, weighted_sum};
+use crate::run_folder::start_log;
 
 /// Rows that are judged together. Verifiers that wait for somebody else overlap their waiting within a batch;
 /// after each batch what is known is written.
@@ -47,6 +48,7 @@ struct Tally {
 /// # Errors
 /// Names the file and the line that cannot be judged; what was judged before it is in the output.
 pub fn score(args: &ScoreArgs) -> Result<()> {
+    let _log = start_log(None)?;
     let config = ScoreConfig::load(&args.rewards, &args.overrides.set)?;
     let truncated = config.truncated_reward();
     let rewards = weighted_sum(&config.rewards, config.data.as_ref(), truncated, &no_custom_verifiers)?;
