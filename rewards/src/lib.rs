@@ -18,7 +18,7 @@ mod weighted;
 pub use config::{RewardConfig, RewardContext, RewardKind, TruncatedReward};
 pub use format::{FormatConfig, FormatStyle, FormatVerifier, is_well_formed};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
-pub use math::{MathConfig, MathVerifier};
+pub use math::{AnswerKind, MathConfig, MathVerifier, extract_answer, is_equivalent, is_readable};
 pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier};
 pub use weighted::WeightedSum;
 
