@@ -13,9 +13,32 @@ pub(super) fn is_name(expression: &Expression) -> bool {
         Expression::Bracket(_, parts, _) | Expression::Proportion(parts) => parts.iter().all(is_name),
         Expression::Quotient(pair) => pair.iter().all(is_name),
         Expression::Call(Function::Absolute, parts) => parts.iter().all(is_name),
+        Expression::Call(function, parts) if is_angular(*function) => parts.iter().all(is_name),
         Expression::Degrees(part) => is_name(part),
         _ => false,
     }
+}
+
+/// Whether this is a function of an angle, whose value an answer may name.
+fn is_angular(function: Function) -> bool {
+    use Function::{Cos, Cot, Csc, Sec, Sin, Tan};
+    matches!(function, Sin | Cos | Tan | Cot | Sec | Csc)
+}
+
+/// What an answer's chain comes to where the reference is no chain: `m + n = 3 + 4 = 7` is 7, because its first
+/// member only says what is asked for.
+pub(super) fn final_value(expression: &Expression) -> Option<&Expression> {
+    let Expression::Chain(members, relations) = expression else { return None };
+    let is_sum_of_names = match members.first()? {
+        Expression::Sum(parts) => parts.iter().all(|part| match part {
+            Expression::Negative(part) => is_name(part),
+            part => is_name(part),
+        }),
+        _ => false,
+    };
+    let last = members.last().filter(|_| is_sum_of_names)?;
+    let is_constant = !last.any(&|part| matches!(part, Expression::Symbol(_) | Expression::Unknown(..)));
+    (is_constant && relations.iter().all(|&relation| relation == Relation::Equal)).then_some(last)
 }
 
 /// `AB`, `\angle ABC`, `P(3)`: names, and at most the last part is an argument.

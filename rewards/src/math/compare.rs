@@ -1,7 +1,7 @@
 //! When two answers are the same: what kind each is, which kinds may stand for each other, and in which of them
 //! order matters.
 
-use crate::math::chain::{interval, is_same_chain, named_value};
+use crate::math::chain::{final_value, interval, is_same_chain, named_value};
 use crate::math::expression::{Constant, Expression, Relation};
 use crate::math::normal::{choice, is_same_text, is_same_words, trimmed};
 use crate::math::parse::parse;
@@ -41,15 +41,17 @@ fn readings(text: &str) -> Vec<Expression> {
 fn signs_taken(expression: &Expression) -> Expression {
     let has_signs = |part: &Expression| part.any(&|inner| matches!(inner, Expression::PlusMinus(..)));
     match expression {
-        Expression::List(parts) => {
-            Expression::List(parts.iter().flat_map(|part| items(&signs_taken(part), false)).collect())
-        }
-        Expression::Set(parts) => {
-            Expression::Set(parts.iter().flat_map(|part| items(&signs_taken(part), false)).collect())
-        }
+        Expression::List(parts) => Expression::List(parts.iter().flat_map(taken_apart).collect()),
+        Expression::Set(parts) => Expression::Set(parts.iter().flat_map(taken_apart).collect()),
         other if has_signs(other) => Expression::List(vec![signed(other, false), signed(other, true)]),
         other => other.clone(),
     }
+}
+
+/// One part of a list with its signs taken; a list inside it stays one part.
+fn taken_apart(part: &Expression) -> Vec<Expression> {
+    let taken = signs_taken(part);
+    if matches!(part, Expression::List(_)) { vec![taken] } else { items(&taken, false) }
 }
 
 /// One of the two readings of all signs.
@@ -83,7 +85,10 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
     match (reference, answer) {
         (Expression::Chain(..), Expression::Chain(..)) => are_same_chains(reference, answer, rules),
         (Expression::Chain(..), other) => stands_for(reference, other, rules),
-        (other, Expression::Chain(..)) => stands_for(answer, other, rules),
+        (other, Expression::Chain(..)) => {
+            stands_for(answer, other, rules)
+                || final_value(answer).is_some_and(|value| is_same(other, value, rules))
+        }
         _ => is_same_plain(reference, answer, rules),
     }
 }
@@ -172,10 +177,18 @@ fn are_equal_in_order(left: &[Expression], right: &[Expression], rules: &Rules) 
 /// Whether each part has a partner of its own. Equality carries over from one to the next, so taking the first
 /// partner is enough.
 fn are_matched(left: &[Expression], right: &[Expression], rules: &Rules) -> bool {
-    if left.len() != right.len() || left.len() > UNORDERED_MAX {
+    if left.len() > right.len() || right.len() > UNORDERED_MAX {
         return false;
     }
     let mut free: Vec<&Expression> = right.iter().collect();
+    if left.len() < right.len() {
+        // A solution that is found twice is one solution.
+        let is_new = |at: &usize| !right[..*at].iter().any(|before| is_same(before, &right[*at], rules));
+        free = (0..right.len()).filter(is_new).map(|at| &right[at]).collect();
+    }
+    if left.len() != free.len() {
+        return false;
+    }
     left.iter().all(|part| match free.iter().position(|other| is_same(part, other, rules)) {
         Some(found) => {
             free.swap_remove(found);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::boxed::{BOX_BYTES_MAX, Boxed, last_box};
 use crate::math::number::number_length;
+use crate::math::parse::parse;
 
 /// A way to write down a final answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,11 +29,7 @@ pub(crate) const ORDER: [AnswerKind; 5] =
     [AnswerKind::Boxed, AnswerKind::Tag, AnswerKind::Phrase, AnswerKind::Hashes, AnswerKind::Last];
 
 /// Marks between which a model thinks. An answer stands behind them.
-const THOUGHTS: [(&str, &str); 3] = [
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-];
+const THOUGHTS: [(&str, &str); 2] = [("<think>", "</think>"), ("<thinking>", "</thinking>")];
 
 /// Boxes that are joined to a list; a longer row is no answer.
 const JOINED_MAX: usize = 32;
@@ -54,11 +51,35 @@ pub fn extract_answer<'a>(completion: &'a str, order: &[AnswerKind]) -> Option<C
 
 /// The answer in a reference: a box (MATH), what follows `####` (GSM8K), or everything.
 pub(super) fn reference_answer(reference: &str) -> Cow<'_, str> {
-    match (boxed(reference), behind_hashes(reference)) {
+    let found = match (boxed(reference), behind_hashes(reference)) {
         (Some(content), _) => content,
         (None, Some(answer)) => Cow::Borrowed(answer),
-        (None, None) => Cow::Borrowed(reference),
+        (None, None) => Cow::Borrowed(reference_text(reference)),
+    };
+    if found.contains(r"\\") && !found.contains(r"\begin") { Cow::Owned(unescaped(&found)) } else { found }
+}
+
+/// A reference without a box: all of it, unless it is a solution that tells its answer in a sentence.
+fn reference_text(reference: &str) -> &str {
+    if tail(reference).len() == reference.len() && reference.len() > WINDOW / 8 && parse(reference, true).is_err() {
+        return behind_phrase(reference).unwrap_or(reference);
     }
+    reference
+}
+
+/// Data that was escaped twice has `\\frac` for `\frac`. Outside of an environment two backslashes before a letter
+/// mean nothing else.
+fn unescaped(text: &str) -> String {
+    let mut single = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(r"\\") {
+        let behind = &rest[at + 2..];
+        let is_doubled = behind.starts_with(|next: char| next.is_ascii_alphabetic() || "{},!;".contains(next));
+        single.push_str(&rest[..at]);
+        single.push_str(if is_doubled { r"\" } else { r"\\" });
+        rest = behind;
+    }
+    single + rest
 }
 
 /// The text behind the last thought, or `None` if the last one was not closed.
@@ -164,6 +185,11 @@ fn rfind_ignoring_case(text: &str, word: &[u8]) -> Option<usize> {
     text.as_bytes().windows(word.len()).rposition(|window| window.eq_ignore_ascii_case(word))
 }
 
+/// What an answer is without being told.
+const NO_ANSWERS: [&str; 10] = [
+    "correct", "right", "wrong", "incorrect", "indeed", "reasonable", "unique", "consistent", "verified", "as follows",
+];
+
 /// The value behind the word `answer`, if a verb or a colon joins it.
 fn phrase_value(behind: &str) -> Option<&str> {
     let rest = behind.strip_prefix(['s', 'S']).unwrap_or(behind);
@@ -181,9 +207,13 @@ fn phrase_value(behind: &str) -> Option<&str> {
         return Some(if goes_on { sentence(value) } else { content });
     }
     let sentence = sentence(value);
-    let is_words = sentence.starts_with(|first: char| first.is_ascii_lowercase()) || sentence.contains("is ");
     let has_digits = sentence.contains(|character: char| character.is_ascii_digit());
-    if is_words && has_digits && sentence.contains(' ') { last_value(sentence).or(Some(sentence)) } else { Some(sentence) }
+    match parse(sentence, true) {
+        Err(_) if has_digits => last_value(sentence).or(Some(sentence)),
+        // `The answer is correct` tells no answer.
+        _ if NO_ANSWERS.contains(&sentence.trim_end_matches(['.', '!'])) => None,
+        _ => Some(sentence),
+    }
 }
 
 /// The text up to the end of its sentence or line.

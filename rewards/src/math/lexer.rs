@@ -140,6 +140,8 @@ impl<'a> Lexer<'a> {
         self.at += length;
         if length == 1 {
             self.tokens.push(letter(run));
+        } else if self.is_ordinal(run) {
+            // `12th` is 12.
         } else if let Some(token) = plain_word(run) {
             self.tokens.push(token);
         } else if Unit::is_bare(run) && self.follows_value() || length > 3 {
@@ -148,6 +150,12 @@ impl<'a> Lexer<'a> {
             self.tokens.extend(run.split("").filter(|letter| !letter.is_empty()).map(letter));
         }
         Ok(())
+    }
+
+    /// Whether these letters make the number before them an ordinal.
+    fn is_ordinal(&self, run: &str) -> bool {
+        let number = self.tokens.iter().rev().find(|token| !matches!(token, Token::Sign('^' | '{')));
+        matches!(run, "st" | "nd" | "rd" | "th") && matches!(number, Some(Token::Number(_)))
     }
 
     /// Whether the last token ends a value, so that a unit may follow.
@@ -231,6 +239,11 @@ impl<'a> Lexer<'a> {
                 Ok(())
             }
             _ => {
+                // `\quadx` is a space before an x that somebody's script glued to it.
+                if let Some(glued) = name.strip_prefix("qquad").or_else(|| name.strip_prefix("quad")) {
+                    self.at -= glued.len();
+                    return Ok(());
+                }
                 if let Some(token) = known_command(name)? {
                     self.tokens.push(token);
                 }
@@ -291,6 +304,9 @@ impl<'a> Lexer<'a> {
                 at += letters;
                 let dotted = word[at..].starts_with('.');
                 at += usize::from(dotted);
+                if self.is_ordinal(run) {
+                    continue;
+                }
                 let is_unit = self.follows_value() && !is_alone_letter(run, is_maths, is_alone);
                 self.tokens.push(match plain_word(run) {
                     Some(token) => token,

@@ -280,6 +280,11 @@ impl<'a> Parser<'a> {
                     value = Expression::Degrees(Box::new(value));
                     continue;
                 }
+                if self.tokens[self.at..].starts_with(&[Token::Sign('{'), Token::Sign('}')]) {
+                    // What stood there made an ordinal of the number.
+                    self.at += 2;
+                    continue;
+                }
                 if self.take('\'') || self.is_braced('\'') {
                     value = primed(value)?;
                     continue;
