@@ -33,7 +33,8 @@ pub(crate) fn last_box(text: &str) -> Option<Boxed<'_>> {
             b'}' if !is_escaped(bytes, at) => unmatched_closings += 1,
             b'{' if unmatched_closings > 0 && !is_escaped(bytes, at) => {
                 let before = bytes[..at].trim_ascii_end();
-                let command = [&br"\boxed"[..], br"\fbox"].into_iter().find(|command| before.ends_with(command));
+                let command =
+                    [&br"\boxed"[..], br"\fbox"].into_iter().find(|command| before.ends_with(command));
                 if let Some(command) = command {
                     let end = closing_brace(bytes, at + 1)?;
                     let start = before.len() - command.len();

@@ -37,6 +37,8 @@ mod normal;
 mod compare;
 mod number;
 mod extract;
+#[cfg(test)]
+mod near_miss;
 
 use crate::boxed::BOX_BYTES_MAX;
 use crate::{Answer, RewardError, Verdict, Verifier};
@@ -81,7 +83,10 @@ impl MathVerifier {
         if let Some((at, kind)) =
             config.extract.iter().enumerate().find(|(at, kind)| config.extract[..*at].contains(kind))
         {
-            return Err(RewardError::config("extract", format!("{kind:?} at place {at} stands there before")));
+            return Err(RewardError::config(
+                "extract",
+                format!("{kind:?} at place {at} stands there before"),
+            ));
         }
         if config.decimal_digits == 1 || config.decimal_digits == 2 {
             let reason = "two digits are equal to every thirtieth guess; 0 is never, 3 and more are digits";
@@ -112,4 +117,477 @@ pub fn is_equivalent(reference: &str, answer: &str, config: &MathConfig) -> bool
 /// Whether a text is mathematics that this verifier can read.
 pub fn is_readable(text: &str) -> bool {
     text.len() <= BOX_BYTES_MAX && parse::parse(text, true).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::stopwatch::seconds;
+
+    fn value(completion: &str, reference: Option<&str>) -> Result<f64, RewardError> {
+        let fields = serde_json::Map::new();
+        let answer =
+            Answer { prompt: "p", completion, reference, fields: &fields, tokens: 1, truncated: false };
+        MathVerifier::default().verify(&answer).map(|verdict| verdict.value)
+    }
+
+    fn is_right(completion: &str, reference: &str) -> bool {
+        value(completion, Some(reference)).unwrap() == 1.0
+    }
+
+    #[test]
+    fn right_answers() {
+        let cases = [
+            (r"so \boxed{42}", "42"),
+            (r"\boxed{1} no, \boxed{42}.", "42"),
+            ("The answer is 42.", "42"),
+            ("First 7, then 42", "#### 42"),
+            ("7 - 5 = 2", "2"),
+            ("it is 7-5", "5"),
+            ("it is 7 - 5", "5"),
+            ("it is 7−5", "5"),
+            ("\n- 5 apples", "5"),
+            (r"\boxed{- 5}", "-5"),
+            (r"\boxed{- \frac{1}{2}}", "-0.5"),
+            ("x = -5", "-5"),
+            ("x = −5", "-5"),
+            ("a loss of -$5", "-5"),
+            (r"\boxed{1,234,567}", "1234567"),
+            (r"\boxed{1\,234\,567}", "1234567"),
+            (r"\boxed{1{,}234}", "1234"),
+            (r"\boxed{1,\!234}", "1234"),
+            ("1,234.50 dollars", "1234.5"),
+            (r"\boxed{0.50}", r"\frac{1}{2}"),
+            (r"\boxed{\dfrac{2}{4}}", "1/2"),
+            (r"\boxed{\frac12}", "0.5"),
+            (r"\boxed{-\frac{1}{2}}", "-0.5"),
+            (r"\boxed{\frac{-1}{2}}", "-.5"),
+            (r"\boxed{\frac{1}{-2}}", "-1/2"),
+            ("so 3/6", "0.5"),
+            (r"so \frac{3}{6} it is", "0.5"),
+            (r"\boxed{50\%}", "50"),
+            (r"\boxed{\$5.00}", "5"),
+            (r"$\boxed{5\text{ apples}}$", "5"),
+            (r"\boxed{5 \mathrm{cm}^2}", "5"),
+            (r"\boxed{5cm}", "5 \\text{cm}"),
+            (r"\boxed{60 km/h}", "60"),
+            (r"\boxed{90^\circ}", "90"),
+            (r"\boxed{x = 5}", "5"),
+            (r"\boxed{+5}", "5"),
+            (r"\boxed{-0}", "0"),
+            (r"\boxed{0/7}", "0"),
+            (r"\boxed{007}", "7"),
+            (r"\boxed{\left( 0, \infty \right)}", r"(0,\infty)"),
+            (r"\boxed{\text{Yes}}", "Yes"),
+            (r"\boxed{3}", r"We get \boxed{3}."),
+            ("12 + 30 = 42", "Natalia sold 48/2 = 24.\n#### 42"),
+            ("72,000", "#### 72000"),
+        ];
+        for (completion, reference) in cases {
+            assert!(is_right(completion, reference), "{completion} should be {reference}");
+        }
+    }
+
+    #[test]
+    fn wrong_answers() {
+        let cases = [
+            ("", "42"),
+            (r"\boxed{}", "42"),
+            (r"\boxed{} 42", "42"),
+            (r"\boxed{42} and \boxed{43}", "42"),
+            ("42 or 43", "42"),
+            (r"\boxed{5x}", "5"),
+            (r"\boxed{5 x}", "5"),
+            (r"\boxed{5 or 6}", "5"),
+            (r"\boxed{1,2}", "12"),
+            (r"\boxed{12,34}", "1234"),
+            (r"\boxed{0.333}", "1/3"),
+            (r"\boxed{-5}", "5"),
+            (r"\boxed{5/0}", "5"),
+            (r"\boxed{1.2.3}", "1.2"),
+            (r"\boxed{x+1}", "x+2"),
+            (r"\boxed{5", "6"),
+            ("five", "5"),
+            ("the word", "word"),
+        ];
+        for (completion, reference) in cases {
+            assert!(!is_right(completion, reference), "{completion} should not be {reference}");
+        }
+    }
+
+    #[test]
+    fn a_missing_reference_is_an_error_and_not_a_wrong_answer() {
+        for reference in [None, Some(""), Some(" "), Some("####")] {
+            let message = value("5", reference).unwrap_err().to_string();
+            assert!(message.contains("`answer`"), "{message}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_a_thousand_digits_are_exact() {
+        let digits = "1234567890".repeat(100);
+        assert!(is_right(&format!("\\boxed{{{digits}}}"), &digits));
+        assert!(!is_right(&format!("\\boxed{{{digits}}}"), &(digits.clone() + "1")));
+        assert!(is_right(&format!("\\boxed{{{digits}0/10}}"), &digits));
+        assert!(is_right(&format!("\\boxed{{0.{}1}}", "0".repeat(400)), &format!("1/1{}", "0".repeat(401))));
+        assert!(!is_right(&format!("\\boxed{{0.{}1}}", "0".repeat(400)), &format!("1/1{}", "0".repeat(400))));
+    }
+
+    /// Texts that are equal by subject: numbers, functions, collections, relations, units, words.
+    const EQUAL: [(&str, &[&str]); 30] = [
+        (
+            "1234567",
+            &[
+                "1,234,567",
+                "1{,}234{,}567",
+                r"1\,234\,567",
+                "1234567.0",
+                r"1.234567 \times 10^6",
+                "1.234567e6",
+            ],
+        ),
+        (
+            r"\frac{5}{2}",
+            &[
+                "2.5",
+                "5/2",
+                r"2\frac{1}{2}",
+                "2 1/2",
+                r"\dfrac52",
+                r"2.50",
+                r"\frac{10}{4}",
+                r"-\frac{-5}{2}",
+            ],
+        ),
+        (r"0.\overline{3}", &["1/3", r"\frac13", r"0.\overline{33}", "0.33333"]),
+        (r"-\frac{1}{6}", &[r"\frac{-1}{6}", r"\frac{1}{-6}", r"-0.1\overline{6}", r"-\tfrac16"]),
+        (r"2\sqrt{3}", &[r"\sqrt{12}", r"\sqrt 3 \cdot 2", r"\frac{6}{\sqrt3}", r"12^{1/2}", r"2\sqrt3"]),
+        (r"\sqrt[3]{-8}", &["-2", r"-\sqrt[3]{8}"]),
+        (r"\frac{\pi}{4}", &[r"\pi/4", "π/4", r"0.25\pi", r"\arctan 1", r"\tan^{-1}(1)", "0.7854"]),
+        ("e^2", &[r"\exp(2)", r"e \cdot e", r"\mathrm{e}^{2}"]),
+        ("120", &["5!", r"\binom{10}{3}", r"2^3 \cdot 15", r"{10 \choose 3}", r"\frac{6!}{3!}"]),
+        ("3-4i", &["-4i+3", r"\frac{25}{3+4i}", "3 + (-4)i"]),
+        ("x^2-1", &["(x-1)(x+1)", "(x+1)(x-1)", "-1+x^2", r"\frac{x^3-x}{x}", "x*x-1"]),
+        (r"\frac{x+2}{7}", &[r"\frac{x}{7}+\frac{2}{7}", "(2+x)/7", r"\frac17(x+2)"]),
+        (r"\sin 2x", &[r"2\sin x\cos x", r"2 \cos(x) \sin(x)", r"\sin(2x)"]),
+        (r"\tan^2 y + 1", &[r"\sec^2 y", r"\frac{1}{\cos^2(y)}"]),
+        (r"\ln 8", &[r"3\ln 2", r"\ln(2)+\ln(4)"]),
+        (
+            r"\{1,2,3\}",
+            &[
+                "1, 2, 3",
+                "3, 1, 2",
+                r"\{3,2,1\}",
+                r"1, 2, \text{ and } 3",
+                r"x = 1, 2, 3",
+                r"x=3 \text{ or } x=2 \text{ or } x=1",
+            ],
+        ),
+        (
+            r"1 \pm \sqrt{2}",
+            &[r"1+\sqrt2, 1-\sqrt2", r"\{1-\sqrt{2}, 1+\sqrt{2}\}", r"x = 1 \pm \sqrt{2}", r"1 \mp \sqrt2"],
+        ),
+        (
+            "(1, -2)",
+            &[
+                r"\left( 1, -2 \right)",
+                r"\begin{pmatrix} 1 \\ -2 \end{pmatrix}",
+                r"(x, y) = (1, -2)",
+                "x=1, y=-2",
+                r"\langle 1, -2\rangle",
+            ],
+        ),
+        (
+            r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
+            &[
+                r"\begin{bmatrix}1&2\\3&4\end{bmatrix}",
+                r"\left[\begin{array}{cc}1 & 2 \\ 3 & 4\end{array}\right]",
+            ],
+        ),
+        (
+            r"[3, \infty)",
+            &[r"x \ge 3", r"3 \le x", r"\left[3, +\infty\right)", r"x \in [3, \infty)", "x >= 3"],
+        ),
+        (
+            r"(-\infty, 1) \cup (1, \infty)",
+            &[
+                r"x \ne 1",
+                r"\mathbb{R} \setminus \{1\}",
+                r"(1,\infty)\cup(-\infty,1)",
+                r"x < 1 \text{ or } x > 1",
+            ],
+        ),
+        (r"-2 \le x < 5", &["[-2, 5)", r"5 > x \ge -2", r"\{x \mid -2 \le x < 5\}"]),
+        ("x = 3", &["3", "3 = x", "x=2+1=3", r"x = \frac{6}{2}"]),
+        ("3x - 2y = 6", &["2y = 3x - 6", r"y = \frac{3}{2}x - 3", "6x-4y-12=0"]),
+        ("-x > -1", &["x < 1", "1 > x"]),
+        (r"5 \text{ cm}", &["5", "5cm", r"5\,\mathrm{cm}", "5 centimeters", r"0.05 \text{ m}", "50 mm"]),
+        (r"\$32{,}348", &["32348", "32,348 dollars", r"\$32,\!348.00"]),
+        (r"28\%", &["28", "28 percent", "0.28"]),
+        (r"90^\circ", &["90", "90 degrees", "90°", r"\frac{\pi}{2}"]),
+        (r"\text{(B)}", &["B", "(B)", r"\textbf{(B)}", "B.", r"\text{(B) } 17"]),
+    ];
+
+    #[test]
+    fn equal_spellings() {
+        for (reference, answers) in EQUAL {
+            for answer in answers {
+                assert!(
+                    is_right(&format!("\\boxed{{{answer}}}"), reference),
+                    "{answer} should be {reference}"
+                );
+                assert!(
+                    is_right(&format!("The answer is ${answer}$."), reference),
+                    "{answer} should be {reference}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn final_answers_are_found() {
+        let config = MathConfig::default();
+        let cases = [
+            (r"\boxed{1} and \boxed{2}", "1, 2"),
+            (r"$x = \boxed{1}$ or $x = \boxed{-1}$", "1, -1"),
+            (r"\boxed{7}. So \boxed{7}", "7"),
+            (r"\fbox{3}", "3"),
+            ("<answer> 12 </answer> and so on 13", "12"),
+            ("The final answer is: $\\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}"),
+            ("**Answer:** 42 apples", "42 apples"),
+            ("Final Answer: The largest $n$ is 34.", "34"),
+            ("The answer is correct. It was 18.", "18"),
+            ("so 5\n#### 1,200", "1,200"),
+            ("We find $x+y=7$ and thus $x = 3$", "x = 3"),
+            ("I paid $5 and got $3", "$3"),
+            ("<think>\\boxed{1}</think>\n\\boxed{2}", "2"),
+            (r"it is \[ \boxed{\frac{1}{\sqrt{2}}} \]", r"\frac{1}{\sqrt{2}}"),
+        ];
+        for (completion, expected) in cases {
+            assert_eq!(
+                extract_answer(completion, &config.extract).as_deref(),
+                Some(expected),
+                "{completion}"
+            );
+        }
+        for completion in ["", "no number", "<think>\\boxed{1}", "</think>", "<think>1</think><think>2"] {
+            assert_eq!(extract_answer(completion, &config.extract), None, "{completion}");
+        }
+        let tags_first = [AnswerKind::Tag, AnswerKind::Boxed];
+        assert_eq!(extract_answer(r"<answer>1</answer> \boxed{2}", &tags_first).as_deref(), Some("1"));
+        assert_eq!(extract_answer("it is 2", &tags_first), None);
+    }
+
+    #[test]
+    fn configs_that_cannot_be_meant_are_refused() {
+        let message = |config| MathVerifier::new(config).unwrap_err().to_string();
+        assert!(message(MathConfig { extract: vec![], ..MathConfig::default() }).contains("extract"));
+        let twice = vec![AnswerKind::Boxed, AnswerKind::Last, AnswerKind::Boxed];
+        assert!(message(MathConfig { extract: twice, ..MathConfig::default() }).contains("Boxed"));
+        assert!(
+            message(MathConfig { decimal_digits: 2, ..MathConfig::default() }).contains("decimal_digits")
+        );
+        let never = MathConfig { decimal_digits: 0, ..MathConfig::default() };
+        assert!(!is_equivalent("1/3", "0.333333333333", &never));
+        let config: MathConfig = serde_json::from_str(r#"{"extract": ["tag", "boxed"]}"#).unwrap();
+        assert_eq!(config.extract, [AnswerKind::Tag, AnswerKind::Boxed]);
+        assert_eq!(config.decimal_digits, 4);
+    }
+
+    /// Pieces that parsers and big numbers choke on.
+    const HOSTILE: [&str; 36] = [
+        "{",
+        "}",
+        "(",
+        "[",
+        r"\{",
+        r"\left(",
+        r"\boxed{",
+        r"\frac{1}{",
+        r"\frac",
+        r"\sqrt{",
+        r"\sqrt[",
+        "1",
+        "1,",
+        "-",
+        "1/",
+        "^",
+        "9^",
+        "9^{",
+        "!",
+        "9!",
+        r"\text{",
+        "\0",
+        "é",
+        "１",
+        r"\,",
+        "$",
+        "1,111",
+        "−",
+        "|",
+        "|x",
+        r"\begin{pmatrix}",
+        "&",
+        "_{",
+        "x=",
+        r"\pm 1,",
+        "answer is ",
+    ];
+
+    #[test]
+    fn ten_megabytes_of_hostile_text_take_under_a_second() {
+        for piece in HOSTILE {
+            let text = piece.repeat(10_000_000 / piece.len());
+            let boxed = format!("\\boxed{{{}}}", &text[..text.len() / 2 / piece.len() * piece.len()]);
+            let longest = format!("\\boxed{{{}}}", piece.repeat(BOX_BYTES_MAX / piece.len()));
+            for (name, completion, reference) in [
+                ("long", &text, "5"),
+                ("boxed", &boxed, "1/3"),
+                ("box", &longest, "1/3"),
+                ("twice", &longest, &longest),
+            ] {
+                let taken = seconds(|| {
+                    let _ = value(completion, Some(reference));
+                });
+                assert!(taken < 1.0, "{piece} {name}: {taken} s");
+            }
+        }
+    }
+
+    #[test]
+    fn towers_factorials_and_long_sums_end_at_once() {
+        let deep = |piece: &str, count: usize| piece.repeat(count);
+        let texts = [
+            "9^{9^{9}}".to_string(),
+            "9^9^9^9^9".to_string(),
+            "(10^{10^9})!".to_string(),
+            "10^{10^9}".to_string(),
+            "3000!!!!".to_string(),
+            "2^{-10^{18}}".to_string(),
+            "1e999999999999".to_string(),
+            r"\binom{10^9}{5}".to_string(),
+            r"\sqrt[1000000]{7}".to_string(),
+            deep("3000!+", 2000) + "1",
+            deep("(2^{30000}+1/3)*", 300) + "1",
+            deep("1/7^{999}+", 400) + "1",
+            deep(r"\sin x +", 800) + "1",
+            deep("(", 90) + "x" + &deep(")", 90),
+            deep("x+", 2000) + "y",
+            deep("1,", 1500) + "2",
+            deep(r"\sqrt{2},", 700) + "2",
+            deep("-", 3000) + "1",
+            format!("{}/{}", deep("7", 30_000), deep("3", 30_000)),
+            format!("x^{{{}}}", deep("9", 300)),
+        ];
+        for text in &texts {
+            for other in &texts {
+                let taken = seconds(|| {
+                    is_equivalent(text, other, &MathConfig::default());
+                });
+                assert!(taken < 1.0, "{:.30} {:.30}: {taken} s", text, other);
+            }
+        }
+    }
+
+    /// A formula in two spellings of one value: terms in another order, fractions with other signs.
+    fn formula() -> impl proptest::strategy::Strategy<Value = (String, String)> {
+        use proptest::strategy::{Strategy, Union};
+        let leaf = proptest::sample::select(vec![
+            ("x", "x"),
+            ("y", "(y)"),
+            ("2", "4/2"),
+            ("3", r"\frac{6}{2}"),
+            ("0.5", r"\frac12"),
+            (r"\frac{2}{3}", "2/3"),
+            (r"\sqrt{2}", "2^{1/2}"),
+            (r"\pi", "π"),
+            ("-7", "(-7)"),
+            (r"\sin x", r"\sin(x)"),
+            ("x^2", "x*x"),
+        ]);
+        let leaf = leaf.prop_map(|(left, right)| (left.to_string(), right.to_string()));
+        leaf.prop_recursive(3, 12, 2, |inner| {
+            let pair = (inner.clone(), inner.clone());
+            Union::new([
+                pair.clone()
+                    .prop_map(|((a, b), (c, d))| (format!("({a})+({c})"), format!("({d})+({b})")))
+                    .boxed(),
+                pair.clone()
+                    .prop_map(|((a, b), (c, d))| (format!("({a})-({c})"), format!("-({d})+({b})")))
+                    .boxed(),
+                pair.prop_map(|((a, b), (c, d))| (format!(r"({a}) \cdot ({c})"), format!("({d})({b})")))
+                    .boxed(),
+                inner
+                    .clone()
+                    .prop_map(|(a, b)| (format!(r"\frac{{{a}}}{{3+x^2}}"), format!("({b})/(x*x+3)")))
+                    .boxed(),
+                inner.prop_map(|(a, b)| (format!("({a})^2"), format!("({b})({b})"))).boxed(),
+            ])
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_verifier_panic(text in any::<String>(), reference in any::<String>()) {
+            for completion in [text.clone(), format!("\\boxed{{{text}}}"), format!("{text}\\frac{{1}}{{{text}")] {
+                let _ = value(&completion, Some(&reference));
+            }
+        }
+
+        #[test]
+        fn latex_pieces_never_panic(pieces in proptest::collection::vec(proptest::sample::select(vec![
+            r"\boxed{", r"\frac", "{", "}", "1", "23", "456", ",", ".", "/", "-", "−", r"\text{", r"\,", "é", " ", "$", "=",
+        ]), 0..30)) {
+            let text: String = pieces.concat();
+            let first = value(&text, Some("1"));
+            prop_assert!(first.is_ok());
+            let _ = value("1", Some(&text));
+        }
+
+        #[test]
+        fn fractions_agree_with_cross_multiplication(a in -999i64..1000, b in 1i64..1000, c in -999i64..1000, d in 1i64..1000, k in 1i64..50) {
+            let fraction = |top: i64, bottom: i64| format!("\\boxed{{\\frac{{{top}}}{{{bottom}}}}}");
+            let reduced = format!("{a}/{b}");
+            prop_assert!(is_right(&fraction(a * k, b * k), &reduced));
+            prop_assert_eq!(is_right(&fraction(a, b), &format!("{c}/{d}")), a * d == c * b);
+        }
+
+        #[test]
+        fn decimals_agree_with_their_fractions(top in any::<i32>(), places in 1usize..9) {
+            let bottom = 10i64.pow(places as u32);
+            let (whole, part) = (i64::from(top).abs() / bottom, i64::from(top).abs() % bottom);
+            let sign = if top < 0 { "-" } else { "" };
+            let decimal = format!("thus {sign}{whole}.{part:0places$}");
+            let reference = format!("{top}/{bottom}");
+            prop_assert!(is_right(&decimal, &reference), "{} {}", decimal, reference);
+        }
+
+        #[test]
+        fn what_is_written_another_way_stays_equal((left, right) in formula()) {
+            let config = MathConfig::default();
+            prop_assert!(is_equivalent(&left, &left, &config), "{}", left);
+            prop_assert!(is_equivalent(&left, &right, &config), "{} {}", left, right);
+            prop_assert!(is_equivalent(&right, &left, &config), "{} {}", left, right);
+            for changed in [format!("({right})+1"), format!("({right})-x^7"), format!("({right})+1/1000")] {
+                prop_assert!(!is_equivalent(&left, &changed, &config), "{} {}", left, changed);
+                prop_assert!(!is_equivalent(&changed, &left, &config), "{} {}", left, changed);
+            }
+        }
+
+        #[test]
+        fn equality_has_no_direction_for_bare_values((left, _) in formula(), (right, _) in formula()) {
+            let config = MathConfig::default();
+            prop_assert_eq!(is_equivalent(&left, &right, &config), is_equivalent(&right, &left, &config));
+        }
+
+        #[test]
+        fn soup_of_pieces_never_panics(pieces in proptest::collection::vec(proptest::sample::select(HOSTILE.to_vec()), 0..40)) {
+            let text: String = pieces.concat();
+            let _ = is_equivalent(&text, "x", &MathConfig::default());
+            let _ = is_equivalent(&text, &(text.clone() + "1"), &MathConfig::default());
+            let _ = value(&text, Some(&text));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Equations and inequalities: what a chain such as `x = 2 + 3 = 5` says, and when two chains say the same.
 
 use crate::math::expression::{Constant, Expression, Function, Relation};
-use crate::math::scalar::{Rules, infinity, proportion};
+use crate::math::scalar::{Rules, infinity, is_same_value, proportion};
 
 /// Whether an expression only names something, so that `name = value` means the value: letters and functions of
 /// anything, their ratios and lengths, tuples of names, words.
@@ -27,18 +27,23 @@ fn is_angular(function: Function) -> bool {
 
 /// What an answer's chain comes to where the reference is no chain: `m + n = 3 + 4 = 7` is 7, because its first
 /// member only says what is asked for.
-pub(super) fn final_value(expression: &Expression) -> Option<&Expression> {
+pub(super) fn final_value<'a>(expression: &'a Expression, rules: &Rules) -> Option<&'a Expression> {
     let Expression::Chain(members, relations) = expression else { return None };
-    let is_sum_of_names = match members.first()? {
+    let is_constant = |member: &Expression| {
+        !member.any(&|part| matches!(part, Expression::Symbol(_) | Expression::Unknown(..)))
+    };
+    let says_what = match members.first()? {
         Expression::Sum(parts) => parts.iter().all(|part| match part {
             Expression::Negative(part) => is_name(part),
             part => is_name(part),
         }),
         _ => false,
     };
-    let last = members.last().filter(|_| is_sum_of_names)?;
-    let is_constant = !last.any(&|part| matches!(part, Expression::Symbol(_) | Expression::Unknown(..)));
-    (is_constant && relations.iter().all(|&relation| relation == Relation::Equal)).then_some(last)
+    // `250000/16 = 15625` is a calculation.
+    let is_right =
+        |last: &Expression| says_what || is_constant(&members[0]) && is_same_value(&members[0], last, rules);
+    let is_chain = relations.iter().all(|&relation| relation == Relation::Equal);
+    members.last().filter(|last| is_chain && is_constant(last) && is_right(last))
 }
 
 /// `AB`, `\angle ABC`, `P(3)`: names, and at most the last part is an argument.
@@ -102,9 +107,8 @@ pub(super) fn interval(expression: &Expression) -> Option<(&Expression, Expressi
             Some((name, Expression::Union(vec![below, above])))
         }
         ([low, name, high], [first, second]) if is_variable(name) => {
-            let is_closed = |relation: &Relation| {
-                matches!(relation, Relation::LessOrEqual | Relation::GreaterOrEqual)
-            };
+            let is_closed =
+                |relation: &Relation| matches!(relation, Relation::LessOrEqual | Relation::GreaterOrEqual);
             let rises = |relation: &Relation| matches!(relation, Relation::Less | Relation::LessOrEqual);
             let ends = ((low.clone(), is_closed(first)), (high.clone(), is_closed(second)));
             match (first.is_order() && second.is_order(), rises(first), rises(second)) {
@@ -129,13 +133,16 @@ fn ray<'a>(
     let infinity = || Expression::Constant(Constant::Infinity);
     let minus_infinity = || Expression::Negative(Box::new(infinity()));
     let value = value.clone();
-    Some((name, match relation {
-        Relation::Less => between((minus_infinity(), false), (value, false)),
-        Relation::LessOrEqual => between((minus_infinity(), false), (value, true)),
-        Relation::Greater => between((value, false), (infinity(), false)),
-        Relation::GreaterOrEqual => between((value, true), (infinity(), false)),
-        _ => return None,
-    }))
+    Some((
+        name,
+        match relation {
+            Relation::Less => between((minus_infinity(), false), (value, false)),
+            Relation::LessOrEqual => between((minus_infinity(), false), (value, true)),
+            Relation::Greater => between((value, false), (infinity(), false)),
+            Relation::GreaterOrEqual => between((value, true), (infinity(), false)),
+            _ => return None,
+        },
+    ))
 }
 
 /// Whether two equations or inequalities of two members say the same: with everything on one side, one is a

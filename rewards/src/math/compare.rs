@@ -87,7 +87,7 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
         (Expression::Chain(..), other) => stands_for(reference, other, rules),
         (other, Expression::Chain(..)) => {
             stands_for(answer, other, rules)
-                || final_value(answer).is_some_and(|value| is_same(other, value, rules))
+                || final_value(answer, rules).is_some_and(|value| is_same(other, value, rules))
         }
         _ => is_same_plain(reference, answer, rules),
     }
@@ -98,7 +98,9 @@ fn is_same_collection(reference: &Expression, answer: &Expression, rules: &Rules
     Some(match (reference, answer) {
         (Expression::List(left), Expression::List(right)) => are_same_lists(left, right, rules),
         (Expression::Set(left) | Expression::List(left), Expression::Set(right))
-        | (Expression::Set(left), Expression::List(right)) => are_matched(&values(left), &values(right), rules),
+        | (Expression::Set(left), Expression::List(right)) => {
+            are_matched(&values(left), &values(right), rules)
+        }
         // `x = 1, y = 2` and `1, 2` may stand for a tuple; then order counts.
         (Expression::List(list), Expression::Bracket('(', tuple, ')'))
         | (Expression::Bracket('(', tuple, ')'), Expression::List(list)) => {
@@ -201,10 +203,11 @@ fn are_matched(left: &[Expression], right: &[Expression], rules: &Rules) -> bool
 /// Two equations, inequalities or memberships.
 fn are_same_chains(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
     let (left, right) = (named_value(reference), named_value(answer));
-    if let (Some((left_name, left)), Some((right_name, right))) = (left, right) {
-        if left_name == right_name && is_same(left, right, rules) {
-            return true;
-        }
+    if let (Some((left_name, left)), Some((right_name, right))) = (left, right)
+        && left_name == right_name
+        && is_same(left, right, rules)
+    {
+        return true;
     }
     if let (Some((left_name, left)), Some((right_name, right))) = (interval(reference), interval(answer)) {
         return left_name == right_name && is_same(&left, &right, rules);
@@ -222,12 +225,14 @@ fn is_range(expression: &Expression) -> bool {
 
 /// Longer chains are equal member by member, read from either end.
 fn are_equal_members(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
-    let (Expression::Chain(left, left_relations), Expression::Chain(right, right_relations)) = (reference, answer)
+    let (Expression::Chain(left, left_relations), Expression::Chain(right, right_relations)) =
+        (reference, answer)
     else {
         return false;
     };
     let turned: Vec<Expression> = right.iter().rev().cloned().collect();
-    let turned_relations: Vec<Relation> = right_relations.iter().rev().map(|relation| relation.flipped()).collect();
+    let turned_relations: Vec<Relation> =
+        right_relations.iter().rev().map(|relation| relation.flipped()).collect();
     (left_relations == right_relations && are_equal_in_order(left, right, rules))
         || (*left_relations == turned_relations && are_equal_in_order(left, &turned, rules))
 }
@@ -258,7 +263,9 @@ fn is_same_plain(reference: &Expression, answer: &Expression, rules: &Rules) -> 
             same_open && same_close && are_equal_in_order(left, right, rules)
         }
         (Expression::Union(left), Expression::Union(right))
-        | (Expression::Intersection(left), Expression::Intersection(right)) => are_matched(left, right, rules),
+        | (Expression::Intersection(left), Expression::Intersection(right)) => {
+            are_matched(left, right, rules)
+        }
         (Expression::Difference(left), Expression::Difference(right)) => {
             are_equal_in_order(&left[..], &right[..], rules)
         }
@@ -320,10 +327,12 @@ fn reals_written_out(expression: &Expression) -> Expression {
     match expression {
         part if is_reals(part) => open(minus_infinity(), infinity()),
         Expression::Difference(pair) => match &**pair {
-            [first, Expression::Set(parts)] if is_reals(first) && parts.len() == 1 => Expression::Union(vec![
-                open(minus_infinity(), parts[0].clone()),
-                open(parts[0].clone(), infinity()),
-            ]),
+            [first, Expression::Set(parts)] if is_reals(first) && parts.len() == 1 => {
+                Expression::Union(vec![
+                    open(minus_infinity(), parts[0].clone()),
+                    open(parts[0].clone(), infinity()),
+                ])
+            }
             _ => expression.clone(),
         },
         other => other.clone(),
@@ -345,7 +354,8 @@ fn are_proportional(left: &[Expression], right: &[Expression], rules: &Rules) ->
         return true;
     }
     let are_times = [left, right].iter().all(|parts| parts.len() == 2 && is_minutes(&parts[1]));
-    let over = |top: &Expression, bottom: &Expression| Expression::Quotient(Box::new([top.clone(), bottom.clone()]));
+    let over =
+        |top: &Expression, bottom: &Expression| Expression::Quotient(Box::new([top.clone(), bottom.clone()]));
     !are_times
         && left.len() == right.len()
         && left.iter().zip(right).skip(1).all(|(left_part, right_part)| {

@@ -157,7 +157,8 @@ impl Complex {
         if length.high == 0.0 {
             return None;
         }
-        let (sine, cosine) = if self.im == Wide::ZERO { (Wide::ZERO, Wide::ONE) } else { self.im.sine_and_cosine()? };
+        let (sine, cosine) =
+            if self.im == Wide::ZERO { (Wide::ZERO, Wide::ONE) } else { self.im.sine_and_cosine()? };
         let error = length.high * (4.0 * self.error + 8.0 * ROUNDING * (1.0 + self.size()));
         Complex::new(length.times(cosine), length.times(sine), error)
     }
@@ -199,7 +200,8 @@ impl Complex {
             let error = 2.0 * self.error + 8.0 * ROUNDING * (1.0 + self.size());
             return Some((Complex::new(sine, Wide::ZERO, error)?, Complex::new(cosine, Wide::ZERO, error)?));
         }
-        let (turned, back) = (self.times(Complex::I)?.exponential()?, self.times(Complex::I)?.negative().exponential()?);
+        let (turned, back) =
+            (self.times(Complex::I)?.exponential()?, self.times(Complex::I)?.negative().exponential()?);
         let half = Complex::real(0.5);
         let sine = turned.minus(back)?.times(half)?.times(Complex::I.negative())?;
         Some((sine, turned.plus(back)?.times(half)?))

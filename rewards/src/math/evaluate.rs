@@ -42,15 +42,14 @@ pub(super) fn exact(expression: &Expression, budget: &Budget) -> Option<Ratio> {
         Expression::Sum(parts) => {
             parts.iter().try_fold(Ratio::whole(0), |sum, part| paid(sum.plus(&value(part)?)?, budget))?
         }
-        Expression::Product(parts) => {
-            parts.iter().try_fold(Ratio::whole(1), |product, part| paid(product.times(&value(part)?)?, budget))?
-        }
+        Expression::Product(parts) => parts
+            .iter()
+            .try_fold(Ratio::whole(1), |product, part| paid(product.times(&value(part)?)?, budget))?,
         Expression::Negative(part) => value(part)?.negative(),
         Expression::Quotient(pair) => value(&pair[0])?.over(&value(&pair[1])?)?,
         Expression::Power(pair) => exact_power(&value(&pair[0])?, &value(&pair[1])?)?,
-        Expression::Root(pair) => {
-            value(&pair[1])?.root(u32::try_from(value(&pair[0])?.to_i64()?).ok().filter(|&degree| degree < 1000)?)?
-        }
+        Expression::Root(pair) => value(&pair[1])?
+            .root(u32::try_from(value(&pair[0])?.to_i64()?).ok().filter(|&degree| degree < 1000)?)?,
         Expression::Percent(part) => value(part)?.over(&Ratio::whole(100))?,
         Expression::Call(function, parts) => exact_call(*function, parts, budget)?,
         _ => return None,
@@ -68,7 +67,11 @@ fn paid(value: Ratio, budget: &Budget) -> Option<Ratio> {
 /// A power with a whole exponent, or with a root that is rational.
 fn exact_power(base: &Ratio, exponent: &Ratio) -> Option<Ratio> {
     let (top, bottom) = exponent.small_parts()?;
-    let root = if bottom == 1 { base.clone() } else { base.root(u32::try_from(bottom).ok().filter(|&b| b < 1000)?)? };
+    let root = if bottom == 1 {
+        base.clone()
+    } else {
+        base.root(u32::try_from(bottom).ok().filter(|&b| b < 1000)?)?
+    };
     root.power(top)
 }
 

@@ -197,7 +197,9 @@ impl Expression {
             Expression::Percent(part) => Expression::Percent(Box::new(change(part))),
             Expression::Degrees(part) => Expression::Degrees(Box::new(change(part))),
             Expression::Measure(part, unit) => Expression::Measure(Box::new(change(part)), unit.clone()),
-            Expression::Quotient(pair) => Expression::Quotient(Box::new([change(&pair[0]), change(&pair[1])])),
+            Expression::Quotient(pair) => {
+                Expression::Quotient(Box::new([change(&pair[0]), change(&pair[1])]))
+            }
             Expression::Power(pair) => Expression::Power(Box::new([change(&pair[0]), change(&pair[1])])),
             Expression::Root(pair) => Expression::Root(Box::new([change(&pair[0]), change(&pair[1])])),
             Expression::Difference(pair) => {

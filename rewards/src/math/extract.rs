@@ -61,7 +61,10 @@ pub(super) fn reference_answer(reference: &str) -> Cow<'_, str> {
 
 /// A reference without a box: all of it, unless it is a solution that tells its answer in a sentence.
 fn reference_text(reference: &str) -> &str {
-    if tail(reference).len() == reference.len() && reference.len() > WINDOW / 8 && parse(reference, true).is_err() {
+    if tail(reference).len() == reference.len()
+        && reference.len() > WINDOW / 8
+        && parse(reference, true).is_err()
+    {
         return behind_phrase(reference).unwrap_or(reference);
     }
     reference
@@ -74,7 +77,8 @@ fn unescaped(text: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(r"\\") {
         let behind = &rest[at + 2..];
-        let is_doubled = behind.starts_with(|next: char| next.is_ascii_alphabetic() || "{},!;".contains(next));
+        let is_doubled =
+            behind.starts_with(|next: char| next.is_ascii_alphabetic() || "{},!;".contains(next));
         single.push_str(&rest[..at]);
         single.push_str(if is_doubled { r"\" } else { r"\\" });
         rest = behind;
@@ -109,7 +113,11 @@ fn boxed(text: &str) -> Option<Cow<'_, str>> {
     contents.reverse();
     // An answer that is boxed twice is one answer.
     contents.dedup_by(|right, left| right.trim() == left.trim());
-    if contents.len() == 1 { Some(Cow::Borrowed(last.content)) } else { Some(Cow::Owned(contents.join(", "))) }
+    if contents.len() == 1 {
+        Some(Cow::Borrowed(last.content))
+    } else {
+        Some(Cow::Owned(contents.join(", ")))
+    }
 }
 
 /// The box before `start`, if nothing but a separator stands between.
@@ -128,8 +136,8 @@ fn is_separator(between: &str) -> bool {
     let mut name = 0;
     while let Some(first) = rest.chars().next() {
         let marks = [
-            r"\text", r"\quad", r"\qquad", r"\mbox", r"\(", r"\)", r"\[", r"\]", r"\,", r"\;", r"\ ", "and", "or", "$", "{",
-            "}", ",", ";", "&",
+            r"\text", r"\quad", r"\qquad", r"\mbox", r"\(", r"\)", r"\[", r"\]", r"\,", r"\;", r"\ ", "and",
+            "or", "$", "{", "}", ",", ";", "&",
         ];
         if let Some(after) = marks.iter().find_map(|mark| rest.strip_prefix(mark)) {
             rest = after;
@@ -187,7 +195,16 @@ fn rfind_ignoring_case(text: &str, word: &[u8]) -> Option<usize> {
 
 /// What an answer is without being told.
 const NO_ANSWERS: [&str; 10] = [
-    "correct", "right", "wrong", "incorrect", "indeed", "reasonable", "unique", "consistent", "verified", "as follows",
+    "correct",
+    "right",
+    "wrong",
+    "incorrect",
+    "indeed",
+    "reasonable",
+    "unique",
+    "consistent",
+    "verified",
+    "as follows",
 ];
 
 /// The value behind the word `answer`, if a verb or a colon joins it.
@@ -197,7 +214,10 @@ fn phrase_value(behind: &str) -> Option<&str> {
     let joined = ["is:", "is", "are:", "are", ":", "="].iter().find_map(|joint| rest.strip_prefix(joint))?;
     let value = joined.trim_start_matches(['*', ':', '_', ' ', '\u{a0}', '\n', '\r', '\t']);
     // `answer isn't`, `answer is not`.
-    if value.is_empty() || joined.starts_with(|next: char| next.is_ascii_alphanumeric()) || value.starts_with("not ") {
+    if value.is_empty()
+        || joined.starts_with(|next: char| next.is_ascii_alphanumeric())
+        || value.starts_with("not ")
+    {
         return None;
     }
     if let Some((content, _, length)) = formula_at(value) {
@@ -219,7 +239,10 @@ fn phrase_value(behind: &str) -> Option<&str> {
 /// The text up to the end of its sentence or line.
 fn sentence(text: &str) -> &str {
     let line = text.lines().next().unwrap_or("");
-    let end = [". ", ", since", ", because", ", which", ", where", "**", "<"].iter().filter_map(|stop| line.find(stop)).min();
+    let end = [". ", ", since", ", because", ", which", ", where", "**", "<"]
+        .iter()
+        .filter_map(|stop| line.find(stop))
+        .min();
     line[..end.unwrap_or(line.len())].trim()
 }
 
@@ -253,7 +276,8 @@ fn formula_at(text: &str) -> Option<(&str, usize, usize)> {
     let end = window.match_indices(close).map(|(at, _)| at).find(|&at| !window[..at].ends_with('\\'))?;
     let content = &window[..end];
     // Amounts in dollars: what stands between two of them begins with a digit and ends with a space.
-    let is_amount = *open == "$" && content.starts_with(|first: char| first.is_ascii_digit()) && content.ends_with(' ');
+    let is_amount =
+        *open == "$" && content.starts_with(|first: char| first.is_ascii_digit()) && content.ends_with(' ');
     let is_line = *open != "$" || !content.contains('\n');
     let is_formula = is_line && !is_amount && !content.trim().is_empty();
     is_formula.then(|| (content.trim(), open.len() + end, open.len() + end + close.len()))
@@ -267,7 +291,8 @@ fn last_number(text: &str, start: usize) -> Option<&str> {
         let before = if at > start { Some(bytes[at - 1]) } else { None };
         // A sign behind a letter, digit or closing bracket is an operation: the last number of `7-5` is 5.
         let is_operation = !bytes[at].is_ascii_digit()
-            && before.is_some_and(|before| before.is_ascii_alphanumeric() || matches!(before, b')' | b'}' | b']'))
+            && before
+                .is_some_and(|before| before.is_ascii_alphanumeric() || matches!(before, b')' | b'}' | b']'))
             && text[at..].starts_with(['-', '−', '+']);
         let may_begin = match bytes[at] {
             b'\\' => bytes.get(at + 1).is_some_and(|next| b"fdtc$".contains(next)),
@@ -280,8 +305,14 @@ fn last_number(text: &str, start: usize) -> Option<&str> {
                 last = Some((at, at + length));
                 at += length;
             }
-            None if bytes[at].is_ascii_digit() => at += bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count(),
-            None => at += bytes[at..].iter().skip(1).take_while(|&&byte| byte & 0b1100_0000 == 0b1000_0000).count() + 1,
+            None if bytes[at].is_ascii_digit() => {
+                at += bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count()
+            }
+            None => {
+                at +=
+                    bytes[at..].iter().skip(1).take_while(|&&byte| byte & 0b1100_0000 == 0b1000_0000).count()
+                        + 1
+            }
         }
     }
     let (start, end) = last?;

@@ -90,12 +90,20 @@ impl<'a> Lexer<'a> {
     }
 
     fn character(&mut self, character: char) -> Result<(), Unreadable> {
+        let scale = self.rest().strip_prefix(['C', 'F']);
+        if character == '°' && scale.is_some_and(|after| !after.starts_with(char::is_alphabetic)) {
+            let word = if self.rest().starts_with('C') { "celsius" } else { "fahrenheit" };
+            self.at += 1;
+            self.tokens.push(Token::Word(word.to_string()));
+            return Ok(());
+        }
         let token = match character {
-            ' ' | '\t' | '\n' | '\r' | '~' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '$' | '\u{2061}' | '\u{200b}' => {
+            ' ' | '\t' | '\n' | '\r' | '~' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '$' | '\u{2061}'
+            | '\u{200b}' => {
                 return Ok(());
             }
-            '+' | '-' | '*' | '/' | '^' | '_' | '!' | '|' | ',' | ';' | ':' | '\'' | '&' | '%' | '(' | ')'
-            | '[' | ']' | '{' | '}' | '±' | '∓' | '∪' | '∩' | '°' => Token::Sign(character),
+            '+' | '-' | '*' | '/' | '^' | '_' | '!' | '|' | ',' | ';' | ':' | '\'' | '&' | '%' | '('
+            | ')' | '[' | ']' | '{' | '}' | '±' | '∓' | '∪' | '∩' | '°' => Token::Sign(character),
             '−' | '–' | '—' => Token::Sign('-'),
             '·' | '×' | '⋅' | '∗' => Token::Sign('*'),
             '÷' | '∕' => Token::Sign('/'),
@@ -138,7 +146,10 @@ impl<'a> Lexer<'a> {
         let length = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         let run = &rest[..length];
         self.at += length;
-        if length == 1 {
+        let divides_unit = matches!(self.tokens[..], [.., Token::Word(_), Token::Sign('/')]);
+        if length == 1 && divides_unit && matches!(run, "h" | "s") {
+            self.tokens.push(Token::Word(run.to_string()));
+        } else if length == 1 {
             self.tokens.push(letter(run));
         } else if self.is_ordinal(run) {
             // `12th` is 12.
@@ -218,8 +229,9 @@ impl<'a> Lexer<'a> {
         let name = &after[..length];
         self.at += 1 + length;
         match name {
-            "text" | "textbf" | "textit" | "textrm" | "textnormal" | "textsf" | "texttt" | "mbox" | "hbox" | "mathrm" | "mathit"
-            | "mathbf" | "mathsf" | "operatorname" | "bf" | "rm" | "boldsymbol" | "bm" | "mathcal" | "mathbb" => self.text_argument(name),
+            "text" | "textbf" | "textit" | "textrm" | "textnormal" | "textsf" | "texttt" | "mbox"
+            | "hbox" | "mathrm" | "mathit" | "mathbf" | "mathsf" | "operatorname" | "bf" | "rm"
+            | "boldsymbol" | "bm" | "mathcal" | "mathbb" => self.text_argument(name),
             "begin" | "end" => {
                 let rest = self.rest();
                 let close = rest.strip_prefix('{').and_then(|rest| rest.find('}')).ok_or(Unreadable)?;
@@ -231,7 +243,8 @@ impl<'a> Lexer<'a> {
                 });
                 Ok(())
             }
-            "left" | "right" | "bigl" | "bigr" | "Bigl" | "Bigr" | "big" | "Big" | "bigg" | "Bigg" | "biggl" | "biggr" => {
+            "left" | "right" | "bigl" | "bigr" | "Bigl" | "Bigr" | "big" | "Big" | "bigg" | "Bigg"
+            | "biggl" | "biggr" => {
                 // `\left.` is a bracket that is not shown.
                 if self.rest().starts_with('.') {
                     self.at += 1;
@@ -274,7 +287,11 @@ impl<'a> Lexer<'a> {
         let trimmed = rest.trim_start();
         let Some(inner) = trimmed.strip_prefix('{') else {
             // `\mathbf v` and `\bf x` mark one letter.
-            return if trimmed.starts_with(|next: char| next.is_ascii_alphanumeric()) { Ok(()) } else { Err(Unreadable) };
+            return if trimmed.starts_with(|next: char| next.is_ascii_alphanumeric()) {
+                Ok(())
+            } else {
+                Err(Unreadable)
+            };
         };
         let close = inner.find(['{', '}']).filter(|&at| inner.as_bytes()[at] == b'}');
         let Some(close) = close else {
@@ -287,7 +304,8 @@ impl<'a> Lexer<'a> {
             self.tokens.push(Token::Name("Reals".to_string()));
             return Ok(());
         }
-        let is_maths = name.starts_with("math") || name == "boldsymbol" || name == "bm" || name == "operatorname";
+        let is_maths =
+            name.starts_with("math") || name == "boldsymbol" || name == "bm" || name == "operatorname";
         for word in content.split_whitespace() {
             self.text_word(word, is_maths, content.trim().len() == 1)?;
         }
@@ -298,7 +316,8 @@ impl<'a> Lexer<'a> {
     fn text_word(&mut self, word: &str, is_maths: bool, is_alone: bool) -> Result<(), Unreadable> {
         let mut at = 0;
         while let Some(first) = word[at..].chars().next() {
-            let letters = word[at..].bytes().take_while(u8::is_ascii_alphabetic).count();
+            let is_letter = |next: &char| next.is_alphabetic();
+            let letters: usize = word[at..].chars().take_while(is_letter).map(char::len_utf8).sum();
             if letters > 0 {
                 let run = &word[at..at + letters];
                 at += letters;
@@ -316,7 +335,7 @@ impl<'a> Lexer<'a> {
                 continue;
             }
             // Numbers and signs mean the same in text.
-            let end = word[at..].find(|next: char| next.is_ascii_alphabetic()).map_or(word.len(), |found| at + found);
+            let end = word[at..].find(char::is_alphabetic).map_or(word.len(), |found| at + found);
             let end = if first == '\\' { word.len() } else { end.max(at + first.len_utf8()) };
             let inner = lex(&word[at..end], self.thousands)?;
             self.tokens.extend(inner);
@@ -328,7 +347,10 @@ impl<'a> Lexer<'a> {
 
 /// Whether a single letter in a text command is a name: vectors are set that way, and units are not alone.
 fn is_alone_letter(run: &str, is_maths: bool, is_alone: bool) -> bool {
-    run.len() == 1 && is_maths && is_alone && !matches!(run, "m" | "s" | "g" | "h" | "l" | "L" | "N" | "J" | "W")
+    run.len() == 1
+        && is_maths
+        && is_alone
+        && !matches!(run, "m" | "s" | "g" | "h" | "l" | "L" | "N" | "J" | "W")
 }
 
 fn digit_count(text: &str) -> usize {
@@ -346,7 +368,8 @@ fn thousands_gap(text: &str, comma: bool) -> Option<usize> {
 
 /// The digits under a bar (`\overline{3}`) and the length of the whole.
 fn repeated_digits(text: &str) -> Option<(&str, usize)> {
-    let inner = [r"\overline{", r"\bar{", r"\overline ", r"\dot{"].iter().find_map(|bar| text.strip_prefix(bar))?;
+    let inner =
+        [r"\overline{", r"\bar{", r"\overline ", r"\dot{"].iter().find_map(|bar| text.strip_prefix(bar))?;
     let count = digit_count(inner);
     let closes = inner[count..].starts_with('}');
     (count > 0 && count <= 64 && closes).then(|| (&inner[..count], text.len() - inner.len() + count + 1))
@@ -410,6 +433,9 @@ fn letter(name: &str) -> Token {
 
 /// Words that mean something without any mark.
 fn plain_word(word: &str) -> Option<Token> {
+    if ["yes", "no", "true", "false", "none"].iter().any(|known| word.eq_ignore_ascii_case(known)) {
+        return Some(Token::Word(word.to_string()));
+    }
     Some(match word {
         "and" | "or" => Token::Separator,
         "pi" => Token::Constant(Constant::Pi),
@@ -463,9 +489,8 @@ fn known_command(name: &str) -> Result<Option<Token>, Unreadable> {
         "over" => Ok(Some(Token::Command("over"))),
         "sqrt" => Ok(Some(Token::Command("sqrt"))),
         "emptyset" | "varnothing" => Ok(Some(Token::Command("emptyset"))),
-        "overline" | "overrightarrow" | "vec" | "hat" | "bar" | "tilde" | "widehat" | "underline" | "overleftrightarrow" => {
-            Ok(Some(Token::Command("accent")))
-        }
+        "overline" | "overrightarrow" | "vec" | "hat" | "bar" | "tilde" | "widehat" | "underline"
+        | "overleftrightarrow" => Ok(Some(Token::Command("accent"))),
         "boxed" | "fbox" => Ok(None),
         "cdot" | "times" | "ast" | "star" => sign('*'),
         "div" => sign('/'),
@@ -498,6 +523,7 @@ fn known_command(name: &str) -> Result<Option<Token>, Unreadable> {
         "in" => relation(Relation::Element),
         "infty" => Ok(Some(Token::Constant(Constant::Infinity))),
         "pi" => Ok(Some(Token::Constant(Constant::Pi))),
+        "odot" | "hbar" | "nabla" | "partial" | "oplus" => Ok(Some(Token::Name(name.to_string()))),
         "imath" => Ok(Some(Token::Constant(Constant::I))),
         "R" | "Reals" => Ok(Some(Token::Name("Reals".to_string()))),
         "cdots" | "dots" | "ldots" | "dotsc" | "dotsb" => Ok(Some(Token::Name("dots".to_string()))),

@@ -7,7 +7,9 @@ pub(super) fn trimmed(text: &str) -> &str {
     loop {
         let before = text;
         text = text.trim_end_matches(['.', ',', ';', ':', '\u{3002}']).trim();
-        for (open, close) in [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")] {
+        for (open, close) in
+            [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
+        {
             let inner = text.strip_prefix(open).and_then(|inner| inner.strip_suffix(close));
             if let Some(inner) = inner.filter(|inner| !inner.contains(open) && !inner.contains(close)) {
                 text = inner.trim();
@@ -39,19 +41,47 @@ pub(super) fn choice(text: &str) -> Option<(char, String)> {
     };
     // `(A)(B)` and `(A), (B)` are no choice of one.
     let behind = behind.trim_start_matches(['.', ':', '~', ' ']);
-    if behind.starts_with([',', '(', '[', '/', '+', '-', '*', '^', '_', '=', '!']) { None } else { Some((letter, behind.to_string())) }
+    if behind.starts_with([',', '(', '[', '/', '+', '-', '*', '^', '_', '=', '!']) {
+        None
+    } else {
+        Some((letter, behind.to_string()))
+    }
 }
 
 /// Commands around text, which only set type.
 const TYPE_COMMANDS: [&str; 12] = [
-    r"\textbf", r"\textit", r"\textrm", r"\textnormal", r"\text", r"\mbox", r"\mathrm", r"\mathbf", r"\operatorname",
-    r"\mathit", r"\hbox", r"\bf",
+    r"\textbf",
+    r"\textit",
+    r"\textrm",
+    r"\textnormal",
+    r"\text",
+    r"\mbox",
+    r"\mathrm",
+    r"\mathbf",
+    r"\operatorname",
+    r"\mathit",
+    r"\hbox",
+    r"\bf",
 ];
 
 /// Commands that only set type or space.
 const SILENT: [&str; 16] = [
-    r"\displaystyle", r"\left", r"\right", r"\qquad", r"\quad", r"\bigl", r"\bigr", r"\Big", r"\big", r"\,", r"\;",
-    r"\:", r"\!", r"\ ", r"\(", r"\)",
+    r"\displaystyle",
+    r"\left",
+    r"\right",
+    r"\qquad",
+    r"\quad",
+    r"\bigl",
+    r"\bigr",
+    r"\Big",
+    r"\big",
+    r"\,",
+    r"\;",
+    r"\:",
+    r"\!",
+    r"\ ",
+    r"\(",
+    r"\)",
 ];
 
 /// The text without commands that only set type, in one pass. Braces stay where they group mathematics.
@@ -62,12 +92,11 @@ pub(super) fn plain(text: &str, spaceless: bool) -> String {
     let mut braces: Vec<bool> = Vec::new();
     while let Some(first) = rest.chars().next() {
         if first == '\\' {
-            if let Some(after) = TYPE_COMMANDS.iter().find_map(|command| rest.strip_prefix(command)) {
-                if let Some(inner) = after.trim_start().strip_prefix('{') {
-                    braces.push(true);
-                    rest = inner;
-                    continue;
-                }
+            let argument = TYPE_COMMANDS.iter().find_map(|command| rest.strip_prefix(command));
+            if let Some(inner) = argument.and_then(|after| after.trim_start().strip_prefix('{')) {
+                braces.push(true);
+                rest = inner;
+                continue;
             }
             let silent = SILENT.iter().find_map(|command| rest.strip_prefix(command));
             if let Some(after) = silent.filter(|after| !after.starts_with("arrow")) {

@@ -143,7 +143,7 @@ impl Ratio {
 
     /// The exact root, if it is rational.
     pub(super) fn root(&self, degree: u32) -> Option<Ratio> {
-        if degree == 0 || self.bits() > POWER_BITS_MAX || (self.is_negative() && degree % 2 == 0) {
+        if degree == 0 || self.bits() > POWER_BITS_MAX || (self.is_negative() && degree.is_multiple_of(2)) {
             return None;
         }
         let divisor = if self.bottom.is_one() { BigInt::one() } else { self.top.gcd(&self.bottom) };

@@ -124,7 +124,8 @@ fn is_same_number(left: &Expression, right: &Expression, rules: &Rules) -> bool 
         return false;
     }
     if !has_variables(left) && !has_variables(right) {
-        return is_same_constant(left, right, rules).unwrap_or(left == right) || is_rounded(left, right, rules);
+        return is_same_constant(left, right, rules).unwrap_or(left == right)
+            || is_rounded(left, right, rules);
     }
     match is_same_in_field(left, right, budget) {
         Some(same) => same,

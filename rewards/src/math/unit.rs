@@ -133,7 +133,10 @@ mod tests {
         let unit = |name: &str| Unit::named(name);
         assert_eq!(unit("km").factor_to(&unit("meters")), Some(Ratio::whole(1000)));
         assert_eq!(unit("feet").factor_to(&unit("inches")), Some(Ratio::whole(12)));
-        assert_eq!(unit("yard").power(2).unwrap().factor_to(&unit("foot").power(2).unwrap()), Some(Ratio::whole(9)));
+        assert_eq!(
+            unit("yard").power(2).unwrap().factor_to(&unit("foot").power(2).unwrap()),
+            Some(Ratio::whole(9))
+        );
         assert_eq!(unit("km").factor_to(&unit("kg")), None);
         assert_eq!(unit("apples").factor_to(&unit("apple")), Some(Ratio::whole(1)));
         assert_eq!(unit("apples").factor_to(&unit("oranges")), None);

@@ -189,9 +189,8 @@ mod tests {
         let (whole, part) = text.split_once('.').unwrap();
         let ten = Wide::from(10.0);
         let digits = |text: &str| {
-            text.bytes().fold(Wide::ZERO, |value, byte| {
-                value.times(ten).plus(Wide::from(f64::from(byte - b'0')))
-            })
+            text.bytes()
+                .fold(Wide::ZERO, |value, byte| value.times(ten).plus(Wide::from(f64::from(byte - b'0'))))
         };
         let scale = (0..part.len()).fold(Wide::ONE, |scale, _| scale.times(ten));
         digits(whole).plus(digits(part).over(scale))
