@@ -88,9 +88,23 @@ fn unescaped(text: &str) -> String {
 
 /// The text behind the last thought, or `None` if the last one was not closed.
 fn behind_thoughts(text: &str) -> Option<&str> {
-    let end = THOUGHTS.iter().filter_map(|(_, close)| text.rfind(close).map(|at| at + close.len())).max();
-    let rest = &text[end.unwrap_or(0)..];
-    THOUGHTS.iter().all(|(open, _)| !rest.contains(open)).then_some(rest)
+    // The last mark of either kind tells; a search for one byte is much faster than one for a word.
+    for (at, _) in text.rmatch_indices('<') {
+        let rest = &text[at..];
+        if let Some(behind) = THOUGHTS.iter().find_map(|(_, close)| rest.strip_prefix(close)) {
+            return Some(behind);
+        }
+        if THOUGHTS.iter().any(|(open, _)| rest.starts_with(open)) {
+            return None;
+        }
+    }
+    Some(text)
+}
+
+/// The last place of a mark, which begins with an ASCII sign that is rare in text.
+fn rfind(text: &str, mark: &str) -> Option<usize> {
+    let first = char::from(*mark.as_bytes().first()?);
+    text.rmatch_indices(first).map(|(at, _)| at).find(|&at| text[at..].starts_with(mark))
 }
 
 /// The end of a text, of a size that may be searched in several ways.
@@ -165,14 +179,14 @@ fn named_equals(text: &str) -> Option<&str> {
 
 /// The content of the last answer tag.
 fn tagged(text: &str) -> Option<&str> {
-    let close = text.rfind("</answer>")?;
-    let open = text[..close].rfind("<answer>")?;
+    let close = rfind(text, "</answer>")?;
+    let open = rfind(&text[..close], "<answer>")?;
     Some(text[open + "<answer>".len()..close].trim())
 }
 
 /// The rest of the line behind the last `####`.
 fn behind_hashes(text: &str) -> Option<&str> {
-    let (_, rest) = text.rsplit_once("####")?;
+    let rest = &text[rfind(text, "####")? + "####".len()..];
     rest.trim_start_matches('#').trim_start().lines().next().map(str::trim).or(Some(""))
 }
 
