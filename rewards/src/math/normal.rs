@@ -116,13 +116,30 @@ pub(super) fn plain(text: &str, spaceless: bool) -> String {
                     plain.push(first);
                 }
             }
-            '$' => {}
-            '~' => plain.push(' '),
+            '$' | '~' => plain.push(' '),
             '−' | '–' => plain.push('-'),
             _ => plain.push(first),
         }
     }
-    if spaceless { plain.chars().filter(|character| !character.is_whitespace()).collect() } else { plain }
+    if spaceless { without_spaces(&plain) } else { plain }
+}
+
+/// Without white space, except between digits: `2 1/2` is not `21/2`.
+fn without_spaces(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut gap = false;
+    for character in text.chars() {
+        if character.is_whitespace() {
+            gap = true;
+            continue;
+        }
+        if gap && character.is_ascii_digit() && kept.ends_with(|last: char| last.is_ascii_digit()) {
+            kept.push(' ');
+        }
+        gap = false;
+        kept.push(character);
+    }
+    kept
 }
 
 /// Whether two answers are the same text but for type, white space and a full stop.
