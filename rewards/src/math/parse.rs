@@ -11,6 +11,12 @@ use crate::math::unit::Unit;
 /// Levels of nesting. Written mathematics stays under ten; each level takes some ten frames of the stack.
 const DEPTH_MAX: usize = 64;
 
+/// Words behind a number that make it another answer.
+const QUALIFIERS: [&str; 16] = [
+    "not", "no", "is", "are", "was", "if", "when", "unless", "than", "more", "less", "fewer", "except",
+    "without", "wrong", "but",
+];
+
 /// The expression that a text is. With `thousands` a comma before three digits joins `1,234` to one number.
 pub(super) fn parse(text: &str, thousands: bool) -> Result<Expression, Unreadable> {
     let tokens = lex(text, thousands)?;
@@ -236,6 +242,8 @@ impl<'a> Parser<'a> {
                         "square" | "sq" => power = 2,
                         "cubic" | "cu" => power = 3,
                         "squared" | "cubed" => return Err(Unreadable),
+                        // What is said about a number is not what it counts.
+                        word if QUALIFIERS.contains(&word) => return Err(Unreadable),
                         // These say nothing, and neither do pronouns of what is counted.
                         "of" | "the" | "a" | "an" | "each" | "total" => {}
                         _ => {
