@@ -1,14 +1,30 @@
-//! Finds the final `\boxed{...}` of a text, in one pass and without a stack, however hostile the braces are.
+//! Finds the final `\boxed{...}` or `\fbox{...}` of a text, in one pass and without a stack, however hostile the braces are.
 
 /// A longer box is no answer: whoever reads a box's content calls this wrong unread. Numbers of 65 thousand digits
 /// fit.
 pub(crate) const BOX_BYTES_MAX: usize = 1 << 16;
 
-/// The content of the last `\boxed{...}` (by where it begins) whose braces balance.
+/// A box in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Boxed<'a> {
+    /// Where its command begins.
+    pub(crate) start: usize,
+    /// What stands in its braces.
+    pub(crate) content: &'a str,
+    /// Where the text behind its closing brace begins.
+    pub(crate) end: usize,
+}
+
+/// The content of the last box of [`last_box`].
+pub(crate) fn last_boxed(text: &str) -> Option<&str> {
+    last_box(text).map(|found| found.content)
+}
+
+/// The last `\boxed{...}` or `\fbox{...}` (by where it begins) whose braces balance.
 ///
 /// Braces match as brackets do; one that has no partner is passed over, and an escaped one (`\{`) is a character.
 /// White space may stand before the brace.
-pub(crate) fn last_boxed(text: &str) -> Option<&str> {
+pub(crate) fn last_box(text: &str) -> Option<Boxed<'_>> {
     let bytes = text.as_bytes();
     // From the end: an opening brace has a partner exactly if closing ones are left over behind it.
     let mut unmatched_closings = 0usize;
@@ -16,8 +32,13 @@ pub(crate) fn last_boxed(text: &str) -> Option<&str> {
         match bytes[at] {
             b'}' if !is_escaped(bytes, at) => unmatched_closings += 1,
             b'{' if unmatched_closings > 0 && !is_escaped(bytes, at) => {
-                if bytes[..at].trim_ascii_end().ends_with(br"\boxed") {
-                    return closing_brace(bytes, at + 1).map(|end| &text[at + 1..end]);
+                let before = bytes[..at].trim_ascii_end();
+                let command =
+                    [&br"\boxed"[..], br"\fbox"].into_iter().find(|command| before.ends_with(command));
+                if let Some(command) = command {
+                    let end = closing_brace(bytes, at + 1)?;
+                    let start = before.len() - command.len();
+                    return Some(Boxed { start, content: &text[at + 1..end], end: end + 1 });
                 }
                 unmatched_closings -= 1;
             }
@@ -69,6 +90,7 @@ mod tests {
             (r"\boxed{\boxed{5}", Some("5")),
             (r"}}{{ \boxed{5} }}{{", Some("5")),
             (r"\boxed {5}", Some("5")),
+            (r"\boxed{1} or \fbox{2}", Some("2")),
             (r"\boxed{}", Some("")),
             (r"\boxed{\{1, 2\}}", Some(r"\{1, 2\}")),
             (r"\boxed{\left\{ 1}", Some(r"\left\{ 1")),

@@ -30,7 +30,7 @@ pub use config::{RewardConfig, RewardContext, RewardKind, TruncatedReward};
 pub use format::{FormatConfig, FormatStyle, FormatVerifier, is_well_formed};
 pub use judge::{JudgeConfig, JudgeVerifier};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
-pub use math::{MathConfig, MathVerifier};
+pub use math::{AnswerKind, MathConfig, MathVerifier, extract_answer, is_equivalent, is_readable};
 pub use on_error::OnError;
 pub use overlong::{OverlongConfig, OverlongVerifier};
 pub use process::{ProcessConfig, ProcessVerifier};

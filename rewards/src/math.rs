@@ -1,230 +1,122 @@
-//! The mathematics verifier: the final `\boxed{...}` of a completion, or its last number where it has no box,
-//! against the reference answer.
+//! The mathematics verifier: the final answer of a completion against the reference answer.
 //!
-//! Numbers are compared exactly, without floats, at any size: integers, decimals, fractions, thousands separators.
-//! Units, percent signs and currencies are dropped on both sides, so `50\%` is 50. What is not a number is compared
-//! as text without white space. Left out: equality of expressions (`x(x+1)` and `x^2+x`), sets, intervals.
+//! # Which answer
+//! One final answer counts: the first kind of `extract` that the completion has. Nothing before `</think>` counts.
+//!
+//! # What is equal
+//! - Numbers exactly and at any size: `0.5`, `\frac12`, `1/2`, `2 1/2`, `1,234`, `1.2e3`, `3!`, `\sqrt{16}`.
+//! - A decimal is equal to a number that no decimal is equal to (`1/3`, `\pi`) if it is that number rounded or cut
+//!   off, and has at least `decimal_digits` significant digits. `0.33` is not `1/3`. Two decimals, or a decimal and
+//!   a number that has an end as one (`1/8`), must be equal.
+//! - Constants with roots, `\pi`, `e` and functions in 31 digits; functions of variables as functions: rational ones
+//!   in a prime field, others at several points, wherever both sides are real. Principal branches otherwise; odd roots of
+//!   negative numbers are negative.
+//! - A unit, percent sign, degree sign or base on one side only is dropped. On both sides units are converted:
+//!   `5 m` is `500 cm` and not `5 km`. `50\%` is also `0.5`; a bare number up to one is no percentage without its sign.
+//! - Tuples in order. Sets, unions, lists with commas, `and` or `or` in any order, unless names order them.
+//!   Intervals with their ends. A list of two is never one value.
+//! - `x = 3` is `3`; `x \ge 3` is `[3, \infty)`; equations up to a factor, inequalities with it.
+//! - Choices by their letter, `(A)` or `A.`; words in any case.
+//!
+//! What cannot be read is compared as text. Left out: whether an answer has the asked form, so that `x^2-1` is
+//! also its own factorization; integrals, sums with signs, and systems of equations that are solved differently.
+//!
+//! Every answer is data: nothing is run, and text, depth, numbers and work are bounded.
 
+mod ratio;
+mod wide;
+mod complex;
+mod unit;
+mod expression;
+mod lexer;
+mod parse;
+mod evaluate;
+mod scalar;
+mod chain;
+mod normal;
+mod compare;
 mod number;
+mod extract;
+#[cfg(test)]
+mod near_miss;
 
-use crate::boxed::{BOX_BYTES_MAX, last_boxed};
+use crate::boxed::BOX_BYTES_MAX;
 use crate::{Answer, RewardError, Verdict, Verifier};
 
-use number::{Number, scan};
+pub use extract::{AnswerKind, extract_answer};
+
+use evaluate::Budget;
+use extract::{ORDER, reference_answer};
+use scalar::Rules;
 
 /// The keys of `kind = "math"`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MathConfig {}
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MathConfig {
+    /// Where the final answer is looked for, in this order; the first kind that is there decides.
+    pub extract: Vec<AnswerKind>,
+    /// A decimal with this many significant digits may stand for a number that has no end as a decimal; 0 for never.
+    pub decimal_digits: usize,
+}
+
+impl Default for MathConfig {
+    fn default() -> Self {
+        MathConfig { extract: ORDER.to_vec(), decimal_digits: 4 }
+    }
+}
 
 /// Compares with the data's reference answer.
 #[derive(Clone, Debug, Default)]
-pub struct MathVerifier;
+pub struct MathVerifier {
+    config: MathConfig,
+}
 
 impl MathVerifier {
     /// A verifier by this config.
     ///
     /// # Errors
     /// Names the key that cannot be meant.
-    pub fn new(_config: MathConfig) -> Result<Self, RewardError> {
-        Ok(MathVerifier)
+    pub fn new(config: MathConfig) -> Result<Self, RewardError> {
+        if config.extract.is_empty() {
+            return Err(RewardError::config("extract", "without any kind no answer is ever found"));
+        }
+        if let Some((at, kind)) =
+            config.extract.iter().enumerate().find(|(at, kind)| config.extract[..*at].contains(kind))
+        {
+            return Err(RewardError::config(
+                "extract",
+                format!("{kind:?} at place {at} stands there before"),
+            ));
+        }
+        if config.decimal_digits == 1 || config.decimal_digits == 2 {
+            let reason = "two digits are equal to every thirtieth guess; 0 is never, 3 and more are digits";
+            return Err(RewardError::config("decimal_digits", reason));
+        }
+        Ok(MathVerifier { config })
     }
 }
 
 impl Verifier for MathVerifier {
     fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
-        let reference = answer.reference.map(final_part).map(normalised).filter(|text| !text.is_empty());
+        let reference = answer.reference.map(reference_answer).filter(|text| !text.trim().is_empty());
         let reference = reference.ok_or(RewardError::MissingReference)?;
-        let right = match last_boxed(answer.completion) {
-            Some(content) => content.len() <= BOX_BYTES_MAX && is_equal(&normalised(content), &reference),
-            None => {
-                let number = last_number(answer.completion);
-                number.is_some_and(|number| whole_number(&reference).is_some_and(|other| number == other))
-            }
-        };
-        Ok(Verdict::from(right))
+        let found = extract_answer(answer.completion, &self.config.extract);
+        Ok(Verdict::from(found.is_some_and(|found| is_equivalent(&reference, &found, &self.config))))
     }
 }
 
-/// The part of a reference that holds its answer: a box (MATH), what follows `####` (GSM8K), or everything.
-fn final_part(reference: &str) -> &str {
-    match (last_boxed(reference), reference.rsplit_once("####")) {
-        (Some(content), _) => content,
-        (None, Some((_, answer))) => answer,
-        (None, None) => reference,
+/// Whether an answer equals the reference by the rules at the head of this module. Both are bare answers.
+pub fn is_equivalent(reference: &str, answer: &str, config: &MathConfig) -> bool {
+    if reference.len() > BOX_BYTES_MAX || answer.len() > BOX_BYTES_MAX {
+        return false;
     }
+    let rules = Rules { decimal_digits: config.decimal_digits, budget: Budget::new() };
+    compare::is_same_answer(reference, answer, &rules)
 }
 
-/// Whether two normalised answers are the same number or the same text.
-fn is_equal(left: &str, right: &str) -> bool {
-    let spaceless = |text: &str| text.chars().filter(|&character| character != ' ').collect::<String>();
-    match (whole_number(left), whole_number(right)) {
-        (Some(left), Some(right)) => left == right,
-        (None, None) => spaceless(left) == spaceless(right),
-        _ => false,
-    }
-}
-
-/// The last number of a running text. Only the text's end is read, because what stands further from it is not a
-/// final answer.
-fn last_number(text: &str) -> Option<Number> {
-    let text = &text[text.ceil_char_boundary(text.len().saturating_sub(BOX_BYTES_MAX))..];
-    let bytes = text.as_bytes();
-    let (mut at, mut last) = (0, None);
-    while at < bytes.len() {
-        // A sign behind a letter, digit or closing bracket is an operation: the last number of `7-5` is 5.
-        let is_operation = !bytes[at].is_ascii_digit()
-            && at.checked_sub(1).is_some_and(|before| {
-                bytes[before].is_ascii_alphanumeric() || matches!(bytes[before], b')' | b'}' | b']')
-            })
-            && text[at..].starts_with(['-', '−', '+']);
-        let may_begin = match bytes[at] {
-            b'\\' => bytes.get(at + 1).is_some_and(|next| b"fdtc$".contains(next)),
-            // The first byte of the Unicode minus is 0xe2.
-            byte => byte.is_ascii_digit() || b"-+.$\xe2".contains(&byte),
-        };
-        match (may_begin && !is_operation).then(|| scan(&text[at..])).flatten() {
-            Some((found, length)) => {
-                last = Some(found);
-                at += length;
-            }
-            None => at += bytes[at..].iter().skip(1).take_while(|&&byte| is_continuation(byte)).count() + 1,
-        }
-    }
-    last.and_then(Number::from_literal)
-}
-
-/// Whether a byte is inside a character of UTF-8.
-fn is_continuation(byte: u8) -> bool {
-    byte & 0b1100_0000 == 0b1000_0000
-}
-
-/// The number that a normalised text is, if it is one and nothing but a unit follows.
-fn whole_number(text: &str) -> Option<Number> {
-    let (found, length) = scan(text)?;
-    is_unit(&text[length..]).then(|| Number::from_literal(found))?
-}
-
-/// Units that are taken without a space or with a single letter; a longer word behind a space is always a unit.
-const SHORT_UNITS: [&str; 24] = [
-    "m", "s", "g", "h", "l", "mm", "cm", "dm", "km", "mg", "kg", "ml", "ms", "min", "hr", "hrs", "ft", "in",
-    "yd", "mi", "lb", "oz", "mph", "kWh",
-];
-
-/// Whether what stands behind a number is nothing or a unit (`cm`, ` apples`, ` km/h`, ` square feet`, ` m^2`).
-/// A lone letter such as the `x` of `5x` is a variable, not a unit.
-fn is_unit(rest: &str) -> bool {
-    let spaced = rest.starts_with(' ');
-    let is_word = |word: &str| {
-        let name = word.trim_end_matches(['2', '3']).trim_end_matches('^');
-        let is_name =
-            !name.is_empty() && name.chars().all(|character| character.is_alphabetic() || character == '.');
-        SHORT_UNITS.contains(&name) || (spaced && is_name && name.chars().nth(1).is_some())
-    };
-    rest.trim().is_empty() || rest.split([' ', '/']).filter(|word| !word.is_empty()).all(is_word)
-}
-
-/// What [`normalised`] replaces. Longer spellings stand before their beginnings.
-const REPLACED: [(&str, &str); 28] = [
-    (r"\displaystyle", ""),
-    (r"\dfrac", r"\frac"),
-    (r"\tfrac", r"\frac"),
-    (r"\cfrac", r"\frac"),
-    (r"\left", ""),
-    (r"\right", ""),
-    (r"^{\circ}", ""),
-    (r"^\circ", ""),
-    (r"\degree", ""),
-    ("°", ""),
-    (r"\%", ""),
-    ("%", ""),
-    (r"\$", ""),
-    ("$", ""),
-    ("€", ""),
-    ("£", ""),
-    ("¥", ""),
-    ("₹", ""),
-    (r"\(", ""),
-    (r"\)", ""),
-    (r"\[", ""),
-    (r"\]", ""),
-    (r"\!", ""),
-    ("{,}", ","),
-    ("−", "-"),
-    ("–", "-"),
-    (r"\le", r"\leq"),
-    (r"\ge", r"\geq"),
-];
-
-/// Every character that a replaced spelling begins with.
-const REPLACED_STARTS: &str = "\\%${^~°€£¥₹−–\u{a0}\u{2009}\u{202f}";
-
-/// Spaces of LaTeX; between digits they separate thousands.
-const THIN_SPACES: [&str; 9] = [r"\,", r"\;", r"\:", r"\ ", "~", r"\quad", "\u{a0}", "\u{2009}", "\u{202f}"];
-
-/// Commands whose argument is plain text.
-const TEXT_COMMANDS: [&str; 6] =
-    [r"\text{", r"\mathrm{", r"\mbox{", r"\textbf{", r"\mathbf{", r"\operatorname{"];
-
-/// The same answer in plainer spelling: no commands around units, no currency, single spaces but none behind a
-/// sign, no `x =` before it and no full stop after it. One pass.
-fn normalised(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let next = if REPLACED_STARTS.contains(first) { replaced(rest, &mut plain) } else { None };
-        if let Some(next) = next {
-            rest = next;
-            continue;
-        }
-        match first.is_whitespace() {
-            true if plain.is_empty() || plain.ends_with([' ', '-', '+']) => {}
-            true => plain.push(' '),
-            false => plain.push(first),
-        }
-        rest = &rest[first.len_utf8()..];
-    }
-    let plain = plain.trim().trim_end_matches('.').trim();
-    without_name(plain).to_string()
-}
-
-/// Writes what the spelling at the start of `rest` stands for and gives the text behind it.
-fn replaced<'a>(rest: &'a str, plain: &mut String) -> Option<&'a str> {
-    if let Some(after) = TEXT_COMMANDS.iter().find_map(|command| rest.strip_prefix(command)) {
-        let end = after.find(['{', '}'])?;
-        let behind = after[end..].strip_prefix('}')?;
-        // The space makes `5\text{cm}` a number and a unit.
-        plain.push(' ');
-        plain.push_str(after[..end].trim());
-        return Some(behind);
-    }
-    if let Some(after) = THIN_SPACES.iter().find_map(|space| rest.strip_prefix(space)) {
-        let begins_with_thousand = after.bytes().take_while(u8::is_ascii_digit).count() == 3;
-        let in_number = plain.ends_with(|last: char| last.is_ascii_digit()) && begins_with_thousand;
-        plain.push(if in_number { ',' } else { ' ' });
-        return Some(after);
-    }
-    let (spelling, written) = REPLACED.iter().find(|(spelling, _)| {
-        rest.strip_prefix(spelling).is_some_and(|after| {
-            // `\left` is a command of its own, but not in `\leftarrow`.
-            let is_word = spelling.starts_with('\\') && spelling.ends_with(|last: char| last.is_alphabetic());
-            !(is_word && after.starts_with(|next: char| next.is_ascii_alphabetic()))
-        })
-    })?;
-    plain.push_str(written);
-    Some(&rest[spelling.len()..])
-}
-
-/// Drops the `x =` of `x = 5`.
-fn without_name(text: &str) -> &str {
-    match text.split_once('=') {
-        Some((name, value))
-            if name.trim().len() == 1 && name.starts_with(|c: char| c.is_ascii_alphabetic()) =>
-        {
-            value.trim()
-        }
-        _ => text,
-    }
+/// Whether a text is mathematics that this verifier can read.
+pub fn is_readable(text: &str) -> bool {
+    text.len() <= BOX_BYTES_MAX && parse::parse(text, true).is_ok()
 }
 
 #[cfg(test)]
@@ -238,7 +130,7 @@ mod tests {
         let fields = serde_json::Map::new();
         let answer =
             Answer { prompt: "p", completion, reference, fields: &fields, tokens: 1, truncated: false };
-        MathVerifier.verify(&answer).map(|verdict| verdict.value)
+        MathVerifier::default().verify(&answer).map(|verdict| verdict.value)
     }
 
     fn is_right(completion: &str, reference: &str) -> bool {
@@ -311,7 +203,16 @@ mod tests {
             (r"\boxed{5 or 6}", "5"),
             (r"\boxed{1,2}", "12"),
             (r"\boxed{12,34}", "1234"),
-            (r"\boxed{0.3333}", "1/3"),
+            (r"\boxed{5 \text{ not}}", "5"),
+            (r"\boxed{5 \text{ is wrong}}", "5"),
+            (r"\boxed{5 \text{ or more}}", "5"),
+            (r"\boxed{\text{at least } 5}", "5"),
+            (r"\boxed{1 2}", "12"),
+            (r"\boxed{1\,2}", "12"),
+            (r"\boxed{1$ $2}", "12"),
+            (r"\boxed{2 1/2}", "21/2"),
+            (r"\boxed{2\ \frac12}", r"2\cdot\frac12"),
+            (r"\boxed{0.333}", "1/3"),
             (r"\boxed{-5}", "5"),
             (r"\boxed{5/0}", "5"),
             (r"\boxed{1.2.3}", "1.2"),
@@ -319,7 +220,6 @@ mod tests {
             (r"\boxed{5", "6"),
             ("five", "5"),
             ("the word", "word"),
-            ("1e3", "1000"),
         ];
         for (completion, reference) in cases {
             assert!(!is_right(completion, reference), "{completion} should not be {reference}");
@@ -344,36 +244,297 @@ mod tests {
         assert!(!is_right(&format!("\\boxed{{0.{}1}}", "0".repeat(400)), &format!("1/1{}", "0".repeat(400))));
     }
 
+    /// Texts that are equal by subject: numbers, functions, collections, relations, units, words.
+    const EQUAL: [(&str, &[&str]); 30] = [
+        (
+            "1234567",
+            &[
+                "1,234,567",
+                "1{,}234{,}567",
+                r"1\,234\,567",
+                "1234567.0",
+                r"1.234567 \times 10^6",
+                "1.234567e6",
+            ],
+        ),
+        (
+            r"\frac{5}{2}",
+            &[
+                "2.5",
+                "5/2",
+                r"2\frac{1}{2}",
+                "2 1/2",
+                r"\dfrac52",
+                r"2.50",
+                r"\frac{10}{4}",
+                r"-\frac{-5}{2}",
+            ],
+        ),
+        (r"0.\overline{3}", &["1/3", r"\frac13", r"0.\overline{33}", "0.33333"]),
+        (r"-\frac{1}{6}", &[r"\frac{-1}{6}", r"\frac{1}{-6}", r"-0.1\overline{6}", r"-\tfrac16"]),
+        (r"2\sqrt{3}", &[r"\sqrt{12}", r"\sqrt 3 \cdot 2", r"\frac{6}{\sqrt3}", r"12^{1/2}", r"2\sqrt3"]),
+        (r"\sqrt[3]{-8}", &["-2", r"-\sqrt[3]{8}"]),
+        (r"\frac{\pi}{4}", &[r"\pi/4", "π/4", r"0.25\pi", r"\arctan 1", r"\tan^{-1}(1)", "0.7854"]),
+        ("e^2", &[r"\exp(2)", r"e \cdot e", r"\mathrm{e}^{2}"]),
+        ("120", &["5!", r"\binom{10}{3}", r"2^3 \cdot 15", r"{10 \choose 3}", r"\frac{6!}{3!}"]),
+        ("3-4i", &["-4i+3", r"\frac{25}{3+4i}", "3 + (-4)i"]),
+        ("x^2-1", &["(x-1)(x+1)", "(x+1)(x-1)", "-1+x^2", r"\frac{x^3-x}{x}", "x*x-1"]),
+        (r"\frac{x+2}{7}", &[r"\frac{x}{7}+\frac{2}{7}", "(2+x)/7", r"\frac17(x+2)"]),
+        (r"\sin 2x", &[r"2\sin x\cos x", r"2 \cos(x) \sin(x)", r"\sin(2x)"]),
+        (r"\tan^2 y + 1", &[r"\sec^2 y", r"\frac{1}{\cos^2(y)}"]),
+        (r"\ln 8", &[r"3\ln 2", r"\ln(2)+\ln(4)"]),
+        (
+            r"\{1,2,3\}",
+            &[
+                "1, 2, 3",
+                "3, 1, 2",
+                r"\{3,2,1\}",
+                r"1, 2, \text{ and } 3",
+                r"x = 1, 2, 3",
+                r"x=3 \text{ or } x=2 \text{ or } x=1",
+            ],
+        ),
+        (
+            r"1 \pm \sqrt{2}",
+            &[r"1+\sqrt2, 1-\sqrt2", r"\{1-\sqrt{2}, 1+\sqrt{2}\}", r"x = 1 \pm \sqrt{2}", r"1 \mp \sqrt2"],
+        ),
+        (
+            "(1, -2)",
+            &[
+                r"\left( 1, -2 \right)",
+                r"\begin{pmatrix} 1 \\ -2 \end{pmatrix}",
+                r"(x, y) = (1, -2)",
+                "x=1, y=-2",
+                r"\langle 1, -2\rangle",
+            ],
+        ),
+        (
+            r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
+            &[
+                r"\begin{bmatrix}1&2\\3&4\end{bmatrix}",
+                r"\left[\begin{array}{cc}1 & 2 \\ 3 & 4\end{array}\right]",
+            ],
+        ),
+        (
+            r"[3, \infty)",
+            &[r"x \ge 3", r"3 \le x", r"\left[3, +\infty\right)", r"x \in [3, \infty)", "x >= 3"],
+        ),
+        (
+            r"(-\infty, 1) \cup (1, \infty)",
+            &[
+                r"x \ne 1",
+                r"\mathbb{R} \setminus \{1\}",
+                r"(1,\infty)\cup(-\infty,1)",
+                r"x < 1 \text{ or } x > 1",
+            ],
+        ),
+        (r"-2 \le x < 5", &["[-2, 5)", r"5 > x \ge -2", r"\{x \mid -2 \le x < 5\}"]),
+        ("x = 3", &["3", "3 = x", "x=2+1=3", r"x = \frac{6}{2}"]),
+        ("3x - 2y = 6", &["2y = 3x - 6", r"y = \frac{3}{2}x - 3", "6x-4y-12=0"]),
+        ("-x > -1", &["x < 1", "1 > x"]),
+        (r"5 \text{ cm}", &["5", "5cm", r"5\,\mathrm{cm}", "5 centimeters", r"0.05 \text{ m}", "50 mm"]),
+        (r"\$32{,}348", &["32348", "32,348 dollars", r"\$32,\!348.00"]),
+        (r"28\%", &["28", "28 percent", "0.28"]),
+        (r"90^\circ", &["90", "90 degrees", "90°", r"\frac{\pi}{2}"]),
+        (r"\text{(B)}", &["B", "(B)", r"\textbf{(B)}", "B.", r"\text{(B) } 17"]),
+    ];
+
+    #[test]
+    fn equal_spellings() {
+        for (reference, answers) in EQUAL {
+            for answer in answers {
+                assert!(
+                    is_right(&format!("\\boxed{{{answer}}}"), reference),
+                    "{answer} should be {reference}"
+                );
+                assert!(
+                    is_right(&format!("The answer is ${answer}$."), reference),
+                    "{answer} should be {reference}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn final_answers_are_found() {
+        let config = MathConfig::default();
+        let cases = [
+            (r"\boxed{1} and \boxed{2}", "1, 2"),
+            (r"$x = \boxed{1}$ or $x = \boxed{-1}$", "1, -1"),
+            (r"\boxed{7}. So \boxed{7}", "7"),
+            (r"\fbox{3}", "3"),
+            ("<answer> 12 </answer> and so on 13", "12"),
+            ("The final answer is: $\\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}"),
+            ("**Answer:** 42 apples", "42 apples"),
+            ("Final Answer: The largest $n$ is 34.", "34"),
+            ("The answer is correct. It was 18.", "18"),
+            ("so 5\n#### 1,200", "1,200"),
+            ("We find $x+y=7$ and thus $x = 3$", "x = 3"),
+            ("I paid $5 and got $3", "$3"),
+            ("<think>\\boxed{1}</think>\n\\boxed{2}", "2"),
+            (r"it is \[ \boxed{\frac{1}{\sqrt{2}}} \]", r"\frac{1}{\sqrt{2}}"),
+        ];
+        for (completion, expected) in cases {
+            assert_eq!(
+                extract_answer(completion, &config.extract).as_deref(),
+                Some(expected),
+                "{completion}"
+            );
+        }
+        for completion in ["", "no number", "<think>\\boxed{1}", "</think>", "<think>1</think><think>2"] {
+            assert_eq!(extract_answer(completion, &config.extract), None, "{completion}");
+        }
+        let tags_first = [AnswerKind::Tag, AnswerKind::Boxed];
+        assert_eq!(extract_answer(r"<answer>1</answer> \boxed{2}", &tags_first).as_deref(), Some("1"));
+        assert_eq!(extract_answer("it is 2", &tags_first), None);
+    }
+
+    #[test]
+    fn configs_that_cannot_be_meant_are_refused() {
+        let message = |config| MathVerifier::new(config).unwrap_err().to_string();
+        assert!(message(MathConfig { extract: vec![], ..MathConfig::default() }).contains("extract"));
+        let twice = vec![AnswerKind::Boxed, AnswerKind::Last, AnswerKind::Boxed];
+        assert!(message(MathConfig { extract: twice, ..MathConfig::default() }).contains("Boxed"));
+        assert!(
+            message(MathConfig { decimal_digits: 2, ..MathConfig::default() }).contains("decimal_digits")
+        );
+        let never = MathConfig { decimal_digits: 0, ..MathConfig::default() };
+        assert!(!is_equivalent("1/3", "0.333333333333", &never));
+        let config: MathConfig = serde_json::from_str(r#"{"extract": ["tag", "boxed"]}"#).unwrap();
+        assert_eq!(config.extract, [AnswerKind::Tag, AnswerKind::Boxed]);
+        assert_eq!(config.decimal_digits, 4);
+    }
+
+    /// Pieces that parsers and big numbers choke on.
+    const HOSTILE: [&str; 36] = [
+        "{",
+        "}",
+        "(",
+        "[",
+        r"\{",
+        r"\left(",
+        r"\boxed{",
+        r"\frac{1}{",
+        r"\frac",
+        r"\sqrt{",
+        r"\sqrt[",
+        "1",
+        "1,",
+        "-",
+        "1/",
+        "^",
+        "9^",
+        "9^{",
+        "!",
+        "9!",
+        r"\text{",
+        "\0",
+        "é",
+        "１",
+        r"\,",
+        "$",
+        "1,111",
+        "−",
+        "|",
+        "|x",
+        r"\begin{pmatrix}",
+        "&",
+        "_{",
+        "x=",
+        r"\pm 1,",
+        "answer is ",
+    ];
+
     #[test]
     fn ten_megabytes_of_hostile_text_take_under_a_second() {
-        let pieces = [
-            "{",
-            "}",
-            r"\boxed{",
-            r"\frac{1}{",
-            "1",
-            "1,",
-            "-",
-            "1/",
-            r"\text{",
-            "\0",
-            "é",
-            r"\,",
-            "$",
-            "1,111",
-            "−",
-        ];
-        for piece in pieces {
+        for piece in HOSTILE {
             let text = piece.repeat(10_000_000 / piece.len());
             let boxed = format!("\\boxed{{{}}}", &text[..text.len() / 2 / piece.len() * piece.len()]);
             let longest = format!("\\boxed{{{}}}", piece.repeat(BOX_BYTES_MAX / piece.len()));
-            let taken = seconds(|| {
-                for (completion, reference) in [(&text, "5"), (&boxed, "1/3"), (&longest, "1/3")] {
-                    value(completion, Some(reference)).unwrap();
-                }
-            });
-            assert!(taken < 1.0, "{piece}: {taken} s");
+            for (name, completion, reference) in [
+                ("long", &text, "5"),
+                ("boxed", &boxed, "1/3"),
+                ("box", &longest, "1/3"),
+                ("twice", &longest, &longest),
+            ] {
+                let taken = seconds(|| {
+                    let _ = value(completion, Some(reference));
+                });
+                assert!(taken < 1.0, "{piece} {name}: {taken} s");
+            }
         }
+    }
+
+    #[test]
+    fn towers_factorials_and_long_sums_end_at_once() {
+        let deep = |piece: &str, count: usize| piece.repeat(count);
+        let texts = [
+            "9^{9^{9}}".to_string(),
+            "9^9^9^9^9".to_string(),
+            "(10^{10^9})!".to_string(),
+            "10^{10^9}".to_string(),
+            "3000!!!!".to_string(),
+            "2^{-10^{18}}".to_string(),
+            "1e999999999999".to_string(),
+            r"\binom{10^9}{5}".to_string(),
+            r"\sqrt[1000000]{7}".to_string(),
+            deep("3000!+", 2000) + "1",
+            deep("(2^{30000}+1/3)*", 300) + "1",
+            deep("1/7^{999}+", 400) + "1",
+            deep(r"\sin x +", 800) + "1",
+            deep("(", 90) + "x" + &deep(")", 90),
+            deep("x+", 2000) + "y",
+            deep("1,", 1500) + "2",
+            deep(r"\sqrt{2},", 700) + "2",
+            deep("-", 3000) + "1",
+            format!("{}/{}", deep("7", 30_000), deep("3", 30_000)),
+            format!("x^{{{}}}", deep("9", 300)),
+        ];
+        for text in &texts {
+            for other in &texts {
+                let taken = seconds(|| {
+                    is_equivalent(text, other, &MathConfig::default());
+                });
+                assert!(taken < 1.0, "{:.30} {:.30}: {taken} s", text, other);
+            }
+        }
+    }
+
+    /// A formula in two spellings of one value: terms in another order, fractions with other signs.
+    fn formula() -> impl proptest::strategy::Strategy<Value = (String, String)> {
+        use proptest::strategy::{Strategy, Union};
+        let leaf = proptest::sample::select(vec![
+            ("x", "x"),
+            ("y", "(y)"),
+            ("2", "4/2"),
+            ("3", r"\frac{6}{2}"),
+            ("0.5", r"\frac12"),
+            (r"\frac{2}{3}", "2/3"),
+            (r"\sqrt{2}", "2^{1/2}"),
+            (r"\pi", "π"),
+            ("-7", "(-7)"),
+            (r"\sin x", r"\sin(x)"),
+            ("x^2", "x*x"),
+        ]);
+        let leaf = leaf.prop_map(|(left, right)| (left.to_string(), right.to_string()));
+        leaf.prop_recursive(3, 12, 2, |inner| {
+            let pair = (inner.clone(), inner.clone());
+            Union::new([
+                pair.clone()
+                    .prop_map(|((a, b), (c, d))| (format!("({a})+({c})"), format!("({d})+({b})")))
+                    .boxed(),
+                pair.clone()
+                    .prop_map(|((a, b), (c, d))| (format!("({a})-({c})"), format!("-({d})+({b})")))
+                    .boxed(),
+                pair.prop_map(|((a, b), (c, d))| (format!(r"({a}) \cdot ({c})"), format!("({d})({b})")))
+                    .boxed(),
+                inner
+                    .clone()
+                    .prop_map(|(a, b)| (format!(r"\frac{{{a}}}{{3+x^2}}"), format!("({b})/(x*x+3)")))
+                    .boxed(),
+                inner.prop_map(|(a, b)| (format!("({a})^2"), format!("({b})({b})"))).boxed(),
+            ])
+        })
     }
 
     proptest! {
@@ -410,6 +571,32 @@ mod tests {
             let decimal = format!("thus {sign}{whole}.{part:0places$}");
             let reference = format!("{top}/{bottom}");
             prop_assert!(is_right(&decimal, &reference), "{} {}", decimal, reference);
+        }
+
+        #[test]
+        fn what_is_written_another_way_stays_equal((left, right) in formula()) {
+            let config = MathConfig::default();
+            prop_assert!(is_equivalent(&left, &left, &config), "{}", left);
+            prop_assert!(is_equivalent(&left, &right, &config), "{} {}", left, right);
+            prop_assert!(is_equivalent(&right, &left, &config), "{} {}", left, right);
+            for changed in [format!("({right})+1"), format!("({right})-x^7"), format!("({right})+1/1000")] {
+                prop_assert!(!is_equivalent(&left, &changed, &config), "{} {}", left, changed);
+                prop_assert!(!is_equivalent(&changed, &left, &config), "{} {}", left, changed);
+            }
+        }
+
+        #[test]
+        fn equality_has_no_direction_for_bare_values((left, _) in formula(), (right, _) in formula()) {
+            let config = MathConfig::default();
+            prop_assert_eq!(is_equivalent(&left, &right, &config), is_equivalent(&right, &left, &config));
+        }
+
+        #[test]
+        fn soup_of_pieces_never_panics(pieces in proptest::collection::vec(proptest::sample::select(HOSTILE.to_vec()), 0..40)) {
+            let text: String = pieces.concat();
+            let _ = is_equivalent(&text, "x", &MathConfig::default());
+            let _ = is_equivalent(&text, &(text.clone() + "1"), &MathConfig::default());
+            let _ = value(&text, Some(&text));
         }
     }
 }

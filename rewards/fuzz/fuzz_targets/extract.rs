@@ -1,0 +1,22 @@
+//! Finds the final answer in any text and judges it: nothing may panic or take long, an answer that is not joined
+//! from several boxes stands in the text, and thoughts that are not closed have none.
+
+#![no_main]
+
+use std::borrow::Cow;
+
+use libfuzzer_sys::fuzz_target;
+use rewards::{MathConfig, extract_answer, is_equivalent};
+
+fuzz_target!(|text: &str| {
+    let config = MathConfig::default();
+    let found = extract_answer(text, &config.extract);
+    if let Some(Cow::Borrowed(answer)) = &found {
+        assert!(text.contains(answer));
+    }
+    if let Some(answer) = &found {
+        is_equivalent("1/3", answer, &config);
+        is_equivalent(answer, "42", &config);
+    }
+    assert_eq!(extract_answer(&format!("{text}<think>\\boxed{{1}}"), &config.extract), None);
+});

@@ -1,0 +1,173 @@
+//! Equations and inequalities: what a chain such as `x = 2 + 3 = 5` says, and when two chains say the same.
+
+use crate::math::expression::{Constant, Expression, Function, Relation};
+use crate::math::scalar::{Rules, infinity, is_same_value, proportion};
+
+/// Whether an expression only names something, so that `name = value` means the value: letters and functions of
+/// anything, their ratios and lengths, tuples of names, words.
+pub(super) fn is_name(expression: &Expression) -> bool {
+    match expression {
+        Expression::Symbol(_) | Expression::Unknown(..) | Expression::Text(_) => true,
+        Expression::Constant(Constant::E | Constant::I) => true,
+        Expression::Product(parts) => is_named_product(parts),
+        Expression::Bracket(_, parts, _) | Expression::Proportion(parts) => parts.iter().all(is_name),
+        Expression::Quotient(pair) => pair.iter().all(is_name),
+        Expression::Call(Function::Absolute, parts) => parts.iter().all(is_name),
+        Expression::Call(function, parts) if is_angular(*function) => parts.iter().all(is_name),
+        Expression::Degrees(part) => is_name(part),
+        _ => false,
+    }
+}
+
+/// Whether this is a function of an angle, whose value an answer may name.
+fn is_angular(function: Function) -> bool {
+    use Function::{Cos, Cot, Csc, Sec, Sin, Tan};
+    matches!(function, Sin | Cos | Tan | Cot | Sec | Csc)
+}
+
+/// What an answer's chain comes to where the reference is no chain: `m + n = 3 + 4 = 7` is 7, because its first
+/// member only says what is asked for.
+pub(super) fn final_value<'a>(expression: &'a Expression, rules: &Rules) -> Option<&'a Expression> {
+    let Expression::Chain(members, relations) = expression else { return None };
+    let is_constant = |member: &Expression| {
+        !member.any(&|part| matches!(part, Expression::Symbol(_) | Expression::Unknown(..)))
+    };
+    let says_what = match members.first()? {
+        Expression::Sum(parts) => parts.iter().all(|part| match part {
+            Expression::Negative(part) => is_name(part),
+            part => is_name(part),
+        }),
+        _ => false,
+    };
+    // `250000/16 = 15625` is a calculation.
+    let is_right =
+        |last: &Expression| says_what || is_constant(&members[0]) && is_same_value(&members[0], last, rules);
+    let is_chain = relations.iter().all(|&relation| relation == Relation::Equal);
+    members.last().filter(|last| is_chain && is_constant(last) && is_right(last))
+}
+
+/// `AB`, `\angle ABC`, `P(3)`: names, and at most the last part is an argument.
+fn is_named_product(parts: &[Expression]) -> bool {
+    match parts {
+        [Expression::Symbol(_), Expression::Number(_)] => true,
+        _ => parts.iter().all(|part| matches!(part, Expression::Symbol(_) | Expression::Constant(_))),
+    }
+}
+
+/// The chain's members and relations without the approximations at its end.
+fn without_approximation<'a>(
+    members: &'a [Expression],
+    relations: &'a [Relation],
+) -> (&'a [Expression], &'a [Relation]) {
+    match relations.iter().position(|&relation| relation == Relation::Approximate) {
+        Some(at) if at > 0 => (&members[..=at], &relations[..at]),
+        _ => (members, relations),
+    }
+}
+
+/// What a chain gives a name to: the last member of `x = 2 + 3 = 5`, the set of `x \in S`.
+pub(super) fn named_value(expression: &Expression) -> Option<(&Expression, &Expression)> {
+    let Expression::Chain(members, relations) = expression else { return None };
+    let (members, relations) = without_approximation(members, relations);
+    let (first, last) = (members.first()?, members.last()?);
+    let gives_value = match relations {
+        [Relation::Element | Relation::Approximate] => true,
+        _ => relations.iter().all(|&relation| relation == Relation::Equal),
+    };
+    if !gives_value {
+        return None;
+    }
+    match (is_name(first), is_name(last)) {
+        (true, _) => Some((first, last)),
+        // `3 = x`.
+        (false, true) if members.len() == 2 && relations == [Relation::Equal] => Some((last, first)),
+        _ => None,
+    }
+}
+
+/// The interval that an inequality of one name describes, with that name.
+pub(super) fn interval(expression: &Expression) -> Option<(&Expression, Expression)> {
+    let Expression::Chain(members, relations) = expression else { return None };
+    let minus_infinity = || Expression::Negative(Box::new(Expression::Constant(Constant::Infinity)));
+    let is_variable = |member: &Expression| matches!(member, Expression::Symbol(_) | Expression::Unknown(..));
+    let bracket = |closed: bool, kinds: [char; 2]| kinds[usize::from(closed)];
+    let between = |low: (Expression, bool), high: (Expression, bool)| {
+        Expression::Bracket(bracket(low.1, ['(', '[']), vec![low.0, high.0], bracket(high.1, [')', ']']))
+    };
+    match (&members[..], &relations[..]) {
+        ([value, name], [relation]) if is_variable(name) && !is_variable(value) && relation.is_order() => {
+            ray(name, value, relation.flipped(), &between)
+        }
+        ([name, value], [relation]) if is_variable(name) && relation.is_order() => {
+            ray(name, value, *relation, &between)
+        }
+        ([name, value], [Relation::NotEqual]) if is_variable(name) => {
+            let below = between((minus_infinity(), false), (value.clone(), false));
+            let above = between((value.clone(), false), (Expression::Constant(Constant::Infinity), false));
+            Some((name, Expression::Union(vec![below, above])))
+        }
+        ([low, name, high], [first, second]) if is_variable(name) => {
+            let is_closed =
+                |relation: &Relation| matches!(relation, Relation::LessOrEqual | Relation::GreaterOrEqual);
+            let rises = |relation: &Relation| matches!(relation, Relation::Less | Relation::LessOrEqual);
+            let ends = ((low.clone(), is_closed(first)), (high.clone(), is_closed(second)));
+            match (first.is_order() && second.is_order(), rises(first), rises(second)) {
+                (true, true, true) => Some((name, between(ends.0, ends.1))),
+                (true, false, false) => Some((name, between(ends.1, ends.0))),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// An end of an interval and whether it belongs to it.
+type End = (Expression, bool);
+
+fn ray<'a>(
+    name: &'a Expression,
+    value: &Expression,
+    relation: Relation,
+    between: &dyn Fn(End, End) -> Expression,
+) -> Option<(&'a Expression, Expression)> {
+    let infinity = || Expression::Constant(Constant::Infinity);
+    let minus_infinity = || Expression::Negative(Box::new(infinity()));
+    let value = value.clone();
+    Some((
+        name,
+        match relation {
+            Relation::Less => between((minus_infinity(), false), (value, false)),
+            Relation::LessOrEqual => between((minus_infinity(), false), (value, true)),
+            Relation::Greater => between((value, false), (infinity(), false)),
+            Relation::GreaterOrEqual => between((value, true), (infinity(), false)),
+            _ => return None,
+        },
+    ))
+}
+
+/// Whether two equations or inequalities of two members say the same: with everything on one side, one is a
+/// constant multiple of the other, and the sign of the constant turns an inequality around.
+pub(super) fn is_same_chain(left: &Expression, right: &Expression, rules: &Rules) -> bool {
+    let (Some((first, relation)), Some((second, other))) = (moved(left), moved(right)) else { return false };
+    if infinity(&first).is_some() || relation.is_order() != other.is_order() {
+        return false;
+    }
+    match proportion(&first, &second, &rules.budget) {
+        Some(_) if !relation.is_order() => relation == other,
+        Some(true) => relation == other,
+        Some(false) => relation == other.flipped(),
+        None => false,
+    }
+}
+
+/// Both sides moved to one.
+fn moved(chain: &Expression) -> Option<(Expression, Relation)> {
+    let Expression::Chain(members, relations) = chain else { return None };
+    match (without_approximation(members, relations), members.len()) {
+        ((_, [relation]), 2) if *relation != Relation::Element => {
+            let right = Expression::Negative(Box::new(members[1].clone()));
+            Some((Expression::Sum(vec![members[0].clone(), right]), *relation))
+        }
+        _ => None,
+    }
+}

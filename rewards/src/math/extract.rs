@@ -1,0 +1,337 @@
+//! Finds the final answer of a completion or a reference. There is one: the first kind of answer that is present
+//! decides, and no other is looked at.
+
+use std::borrow::Cow;
+
+use crate::boxed::{BOX_BYTES_MAX, Boxed, last_box};
+use crate::math::number::number_length;
+use crate::math::parse::parse;
+
+/// A way to write down a final answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// The last `\boxed{...}` or `\fbox{...}`; several in a row with nothing but commas or `and` between them are a
+    /// list.
+    Boxed,
+    /// The last `<answer>...</answer>`.
+    Tag,
+    /// What follows the last `answer is` or `Answer:`.
+    Phrase,
+    /// The line behind the last `####`.
+    Hashes,
+    /// The last formula between dollars or LaTeX's brackets, or the last number if it stands behind it.
+    Last,
+}
+
+/// The order without a config.
+pub(crate) const ORDER: [AnswerKind; 5] =
+    [AnswerKind::Boxed, AnswerKind::Tag, AnswerKind::Phrase, AnswerKind::Hashes, AnswerKind::Last];
+
+/// Marks between which a model thinks. An answer stands behind them.
+const THOUGHTS: [(&str, &str); 2] = [("<think>", "</think>"), ("<thinking>", "</thinking>")];
+
+/// Boxes that are joined to a list; a longer row is no answer.
+const JOINED_MAX: usize = 32;
+
+/// Bytes before a box in which the box before it must begin to be joined, and a formula's longest length.
+const WINDOW: usize = 1024;
+
+/// The final answer of a completion, or `None` if it has none. What is thought before `</think>` does not count.
+pub fn extract_answer<'a>(completion: &'a str, order: &[AnswerKind]) -> Option<Cow<'a, str>> {
+    let text = behind_thoughts(completion)?;
+    order.iter().find_map(|kind| match kind {
+        AnswerKind::Boxed => boxed(text),
+        AnswerKind::Tag => tagged(text).map(Cow::Borrowed),
+        AnswerKind::Phrase => behind_phrase(text).map(Cow::Borrowed),
+        AnswerKind::Hashes => behind_hashes(text).map(Cow::Borrowed),
+        AnswerKind::Last => last_value(text).map(Cow::Borrowed),
+    })
+}
+
+/// The answer in a reference: a box (MATH), what follows `####` (GSM8K), or everything.
+pub(super) fn reference_answer(reference: &str) -> Cow<'_, str> {
+    let found = match (boxed(reference), behind_hashes(reference)) {
+        (Some(content), _) => content,
+        (None, Some(answer)) => Cow::Borrowed(answer),
+        (None, None) => Cow::Borrowed(reference_text(reference)),
+    };
+    if found.contains(r"\\") && !found.contains(r"\begin") { Cow::Owned(unescaped(&found)) } else { found }
+}
+
+/// A reference without a box: all of it, unless it is a solution that tells its answer in a sentence.
+fn reference_text(reference: &str) -> &str {
+    if tail(reference).len() == reference.len()
+        && reference.len() > WINDOW / 8
+        && parse(reference, true).is_err()
+    {
+        return behind_phrase(reference).unwrap_or(reference);
+    }
+    reference
+}
+
+/// Data that was escaped twice has `\\frac` for `\frac`. Outside of an environment two backslashes before a letter
+/// mean nothing else.
+fn unescaped(text: &str) -> String {
+    let mut single = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(r"\\") {
+        let behind = &rest[at + 2..];
+        let is_doubled =
+            behind.starts_with(|next: char| next.is_ascii_alphabetic() || "{},!;".contains(next));
+        single.push_str(&rest[..at]);
+        single.push_str(if is_doubled { r"\" } else { r"\\" });
+        rest = behind;
+    }
+    single + rest
+}
+
+/// The text behind the last thought, or `None` if the last one was not closed.
+fn behind_thoughts(text: &str) -> Option<&str> {
+    // The last mark of either kind tells; a search for one byte is much faster than one for a word.
+    for (at, _) in text.rmatch_indices('<') {
+        let rest = &text[at..];
+        if let Some(behind) = THOUGHTS.iter().find_map(|(_, close)| rest.strip_prefix(close)) {
+            return Some(behind);
+        }
+        if THOUGHTS.iter().any(|(open, _)| rest.starts_with(open)) {
+            return None;
+        }
+    }
+    Some(text)
+}
+
+/// The last place of a mark, which begins with an ASCII sign that is rare in text.
+fn rfind(text: &str, mark: &str) -> Option<usize> {
+    let first = char::from(*mark.as_bytes().first()?);
+    text.rmatch_indices(first).map(|(at, _)| at).find(|&at| text[at..].starts_with(mark))
+}
+
+/// The end of a text, of a size that may be searched in several ways.
+fn tail(text: &str) -> &str {
+    &text[text.ceil_char_boundary(text.len().saturating_sub(BOX_BYTES_MAX))..]
+}
+
+/// The last box, or the list of the boxes that stand in a row at the end.
+fn boxed(text: &str) -> Option<Cow<'_, str>> {
+    let last = last_box(text)?;
+    let mut contents = vec![last.content];
+    let mut start = last.start;
+    while let Some(before) = joined_box(text, start) {
+        contents.push(before.content);
+        start = before.start;
+        if contents.len() > JOINED_MAX {
+            break;
+        }
+    }
+    contents.reverse();
+    // An answer that is boxed twice is one answer.
+    contents.dedup_by(|right, left| right.trim() == left.trim());
+    if contents.len() == 1 {
+        Some(Cow::Borrowed(last.content))
+    } else {
+        Some(Cow::Owned(contents.join(", ")))
+    }
+}
+
+/// The box before `start`, if nothing but a separator stands between.
+fn joined_box(text: &str, start: usize) -> Option<Boxed<'_>> {
+    let window = &text[text.ceil_char_boundary(start.saturating_sub(WINDOW))..start];
+    let found = last_box(window)?;
+    let offset = start - window.len();
+    let between = &window[found.end..];
+    // A box inside the later one's argument, or one that opens before and closes behind, is none before it.
+    is_separator(between).then(|| Boxed { start: found.start + offset, end: found.end + offset, ..found })
+}
+
+/// Whether a text between two boxes only joins them.
+fn is_separator(between: &str) -> bool {
+    let mut rest = between;
+    let mut name = 0;
+    while let Some(first) = rest.chars().next() {
+        let marks = [
+            r"\text", r"\quad", r"\qquad", r"\mbox", r"\(", r"\)", r"\[", r"\]", r"\,", r"\;", r"\ ", "and",
+            "or", "$", "{", "}", ",", ";", "&",
+        ];
+        if let Some(after) = marks.iter().find_map(|mark| rest.strip_prefix(mark)) {
+            rest = after;
+        } else if first.is_whitespace() {
+            rest = &rest[first.len_utf8()..];
+        } else if let Some(after) = named_equals(rest) {
+            name += 1;
+            rest = after;
+        } else {
+            return false;
+        }
+    }
+    name <= 1 && between.matches("\n\n").count() == 0
+}
+
+/// The text behind `y_2 =`.
+fn named_equals(text: &str) -> Option<&str> {
+    let end = text.bytes().take(16).position(|byte| byte == b'=')?;
+    let name = text[..end].trim();
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_{}".contains(&byte))
+        && name.bytes().skip(1).filter(u8::is_ascii_alphabetic).count() == 0;
+    is_name.then(|| &text[end + 1..])
+}
+
+/// The content of the last answer tag.
+fn tagged(text: &str) -> Option<&str> {
+    let close = rfind(text, "</answer>")?;
+    let open = rfind(&text[..close], "<answer>")?;
+    Some(text[open + "<answer>".len()..close].trim())
+}
+
+/// The rest of the line behind the last `####`.
+fn behind_hashes(text: &str) -> Option<&str> {
+    let rest = &text[rfind(text, "####")? + "####".len()..];
+    rest.trim_start_matches('#').trim_start().lines().next().map(str::trim).or(Some(""))
+}
+
+/// What stands behind the last `answer is`, `answers are`, `answer:` or `answer =`.
+fn behind_phrase(text: &str) -> Option<&str> {
+    let text = tail(text);
+    let mut end = text.len();
+    loop {
+        let at = rfind_ignoring_case(&text[..end], b"answer")?;
+        if let Some(value) = phrase_value(&text[at + "answer".len()..]) {
+            return Some(value);
+        }
+        end = at;
+    }
+}
+
+fn rfind_ignoring_case(text: &str, word: &[u8]) -> Option<usize> {
+    text.as_bytes().windows(word.len()).rposition(|window| window.eq_ignore_ascii_case(word))
+}
+
+/// What an answer is without being told.
+const NO_ANSWERS: [&str; 10] = [
+    "correct",
+    "right",
+    "wrong",
+    "incorrect",
+    "indeed",
+    "reasonable",
+    "unique",
+    "consistent",
+    "verified",
+    "as follows",
+];
+
+/// The value behind the word `answer`, if a verb or a colon joins it.
+fn phrase_value(behind: &str) -> Option<&str> {
+    let rest = behind.strip_prefix(['s', 'S']).unwrap_or(behind);
+    let rest = rest.trim_start_matches(['*', '_', ' ', '}']);
+    let joined = ["is:", "is", "are:", "are", ":", "="].iter().find_map(|joint| rest.strip_prefix(joint))?;
+    let value = joined.trim_start_matches(['*', ':', '_', ' ', '\u{a0}', '\n', '\r', '\t']);
+    // `answer isn't`, `answer is not`.
+    if value.is_empty()
+        || joined.starts_with(|next: char| next.is_ascii_alphanumeric())
+        || value.starts_with("not ")
+    {
+        return None;
+    }
+    if let Some((content, _, length)) = formula_at(value) {
+        // `$5$ or $6$` is not one formula.
+        let after = value[length..].trim_start();
+        let goes_on = ["$", r"\(", "or ", "and ", ","].iter().any(|joint| after.starts_with(joint));
+        return Some(if goes_on { sentence(value) } else { content });
+    }
+    let sentence = sentence(value);
+    let has_digits = sentence.contains(|character: char| character.is_ascii_digit());
+    match parse(sentence, true) {
+        Err(_) if has_digits => last_value(sentence).or(Some(sentence)),
+        // `The answer is correct` tells no answer.
+        _ if NO_ANSWERS.contains(&sentence.trim_end_matches(['.', '!'])) => None,
+        _ => Some(sentence),
+    }
+}
+
+/// The text up to the end of its sentence or line.
+fn sentence(text: &str) -> &str {
+    let line = text.lines().next().unwrap_or("");
+    let end = [". ", ", since", ", because", ", which", ", where", "**", "<"]
+        .iter()
+        .filter_map(|stop| line.find(stop))
+        .min();
+    line[..end.unwrap_or(line.len())].trim()
+}
+
+/// The last formula, or the last number if it stands behind it.
+fn last_value(text: &str) -> Option<&str> {
+    let text = tail(text);
+    let (mut formula, mut after) = (None, 0);
+    let mut at = 0;
+    while let Some(found) = text[at..].find(['$', '\\']) {
+        at += found;
+        match formula_at(&text[at..]) {
+            Some((content, _, length)) => {
+                formula = Some(content);
+                at += length;
+                after = at;
+            }
+            None if text[at..].starts_with('\\') => {
+                at += 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8);
+            }
+            None => at += 1,
+        }
+    }
+    last_number(text, after).or(formula)
+}
+
+/// The formula that begins at the very start: its content, and the lengths before and with its closing mark.
+fn formula_at(text: &str) -> Option<(&str, usize, usize)> {
+    const MARKS: [(&str, &str); 4] = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")];
+    let (open, close) = MARKS.iter().find(|(open, _)| text.starts_with(open))?;
+    let window = &text[open.len()..text.floor_char_boundary(text.len().min(open.len() + WINDOW))];
+    let end = window.match_indices(close).map(|(at, _)| at).find(|&at| !window[..at].ends_with('\\'))?;
+    let content = &window[..end];
+    // Amounts in dollars: what stands between two of them begins with a digit and ends with a space.
+    let is_amount =
+        *open == "$" && content.starts_with(|first: char| first.is_ascii_digit()) && content.ends_with(' ');
+    let is_line = *open != "$" || !content.contains('\n');
+    let is_formula = is_line && !is_amount && !content.trim().is_empty();
+    is_formula.then(|| (content.trim(), open.len() + end, open.len() + end + close.len()))
+}
+
+/// The last number of a running text behind `start`, with a percent sign or word behind it.
+fn last_number(text: &str, start: usize) -> Option<&str> {
+    let bytes = text.as_bytes();
+    let (mut at, mut last) = (start, None);
+    while at < bytes.len() {
+        let before = if at > start { Some(bytes[at - 1]) } else { None };
+        // A sign behind a letter, digit or closing bracket is an operation: the last number of `7-5` is 5.
+        let is_operation = !bytes[at].is_ascii_digit()
+            && before
+                .is_some_and(|before| before.is_ascii_alphanumeric() || matches!(before, b')' | b'}' | b']'))
+            && text[at..].starts_with(['-', '−', '+']);
+        let may_begin = match bytes[at] {
+            b'\\' => bytes.get(at + 1).is_some_and(|next| b"fdtc$".contains(next)),
+            // Digits inside a word belong to it. The first byte of the Unicode minus is 0xe2.
+            b'0'..=b'9' => !before.is_some_and(|before| before.is_ascii_alphabetic() || before == b'_'),
+            byte => b"-+.$\xe2".contains(&byte),
+        };
+        match (may_begin && !is_operation).then(|| number_length(&text[at..])).flatten() {
+            Some(length) => {
+                last = Some((at, at + length));
+                at += length;
+            }
+            None if bytes[at].is_ascii_digit() => {
+                at += bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count()
+            }
+            None => {
+                at +=
+                    bytes[at..].iter().skip(1).take_while(|&&byte| byte & 0b1100_0000 == 0b1000_0000).count()
+                        + 1
+            }
+        }
+    }
+    let (start, end) = last?;
+    let behind = text[end..].trim_start_matches(' ');
+    let percent = [r"\%", "%", "percent"].iter().find(|percent| behind.starts_with(**percent));
+    let end = percent.map_or(end, |percent| text.len() - behind.len() + percent.len());
+    Some(&text[start..end])
+}

@@ -1,0 +1,164 @@
+//! Answers as text: cleaning before they are parsed, choices such as `(A)`, and the comparison of what is no
+//! mathematics.
+
+/// Removes what surrounds an answer without being part of it: dollars, display brackets, full stops, emphasis.
+pub(super) fn trimmed(text: &str) -> &str {
+    let mut text = text.trim();
+    loop {
+        let before = text;
+        text = text.trim_end_matches(['.', ',', ';', ':', '\u{3002}']).trim();
+        for (open, close) in
+            [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
+        {
+            let inner = text.strip_prefix(open).and_then(|inner| inner.strip_suffix(close));
+            if let Some(inner) = inner.filter(|inner| !inner.contains(open) && !inner.contains(close)) {
+                text = inner.trim();
+            }
+        }
+        for edge in [r"\\", r"\,", r"\;", r"\!", r"\quad", r"\qquad"] {
+            text = text.strip_suffix(edge).unwrap_or(text).trim_end();
+        }
+        text = text.strip_prefix(r"\displaystyle").unwrap_or(text).trim();
+        if text == before {
+            return text;
+        }
+    }
+}
+
+/// The letter of a multiple choice and what stands behind it: `(A)`, `A.`, `\textbf{(A) } 5`, `A) 5`.
+pub(super) fn choice(text: &str) -> Option<(char, String)> {
+    let plain = plain(text, false);
+    let mut rest = plain.trim();
+    let open = rest.starts_with(['(', '[']);
+    rest = rest.strip_prefix(['(', '[']).unwrap_or(rest);
+    let letter = rest.chars().next().filter(char::is_ascii_uppercase)?;
+    let after = &rest[1..];
+    let behind = match after.chars().next() {
+        None if !open => "",
+        Some(')' | ']') => &after[1..],
+        Some('.' | ':') if !open => &after[1..],
+        _ => return None,
+    };
+    // `(A)(B)` and `(A), (B)` are no choice of one.
+    let behind = behind.trim_start_matches(['.', ':', '~', ' ']);
+    if behind.starts_with([',', '(', '[', '/', '+', '-', '*', '^', '_', '=', '!']) {
+        None
+    } else {
+        Some((letter, behind.to_string()))
+    }
+}
+
+/// Commands around text, which only set type.
+const TYPE_COMMANDS: [&str; 12] = [
+    r"\textbf",
+    r"\textit",
+    r"\textrm",
+    r"\textnormal",
+    r"\text",
+    r"\mbox",
+    r"\mathrm",
+    r"\mathbf",
+    r"\operatorname",
+    r"\mathit",
+    r"\hbox",
+    r"\bf",
+];
+
+/// Commands that only set type or space.
+const SILENT: [&str; 16] = [
+    r"\displaystyle",
+    r"\left",
+    r"\right",
+    r"\qquad",
+    r"\quad",
+    r"\bigl",
+    r"\bigr",
+    r"\Big",
+    r"\big",
+    r"\,",
+    r"\;",
+    r"\:",
+    r"\!",
+    r"\ ",
+    r"\(",
+    r"\)",
+];
+
+/// The text without commands that only set type, in one pass. Braces stay where they group mathematics.
+pub(super) fn plain(text: &str, spaceless: bool) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    // For each open brace, whether it belongs to a type command and is dropped.
+    let mut braces: Vec<bool> = Vec::new();
+    while let Some(first) = rest.chars().next() {
+        if first == '\\' {
+            let argument = TYPE_COMMANDS.iter().find_map(|command| rest.strip_prefix(command));
+            if let Some(inner) = argument.and_then(|after| after.trim_start().strip_prefix('{')) {
+                braces.push(true);
+                rest = inner;
+                continue;
+            }
+            let silent = SILENT.iter().find_map(|command| rest.strip_prefix(command));
+            if let Some(after) = silent.filter(|after| !after.starts_with("arrow")) {
+                plain.push(' ');
+                rest = after;
+                continue;
+            }
+        }
+        rest = &rest[first.len_utf8()..];
+        match first {
+            '{' => {
+                braces.push(false);
+                plain.push(first);
+            }
+            '}' => {
+                if !braces.pop().unwrap_or(false) {
+                    plain.push(first);
+                }
+            }
+            '$' | '~' => plain.push(' '),
+            '−' | '–' => plain.push('-'),
+            _ => plain.push(first),
+        }
+    }
+    if spaceless { without_spaces(&plain) } else { plain }
+}
+
+/// Without white space, except between digits: `2 1/2` is not `21/2`.
+fn without_spaces(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut gap = false;
+    for character in text.chars() {
+        if character.is_whitespace() {
+            gap = true;
+            continue;
+        }
+        if gap && character.is_ascii_digit() && kept.ends_with(|last: char| last.is_ascii_digit()) {
+            kept.push(' ');
+        }
+        gap = false;
+        kept.push(character);
+    }
+    kept
+}
+
+/// Whether two answers are the same text but for type, white space and a full stop.
+pub(super) fn is_same_text(left: &str, right: &str) -> bool {
+    let (left, right) = (text_key(left), text_key(right));
+    !left.is_empty() && left == right
+}
+
+/// Whether two answers are the same words: like the same text, in any case.
+pub(super) fn is_same_words(left: &str, right: &str) -> bool {
+    // The case of one or two letters tells variables and points apart.
+    let has_words = |text: &str| {
+        text.split(|character: char| !character.is_alphabetic()).any(|word| word.chars().nth(2).is_some())
+    };
+    let (left, right) = (text_key(left), text_key(right));
+    has_words(&left) && !left.contains('\\') && left.to_lowercase() == right.to_lowercase()
+}
+
+fn text_key(text: &str) -> String {
+    let text = plain(text, true);
+    text.trim_end_matches(['.', ',']).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
+}

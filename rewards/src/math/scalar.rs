@@ -1,0 +1,236 @@
+//! Equality of single values: numbers, constants, functions of variables, and values with units.
+
+use crate::math::complex::Complex;
+use crate::math::evaluate::{Budget, Evaluation, POINTS, exact, in_field};
+use crate::math::expression::{Constant, Expression, Number};
+use crate::math::ratio::Ratio;
+use crate::math::unit::Unit;
+
+/// Points that two functions must agree at, beside disagreeing nowhere.
+const AGREEMENTS: usize = 3;
+
+/// What comparing needs: the rule for decimals and what is left of the work.
+pub(super) struct Rules {
+    /// Significant digits that make a decimal an answer to a number that has none; 0 for never.
+    pub(super) decimal_digits: usize,
+    pub(super) budget: Budget,
+}
+
+/// Whether two single values are equal. The first is the reference: an answer's unit may be dropped.
+pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
+    let same = |left: &Expression, right: &Expression| is_same_value(left, right, rules);
+    match (reference, answer) {
+        (Expression::Measure(left, left_unit), Expression::Measure(right, right_unit)) => {
+            is_same_measure((left, left_unit), (right, right_unit), rules)
+        }
+        (Expression::Measure(value, unit), other) | (other, Expression::Measure(value, unit)) => {
+            // A dozen is a number, not something that is measured.
+            let counted = unit.factor_to(&Unit::none()).filter(|factor| *factor != Ratio::whole(1));
+            same(value, other) || counted.is_some_and(|factor| same(&scaled(value, factor), other))
+        }
+        (Expression::Percent(left), Expression::Percent(right)) => same(left, right),
+        (Expression::Percent(value), other) => same(value, other) || is_same_number(reference, other, rules),
+        (other, Expression::Percent(value)) => {
+            // A probability of 1/2 is not half a percent.
+            let is_share = exact(other, &rules.budget).is_some_and(|number| {
+                number <= Ratio::whole(1) && number >= Ratio::whole(-1) && !number.is_zero()
+            });
+            (!is_share && same(other, value)) || is_same_number(other, answer, rules)
+        }
+        (Expression::Based(left, base), Expression::Based(right, other)) => {
+            base == other && left.trim_start_matches('0') == right.trim_start_matches('0')
+        }
+        (Expression::Based(digits, _), Expression::Number(number))
+        | (Expression::Number(number), Expression::Based(digits, _)) => {
+            // Without a base the digits are meant in the base that the problem asks for.
+            !number.plain.is_empty() && digits.trim_start_matches('0') == number.plain.trim_start_matches('0')
+        }
+        _ if has_degrees(reference) || has_degrees(answer) => {
+            let (left, right) = (without_degrees(reference), without_degrees(answer));
+            is_same_number(&left, &right, rules) || is_same_number(reference, answer, rules)
+        }
+        _ => is_same_number(reference, answer, rules),
+    }
+}
+
+/// A value times a factor.
+fn scaled(value: &Expression, factor: Ratio) -> Expression {
+    let factor = Expression::Number(Number { value: factor, places: None, digits: 0, plain: String::new() });
+    Expression::Product(vec![factor, value.clone()])
+}
+
+fn is_same_measure(left: (&Expression, &Unit), right: (&Expression, &Unit), rules: &Rules) -> bool {
+    let is_none = |unit: &Unit| *unit == Unit::none();
+    if left.1 == right.1 || is_none(left.1) || is_none(right.1) {
+        return is_same_value(left.0, right.0, rules);
+    }
+    match right.1.factor_to(left.1) {
+        Some(factor) => is_same_number(left.0, &scaled(right.0, factor), rules),
+        None => false,
+    }
+}
+
+/// Whether there are degrees outside of functions, where they are a unit.
+fn has_degrees(expression: &Expression) -> bool {
+    match expression {
+        Expression::Degrees(_) => true,
+        Expression::Call(..) | Expression::Unknown(..) => false,
+        other => other.parts().into_iter().any(has_degrees),
+    }
+}
+
+fn without_degrees(expression: &Expression) -> Expression {
+    match expression {
+        Expression::Degrees(part) => without_degrees(part),
+        Expression::Call(..) | Expression::Unknown(..) => expression.clone(),
+        other => other.map_parts(&mut without_degrees),
+    }
+}
+
+/// A decimal as it was written, with its sign.
+struct Decimal {
+    value: Ratio,
+    places: i64,
+    digits: usize,
+}
+
+fn decimal(expression: &Expression) -> Option<Decimal> {
+    match expression {
+        Expression::Number(Number { value, places: Some(places), digits, .. }) => {
+            Some(Decimal { value: value.clone(), places: *places, digits: *digits })
+        }
+        Expression::Negative(part) => {
+            decimal(part).map(|found| Decimal { value: found.value.negative(), ..found })
+        }
+        _ => None,
+    }
+}
+
+/// Whether two expressions without units are the same number or the same function.
+fn is_same_number(left: &Expression, right: &Expression, rules: &Rules) -> bool {
+    if let (Some(left), Some(right)) = (infinity(left), infinity(right)) {
+        return left == right;
+    }
+    let budget = &rules.budget;
+    let (left_exact, right_exact) = (exact(left, budget), exact(right, budget));
+    if let (Some(first), Some(second)) = (&left_exact, &right_exact) {
+        return first == second || is_rounded(left, right, rules);
+    }
+    let has_variables = |expression: &Expression| {
+        expression.any(&|part| matches!(part, Expression::Symbol(_) | Expression::Unknown(..)))
+    };
+    if has_variables(left) != has_variables(right) && (left_exact.is_none() && right_exact.is_none()) {
+        // `x - x + \sqrt 2` is not worth an evaluation, and `x` is no number.
+        return false;
+    }
+    if !has_variables(left) && !has_variables(right) {
+        return is_same_constant(left, right, rules).unwrap_or(left == right)
+            || is_rounded(left, right, rules);
+    }
+    match is_same_in_field(left, right, budget) {
+        Some(same) => same,
+        None => is_same_function(left, right, budget).unwrap_or(left == right),
+    }
+}
+
+/// Whether this is infinite, and with which sign.
+pub(super) fn infinity(expression: &Expression) -> Option<bool> {
+    match expression {
+        Expression::Constant(Constant::Infinity) => Some(true),
+        Expression::Negative(part) => infinity(part).map(|positive| !positive),
+        _ => None,
+    }
+}
+
+fn is_same_constant(left: &Expression, right: &Expression, rules: &Rules) -> Option<bool> {
+    let evaluation = Evaluation::at(0, &rules.budget);
+    evaluation.value(left)?.equals(evaluation.value(right)?)
+}
+
+/// Whether one side is a decimal of enough digits to which the other, that has no end as a decimal, is rounded or
+/// cut off.
+fn is_rounded(left: &Expression, right: &Expression, rules: &Rules) -> bool {
+    let (written, other) = match (decimal(left), decimal(right)) {
+        (Some(written), None) => (written, right),
+        (None, Some(written)) => (written, left),
+        _ => return false,
+    };
+    let ends = || exact(other, &rules.budget).is_some_and(|value| value.terminates());
+    if rules.decimal_digits == 0 || written.digits < rules.decimal_digits || ends() {
+        return false;
+    }
+    let value = Evaluation::at(0, &rules.budget).value(other);
+    let (Some(value), Some(written_value)) = (value, Complex::ratio(&written.value)) else { return false };
+    let (Some(distance), Some(size), Some(written_size)) = (
+        value.distance(written_value),
+        value.distance(Complex::real(0.0)),
+        written_value.distance(Complex::real(0.0)),
+    ) else {
+        return false;
+    };
+    let last_place = 10f64.powi(-(written.places.clamp(-300, 300) as i32));
+    distance <= 0.5 * last_place * (1.0 + 1e-12) || (distance < last_place && written_size <= size)
+}
+
+/// Whether two rational functions are equal, by their values in a prime field; `None` if one is something else.
+fn is_same_in_field(left: &Expression, right: &Expression, budget: &Budget) -> Option<bool> {
+    for point in 0..2 {
+        if in_field(left, point, budget)? != in_field(right, point, budget)? {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+/// Whether two functions agree wherever both are real, or, where they hardly ever are, in the complex numbers.
+fn is_same_function(left: &Expression, right: &Expression, budget: &Budget) -> Option<bool> {
+    let (mut real, mut complex) = (0usize, 0i32);
+    for point in POINTS {
+        let (first, second) = (Evaluation::at(point, budget), Evaluation::at(point, budget));
+        let (Some(first_value), Some(second_value)) = (first.value(left), second.value(right)) else {
+            continue;
+        };
+        let same = first_value.equals(second_value);
+        match (first.is_real() && second.is_real(), same) {
+            (true, Some(true)) => real += 1,
+            (true, Some(false)) => return Some(false),
+            (false, Some(true)) => complex += 1,
+            // Branches of roots and logarithms differ there.
+            (false, Some(false)) => complex -= 100,
+            (_, None) => {}
+        }
+        if real >= 2 * AGREEMENTS {
+            return Some(true);
+        }
+    }
+    match (real, complex) {
+        (0, 0) => None,
+        (0, _) => Some(complex >= AGREEMENTS as i32),
+        _ => Some(real >= AGREEMENTS),
+    }
+}
+
+/// Whether one function is a constant multiple of the other, and whether by a positive constant.
+pub(super) fn proportion(left: &Expression, right: &Expression, budget: &Budget) -> Option<bool> {
+    let mut ratios: Vec<Complex> = Vec::new();
+    for point in POINTS {
+        let evaluation = Evaluation::at(point, budget);
+        let (first, second) = (evaluation.value(left), evaluation.value(right));
+        let (Some(first), Some(second)) = (first, second) else { continue };
+        if !evaluation.is_real() {
+            continue;
+        }
+        // Where both vanish nothing is learned; where one does, they are no multiples.
+        let Some(ratio) = first.over(second) else { continue };
+        match ratios.first() {
+            Some(known) if known.equals(ratio) != Some(true) => return None,
+            _ => ratios.push(ratio),
+        }
+        if ratios.len() > AGREEMENTS {
+            break;
+        }
+    }
+    let ratio = ratios.first().filter(|ratio| ratios.len() >= AGREEMENTS && ratio.is_real())?;
+    let is_zero = ratio.equals(Complex::real(0.0)) != Some(false);
+    (!is_zero).then(|| !ratio.is_negative())
+}

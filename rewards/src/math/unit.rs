@@ -1,0 +1,147 @@
+//! Units of measure: what they measure and by which factor.
+
+use crate::math::ratio::Ratio;
+
+/// A product of powers of base units, and the factor to them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unit {
+    factor: Ratio,
+    /// Base units by name with their exponents, sorted, none of them zero.
+    bases: Vec<(String, i64)>,
+}
+
+/// Known units: names, base unit, exponent, and the factor as numerator and denominator. Lengths in metres, masses
+/// in grams, times in seconds, money in dollars, and the imperial ones exactly.
+const KNOWN: &[(&str, &str, i64, i64, i64)] = &[
+    ("m meter meters metre metres", "m", 1, 1, 1),
+    ("mm millimeter millimeters millimetre millimetres", "m", 1, 1, 1000),
+    ("cm centimeter centimeters centimetre centimetres", "m", 1, 1, 100),
+    ("dm decimeter decimeters decimetre decimetres", "m", 1, 1, 10),
+    ("km kilometer kilometers kilometre kilometres", "m", 1, 1000, 1),
+    ("in inch inches", "m", 1, 254, 10_000),
+    ("ft foot feet", "m", 1, 3048, 10_000),
+    ("yd yds yard yards", "m", 1, 9144, 10_000),
+    ("mi mile miles", "m", 1, 1_609_344, 1000),
+    ("g gram grams", "g", 1, 1, 1),
+    ("mg milligram milligrams", "g", 1, 1, 1000),
+    ("kg kilogram kilograms", "g", 1, 1000, 1),
+    ("lb lbs pound pounds", "g", 1, 45_359_237, 100_000),
+    ("oz ounce ounces", "g", 1, 45_359_237, 1_600_000),
+    ("s sec secs second seconds", "s", 1, 1, 1),
+    ("ms millisecond milliseconds", "s", 1, 1, 1000),
+    ("min mins minute minutes", "s", 1, 60, 1),
+    ("h hr hrs hour hours", "s", 1, 3600, 1),
+    ("day days", "s", 1, 86_400, 1),
+    ("week weeks", "s", 1, 604_800, 1),
+    ("year years", "year", 1, 1, 1),
+    ("month months", "year", 1, 1, 12),
+    ("l liter liters litre litres", "m", 3, 1, 1000),
+    ("ml milliliter milliliters millilitre millilitres", "m", 3, 1, 1_000_000),
+    ("dollar dollars usd", "dollar", 1, 1, 1),
+    ("cent cents", "dollar", 1, 1, 100),
+    ("euro euros", "euro", 1, 1, 1),
+    ("sterling", "sterling", 1, 1, 1),
+    ("yen", "yen", 1, 1, 1),
+    ("rupee rupees", "rupee", 1, 1, 1),
+    ("dozen", "", 1, 12, 1),
+    ("kwh", "kwh", 1, 1, 1),
+    ("n newton newtons", "newton", 1, 1, 1),
+    ("j joule joules", "joule", 1, 1, 1),
+    ("w watt watts", "watt", 1, 1, 1),
+    ("hz hertz", "s", -1, 1, 1),
+    ("rad rads radian radians", "", 1, 1, 1),
+    ("unit units", "", 1, 1, 1),
+];
+
+/// Speeds that are one word.
+const SPEEDS: &[(&str, i64, i64)] = &[("mph", 1_609_344, 3_600_000), ("kph kmh", 1000, 3600)];
+
+/// Letters that are a unit only where they are marked as text, because without it they are variables; among longer
+/// words those that are also something else.
+const NEVER_BARE: &[&str] = &["in", "ms", "hz"];
+
+impl Unit {
+    /// A unit by its name, known or not; a word that nobody knows is what is counted (`apples`).
+    pub(super) fn named(word: &str) -> Unit {
+        let word = word.trim_end_matches('.').to_lowercase();
+        let has = |names: &str| names.split(' ').any(|name| name == word);
+        if let Some((_, base, exponent, top, bottom)) = KNOWN.iter().find(|entry| has(entry.0)) {
+            let bases = if base.is_empty() { Vec::new() } else { vec![(base.to_string(), *exponent)] };
+            return Unit { factor: fraction(*top, *bottom), bases };
+        }
+        if let Some((_, top, bottom)) = SPEEDS.iter().find(|entry| has(entry.0)) {
+            let bases = vec![("m".to_string(), 1), ("s".to_string(), -1)];
+            return Unit { factor: fraction(*top, *bottom), bases };
+        }
+        // Apples and an apple are the same thing.
+        let singular = word.strip_suffix('s').unwrap_or(&word);
+        Unit { factor: Ratio::whole(1), bases: vec![(singular.to_string(), 1)] }
+    }
+
+    /// Whether a word of two or three letters outside of any text command is a unit rather than a product.
+    pub(super) fn is_bare(word: &str) -> bool {
+        let has = |names: &str| names.split(' ').any(|name| name == word);
+        word.len() > 1
+            && !NEVER_BARE.contains(&word)
+            && (KNOWN.iter().any(|entry| has(entry.0)) || SPEEDS.iter().any(|entry| has(entry.0)))
+    }
+
+    /// The unit that is none.
+    pub(super) fn none() -> Unit {
+        Unit { factor: Ratio::whole(1), bases: Vec::new() }
+    }
+
+    /// A whole power of it, if it is a small one.
+    pub(super) fn power(&self, exponent: i64) -> Option<Unit> {
+        if !(-9..=9).contains(&exponent) || exponent == 0 {
+            return None;
+        }
+        let bases = self.bases.iter().map(|(name, power)| (name.clone(), power * exponent)).collect();
+        Some(Unit { factor: self.factor.power(exponent)?, bases })
+    }
+
+    /// The product of two.
+    pub(super) fn times(&self, other: &Unit) -> Option<Unit> {
+        let mut bases = self.bases.clone();
+        for (name, power) in &other.bases {
+            match bases.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += power,
+                None => bases.push((name.clone(), *power)),
+            }
+        }
+        bases.retain(|&(_, power)| power != 0);
+        bases.sort();
+        Some(Unit { factor: self.factor.times(&other.factor)?, bases })
+    }
+
+    /// How many of the other unit one of this is, or `None` if they measure different things.
+    pub(super) fn factor_to(&self, other: &Unit) -> Option<Ratio> {
+        if self.bases != other.bases { None } else { self.factor.over(&other.factor) }
+    }
+}
+
+fn fraction(top: i64, bottom: i64) -> Ratio {
+    Ratio::whole(top).over(&Ratio::whole(bottom)).unwrap_or_else(|| unreachable!("no factor has a zero"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors() {
+        let unit = |name: &str| Unit::named(name);
+        assert_eq!(unit("km").factor_to(&unit("meters")), Some(Ratio::whole(1000)));
+        assert_eq!(unit("feet").factor_to(&unit("inches")), Some(Ratio::whole(12)));
+        assert_eq!(
+            unit("yard").power(2).unwrap().factor_to(&unit("foot").power(2).unwrap()),
+            Some(Ratio::whole(9))
+        );
+        assert_eq!(unit("km").factor_to(&unit("kg")), None);
+        assert_eq!(unit("apples").factor_to(&unit("apple")), Some(Ratio::whole(1)));
+        assert_eq!(unit("apples").factor_to(&unit("oranges")), None);
+        let speed = unit("mile").times(&unit("hour").power(-1).unwrap()).unwrap();
+        assert_eq!(speed.factor_to(&unit("mph")), Some(Ratio::whole(1)));
+        assert_eq!(unit("liter").factor_to(&unit("cm").power(3).unwrap()), Some(Ratio::whole(1000)));
+    }
+}
