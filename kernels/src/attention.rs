@@ -110,7 +110,7 @@ trait AttentionOp: Backend {
         spans: Arc<[Span]>,
     ) -> FloatTensor<Self>;
 
-    /// The result and the log-sum-exp of each row's scores, `[N, H]`.
+    /// The result and the log-sum-exp of each row's scores, `[N, H]`, in units of `ln 2`.
     fn span_attention_saved(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -145,7 +145,7 @@ impl AttentionOp for Flex {
         let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
         let [query, key, value] = [&q, &k, &v].map(flex::Rows::of);
         let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
-        let (result, log_sum_exp) = cpu::forward(&dims, rows, &spans);
+        let (result, log_sum_exp) = cpu::forward::attend(&dims, rows, &spans);
         let row_shape = [dims.rows, dims.heads].into();
         (flex::tensor(result, q.shape()), flex::tensor(log_sum_exp, row_shape))
     }
@@ -163,7 +163,7 @@ impl AttentionOp for Flex {
         let [query, key, value, o, l, g] = [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
         let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
         let saved = cpu::Saved { result: o.slice(), log_sum_exp: l.slice(), gradient: g.slice() };
-        let (dq, dk, dv) = cpu::backward(&dims, rows, saved, &spans);
+        let (dq, dk, dv) = cpu::backward::gradients(&dims, rows, saved, &spans);
         (flex::tensor(dq, q.shape()), flex::tensor(dk, k.shape()), flex::tensor(dv, v.shape()))
     }
 }
