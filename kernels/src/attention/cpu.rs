@@ -19,7 +19,6 @@ const BLOCK_QUERIES: usize = 64;
 pub(super) struct Dims {
     pub(super) rows: usize,
     pub(super) heads: usize,
-    key_rows: usize,
     kv_heads: usize,
     width: usize,
 }
@@ -27,7 +26,7 @@ pub(super) struct Dims {
 impl Dims {
     /// From the shapes of queries and keys.
     pub(super) fn of(query: &[usize; 3], key: &[usize; 3]) -> Self {
-        Self { rows: query[0], heads: query[1], key_rows: key[0], kv_heads: key[1], width: query[2] }
+        Self { rows: query[0], heads: query[1], kv_heads: key[1], width: query[2] }
     }
 
     fn group(&self) -> usize {

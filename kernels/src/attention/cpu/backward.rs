@@ -20,17 +20,15 @@ const SEGMENT_KEYS: usize = 512;
 /// Rows of the queries' gradients that one thread sums.
 const SUMMED_ROWS: usize = 64;
 
-/// The gradients of queries, keys and values.
+/// The gradients of queries; adds those of keys and values, which have the form of the keys.
 pub(in crate::attention) fn gradients(
     dims: &Dims,
-    inputs: Inputs<'_>,
-    saved: Saved<'_>,
+    (inputs, saved): (Inputs<'_>, Saved<'_>),
     spans: &[Span],
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    (dkey, dvalue): (&mut [f32], &mut [f32]),
+) -> Vec<f32> {
     let deltas = deltas(dims, saved);
     let mut dquery = vec![0.0; dims.rows * dims.query_stride()];
-    let mut dkey = vec![0.0; dims.key_rows * dims.key_stride()];
-    let mut dvalue = vec![0.0; dims.key_rows * dims.key_stride()];
     // Segments are taken in batches so that not many sums for the queries are held at a time.
     for batch in segments(dims, spans).chunks(rayon::current_num_threads().max(1) * 8) {
         let pass = Pass { dims, inputs, saved, deltas: &deltas };
@@ -42,11 +40,11 @@ pub(in crate::attention) fn gradients(
             }
         });
         for segment in &done {
-            segment.write_keys(dims, (&segment.key, &mut dkey));
-            segment.write_keys(dims, (&segment.value, &mut dvalue));
+            segment.add_to_keys(dims, (&segment.key, dkey));
+            segment.add_to_keys(dims, (&segment.value, dvalue));
         }
     }
-    (dquery, dkey, dvalue)
+    dquery
 }
 
 /// Keys of a span under one key head.
@@ -128,12 +126,14 @@ impl SegmentSums<'_> {
         );
     }
 
-    /// Puts the gradients of the segment's keys or values, which nothing else adds to, in their place.
-    fn write_keys(&self, dims: &Dims, (from, to): (&[f32], &mut [f32])) {
+    /// Adds the gradients of the segment's keys or values.
+    fn add_to_keys(&self, dims: &Dims, (from, to): (&[f32], &mut [f32])) {
         let first = self.segment.span.keys.start + self.segment.first;
         for (row, from) in from.chunks_exact(dims.padded_width()).enumerate() {
             let at = dims.key_at(first + row, self.segment.kv_head);
-            to[at..at + dims.width].copy_from_slice(&from[..dims.width]);
+            for (to, from) in to[at..at + dims.width].iter_mut().zip(from) {
+                *to += from;
+            }
         }
     }
 }
