@@ -89,6 +89,75 @@ pub fn attention_plain(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans
     result
 }
 
+/// What the backward pass of a chunk needs of its forward pass.
+pub(crate) struct Attended {
+    query: Tensor<3>,
+    /// The result, `[N, H, D]`.
+    pub(crate) result: Tensor<3>,
+    /// Of each row's scores, `[N, H]`; only the CPU's kernel keeps it.
+    log_sum_exp: Option<Tensor<2>>,
+    spans: Arc<[Span]>,
+}
+
+impl Attended {
+    /// [`attention`] of tensors without autodiff, whose gradients [`Attended::backward`] takes.
+    pub(crate) fn forward(
+        query: Tensor<3>,
+        (key, value): (&Tensor<3>, &Tensor<3>),
+        spans: Arc<[Span]>,
+    ) -> Self {
+        check(&query, key, value, &spans);
+        if !flex::is_cpu(&query.device()) {
+            let result = attention_plain(query.clone(), key.clone(), value.clone(), &spans);
+            return Self { query, result, log_sum_exp: None, spans };
+        }
+        let (result, log_sum_exp) = <Dispatch as ChunkOp>::chunk_attention(
+            query.clone().into_dispatch(),
+            key.clone().into_dispatch(),
+            value.clone().into_dispatch(),
+            spans.clone(),
+        );
+        let log_sum_exp = Some(Tensor::from_dispatch(log_sum_exp));
+        Self { query, result: Tensor::from_dispatch(result), log_sum_exp, spans }
+    }
+
+    /// From the result's gradient the query's; the keys' and values' are added to `sums`, in place where
+    /// nothing else holds them, so that a chunk costs what it sees and not what there is.
+    pub(crate) fn backward(
+        self,
+        gradient: Tensor<3>,
+        (key, value): (&Tensor<3>, &Tensor<3>),
+        sums: (&mut Tensor<3>, &mut Tensor<3>),
+    ) -> Tensor<3> {
+        let device = key.device();
+        let take = |sum: &mut Tensor<3>| std::mem::replace(sum, Tensor::empty([0; 3], &device));
+        let (dkey, dvalue) = (take(sums.0), take(sums.1));
+        let Some(log_sum_exp) = self.log_sum_exp else {
+            let leaf = |tensor: &Tensor<3>| tensor.clone().autodiff().require_grad();
+            let inputs = [&self.query, key, value].map(leaf);
+            let [q, k, v] = inputs.clone();
+            let mut tape = (attention_plain(q, k, v, &self.spans) * gradient).sum().backward();
+            let [dq, dk, dv] =
+                inputs.map(|leaf| leaf.grad_remove(&mut tape).expect("every input takes part"));
+            (*sums.0, *sums.1) = (dkey + dk, dvalue + dv);
+            return dq;
+        };
+        let (dq, dkey, dvalue) = <Dispatch as ChunkOp>::chunk_attention_backward(
+            self.query.into_dispatch(),
+            key.clone().into_dispatch(),
+            value.clone().into_dispatch(),
+            self.result.into_dispatch(),
+            log_sum_exp.into_dispatch(),
+            gradient.into_dispatch(),
+            dkey.into_dispatch(),
+            dvalue.into_dispatch(),
+            self.spans,
+        );
+        (*sums.0, *sums.1) = (Tensor::from_dispatch(dkey), Tensor::from_dispatch(dvalue));
+        Tensor::from_dispatch(dq)
+    }
+}
+
 fn check(query: &Tensor<3>, key: &Tensor<3>, value: &Tensor<3>, spans: &[Span]) {
     let [rows, heads, width] = query.dims();
     let [keys, kv_heads, key_width] = key.dims();
@@ -110,7 +179,7 @@ trait AttentionOp: Backend {
         spans: Arc<[Span]>,
     ) -> FloatTensor<Self>;
 
-    /// The result and the log-sum-exp of each row's scores, `[N, H]`.
+    /// The result and the log-sum-exp of each row's scores, `[N, H]`, in units of `ln 2`.
     fn span_attention_saved(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -145,7 +214,7 @@ impl AttentionOp for Flex {
         let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
         let [query, key, value] = [&q, &k, &v].map(flex::Rows::of);
         let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
-        let (result, log_sum_exp) = cpu::forward(&dims, rows, &spans);
+        let (result, log_sum_exp) = cpu::forward::attend(&dims, rows, &spans);
         let row_shape = [dims.rows, dims.heads].into();
         (flex::tensor(result, q.shape()), flex::tensor(log_sum_exp, row_shape))
     }
@@ -163,8 +232,65 @@ impl AttentionOp for Flex {
         let [query, key, value, o, l, g] = [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
         let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
         let saved = cpu::Saved { result: o.slice(), log_sum_exp: l.slice(), gradient: g.slice() };
-        let (dq, dk, dv) = cpu::backward(&dims, rows, saved, &spans);
+        let (mut dk, mut dv) = (vec![0.0; key.slice().len()], vec![0.0; key.slice().len()]);
+        let dq = cpu::backward::gradients(&dims, (rows, saved), &spans, (&mut dk, &mut dv));
         (flex::tensor(dq, q.shape()), flex::tensor(dk, k.shape()), flex::tensor(dv, v.shape()))
+    }
+}
+
+/// Attention below autodiff, for a caller that takes the gradients itself.
+#[backend_extension(Flex)]
+trait ChunkOp: Backend {
+    fn chunk_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        spans: Arc<[Span]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// As [`AttentionOp::span_attention_backward`], with what the gradients of keys and values are added to.
+    #[allow(clippy::too_many_arguments, reason = "tensors cross the dispatch one by one")]
+    fn chunk_attention_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        result: FloatTensor<Self>,
+        log_sum_exp: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        key_sums: FloatTensor<Self>,
+        value_sums: FloatTensor<Self>,
+        spans: Arc<[Span]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+impl ChunkOp for Flex {
+    fn chunk_attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        spans: Arc<[Span]>,
+    ) -> (FlexTensor, FlexTensor) {
+        Self::span_attention_saved(q, k, v, spans)
+    }
+
+    fn chunk_attention_backward(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        result: FlexTensor,
+        log_sum_exp: FlexTensor,
+        gradient: FlexTensor,
+        mut key_sums: FlexTensor,
+        mut value_sums: FlexTensor,
+        spans: Arc<[Span]>,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
+        let [query, key, value, o, l, g] = [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
+        let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
+        let saved = cpu::Saved { result: o.slice(), log_sum_exp: l.slice(), gradient: g.slice() };
+        let sums = (key_sums.storage_mut::<f32>(), value_sums.storage_mut::<f32>());
+        let dq = cpu::backward::gradients(&dims, (rows, saved), &spans, sums);
+        (flex::tensor(dq, q.shape()), key_sums, value_sums)
     }
 }
 

@@ -125,20 +125,18 @@ impl Packed {
         next
     }
 
-    /// Which rows of a chunk attend to which rows of the keys from the first that any of them sees.
+    /// Which rows of a chunk attend to which rows of the batch's keys.
     ///
-    /// The chunk is rows `start..end` of the batch. Returns the first key row and the spans, whose queries
-    /// count from `start` and whose keys count from that row.
-    pub(crate) fn chunk_spans(&self, start: usize, end: usize) -> (usize, Arc<[Span]>) {
-        let (mut spans, mut first, mut key_start) = (Vec::new(), 0, None);
+    /// The chunk is rows `start..end` of the batch. The queries of the spans count from `start`.
+    pub(crate) fn chunk_spans(&self, start: usize, end: usize) -> Arc<[Span]> {
+        let (mut spans, mut first) = (Vec::new(), 0);
         for &length in &self.lengths {
             let (from, to) = (first.max(start), (first + length).min(end));
             if from < to {
-                let base = *key_start.get_or_insert(first);
-                spans.push(Span { queries: from - start..to - start, keys: first - base..to - base });
+                spans.push(Span { queries: from - start..to - start, keys: first..to });
             }
             first += length;
         }
-        (key_start.unwrap_or(0), spans.into())
+        spans.into()
     }
 }

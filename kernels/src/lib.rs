@@ -6,6 +6,7 @@
 mod error;
 pub mod weights;
 mod simd;
+mod panel;
 mod flex;
 pub mod attention;
 pub mod logprob;

@@ -3,7 +3,8 @@
 //! Every loop here is plain Rust written so that LLVM vectorizes it; [`vectorized`] runs it in a function
 //! compiled for the best instruction set of the machine (AVX-512, AVX2 or the target's own), so one binary
 //! serves all. The closure and everything it calls must be `#[inline(always)]`, or the loop is compiled for
-//! the target's own set, where a fused multiply-add is a call into the library and a hundred times slower. The order of sums is fixed for a given instruction set.
+//! the target's own set, where a fused multiply-add is a call into the library and a hundred times slower. The order of
+//! sums is fixed for a given instruction set.
 
 /// Runs `work` compiled for the best instruction set that this machine has.
 #[inline(always)]
@@ -11,7 +12,7 @@ pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// How many keys, columns or rows the tiles below are made of at a time.
+/// How many sums the loops below run side by side.
 const LANES: usize = 16;
 
 /// `e^x` with a relative error under 2e-7, in a form that vectorizes; 0 below -87.3.
@@ -106,114 +107,9 @@ fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// The left factor of a small product: element `(i, j)` is `values[i * row + j * column]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Left<'a> {
-    /// The numbers.
-    pub(crate) values: &'a [f32],
-    /// Distance of two rows.
-    pub(crate) row: usize,
-    /// Distance of two columns.
-    pub(crate) column: usize,
-}
-
-/// The form of a small product: `[rows, inner] x [inner, columns]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Form {
-    /// Rows of the result.
-    pub(crate) rows: usize,
-    /// Length of the sums.
-    pub(crate) inner: usize,
-    /// Columns of the result.
-    pub(crate) columns: usize,
-}
-
-/// `c += a b` for products that fit in cache; `b` and `c` are row-major with row distances `ldb`, `ldc`.
-///
-/// A general matrix product packs its operands first, which costs more than the product at these sizes.
-/// Chooses the instruction set itself and is not inlined: its unrolled tiles exist once a set.
-#[inline(never)]
-pub(crate) fn multiply_add(form: Form, a: Left<'_>, b: (&[f32], usize), c: (&mut [f32], usize)) {
-    vectorized(
-        #[inline(always)]
-        || column_bands(form, a, b, c),
-    );
-}
-
-#[inline(always)]
-fn column_bands(form: Form, a: Left<'_>, b: (&[f32], usize), c: (&mut [f32], usize)) {
-    let (b, ldb) = b;
-    let (c, ldc) = c;
-    let mut column = 0;
-    while column + 32 <= form.columns {
-        column_band::<32>(form, a, (&b[column..], ldb), (&mut c[column..], ldc));
-        column += 32;
-    }
-    while column + LANES <= form.columns {
-        column_band::<LANES>(form, a, (&b[column..], ldb), (&mut c[column..], ldc));
-        column += LANES;
-    }
-    while column < form.columns {
-        column_band::<1>(form, a, (&b[column..], ldb), (&mut c[column..], ldc));
-        column += 1;
-    }
-}
-
-#[inline(always)]
-fn column_band<const N: usize>(form: Form, a: Left<'_>, b: (&[f32], usize), c: (&mut [f32], usize)) {
-    let (c, ldc) = c;
-    let mut row = 0;
-    while row + 4 <= form.rows {
-        tile::<4, N>(
-            form.inner,
-            Left { values: &a.values[row * a.row..], ..a },
-            b,
-            (&mut c[row * ldc..], ldc),
-        );
-        row += 4;
-    }
-    while row < form.rows {
-        tile::<1, N>(
-            form.inner,
-            Left { values: &a.values[row * a.row..], ..a },
-            b,
-            (&mut c[row * ldc..], ldc),
-        );
-        row += 1;
-    }
-}
-
-#[expect(clippy::needless_range_loop, reason = "constant bounds on both arrays are what unrolls the tile")]
-#[inline(always)]
-fn tile<const M: usize, const N: usize>(
-    inner: usize,
-    a: Left<'_>,
-    b: (&[f32], usize),
-    c: (&mut [f32], usize),
-) {
-    let (b, ldb) = b;
-    let (c, ldc) = c;
-    let mut sums = [[0.0_f32; N]; M];
-    for k in 0..inner {
-        let b_row: &[f32; N] = b[k * ldb..k * ldb + N].try_into().expect("a slice of N numbers");
-        for m in 0..M {
-            let factor = a.values[m * a.row + k * a.column];
-            for n in 0..N {
-                sums[m][n] = factor.mul_add(b_row[n], sums[m][n]);
-            }
-        }
-    }
-    for m in 0..M {
-        let c_row = &mut c[m * ldc..m * ldc + N];
-        for n in 0..N {
-            c_row[n] += sums[m][n];
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Form, Left, dot, exp, max, multiply_add, sum, vectorized};
+    use super::{dot, exp, max, sum, vectorized};
 
     #[test]
     fn exp_is_within_two_ulp_of_the_library() {
@@ -247,27 +143,6 @@ mod tests {
             );
             assert!((sum(&a) - a.iter().sum::<f32>()).abs() < 1e-5);
             assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        }
-    }
-
-    #[test]
-    fn small_products_agree_with_three_loops() {
-        for (rows, inner, columns) in [(1, 1, 1), (4, 8, 32), (5, 7, 49), (13, 3, 33), (2, 16, 15)] {
-            let a: Vec<f32> = (0..rows * inner).map(|i| (i as f32 * 0.7).sin()).collect();
-            let b: Vec<f32> = (0..inner * columns).map(|i| (i as f32 * 0.3).cos()).collect();
-            for (row, column) in [(inner, 1), (1, rows)] {
-                let mut c = vec![1.0; rows * columns];
-                let form = Form { rows, inner, columns };
-                let left = Left { values: &a, row, column };
-                multiply_add(form, left, (&b, columns), (&mut c, columns));
-                for i in 0..rows {
-                    for j in 0..columns {
-                        let exact: f32 =
-                            (0..inner).map(|k| a[i * row + k * column] * b[k * columns + j]).sum();
-                        assert!((c[i * columns + j] - 1.0 - exact).abs() < 1e-5);
-                    }
-                }
-            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
 
-use crate::attention::Span;
+use crate::attention::Attended;
 use crate::decoder::block::linear;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, Packed, embed, id_tensor};
@@ -133,19 +133,13 @@ impl<'a> Pass<'a> {
     fn layer_forward(&self, block: &Block<Tensor<2>>, x: &Tensor<2>) -> Tensor<2> {
         let (keys, values) = self.keys_values(block, x);
         let outputs = self.layer_chunks().map(|rows| {
-            let (seen, spans) = self.seen(&rows);
+            let spans = self.packed.chunk_spans(rows.start, rows.end);
             let part = x.clone().slice([rows.clone()]);
             let normed = block.normed(part.clone(), self.config());
-            let prefix = (keys.clone().slice([seen.clone()]), values.clone().slice([seen]));
-            block.attend((part, normed), prefix, self.config(), (&self.angles.rows(rows), &spans))
+            let keys_values = (keys.clone(), values.clone());
+            block.attend((part, normed), keys_values, self.config(), (&self.angles.rows(rows), &spans))
         });
         joined(outputs.collect())
-    }
-
-    /// Key rows that a chunk's queries see, and who sees which.
-    fn seen(&self, rows: &Range<usize>) -> (Range<usize>, Arc<[Span]>) {
-        let (first, spans) = self.packed.chunk_spans(rows.start, rows.end);
-        (first..rows.end, spans)
     }
 
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
@@ -200,7 +194,7 @@ impl<'a> Pass<'a> {
     ) -> TokenStats {
         let weights = self.decoder.weights.map(|_, value| leaf(value.clone()));
         let mut x = embed(&weights.embedding, &self.packed.ids);
-        let (_, spans) = self.packed.chunk_spans(0, self.tokens());
+        let spans = self.packed.chunk_spans(0, self.tokens());
         for block in &weights.blocks {
             let normed = block.normed(x.clone(), self.config());
             let keys_values = block.keys_values(normed.clone(), self.config(), &self.angles);
@@ -291,37 +285,30 @@ impl<'a> Pass<'a> {
         let leaves = block.map(&mut |_, value| leaf(value.clone()));
         let mut dx = Vec::new();
         for rows in self.layer_chunks().rev() {
-            let (seen, spans) = self.seen(&rows);
             let angles = self.angles.rows(rows.clone());
             let part = leaf(x.clone().slice([rows.clone()]));
-            let chunk_keys = leaf(keys.clone().slice([seen.clone()]));
-            let chunk_values = leaf(values.clone().slice([seen.clone()]));
             let normed = leaves.normed(part.clone(), self.config());
-            let output = leaves.attend(
-                (part.clone(), normed),
-                (chunk_keys.clone(), chunk_values.clone()),
-                self.config(),
-                (&angles, &spans),
-            );
+            let query = leaves.queries(normed.clone(), self.config(), &angles);
+            let (own_keys, own_values) = leaves.keys_values(normed, self.config(), &angles);
+            let spans = self.packed.chunk_spans(rows.start, rows.end);
+            let attended = Attended::forward(query.clone().inner(), (&keys, &values), spans);
+
+            let residual = leaf(x.clone().slice([rows.clone()]));
+            let mixed = leaf(attended.result.clone());
+            let output = leaves.after_attention(residual.clone(), mixed.clone(), self.config());
             let mut tape = (output * upstream.clone().slice([rows.clone()])).sum().backward();
-            let through_output = part.grad_remove(&mut tape).expect("the chunk reaches its output");
-            add_rows(&mut dkeys, &seen, chunk_keys.grad_remove(&mut tape).expect("keys are attended to"));
-            add_rows(
-                &mut dvalues,
-                &seen,
-                chunk_values.grad_remove(&mut tape).expect("values are attended to"),
-            );
+            let through_residual = residual.grad_remove(&mut tape).expect("the chunk reaches its output");
+            let dmixed = mixed.grad_remove(&mut tape).expect("attention reaches the output");
             take_block_gradients(&leaves, &mut tape, gradients);
 
-            let part = leaf(x.clone().slice([rows.clone()]));
-            let normed = leaves.normed(part.clone(), self.config());
-            let (own_keys, own_values) = leaves.keys_values(normed, self.config(), &angles);
+            let dquery = attended.backward(dmixed, (&keys, &values), (&mut dkeys, &mut dvalues));
+            let through_query = (query * dquery).sum();
             let through_keys = (own_keys * dkeys.clone().slice([rows.clone()])).sum();
             let through_values = (own_values * dvalues.clone().slice([rows])).sum();
-            let mut tape = (through_keys + through_values).backward();
-            let through_prefix = part.grad_remove(&mut tape).expect("the chunk reaches its keys");
+            let mut tape = (through_query + through_keys + through_values).backward();
+            let through_attention = part.grad_remove(&mut tape).expect("the chunk reaches attention");
             take_block_gradients(&leaves, &mut tape, gradients);
-            dx.push(through_output + through_prefix);
+            dx.push(through_residual + through_attention);
         }
         dx.reverse();
         joined(dx)
@@ -357,13 +344,6 @@ fn take_block_gradients(leaves: &Block<Tensor<2>>, tape: &mut Gradients, gradien
         let sum = sums.next().expect("gradients have the form of the weights");
         take_gradient(leaf, tape, sum);
     });
-}
-
-/// Adds rows to a range of rows.
-fn add_rows(sum: &mut Tensor<3>, rows: &Range<usize>, values: Tensor<3>) {
-    let [_, heads, width] = sum.dims();
-    let added = sum.clone().slice([rows.clone()]) + values;
-    add_in_place(sum, |sum| sum.slice_assign([rows.clone(), 0..heads, 0..width], added));
 }
 
 /// Changes a tensor while nothing else holds it, so that the backend can work in place.

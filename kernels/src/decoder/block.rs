@@ -68,11 +68,30 @@ impl Block<Tensor<2>> {
         config: &DecoderConfig,
         (angles, spans): (&Angles, &Arc<[Span]>),
     ) -> Tensor<2> {
-        let rows = x.dims()[0];
+        let mixed = attention(self.queries(normed, config, angles), keys, values, spans);
+        self.after_attention(x, mixed, config)
+    }
+
+    /// The rotated queries of some rows.
+    ///
+    /// # Shapes
+    /// `normed` `[N, hidden]`; the result is `[N, H, D]`.
+    pub(crate) fn queries(&self, normed: Tensor<2>, config: &DecoderConfig, angles: &Angles) -> Tensor<3> {
         let query = linear(normed, &self.query, self.query_bias.as_ref());
-        let query = heads(query, self.query_norm.as_ref(), config, angles);
-        let mixed = attention(query, keys, values, spans);
-        let mixed = mixed.reshape([rows, config.heads * config.head_width]);
+        heads(query, self.query_norm.as_ref(), config, angles)
+    }
+
+    /// The block's output from its input and what attention gives.
+    ///
+    /// # Shapes
+    /// `x` `[N, hidden]`, `mixed` `[N, H, D]`; the result is `[N, hidden]`.
+    pub(crate) fn after_attention(
+        &self,
+        x: Tensor<2>,
+        mixed: Tensor<3>,
+        config: &DecoderConfig,
+    ) -> Tensor<2> {
+        let mixed = mixed.reshape([x.dims()[0], config.heads * config.head_width]);
         self.feed_forward(x + linear(mixed, &self.output, self.output_bias.as_ref()), config)
     }
 

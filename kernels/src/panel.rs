@@ -1,0 +1,483 @@
+//! Products of matrices that stay in cache, and the steps of attention between them, in vector registers.
+//!
+//! Attention keeps its score tiles transposed: one row a key, one column a query. A query then owns a lane
+//! of every vector, so that maxima and sums over its keys need no step across lanes, and keys and values
+//! are only ever the left factor of a product, whose elements are broadcast one by one: nothing of the
+//! prefix is transposed. Each function here chooses the instruction set itself and is compiled once for
+//! each; the order of sums is fixed for a given one.
+
+use std::array;
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Columns of every tile are a multiple of this many: the widest vector there is.
+pub(crate) const LANES: usize = 16;
+
+/// What the largest score of a row begins as: below every score, and finite, so that the difference of two
+/// such is 0 and not NaN.
+pub(crate) const LOWEST: f32 = -1e30;
+
+/// Zeros that begin at a line of the cache: a vector that crosses lines takes two loads.
+pub(crate) struct Buffer {
+    values: Vec<f32>,
+    from: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// Room for `len` numbers.
+    pub(crate) fn zeros(len: usize) -> Self {
+        let values = vec![0.0; len + LANES];
+        // The offset is only of use, not needed: where there is none, the buffer begins where it may.
+        let from = values.as_ptr().align_offset(64).min(LANES);
+        Self { values, from, len }
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[self.from..self.from + self.len]
+    }
+}
+
+impl std::ops::DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.from..self.from + self.len]
+    }
+}
+
+/// The left factor of a product, one number at a time.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    /// Element `(i, k)` is `values[i * distance + k]`.
+    Rows(&'a [f32], usize),
+    /// Element `(i, k)` is `values[k * distance + i]`.
+    Columns(&'a [f32], usize),
+}
+
+/// The form of a product: `[rows, inner] x [inner, columns]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    /// Rows of the result.
+    pub(crate) rows: usize,
+    /// Length of the sums.
+    pub(crate) inner: usize,
+    /// Columns of the result, a multiple of [`LANES`]; also the distance of the rows of `b` and `c`.
+    pub(crate) columns: usize,
+}
+
+/// `c = a b`, with `b` and `c` row-major without gaps.
+///
+/// # Panics
+/// If a slice is shorter than the form says.
+pub(crate) fn product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    multiply::<false>(form, a, b, c);
+}
+
+/// `c += a b`, otherwise as [`product`]. The sums of a product are complete before they are added to `c`:
+/// sums over many tiles so lose less to rounding than one long sum.
+pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    multiply::<true>(form, a, b, c);
+}
+
+#[inline(never)]
+fn multiply<const ADD: bool>(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    assert_eq!(form.columns % LANES, 0, "columns come in whole vectors");
+    assert!(b.len() >= form.inner * form.columns && c.len() >= form.rows * form.columns);
+    Arch::new().dispatch(Product::<ADD> { form, a, b, c });
+}
+
+struct Product<'a, 'c, const ADD: bool> {
+    form: Form,
+    a: Left<'a>,
+    b: &'a [f32],
+    c: &'c mut [f32],
+}
+
+impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let mut panels = Panels::<'_, S, ADD> {
+            simd,
+            form: self.form,
+            a: self.a,
+            b: S::as_simd_f32s(self.b).0,
+            c: S::as_mut_simd_f32s(self.c).0,
+            vectors: self.form.columns / S::F32_LANES,
+        };
+        let mut vector = 0;
+        // Sums fill half of the registers or a little more: enough to hide the latency of the additions.
+        if S::REGISTER_COUNT >= 32 {
+            while vector + 4 <= panels.vectors {
+                panels.band::<4, 4>(vector);
+                vector += 4;
+            }
+        }
+        while vector + 2 <= panels.vectors {
+            if S::REGISTER_COUNT >= 32 {
+                panels.band::<8, 2>(vector)
+            } else {
+                panels.band::<4, 2>(vector)
+            }
+            vector += 2;
+        }
+        while vector < panels.vectors {
+            panels.band::<8, 1>(vector);
+            vector += 1;
+        }
+    }
+}
+
+struct Panels<'a, S: Simd, const ADD: bool> {
+    simd: S,
+    form: Form,
+    a: Left<'a>,
+    b: &'a [S::f32s],
+    c: &'a mut [S::f32s],
+    vectors: usize,
+}
+
+impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
+    /// `N` vectors of columns from `vector` on, `M` rows at a time.
+    #[inline(always)]
+    fn band<const M: usize, const N: usize>(&mut self, vector: usize) {
+        let mut row = 0;
+        while row + M <= self.form.rows {
+            self.tile::<M, N>(row, vector);
+            row += M;
+        }
+        while row < self.form.rows {
+            self.tile::<1, N>(row, vector);
+            row += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const M: usize, const N: usize>(&mut self, row: usize, vector: usize) {
+        let sums: [[S::f32s; N]; M] = match self.a {
+            Left::Rows(values, distance) => self.sums_by_rows(&values[row * distance..], distance, vector),
+            Left::Columns(values, distance) => self.sums_by_columns(&values[row..], distance, vector),
+        };
+        for (m, sums) in sums.into_iter().enumerate() {
+            let at = (row + m) * self.vectors + vector;
+            let to = &mut self.c[at..at + N];
+            for (to, sum) in to.iter_mut().zip(sums) {
+                *to = if ADD { self.simd.add_f32s(*to, sum) } else { sum };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sums_by_rows<const M: usize, const N: usize>(
+        &self,
+        a: &[f32],
+        distance: usize,
+        vector: usize,
+    ) -> [[S::f32s; N]; M] {
+        let mut sums = [[self.simd.splat_f32s(0.0); N]; M];
+        let inner = self.form.inner;
+        let rows: [&[f32]; M] = array::from_fn(|m| &a[m * distance..][..inner]);
+        let b = self.b[..inner * self.vectors].chunks_exact(self.vectors);
+        for (k, b) in b.enumerate().take(inner) {
+            let b: [S::f32s; N] = array::from_fn(|n| b[vector + n]);
+            for m in 0..M {
+                let factor = self.simd.splat_f32s(rows[m][k]);
+                for n in 0..N {
+                    sums[m][n] = self.simd.mul_add_f32s(factor, b[n], sums[m][n]);
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn sums_by_columns<const M: usize, const N: usize>(
+        &self,
+        a: &[f32],
+        distance: usize,
+        vector: usize,
+    ) -> [[S::f32s; N]; M] {
+        let mut sums = [[self.simd.splat_f32s(0.0); N]; M];
+        let b = self.b[..self.form.inner * self.vectors].chunks_exact(self.vectors);
+        for (b, a) in b.zip(a.chunks(distance)) {
+            let b: [S::f32s; N] = array::from_fn(|n| b[vector + n]);
+            let a = &a[..M];
+            for m in 0..M {
+                let factor = self.simd.splat_f32s(a[m]);
+                for n in 0..N {
+                    sums[m][n] = self.simd.mul_add_f32s(factor, b[n], sums[m][n]);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// `2^x` with a relative error under 2e-7 for `x` up to 127; below -126 it stays at `2^-126`. NaN is kept.
+#[inline(always)]
+fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |value| simd.splat_f32s(value);
+    // The second operand is what a maximum with NaN gives.
+    let x = simd.max_f32s(splat(-126.0), x);
+    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+    let shifted = simd.add_f32s(x, splat(12_582_912.0));
+    let r = simd.sub_f32s(x, simd.sub_f32s(shifted, splat(12_582_912.0)));
+    // The polynomial of degree 6 with the smallest relative error for |r| <= 1/2, which is 2e-9.
+    let mut p = splat(1.534_581_2e-4);
+    for coefficient in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_8e-2, 0.240_226_47, 0.693_147_2, 1.0] {
+        p = simd.mul_add_f32s(p, r, splat(coefficient));
+    }
+    let power = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(p), power))
+}
+
+/// The state of an online softmax, one number a column of the tiles.
+pub(crate) struct Running {
+    /// The largest score so far.
+    pub(crate) largest: Buffer,
+    /// Sum of the weights so far.
+    pub(crate) total: Buffer,
+    /// By how much the last tile made earlier weights smaller.
+    pub(crate) shrink: Buffer,
+}
+
+impl Running {
+    /// For this many columns.
+    pub(crate) fn new(columns: usize) -> Self {
+        let zeros = || Buffer::zeros(columns);
+        let mut running = Self { largest: zeros(), total: zeros(), shrink: zeros() };
+        running.largest.fill(LOWEST);
+        running
+    }
+}
+
+/// Turns a tile of scores, in units of `ln 2`, into weights `2^(score - largest)`; with `seen`, the keys
+/// that a column does not see are left out first.
+///
+/// # Shapes
+/// `tile` is `[keys, columns]`, and `seen` and `running` have one entry a column.
+#[inline(never)]
+pub(crate) fn soften(tile: &mut [f32], seen: Option<&[f32]>, running: &mut Running) {
+    Arch::new().dispatch(Soften { tile, seen, running });
+}
+
+struct Soften<'a> {
+    tile: &'a mut [f32],
+    seen: Option<&'a [f32]>,
+    running: &'a mut Running,
+}
+
+impl WithSimd for Soften<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let largest = S::as_mut_simd_f32s(&mut self.running.largest).0;
+        let total = S::as_mut_simd_f32s(&mut self.running.total).0;
+        let shrink = S::as_mut_simd_f32s(&mut self.running.shrink).0;
+        let vectors = largest.len();
+        let tile = S::as_mut_simd_f32s(self.tile).0;
+        for vector in 0..vectors {
+            if let Some(seen) = self.seen {
+                let seen = S::as_simd_f32s(seen).0[vector];
+                let mut key = simd.splat_f32s(0.0);
+                for row in tile.chunks_exact_mut(vectors) {
+                    let sees = simd.less_than_f32s(key, seen);
+                    row[vector] = simd.select_f32s(sees, row[vector], simd.splat_f32s(f32::NEG_INFINITY));
+                    key = simd.add_f32s(key, simd.splat_f32s(1.0));
+                }
+            }
+            let mut most = [largest[vector]; 4];
+            let mut rows = tile.chunks_exact(4 * vectors);
+            for rows in rows.by_ref() {
+                for (i, most) in most.iter_mut().enumerate() {
+                    *most = simd.max_f32s(*most, rows[i * vectors + vector]);
+                }
+            }
+            for row in rows.remainder().chunks_exact(vectors) {
+                most[0] = simd.max_f32s(most[0], row[vector]);
+            }
+            let most = simd.max_f32s(simd.max_f32s(most[0], most[1]), simd.max_f32s(most[2], most[3]));
+            let mut sum = simd.splat_f32s(0.0);
+            for row in tile.chunks_exact_mut(vectors) {
+                row[vector] = exp2(simd, simd.sub_f32s(row[vector], most));
+                sum = simd.add_f32s(sum, row[vector]);
+            }
+            shrink[vector] = exp2(simd, simd.sub_f32s(largest[vector], most));
+            total[vector] = simd.mul_add_f32s(total[vector], shrink[vector], sum);
+            largest[vector] = most;
+        }
+    }
+}
+
+/// Multiplies every row of a tile by the same row.
+#[inline(never)]
+pub(crate) fn scale_columns(tile: &mut [f32], factors: &[f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for row in tile.chunks_exact_mut(factors.len()) {
+                for (value, factor) in row.iter_mut().zip(factors) {
+                    *value *= factor;
+                }
+            }
+        },
+    );
+}
+
+/// What the backward pass knows of every column of its tiles.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<'a> {
+    /// The log-sum-exp of the column's scores, in units of `ln 2`.
+    pub(crate) log_sum_exp: &'a [f32],
+    /// The common part of the gradients of its scores: the sum of all gradients times weights.
+    pub(crate) delta: &'a [f32],
+    /// How many keys of the tile it sees; `None` if every column sees all.
+    pub(crate) seen: Option<&'a [f32]>,
+}
+
+/// The softmax of a tile and its derivative: turns scores, in units of `ln 2`, into weights, and the
+/// gradients of the weights into those of the scores, `weight * (gradient - delta)`.
+///
+/// # Shapes
+/// Both tiles `[keys, columns]`.
+#[inline(never)]
+pub(crate) fn soften_both(scores: &mut [f32], gradients: &mut [f32], columns: Columns<'_>) {
+    Arch::new().dispatch(SoftenBoth { scores, gradients, columns });
+}
+
+struct SoftenBoth<'a> {
+    scores: &'a mut [f32],
+    gradients: &'a mut [f32],
+    columns: Columns<'a>,
+}
+
+impl WithSimd for SoftenBoth<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let log_sum_exp = S::as_simd_f32s(self.columns.log_sum_exp).0;
+        let delta = S::as_simd_f32s(self.columns.delta).0;
+        let vectors = log_sum_exp.len();
+        let scores = S::as_mut_simd_f32s(self.scores).0;
+        let gradients = S::as_mut_simd_f32s(self.gradients).0;
+        let rows = scores.chunks_exact_mut(vectors).zip(gradients.chunks_exact_mut(vectors));
+        for (key, (scores, gradients)) in rows.enumerate() {
+            for vector in 0..vectors {
+                let weight = exp2(simd, simd.sub_f32s(scores[vector], log_sum_exp[vector]));
+                let gradient = simd.mul_f32s(weight, simd.sub_f32s(gradients[vector], delta[vector]));
+                (scores[vector], gradients[vector]) = (weight, gradient);
+            }
+            let Some(seen) = self.columns.seen else { continue };
+            let (key, zero) = (simd.splat_f32s(key as f32), simd.splat_f32s(0.0));
+            for (vector, seen) in S::as_simd_f32s(seen).0.iter().enumerate() {
+                let sees = simd.less_than_f32s(key, *seen);
+                scores[vector] = simd.select_f32s(sees, scores[vector], zero);
+                gradients[vector] = simd.select_f32s(sees, gradients[vector], zero);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Buffer, Columns, Form, LANES, Left, Running, add_product, product, scale_columns, soften, soften_both,
+    };
+
+    fn buffer(len: usize, value: impl Fn(usize) -> f32) -> Buffer {
+        let mut buffer = Buffer::zeros(len);
+        for (i, to) in buffer.iter_mut().enumerate() {
+            *to = value(i);
+        }
+        buffer
+    }
+
+    #[test]
+    fn products_agree_with_three_loops() {
+        for (rows, inner, columns) in [(1, 1, 16), (4, 8, 32), (5, 7, 48), (13, 3, 64), (18, 33, 112)] {
+            let a = buffer(rows * inner, |i| (i as f32 * 0.7).sin());
+            let b = buffer(inner * columns, |i| (i as f32 * 0.3).cos());
+            for left in [Left::Rows(&a, inner), Left::Columns(&a, rows)] {
+                let element = |i, k| match left {
+                    Left::Rows(values, distance) => values[i * distance + k],
+                    Left::Columns(values, distance) => values[k * distance + i],
+                };
+                let form = Form { rows, inner, columns };
+                let (mut written, mut added) = (vec![9.0; rows * columns], vec![1.0; rows * columns]);
+                product(form, left, &b, &mut written);
+                add_product(form, left, &b, &mut added);
+                for i in 0..rows {
+                    for j in 0..columns {
+                        let exact: f32 = (0..inner).map(|k| element(i, k) * b[k * columns + j]).sum();
+                        assert!((written[i * columns + j] - exact).abs() < 1e-5);
+                        assert!((added[i * columns + j] - 1.0 - exact).abs() < 1e-5);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_tiles_soften_as_one_column_of_scores() {
+        // A score of 40 less another is rounded by 2e-6, and so is the weight's exponent.
+        let (keys, columns) = (9, 32);
+        let score = |key: usize, column: usize| ((key * 5 + column) as f32 * 0.61).sin() * 40.0;
+        let seen = |column: usize| (column % keys + 1) as f32;
+        let mut running = Running::new(columns);
+        let mut first = buffer(keys * columns, |i| score(i / columns, i % columns));
+        soften(&mut first, None, &mut running);
+        let mut second = buffer(keys * columns, |i| score(keys + i / columns, i % columns));
+        soften(&mut second, Some(&buffer(columns, seen)), &mut running);
+        scale_columns(&mut first, &running.shrink);
+        for column in 0..columns {
+            let all = keys + seen(column) as usize;
+            let scores: Vec<f64> = (0..all).map(|key| f64::from(score(key, column))).collect();
+            let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+            assert_eq!(f64::from(running.largest[column]), largest);
+            let total: f64 = scores.iter().map(|score| (score - largest).exp2()).sum();
+            assert!((f64::from(running.total[column]) / total - 1.0).abs() < 1e-6);
+            for key in 0..2 * keys {
+                let exact = scores.get(key).map_or(0.0, |score| (score - largest).exp2());
+                let tile = if key < keys { &first } else { &second };
+                let weight = f64::from(tile[key % keys * columns + column]);
+                assert!((weight - exact).abs() <= 5e-6 * exact + 1e-30, "{weight}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_of_a_tile_are_the_weight_times_what_is_not_common() {
+        let (keys, columns) = (5, LANES);
+        let mut scores = buffer(keys * columns, |i| -(i as f32 * 1.7) % 150.0);
+        let mut gradients = buffer(keys * columns, |i| (i as f32).cos());
+        let (before, upstream) = (scores.to_vec(), gradients.to_vec());
+        let log_sum_exp = buffer(columns, |i| i as f32 * 0.1);
+        let delta = buffer(columns, |i| i as f32 * 0.01);
+        let seen = buffer(columns, |i| (i % (keys + 1)) as f32);
+        let of_columns = Columns { log_sum_exp: &log_sum_exp, delta: &delta, seen: Some(&seen) };
+        soften_both(&mut scores, &mut gradients, of_columns);
+        for i in 0..keys * columns {
+            let (key, column) = (i / columns, i % columns);
+            let exact = (f64::from(before[i]) - f64::from(log_sum_exp[column])).exp2();
+            let exact = if key < column % (keys + 1) { exact } else { 0.0 };
+            assert!((f64::from(scores[i]) - exact).abs() <= 1e-5 * exact + 2e-38);
+            let gradient = exact * f64::from(upstream[i] - delta[column]);
+            assert!((f64::from(gradients[i]) - gradient).abs() <= 2e-5 * exact + 4e-38);
+        }
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_stays_visible() {
+        let columns = LANES;
+        let mut tile = buffer(2 * columns, |i| if i == 3 { f32::NAN } else { 0.0 });
+        soften(&mut tile, None, &mut Running::new(columns));
+        assert!(tile[3].is_nan(), "{}", tile[3]);
+        assert!(tile.iter().enumerate().all(|(i, weight)| i % columns == 3 || *weight == 1.0));
+    }
+}
