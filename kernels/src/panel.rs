@@ -228,7 +228,9 @@ fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let r = simd.sub_f32s(x, simd.sub_f32s(shifted, splat(12_582_912.0)));
     // The polynomial of degree 6 with the smallest relative error for |r| <= 1/2, which is 2e-9.
     let mut p = splat(1.534_581_2e-4);
-    for coefficient in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_8e-2, 0.240_226_47, 0.693_147_2, 1.0] {
+    for coefficient in
+        [1.339_993_1e-3, 9.618_489e-3, 5.550_328_8e-2, 0.240_226_47, std::f32::consts::LN_2, 1.0]
+    {
         p = simd.mul_add_f32s(p, r, splat(coefficient));
     }
     let power = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));

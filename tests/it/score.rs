@@ -32,7 +32,7 @@ fn rows_come_back_in_order_with_their_verdicts() {
     let folder = place.path();
     // More rows than are judged together; every third is wrong, and fields that no reward knows stay.
     let line = |row: usize| {
-        let said = if row % 3 == 0 { row + 1 } else { row };
+        let said = if row.is_multiple_of(3) { row + 1 } else { row };
         format!(r#"{{"completion": "so \\boxed{{{said}}}", "answer": "{row}", "tokens": 25, "row": {row}}}"#)
             + "\n"
     };
@@ -47,7 +47,7 @@ fn rows_come_back_in_order_with_their_verdicts() {
     let rows: Vec<Value> = scored.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 600);
     for (number, row) in rows.iter().enumerate() {
-        let right = number % 3 != 0;
+        let right = !number.is_multiple_of(3);
         assert_eq!(row["row"], number);
         assert_eq!(row["correctness"], u8::from(right));
         // A quarter of the allowed length is worth 0.75, half of which counts, where the answer is right.
