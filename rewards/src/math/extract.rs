@@ -263,11 +263,16 @@ fn sentence(text: &str) -> &str {
 /// The last formula, or the last number if it stands behind it.
 fn last_value(text: &str) -> Option<&str> {
     let text = tail(text);
-    let (mut formula, mut after) = (None, 0);
+    let (mut formula, mut name, mut after) = (None, None, 0);
     let mut at = 0;
     while let Some(found) = text[at..].find(['$', '\\']) {
         at += found;
         match formula_at(&text[at..]) {
+            // `which is the value of $x$` speaks of what was found; it is the answer only if nothing else is.
+            Some((content, _, length)) if is_variable(content) => {
+                name = Some(content);
+                at += length;
+            }
             Some((content, _, length)) => {
                 formula = Some(content);
                 at += length;
@@ -279,7 +284,12 @@ fn last_value(text: &str) -> Option<&str> {
             None => at += 1,
         }
     }
-    last_number(text, after).or(formula)
+    last_number(text, after).or(formula).or(name)
+}
+
+/// A lone small letter. A capital one may be a choice or a point, which are answers.
+fn is_variable(formula: &str) -> bool {
+    matches!(formula.as_bytes(), [b'a'..=b'z'])
 }
 
 /// The formula that begins at the very start: its content, and the lengths before and with its closing mark.
