@@ -63,6 +63,8 @@ pub struct ReplayQueue {
 #[derive(Debug, Default)]
 struct State {
     groups: VecDeque<Group>,
+    /// Places that are kept for groups which are being scored.
+    reserved: usize,
     closed: bool,
     report: QueueReport,
 }
@@ -75,21 +77,36 @@ impl ReplayQueue {
         Self { config, intake, state, filled: Condvar::new(), drained: Condvar::new() }
     }
 
-    /// Puts a group in, waiting for room: this is how a slow learner slows the actors down.
+    /// Puts a group in, waiting for room.
     pub fn push(&self, group: Group) -> Result<(), RolloutError> {
+        self.reserve();
+        self.push_reserved(group)
+    }
+
+    /// Keeps a place for a group that is finished and not scored yet, waiting for room: this is how a slow learner
+    /// slows the actors down. Every place is used by [`ReplayQueue::push_reserved`] or given back by
+    /// [`ReplayQueue::discard_reserved`]. Does not wait where the queue is closed; the push then says so.
+    pub fn reserve(&self) {
         let began = Instant::now();
         let mut state = lock(&self.state);
-        while !state.closed && state.groups.len() >= self.config.groups_max {
+        while !state.closed && state.groups.len() + state.reserved >= self.config.groups_max {
             state = wait(&self.drained, state);
         }
+        state.reserved += 1;
         state.report.actors_waiting_s += began.elapsed().as_secs_f64();
+    }
+
+    /// Puts a group into a place that was kept for it.
+    pub fn push_reserved(&self, group: Group) -> Result<(), RolloutError> {
+        let mut state = lock(&self.state);
+        state.reserved = state.reserved.checked_sub(1).expect("a place was kept for the group");
         self.put(state, group)
     }
 
     /// Puts a group in if there is room now, else gives it back.
     pub fn try_push(&self, group: Group) -> Result<Option<Group>, RolloutError> {
         let state = lock(&self.state);
-        if !state.closed && state.groups.len() >= self.config.groups_max {
+        if !state.closed && state.groups.len() + state.reserved >= self.config.groups_max {
             return Ok(Some(group));
         }
         self.put(state, group).map(|()| None)
@@ -186,6 +203,15 @@ impl ReplayQueue {
         }
         // A learner that waited for this group as a due one need not any more.
         self.filled.notify_all();
+    }
+
+    /// As [`ReplayQueue::discard`], for a group that a place was kept for.
+    pub fn discard_reserved(&self, group: u64, reason: DropReason) {
+        let mut state = lock(&self.state);
+        state.reserved = state.reserved.checked_sub(1).expect("a place was kept for the group");
+        drop(state);
+        self.drained.notify_all();
+        self.discard(group, reason);
     }
 
     /// The most groups that wait.
@@ -321,6 +347,24 @@ mod tests {
         });
         assert!(!returned_early && most <= 2, "up to {most} groups in a queue of 2");
         assert!(taken.into_iter().eq(0..100));
+    }
+
+    // Invariant 5: what is being scored counts, so that nothing grows old between the actors and the queue.
+    #[test]
+    fn a_place_that_is_kept_is_a_place_taken() {
+        let queue = queue(2, 0);
+        queue.reserve();
+        queue.push(group(1, &[(0, 1)])).expect("open");
+        let full = |id| queue.try_push(group(id, &[(0, 1)])).expect("open").is_some();
+        assert!(full(2));
+        queue.push_reserved(group(0, &[(0, 1)])).expect("open");
+        assert_eq!(ids(&queue.take(2, 0).expect("open")), [1, 0]);
+        queue.reserve();
+        queue.reserve();
+        assert!(full(5));
+        queue.discard_reserved(3, DropReason::Unscored);
+        assert!(!full(5));
+        assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));
     }
 
     // Invariant 5: the longest outputs are waited for and not thrown away.

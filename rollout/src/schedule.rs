@@ -63,7 +63,7 @@ impl ActorThreads {
     {
         let context = actors.first().expect("a run has an actor").context().clone();
         let scorers = context.config.scorers;
-        // What waits for a verdict takes memory as what waits for the learner does, so the bound is the same.
+        // Each group in it has a place in the queue, so it has room for all.
         let (finished, unscored) = bounded(queue.groups_max());
         let halt = Halt { stopping: Arc::default(), queue, bell: context.intake.bell().clone() };
         let reports = actors.iter().map(Actor::report_handle).collect();
@@ -140,7 +140,8 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
 }
 
-/// The loop of an actor thread. Waiting for the scorers is waiting for the trainer: they wait for the queue.
+/// The loop of an actor thread. A finished group gets its place in the queue before it is scored: what waits for a
+/// verdict grows old like what waits for the learner.
 fn drive<G: Generator>(
     mut actor: Actor<G>,
     finished: &Sender<FinishedGroup>,
@@ -153,9 +154,10 @@ fn drive<G: Generator>(
         let advance = actor.advance()?;
         let waited = Instant::now();
         for group in advance.groups {
+            halt.queue.reserve();
             if let Err(group) = finished.send(group) {
                 // The scorers are gone, because the run is stopping.
-                halt.queue.discard(group.0.id, DropReason::Closed);
+                halt.queue.discard_reserved(group.0.id, DropReason::Closed);
             }
         }
         if !advance.decoded && !halt.is_stopping() {
@@ -166,7 +168,7 @@ fn drive<G: Generator>(
     Ok(())
 }
 
-/// The loop of a scoring thread: until all actors are gone or the queue is closed.
+/// The loop of a scoring thread: until all actors are gone.
 fn score(
     scorer: &Scorer,
     unscored: &Receiver<FinishedGroup>,
@@ -174,14 +176,20 @@ fn score(
 ) -> Result<(), RolloutError> {
     for group in unscored {
         if queue.is_closed() {
-            queue.discard(group.id, DropReason::Closed);
+            queue.discard_reserved(group.id, DropReason::Closed);
             continue;
         }
         for scored in scorer.score(vec![group])? {
-            match delivered(scored, queue).map(|group| queue.push(group)) {
-                // A closed queue has counted the group.
-                None | Some(Ok(()) | Err(RolloutError::Closed)) => {}
-                Some(Err(error)) => return Err(error),
+            match scored {
+                Scored::Group(group) => match queue.push_reserved(group) {
+                    // A closed queue has counted the group.
+                    Ok(()) | Err(RolloutError::Closed) => {}
+                    Err(error) => return Err(error),
+                },
+                Scored::Unscored { id, reason } => {
+                    tracing::warn!("{reason}");
+                    queue.discard_reserved(id, DropReason::Unscored);
+                }
             }
         }
     }
@@ -190,18 +198,6 @@ fn score(
 
 fn with_scorer(sum: ActorReport, scorer: &Scorer) -> ActorReport {
     ActorReport { scoring_s: scorer.seconds(), verifiers: scorer.counters(), ..sum }
-}
-
-/// The group, if every member has its reward; one that has not is counted and said.
-fn delivered(scored: Scored, queue: &ReplayQueue) -> Option<Group> {
-    match scored {
-        Scored::Group(group) => Some(group),
-        Scored::Unscored { id, reason } => {
-            tracing::warn!("{reason}");
-            queue.discard(id, DropReason::Unscored);
-            None
-        }
-    }
 }
 
 /// Actors that run in turns with the learner on one thread (`schedule = "lockstep"`).
@@ -262,8 +258,15 @@ impl<G: Generator> Lockstep<G> {
         for actor in &mut self.actors {
             let advance = actor.advance()?;
             decoded |= advance.decoded;
-            let scored = actor.context().scorer.score(advance.groups)?;
-            self.overflow.extend(scored.into_iter().filter_map(|scored| delivered(scored, queue)));
+            for scored in actor.context().scorer.score(advance.groups)? {
+                match scored {
+                    Scored::Group(group) => self.overflow.push_back(group),
+                    Scored::Unscored { id, reason } => {
+                        tracing::warn!("{reason}");
+                        queue.discard(id, DropReason::Unscored);
+                    }
+                }
+            }
         }
         Ok(decoded)
     }
