@@ -228,13 +228,9 @@ impl AttentionOp for Flex {
         gradient: FlexTensor,
         spans: Arc<[Span]>,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
-        let [query, key, value, o, l, g] = [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
-        let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
-        let saved = cpu::Saved { result: o.slice(), log_sum_exp: l.slice(), gradient: g.slice() };
-        let (mut dk, mut dv) = (vec![0.0; key.slice().len()], vec![0.0; key.slice().len()]);
-        let dq = cpu::backward::gradients(&dims, (rows, saved), &spans, (&mut dk, &mut dv));
-        (flex::tensor(dq, q.shape()), flex::tensor(dk, k.shape()), flex::tensor(dv, v.shape()))
+        let zeros = || flex::tensor(vec![0.0; k.shape().num_elements()], k.shape());
+        let (dk, dv) = (zeros(), zeros());
+        Self::chunk_attention_backward(q, k, v, result, log_sum_exp, gradient, dk, dv, spans)
     }
 }
 
