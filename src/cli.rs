@@ -195,7 +195,8 @@ pub struct ReplayArgs {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  echo '{\"completion\":\"so \\\\boxed{42}\",\"answer\":\"42\"}' > answers.jsonl\n  \
-                  longhaul score --rewards configs/correctness.toml --input answers.jsonl --output scored.jsonl\n\n\
+                  echo '[[rewards]]' > rewards.toml; echo 'kind = \"math\"' >> rewards.toml\n  \
+                  longhaul score --rewards rewards.toml --input answers.jsonl --output scored.jsonl\n\n\
                   A line has `completion` and may have `prompt`, `answer`, `tokens`, `truncated` and `fields`. It comes \
                   back with `reward`, `correctness` and `parts`."
 )]

@@ -13,11 +13,23 @@ fn main() -> ExitCode {
     match run(&Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line: what went wrong, then why, with nothing after it.
-            eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+            eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What went wrong, then why, on one line. Many errors repeat their cause in their own words.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 fn run(command: &Command) -> Result<()> {
@@ -39,4 +51,16 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let name = args.config.file_stem().map_or("train".into(), |stem| stem.to_string_lossy());
     train::train(&config, &name, &args.place, &no_custom_verifiers)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = anyhow!("no such file");
+        let told = cause.context("a.toml: no such file").context("the config\ncannot be read");
+        assert_eq!(super::one_line(&told), "the config cannot be read: a.toml: no such file");
+    }
 }
