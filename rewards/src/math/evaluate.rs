@@ -60,7 +60,7 @@ pub(super) fn exact(expression: &Expression, budget: &Budget) -> Option<Ratio> {
 /// Charges for a result by its size; a product of long numbers is more than linear in it.
 fn paid(value: Ratio, budget: &Budget) -> Option<Ratio> {
     let words = value.bits() / 64;
-    budget.spend(words + words * words / 64)?;
+    budget.spend(words.saturating_mul(words) / 64 + words)?;
     Some(value)
 }
 
@@ -81,11 +81,11 @@ fn exact_call(function: Function, parts: &[Expression], budget: &Budget) -> Opti
     match function {
         Function::Absolute => Some(if first.is_negative() { first.negative() } else { first.clone() }),
         Function::Factorial => {
-            budget.spend(100 * first.to_i64().and_then(|count| u64::try_from(count).ok())?)?;
+            budget.spend(first.to_i64().and_then(|count| u64::try_from(count).ok())?.saturating_mul(100))?;
             first.factorial()
         }
         Function::Binomial => {
-            budget.spend(100 * first.to_i64().and_then(|count| u64::try_from(count).ok())?)?;
+            budget.spend(first.to_i64().and_then(|count| u64::try_from(count).ok())?.saturating_mul(100))?;
             first.binomial(values.get(1)?)
         }
         Function::Min | Function::Max => values.iter().skip(1).try_fold(first.clone(), |best, value| {
@@ -93,7 +93,9 @@ fn exact_call(function: Function, parts: &[Expression], budget: &Budget) -> Opti
             Some(if is_better { value.clone() } else { best })
         }),
         Function::Gcd | Function::Lcm => values.iter().skip(1).try_fold(first.clone(), |all, value| {
-            let (a, b) = (all.to_i64()?, value.to_i64()?);
+            // The smallest number has no opposite, which the greatest divisor would need.
+            let whole = |value: &Ratio| value.to_i64().filter(|whole| *whole != i64::MIN);
+            let (a, b) = (whole(&all)?, whole(value)?);
             let divisor = num_integer::gcd(a, b);
             let multiple = a.checked_mul(b.checked_div(divisor).unwrap_or(0))?;
             Some(Ratio::whole(if function == Function::Gcd { divisor } else { multiple }))
@@ -237,7 +239,7 @@ impl<'a> Evaluation<'a> {
         let exact_exponent = exact(exponent, self.budget).and_then(|exponent| exponent.small_parts());
         if let Some((top, bottom)) = exact_exponent {
             // Larger powers of points near one lose their digits anyway.
-            if top.abs() > 100_000 || bottom > 1000 {
+            if top.unsigned_abs() > 100_000 || bottom > 1000 {
                 return None;
             }
             self.budget.spend(500)?;

@@ -390,7 +390,7 @@ fn exponent(text: &str) -> (i64, usize) {
 }
 
 fn number(digits: &str, places: usize, exponent: i64, point: bool) -> Result<Number, Unreadable> {
-    if exponent.abs() > EXPONENT_MAX {
+    if !(-EXPONENT_MAX..=EXPONENT_MAX).contains(&exponent) {
         return Err(Unreadable);
     }
     let value = Ratio::from_digits(digits.as_bytes(), places, exponent).ok_or(Unreadable)?;
