@@ -1,4 +1,5 @@
-//! Finds the final `\boxed{...}` or `\fbox{...}` of a text, in one pass and without a stack, however hostile the braces are.
+//! Finds the final `\boxed{...}` or `\fbox{...}` of a text, in one pass and without a stack, however hostile the
+//! braces are.
 
 /// A longer box is no answer: whoever reads a box's content calls this wrong unread. Numbers of 65 thousand digits
 /// fit.
