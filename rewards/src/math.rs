@@ -18,8 +18,11 @@
 //! - `x = 3` is `3`; `x \ge 3` is `[3, \infty)`; equations up to a factor, inequalities with it.
 //! - Choices by their letter, `(A)` or `A.`; words in any case.
 //!
-//! What cannot be read is compared as text. Left out: whether an answer has the asked form, so that `x^2-1` is
-//! also its own factorization; integrals, sums with signs, and systems of equations that are solved differently.
+//! With `final_form` an answer is worked out: where the reference has no variables or functions of angles, it has
+//! none. So `\sin 30^\circ`, which may be the question, is not the `1/2` that was to be found.
+//!
+//! What cannot be read is compared as text. Left out: whether an answer has the asked form otherwise, so that
+//! `x^2-1` is also its own factorization; integrals, sums with signs, and systems of equations that are solved differently.
 //!
 //! Every answer is data: nothing is run, and text, depth, numbers and work are bounded.
 
@@ -45,9 +48,7 @@ use crate::{Answer, RewardError, Verdict, Verifier};
 
 pub use extract::{AnswerKind, extract_answer};
 
-use evaluate::Budget;
 use extract::{ORDER, reference_answer};
-use scalar::Rules;
 
 /// The keys of `kind = "math"`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -57,11 +58,14 @@ pub struct MathConfig {
     pub extract: Vec<AnswerKind>,
     /// A decimal with this many significant digits may stand for a number that has no end as a decimal; 0 for never.
     pub decimal_digits: usize,
+    /// Whether an answer must be worked out: where the reference has no variables or functions of angles, an answer
+    /// that has some is not right, even if it is equal.
+    pub final_form: bool,
 }
 
 impl Default for MathConfig {
     fn default() -> Self {
-        MathConfig { extract: ORDER.to_vec(), decimal_digits: 4 }
+        MathConfig { extract: ORDER.to_vec(), decimal_digits: 4, final_form: true }
     }
 }
 
@@ -110,8 +114,7 @@ pub fn is_equivalent(reference: &str, answer: &str, config: &MathConfig) -> bool
     if reference.len() > BOX_BYTES_MAX || answer.len() > BOX_BYTES_MAX {
         return false;
     }
-    let rules = Rules { decimal_digits: config.decimal_digits, budget: Budget::new() };
-    compare::is_same_answer(reference, answer, &rules)
+    compare::is_same_answer(reference, answer, config)
 }
 
 /// Whether a text is mathematics that this verifier can read.
@@ -384,12 +387,36 @@ mod tests {
                 "{completion}"
             );
         }
-        for completion in ["", "no number", "<think>\\boxed{1}", "</think>", "<think>1</think><think>2"] {
+        let nothing = ["", "no number", "<think>\\boxed{1}", "</think>", "<think>1</think><think>2"];
+        let broken = ["Answer $ \n 9 \n $", "Answer \\( \n 9 \n \\)", "It is 8, so $\n9\n$."];
+        for completion in nothing.iter().chain(&broken) {
             assert_eq!(extract_answer(completion, &config.extract), None, "{completion}");
         }
         let tags_first = [AnswerKind::Tag, AnswerKind::Boxed];
         assert_eq!(extract_answer(r"<answer>1</answer> \boxed{2}", &tags_first).as_deref(), Some("1"));
         assert_eq!(extract_answer("it is 2", &tags_first), None);
+    }
+
+    #[test]
+    fn an_answer_is_worked_out_where_the_reference_is() {
+        let config = MathConfig::default();
+        for (reference, answer, is_right) in [
+            (r"\frac{1}{2}", r"\sin 30^\circ", false),
+            (r"\frac{1}{8}", r"\sin^2 18^\circ (\sin 18^\circ + 1)", false),
+            (r"\frac{1}{8}", r"\sin^3 18^\circ + \sin^2 18^\circ = \frac{1}{8}", true),
+            (r"\cos C = \frac{1}{2}", r"\frac{1}{2}", true),
+            (r"\frac{1}{2}", r"\cos C = \frac{1}{2}", true),
+            (r"\cos 36^\circ", r"\frac{1+\sqrt5}{4}", true),
+            ("1", r"\frac{x+y}{x+y}", false),
+            ("3", "x = 3", true),
+            ("3", "f(x) = 3", true),
+            ("x = 3", r"x = \frac{3y}{y}", true),
+            (r"\{1, 2\}", r"\{1, 2\tan 45^\circ\}", false),
+        ] {
+            assert_eq!(is_equivalent(reference, answer, &config), is_right, "{reference} {answer}");
+        }
+        let nested = format!("{}5", "A: ".repeat(BOX_BYTES_MAX / 3 - 1));
+        assert!(!is_equivalent("5", &nested, &config));
     }
 
     #[test]
@@ -403,13 +430,15 @@ mod tests {
         );
         let never = MathConfig { decimal_digits: 0, ..MathConfig::default() };
         assert!(!is_equivalent("1/3", "0.333333333333", &never));
+        let any_form = MathConfig { final_form: false, ..MathConfig::default() };
+        assert!(is_equivalent(r"\frac{1}{2}", r"\sin 30^\circ", &any_form));
         let config: MathConfig = serde_json::from_str(r#"{"extract": ["tag", "boxed"]}"#).unwrap();
         assert_eq!(config.extract, [AnswerKind::Tag, AnswerKind::Boxed]);
         assert_eq!(config.decimal_digits, 4);
     }
 
     /// Pieces that parsers and big numbers choke on.
-    const HOSTILE: [&str; 36] = [
+    const HOSTILE: [&str; 38] = [
         "{",
         "}",
         "(",
@@ -446,6 +475,8 @@ mod tests {
         "x=",
         r"\pm 1,",
         "answer is ",
+        "A: ",
+        "$ \n ",
     ];
 
     #[test]

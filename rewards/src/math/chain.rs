@@ -1,7 +1,7 @@
 //! Equations and inequalities: what a chain such as `x = 2 + 3 = 5` says, and when two chains say the same.
 
 use crate::math::expression::{Constant, Expression, Function, Relation};
-use crate::math::scalar::{Rules, infinity, is_same_value, proportion};
+use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable, proportion};
 
 /// Whether an expression only names something, so that `name = value` means the value: letters and functions of
 /// anything, their ratios and lengths, tuples of names, words.
@@ -13,16 +13,10 @@ pub(super) fn is_name(expression: &Expression) -> bool {
         Expression::Bracket(_, parts, _) | Expression::Proportion(parts) => parts.iter().all(is_name),
         Expression::Quotient(pair) => pair.iter().all(is_name),
         Expression::Call(Function::Absolute, parts) => parts.iter().all(is_name),
-        Expression::Call(function, parts) if is_angular(*function) => parts.iter().all(is_name),
+        Expression::Call(_, parts) if is_angular(expression) => parts.iter().all(is_name),
         Expression::Degrees(part) => is_name(part),
         _ => false,
     }
-}
-
-/// Whether this is a function of an angle, whose value an answer may name.
-fn is_angular(function: Function) -> bool {
-    use Function::{Cos, Cot, Csc, Sec, Sin, Tan};
-    matches!(function, Sin | Cos | Tan | Cot | Sec | Csc)
 }
 
 /// What an answer's chain comes to where the reference is no chain: `m + n = 3 + 4 = 7` is 7, because its first
@@ -30,7 +24,7 @@ fn is_angular(function: Function) -> bool {
 pub(super) fn final_value<'a>(expression: &'a Expression, rules: &Rules) -> Option<&'a Expression> {
     let Expression::Chain(members, relations) = expression else { return None };
     let is_constant = |member: &Expression| {
-        !member.any(&|part| matches!(part, Expression::Symbol(_) | Expression::Unknown(..)))
+        !member.any(&is_variable)
     };
     let says_what = match members.first()? {
         Expression::Sum(parts) => parts.iter().all(|part| match part {
@@ -89,7 +83,6 @@ pub(super) fn named_value(expression: &Expression) -> Option<(&Expression, &Expr
 pub(super) fn interval(expression: &Expression) -> Option<(&Expression, Expression)> {
     let Expression::Chain(members, relations) = expression else { return None };
     let minus_infinity = || Expression::Negative(Box::new(Expression::Constant(Constant::Infinity)));
-    let is_variable = |member: &Expression| matches!(member, Expression::Symbol(_) | Expression::Unknown(..));
     let bracket = |closed: bool, kinds: [char; 2]| kinds[usize::from(closed)];
     let between = |low: (Expression, bool), high: (Expression, bool)| {
         Expression::Bracket(bracket(low.1, ['(', '[']), vec![low.0, high.0], bracket(high.1, [')', ']']))

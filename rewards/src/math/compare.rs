@@ -1,32 +1,45 @@
 //! When two answers are the same: what kind each is, which kinds may stand for each other, and in which of them
 //! order matters.
 
+use crate::math::MathConfig;
 use crate::math::chain::{final_value, interval, is_same_chain, named_value};
+use crate::math::evaluate::Budget;
 use crate::math::expression::{Constant, Expression, Relation};
 use crate::math::normal::{choice, is_same_text, is_same_words, trimmed};
 use crate::math::parse::parse;
-use crate::math::scalar::{Rules, infinity, is_same_value};
+use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable};
 
 /// Parts of a list that are matched in any order; their number is squared.
 const UNORDERED_MAX: usize = 256;
 
 /// Whether an answer equals the reference. Both are bare: no sentence stands around them.
-pub(super) fn is_same_answer(reference: &str, answer: &str, rules: &Rules) -> bool {
+pub(super) fn is_same_answer(reference: &str, answer: &str, config: &MathConfig) -> bool {
     let (reference, answer) = (trimmed(reference), trimmed(answer));
     if is_same_text(reference, answer) {
         return true;
     }
     match (choice(reference), choice(answer)) {
-        (Some((left, _)), Some((right, _))) => return left == right,
-        (Some((_, rest)), None) if !rest.is_empty() => return is_same_answer(&rest, answer, rules),
-        (None, Some((_, rest))) if !rest.is_empty() => return is_same_answer(reference, &rest, rules),
-        _ => {}
+        (Some((left, _)), Some((right, _))) => left == right,
+        (Some((_, rest)), None) if !rest.is_empty() => is_same_content(&rest, answer, config),
+        (None, Some((_, rest))) if !rest.is_empty() => is_same_content(reference, &rest, config),
+        _ => is_same_content(reference, answer, config),
     }
+}
+
+/// Whether an answer equals the reference, neither of which is a choice's letter.
+fn is_same_content(reference: &str, answer: &str, config: &MathConfig) -> bool {
     let (left, right) = (readings(reference), readings(answer));
     if left.is_empty() || right.is_empty() {
-        return is_same_words(reference, answer);
+        return is_same_text(reference, answer) || is_same_words(reference, answer);
     }
-    left.iter().any(|left| right.iter().any(|right| is_same(left, right, rules)))
+    let has = |condition: &dyn Fn(&Expression) -> bool| left.iter().any(|reading| reading.any(condition));
+    let rules = Rules {
+        decimal_digits: config.decimal_digits,
+        allow_angles: !config.final_form || has(&is_angular),
+        allow_variables: !config.final_form || has(&is_variable),
+        budget: Budget::new(),
+    };
+    left.iter().any(|left| right.iter().any(|right| is_same(left, right, &rules)))
 }
 
 /// What a text may mean: `1,234` is a number, and it is a list.
@@ -289,7 +302,10 @@ fn is_same_plain(reference: &Expression, answer: &Expression, rules: &Rules) -> 
             _ => false,
         },
         (Expression::Text(left), Expression::Text(right)) => left == right,
-        (left, right) if is_value(left) && is_value(right) => is_same_value(left, right, rules),
+        (left, right) if is_value(left) && is_value(right) => {
+            // Only the answer has what the reference lacks, whichever side it is on here.
+            rules.is_final(left) && rules.is_final(right) && is_same_value(left, right, rules)
+        }
         _ => false,
     }
 }

@@ -278,6 +278,11 @@ fn last_value(text: &str) -> Option<&str> {
                 at += length;
                 after = at;
             }
+            None if let Some(length) = broken_formula(&text[at..]) => {
+                (formula, name) = (None, None);
+                at += length;
+                after = at;
+            }
             None if text[at..].starts_with('\\') => {
                 at += 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8);
             }
@@ -302,9 +307,22 @@ fn formula_at(text: &str) -> Option<(&str, usize, usize)> {
     // Amounts in dollars: what stands between two of them begins with a digit and ends with a space.
     let is_amount =
         *open == "$" && content.starts_with(|first: char| first.is_ascii_digit()) && content.ends_with(' ');
-    let is_line = *open != "$" || !content.contains('\n');
+    let is_line = !matches!(*open, "$" | r"\(") || !content.contains('\n');
     let is_formula = is_line && !is_amount && !content.trim().is_empty();
     is_formula.then(|| (content.trim(), open.len() + end, open.len() + end + close.len()))
+}
+
+/// The length of a formula inside a line that begins at the very start and goes over several lines. It is no
+/// formula, and what stands in it is no answer.
+fn broken_formula(text: &str) -> Option<usize> {
+    let marks = [("$", "$"), (r"\(", r"\)")];
+    let (inner, close) = marks.iter().find_map(|(open, close)| Some((text.strip_prefix(open)?, close)))?;
+    let window = &inner[..inner.floor_char_boundary(inner.len().min(WINDOW))];
+    let end = window.find(close)?;
+    let content = &window[..end];
+    // White space at both ends tells it from amounts in dollars.
+    let has_space = content.starts_with(char::is_whitespace) && content.ends_with(char::is_whitespace);
+    (has_space && content.contains('\n')).then(|| text.len() - inner.len() + end + close.len())
 }
 
 /// The last number of a running text behind `start`, with a percent sign or word behind it.

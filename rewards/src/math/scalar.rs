@@ -2,18 +2,43 @@
 
 use crate::math::complex::Complex;
 use crate::math::evaluate::{Budget, Evaluation, POINTS, exact, in_field};
-use crate::math::expression::{Constant, Expression, Number};
+use crate::math::expression::{Constant, Expression, Function, Number};
 use crate::math::ratio::Ratio;
 use crate::math::unit::Unit;
 
 /// Points that two functions must agree at, beside disagreeing nowhere.
 const AGREEMENTS: usize = 3;
 
-/// What comparing needs: the rule for decimals and what is left of the work.
+/// What comparing needs: the rules for decimals and for final forms, and what is left of the work.
 pub(super) struct Rules {
     /// Significant digits that make a decimal an answer to a number that has none; 0 for never.
     pub(super) decimal_digits: usize,
+    /// Whether a value with sines and the like may be an answer.
+    pub(super) allow_angles: bool,
+    /// Whether a value with variables may be an answer.
+    pub(super) allow_variables: bool,
     pub(super) budget: Budget,
+}
+
+impl Rules {
+    /// Whether a value is a final answer, if it is equal. `\sin 30^\circ` is what may have been asked for where the
+    /// reference is `1/2`, and `x/x` is no number.
+    pub(super) fn is_final(&self, value: &Expression) -> bool {
+        !value.any(&|part| {
+            !self.allow_angles && is_angular(part) || !self.allow_variables && is_variable(part)
+        })
+    }
+}
+
+/// Whether this is a function of an angle.
+pub(super) fn is_angular(expression: &Expression) -> bool {
+    use Function::{Cos, Cot, Csc, Sec, Sin, Tan};
+    matches!(expression, Expression::Call(Sin | Cos | Tan | Cot | Sec | Csc, _))
+}
+
+/// Whether this is a variable, or a function that is only known by its name.
+pub(super) fn is_variable(expression: &Expression) -> bool {
+    matches!(expression, Expression::Symbol(_) | Expression::Unknown(..))
 }
 
 /// Whether two single values are equal. The first is the reference: an answer's unit may be dropped.
