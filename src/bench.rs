@@ -105,9 +105,11 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     let ids: Vec<u32> = (0..tokens).map(|t| ((t * 7919 + t * t) % vocabulary) as u32).collect();
     let packed = Packed::new([&ids[..]]);
     let plan = match path {
-        GradientPath::Unchunked => plan(false, (tokens, tokens)),
-        GradientPath::Checkpointed => plan(true, (tokens, tokens)),
-        GradientPath::Streambp => plan(true, (args.layer_chunk_tokens, args.head_chunk_tokens)),
+        GradientPath::Unchunked => plan(kernels::GradientPath::Unchunked, (tokens, tokens)),
+        GradientPath::Checkpointed => plan(kernels::GradientPath::Checkpointed, (tokens, tokens)),
+        GradientPath::Streambp => {
+            plan(kernels::GradientPath::StreamBp, (args.layer_chunk_tokens, args.head_chunk_tokens))
+        }
     };
     let before = memory("VmRSS")?;
     reset_peak()?;
@@ -123,7 +125,8 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
         forward.push(start.elapsed().as_secs_f64());
     }
     let grad_error = args.errors.then(|| {
-        let whole = gradients(&decoder, &packed, &self::plan(false, (tokens, tokens)));
+        let whole =
+            gradients(&decoder, &packed, &self::plan(kernels::GradientPath::Unchunked, (tokens, tokens)));
         largest_error(&gradients(&decoder, &packed, &plan), &whole)
     });
     let forward_s = median(&mut forward);
@@ -131,8 +134,8 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes, grad_error })
 }
 
-fn plan(streambp: bool, (layer_chunk_tokens, head_chunk_tokens): (usize, usize)) -> ChunkPlan {
-    ChunkPlan { streambp, layer_chunk_tokens, head_chunk_tokens, temperature: 1.0 }
+fn plan(path: kernels::GradientPath, (layer_chunk_tokens, head_chunk_tokens): (usize, usize)) -> ChunkPlan {
+    ChunkPlan { path, layer_chunk_tokens, head_chunk_tokens, temperature: 1.0 }
 }
 
 type Gradients = Weights<Vec<f32>>;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use kernels::sampling::{SamplingConfig, draw, key, logprob_and_entropy, uniform};
-use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, Packed, TokenStats, token_stats};
+use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, GradientPath, Packed, TokenStats, token_stats};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
@@ -122,8 +122,12 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
 }
 
 fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
-    let plan =
-        ChunkPlan { streambp: true, layer_chunk_tokens: 1024, head_chunk_tokens: 256, temperature: 1.0 };
+    let plan = ChunkPlan {
+        path: GradientPath::StreamBp,
+        layer_chunk_tokens: 1024,
+        head_chunk_tokens: 256,
+        temperature: 1.0,
+    };
     token_stats(decoder, &Packed::new([tokens]), &plan)
 }
 

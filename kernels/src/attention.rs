@@ -158,6 +158,48 @@ impl Attended {
     }
 }
 
+/// Queries `[N, H, D]`, keys and values `[M, KV, D]` as slices of the CPU, with `N, H, KV, D`.
+pub(crate) struct Heads<'a> {
+    pub(crate) query: &'a [f32],
+    pub(crate) key: &'a [f32],
+    pub(crate) value: &'a [f32],
+    pub(crate) shape: [usize; 4],
+}
+
+impl Heads<'_> {
+    fn inputs(&self) -> (cpu::Dims, cpu::Inputs<'_>) {
+        let [rows, heads, kv_heads, width] = self.shape;
+        let dims = cpu::Dims::of(&[rows, heads, width], &[0, kv_heads, width]);
+        (dims, cpu::Inputs { query: self.query, key: self.key, value: self.value })
+    }
+}
+
+/// What [`mix`] gives, as [`mix_backward`] needs it.
+pub(crate) struct Mixed {
+    /// `[N, H, D]`.
+    pub(crate) result: Vec<f32>,
+    log_sum_exp: Vec<f32>,
+}
+
+/// [`attention`] on slices of the CPU.
+pub(crate) fn mix(heads: &Heads<'_>, spans: &[Span]) -> Mixed {
+    let (dims, inputs) = heads.inputs();
+    let (result, log_sum_exp) = cpu::forward::attend(&dims, inputs, spans);
+    Mixed { result, log_sum_exp }
+}
+
+/// The gradient of the queries; adds those of keys and values to `sums`, which have their form.
+pub(crate) fn mix_backward(
+    heads: &Heads<'_>,
+    (mixed, gradient): (&Mixed, &[f32]),
+    spans: &[Span],
+    sums: (&mut [f32], &mut [f32]),
+) -> Vec<f32> {
+    let (dims, inputs) = heads.inputs();
+    let saved = cpu::Saved { result: &mixed.result, log_sum_exp: &mixed.log_sum_exp, gradient };
+    cpu::backward::gradients(&dims, (inputs, saved), spans, sums)
+}
+
 fn check(query: &Tensor<3>, key: &Tensor<3>, value: &Tensor<3>, spans: &[Span]) {
     let [rows, heads, width] = query.dims();
     let [keys, kv_heads, key_width] = key.dims();

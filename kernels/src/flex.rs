@@ -1,7 +1,10 @@
 //! The bridge between burn's CPU backend and slices of `f32`, and the question which path a tensor takes.
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Device, Shape, TensorData};
+use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
+
+use crate::weights::Weights;
 
 /// Whether tensors of this device take the fused CPU operations; other devices take burn's own.
 pub(crate) fn is_cpu(device: &Device) -> bool {
@@ -21,10 +24,56 @@ impl Rows {
         Self(tensor.to_contiguous())
     }
 
+    /// The numbers of a parameter on the CPU, shared with the tensor.
+    ///
+    /// # Panics
+    /// As [`Rows::of`]; or if the tensor lies on another device or on a tape.
+    pub(crate) fn of_tensor(tensor: &Tensor<2>) -> Self {
+        Self::of(&primitive(tensor.clone().into_dispatch()))
+    }
+
     /// The numbers.
     pub(crate) fn slice(&self) -> &[f32] {
         self.0.as_slice::<f32>().expect("a contiguous f32 tensor is a slice")
     }
+}
+
+/// The CPU backend's own tensor.
+fn primitive(tensor: DispatchTensor) -> FlexTensor {
+    match tensor.kind {
+        DispatchTensorKind::Flex(tensor) => tensor.float(),
+        #[allow(unreachable_patterns, reason = "the CPU backend may be the only one")]
+        _ => panic!("a tensor of the CPU backend without a tape"),
+    }
+}
+
+/// A tensor that numbers are added to in place.
+pub(crate) struct Sum(FlexTensor);
+
+impl Sum {
+    /// Takes the tensors out of their container, which holds nothing until [`Sum::give_back`].
+    pub(crate) fn take_all(tensors: &mut Weights<Tensor<2>>) -> Weights<Self> {
+        let taken = tensors.map(|_, tensor| primitive(tensor.clone().into_dispatch()));
+        for tensor in tensors.values_mut() {
+            *tensor = Tensor::empty([0, 0], &tensor.device());
+        }
+        taken.map(|_, tensor| Self(tensor.to_contiguous()))
+    }
+
+    /// Puts the tensors back.
+    pub(crate) fn give_back(sums: Weights<Self>, tensors: &mut Weights<Tensor<2>>) {
+        *tensors = sums.map(|_, sum| Tensor::from_dispatch(dispatched(sum.0.clone())));
+    }
+
+    /// The numbers, copied first where something else holds the tensor.
+    pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
+        self.0.storage_mut::<f32>()
+    }
+}
+
+fn dispatched(tensor: FlexTensor) -> DispatchTensor {
+    let kind = DispatchTensorKind::Flex(BackendTensor::Float(tensor));
+    DispatchTensor { kind, autodiff: burn::backend::DispatchAutodiffContext::Disabled }
 }
 
 /// A tensor that owns `values`.

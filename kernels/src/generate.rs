@@ -183,7 +183,7 @@ mod tests {
     use super::{DecodeSlots, Feed};
     use crate::decoder::config::Family;
     use crate::sampling::logprob_and_entropy;
-    use crate::{ChunkPlan, Decoder, DecoderConfig, Packed, token_stats};
+    use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, Packed, token_stats};
 
     /// Guards invariant 3: cached decode and the training forward give equal log-probs.
     #[test]
@@ -193,8 +193,12 @@ mod tests {
             let decoder = Decoder::random(config, 3, &Device::flex());
             let vocabulary = decoder.config.vocabulary;
             let text: Vec<u32> = (0..50).map(|t| (t * 7 + t * t) % vocabulary as u32).collect();
-            let plan =
-                ChunkPlan { streambp: true, layer_chunk_tokens: 16, head_chunk_tokens: 9, temperature: 1.0 };
+            let plan = ChunkPlan {
+                path: GradientPath::StreamBp,
+                layer_chunk_tokens: 16,
+                head_chunk_tokens: 9,
+                temperature: 1.0,
+            };
             let expected = token_stats(&decoder, &Packed::new([&text[..]]), &plan).logprobs;
 
             let mut slots = DecodeSlots::new(&decoder.config, 3, 64, &Device::flex());

@@ -54,8 +54,9 @@ fn inverse_rms(x: &[f32], eps: f64) -> f32 {
     (1.0 / (f64::from(simd::dot(x, x)) / x.len() as f64 + eps).sqrt()) as f32
 }
 
+/// One row of [`rms_norm`].
 #[inline(always)]
-fn forward_row(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
+pub(crate) fn forward_row(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
     let inverse = inverse_rms(x, eps);
     for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
         *y = x * inverse * gain;
@@ -64,7 +65,7 @@ fn forward_row(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
 
 /// `dx = r (gain dy) - x r^3 mean(x gain dy)`, `dgain += dy x r` with `r = 1 / rms(x)`.
 #[inline(always)]
-fn backward_row(x: &[f32], gain: &[f32], dy: &[f32], eps: f64, dx: &mut [f32], dgain: &mut [f32]) {
+pub(crate) fn backward_row(x: &[f32], gain: &[f32], dy: &[f32], eps: f64, dx: &mut [f32], dgain: &mut [f32]) {
     let inverse = inverse_rms(x, eps);
     for ((dx, gain), dy) in dx.iter_mut().zip(gain).zip(dy) {
         *dx = gain * dy;

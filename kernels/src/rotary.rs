@@ -79,6 +79,16 @@ trait RotateOp: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// One head rotated in place, with `sign` -1 back.
+#[inline(always)]
+pub(crate) fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    let (low, high) = head.split_at_mut(cos.len());
+    for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        let s = sign * sin;
+        (*low, *high) = (*low * cos - *high * s, *high * cos + *low * s);
+    }
+}
+
 impl RotateOp for Flex {
     fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, back: bool) -> FlexTensor {
         let shape = x.shape();

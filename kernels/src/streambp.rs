@@ -16,16 +16,31 @@ use crate::attention::Attended;
 use crate::decoder::block::linear;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, Packed, embed, id_tensor};
+use crate::flex;
 use crate::logprob::{logits_gradient, row_statistics, target_logprobs};
 use crate::norm::rms_norm;
 use crate::rotary::Angles;
 use crate::weights::{Block, Weights};
 
+mod cpu;
+
+/// How the backward pass gets what it needs of the forward pass. All paths give the same gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientPath {
+    /// One tape holds everything.
+    Unchunked,
+    /// Only the layers' inputs are kept, and each layer and the head are computed again whole, on a tape of
+    /// their own: gradient checkpointing as it is common.
+    Checkpointed,
+    /// Only the layers' inputs are kept, and layers and head go backward by chunks.
+    StreamBp,
+}
+
 /// How the forward and backward passes are cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChunkPlan {
-    /// Chunked backward pass; off, the whole batch is on one tape.
-    pub streambp: bool,
+    /// How the backward pass gets what it needs of the forward pass.
+    pub path: GradientPath,
     /// Tokens of a chunk in the layers.
     pub layer_chunk_tokens: usize,
     /// Tokens of a chunk in the head; also bounds the logits of the forward pass without gradients.
@@ -52,6 +67,9 @@ pub struct TokenStats {
 /// If a chunk length is 0 or a token is outside the vocabulary.
 pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> TokenStats {
     check(plan);
+    if takes_slices(decoder, plan) {
+        return cpu::Pass::new(decoder, packed, plan).statistics();
+    }
     let pass = Pass::new(decoder, packed, plan);
     let mut x = embed(&decoder.weights.embedding, &packed.ids);
     for block in &decoder.weights.blocks {
@@ -76,8 +94,23 @@ pub fn accumulate_gradients(
     coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
 ) -> TokenStats {
     check(plan);
-    let pass = Pass::new(decoder, packed, plan);
-    if plan.streambp { pass.streamed(gradients, coefficients) } else { pass.whole(gradients, coefficients) }
+    if takes_slices(decoder, plan) {
+        return cpu::Pass::new(decoder, packed, plan).gradients(gradients, coefficients);
+    }
+    match plan.path {
+        GradientPath::Unchunked => Pass::new(decoder, packed, plan).whole(gradients, coefficients),
+        GradientPath::StreamBp => Pass::new(decoder, packed, plan).streamed(gradients, coefficients),
+        GradientPath::Checkpointed => {
+            let tokens = packed.ids.len();
+            let whole = ChunkPlan { layer_chunk_tokens: tokens, head_chunk_tokens: tokens, ..plan.clone() };
+            Pass::new(decoder, packed, &whole).streamed(gradients, coefficients)
+        }
+    }
+}
+
+/// Whether the passes are those written for slices in memory, and not those of tensors and tapes.
+fn takes_slices(decoder: &Decoder, plan: &ChunkPlan) -> bool {
+    plan.path == GradientPath::StreamBp && flex::is_cpu(&decoder.device())
 }
 
 fn check(plan: &ChunkPlan) {
@@ -160,18 +193,9 @@ impl<'a> Pass<'a> {
             stats.logprobs.extend(logprobs);
             stats.entropies.extend(entropies);
         }
-        self.silence_last_entries(&mut stats.logprobs);
-        self.silence_last_entries(&mut stats.entropies);
+        silence_last_entries(self.packed, &mut stats.logprobs);
+        silence_last_entries(self.packed, &mut stats.entropies);
         stats
-    }
-
-    /// Nothing follows a sequence's last token.
-    fn silence_last_entries(&self, entries: &mut [f32]) {
-        let mut end = 0;
-        for length in &self.packed.lengths {
-            end += length;
-            entries[end - 1] = 0.0;
-        }
     }
 
     /// The caller's coefficients as a column.
@@ -182,7 +206,7 @@ impl<'a> Pass<'a> {
     ) -> Tensor<2> {
         let mut column = coefficients(stats);
         assert_eq!(column.len(), self.tokens(), "one coefficient an entry of the statistics");
-        self.silence_last_entries(&mut column);
+        silence_last_entries(self.packed, &mut column);
         Tensor::from_data(TensorData::new(column, [self.tokens(), 1]), &self.decoder.device())
     }
 
@@ -205,8 +229,8 @@ impl<'a> Pass<'a> {
         let targets = self.chunk_targets(&(0..self.tokens()));
         let (logprobs, entropies) = row_statistics(logits.clone(), &targets, self.plan.temperature);
         let mut stats = TokenStats { logprobs, entropies };
-        self.silence_last_entries(&mut stats.logprobs);
-        self.silence_last_entries(&mut stats.entropies);
+        silence_last_entries(self.packed, &mut stats.logprobs);
+        silence_last_entries(self.packed, &mut stats.entropies);
         let column = self.coefficient_column(&stats, coefficients);
         let mut tape = (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
         let mut sums = gradients.values_mut();
@@ -315,6 +339,15 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// Nothing follows a sequence's last token.
+fn silence_last_entries(packed: &Packed, entries: &mut [f32]) {
+    let mut end = 0;
+    for length in &packed.lengths {
+        end += length;
+        entries[end - 1] = 0.0;
+    }
+}
+
 /// Chunks of `length` rows that cover `rows`; the last may be shorter.
 fn chunks(rows: usize, length: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
     (0..rows.div_ceil(length)).map(move |chunk| chunk * length..((chunk + 1) * length).min(rows))
@@ -358,7 +391,7 @@ mod tests {
     use burn::tensor::{Device, Tensor};
     use proptest::prelude::{ProptestConfig, prop, proptest};
 
-    use super::{ChunkPlan, TokenStats, accumulate_gradients, token_stats};
+    use super::{ChunkPlan, GradientPath, TokenStats, accumulate_gradients, token_stats};
     use crate::decoder::config::Family;
     use crate::test_tensors::{numbers, relative_error};
     use crate::{Decoder, DecoderConfig, Packed, Weights};
@@ -391,7 +424,8 @@ mod tests {
     }
 
     fn plan(streambp: bool, layer_chunk_tokens: usize, head_chunk_tokens: usize) -> ChunkPlan {
-        ChunkPlan { streambp, layer_chunk_tokens, head_chunk_tokens, temperature: 0.8 }
+        let path = if streambp { GradientPath::StreamBp } else { GradientPath::Unchunked };
+        ChunkPlan { path, layer_chunk_tokens, head_chunk_tokens, temperature: 0.8 }
     }
 
     fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> (TokenStats, Weights<Tensor<2>>) {

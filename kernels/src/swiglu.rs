@@ -62,6 +62,34 @@ fn backward_run(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &m
     }
 }
 
+/// Replaces the gate by the activation.
+pub(crate) fn forward_in_place(gate: &mut [f32], up: &[f32]) {
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for (gate, up) in gate.iter_mut().zip(up) {
+                *gate = *gate * simd::sigmoid(*gate) * up;
+            }
+        },
+    );
+}
+
+/// Replaces gate and up by their gradients, and writes the activation.
+pub(crate) fn backward_in_place((gate, up): (&mut [f32], &mut [f32]), dy: &[f32], active: &mut [f32]) {
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for (((gate, up), dy), active) in gate.iter_mut().zip(up).zip(dy).zip(active) {
+                let s = simd::sigmoid(*gate);
+                let silu = *gate * s;
+                *active = silu * *up;
+                *gate = dy * *up * s * (1.0 + *gate * (1.0 - s));
+                *up = dy * silu;
+            }
+        },
+    );
+}
+
 impl SwigluOp for Flex {
     fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let shape = gate.shape();

@@ -229,7 +229,11 @@ impl StreambpConfig {
 
     pub(crate) fn plan(&self, temperature: f64) -> kernels::ChunkPlan {
         kernels::ChunkPlan {
-            streambp: self.enabled,
+            path: if self.enabled {
+                kernels::GradientPath::StreamBp
+            } else {
+                kernels::GradientPath::Unchunked
+            },
             layer_chunk_tokens: self.layer_chunk_tokens,
             head_chunk_tokens: self.head_chunk_tokens,
             temperature,

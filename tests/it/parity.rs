@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use kernels::sampling::logprob_and_entropy;
-use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, Packed, TokenStats, token_stats};
+use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, GradientPath, Packed, TokenStats, token_stats};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -51,7 +51,12 @@ fn load(case: &Path) -> Decoder {
 }
 
 fn whole() -> ChunkPlan {
-    ChunkPlan { streambp: false, layer_chunk_tokens: 1 << 20, head_chunk_tokens: 1 << 20, temperature: 1.0 }
+    ChunkPlan {
+        path: GradientPath::Unchunked,
+        layer_chunk_tokens: 1 << 20,
+        head_chunk_tokens: 1 << 20,
+        temperature: 1.0,
+    }
 }
 
 fn packed(sequences: &[Sequence]) -> Packed {
@@ -81,8 +86,18 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 fn the_training_forward_gives_the_logprobs_of_pytorch() {
     let plans = [
         whole(),
-        ChunkPlan { streambp: true, layer_chunk_tokens: 7, head_chunk_tokens: 5, temperature: 1.0 },
-        ChunkPlan { streambp: true, layer_chunk_tokens: 64, head_chunk_tokens: 1, temperature: 1.0 },
+        ChunkPlan {
+            path: GradientPath::StreamBp,
+            layer_chunk_tokens: 7,
+            head_chunk_tokens: 5,
+            temperature: 1.0,
+        },
+        ChunkPlan {
+            path: GradientPath::StreamBp,
+            layer_chunk_tokens: 64,
+            head_chunk_tokens: 1,
+            temperature: 1.0,
+        },
     ];
     for case in cases() {
         let (decoder, sequences) = (load(&case), sequences(&case));

@@ -23,9 +23,7 @@ pub(super) fn is_name(expression: &Expression) -> bool {
 /// member only says what is asked for.
 pub(super) fn final_value<'a>(expression: &'a Expression, rules: &Rules) -> Option<&'a Expression> {
     let Expression::Chain(members, relations) = expression else { return None };
-    let is_constant = |member: &Expression| {
-        !member.any(&is_variable)
-    };
+    let is_constant = |member: &Expression| !member.any(&is_variable);
     let says_what = match members.first()? {
         Expression::Sum(parts) => parts.iter().all(|part| match part {
             Expression::Negative(part) => is_name(part),

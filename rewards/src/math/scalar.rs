@@ -24,9 +24,8 @@ impl Rules {
     /// Whether a value is a final answer, if it is equal. `\sin 30^\circ` is what may have been asked for where the
     /// reference is `1/2`, and `x/x` is no number.
     pub(super) fn is_final(&self, value: &Expression) -> bool {
-        !value.any(&|part| {
-            !self.allow_angles && is_angular(part) || !self.allow_variables && is_variable(part)
-        })
+        !value
+            .any(&|part| !self.allow_angles && is_angular(part) || !self.allow_variables && is_variable(part))
     }
 }
 

@@ -1,0 +1,111 @@
+//! StreamBP on the CPU: the same computation as the tape's, written out by hand on slices.
+//!
+//! Every step cuts its rows into blocks that stay in cache, and all cores work on blocks. A weight is packed
+//! once a layer, a weight's gradient grows in place, the buffers of a chunk serve all chunks, and what the
+//! backward pass does not read is not computed again (the down projection). The cut into blocks is fixed, so
+//! that results depend on the chunks alone and not on threads.
+
+mod head;
+mod layer;
+mod rows;
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use super::{ChunkPlan, TokenStats, silence_last_entries};
+use crate::decoder::{Decoder, Packed};
+use crate::flex::{Rows, Sum};
+use crate::weights::Weights;
+use layer::{LayerPass, Workspace};
+use rows::add_columns;
+
+/// One batch on its way through one model whose parameters lie in memory.
+pub(super) struct Pass<'a> {
+    decoder: &'a Decoder,
+    batch: &'a Packed,
+    plan: &'a ChunkPlan,
+    weights: Weights<Rows>,
+    /// Cosines and sines of all rows, each `[N, D / 2]`.
+    angles: (Vec<f32>, Vec<f32>),
+    /// The token after each token.
+    targets: Arc<[u32]>,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(decoder: &'a Decoder, batch: &'a Packed, plan: &'a ChunkPlan) -> Self {
+        let config = &decoder.config;
+        Self {
+            decoder,
+            batch,
+            plan,
+            weights: decoder.weights.map(|_, weight| Rows::of_tensor(weight)),
+            angles: config.rope.table(config.head_width, &batch.positions()),
+            targets: batch.next_tokens().into(),
+        }
+    }
+
+    /// Statistics of the batch, without gradients.
+    pub(super) fn statistics(&self) -> TokenStats {
+        let mut x = self.embedded();
+        let mut workspace = Workspace::default();
+        for layer in 0..self.weights.blocks.len() {
+            self.layer(layer).forward(&mut x, &mut workspace);
+        }
+        drop(workspace);
+        self.head_statistics(&x).0
+    }
+
+    /// Forward, the caller's coefficients and the backward pass, added to `gradients`.
+    pub(super) fn gradients(
+        &self,
+        gradients: &mut Weights<Tensor<2>>,
+        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+    ) -> TokenStats {
+        let mut workspace = Workspace::default();
+        let mut x = self.embedded();
+        let mut inputs = Vec::new();
+        for layer in 0..self.weights.blocks.len() {
+            inputs.push(x.clone());
+            self.layer(layer).forward(&mut x, &mut workspace);
+        }
+        let (stats, log_totals) = self.head_statistics(&x);
+        let mut column = coefficients(&stats);
+        assert_eq!(column.len(), self.batch.ids.len(), "one coefficient an entry of the statistics");
+        silence_last_entries(self.batch, &mut column);
+        let mut sums = Sum::take_all(gradients);
+        // From here on `x` is the gradient of what it was.
+        self.head_backward(&mut x, (&column, &log_totals), &mut sums);
+        for (layer, input) in inputs.drain(..).enumerate().rev() {
+            self.layer(layer).backward(&input, &mut x, (&mut workspace, &mut sums.blocks[layer]));
+        }
+        let hidden = self.decoder.config.hidden;
+        let to = sums.embedding.slice_mut();
+        for (&id, row) in self.batch.ids.iter().zip(x.chunks_exact(hidden)) {
+            add_columns(&mut to[id as usize * hidden..(id as usize + 1) * hidden], row);
+        }
+        Sum::give_back(sums, gradients);
+        stats
+    }
+
+    /// Rows of the embedding, `[N, hidden]`.
+    fn embedded(&self) -> Vec<f32> {
+        let hidden = self.decoder.config.hidden;
+        let table = self.weights.embedding.slice();
+        let mut x = Vec::with_capacity(self.batch.ids.len() * hidden);
+        for &id in &self.batch.ids {
+            x.extend_from_slice(&table[id as usize * hidden..(id as usize + 1) * hidden]);
+        }
+        x
+    }
+
+    fn layer(&self, layer: usize) -> LayerPass<'_> {
+        LayerPass {
+            config: &self.decoder.config,
+            block: &self.weights.blocks[layer],
+            batch: self.batch,
+            chunk: self.plan.layer_chunk_tokens,
+            angles: (&self.angles.0, &self.angles.1),
+        }
+    }
+}

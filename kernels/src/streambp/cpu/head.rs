@@ -1,0 +1,231 @@
+//! The head on the CPU, by chunks of tokens and tiles of the vocabulary: no logits outlive their tile.
+//!
+//! Logits are computed transposed, one row a vocabulary entry and one column a token: the head's rows are then
+//! the left factor of the product as they lie in memory, and a token owns a lane of every vector.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Pass;
+use super::rows::{ROWS, add_columns, norm_rows, norm_rows_backward};
+use crate::flex::Sum;
+use crate::gemm::{Packed, add_multiply, multiply};
+use crate::panel::Left;
+use crate::simd;
+use crate::streambp::{TokenStats, chunks, silence_last_entries};
+use crate::weights::Weights;
+
+/// Vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
+const TILE: usize = 256;
+/// Vocabulary entries whose logit gradients are held at a time: 8 MiB with a chunk of 512 tokens.
+const SLAB: usize = 4096;
+
+/// What one tile says of the tokens of a chunk.
+struct TileStats {
+    largest: Vec<f32>,
+    total: Vec<f32>,
+    /// Sum of `z e^z`, where `z` is the logit less the largest, over the temperature.
+    weighted: Vec<f32>,
+}
+
+impl Pass<'_> {
+    fn head_chunks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
+        chunks(self.batch.ids.len(), self.plan.head_chunk_tokens)
+    }
+
+    fn head_weight(&self) -> &[f32] {
+        self.weights.head.as_ref().unwrap_or(&self.weights.embedding).slice()
+    }
+
+    fn inverse_temperature(&self) -> f32 {
+        (1.0 / self.plan.temperature) as f32
+    }
+
+    /// The last norm of some rows.
+    fn final_normed(&self, hidden: &[f32]) -> Vec<f32> {
+        let gain = self.weights.final_norm.slice();
+        let mut normed = vec![0.0; hidden.len()];
+        let block = ROWS * gain.len();
+        normed.par_chunks_mut(block).zip(hidden.par_chunks(block)).for_each(|(y, x)| {
+            norm_rows(x, gain, self.decoder.config.rms_eps, y);
+        });
+        normed
+    }
+
+    /// Statistics of all rows, and the logarithm of each row's sum of `e^(logit / temperature)`.
+    pub(super) fn head_statistics(&self, x: &[f32]) -> (TokenStats, Vec<f32>) {
+        let width = self.decoder.config.hidden;
+        let mut stats = TokenStats::default();
+        let mut log_totals = Vec::new();
+        for rows in self.head_chunks() {
+            let normed = self.final_normed(&x[rows.start * width..rows.end * width]);
+            let columns = Packed::transposed(&normed, width, rows.len());
+            let targets = &self.targets[rows.clone()];
+            let tiles: Vec<(TileStats, Vec<(usize, f32)>)> = self
+                .head_weight()
+                .par_chunks(TILE * width)
+                .enumerate()
+                .map(|(tile, weight)| {
+                    let entries = weight.len() / width;
+                    let mut logits = vec![0.0; entries * rows.len()];
+                    multiply(entries, Left::Rows(weight, width), &columns, &mut logits);
+                    let first = tile * TILE;
+                    let own = targets.iter().enumerate().filter_map(|(token, &target)| {
+                        let entry = (target as usize).checked_sub(first).filter(|&entry| entry < entries)?;
+                        Some((token, logits[entry * rows.len() + token]))
+                    });
+                    let own = own.collect();
+                    (tile_stats(&logits, rows.len(), self.inverse_temperature()), own)
+                })
+                .collect();
+            self.join_tiles(&tiles, rows.len(), (&mut stats, &mut log_totals));
+        }
+        silence_last_entries(self.batch, &mut stats.logprobs);
+        silence_last_entries(self.batch, &mut stats.entropies);
+        (stats, log_totals)
+    }
+
+    /// Statistics of a chunk's tokens from those of its tiles.
+    fn join_tiles(
+        &self,
+        tiles: &[(TileStats, Vec<(usize, f32)>)],
+        tokens: usize,
+        (stats, log_totals): (&mut TokenStats, &mut Vec<f32>),
+    ) {
+        let inverse = self.inverse_temperature();
+        let mut chosen = vec![0.0; tokens];
+        for (token, logit) in tiles.iter().flat_map(|(_, own)| own) {
+            chosen[*token] = *logit;
+        }
+        for (token, chosen) in chosen.into_iter().enumerate() {
+            let largest = tiles.iter().fold(f32::NEG_INFINITY, |most, (tile, _)| {
+                if tile.largest[token] > most { tile.largest[token] } else { most }
+            });
+            let (mut total, mut weighted) = (0.0_f32, 0.0_f32);
+            for (tile, _) in tiles {
+                // `z` grows by the shift of the largest: `sum (z + s) e^(z + s) = e^s (sum z e^z + s sum e^z)`.
+                let shift = (tile.largest[token] - largest) * inverse;
+                let scale = shift.exp();
+                total += scale * tile.total[token];
+                weighted += scale * shift.mul_add(tile.total[token], tile.weighted[token]);
+            }
+            let log_total = total.ln();
+            stats.logprobs.push((chosen - largest).mul_add(inverse, -log_total));
+            stats.entropies.push(log_total - weighted / total);
+            log_totals.push(largest.mul_add(inverse, log_total));
+        }
+    }
+
+    /// Replaces the last layer's output by its gradient, and adds to the head's and the last norm's.
+    pub(super) fn head_backward(
+        &self,
+        x: &mut [f32],
+        (coefficients, log_totals): (&[f32], &[f32]),
+        sums: &mut Weights<Sum>,
+    ) {
+        let width = self.decoder.config.hidden;
+        let vocabulary = self.decoder.config.vocabulary;
+        for rows in self.head_chunks() {
+            let x = &mut x[rows.start * width..rows.end * width];
+            let normed = self.final_normed(x);
+            let columns = Packed::transposed(&normed, width, rows.len());
+            let inputs = Packed::rows(&normed, rows.len(), width);
+            let mut dnormed = vec![0.0; normed.len()];
+            let mut dlogits = vec![0.0; SLAB.min(vocabulary) * rows.len()];
+            for slab in chunks(vocabulary, SLAB) {
+                let weight = &self.head_weight()[slab.start * width..slab.end * width];
+                let dlogits = &mut dlogits[..slab.len() * rows.len()];
+                let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding).slice_mut();
+                let head_sum = &mut head_sum[slab.start * width..slab.end * width];
+                let tiles = dlogits.par_chunks_mut(TILE * rows.len()).zip(weight.par_chunks(TILE * width));
+                tiles.zip(head_sum.par_chunks_mut(TILE * width)).enumerate().for_each(
+                    |(tile, ((dlogits, weight), sum))| {
+                        let entries = weight.len() / width;
+                        multiply(entries, Left::Rows(weight, width), &columns, dlogits);
+                        let first = slab.start + tile * TILE;
+                        self.tile_gradient(dlogits, first, &rows, (coefficients, log_totals));
+                        add_multiply(entries, Left::Rows(dlogits, rows.len()), &inputs, sum);
+                    },
+                );
+                let weight = Packed::rows(weight, slab.len(), width);
+                dnormed.par_chunks_mut(ROWS * width).enumerate().for_each(|(block, dnormed)| {
+                    let left = Left::Columns(&dlogits[block * ROWS..], rows.len());
+                    add_multiply(dnormed.len() / width, left, &weight, dnormed);
+                });
+            }
+            self.final_norm_backward(x, &mut dnormed, sums);
+            x.copy_from_slice(&dnormed);
+        }
+    }
+
+    /// Logits of a tile to `coefficient * (1[target] - probability) / temperature`.
+    fn tile_gradient(
+        &self,
+        logits: &mut [f32],
+        first: usize,
+        rows: &Range<usize>,
+        (coefficients, log_totals): (&[f32], &[f32]),
+    ) {
+        let inverse = self.inverse_temperature();
+        let (coefficients, log_totals) = (&coefficients[rows.clone()], &log_totals[rows.clone()]);
+        let entries = logits.len() / rows.len();
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for row in logits.chunks_exact_mut(rows.len()) {
+                    for ((logit, coefficient), log_total) in row.iter_mut().zip(coefficients).zip(log_totals)
+                    {
+                        let probability = simd::exp(logit.mul_add(inverse, -log_total));
+                        *logit = -(coefficient * inverse) * probability;
+                    }
+                }
+            },
+        );
+        for (token, &target) in self.targets[rows.clone()].iter().enumerate() {
+            if let Some(entry) = (target as usize).checked_sub(first).filter(|&entry| entry < entries) {
+                logits[entry * rows.len() + token] += coefficients[token] * inverse;
+            }
+        }
+    }
+
+    fn final_norm_backward(&self, x: &[f32], dnormed: &mut [f32], sums: &mut Weights<Sum>) {
+        let gain = self.weights.final_norm.slice();
+        let block = ROWS * gain.len();
+        let parts = dnormed.par_chunks_mut(block).zip(x.par_chunks(block));
+        let dgains: Vec<Vec<f32>> = parts
+            .map(|(dy, x)| {
+                let mut dgain = vec![0.0; gain.len()];
+                norm_rows_backward(x, gain, self.decoder.config.rms_eps, (dy, &mut dgain));
+                dgain
+            })
+            .collect();
+        dgains.iter().for_each(|dgain| add_columns(sums.final_norm.slice_mut(), dgain));
+    }
+}
+
+/// Largest logit, and sums around it, of each token.
+fn tile_stats(logits: &[f32], tokens: usize, inverse: f32) -> TileStats {
+    let mut largest = vec![f32::NEG_INFINITY; tokens];
+    let (mut total, mut weighted) = (vec![0.0; tokens], vec![0.0; tokens]);
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for row in logits.chunks_exact(tokens) {
+                for (most, logit) in largest.iter_mut().zip(row) {
+                    *most = if *logit > *most { *logit } else { *most };
+                }
+            }
+            for row in logits.chunks_exact(tokens) {
+                let sums = total.iter_mut().zip(&mut weighted);
+                for ((logit, most), (total, weighted)) in row.iter().zip(&largest).zip(sums) {
+                    let z = (logit - most) * inverse;
+                    let e = simd::exp(z);
+                    *total += e;
+                    *weighted = z.mul_add(e, *weighted);
+                }
+            }
+        },
+    );
+    TileStats { largest, total, weighted }
+}

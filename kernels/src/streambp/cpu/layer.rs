@@ -1,0 +1,413 @@
+//! One transformer block, forward and backward.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::rows::{
+    ROWS, add_bias, add_columns, add_row_sums, add_weight_gradient, for_each_block, norm_rows,
+    norm_rows_backward, norm_rows_in_place, part, rotate_rows,
+};
+use crate::attention::{self, Span};
+use crate::decoder::{Packed as Batch, config::DecoderConfig};
+use crate::flex::{Rows, Sum};
+use crate::gemm::{Packed, add_multiply, multiply};
+use crate::panel::Left;
+use crate::streambp::chunks;
+use crate::swiglu;
+use crate::weights::Block;
+
+/// Buffers of one chunk, used for every chunk of every layer.
+#[derive(Default)]
+pub(super) struct Workspace {
+    /// `[N, KV D]` each, with their gradients.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    dkeys: Vec<f32>,
+    dvalues: Vec<f32>,
+    /// `[chunk, hidden]` each.
+    normed: Vec<f32>,
+    residual: Vec<f32>,
+    post_normed: Vec<f32>,
+    dnormed: Vec<f32>,
+    dresidual: Vec<f32>,
+    /// `[chunk, H D]` each; the raw ones are from before norm and rotation.
+    query: Vec<f32>,
+    raw_query: Vec<f32>,
+    dmixed: Vec<f32>,
+    /// `[chunk, KV D]`.
+    raw_key: Vec<f32>,
+    /// `[chunk, intermediate]` each; the first two become their own gradients.
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    active: Vec<f32>,
+    dactive: Vec<f32>,
+}
+
+/// The first `len` numbers of a buffer, which grows where it is too short.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        *buffer = Vec::new();
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// One block over one batch.
+pub(super) struct LayerPass<'a> {
+    pub(super) config: &'a DecoderConfig,
+    pub(super) block: &'a Block<Rows>,
+    pub(super) batch: &'a Batch,
+    /// Rows of a chunk.
+    pub(super) chunk: usize,
+    /// Cosines and sines of all rows.
+    pub(super) angles: (&'a [f32], &'a [f32]),
+}
+
+/// The weights of a block as right factors of `x w^T`.
+struct Forward {
+    query: Packed,
+    key: Packed,
+    value: Packed,
+    output: Packed,
+    gate: Packed,
+    up: Packed,
+}
+
+/// The weights of a block as right factors of `dy w`.
+struct Backward {
+    query: Packed,
+    key: Packed,
+    value: Packed,
+    output: Packed,
+    gate: Packed,
+    up: Packed,
+    down: Packed,
+}
+
+impl<'a> LayerPass<'a> {
+    fn query_width(&self) -> usize {
+        self.config.heads * self.config.head_width
+    }
+
+    fn key_width(&self) -> usize {
+        self.config.kv_heads * self.config.head_width
+    }
+
+    fn tokens(&self) -> usize {
+        self.batch.ids.len()
+    }
+
+    fn angles(&self, rows: &Range<usize>) -> (&'a [f32], &'a [f32]) {
+        let half = self.config.head_width / 2;
+        (part(self.angles.0, rows, half), part(self.angles.1, rows, half))
+    }
+
+    /// `w^T` packed, for a weight whose rows have `inner` numbers.
+    fn transposed(weight: &Rows, inner: usize) -> Packed {
+        Packed::transposed(weight.slice(), inner, weight.slice().len() / inner)
+    }
+
+    fn forward_weights(&self) -> Forward {
+        let (block, hidden) = (self.block, self.config.hidden);
+        Forward {
+            query: Self::transposed(&block.query, hidden),
+            key: Self::transposed(&block.key, hidden),
+            value: Self::transposed(&block.value, hidden),
+            output: Self::transposed(&block.output, self.query_width()),
+            gate: Self::transposed(&block.gate, hidden),
+            up: Self::transposed(&block.up, hidden),
+        }
+    }
+
+    fn backward_weights(&self) -> Backward {
+        let (block, hidden) = (self.block, self.config.hidden);
+        let packed =
+            |weight: &Rows, columns| Packed::rows(weight.slice(), weight.slice().len() / columns, columns);
+        Backward {
+            query: packed(&block.query, hidden),
+            key: packed(&block.key, hidden),
+            value: packed(&block.value, hidden),
+            output: packed(&block.output, self.query_width()),
+            gate: packed(&block.gate, hidden),
+            up: packed(&block.up, hidden),
+            down: packed(&block.down, self.config.intermediate),
+        }
+    }
+
+    /// Norm and rotation of projected queries or keys, in place.
+    fn turn_heads(&self, x: &mut [f32], gain: Option<&Rows>, rows: &Range<usize>) {
+        if let Some(gain) = gain {
+            norm_rows_in_place(x, gain.slice(), self.config.rms_eps);
+        }
+        rotate_rows(x, x.len() / rows.len(), self.angles(rows), false);
+    }
+
+    /// Replaces `x` by the block's output.
+    pub(super) fn forward(&self, x: &mut [f32], workspace: &mut Workspace) {
+        let (hidden, intermediate) = (self.config.hidden, self.config.intermediate);
+        let weights = self.forward_weights();
+        let down = Self::transposed(&self.block.down, intermediate);
+        self.keys_values(x, &weights, workspace);
+        for rows in chunks(self.tokens(), self.chunk) {
+            let mixed = self.attend(part(x, &rows, hidden), &rows, &weights, workspace).result;
+            let count = rows.len();
+            let x = &mut x[rows.start * hidden..rows.end * hidden];
+            let buffers = [
+                (x, hidden),
+                (sized(&mut workspace.post_normed, count * hidden), hidden),
+                (sized(&mut workspace.gate, count * intermediate), intermediate),
+                (sized(&mut workspace.up, count * intermediate), intermediate),
+            ];
+            for_each_block(buffers, |rows, [x, normed, gate, up]| {
+                let mixed = part(&mixed, &rows, self.query_width());
+                let left = Left::Rows(mixed, self.query_width());
+                add_multiply(rows.len(), left, &weights.output, x);
+                add_bias(x, self.block.output_bias.as_ref().map(Rows::slice));
+                norm_rows(x, self.block.post_norm.slice(), self.config.rms_eps, normed);
+                multiply(rows.len(), Left::Rows(normed, hidden), &weights.gate, gate);
+                multiply(rows.len(), Left::Rows(normed, hidden), &weights.up, up);
+                swiglu::forward_in_place(gate, up);
+                add_multiply(rows.len(), Left::Rows(gate, intermediate), &down, x);
+            });
+        }
+    }
+
+    /// Keys and values of all rows into the workspace.
+    fn keys_values(&self, x: &[f32], weights: &Forward, workspace: &mut Workspace) {
+        let (hidden, width) = (self.config.hidden, self.key_width());
+        let keys = sized(&mut workspace.keys, self.tokens() * width);
+        let values = sized(&mut workspace.values, self.tokens() * width);
+        for_each_block([(keys, width), (values, width)], |rows, [key, value]| {
+            let mut normed = vec![0.0; rows.len() * hidden];
+            let gain = self.block.input_norm.slice();
+            norm_rows(part(x, &rows, hidden), gain, self.config.rms_eps, &mut normed);
+            multiply(rows.len(), Left::Rows(&normed, hidden), &weights.key, key);
+            multiply(rows.len(), Left::Rows(&normed, hidden), &weights.value, value);
+            add_bias(key, self.block.key_bias.as_ref().map(Rows::slice));
+            add_bias(value, self.block.value_bias.as_ref().map(Rows::slice));
+            self.turn_heads(key, self.block.key_norm.as_ref(), &rows);
+        });
+    }
+
+    /// The norm and the queries of a chunk into the workspace, and what attention makes of them.
+    fn attend(
+        &self,
+        x: &[f32],
+        chunk: &Range<usize>,
+        weights: &Forward,
+        workspace: &mut Workspace,
+    ) -> attention::Mixed {
+        let (hidden, width, count) = (self.config.hidden, self.query_width(), chunk.len());
+        // Only a norm's gradient needs what the norm saw.
+        let raw_width = if self.block.query_norm.is_some() { width } else { 1 };
+        let buffers = [
+            (sized(&mut workspace.normed, count * hidden), hidden),
+            (sized(&mut workspace.query, count * width), width),
+            (sized(&mut workspace.raw_query, count * raw_width), raw_width),
+        ];
+        for_each_block(buffers, |rows, [normed, query, raw]| {
+            let gain = self.block.input_norm.slice();
+            norm_rows(part(x, &rows, hidden), gain, self.config.rms_eps, normed);
+            multiply(rows.len(), Left::Rows(normed, hidden), &weights.query, query);
+            add_bias(query, self.block.query_bias.as_ref().map(Rows::slice));
+            if self.block.query_norm.is_some() {
+                raw.copy_from_slice(query);
+            }
+            let rows = chunk.start + rows.start..chunk.start + rows.end;
+            self.turn_heads(query, self.block.query_norm.as_ref(), &rows);
+        });
+        let keys_values = (&workspace.keys[..], &workspace.values[..]);
+        attention::mix(&self.heads(count, &workspace.query, keys_values), &self.spans(chunk))
+    }
+
+    fn spans(&self, chunk: &Range<usize>) -> Arc<[Span]> {
+        self.batch.chunk_spans(chunk.start, chunk.end)
+    }
+
+    fn heads<'w>(
+        &self,
+        rows: usize,
+        query: &'w [f32],
+        (keys, values): (&'w [f32], &'w [f32]),
+    ) -> attention::Heads<'w> {
+        attention::Heads {
+            query: &query[..rows * self.query_width()],
+            key: &keys[..self.tokens() * self.key_width()],
+            value: &values[..self.tokens() * self.key_width()],
+            shape: [rows, self.config.heads, self.config.kv_heads, self.config.head_width],
+        }
+    }
+
+    /// Replaces the gradient of the block's output by that of its input `x`, and adds to the parameters'.
+    ///
+    /// Chunks go from the last to the first: the gradients of a chunk's own keys and values are complete once
+    /// the chunk has been through attention, because only it and later chunks see them.
+    pub(super) fn backward(
+        &self,
+        x: &[f32],
+        dx: &mut [f32],
+        (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
+    ) {
+        let hidden = self.config.hidden;
+        let (forward, backward) = rayon::join(|| self.forward_weights(), || self.backward_weights());
+        self.keys_values(x, &forward, workspace);
+        let keys = self.tokens() * self.key_width();
+        sized(&mut workspace.dkeys, keys).fill(0.0);
+        sized(&mut workspace.dvalues, keys).fill(0.0);
+        for rows in chunks(self.tokens(), self.chunk).rev() {
+            let (x, dx) = (part(x, &rows, hidden), &mut dx[rows.start * hidden..rows.end * hidden]);
+            let mixed = self.attend(x, &rows, &forward, workspace);
+            self.feed_forward_backward((x, &mixed.result), dx, (&forward, &backward), (workspace, gradients));
+            let keys_values = (&workspace.keys[..], &workspace.values[..]);
+            let inputs = self.heads(rows.len(), &workspace.query, keys_values);
+            let sums = (&mut workspace.dkeys[..keys], &mut workspace.dvalues[..keys]);
+            let dmixed = &workspace.dmixed[..rows.len() * self.query_width()];
+            let mut dquery = attention::mix_backward(&inputs, (&mixed, dmixed), &self.spans(&rows), sums);
+            self.projections_backward(
+                (x, &rows),
+                (&mut dquery, dx),
+                (&forward, &backward),
+                (workspace, gradients),
+            );
+        }
+    }
+
+    /// From the output's gradient `dx` to that of attention's result, which goes into the workspace beside the
+    /// residual's.
+    fn feed_forward_backward(
+        &self,
+        (x, mixed): (&[f32], &[f32]),
+        dx: &[f32],
+        (forward, backward): (&Forward, &Backward),
+        (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
+    ) {
+        let (hidden, intermediate, width) =
+            (self.config.hidden, self.config.intermediate, self.query_width());
+        let count = x.len() / hidden;
+        let mut dgains = vec![0.0; count.div_ceil(ROWS) * hidden];
+        let buffers = [
+            (sized(&mut workspace.residual, count * hidden), hidden),
+            (sized(&mut workspace.post_normed, count * hidden), hidden),
+            (sized(&mut workspace.dresidual, count * hidden), hidden),
+            (sized(&mut workspace.dmixed, count * width), width),
+            (sized(&mut workspace.gate, count * intermediate), intermediate),
+            (sized(&mut workspace.up, count * intermediate), intermediate),
+            (sized(&mut workspace.active, count * intermediate), intermediate),
+            (sized(&mut workspace.dactive, count * intermediate), intermediate),
+        ];
+        let blocks = super::rows::blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden));
+        blocks.enumerate().for_each(|(block, (buffers, dgain))| {
+            let [residual, normed, dresidual, dmixed, gate, up, active, dactive] = buffers;
+            let rows = block * ROWS..block * ROWS + residual.len() / hidden;
+            let dx = part(dx, &rows, hidden);
+            residual.copy_from_slice(part(x, &rows, hidden));
+            let left = Left::Rows(part(mixed, &rows, width), width);
+            add_multiply(rows.len(), left, &forward.output, residual);
+            add_bias(residual, self.block.output_bias.as_ref().map(Rows::slice));
+            let gain = self.block.post_norm.slice();
+            norm_rows(residual, gain, self.config.rms_eps, normed);
+            multiply(rows.len(), Left::Rows(normed, hidden), &forward.gate, gate);
+            multiply(rows.len(), Left::Rows(normed, hidden), &forward.up, up);
+            multiply(rows.len(), Left::Rows(dx, hidden), &backward.down, dactive);
+            swiglu::backward_in_place((gate, up), dactive, active);
+            multiply(rows.len(), Left::Rows(gate, intermediate), &backward.gate, dresidual);
+            add_multiply(rows.len(), Left::Rows(up, intermediate), &backward.up, dresidual);
+            norm_rows_backward(residual, gain, self.config.rms_eps, (dresidual, dgain));
+            add_columns(dresidual, dx);
+            multiply(rows.len(), Left::Rows(dresidual, hidden), &backward.output, dmixed);
+        });
+        let sums = gradients.post_norm.slice_mut();
+        dgains.chunks_exact(hidden).for_each(|dgain| add_columns(sums, dgain));
+        let active = Packed::rows(&workspace.active[..count * intermediate], count, intermediate);
+        add_weight_gradient(gradients.down.slice_mut(), (dx, hidden), &active);
+        let normed = Packed::rows(&workspace.post_normed[..count * hidden], count, hidden);
+        let dgate = &workspace.gate[..count * intermediate];
+        add_weight_gradient(gradients.gate.slice_mut(), (dgate, intermediate), &normed);
+        let dup = &workspace.up[..count * intermediate];
+        add_weight_gradient(gradients.up.slice_mut(), (dup, intermediate), &normed);
+        let mixed = Packed::rows(mixed, count, width);
+        let dresidual = &workspace.dresidual[..count * hidden];
+        add_weight_gradient(gradients.output.slice_mut(), (dresidual, hidden), &mixed);
+        if let Some(bias) = &mut gradients.output_bias {
+            add_row_sums(bias.slice_mut(), dresidual);
+        }
+    }
+
+    /// From the gradients of a chunk's queries, keys and values to that of the block's input, into `dx`.
+    fn projections_backward(
+        &self,
+        (x, chunk): (&[f32], &Range<usize>),
+        (dquery, dx): (&mut [f32], &mut [f32]),
+        (forward, backward): (&Forward, &Backward),
+        (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
+    ) {
+        let (hidden, width, key_width) = (self.config.hidden, self.query_width(), self.key_width());
+        let (count, eps) = (chunk.len(), self.config.rms_eps);
+        let blocks_count = count.div_ceil(ROWS);
+        let head = self.config.head_width;
+        let mut dgains = vec![0.0; blocks_count * (hidden + 2 * head)];
+        let dkeys = &mut workspace.dkeys[chunk.start * key_width..chunk.end * key_width];
+        let dvalues = &workspace.dvalues[chunk.start * key_width..chunk.end * key_width];
+        let (normed, raw_query) = (&workspace.normed[..count * hidden], &workspace.raw_query);
+        let buffers = [
+            (&mut *dquery, width),
+            (&mut *dkeys, key_width),
+            (sized(&mut workspace.raw_key, count * key_width), key_width),
+            (sized(&mut workspace.dnormed, count * hidden), hidden),
+            (&mut *dx, hidden),
+        ];
+        let blocks =
+            super::rows::blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden + 2 * head));
+        blocks.enumerate().for_each(|(block, (buffers, dgains))| {
+            let [dquery, dkey, raw_key, dnormed, dx] = buffers;
+            let rows = block * ROWS..block * ROWS + dx.len() / hidden;
+            let angles = self.angles(&(chunk.start + rows.start..chunk.start + rows.end));
+            let (dgain, dhead_gains) = dgains.split_at_mut(hidden);
+            let (dquery_gain, dkey_gain) = dhead_gains.split_at_mut(head);
+            let normed = part(normed, &rows, hidden);
+            rotate_rows(dquery, width, angles, true);
+            rotate_rows(dkey, key_width, angles, true);
+            if let Some(gain) = &self.block.query_norm {
+                let raw = part(raw_query, &rows, width);
+                norm_rows_backward(raw, gain.slice(), eps, (dquery, dquery_gain));
+            }
+            if let Some(gain) = &self.block.key_norm {
+                multiply(rows.len(), Left::Rows(normed, hidden), &forward.key, raw_key);
+                add_bias(raw_key, self.block.key_bias.as_ref().map(Rows::slice));
+                norm_rows_backward(raw_key, gain.slice(), eps, (dkey, dkey_gain));
+            }
+            multiply(rows.len(), Left::Rows(dquery, width), &backward.query, dnormed);
+            add_multiply(rows.len(), Left::Rows(dkey, key_width), &backward.key, dnormed);
+            let dvalue = part(dvalues, &rows, key_width);
+            add_multiply(rows.len(), Left::Rows(dvalue, key_width), &backward.value, dnormed);
+            let gain = self.block.input_norm.slice();
+            norm_rows_backward(part(x, &rows, hidden), gain, eps, (dnormed, dgain));
+            dx.copy_from_slice(part(&workspace.dresidual, &rows, hidden));
+            add_columns(dx, dnormed);
+        });
+        let normed = Packed::rows(normed, count, hidden);
+        add_weight_gradient(gradients.query.slice_mut(), (dquery, width), &normed);
+        add_weight_gradient(gradients.key.slice_mut(), (dkeys, key_width), &normed);
+        add_weight_gradient(gradients.value.slice_mut(), (dvalues, key_width), &normed);
+        for (bias, rows) in [
+            (&mut gradients.query_bias, &*dquery),
+            (&mut gradients.key_bias, &*dkeys),
+            (&mut gradients.value_bias, dvalues),
+        ] {
+            if let Some(bias) = bias {
+                add_row_sums(bias.slice_mut(), rows);
+            }
+        }
+        for dgains in dgains.chunks_exact(hidden + 2 * head) {
+            add_columns(gradients.input_norm.slice_mut(), &dgains[..hidden]);
+            if let Some(sum) = &mut gradients.query_norm {
+                add_columns(sum.slice_mut(), &dgains[hidden..hidden + head]);
+            }
+            if let Some(sum) = &mut gradients.key_norm {
+                add_columns(sum.slice_mut(), &dgains[hidden + head..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Blocks of rows, and what happens to one between two products.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::gemm::{Packed, add_multiply};
+use crate::panel::Left;
+use crate::{norm, rotary, simd};
+
+/// Rows of a block: enough that a panel of a weight is used often while it is in first-level cache, few enough
+/// that a block of activations stays in second-level cache and a chunk of some hundred rows feeds many cores.
+pub(super) const ROWS: usize = 48;
+/// Rows of a weight whose gradient one task adds to.
+const GRADIENT_ROWS: usize = 24;
+
+/// A buffer and the length of its rows.
+pub(super) type Matrix<'a> = (&'a mut [f32], usize);
+
+/// Cuts buffers of equally many rows into blocks of [`ROWS`] rows, for one task each.
+pub(super) fn blocks<'a, const N: usize>(buffers: [Matrix<'a>; N]) -> Vec<[&'a mut [f32]; N]> {
+    let counts = buffers.each_ref().map(|(values, width)| values.len() / width);
+    assert!(counts.iter().all(|count| *count == counts[0]), "buffers of {counts:?} rows");
+    let mut parts = buffers.map(|(values, width)| values.chunks_mut(ROWS * width));
+    let cut = |_| parts.each_mut().map(|parts| parts.next().expect("as many blocks in each buffer"));
+    (0..counts[0].div_ceil(ROWS)).map(cut).collect()
+}
+
+/// Works on all blocks at once; the first argument is the block's rows.
+pub(super) fn for_each_block<const N: usize>(
+    buffers: [Matrix<'_>; N],
+    work: impl Fn(Range<usize>, [&mut [f32]; N]) + Sync + Send,
+) {
+    let rows = buffers[0].0.len() / buffers[0].1;
+    blocks(buffers).into_par_iter().enumerate().for_each(|(block, parts)| {
+        work(block * ROWS..((block + 1) * ROWS).min(rows), parts);
+    });
+}
+
+/// The same rows of a matrix of some width.
+pub(super) fn part<'a>(values: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+    &values[rows.start * width..rows.end * width]
+}
+
+/// `y` is the norm of each row of `x`.
+pub(super) fn norm_rows(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(gain.len()).zip(y.chunks_exact_mut(gain.len())) {
+                norm::forward_row(x, gain, eps, y);
+            }
+        },
+    );
+}
+
+/// The norm of each row, in place.
+pub(super) fn norm_rows_in_place(x: &mut [f32], gain: &[f32], eps: f64) {
+    let mut row = vec![0.0; gain.len()];
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for x in x.chunks_exact_mut(gain.len()) {
+                row.copy_from_slice(x);
+                norm::forward_row(&row, gain, eps, x);
+            }
+        },
+    );
+}
+
+/// Replaces the gradients of norms by those of their inputs `x`, and adds to the gain's.
+pub(super) fn norm_rows_backward(x: &[f32], gain: &[f32], eps: f64, (dy, dgain): (&mut [f32], &mut [f32])) {
+    let mut row = vec![0.0; gain.len()];
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for (x, dy) in x.chunks_exact(gain.len()).zip(dy.chunks_exact_mut(gain.len())) {
+                norm::backward_row(x, gain, dy, eps, &mut row, dgain);
+                dy.copy_from_slice(&row);
+            }
+        },
+    );
+}
+
+/// Rotates heads of some width in place by their rows' angles, or back.
+pub(super) fn rotate_rows(x: &mut [f32], row: usize, (cos, sin): (&[f32], &[f32]), back: bool) {
+    let half = cos.len() / (x.len() / row);
+    let sign = if back { -1.0 } else { 1.0 };
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+            for (x, (cos, sin)) in x.chunks_exact_mut(row).zip(angles) {
+                for head in x.chunks_exact_mut(2 * half) {
+                    rotary::rotate_head(head, cos, sin, sign);
+                }
+            }
+        },
+    );
+}
+
+/// `y += x`.
+pub(super) fn add_columns(y: &mut [f32], x: &[f32]) {
+    simd::vectorized(
+        #[inline(always)]
+        || simd::add_scaled(y, 1.0, x),
+    );
+}
+
+/// Adds a bias to every row.
+pub(super) fn add_bias(rows: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        rows.chunks_exact_mut(bias.len()).for_each(|row| add_columns(row, bias));
+    }
+}
+
+/// Adds the sum of all rows: a bias's gradient.
+pub(super) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
+    // One block's sum is complete before it is added: many rows so lose less to rounding.
+    for block in rows.chunks(ROWS * sum.len()) {
+        let mut total = vec![0.0; sum.len()];
+        block.chunks_exact(sum.len()).for_each(|row| add_columns(&mut total, row));
+        add_columns(sum, &total);
+    }
+}
+
+/// `dw += dy^T x`: the gradient of a weight `[out, in]`, with `x` `[rows, in]` packed.
+pub(super) fn add_weight_gradient(dw: &mut [f32], (dy, out): (&[f32], usize), x: &Packed) {
+    let width = dw.len() / out;
+    dw.par_chunks_mut(GRADIENT_ROWS * width).enumerate().for_each(|(part, dw)| {
+        let left = Left::Columns(&dy[part * GRADIENT_ROWS..], out);
+        add_multiply(dw.len() / width, left, x, dw);
+    });
+}
