@@ -158,18 +158,20 @@ impl Attended {
     }
 }
 
-/// Queries `[N, H, D]`, keys and values `[M, KV, D]` as slices of the CPU, with `N, H, KV, D`.
+/// Queries `[N, H, D]`, keys and values head by head `[KV, M, D]`, as slices of the CPU.
 pub(crate) struct Heads<'a> {
     pub(crate) query: &'a [f32],
     pub(crate) key: &'a [f32],
     pub(crate) value: &'a [f32],
-    pub(crate) shape: [usize; 4],
+    /// `N, H, D`.
+    pub(crate) query_shape: [usize; 3],
+    /// `KV, M, D`.
+    pub(crate) key_shape: [usize; 3],
 }
 
 impl Heads<'_> {
     fn inputs(&self) -> (cpu::Dims, cpu::Inputs<'_>) {
-        let [rows, heads, kv_heads, width] = self.shape;
-        let dims = cpu::Dims::of(&[rows, heads, width], &[0, kv_heads, width]);
+        let dims = cpu::Dims::with_heads_apart(&self.query_shape, &self.key_shape);
         (dims, cpu::Inputs { query: self.query, key: self.key, value: self.value })
     }
 }

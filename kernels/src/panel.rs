@@ -110,10 +110,10 @@ impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
             vectors: self.form.columns / S::F32_LANES,
         };
         let mut vector = 0;
-        // Sums fill half of the registers or a little more: enough to hide the latency of the additions.
+        // Sums fill most of the registers: a number that is loaded so takes part in as many of them as can be.
         if S::REGISTER_COUNT >= 32 {
             while vector + 4 <= panels.vectors {
-                panels.band::<4, 4>(vector);
+                panels.band::<6, 4>(vector);
                 vector += 4;
             }
         }
@@ -121,7 +121,7 @@ impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
             if S::REGISTER_COUNT >= 32 {
                 panels.band::<8, 2>(vector)
             } else {
-                panels.band::<4, 2>(vector)
+                panels.band::<6, 2>(vector)
             }
             vector += 2;
         }
@@ -149,6 +149,14 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
         while row + M <= self.form.rows {
             self.tile::<M, N>(row, vector);
             row += M;
+        }
+        if row + 4 <= self.form.rows {
+            self.tile::<4, N>(row, vector);
+            row += 4;
+        }
+        if row + 2 <= self.form.rows {
+            self.tile::<2, N>(row, vector);
+            row += 2;
         }
         while row < self.form.rows {
             self.tile::<1, N>(row, vector);

@@ -6,7 +6,7 @@
 //! results do not depend on threads.
 
 use super::Span;
-use crate::panel::{Buffer, LANES};
+use crate::panel::LANES;
 
 pub(super) mod backward;
 pub(super) mod forward;
@@ -21,12 +21,21 @@ pub(super) struct Dims {
     pub(super) heads: usize,
     kv_heads: usize,
     width: usize,
+    /// From one row of a key head to the next, and from one key head to the next.
+    key_strides: (usize, usize),
 }
 
 impl Dims {
-    /// From the shapes of queries and keys.
+    /// From the shapes of queries `[N, H, D]` and keys `[M, KV, D]`.
     pub(super) fn of(query: &[usize; 3], key: &[usize; 3]) -> Self {
-        Self { rows: query[0], heads: query[1], kv_heads: key[1], width: query[2] }
+        let key_strides = (key[1] * key[2], key[2]);
+        Self { rows: query[0], heads: query[1], kv_heads: key[1], width: query[2], key_strides }
+    }
+
+    /// As [`Dims::of`] with keys and values that lie head by head, `[KV, M, D]`: the rows that a block of queries
+    /// reads are then neighbours, and do not evict each other from the cache.
+    pub(super) fn with_heads_apart(query: &[usize; 3], key: &[usize; 3]) -> Self {
+        Self { key_strides: (key[2], key[1] * key[2]), ..Self::of(query, &[key[1], key[0], key[2]]) }
     }
 
     fn group(&self) -> usize {
@@ -37,13 +46,9 @@ impl Dims {
         self.heads * self.width
     }
 
-    fn key_stride(&self) -> usize {
-        self.kv_heads * self.width
-    }
-
     /// Where the numbers of one key head begin in a row of keys.
     fn key_at(&self, row: usize, kv_head: usize) -> usize {
-        row * self.key_stride() + kv_head * self.width
+        row * self.key_strides.0 + kv_head * self.key_strides.1
     }
 
     fn scale(&self) -> f32 {
@@ -134,10 +139,15 @@ impl Block<'_> {
 
     /// The queries' numbers times a factor as rows, `[queries, padded D]`.
     fn load_rows(&self, dims: &Dims, (from, factor): (&[f32], f32), to: &mut [f32]) {
-        for (query, to) in to.chunks_exact_mut(dims.padded_width()).enumerate().take(self.queries(dims)) {
-            let at = self.query_at(dims, query);
-            for (to, from) in to.iter_mut().zip(&from[at..at + dims.width]) {
-                *to = from * factor;
+        // Rows of a position's heads lie together, so that no row's place is computed by division.
+        let mut rows = to.chunks_exact_mut(dims.padded_width());
+        for position in 0..self.positions {
+            let at = self.query_at(dims, position * dims.group());
+            let heads = from[at..at + dims.group() * dims.width].chunks_exact(dims.width);
+            for (to, from) in rows.by_ref().zip(heads) {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = from * factor;
+                }
             }
         }
     }
@@ -157,12 +167,10 @@ impl Block<'_> {
     }
 }
 
-/// Copies one key head of some rows, `[rows, D]` without gaps.
-fn copy_head(dims: &Dims, from: &[f32], (first, rows): (usize, usize), kv_head: usize) -> Buffer {
-    let mut copy = Buffer::zeros(rows * dims.width);
-    for (row, to) in copy.chunks_exact_mut(dims.width).enumerate() {
+/// Copies one key head of as many rows as there is room for, `[rows, D]` without gaps.
+fn copy_head(dims: &Dims, from: &[f32], (first, kv_head): (usize, usize), to: &mut [f32]) {
+    for (row, to) in to.chunks_exact_mut(dims.width).enumerate() {
         let at = dims.key_at(first + row, kv_head);
         to.copy_from_slice(&from[at..at + dims.width]);
     }
-    copy
 }

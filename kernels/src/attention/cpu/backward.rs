@@ -149,11 +149,11 @@ struct Pass<'a> {
 impl Pass<'_> {
     fn segment<'s>(&self, segment: Segment<'s>) -> SegmentSums<'s> {
         let (dims, span) = (self.dims, segment.span);
-        let rows = (span.keys.start + segment.first, segment.keys);
-        let tiles = KeyRows {
-            keys: copy_head(dims, self.inputs.key, rows, segment.kv_head),
-            values: copy_head(dims, self.inputs.value, rows, segment.kv_head),
-        };
+        let room = || Buffer::zeros(segment.keys * dims.width);
+        let mut tiles = KeyRows { keys: room(), values: room() };
+        let first = (span.keys.start + segment.first, segment.kv_head);
+        copy_head(dims, self.inputs.key, first, &mut tiles.keys);
+        copy_head(dims, self.inputs.value, first, &mut tiles.values);
         let first_position = segment.first_position();
         let positions = span.queries.len() - first_position;
         let mut sums = SegmentSums {
@@ -273,9 +273,16 @@ impl LoadedBlock {
 
     /// Appends the block's gradients to rows of `[positions, group * D]`.
     fn unload_queries(&self, dims: &Dims, block: Block<'_>, rows: &mut Vec<f32>) {
-        let columns = block.columns(dims);
-        for query in 0..block.queries(dims) {
-            rows.extend(self.sums[query..].iter().step_by(columns).take(dims.width));
+        let (columns, queries, first) = (block.columns(dims), block.queries(dims), rows.len());
+        rows.resize(first + queries * dims.width, 0.0);
+        // Sixteen queries at a time read each line of the cache once.
+        for (part, to) in rows[first..].chunks_mut(LANES * dims.width).enumerate() {
+            for (d, sums) in self.sums.chunks_exact(columns).take(dims.width).enumerate() {
+                let own = sums[part * LANES..].iter();
+                for (to, sum) in to[d..].iter_mut().step_by(dims.width).zip(own) {
+                    *to = *sum;
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::panel::{Buffer, Form, Left, Running, add_product, product, scale_colu
 use crate::simd;
 
 /// Keys of a tile: with 64 queries a tile of scores takes 32 KiB of first-level cache.
-const KEYS: usize = 128;
+const KEYS: usize = 64;
 /// Blocks with fewer queries than this, as in cached decoding, leave most of a vector of queries unused and
 /// are computed with vectors along the head instead.
 const COLUMNS_MIN: usize = 4;
@@ -92,8 +92,8 @@ impl Job<'_> {
         for first_key in (0..keys_seen).step_by(KEYS) {
             let keys = KEYS.min(keys_seen - first_key);
             let at = dims.key_at(block.span.keys.start + first_key, block.kv_head);
-            let key_rows = Left::Rows(&inputs.key[at..], dims.key_stride());
-            let value_columns = Left::Columns(&inputs.value[at..], dims.key_stride());
+            let key_rows = Left::Rows(&inputs.key[at..], dims.key_strides.0);
+            let value_columns = Left::Columns(&inputs.value[at..], dims.key_strides.0);
             let tile = &mut scores[..keys * columns];
             product(Form { rows: keys, inner: width, columns }, key_rows, &queries, tile);
             soften(tile, block.seen(dims, (first_key, keys), &mut seen), &mut running);
@@ -122,7 +122,7 @@ impl Job<'_> {
                 query: &inputs.query[at..at + width],
                 keys: &inputs.key[dims.key_at(block.span.keys.start, block.kv_head)..],
                 values: &inputs.value[dims.key_at(block.span.keys.start, block.kv_head)..],
-                form: (keys, dims.key_stride(), dims.scale()),
+                form: (keys, dims.key_strides.0, dims.scale()),
             };
             let to = &mut self.result[position][head * width..(head + 1) * width];
             self.log_sum_exp[position][head] = simd::vectorized(

@@ -21,7 +21,7 @@ use crate::weights::Block;
 /// Buffers of one chunk, used for every chunk of every layer.
 #[derive(Default)]
 pub(super) struct Workspace {
-    /// `[N, KV D]` each, with their gradients.
+    /// Head by head, `[KV, N, D]` each, with their gradients.
     keys: Vec<f32>,
     values: Vec<f32>,
     dkeys: Vec<f32>,
@@ -36,8 +36,10 @@ pub(super) struct Workspace {
     query: Vec<f32>,
     raw_query: Vec<f32>,
     dmixed: Vec<f32>,
-    /// `[chunk, KV D]`.
+    /// `[chunk, KV D]` each.
     raw_key: Vec<f32>,
+    dkey: Vec<f32>,
+    dvalue: Vec<f32>,
     /// `[chunk, intermediate]` each; the first two become their own gradients.
     gate: Vec<f32>,
     up: Vec<f32>,
@@ -52,6 +54,17 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
         buffer.resize(len, 0.0);
     }
     &mut buffer[..len]
+}
+
+/// Cuts `[KV, N, D]` with these `N` and `D` into blocks of rows, each with its part of every head.
+fn head_blocks(values: &mut [f32], (tokens, head): (usize, usize)) -> Vec<Vec<&mut [f32]>> {
+    let mut blocks: Vec<Vec<&mut [f32]>> = (0..tokens.div_ceil(ROWS)).map(|_| Vec::new()).collect();
+    for rows in values.chunks_exact_mut(tokens * head) {
+        for (block, part) in blocks.iter_mut().zip(rows.chunks_mut(ROWS * head)) {
+            block.push(part);
+        }
+    }
+    blocks
 }
 
 /// One block over one batch.
@@ -176,18 +189,29 @@ impl<'a> LayerPass<'a> {
 
     /// Keys and values of all rows into the workspace.
     fn keys_values(&self, x: &[f32], weights: &Forward, workspace: &mut Workspace) {
-        let (hidden, width) = (self.config.hidden, self.key_width());
+        let (hidden, width, head) = (self.config.hidden, self.key_width(), self.config.head_width);
         let keys = sized(&mut workspace.keys, self.tokens() * width);
         let values = sized(&mut workspace.values, self.tokens() * width);
-        for_each_block([(keys, width), (values, width)], |rows, [key, value]| {
+        let blocks = head_blocks(keys, (self.tokens(), head)).into_par_iter();
+        let blocks = blocks.zip(head_blocks(values, (self.tokens(), head))).enumerate();
+        blocks.for_each(|(block, (keys, values))| {
+            let rows = block * ROWS..((block + 1) * ROWS).min(self.tokens());
             let mut normed = vec![0.0; rows.len() * hidden];
             let gain = self.block.input_norm.slice();
             norm_rows(part(x, &rows, hidden), gain, self.config.rms_eps, &mut normed);
+            let mut both = vec![0.0; 2 * rows.len() * width];
+            let (key, value) = both.split_at_mut(rows.len() * width);
             multiply(rows.len(), Left::Rows(&normed, hidden), &weights.key, key);
             multiply(rows.len(), Left::Rows(&normed, hidden), &weights.value, value);
             add_bias(key, self.block.key_bias.as_ref().map(Rows::slice));
             add_bias(value, self.block.value_bias.as_ref().map(Rows::slice));
             self.turn_heads(key, self.block.key_norm.as_ref(), &rows);
+            for (from, to) in [(&*key, keys), (&*value, values)] {
+                for (first, to) in to.into_iter().enumerate() {
+                    let from = from.chunks_exact(width).map(|row| &row[first * head..(first + 1) * head]);
+                    to.chunks_exact_mut(head).zip(from).for_each(|(to, from)| to.copy_from_slice(from));
+                }
+            }
         });
     }
 
@@ -236,7 +260,8 @@ impl<'a> LayerPass<'a> {
             query: &query[..rows * self.query_width()],
             key: &keys[..self.tokens() * self.key_width()],
             value: &values[..self.tokens() * self.key_width()],
-            shape: [rows, self.config.heads, self.config.kv_heads, self.config.head_width],
+            query_shape: [rows, self.config.heads, self.config.head_width],
+            key_shape: [self.config.kv_heads, self.tokens(), self.config.head_width],
         }
     }
 
@@ -335,6 +360,17 @@ impl<'a> LayerPass<'a> {
         }
     }
 
+    /// Rows `[chunk, KV D]` of what lies head by head.
+    fn gather_rows(&self, from: &[f32], chunk: &Range<usize>, to: &mut [f32]) {
+        let head = self.config.head_width;
+        for (row, to) in chunk.clone().zip(to.chunks_exact_mut(self.key_width())) {
+            for (kv_head, to) in to.chunks_exact_mut(head).enumerate() {
+                let at = (kv_head * self.tokens() + row) * head;
+                to.copy_from_slice(&from[at..at + head]);
+            }
+        }
+    }
+
     /// From the gradients of a chunk's queries, keys and values to that of the block's input, into `dx`.
     fn projections_backward(
         &self,
@@ -348,8 +384,11 @@ impl<'a> LayerPass<'a> {
         let blocks_count = count.div_ceil(ROWS);
         let head = self.config.head_width;
         let mut dgains = vec![0.0; blocks_count * (hidden + 2 * head)];
-        let dkeys = &mut workspace.dkeys[chunk.start * key_width..chunk.end * key_width];
-        let dvalues = &workspace.dvalues[chunk.start * key_width..chunk.end * key_width];
+        let dkeys = sized(&mut workspace.dkey, count * key_width);
+        self.gather_rows(&workspace.dkeys, chunk, dkeys);
+        let dvalues = sized(&mut workspace.dvalue, count * key_width);
+        self.gather_rows(&workspace.dvalues, chunk, dvalues);
+        let dvalues = &*dvalues;
         let (normed, raw_query) = (&workspace.normed[..count * hidden], &workspace.raw_query);
         let buffers = [
             (&mut *dquery, width),
