@@ -21,6 +21,8 @@ pub mod generate;
 pub mod streambp;
 #[cfg(test)]
 mod test_tensors;
+#[cfg(test)]
+mod reference;
 
 pub use burn::tensor::Device;
 pub use decoder::{Decoder, Packed, config::DecoderConfig};

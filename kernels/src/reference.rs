@@ -1,0 +1,600 @@
+//! The whole training computation once more, in f64 and in plain loops: what tests hold the tensors against.
+//!
+//! Written to be read, not to be fast. Every function that has a backward pass stands above it, and the
+//! derivatives are worked out by hand. With the computation in f32 it shares the description of the model and
+//! nothing that computes. Rotary frequencies that were stretched to a longer context are not here.
+
+use burn::tensor::Tensor;
+
+use crate::rope::RopeScaling;
+use crate::test_tensors::numbers;
+use crate::weights::{Block, Weights};
+use crate::{Decoder, DecoderConfig, Packed};
+
+/// A matrix as the list of its rows.
+pub(crate) type Matrix = Vec<Vec<f64>>;
+
+/// A model in f64 and a batch.
+pub(crate) struct Reference<'a> {
+    config: &'a DecoderConfig,
+    weights: Weights<Matrix>,
+    packed: &'a Packed,
+    /// The row of the first token of each token's sequence.
+    starts: Vec<usize>,
+    temperature: f64,
+}
+
+/// What the backward pass reads of the forward pass.
+pub(crate) struct Forward {
+    blocks: Vec<BlockForward>,
+    /// The output of the last block.
+    hidden: Matrix,
+    normed: Matrix,
+    /// Of every token of the vocabulary, `[N, V]`.
+    logprobs: Matrix,
+}
+
+/// The part of [`Forward`] that belongs to one block. Heads are rows of their own: row `t H + h` is head h of
+/// token t.
+struct BlockForward {
+    input: Matrix,
+    normed: Matrix,
+    /// Queries and keys before they are normalised and rotated.
+    raw_query: Matrix,
+    raw_key: Matrix,
+    query: Matrix,
+    key: Matrix,
+    value: Matrix,
+    /// Row `t H + h` holds one number for each token from the sequence's first to t.
+    probabilities: Matrix,
+    mixed: Matrix,
+    /// Between attention and the feed-forward part.
+    middle: Matrix,
+    middle_normed: Matrix,
+    gate: Matrix,
+    up: Matrix,
+    gated: Matrix,
+}
+
+impl<'a> Reference<'a> {
+    /// The model of a decoder, with its f32 weights taken as exact.
+    pub(crate) fn new(decoder: &'a Decoder, packed: &'a Packed, temperature: f64) -> Self {
+        let config = &decoder.config;
+        assert_eq!(config.rope.scaling, RopeScaling::Default, "other frequencies are not computed here");
+        let weights = decoder.weights.map(|_, tensor| matrix(tensor));
+        let mut starts = Vec::new();
+        for &length in &packed.lengths {
+            starts.extend(vec![starts.len(); length]);
+        }
+        Self { config, weights, packed, starts, temperature }
+    }
+
+    /// The forward pass, from token ids to the log-probability of every token of the vocabulary.
+    pub(crate) fn forward(&self) -> Forward {
+        let embedded = self.packed.ids.iter().map(|&id| self.weights.embedding[id as usize].clone());
+        let (mut x, mut blocks): (Matrix, _) = (embedded.collect(), Vec::new());
+        for block in &self.weights.blocks {
+            let (kept, output) = self.block(block, x);
+            blocks.push(kept);
+            x = output;
+        }
+        let normed = self.norm(&x, &self.weights.final_norm);
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        let logits = linear(&normed, head, None);
+        let logprobs = logits.iter().map(|row| log_softmax(row, self.temperature)).collect();
+        Forward { blocks, hidden: x, normed, logprobs }
+    }
+
+    /// Log-probability of the token that follows each token, and entropy of the distribution that it was
+    /// drawn from; both 0 where nothing follows.
+    pub(crate) fn statistics(&self, forward: &Forward) -> (Vec<f64>, Vec<f64>) {
+        let rows = self.next_tokens().into_iter().zip(&forward.logprobs);
+        rows.map(|(next, row)| match next {
+            Some(next) => (row[next], -row.iter().map(|logprob| logprob.exp() * logprob).sum::<f64>()),
+            None => (0.0, 0.0),
+        })
+        .unzip()
+    }
+
+    /// The gradient of `sum_k c_k logprob_k` by every parameter.
+    pub(crate) fn gradients(&self, forward: &Forward, coefficients: &[f32]) -> Weights<Matrix> {
+        let mut sums = self.weights.map(|_, weight| zeros_like(weight));
+        let rows = self.next_tokens().into_iter().zip(&forward.logprobs).zip(coefficients);
+        let dlogits: Matrix = rows
+            .map(|((next, row), &coefficient)| {
+                let factor = next.map_or(0.0, |_| f64::from(coefficient) / self.temperature);
+                let chosen = |token| if Some(token) == next { 1.0 } else { 0.0 };
+                row.iter().enumerate().map(|(v, logprob)| factor * (chosen(v) - logprob.exp())).collect()
+            })
+            .collect();
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding);
+        let dnormed = linear_backward((&forward.normed, head), &dlogits, (head_sum, None));
+        let inputs = (&forward.hidden, &self.weights.final_norm);
+        let mut dx = self.norm_backward(inputs, &dnormed, &mut sums.final_norm);
+        for (layer, kept) in forward.blocks.iter().enumerate().rev() {
+            dx = self.block_backward((&self.weights.blocks[layer], kept), &dx, &mut sums.blocks[layer]);
+        }
+        for (&id, dx) in self.packed.ids.iter().zip(&dx) {
+            add_scaled(&mut sums.embedding[id as usize], 1.0, dx);
+        }
+        sums
+    }
+
+    /// The token after each token of its sequence.
+    fn next_tokens(&self) -> Vec<Option<usize>> {
+        let mut next = Vec::new();
+        for &length in &self.packed.lengths {
+            let first = next.len();
+            next.extend((1..length).map(|place| Some(self.packed.ids[first + place] as usize)));
+            next.push(None);
+        }
+        next
+    }
+
+    /// One block; what the backward pass needs, and the output.
+    fn block(&self, block: &Block<Matrix>, input: Matrix) -> (BlockForward, Matrix) {
+        let heads = |x: &Matrix| split_heads(x, self.config.head_width);
+        let normed = self.norm(&input, &block.input_norm);
+        let raw_query = heads(&linear(&normed, &block.query, block.query_bias.as_ref()));
+        let raw_key = heads(&linear(&normed, &block.key, block.key_bias.as_ref()));
+        let value = heads(&linear(&normed, &block.value, block.value_bias.as_ref()));
+        let query = self.position_heads(&raw_query, block.query_norm.as_ref());
+        let key = self.position_heads(&raw_key, block.key_norm.as_ref());
+        let (probabilities, mixed) = self.attention(&query, &key, &value);
+        let mixed = join_heads(&mixed, self.config.heads);
+        let middle = sum(&input, &linear(&mixed, &block.output, block.output_bias.as_ref()));
+        let middle_normed = self.norm(&middle, &block.post_norm);
+        let gate = linear(&middle_normed, &block.gate, None);
+        let up = linear(&middle_normed, &block.up, None);
+        let gated = swiglu(&gate, &up);
+        let output = sum(&middle, &linear(&gated, &block.down, None));
+        #[rustfmt::skip] // One field a line would take a third of the function.
+        let kept = BlockForward {
+            input, normed, raw_query, raw_key, query, key, value, probabilities, mixed, middle, middle_normed,
+            gate, up, gated,
+        };
+        (kept, output)
+    }
+
+    /// From the gradient of a block's output that of its input.
+    fn block_backward(
+        &self,
+        (block, kept): (&Block<Matrix>, &BlockForward),
+        doutput: &Matrix,
+        sums: &mut Block<Matrix>,
+    ) -> Matrix {
+        let dgated = linear_backward((&kept.gated, &block.down), doutput, (&mut sums.down, None));
+        let (dgate, dup) = swiglu_backward(&kept.gate, &kept.up, &dgated);
+        let normed = &kept.middle_normed;
+        let through_gate = linear_backward((normed, &block.gate), &dgate, (&mut sums.gate, None));
+        let through_up = linear_backward((normed, &block.up), &dup, (&mut sums.up, None));
+        let dnormed = sum(&through_gate, &through_up);
+        let inputs = (&kept.middle, &block.post_norm);
+        let dmiddle = sum(doutput, &self.norm_backward(inputs, &dnormed, &mut sums.post_norm));
+
+        let output_sums = (&mut sums.output, sums.output_bias.as_mut());
+        let dmixed = linear_backward((&kept.mixed, &block.output), &dmiddle, output_sums);
+        let dmixed = split_heads(&dmixed, self.config.head_width);
+        let (dquery, dkey, dvalue) = self.attention_backward(kept, &dmixed);
+        let inputs = (&kept.raw_query, block.query_norm.as_ref());
+        let dquery = self.position_heads_backward(inputs, &dquery, sums.query_norm.as_mut());
+        let inputs = (&kept.raw_key, block.key_norm.as_ref());
+        let dkey = self.position_heads_backward(inputs, &dkey, sums.key_norm.as_mut());
+
+        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
+        let query_sums = (&mut sums.query, sums.query_bias.as_mut());
+        let key_sums = (&mut sums.key, sums.key_bias.as_mut());
+        let value_sums = (&mut sums.value, sums.value_bias.as_mut());
+        let normed = &kept.normed;
+        let mut dnormed = linear_backward((normed, &block.query), &join_heads(&dquery, heads), query_sums);
+        for (weight, dy, part_sums) in [(&block.key, &dkey, key_sums), (&block.value, &dvalue, value_sums)] {
+            let part = linear_backward((normed, weight), &join_heads(dy, kv_heads), part_sums);
+            dnormed = sum(&dnormed, &part);
+        }
+        let inputs = (&kept.input, &block.input_norm);
+        sum(&dmiddle, &self.norm_backward(inputs, &dnormed, &mut sums.input_norm))
+    }
+
+    /// `x / rms(x) * gain` with `rms(x) = sqrt(mean(x^2) + eps)`, row by row.
+    fn norm(&self, x: &Matrix, gain: &Matrix) -> Matrix {
+        let scaled = |row: &Vec<f64>| {
+            let rms = self.rms(row);
+            row.iter().zip(&gain[0]).map(|(x, gain)| x / rms * gain).collect()
+        };
+        x.iter().map(scaled).collect()
+    }
+
+    /// From `d rms / dx_i = x_i / (n rms)`: `dx_i = g_i dy_i / rms - x_i / (n rms^3) sum_j g_j dy_j x_j`.
+    fn norm_backward(&self, (x, gain): (&Matrix, &Matrix), dy: &Matrix, gain_sum: &mut Matrix) -> Matrix {
+        let row_backward = |(x, dy): (&Vec<f64>, &Vec<f64>)| {
+            let rms = self.rms(x);
+            let dscaled: Vec<f64> = gain[0].iter().zip(dy).map(|(gain, dy)| gain * dy).collect();
+            let common = dot(&dscaled, x) / (x.len() as f64 * rms.powi(3));
+            for ((sum, x), dy) in gain_sum[0].iter_mut().zip(x).zip(dy) {
+                *sum += dy * x / rms;
+            }
+            dscaled.iter().zip(x).map(|(dscaled, x)| dscaled / rms - x * common).collect()
+        };
+        x.iter().zip(dy).map(row_backward).collect()
+    }
+
+    fn rms(&self, row: &[f64]) -> f64 {
+        (dot(row, row) / row.len() as f64 + self.config.rms_eps).sqrt()
+    }
+
+    /// Query or key heads, normalised where the family does and rotated by the positions of their tokens.
+    fn position_heads(&self, heads: &Matrix, gain: Option<&Matrix>) -> Matrix {
+        let normed = gain.map(|gain| self.norm(heads, gain));
+        self.rotate(normed.as_ref().unwrap_or(heads), 1.0)
+    }
+
+    fn position_heads_backward(
+        &self,
+        (heads, gain): (&Matrix, Option<&Matrix>),
+        dy: &Matrix,
+        gain_sum: Option<&mut Matrix>,
+    ) -> Matrix {
+        // A rotation is orthogonal: its transpose is the rotation by the opposite angle.
+        let dy = self.rotate(dy, -1.0);
+        match gain.zip(gain_sum) {
+            Some((gain, gain_sum)) => self.norm_backward((heads, gain), &dy, gain_sum),
+            None => dy,
+        }
+    }
+
+    /// Rotates the pair `(x_i, x_{i + D/2})` of every head by `sign position theta^(-2i / D)`.
+    fn rotate(&self, heads: &Matrix, sign: f64) -> Matrix {
+        let (heads_per_token, width) = (heads.len() / self.starts.len(), self.config.head_width);
+        let mut rotated = heads.clone();
+        for (row, y) in rotated.iter_mut().enumerate() {
+            let (x, token) = (&heads[row], row / heads_per_token);
+            let position = (token - self.starts[token]) as f64;
+            for low in 0..width / 2 {
+                let high = low + width / 2;
+                let frequency = self.config.rope.theta.powf(-2.0 * low as f64 / width as f64);
+                let (sine, cosine) = (sign * position * frequency).sin_cos();
+                y[low] = x[low] * cosine - x[high] * sine;
+                y[high] = x[high] * cosine + x[low] * sine;
+            }
+        }
+        rotated
+    }
+
+    /// What each query head gives to each token that it sees, and the sum of the values weighted so.
+    fn attention(&self, query: &Matrix, key: &Matrix, value: &Matrix) -> (Matrix, Matrix) {
+        let root = (self.config.head_width as f64).sqrt();
+        let (mut probabilities, mut mixed) = (Vec::new(), zeros_like(query));
+        for (row, query) in query.iter().enumerate() {
+            let keys_seen = self.keys_seen(row);
+            let scores: Vec<f64> = keys_seen.iter().map(|&at| dot(query, &key[at]) / root).collect();
+            let given: Vec<f64> = log_softmax(&scores, 1.0).into_iter().map(f64::exp).collect();
+            for (&at, &p) in keys_seen.iter().zip(&given) {
+                add_scaled(&mut mixed[row], p, &value[at]);
+            }
+            probabilities.push(given);
+        }
+        (probabilities, mixed)
+    }
+
+    /// With `dp_s = dmixed . value_s`, the softmax gives `dscore_s = p_s (dp_s - sum_u p_u dp_u)`.
+    fn attention_backward(&self, kept: &BlockForward, dmixed: &Matrix) -> (Matrix, Matrix, Matrix) {
+        let root = (self.config.head_width as f64).sqrt();
+        let [mut dquery, mut dkey, mut dvalue] = [&kept.query, &kept.key, &kept.value].map(zeros_like);
+        for (row, dmixed) in dmixed.iter().enumerate() {
+            let (keys_seen, given) = (self.keys_seen(row), &kept.probabilities[row]);
+            let dgiven: Vec<f64> = keys_seen.iter().map(|&at| dot(dmixed, &kept.value[at])).collect();
+            let mean = dot(given, &dgiven);
+            for ((&at, &p), dp) in keys_seen.iter().zip(given).zip(dgiven) {
+                let dproduct = p * (dp - mean) / root;
+                add_scaled(&mut dquery[row], dproduct, &kept.key[at]);
+                add_scaled(&mut dkey[at], dproduct, &kept.query[row]);
+                add_scaled(&mut dvalue[at], p, dmixed);
+            }
+        }
+        (dquery, dkey, dvalue)
+    }
+
+    /// The rows of the key heads that a row of query heads sees, first token first.
+    fn keys_seen(&self, query_row: usize) -> Vec<usize> {
+        let (token, head) = (query_row / self.config.heads, query_row % self.config.heads);
+        let kv_head = head / (self.config.heads / self.config.kv_heads);
+        (self.starts[token]..=token).map(|key| key * self.config.kv_heads + kv_head).collect()
+    }
+}
+
+/// The numbers of a tensor.
+fn matrix(tensor: &Tensor<2>) -> Matrix {
+    let columns = tensor.dims()[1];
+    let row = |row: &[f32]| row.iter().copied().map(f64::from).collect();
+    numbers(tensor.clone()).chunks_exact(columns).map(row).collect()
+}
+
+/// `x w^T + bias`.
+fn linear(x: &Matrix, weight: &Matrix, bias: Option<&Matrix>) -> Matrix {
+    let bias = |column: usize| bias.map_or(0.0, |bias| bias[0][column]);
+    let row = |x: &Vec<f64>| weight.iter().enumerate().map(|(o, weight)| dot(weight, x) + bias(o)).collect();
+    x.iter().map(row).collect()
+}
+
+/// `dx = dy w`; adds `dy^T x` to the sum of the weight and the columns of `dy` to that of the bias.
+fn linear_backward(
+    (x, weight): (&Matrix, &Matrix),
+    dy: &Matrix,
+    (weight_sum, mut bias_sum): (&mut Matrix, Option<&mut Matrix>),
+) -> Matrix {
+    let mut dx = zeros_like(x);
+    for ((x, dy), dx) in x.iter().zip(dy).zip(&mut dx) {
+        for (column, &dy) in dy.iter().enumerate() {
+            add_scaled(dx, dy, &weight[column]);
+            add_scaled(&mut weight_sum[column], dy, x);
+        }
+        if let Some(bias_sum) = &mut bias_sum {
+            add_scaled(&mut bias_sum[0], 1.0, dy);
+        }
+    }
+    dx
+}
+
+/// `gate sigmoid(gate) up`.
+fn swiglu(gate: &Matrix, up: &Matrix) -> Matrix {
+    zip_matrices(gate, up, |gate, up| gate * sigmoid(gate) * up)
+}
+
+/// From `sigmoid' = sigmoid (1 - sigmoid)`.
+fn swiglu_backward(gate: &Matrix, up: &Matrix, dy: &Matrix) -> (Matrix, Matrix) {
+    let slope = |gate: f64| sigmoid(gate) + gate * sigmoid(gate) * (1.0 - sigmoid(gate));
+    let dgate = zip_matrices(&zip_matrices(gate, up, |gate, up| slope(gate) * up), dy, |x, dy| x * dy);
+    let dup = zip_matrices(gate, dy, |gate, dy| gate * sigmoid(gate) * dy);
+    (dgate, dup)
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// `z - ln sum e^z` with `z = x / temperature`.
+fn log_softmax(row: &[f64], temperature: f64) -> Vec<f64> {
+    let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let shifted: Vec<f64> = row.iter().map(|x| (x - largest) / temperature).collect();
+    let log_total = shifted.iter().map(|z| z.exp()).sum::<f64>().ln();
+    shifted.iter().map(|z| z - log_total).collect()
+}
+
+/// Each head of each row as a row.
+fn split_heads(x: &Matrix, width: usize) -> Matrix {
+    x.iter().flat_map(|row| row.chunks_exact(width).map(<[f64]>::to_vec)).collect()
+}
+
+/// The inverse of [`split_heads`] with so many heads a row.
+fn join_heads(heads: &Matrix, count: usize) -> Matrix {
+    heads.chunks_exact(count).map(<[Vec<f64>]>::concat).collect()
+}
+
+fn sum(a: &Matrix, b: &Matrix) -> Matrix {
+    zip_matrices(a, b, |a, b| a + b)
+}
+
+fn zip_matrices(a: &Matrix, b: &Matrix, combine: impl Fn(f64, f64) -> f64) -> Matrix {
+    let row = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(&a, &b)| combine(a, b)).collect();
+    a.iter().zip(b).map(row).collect()
+}
+
+fn zeros_like(x: &Matrix) -> Matrix {
+    x.iter().map(|row| vec![0.0; row.len()]).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add_scaled(to: &mut [f64], factor: f64, x: &[f64]) {
+    for (to, x) in to.iter_mut().zip(x) {
+        *to += factor * x;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+    use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
+
+    use super::{Reference, matrix, zip_matrices};
+    use crate::decoder::config::Family;
+    use crate::rope::{Rope, RopeScaling};
+    use crate::streambp::{ChunkPlan, TokenStats, accumulate_gradients, token_stats};
+    use crate::test_tensors::{noise, numbers};
+    use crate::{Decoder, DecoderConfig, Packed, Weights};
+
+    /// A random model whose gains and biases are random as well: fresh ones are 1 and 0, which hides errors.
+    fn decoder(config: DecoderConfig, seed: u64) -> Decoder {
+        let mut decoder = Decoder::random(config, seed, &Device::flex());
+        for (place, value) in decoder.weights.values_mut().into_iter().enumerate() {
+            if value.dims()[0] == 1 {
+                *value = value.clone() + noise::<2>(value.dims(), seed + 100 + place as u64) * 0.5;
+            }
+        }
+        decoder
+    }
+
+    /// Sequences of random tokens.
+    fn packed(lengths: &[usize], vocabulary: usize, seed: u64) -> Packed {
+        let sequence = |(place, &length): (usize, &usize)| {
+            let draws = numbers(noise::<2>([1, length], seed + place as u64));
+            let token = |x: f32| (((x + 1.0) / 2.0 * vocabulary as f32) as u32).min(vocabulary as u32 - 1);
+            draws.into_iter().map(token).collect()
+        };
+        let sequences: Vec<Vec<u32>> = lengths.iter().enumerate().map(sequence).collect();
+        Packed::new(sequences.iter().map(Vec::as_slice))
+    }
+
+    /// One for every token, last ones of sequences too: those must not count.
+    fn coefficients(packed: &Packed, seed: u64) -> Vec<f32> {
+        numbers(noise::<2>([1, packed.ids.len()], seed + 50))
+    }
+
+    /// The 2-norm.
+    fn norm(numbers: &[f64]) -> f64 {
+        numbers.iter().map(|x| x * x).sum::<f64>().sqrt()
+    }
+
+    fn distance(found: &[f64], expected: &[f64]) -> f64 {
+        assert_eq!(found.len(), expected.len());
+        norm(&found.iter().zip(expected).map(|(x, y)| x - y).collect::<Vec<_>>())
+    }
+
+    /// The reference's backward pass against its own forward pass, number by number of every parameter.
+    #[test]
+    fn gradients_of_the_f64_reference_are_slopes_of_its_loss() {
+        let config = DecoderConfig {
+            hidden: 6,
+            head_width: 4,
+            intermediate: 5,
+            vocabulary: 7,
+            tied: false,
+            qkv_bias: true,
+            output_bias: true,
+            initializer_range: 0.5,
+            ..DecoderConfig::small(Family::Qwen3)
+        };
+        let packed = packed(&[5, 1, 4], config.vocabulary, 3);
+        let decoder = decoder(config, 4);
+        let coefficients = coefficients(&packed, 5);
+        let mut reference = Reference::new(&decoder, &packed, 0.8);
+        let gradients = reference.gradients(&reference.forward(), &coefficients);
+        let loss = |reference: &Reference| {
+            let (logprobs, _) = reference.statistics(&reference.forward());
+            logprobs.iter().zip(&coefficients).map(|(logprob, &c)| f64::from(c) * logprob).sum::<f64>()
+        };
+        let step = 1e-5;
+        for (place, (name, gradient)) in gradients.named().into_iter().enumerate() {
+            let (columns, mut slopes) = (gradient[0].len(), Vec::new());
+            for at in 0..gradient.len() * columns {
+                let mut loss_at = |offset: f64| {
+                    reference.weights.values_mut()[place][at / columns][at % columns] += offset;
+                    loss(&reference)
+                };
+                let (above, below) = (loss_at(step), loss_at(-2.0 * step));
+                loss_at(step);
+                slopes.push((above - below) / (2.0 * step));
+            }
+            let error = distance(&gradient.concat(), &slopes) / norm(&slopes).max(1e-3);
+            assert!(error < 1e-8, "{name}: relative error {error:e}");
+        }
+    }
+
+    fn configs() -> impl Strategy<Value = DecoderConfig> {
+        let families = prop::sample::select(vec![Family::Llama, Family::Qwen2, Family::Qwen3]);
+        // Widths that are no multiple of 16 leave a rest behind whole vectors.
+        let width = || (3_usize..50).prop_map(|width| width + usize::from(width % 16 == 0));
+        let head_widths = prop::sample::select(vec![2_usize, 4, 6, 8, 16, 20]);
+        let sizes = (1_usize..4, 1_usize..4, 1_usize..5, head_widths, width(), width(), 5_usize..71);
+        let (epsilons, thetas) = (vec![1e-6, 1e-2], vec![20.0, 1e4, 1e6]);
+        let numbers = (0.3..1.2, prop::sample::select(epsilons), prop::sample::select(thetas));
+        let choices = (families, any::<(bool, bool)>(), sizes, numbers);
+        choices.prop_map(|(family, (tied, bias), sizes, numbers)| {
+            let (layers, kv_heads, group, head_width, hidden, intermediate, vocabulary) = sizes;
+            let (size, rms_eps, theta) = numbers;
+            let bias = bias && family != Family::Qwen2;
+            DecoderConfig {
+                hidden,
+                layers,
+                heads: kv_heads * group,
+                kv_heads,
+                head_width,
+                intermediate,
+                vocabulary,
+                rms_eps,
+                tied,
+                qkv_bias: bias || family == Family::Qwen2,
+                output_bias: bias,
+                rope: Rope { theta, scaling: RopeScaling::Default },
+                // A projection of a normalised row has about this size; far above 1, roundings grow.
+                initializer_range: size / (hidden as f64).sqrt(),
+                ..DecoderConfig::small(family)
+            }
+        })
+    }
+
+    /// Lengths of sequences and a way to cut them.
+    fn cuts() -> impl Strategy<Value = (Vec<usize>, ChunkPlan)> {
+        // Single tokens, everything at once, and what may leave a rest.
+        let chunk = || prop_oneof![1 => Just(Some(1)), 1 => Just(None), 3 => (2_usize..90).prop_map(Some)];
+        let lengths = prop::collection::vec(1_usize..41, 1..6);
+        let cuts = (lengths, chunk(), chunk(), any::<bool>(), 0.3..2.0);
+        cuts.prop_map(|(lengths, layer, head, streambp, temperature)| {
+            let tokens = lengths.iter().sum();
+            let (layer_chunk_tokens, head_chunk_tokens) = (layer.unwrap_or(tokens), head.unwrap_or(tokens));
+            (lengths, ChunkPlan { streambp, layer_chunk_tokens, head_chunk_tokens, temperature })
+        })
+    }
+
+    fn assert_statistics(found: &TokenStats, (logprobs, entropies): &(Vec<f64>, Vec<f64>)) {
+        for (found, expected) in [(&found.logprobs, logprobs), (&found.entropies, entropies)] {
+            let error = distance(&wide(found), expected) / norm(expected).max(1e-3);
+            assert!(error <= 3e-6, "statistics have the relative error {error:e}");
+        }
+    }
+
+    fn wide(numbers: &[f32]) -> Vec<f64> {
+        numbers.iter().copied().map(f64::from).collect()
+    }
+
+    /// Each gradient may be off by 1e-5 of its norm, and by what it changes when the weights are off by up to
+    /// 4e-6 of themselves, some sixty roundings: normalising a head that is nearly 0 multiplies roundings by
+    /// thousands. A norm under 3 % of that of all gradients counts as so much: some are 0 but for roundings.
+    fn assert_gradients(found: &Weights<Vec<f32>>, mut reference: Reference, coefficients: &[f32]) {
+        let expected = reference.gradients(&reference.forward(), coefficients);
+        for (place, weight) in reference.weights.values_mut().into_iter().enumerate() {
+            let noise = matrix(&noise::<2>([weight.len(), weight[0].len()], place as u64));
+            *weight = zip_matrices(weight, &noise, |weight, noise| weight * (1.0 + 4e-6 * noise));
+        }
+        let shifted = reference.gradients(&reference.forward(), coefficients);
+        let expected: Vec<_> = expected.named().into_iter().map(|(name, x)| (name, x.concat())).collect();
+        let all = norm(&expected.iter().map(|(_, gradient)| norm(gradient)).collect::<Vec<_>>());
+        for ((name, expected), ((_, found), (_, shifted))) in
+            expected.iter().zip(found.named().into_iter().zip(shifted.named()))
+        {
+            let within = 1e-5 * norm(expected).max(0.03 * all) + distance(&shifted.concat(), expected);
+            let error = distance(&wide(found), expected);
+            assert!(error <= within, "{name}: {error:e} off, over {within:e}");
+        }
+    }
+
+    /// Every bit of a result.
+    fn bits((stats, gradients): &(TokenStats, Weights<Vec<f32>>)) -> Vec<u32> {
+        let gradients = gradients.named().into_iter().flat_map(|(_, numbers)| numbers);
+        stats.logprobs.iter().chain(&stats.entropies).chain(gradients).map(|x| x.to_bits()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(50))]
+        /// Guards invariant 4 with a computation that shares nothing, on any model, packing and chunks.
+        #[test]
+        fn statistics_and_gradients_equal_those_of_the_f64_reference(
+            config in configs(),
+            (lengths, plan) in cuts(),
+            seed in 0_u64..1 << 32,
+        ) {
+            let decoder = decoder(config, seed);
+            let packed = packed(&lengths, decoder.config.vocabulary, seed);
+            let coefficients = coefficients(&packed, seed);
+            let run = || {
+                let (mut sums, mut shown) = (decoder.weights.zeros_like(), TokenStats::default());
+                let stats = accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut |stats| {
+                    shown = stats.clone();
+                    coefficients.clone()
+                });
+                assert_eq!(shown, stats);
+                (stats, sums.map(|_, sum: &Tensor<2>| numbers(sum.clone())))
+            };
+            let found = run();
+            assert!(bits(&run()) == bits(&found), "two runs differ");
+            let reference = Reference::new(&decoder, &packed, plan.temperature);
+            let expected = reference.statistics(&reference.forward());
+            assert_statistics(&found.0, &expected);
+            assert_statistics(&token_stats(&decoder, &packed, &plan), &expected);
+            assert_gradients(&found.1, reference, &coefficients);
+        }
+    }
+}
