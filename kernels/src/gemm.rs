@@ -261,3 +261,61 @@ impl<S: Simd> Target<'_, S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert, proptest};
+
+    use super::{Packed, add_multiply, multiply};
+    use crate::panel::Left;
+    use crate::test_tensors::{noise, numbers};
+
+    fn turned(values: &[f32], columns: usize) -> Vec<f32> {
+        (0..columns).flat_map(|column| values[column..].iter().step_by(columns).copied()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn products_of_every_form_equal_plain_sums(
+            rows in 1_usize..60,
+            inner in 1_usize..300,
+            columns in 1_usize..140,
+        ) {
+            let a = numbers(noise::<2>([rows, inner], 1));
+            let b = numbers(noise::<2>([inner, columns], 2));
+            let (a_turned, b_turned) = (turned(&a, inner), turned(&b, columns));
+            for packed in [Packed::rows(&b, inner, columns), Packed::transposed(&b_turned, inner, columns)] {
+                for left in [Left::Rows(&a, inner), Left::Columns(&a_turned, rows)] {
+                    let mut c = vec![0.5; rows * columns];
+                    add_multiply(rows, left, &packed, &mut c);
+                    let mut fresh = vec![f32::NAN; rows * columns];
+                    multiply(rows, left, &packed, &mut fresh);
+                    for (at, (sum, fresh)) in c.iter().zip(&fresh).enumerate() {
+                        let (row, column) = (at / columns, at % columns);
+                        let plain: f64 = (0..inner)
+                            .map(|k| f64::from(a[row * inner + k]) * f64::from(b[k * columns + column]))
+                            .sum();
+                        prop_assert!((f64::from(*fresh) - plain).abs() < 1e-4, "{fresh} is not {plain}");
+                        prop_assert!((f64::from(*sum) - plain - 0.5).abs() < 1e-4);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Who calls may cut the rows anywhere.
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours() {
+        let (a, b) = (numbers(noise::<2>([29, 200], 1)), numbers(noise::<2>([200, 70], 2)));
+        let packed = Packed::rows(&b, 200, 70);
+        let mut whole = vec![0.0; 29 * 70];
+        multiply(29, Left::Rows(&a, 200), &packed, &mut whole);
+        for cut in [1, 5, 6, 12, 17] {
+            let mut parts = vec![0.0; 29 * 70];
+            for (c, a) in parts.chunks_mut(cut * 70).zip(a.chunks(cut * 200)) {
+                multiply(c.len() / 70, Left::Rows(a, 200), &packed, c);
+            }
+            assert_eq!(parts, whole, "in blocks of {cut}");
+        }
+    }
+}

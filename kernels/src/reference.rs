@@ -402,7 +402,7 @@ mod tests {
     use super::{Reference, matrix, zip_matrices};
     use crate::decoder::config::Family;
     use crate::rope::{Rope, RopeScaling};
-    use crate::streambp::{ChunkPlan, TokenStats, accumulate_gradients, token_stats};
+    use crate::streambp::{ChunkPlan, GradientPath, TokenStats, accumulate_gradients, token_stats};
     use crate::test_tensors::{noise, numbers};
     use crate::{Decoder, DecoderConfig, Packed, Weights};
 
@@ -516,16 +516,25 @@ mod tests {
         })
     }
 
+    /// Every way to the gradients, StreamBP most often.
+    fn path() -> impl Strategy<Value = GradientPath> {
+        prop_oneof![
+            1 => Just(GradientPath::Unchunked),
+            1 => Just(GradientPath::Checkpointed),
+            3 => Just(GradientPath::StreamBp),
+        ]
+    }
+
     /// Lengths of sequences and a way to cut them.
     fn cuts() -> impl Strategy<Value = (Vec<usize>, ChunkPlan)> {
         // Single tokens, everything at once, and what may leave a rest.
         let chunk = || prop_oneof![1 => Just(Some(1)), 1 => Just(None), 3 => (2_usize..90).prop_map(Some)];
         let lengths = prop::collection::vec(1_usize..41, 1..6);
-        let cuts = (lengths, chunk(), chunk(), any::<bool>(), 0.3..2.0);
-        cuts.prop_map(|(lengths, layer, head, streambp, temperature)| {
+        let cuts = (lengths, chunk(), chunk(), path(), 0.3..2.0);
+        cuts.prop_map(|(lengths, layer, head, path, temperature)| {
             let tokens = lengths.iter().sum();
             let (layer_chunk_tokens, head_chunk_tokens) = (layer.unwrap_or(tokens), head.unwrap_or(tokens));
-            (lengths, ChunkPlan { streambp, layer_chunk_tokens, head_chunk_tokens, temperature })
+            (lengths, ChunkPlan { path, layer_chunk_tokens, head_chunk_tokens, temperature })
         })
     }
 

@@ -144,7 +144,7 @@ impl Block<'_> {
         for position in 0..self.positions {
             let at = self.query_at(dims, position * dims.group());
             let heads = from[at..at + dims.group() * dims.width].chunks_exact(dims.width);
-            for (to, from) in rows.by_ref().zip(heads) {
+            for (from, to) in heads.zip(rows.by_ref()) {
                 for (to, from) in to.iter_mut().zip(from) {
                     *to = from * factor;
                 }
