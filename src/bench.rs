@@ -81,6 +81,7 @@ fn in_child(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resu
     child.args(["--paths", name.as_str().unwrap_or_default(), "--repeats", &args.repeats.to_string()]);
     child.args(["--layer-chunk-tokens", &args.layer_chunk_tokens.to_string()]);
     child.args(["--head-chunk-tokens", &args.head_chunk_tokens.to_string()]);
+    child.args(["--attention-kept-mib", &args.attention_kept_mib.to_string()]);
     if args.errors {
         child.arg("--errors");
     }
@@ -104,12 +105,25 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     let vocabulary = decoder.config.vocabulary;
     let ids: Vec<u32> = (0..tokens).map(|t| ((t * 7919 + t * t) % vocabulary) as u32).collect();
     let packed = Packed::new([&ids[..]]);
+    let whole = ChunkPlan {
+        path: kernels::GradientPath::Unchunked,
+        layer_chunk_tokens: tokens,
+        head_chunk_tokens: tokens,
+        attention_kept_bytes: 0,
+        temperature: 1.0,
+    };
     let plan = match path {
-        GradientPath::Unchunked => plan(kernels::GradientPath::Unchunked, (tokens, tokens)),
-        GradientPath::Checkpointed => plan(kernels::GradientPath::Checkpointed, (tokens, tokens)),
-        GradientPath::Streambp => {
-            plan(kernels::GradientPath::StreamBp, (args.layer_chunk_tokens, args.head_chunk_tokens))
+        GradientPath::Unchunked => whole.clone(),
+        GradientPath::Checkpointed => {
+            ChunkPlan { path: kernels::GradientPath::Checkpointed, ..whole.clone() }
         }
+        GradientPath::Streambp => ChunkPlan {
+            path: kernels::GradientPath::StreamBp,
+            layer_chunk_tokens: args.layer_chunk_tokens,
+            head_chunk_tokens: args.head_chunk_tokens,
+            attention_kept_bytes: args.attention_kept_mib << 20,
+            ..whole.clone()
+        },
     };
     let before = memory("VmRSS")?;
     reset_peak()?;
@@ -125,17 +139,12 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
         forward.push(start.elapsed().as_secs_f64());
     }
     let grad_error = args.errors.then(|| {
-        let whole =
-            gradients(&decoder, &packed, &self::plan(kernels::GradientPath::Unchunked, (tokens, tokens)));
+        let whole = gradients(&decoder, &packed, &whole);
         largest_error(&gradients(&decoder, &packed, &plan), &whole)
     });
     let forward_s = median(&mut forward);
     let backward_s = median(&mut both) - forward_s;
     Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes, grad_error })
-}
-
-fn plan(path: kernels::GradientPath, (layer_chunk_tokens, head_chunk_tokens): (usize, usize)) -> ChunkPlan {
-    ChunkPlan { path, layer_chunk_tokens, head_chunk_tokens, temperature: 1.0 }
 }
 
 type Gradients = Weights<Vec<f32>>;

@@ -255,6 +255,9 @@ pub struct BenchStreambpArgs {
     /// Tokens of a chunk in the head
     #[arg(long, default_value_t = 256)]
     pub head_chunk_tokens: usize,
+    /// Attention's results that StreamBP keeps for the backward pass, in MiB
+    #[arg(long, default_value_t = 256)]
+    pub attention_kept_mib: u64,
     /// Compares the gradients with the whole computation, which takes its time and memory
     #[arg(long)]
     pub errors: bool,

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use kernels::sampling::{SamplingConfig, draw, key, logprob_and_entropy, uniform};
-use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, GradientPath, Packed, TokenStats, token_stats};
+use kernels::{
+    ChunkPlan, DecodeSlots, Decoder, DecoderConfig, Feed, GradientPath, MemoryPlan, Packed, TokenStats,
+    token_stats,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
@@ -126,6 +129,7 @@ fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
         path: GradientPath::StreamBp,
         layer_chunk_tokens: 1024,
         head_chunk_tokens: 256,
+        attention_kept_bytes: 0,
         temperature: 1.0,
     };
     token_stats(decoder, &Packed::new([tokens]), &plan)
@@ -150,5 +154,32 @@ fn cached_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
 pub fn check(args: &CheckArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
     print!("{}", config.resolved());
+    let Config::Train(config) = config else { return Ok(()) };
+    let decoder = DecoderConfig::read(&config.model.path)?;
+    let plan = config.learner.streambp.plan(config.rollout.temperature);
+    let tokens = config.learner.batch_tokens_max;
+    match MemoryPlan::new(&decoder, &plan, tokens) {
+        Some(memory) => print!("{}", memory_lines(&memory, tokens)),
+        None => println!("\n# Memory of a step: not planned, because streambp is off."),
+    }
     Ok(())
+}
+
+/// The memory plan as comments of the config that is printed before it.
+fn memory_lines(memory: &MemoryPlan, tokens: usize) -> String {
+    let mut text = format!("\n# Memory of a step with a micro-batch of {tokens} tokens, MiB, planned:\n");
+    for (name, bytes) in [
+        ("weights", memory.weights),
+        ("moments of AdamW", 2 * memory.weights),
+        ("gradients", memory.gradients),
+        ("inputs of the layers", memory.layer_inputs),
+        ("results of attention", memory.attention_kept),
+        ("keys and values", memory.keys_values),
+        ("a chunk in a layer", memory.layer_chunk),
+        ("a chunk in the head", memory.head_chunk),
+        ("at most at one time", 3 * memory.weights + memory.step()),
+    ] {
+        text += &format!("# {name:<22}{:>10.1}\n", bytes as f64 / f64::from(1 << 20));
+    }
+    text
 }

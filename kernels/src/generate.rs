@@ -197,6 +197,7 @@ mod tests {
                 path: GradientPath::StreamBp,
                 layer_chunk_tokens: 16,
                 head_chunk_tokens: 9,
+                attention_kept_bytes: 0,
                 temperature: 1.0,
             };
             let expected = token_stats(&decoder, &Packed::new([&text[..]]), &plan).logprobs;

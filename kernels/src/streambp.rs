@@ -23,6 +23,9 @@ use crate::rotary::Angles;
 use crate::weights::{Block, Weights};
 
 mod cpu;
+mod memory;
+
+pub use memory::MemoryPlan;
 
 /// How the backward pass gets what it needs of the forward pass. All paths give the same gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,19 @@ pub struct ChunkPlan {
     pub layer_chunk_tokens: usize,
     /// Tokens of a chunk in the head; also bounds the logits of the forward pass without gradients.
     pub head_chunk_tokens: usize,
+    /// Attention's results of as many layers as fit into so many bytes are kept from the forward pass, and not
+    /// computed again; by StreamBP on the CPU only.
+    pub attention_kept_bytes: u64,
     /// Logits are divided by this.
     pub temperature: f64,
+}
+
+impl ChunkPlan {
+    /// Layers whose attention results, with their log-sum-exps, are kept for a micro-batch of this many tokens.
+    fn layers_kept(&self, config: &DecoderConfig, tokens: usize) -> usize {
+        let layer = 4 * tokens * config.heads * (config.head_width + 1);
+        (self.attention_kept_bytes / layer as u64).min(config.layers as u64) as usize
+    }
 }
 
 /// What the model says of every token that follows another.
@@ -425,7 +439,13 @@ mod tests {
 
     fn plan(streambp: bool, layer_chunk_tokens: usize, head_chunk_tokens: usize) -> ChunkPlan {
         let path = if streambp { GradientPath::StreamBp } else { GradientPath::Unchunked };
-        ChunkPlan { path, layer_chunk_tokens, head_chunk_tokens, temperature: 0.8 }
+        ChunkPlan {
+            path,
+            layer_chunk_tokens,
+            head_chunk_tokens,
+            attention_kept_bytes: 20_000,
+            temperature: 0.8,
+        }
     }
 
     fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> (TokenStats, Weights<Tensor<2>>) {

@@ -214,6 +214,10 @@ pub struct StreambpConfig {
     /// Tokens of a chunk of the head and the loss.
     #[serde(default = "StreambpConfig::default_head_chunk_tokens")]
     pub head_chunk_tokens: usize,
+    /// Attention's results of as many layers as fit into so many MiB are kept for the backward pass, which is
+    /// faster than computing them again; 0 keeps none.
+    #[serde(default = "StreambpConfig::default_attention_kept_mib")]
+    pub attention_kept_mib: u64,
 }
 
 impl StreambpConfig {
@@ -227,7 +231,13 @@ impl StreambpConfig {
         256
     }
 
-    pub(crate) fn plan(&self, temperature: f64) -> kernels::ChunkPlan {
+    /// All layers of a small model at some ten thousand tokens, and little beside a large model's gradients.
+    fn default_attention_kept_mib() -> u64 {
+        256
+    }
+
+    /// The cuts of the passes at this temperature.
+    pub fn plan(&self, temperature: f64) -> kernels::ChunkPlan {
         kernels::ChunkPlan {
             path: if self.enabled {
                 kernels::GradientPath::StreamBp
@@ -236,6 +246,7 @@ impl StreambpConfig {
             },
             layer_chunk_tokens: self.layer_chunk_tokens,
             head_chunk_tokens: self.head_chunk_tokens,
+            attention_kept_bytes: self.attention_kept_mib << 20,
             temperature,
         }
     }
@@ -243,8 +254,12 @@ impl StreambpConfig {
     /// Says which value cannot be meant.
     ///
     /// # Errors
-    /// [`LearnerError::Config`] for a chunk of no tokens.
+    /// [`LearnerError::Config`] for a chunk of no tokens, or for more memory than there is anywhere.
     pub fn check(&self) -> Result<(), LearnerError> {
+        if self.attention_kept_mib > 1 << 40 {
+            let reason = format!("{} MiB are more than any machine has", self.attention_kept_mib);
+            return Err(LearnerError::config("learner.streambp.attention_kept_mib", reason));
+        }
         at_least_one("learner.streambp.layer_chunk_tokens", self.layer_chunk_tokens)?;
         at_least_one("learner.streambp.head_chunk_tokens", self.head_chunk_tokens)
     }
@@ -256,6 +271,7 @@ impl Default for StreambpConfig {
             enabled: true,
             layer_chunk_tokens: Self::default_layer_chunk_tokens(),
             head_chunk_tokens: Self::default_head_chunk_tokens(),
+            attention_kept_mib: Self::default_attention_kept_mib(),
         }
     }
 }

@@ -175,7 +175,8 @@ mod tests {
     }
 
     fn learner(batch_tokens_max: usize, kind: &str) -> SftLearner {
-        let streambp = StreambpConfig { enabled: true, layer_chunk_tokens: 3, head_chunk_tokens: 2 };
+        let streambp =
+            StreambpConfig { layer_chunk_tokens: 3, head_chunk_tokens: 2, ..StreambpConfig::default() };
         let config = SftConfig { batch_tokens_max, streambp };
         SftLearner::new(decoder(3), config, optimizer_config(kind), 100).unwrap()
     }

@@ -55,6 +55,7 @@ fn whole() -> ChunkPlan {
         path: GradientPath::Unchunked,
         layer_chunk_tokens: 1 << 20,
         head_chunk_tokens: 1 << 20,
+        attention_kept_bytes: 0,
         temperature: 1.0,
     }
 }
@@ -90,12 +91,14 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
             path: GradientPath::StreamBp,
             layer_chunk_tokens: 7,
             head_chunk_tokens: 5,
+            attention_kept_bytes: 0,
             temperature: 1.0,
         },
         ChunkPlan {
             path: GradientPath::StreamBp,
             layer_chunk_tokens: 64,
             head_chunk_tokens: 1,
+            attention_kept_bytes: 0,
             temperature: 1.0,
         },
     ];

@@ -5,7 +5,7 @@
 //! backward pass does not read is not computed again (the down projection). The cut into blocks is fixed, so
 //! that results depend on the chunks alone and not on threads.
 
-mod head;
+pub(super) mod head;
 mod layer;
 mod rows;
 
@@ -50,7 +50,7 @@ impl<'a> Pass<'a> {
         let mut x = self.embedded();
         let mut workspace = Workspace::default();
         for layer in 0..self.weights.blocks.len() {
-            self.layer(layer).forward(&mut x, &mut workspace);
+            self.layer(layer).forward(&mut x, &mut workspace, None);
         }
         drop(workspace);
         self.head_statistics(&x).0
@@ -64,10 +64,14 @@ impl<'a> Pass<'a> {
     ) -> TokenStats {
         let mut workspace = Workspace::default();
         let mut x = self.embedded();
+        let layers = self.weights.blocks.len();
+        // The last layers' results are used first in the backward pass, and so are held for the shortest time.
+        let first_kept = layers - self.plan.layers_kept(&self.decoder.config, self.batch.ids.len());
         let mut inputs = Vec::new();
-        for layer in 0..self.weights.blocks.len() {
-            inputs.push(x.clone());
-            self.layer(layer).forward(&mut x, &mut workspace);
+        for layer in 0..layers {
+            let (input, mut kept) = (x.clone(), Vec::new());
+            self.layer(layer).forward(&mut x, &mut workspace, (layer >= first_kept).then_some(&mut kept));
+            inputs.push((input, kept));
         }
         let (stats, log_totals) = self.head_statistics(&x);
         let mut column = coefficients(&stats);
@@ -76,8 +80,8 @@ impl<'a> Pass<'a> {
         let mut sums = Sum::take_all(gradients);
         // From here on `x` is the gradient of what it was.
         self.head_backward(&mut x, (&column, &log_totals), &mut sums);
-        for (layer, input) in inputs.drain(..).enumerate().rev() {
-            self.layer(layer).backward(&input, &mut x, (&mut workspace, &mut sums.blocks[layer]));
+        for (layer, (input, kept)) in inputs.drain(..).enumerate().rev() {
+            self.layer(layer).backward((&input, kept), &mut x, (&mut workspace, &mut sums.blocks[layer]));
         }
         let hidden = self.decoder.config.hidden;
         let to = sums.embedding.slice_mut();

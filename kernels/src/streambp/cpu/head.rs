@@ -19,7 +19,7 @@ use crate::weights::Weights;
 /// Vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
 const TILE: usize = 256;
 /// Vocabulary entries whose logit gradients are held at a time: 8 MiB with a chunk of 512 tokens.
-const SLAB: usize = 4096;
+pub(in crate::streambp) const SLAB: usize = 4096;
 
 /// What one tile says of the tokens of a chunk.
 struct TileStats {

@@ -157,14 +157,19 @@ impl<'a> LayerPass<'a> {
         rotate_rows(x, x.len() / rows.len(), self.angles(rows), false);
     }
 
-    /// Replaces `x` by the block's output.
-    pub(super) fn forward(&self, x: &mut [f32], workspace: &mut Workspace) {
+    /// Replaces `x` by the block's output. Attention's results go into `kept`, one a chunk, if they are wanted.
+    pub(super) fn forward(
+        &self,
+        x: &mut [f32],
+        workspace: &mut Workspace,
+        mut kept: Option<&mut Vec<attention::Mixed>>,
+    ) {
         let (hidden, intermediate) = (self.config.hidden, self.config.intermediate);
         let weights = self.forward_weights();
         let down = Self::transposed(&self.block.down, intermediate);
         self.keys_values(x, &weights, workspace);
         for rows in chunks(self.tokens(), self.chunk) {
-            let mixed = self.attend(part(x, &rows, hidden), &rows, &weights, workspace).result;
+            let mixed = self.attend((part(x, &rows, hidden), None), &rows, &weights, workspace);
             let count = rows.len();
             let x = &mut x[rows.start * hidden..rows.end * hidden];
             let buffers = [
@@ -174,7 +179,7 @@ impl<'a> LayerPass<'a> {
                 (sized(&mut workspace.up, count * intermediate), intermediate),
             ];
             for_each_block(buffers, |rows, [x, normed, gate, up]| {
-                let mixed = part(&mixed, &rows, self.query_width());
+                let mixed = part(&mixed.result, &rows, self.query_width());
                 let left = Left::Rows(mixed, self.query_width());
                 add_multiply(rows.len(), left, &weights.output, x);
                 add_bias(x, self.block.output_bias.as_ref().map(Rows::slice));
@@ -184,6 +189,9 @@ impl<'a> LayerPass<'a> {
                 swiglu::forward_in_place(gate, up);
                 add_multiply(rows.len(), Left::Rows(gate, intermediate), &down, x);
             });
+            if let Some(kept) = &mut kept {
+                kept.push(mixed);
+            }
         }
     }
 
@@ -215,10 +223,11 @@ impl<'a> LayerPass<'a> {
         });
     }
 
-    /// The norm and the queries of a chunk into the workspace, and what attention makes of them.
+    /// The norm and the queries of a chunk into the workspace, and what attention makes of them, unless that was
+    /// kept.
     fn attend(
         &self,
-        x: &[f32],
+        (x, kept): (&[f32], Option<attention::Mixed>),
         chunk: &Range<usize>,
         weights: &Forward,
         workspace: &mut Workspace,
@@ -242,8 +251,10 @@ impl<'a> LayerPass<'a> {
             let rows = chunk.start + rows.start..chunk.start + rows.end;
             self.turn_heads(query, self.block.query_norm.as_ref(), &rows);
         });
-        let keys_values = (&workspace.keys[..], &workspace.values[..]);
-        attention::mix(&self.heads(count, &workspace.query, keys_values), &self.spans(chunk))
+        kept.unwrap_or_else(|| {
+            let keys_values = (&workspace.keys[..], &workspace.values[..]);
+            attention::mix(&self.heads(count, &workspace.query, keys_values), &self.spans(chunk))
+        })
     }
 
     fn spans(&self, chunk: &Range<usize>) -> Arc<[Span]> {
@@ -268,10 +279,11 @@ impl<'a> LayerPass<'a> {
     /// Replaces the gradient of the block's output by that of its input `x`, and adds to the parameters'.
     ///
     /// Chunks go from the last to the first: the gradients of a chunk's own keys and values are complete once
-    /// the chunk has been through attention, because only it and later chunks see them.
+    /// the chunk has been through attention, because only it and later chunks see them. `kept` is what the forward
+    /// pass kept, or empty.
     pub(super) fn backward(
         &self,
-        x: &[f32],
+        (x, mut kept): (&[f32], Vec<attention::Mixed>),
         dx: &mut [f32],
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
     ) {
@@ -283,7 +295,7 @@ impl<'a> LayerPass<'a> {
         sized(&mut workspace.dvalues, keys).fill(0.0);
         for rows in chunks(self.tokens(), self.chunk).rev() {
             let (x, dx) = (part(x, &rows, hidden), &mut dx[rows.start * hidden..rows.end * hidden]);
-            let mixed = self.attend(x, &rows, &forward, workspace);
+            let mixed = self.attend((x, kept.pop()), &rows, &forward, workspace);
             self.feed_forward_backward((x, &mixed.result), dx, (&forward, &backward), (workspace, gradients));
             let keys_values = (&workspace.keys[..], &workspace.values[..]);
             let inputs = self.heads(rows.len(), &workspace.query, keys_values);

@@ -1,0 +1,102 @@
+//! What a training step will hold in memory, from shapes alone.
+
+use super::{ChunkPlan, GradientPath};
+use crate::decoder::config::DecoderConfig;
+
+/// Bytes of the parts of one step by StreamBP on the CPU, in f32. The parts of the layers and of the head are
+/// not held at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// The parameters.
+    pub weights: u64,
+    /// One gradient a parameter.
+    pub gradients: u64,
+    /// The input of each layer and the last layer's output, which becomes its own gradient.
+    pub layer_inputs: u64,
+    /// Attention's results that are kept for the backward pass.
+    pub attention_kept: u64,
+    /// Keys and values of one layer with their gradients.
+    pub keys_values: u64,
+    /// One chunk's activations and gradients in a layer, and the layer's weights packed for products.
+    pub layer_chunk: u64,
+    /// One chunk's rows, and the logits of one slab of the vocabulary, in the head.
+    pub head_chunk: u64,
+}
+
+impl MemoryPlan {
+    /// For one micro-batch of this many tokens; `None` for the paths on a tape, which are not planned.
+    pub fn new(config: &DecoderConfig, plan: &ChunkPlan, tokens: usize) -> Option<Self> {
+        if plan.path != GradientPath::StreamBp {
+            return None;
+        }
+        let bytes = |numbers: usize| 4 * numbers as u64;
+        let shapes = config.shapes();
+        let parameters: usize = shapes.named().iter().map(|(_, [rows, columns])| rows * columns).sum();
+        let block: usize = shapes.blocks.first().map_or(0, |block| {
+            let mut count = 0;
+            block.for_each(&mut |_, [rows, columns]| count += rows * columns);
+            count
+        });
+        let (hidden, intermediate) = (config.hidden, config.intermediate);
+        let (query, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
+        let chunk = plan.layer_chunk_tokens.min(tokens);
+        // In the order of the buffers of a layer: rows of the hidden width, queries, keys, the feed-forward part,
+        // and the packed inputs of the weights' gradients.
+        let raw = usize::from(config.qk_norm);
+        let row = 5 * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + intermediate + hidden;
+        let head_rows = plan.head_chunk_tokens.min(tokens);
+        let slab = super::cpu::head::SLAB.min(config.vocabulary);
+        Some(Self {
+            weights: bytes(parameters),
+            gradients: bytes(parameters),
+            layer_inputs: bytes((config.layers + 1) * tokens * hidden),
+            attention_kept: bytes(
+                plan.layers_kept(config, tokens) * tokens * config.heads * (config.head_width + 1),
+            ),
+            keys_values: bytes(4 * tokens * key),
+            layer_chunk: bytes(chunk * row + 2 * block),
+            head_chunk: bytes(head_rows * (4 * hidden + slab) + slab * hidden),
+        })
+    }
+
+    /// The most that a step holds at one time beside the weights and the optimizer's moments.
+    pub fn step(&self) -> u64 {
+        // The head finds the layers' buffers of the forward pass still there.
+        let kept = self.layer_inputs + self.attention_kept + self.keys_values;
+        self.gradients + kept + self.layer_chunk.max(self.head_chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MemoryPlan;
+    use crate::decoder::config::Family;
+    use crate::{ChunkPlan, DecoderConfig, GradientPath};
+
+    /// By hand: hidden 24, 4 query and 2 key heads of width 8, feed-forward 40, vocabulary 31, 2 layers.
+    #[test]
+    fn the_parts_are_those_of_the_shapes() {
+        let config = DecoderConfig::small(Family::Llama);
+        // One layer's results of attention fit.
+        let attention_kept_bytes = 4 * 100 * 4 * 9 + 1000;
+        let plan = |path| ChunkPlan {
+            path,
+            layer_chunk_tokens: 10,
+            head_chunk_tokens: 5,
+            attention_kept_bytes,
+            temperature: 1.0,
+        };
+        let memory = MemoryPlan::new(&config, &plan(GradientPath::StreamBp), 100).unwrap();
+        let block = 2 * 24 + 32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40);
+        assert_eq!(memory.weights, 4 * (31 * 24 + 24 + 2 * block));
+        assert_eq!(memory.gradients, memory.weights);
+        assert_eq!(memory.layer_inputs, 4 * 3 * 100 * 24);
+        assert_eq!(memory.keys_values, 4 * 4 * 100 * 16);
+        assert_eq!(memory.layer_chunk, 4 * (10 * (6 * 24 + 4 * 32 + 3 * 16 + 5 * 40) + 2 * block));
+        assert_eq!(memory.head_chunk, 4 * (5 * (4 * 24 + 31) + 31 * 24));
+        assert_eq!(memory.attention_kept, 4 * 100 * 4 * 9);
+        let parts = memory.layer_inputs + memory.attention_kept + memory.keys_values;
+        assert_eq!(memory.step(), memory.gradients + parts + memory.layer_chunk.max(memory.head_chunk));
+        assert_eq!(MemoryPlan::new(&config, &plan(GradientPath::Unchunked), 100), None);
+    }
+}
