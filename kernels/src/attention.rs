@@ -202,6 +202,12 @@ pub(crate) fn mix_backward(
     cpu::backward::gradients(&dims, (inputs, saved), spans, sums)
 }
 
+/// Numbers that [`mix_backward`] holds beside its arguments and its result, for queries `[N, H, D]` and keys
+/// `[KV, M, D]`.
+pub(crate) fn mix_backward_numbers(query_shape: &[usize; 3], key_shape: &[usize; 3]) -> usize {
+    cpu::backward::numbers_held(&cpu::Dims::with_heads_apart(query_shape, key_shape), key_shape[1])
+}
+
 fn check(query: &Tensor<3>, key: &Tensor<3>, value: &Tensor<3>, spans: &[Span]) {
     let [rows, heads, width] = query.dims();
     let [keys, kv_heads, key_width] = key.dims();

@@ -1,6 +1,7 @@
 //! What a training step will hold in memory, from shapes alone.
 
 use super::{ChunkPlan, GradientPath};
+use crate::attention::mix_backward_numbers;
 use crate::decoder::config::DecoderConfig;
 
 /// Bytes of the parts of one step by StreamBP on the CPU, in f32. The parts of the layers and of the head are
@@ -17,7 +18,8 @@ pub struct MemoryPlan {
     pub attention_kept: u64,
     /// Keys and values of one layer with their gradients.
     pub keys_values: u64,
-    /// One chunk's activations and gradients in a layer, and the layer's weights packed for products.
+    /// One chunk's activations and gradients in a layer, what attention's backward pass sums up, and the layer's
+    /// weights packed for products.
     pub layer_chunk: u64,
     /// One chunk's rows, and the logits of one slab of the vocabulary, in the head.
     pub head_chunk: u64,
@@ -44,6 +46,10 @@ impl MemoryPlan {
         // and the packed inputs of the weights' gradients.
         let raw = usize::from(config.qk_norm);
         let row = 5 * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + intermediate + hidden;
+        let mixing = mix_backward_numbers(
+            &[chunk, config.heads, config.head_width],
+            &[config.kv_heads, tokens, config.head_width],
+        );
         let head_rows = plan.head_chunk_tokens.min(tokens);
         let slab = super::cpu::head::SLAB.min(config.vocabulary);
         Some(Self {
@@ -54,7 +60,7 @@ impl MemoryPlan {
                 plan.layers_kept(config, tokens) * tokens * config.heads * (config.head_width + 1),
             ),
             keys_values: bytes(4 * tokens * key),
-            layer_chunk: bytes(chunk * row + 2 * block),
+            layer_chunk: bytes(chunk * row + 2 * block + mixing),
             head_chunk: bytes(head_rows * (4 * hidden + slab) + slab * hidden),
         })
     }
@@ -87,12 +93,15 @@ mod tests {
             temperature: 1.0,
         };
         let memory = MemoryPlan::new(&config, &plan(GradientPath::StreamBp), 100).unwrap();
-        let block = 2 * 24 + 32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40);
+        let block: u64 = 2 * 24 + 32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40);
         assert_eq!(memory.weights, 4 * (31 * 24 + 24 + 2 * block));
         assert_eq!(memory.gradients, memory.weights);
         assert_eq!(memory.layer_inputs, 4 * 3 * 100 * 24);
         assert_eq!(memory.keys_values, 4 * 4 * 100 * 16);
-        assert_eq!(memory.layer_chunk, 4 * (10 * (6 * 24 + 4 * 32 + 3 * 16 + 5 * 40) + 2 * block));
+        // One segment a key head: the sums of 10 queries, and two of keys and two copies, which are padded to 16.
+        let mixing = 2 * (10 * 2 * 8 + 2 * 100 * (8 + 16));
+        let chunk = 10 * (6 * 24 + 4 * 32 + 3 * 16 + 5 * 40);
+        assert_eq!(memory.layer_chunk, 4 * (chunk + 2 * block as usize + mixing) as u64);
         assert_eq!(memory.head_chunk, 4 * (5 * (4 * 24 + 31) + 31 * 24));
         assert_eq!(memory.attention_kept, 4 * 100 * 4 * 9);
         let parts = memory.layer_inputs + memory.attention_kept + memory.keys_values;

@@ -29,8 +29,7 @@ pub(in crate::attention) fn gradients(
 ) -> Vec<f32> {
     let deltas = deltas(dims, saved);
     let mut dquery = vec![0.0; dims.rows * dims.query_stride()];
-    // Segments are taken in batches so that not many sums for the queries are held at a time.
-    for batch in segments(dims, spans).chunks(rayon::current_num_threads().max(1) * 8) {
+    for batch in segments(dims, spans).chunks(batch_segments()) {
         let pass = Pass { dims, inputs, saved, deltas: &deltas };
         let done: Vec<SegmentSums<'_>> = batch.par_iter().map(|segment| pass.segment(*segment)).collect();
         let rows = dquery.par_chunks_mut(SUMMED_ROWS * dims.query_stride());
@@ -45,6 +44,18 @@ pub(in crate::attention) fn gradients(
         }
     }
     dquery
+}
+
+/// Segments of a batch, so that not many sums for the queries are held at a time.
+fn batch_segments() -> usize {
+    rayon::current_num_threads().max(1) * 8
+}
+
+/// Numbers that [`gradients`] holds beside its arguments and its result, for queries that see `keys` keys.
+pub(in crate::attention) fn numbers_held(dims: &Dims, keys: usize) -> usize {
+    let segments = batch_segments().min(dims.kv_heads * keys.div_ceil(SEGMENT_KEYS));
+    let rows = SEGMENT_KEYS.min(keys);
+    segments * (dims.rows * dims.group() * dims.width + 2 * rows * (dims.width + dims.padded_width()))
 }
 
 /// Keys of a span under one key head.
