@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{OnUpdate, RolloutConfig};
 use crate::decoding::{BegunSegment, Decoding, Step};
 use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::group::FinishedGroup;
 use crate::intake::Intake;
+use crate::ledger::{ActorState, SlotState};
 use crate::prompt::{Prompt, PromptSource};
 use crate::scheduler::Scheduler;
 use crate::scorer::Scorer;
 use crate::trajectory::{Finish, OutputLimits, Trajectory};
-use crate::weights::{WeightsCell, lock};
+use crate::weights::{Versioned, WeightsCell, lock};
 
 /// What all actors of a run share.
 pub struct ActorContext<W> {
@@ -36,8 +39,12 @@ pub struct ActorContext<W> {
 /// One decoder and the trajectories in it.
 pub struct Actor<G: Generator> {
     context: Arc<ActorContext<G::Weights>>,
+    /// Its place among the actors of the run.
+    number: usize,
     decoding: Decoding<G>,
     unfinished: UnfinishedGroups,
+    /// Groups that were finished and not scored when the run was interrupted.
+    ready: Vec<FinishedGroup>,
     report: Arc<Mutex<ActorReport>>,
 }
 
@@ -53,14 +60,16 @@ pub struct Advance {
 
 impl<G: Generator> Actor<G> {
     /// An actor whose slots are free. It uses the config's share of slots, or fewer if the decoder has fewer.
-    pub fn new(context: Arc<ActorContext<G::Weights>>, generator: G) -> Self {
+    pub fn new(context: Arc<ActorContext<G::Weights>>, number: usize, generator: G) -> Self {
         let slots = generator.slots().min(context.config.slots_per_actor());
         let scheduler = Scheduler::new(slots, OutputLimits::from(&context.config));
         let group_size = context.config.group_size;
         Self {
-            decoding: Decoding { generator, scheduler, seed: context.seed },
+            decoding: Decoding::new(generator, scheduler, context.seed),
             unfinished: UnfinishedGroups::new(group_size),
+            ready: Vec::new(),
             report: Arc::default(),
+            number,
             context,
         }
     }
@@ -68,31 +77,104 @@ impl<G: Generator> Actor<G> {
     /// One decode step: free slots are filled, segments that are due begin under the newest weights, every
     /// busy slot draws a token, and groups whose last member has ended leave.
     pub fn advance(&mut self) -> Result<Advance, RolloutError> {
+        let context = Arc::clone(&self.context);
+        self.advance_under(|| context.weights.latest())
+    }
+
+    /// [`Actor::advance`] where somebody else says which weights are the newest.
+    pub(crate) fn advance_under(
+        &mut self,
+        newest: impl Fn() -> Versioned<G::Weights>,
+    ) -> Result<Advance, RolloutError> {
         let began = Instant::now();
-        self.admit()?;
-        let weights = &self.context.weights;
-        let begun = self.decoding.begin_segments(|| weights.latest())?;
+        self.admit(newest().version)?;
+        let intake = &self.context.intake;
+        let begun = self
+            .decoding
+            .begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
         let text = self.context.scorer.text();
-        let mut step = self.decoding.step(|id| text.is_eos(id))?;
+        let step = self.decoding.step(|id| text.is_eos(id))?;
         let decoded = step.tokens > 0;
-        let finished = std::mem::take(&mut step.finished);
         let mut report = lock(&self.report);
         report.count_segments(&begun, self.context.config.on_update);
         report.count_step(&step, self.decoding.scheduler.slot_count());
-        finished.iter().for_each(|(trajectory, finish)| report.count_finished(trajectory, *finish));
-        let groups: Vec<FinishedGroup> =
-            finished.into_iter().filter_map(|ended| self.unfinished.add(ended)).collect();
+        for ended in &step.ended {
+            match &ended.finished {
+                Some((trajectory, finish)) => {
+                    report.count_finished(trajectory, *finish);
+                    intake.record(trajectory, Some(*finish), ended.recalled);
+                }
+                None => intake.record(self.decoding.scheduler.on(ended.slot), None, ended.recalled),
+            }
+        }
+        let mut groups = std::mem::take(&mut self.ready);
+        groups.extend(step.finished().filter_map(|ended| self.unfinished.add(ended)));
         report.groups += groups.len() as u64;
         report.generating_s += began.elapsed().as_secs_f64();
         Ok(Advance { groups, decoded })
     }
 
     /// Starts groups while a slot would stay free and the pacing allows it.
-    fn admit(&mut self) -> Result<(), RolloutError> {
+    fn admit(&mut self, version: u64) -> Result<(), RolloutError> {
+        let group_size = self.context.config.group_size;
         while self.decoding.scheduler.is_hungry() {
-            let Some(group) = self.context.intake.admit(self.context.weights.version()) else { break };
+            let Some(group) = self.context.intake.admit(version) else { break };
             let prompt = Arc::new(self.context.prompts.prompt(group)?);
-            self.decoding.scheduler.admit(members(prompt, group, self.context.config.group_size));
+            self.context.intake.assign(&prompt, group, (self.number, group_size));
+            self.decoding.scheduler.admit(members(prompt, group, group_size));
+        }
+        Ok(())
+    }
+
+    /// Where every trajectory is. The segments that have ended are with the intake.
+    pub(crate) fn state(&self) -> ActorState {
+        let place = |trajectory: &Trajectory| (trajectory.group, trajectory.member);
+        let limit = self.context.config.segment_tokens_max();
+        let slots = self.decoding.scheduler.slots().map(|trajectory| {
+            let trajectory = trajectory?;
+            let (group, member) = place(trajectory);
+            let open = trajectory.segments.last().filter(|segment| segment.tokens.len() < limit).cloned();
+            Some(SlotState { group, member, open })
+        });
+        ActorState { slots: slots.collect(), waiting: self.decoding.scheduler.waiting().map(place).collect() }
+    }
+
+    /// The weights that open segments are drawn with.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Versioned<G::Weights>> {
+        self.decoding.weights()
+    }
+
+    /// Adds what an earlier life of the run did.
+    pub(crate) fn count(&self, before: &ActorReport) {
+        let mut report = lock(&self.report);
+        *report = report.plus(before);
+    }
+
+    /// Adds time in which there was nothing to decode.
+    pub(crate) fn count_waiting(&self, seconds: f64) {
+        lock(&self.report).generation_waiting_for_trainer_s += seconds;
+    }
+
+    /// Takes up trajectories where they were: on their slots, waiting, or ended before the rest of their group.
+    pub(crate) fn restore(
+        &mut self,
+        taken_up: TakenUp,
+        weights: impl Fn(u64) -> Option<Versioned<G::Weights>>,
+    ) -> Result<(), RolloutError> {
+        let limit = self.context.config.segment_tokens_max();
+        for (slot, trajectory) in taken_up.slots {
+            let open = trajectory.segments.last().filter(|segment| segment.tokens.len() < limit);
+            let Some(version) = open.map(|segment| segment.version) else {
+                self.decoding.scheduler.restore(slot, trajectory);
+                continue;
+            };
+            let weights = weights(version).unwrap_or_else(|| self.context.weights.latest());
+            let recalled = self.context.intake.recall_open(&trajectory);
+            self.decoding.restore(slot, trajectory, (weights, recalled))?;
+        }
+        self.decoding.scheduler.admit(taken_up.waiting);
+        for ended in taken_up.ended {
+            self.ready.extend(self.unfinished.add(ended));
         }
         Ok(())
     }
@@ -116,6 +198,17 @@ impl<G: Generator> Actor<G> {
     pub fn open(&self) -> impl Iterator<Item = &Trajectory> {
         self.decoding.scheduler.open()
     }
+}
+
+/// Trajectories of an earlier life of the run.
+#[derive(Debug, Default)]
+pub(crate) struct TakenUp {
+    /// Those that were on a slot, with the slot.
+    pub(crate) slots: Vec<(usize, Trajectory)>,
+    /// Those that wait for a slot, in this order.
+    pub(crate) waiting: Vec<Trajectory>,
+    /// Those that have ended.
+    pub(crate) ended: Vec<(Trajectory, Finish)>,
 }
 
 /// The trajectories of a new group.
@@ -155,7 +248,7 @@ impl UnfinishedGroups {
 }
 
 /// What an actor has done so far; counters only rise, so a step's part is a difference.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ActorReport {
     /// Decode steps.
     pub decode_steps: u64,
@@ -245,7 +338,7 @@ impl ActorReport {
             self.slot_steps += slots as u64;
             self.slot_steps_busy += step.tokens;
             self.tokens += step.tokens;
-            self.segments += step.segments_ended;
+            self.segments += step.ended.len() as u64;
         }
     }
 
@@ -275,7 +368,7 @@ mod tests {
 
     fn actor(script: &Script, slots: usize, segment: usize, segments: usize) -> Actor<Script> {
         let config = rollout_config(slots, segment, segments, GROUP_SIZE);
-        Actor::new(context(config, 11, 2, 1), script.clone())
+        Actor::new(context(config, 11, 2, 1), 0, script.clone())
     }
 
     #[test]

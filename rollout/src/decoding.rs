@@ -3,18 +3,36 @@
 //! queue.
 
 use crate::error::RolloutError;
-use crate::generator::{Generator, SegmentRequest};
+use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::random::trajectory_key;
 use crate::scheduler::{Outcome, Scheduler};
-use crate::trajectory::{Finish, Trajectory};
+use crate::trajectory::{Finish, Segment, Trajectory};
 use crate::weights::Versioned;
 
 /// A decoder's slots with the trajectories on them.
 #[derive(Debug)]
-pub(crate) struct Decoding<G> {
+pub(crate) struct Decoding<G: Generator> {
     pub(crate) generator: G,
     pub(crate) scheduler: Scheduler,
     pub(crate) seed: u64,
+    slots: Vec<SlotUse<G::Weights>>,
+}
+
+/// What the generator and the journal know of a slot.
+#[derive(Debug)]
+struct SlotUse<W> {
+    /// The weights of the open segment.
+    weights: Option<Versioned<W>>,
+    /// Whether the generator has the slot, and with it the cache of the trajectory up to here.
+    begun: bool,
+    /// The open segment, where it was drawn in an earlier life of the run, and how much of it was given.
+    recalled: Option<(Segment, usize)>,
+}
+
+impl<W> Default for SlotUse<W> {
+    fn default() -> Self {
+        Self { weights: None, begun: false, recalled: None }
+    }
 }
 
 /// A segment that has begun.
@@ -31,32 +49,100 @@ pub(crate) struct BegunSegment {
 pub(crate) struct Step {
     /// The tokens that were drawn, which is the number of busy slots.
     pub(crate) tokens: u64,
-    /// The segments that ended, those of finished trajectories included.
-    pub(crate) segments_ended: u64,
-    /// The trajectories that ended, in the order of their slots.
-    pub(crate) finished: Vec<(Trajectory, Finish)>,
+    /// The segments that ended, in the order of their slots.
+    pub(crate) ended: Vec<EndedSegment>,
+}
+
+/// The end of a segment.
+#[derive(Debug)]
+pub(crate) struct EndedSegment {
+    /// The slot.
+    pub(crate) slot: usize,
+    /// The trajectory, if it ended with the segment; else it is still on its slot.
+    pub(crate) finished: Option<(Trajectory, Finish)>,
+    /// Whether the segment was recalled from the journal.
+    pub(crate) recalled: bool,
+}
+
+impl Step {
+    /// The trajectories that ended.
+    pub(crate) fn finished(self) -> impl Iterator<Item = (Trajectory, Finish)> {
+        self.ended.into_iter().filter_map(|ended| ended.finished)
+    }
 }
 
 impl<G: Generator> Decoding<G> {
-    /// Begins a segment on every slot that is due for one, each under the weights that are newest then.
+    /// Free slots.
+    pub(crate) fn new(generator: G, scheduler: Scheduler, seed: u64) -> Self {
+        let slots = (0..scheduler.slot_count()).map(|_| SlotUse::default()).collect();
+        Self { generator, scheduler, seed, slots }
+    }
+
+    /// Begins a segment on every slot that is due for one, each under the weights that are newest then, or as
+    /// it is recalled.
     pub(crate) fn begin_segments(
         &mut self,
         newest: impl Fn() -> Versioned<G::Weights>,
+        mut recall: impl FnMut(&Trajectory, u64) -> Option<Segment>,
     ) -> Result<Vec<BegunSegment>, RolloutError> {
         let mut begun = Vec::new();
         for slot in self.scheduler.fill() {
             let trajectory = self.scheduler.at_boundary(slot);
-            let random_key = trajectory_key(self.seed, trajectory.group, trajectory.member);
-            let request = SegmentRequest { prompt: &trajectory.prompt, trajectory, random_key };
             let weights = newest();
+            let recalled = recall(trajectory, weights.version);
+            let version = recalled.as_ref().map_or(weights.version, |segment| segment.version);
+            let before = trajectory.segments.last().map(|segment| segment.version);
             begun.push(BegunSegment {
                 context_tokens: (trajectory.prompt.tokens.len() + trajectory.token_count()) as u64,
-                version_changed: request.version_before().is_some_and(|before| before != weights.version),
+                version_changed: before.is_some_and(|before| before != version),
             });
-            self.generator.begin(slot, request, &weights)?;
-            self.scheduler.begin(slot, weights.version);
+            match recalled {
+                Some(segment) => self.replay(slot, segment, 0),
+                None => self.begin(slot, &weights)?,
+            }
+            self.slots[slot].weights = Some(weights);
+            self.scheduler.begin(slot, version);
         }
         Ok(begun)
+    }
+
+    /// Puts a trajectory in the middle of a segment back on its slot.
+    pub(crate) fn restore(
+        &mut self,
+        slot: usize,
+        trajectory: Trajectory,
+        (weights, recalled): (Versioned<G::Weights>, Option<Segment>),
+    ) -> Result<(), RolloutError> {
+        let given = trajectory.segments.last().map_or(0, |segment| segment.tokens.len());
+        self.scheduler.restore(slot, trajectory);
+        match recalled {
+            Some(segment) => self.replay(slot, segment, given),
+            None => self.begin(slot, &weights)?,
+        }
+        self.slots[slot].weights = Some(weights);
+        Ok(())
+    }
+
+    fn begin(&mut self, slot: usize, weights: &Versioned<G::Weights>) -> Result<(), RolloutError> {
+        let trajectory = self.scheduler.on(slot);
+        let random_key = trajectory_key(self.seed, trajectory.group, trajectory.member);
+        let cached = self.slots[slot].begun;
+        let request = SegmentRequest { prompt: &trajectory.prompt, trajectory, random_key, cached };
+        self.generator.begin(slot, request, weights)?;
+        self.slots[slot].begun = true;
+        Ok(())
+    }
+
+    /// Gives the tokens of a segment again, one a step, while the generator leaves the slot alone.
+    fn replay(&mut self, slot: usize, segment: Segment, given: usize) {
+        self.forget(slot);
+        self.slots[slot].recalled = Some((segment, given));
+    }
+
+    fn forget(&mut self, slot: usize) {
+        if std::mem::take(&mut self.slots[slot].begun) {
+            self.generator.release(slot);
+        }
     }
 
     /// Draws one token on every slot that decodes.
@@ -65,24 +151,48 @@ impl<G: Generator> Decoding<G> {
         if decoding.is_empty() {
             return Ok(Step::default());
         }
-        let mut drawn = self.generator.step()?;
-        drawn.sort_unstable_by_key(|drawn| drawn.slot);
+        let drawn = self.draw()?;
         let slots: Vec<usize> = drawn.iter().map(|drawn| drawn.slot).collect();
         assert_eq!(slots, decoding, "a generator draws one token for each slot that decodes");
         let mut step = Step { tokens: slots.len() as u64, ..Step::default() };
         for drawn in drawn {
             let token = drawn.token;
-            match self.scheduler.push(drawn.slot, token, is_eos(token.id)) {
-                Outcome::Inside => {}
-                Outcome::SegmentEnded => step.segments_ended += 1,
-                Outcome::Finished(trajectory, finish) => {
-                    step.segments_ended += 1;
-                    self.generator.release(drawn.slot);
-                    step.finished.push((checked(trajectory)?, finish));
-                }
+            let outcome = self.scheduler.push(drawn.slot, token, is_eos(token.id));
+            if outcome == Outcome::Inside {
+                continue;
             }
+            let state = &mut self.slots[drawn.slot];
+            let recalled = state.recalled.take().is_some();
+            state.weights = None;
+            let mut ended = EndedSegment { slot: drawn.slot, finished: None, recalled };
+            if let Outcome::Finished(trajectory, finish) = outcome {
+                self.forget(drawn.slot);
+                ended.finished = Some((checked(trajectory)?, finish));
+            }
+            step.ended.push(ended);
         }
         Ok(step)
+    }
+
+    /// The next token of every slot that decodes, by slot: the generator's or the recalled one.
+    fn draw(&mut self) -> Result<Vec<Drawn>, RolloutError> {
+        let mut drawn = Vec::new();
+        for (slot, state) in self.slots.iter_mut().enumerate() {
+            if let Some((segment, given)) = &mut state.recalled {
+                drawn.push(Drawn { slot, token: segment.tokens[*given] });
+                *given += 1;
+            }
+        }
+        if self.slots.iter().any(|state| state.begun) {
+            drawn.extend(self.generator.step()?);
+        }
+        drawn.sort_unstable_by_key(|drawn| drawn.slot);
+        Ok(drawn)
+    }
+
+    /// The weights of the segments that are open.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Versioned<G::Weights>> {
+        self.slots.iter().filter_map(|state| state.weights.as_ref())
     }
 }
 

@@ -39,16 +39,16 @@ pub fn evaluate<G: Generator>(
     for prompt in prompts {
         scheduler.admit(members(prompt.clone(), prompt.index, plan.group_size));
     }
-    let mut decoding = Decoding { generator, scheduler, seed: plan.seed };
+    let mut decoding = Decoding::new(generator, scheduler, plan.seed);
     let mut unfinished = UnfinishedGroups::new(plan.group_size);
     let mut finished = Vec::new();
     loop {
-        decoding.begin_segments(|| weights.clone())?;
+        decoding.begin_segments(|| weights.clone(), |_, _| None)?;
         let step = decoding.step(|id| scorer.text().is_eos(id))?;
         if step.tokens == 0 {
             break;
         }
-        finished.extend(step.finished.into_iter().filter_map(|ended| unfinished.add(ended)));
+        finished.extend(step.finished().filter_map(|ended| unfinished.add(ended)));
     }
     finished.sort_by_cached_key(|group| prompts.iter().position(|prompt| prompt.index == group.id));
     assert_eq!(finished.len(), prompts.len(), "every prompt has its own index and got its answers");

@@ -12,9 +12,9 @@ pub trait Generator {
     /// The weights of the policy.
     type Weights: Send + Sync + 'static;
 
-    /// Puts a trajectory's next segment on a slot; every token of the segment is drawn with `weights`. A
+    /// Puts a trajectory's next segment on a slot, or the rest of one; every token is drawn with `weights`. A
     /// slot that was not released holds the cache of the same trajectory's segment before, to be kept or
-    /// rebuilt.
+    /// rebuilt; one that was starts from the trajectory's tokens, of which there may be some already.
     fn begin(
         &mut self,
         slot: usize,
@@ -48,10 +48,12 @@ pub struct Drawn {
 pub struct SegmentRequest<'a> {
     /// What is answered.
     pub prompt: &'a Prompt,
-    /// The trajectory up to here; all its segments are full.
+    /// The trajectory up to here; where the run was interrupted in it, its last segment is not full.
     pub trajectory: &'a Trajectory,
     /// The trajectory's random key, the same for all its segments.
     pub random_key: u64,
+    /// Whether the slot holds the cache of the trajectory up to here, by the segment before.
+    pub cached: bool,
 }
 
 impl SegmentRequest<'_> {
@@ -60,14 +62,14 @@ impl SegmentRequest<'_> {
         self.trajectory.context()
     }
 
-    /// The place of the segment's first token in the output: the index of its random number.
+    /// The place of the next token in the output: the index of its random number.
     pub fn first_token_index(&self) -> u64 {
         self.trajectory.token_count() as u64
     }
 
-    /// The version of the segment before, whose cache the slot holds; `None` before the first segment.
+    /// The version of the segment before, whose cache the slot holds; `None` where it holds none.
     pub fn version_before(&self) -> Option<u64> {
-        self.trajectory.segments.last().map(|segment| segment.version)
+        self.trajectory.segments.last().filter(|_| self.cached).map(|segment| segment.version)
     }
 }
 

@@ -1,13 +1,21 @@
-//! Where all actors get their groups from: one counter over the endless order of prompts, held back by the
-//! pacing. Which actor gets a group may depend on timing; what the group becomes does not.
+//! Where all actors get their groups from, and where every group on its way is written down: one counter over
+//! the endless order of prompts, held back by the pacing. Which actor gets a group may depend on timing; what
+//! the group becomes does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+use serde::{Deserialize, Serialize};
+
+use crate::group::Group;
+use crate::journal::Journal;
+use crate::ledger::{GroupState, MemberState, RolloutState};
+use crate::prompt::Prompt;
 use crate::scheduler::Pacing;
+use crate::trajectory::{Finish, Segment, Trajectory};
 use crate::weights::{Bell, lock};
 
-/// The groups that may be started, one number at a time.
+/// The groups that may be started, one number at a time, and those that were.
 #[derive(Debug)]
 pub struct Intake {
     pacing: Pacing,
@@ -18,12 +26,16 @@ pub struct Intake {
 #[derive(Debug, Default)]
 struct State {
     report: IntakeReport,
-    /// The version at which each group was started that has not left yet; the pacing bounds their number.
-    on_the_way: BTreeMap<u64, u64>,
+    /// The groups that have not left yet; the pacing bounds their number.
+    on_the_way: BTreeMap<u64, GroupState>,
+    /// The place of the group that is scored next.
+    next_place: u64,
+    /// Under the same lock as the groups, so that a segment is in a checkpoint or in the journal after it.
+    journal: Option<Journal>,
 }
 
 /// How many groups were started and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct IntakeReport {
     /// Groups started; the next one has this number.
     pub groups_started: u64,
@@ -37,6 +49,24 @@ impl Intake {
         Self { pacing, state: Mutex::default(), bell }
     }
 
+    /// Goes on where another one stood.
+    #[must_use]
+    pub fn restored(self, state: &RolloutState) -> Self {
+        let groups = state.groups.iter().map(|group| (group.id, GroupState { taken: false, ..group.clone() }));
+        let places = state.groups.iter().filter_map(|group| group.verdict.as_ref());
+        let next_place = places.map(|verdict| verdict.place + 1).max().unwrap_or(0);
+        *lock(&self.state) =
+            State { report: state.intake, on_the_way: groups.collect(), next_place, journal: None };
+        self
+    }
+
+    /// Writes every segment that ends into this journal, and recalls what it holds.
+    #[must_use]
+    pub fn with_journal(self, journal: Journal) -> Self {
+        lock(&self.state).journal = Some(journal);
+        self
+    }
+
     /// The number of the next group, which is also its prompt's; `None` while the pacing forbids one.
     pub fn admit(&self, version: u64) -> Option<u64> {
         let mut state = lock(&self.state);
@@ -45,8 +75,57 @@ impl Intake {
             return None;
         }
         state.report.groups_started += 1;
-        state.on_the_way.insert(group, version);
+        state.on_the_way.insert(group, GroupState::new(group, version));
         Some(group)
+    }
+
+    /// Tells which actor answers a group, and what it is asked.
+    pub(crate) fn assign(&self, prompt: &Prompt, group: u64, (actor, members): (usize, usize)) {
+        let mut state = lock(&self.state);
+        let group = state.on_the_way.get_mut(&group).expect("the group was admitted");
+        group.actor = actor;
+        group.prompt_tokens.clone_from(&prompt.tokens);
+        group.members = vec![MemberState::default(); members];
+    }
+
+    /// Writes down the segment that a trajectory has just ended. `journaled` says that the journal has it.
+    pub(crate) fn record(&self, trajectory: &Trajectory, finish: Option<Finish>, journaled: bool) {
+        let mut state = lock(&self.state);
+        let State { on_the_way, journal, .. } = &mut *state;
+        on_the_way.get_mut(&trajectory.group).expect("the group is on the way").record(trajectory, finish);
+        if let Some(journal) = journal.as_mut().filter(|_| !journaled) {
+            journal.append(trajectory, finish);
+        }
+    }
+
+    /// The segment that comes next in a trajectory, if it was drawn before the run was interrupted.
+    pub(crate) fn recall(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
+        lock(&self.state).journal.as_mut()?.recall(trajectory, newest)
+    }
+
+    /// The whole of a trajectory's open segment, if it was drawn before the run was interrupted.
+    pub(crate) fn recall_open(&self, trajectory: &Trajectory) -> Option<Segment> {
+        lock(&self.state).journal.as_mut()?.recall_open(trajectory)
+    }
+
+    /// Writes down what the verifiers said of a group.
+    pub(crate) fn scored(&self, group: &Group) {
+        let mut state = lock(&self.state);
+        let place = state.next_place;
+        state.next_place += 1;
+        if let Some(known) = state.on_the_way.get_mut(&group.id) {
+            known.scored(place, group);
+        }
+    }
+
+    /// The learner has these groups.
+    pub(crate) fn take(&self, groups: impl IntoIterator<Item = u64>) {
+        let mut state = lock(&self.state);
+        for group in groups {
+            if let Some(group) = state.on_the_way.get_mut(&group) {
+                group.taken = true;
+            }
+        }
     }
 
     /// Allows `groups` more, because so many were dropped and the learner would wait for them.
@@ -59,15 +138,43 @@ impl Intake {
     /// dropped.
     pub fn started_up_to(&self, version: u64) -> BTreeSet<u64> {
         let state = lock(&self.state);
-        state.on_the_way.iter().filter(|(_, started)| **started <= version).map(|(group, _)| *group).collect()
+        let waiting = state.on_the_way.values().filter(|group| !group.taken);
+        waiting.filter(|group| group.started_version <= version).map(|group| group.id).collect()
     }
 
-    /// These groups have reached the learner or were dropped.
+    /// The learner has learned from these groups, or they were dropped: nothing of them is kept any more.
     pub fn leave(&self, groups: impl IntoIterator<Item = u64>) {
         let mut state = lock(&self.state);
         for group in groups {
             state.on_the_way.remove(&group);
         }
+    }
+
+    /// Drops groups and allows as many others for them, in one go.
+    pub(crate) fn drop_and_replace(&self, groups: &[u64]) {
+        let mut state = lock(&self.state);
+        for group in groups {
+            state.on_the_way.remove(group);
+        }
+        state.report.groups_replaced += groups.len() as u64;
+        drop(state);
+        self.bell.ring();
+    }
+
+    /// All groups on the way, and from here on the journal of the time after `step`.
+    pub(crate) fn snapshot(&self, step: u64) -> (IntakeReport, Vec<GroupState>) {
+        let mut state = lock(&self.state);
+        if let Some(journal) = &mut state.journal {
+            journal.begin(step);
+        }
+        (state.report, state.on_the_way.values().cloned().collect())
+    }
+
+    /// The groups that an actor answers, as far as they are written down.
+    pub(crate) fn groups_of(&self, actor: usize) -> Vec<GroupState> {
+        let state = lock(&self.state);
+        let unscored = state.on_the_way.values().filter(|group| group.verdict.is_none());
+        unscored.filter(|group| group.actor == actor && !group.members.is_empty()).cloned().collect()
     }
 
     /// How many groups were started and why.

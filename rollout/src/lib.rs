@@ -12,14 +12,18 @@ mod prompt;
 mod trajectory;
 mod scheduler;
 mod weights;
-mod intake;
 mod generator;
 mod group;
+mod journal;
+mod ledger;
+mod intake;
 mod scorer;
 mod queue;
 mod decoding;
 mod actor;
+mod resume;
 mod schedule;
+mod overlapped;
 mod evaluate;
 #[cfg(test)]
 mod testing;
@@ -33,9 +37,13 @@ pub use group::{
     CompletionRecord, FinishedGroup, Group, ScoredCompletion, SegmentRecord, read_groups, write_group,
 };
 pub use intake::{Intake, IntakeReport};
+pub use journal::Journal;
+pub use ledger::{ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WindowState};
+pub use overlapped::Overlapped;
 pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
 pub use queue::{DropReason, QueueReport, ReplayQueue};
 pub use random::trajectory_key;
+pub use resume::take_up;
 pub use schedule::{ActorThreads, Lockstep};
 pub use scheduler::{Outcome, Pacing, Scheduler};
 pub use scorer::{Scored, Scorer};

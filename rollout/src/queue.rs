@@ -12,14 +12,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::QueueConfig;
 use crate::error::RolloutError;
 use crate::group::Group;
 use crate::intake::Intake;
+use crate::ledger::RolloutState;
 use crate::weights::lock;
 
 /// Why a group never reached the learner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DropReason {
     /// Its oldest token was further behind the learner than the staleness bound.
     Stale,
@@ -75,6 +78,34 @@ impl ReplayQueue {
         let report = QueueReport { groups_max: config.groups_max, ..QueueReport::default() };
         let state = Mutex::new(State { report, ..State::default() });
         Self { config, intake, state, filled: Condvar::new(), drained: Condvar::new() }
+    }
+
+    /// Goes on where another queue stood, with the groups that waited in it.
+    pub(crate) fn restore(&self, groups: Vec<Group>, (pushed, taken): (u64, u64), drops: &BTreeMap<DropReason, u64>) {
+        let mut state = lock(&self.state);
+        state.groups = groups.into();
+        (state.report.pushed, state.report.taken) = (pushed, taken);
+        state.report.drops.clone_from(drops);
+        drop(state);
+        self.filled.notify_all();
+    }
+
+    /// All that is on its way, in the queue and before it, after the learner's step `step`. The actors' own
+    /// states are not in it.
+    pub(crate) fn state(&self, step: u64) -> RolloutState {
+        let (report, (intake, groups)) = {
+            let state = lock(&self.state);
+            (state.report.clone(), self.intake.snapshot(step))
+        };
+        let mut drops = report.drops;
+        drops.remove(&DropReason::Closed);
+        let (groups_pushed, groups_taken) = (report.pushed, report.taken);
+        RolloutState { intake, groups, groups_pushed, groups_taken, drops, ..RolloutState::default() }
+    }
+
+    /// The learner has learned from these groups.
+    pub fn learned(&self, groups: &[Group]) {
+        self.intake.leave(groups.iter().map(|group| group.id));
     }
 
     /// Puts a group in, waiting for room.
@@ -162,7 +193,7 @@ impl ReplayQueue {
             return Ok(None);
         }
         let groups = pick(&mut state.groups, count, &due, due_here);
-        self.intake.leave(groups.iter().map(|group| group.id));
+        self.intake.take(groups.iter().map(|group| group.id));
         state.report.taken += count as u64;
         self.drained.notify_all();
         Ok(Some(groups))
@@ -184,22 +215,21 @@ impl ReplayQueue {
         let dropped = ids.len() as u64;
         if dropped > 0 {
             state.groups.retain(|group| !stale(group));
-            self.intake.leave(ids);
             *state.report.drops.entry(DropReason::Stale).or_default() += dropped;
             tracing::warn!(dropped, learner_version, "groups were too old for the learner and are dropped");
-            self.intake.replace(dropped);
+            self.intake.drop_and_replace(&ids);
             self.drained.notify_all();
         }
     }
 
-    /// Counts a group that will never be put in; another one may be started for it unless the run is stopping.
+    /// Counts a group that will not be put in. Another one may be started for it, unless the run is stopping:
+    /// then the group stays on the way, for a run that goes on from here.
     pub fn discard(&self, group: u64, reason: DropReason) {
         let mut state = lock(&self.state);
         *state.report.drops.entry(reason).or_default() += 1;
-        self.intake.leave([group]);
         drop(state);
         if reason != DropReason::Closed {
-            self.intake.replace(1);
+            self.intake.drop_and_replace(&[group]);
         }
         // A learner that waited for this group as a due one need not any more.
         self.filled.notify_all();
@@ -212,6 +242,11 @@ impl ReplayQueue {
         drop(state);
         self.drained.notify_all();
         self.discard(group, reason);
+    }
+
+    /// Counts time that the learner waited for groups elsewhere.
+    pub(crate) fn count_trainer_waiting(&self, seconds: f64) {
+        lock(&self.state).report.trainer_waiting_s += seconds;
     }
 
     /// The most groups that wait.

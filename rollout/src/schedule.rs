@@ -14,6 +14,8 @@ use crate::actor::{Actor, ActorReport};
 use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::group::{FinishedGroup, Group};
+use crate::intake::Intake;
+use crate::resume::Standing;
 use crate::queue::{DropReason, ReplayQueue};
 use crate::scorer::{Scored, Scorer};
 use crate::weights::{Bell, lock};
@@ -78,7 +80,7 @@ impl ActorThreads {
         }
         for number in 0..scorers {
             let (context, unscored, queue) = (context.clone(), unscored.clone(), threads.halt.queue.clone());
-            let body = move || score(&context.scorer, &unscored, &queue);
+            let body = move || score((&context.scorer, &context.intake), &unscored, &queue);
             threads.start(format!("scorer-{number}"), &exit, body)?;
         }
         Ok(threads)
@@ -108,6 +110,12 @@ impl ActorThreads {
         Ok(())
     }
 
+    /// Where everything stands after the learner's step `step`, without stopping anybody: trajectories count up
+    /// to the end of their last segment.
+    pub fn state<W>(&self, step: u64) -> Standing<W> {
+        Standing { state: self.halt.queue.state(step), weights: Vec::new() }
+    }
+
     /// The work of all actors so far.
     pub fn report(&self) -> ActorReport {
         let sum = self.reports.iter().fold(ActorReport::default(), |sum, report| sum.plus(&lock(report)));
@@ -135,7 +143,7 @@ impl Drop for ActorThreads {
     }
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
 }
@@ -170,7 +178,7 @@ fn drive<G: Generator>(
 
 /// The loop of a scoring thread: until all actors are gone.
 fn score(
-    scorer: &Scorer,
+    (scorer, intake): (&Scorer, &Intake),
     unscored: &Receiver<FinishedGroup>,
     queue: &ReplayQueue,
 ) -> Result<(), RolloutError> {
@@ -181,11 +189,14 @@ fn score(
         }
         for scored in scorer.score(vec![group])? {
             match scored {
-                Scored::Group(group) => match queue.push_reserved(group) {
-                    // A closed queue has counted the group.
-                    Ok(()) | Err(RolloutError::Closed) => {}
-                    Err(error) => return Err(error),
-                },
+                Scored::Group(group) => {
+                    intake.scored(&group);
+                    match queue.push_reserved(group) {
+                        // A closed queue has counted the group.
+                        Ok(()) | Err(RolloutError::Closed) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
                 Scored::Unscored { id, reason } => {
                     tracing::warn!("{reason}");
                     queue.discard_reserved(id, DropReason::Unscored);
@@ -196,8 +207,21 @@ fn score(
     Ok(())
 }
 
-fn with_scorer(sum: ActorReport, scorer: &Scorer) -> ActorReport {
+pub(crate) fn with_scorer(sum: ActorReport, scorer: &Scorer) -> ActorReport {
     ActorReport { scoring_s: scorer.seconds(), verifiers: scorer.counters(), ..sum }
+}
+
+/// Puts scored groups into the queue while it has room.
+pub(crate) fn deliver(overflow: &mut VecDeque<Group>, queue: &ReplayQueue) -> Result<(), RolloutError> {
+    // A closed queue would take them and hand them to nobody.
+    while !overflow.is_empty() && !queue.is_closed() {
+        let group = overflow.pop_front().expect("there is one");
+        if let Some(back) = queue.try_push(group)? {
+            overflow.push_front(back);
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Actors that run in turns with the learner on one thread (`schedule = "lockstep"`).
@@ -208,10 +232,19 @@ pub struct Lockstep<G: Generator> {
 }
 
 impl<G: Generator> Lockstep<G> {
-    /// The actors take turns in this order.
-    pub fn new(actors: Vec<Actor<G>>) -> Self {
+    /// The actors take turns in this order. `overflow` are groups of an earlier life of the run that are not
+    /// in the queue.
+    pub fn new(actors: Vec<Actor<G>>, overflow: Vec<Group>) -> Self {
         assert!(!actors.is_empty(), "a run has an actor");
-        Self { actors, overflow: VecDeque::new() }
+        Self { actors, overflow: overflow.into() }
+    }
+
+    /// Where everything stands after the learner's step `step`, and the weights that open segments need.
+    pub fn state(&self, queue: &ReplayQueue, step: u64) -> Standing<G::Weights> {
+        let mut state = queue.state(step);
+        state.actors = self.actors.iter().map(Actor::state).collect();
+        state.overflow = self.overflow.len();
+        Standing { state, weights: self.actors.iter().flat_map(Actor::weights).cloned().collect() }
     }
 
     /// Decodes until the queue can hand out `count` groups for a learner at `learner_version`, and takes
@@ -223,7 +256,7 @@ impl<G: Generator> Lockstep<G> {
         learner_version: u64,
     ) -> Result<Vec<Group>, RolloutError> {
         loop {
-            self.deliver(queue)?;
+            deliver(&mut self.overflow, queue)?;
             if let Some(groups) = queue.try_take(count, learner_version)? {
                 return Ok(groups);
             }
@@ -241,16 +274,6 @@ impl<G: Generator> Lockstep<G> {
         with_scorer(sum, &self.actors[0].context().scorer)
     }
 
-    fn deliver(&mut self, queue: &ReplayQueue) -> Result<(), RolloutError> {
-        while let Some(group) = self.overflow.pop_front() {
-            if let Some(back) = queue.try_push(group)? {
-                self.overflow.push_front(back);
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// One decode step of every actor, and the verdicts on what it finished; whether any of them had something
     /// to decode.
     fn advance(&mut self, queue: &ReplayQueue) -> Result<bool, RolloutError> {
@@ -260,7 +283,10 @@ impl<G: Generator> Lockstep<G> {
             decoded |= advance.decoded;
             for scored in actor.context().scorer.score(advance.groups)? {
                 match scored {
-                    Scored::Group(group) => self.overflow.push_back(group),
+                    Scored::Group(group) => {
+                        actor.context().intake.scored(&group);
+                        self.overflow.push_back(group);
+                    }
                     Scored::Unscored { id, reason } => {
                         tracing::warn!("{reason}");
                         queue.discard(id, DropReason::Unscored);
@@ -290,7 +316,7 @@ mod tests {
         let context = context(config, 42, GROUPS_PER_STEP as u64, STALENESS);
         let queue = QueueConfig { groups_max, staleness_versions_max: STALENESS };
         let queue = Arc::new(ReplayQueue::new(queue, context.intake.clone()));
-        ((0..actors).map(|_| Actor::new(context.clone(), script.clone())).collect(), queue)
+        ((0..actors).map(|number| Actor::new(context.clone(), number, script.clone())).collect(), queue)
     }
 
     fn uneven(slots: usize) -> Script {
@@ -300,7 +326,7 @@ mod tests {
     fn lockstep_records(actors: usize) -> Vec<String> {
         let (actors, queue) = run(actors, 4, &uneven(4));
         let weights = actors[0].context().weights.clone();
-        let mut lockstep = Lockstep::new(actors);
+        let mut lockstep = Lockstep::new(actors, Vec::new());
         let mut groups = Vec::new();
         for version in 0..10 {
             groups.extend(lockstep.take(&queue, GROUPS_PER_STEP, version).expect("the pacing starts enough"));
@@ -324,7 +350,7 @@ mod tests {
         let script = Script::new(3, |group, member| if group % 3 == 0 && member == 2 { 99 } else { 1 });
         let (actors, queue) = run(1, groups_max, &script);
         let weights = actors[0].context().weights.clone();
-        let mut lockstep = Lockstep::new(actors);
+        let mut lockstep = Lockstep::new(actors, Vec::new());
         let mut taken = Vec::new();
         for version in 0..300 {
             let groups = lockstep.take(&queue, GROUPS_PER_STEP, version).expect("never starved");
@@ -358,7 +384,7 @@ mod tests {
     #[test]
     fn a_learner_that_takes_too_much_is_told_so() {
         let (actors, queue) = run(1, 9, &uneven(4));
-        let mut lockstep = Lockstep::new(actors);
+        let mut lockstep = Lockstep::new(actors, Vec::new());
         // 2 groups a step and staleness 1 allow 4 groups at version 0.
         let error = lockstep.take(&queue, 5, 0).expect_err("5 > 4");
         assert!(matches!(error, RolloutError::Starved { version: 0, wanted: 5, queued: 4 }), "{error}");
@@ -368,7 +394,7 @@ mod tests {
     fn a_closed_queue_ends_lockstep() {
         let (actors, queue) = run(1, 4, &uneven(4));
         queue.close();
-        assert!(matches!(Lockstep::new(actors).take(&queue, 1, 0), Err(RolloutError::Closed)));
+        assert!(matches!(Lockstep::new(actors, Vec::new()).take(&queue, 1, 0), Err(RolloutError::Closed)));
     }
 
     // Invariants 5 and 7: threads, pacing and back-pressure end in whole, fresh groups; joining leaves no
@@ -417,7 +443,7 @@ mod tests {
         let mut script = Script::new(4, |_, _| 2);
         script.unscored_group = Some(2);
         let (actors, queue) = run(1, 4, &script);
-        let mut lockstep = Lockstep::new(actors);
+        let mut lockstep = Lockstep::new(actors, Vec::new());
         let ids = |groups: Vec<Group>| groups.iter().map(|group| group.id).collect::<Vec<_>>();
         assert_eq!(ids(lockstep.take(&queue, 4, 0).expect("group 4 is started for group 2")), [0, 1, 3, 4]);
         assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));

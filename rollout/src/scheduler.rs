@@ -9,7 +9,7 @@ use crate::trajectory::{Finish, OutputLimits, Progress, Token, Trajectory};
 ///
 /// A trajectory keeps its slot from its first token to its last: at a segment boundary it goes on in place,
 /// and the slot of a finished one goes to the trajectory that has waited longest. The trajectories that
-/// wait have not started, so they hold no cache and count as not open.
+/// wait hold no cache and count as not open: none has started, but for those of a run that was taken up.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: OutputLimits,
@@ -73,6 +73,32 @@ impl Scheduler {
         }
     }
 
+    /// The trajectory on this slot.
+    pub(crate) fn on(&self, slot: usize) -> &Trajectory {
+        match &self.slots[slot] {
+            Slot::Boundary(trajectory) | Slot::Decoding(trajectory) => trajectory,
+            Slot::Free => panic!("slot {slot} has no trajectory"),
+        }
+    }
+
+    /// Puts a trajectory back on the slot that it had, before or inside a segment.
+    pub(crate) fn restore(&mut self, slot: usize, trajectory: Trajectory) {
+        assert!(matches!(self.slots[slot], Slot::Free), "slot {slot} is taken");
+        let inside = trajectory
+            .segments
+            .last()
+            .is_some_and(|segment| segment.tokens.len() < self.limits.segment_tokens_max);
+        self.slots[slot] = if inside { Slot::Decoding(trajectory) } else { Slot::Boundary(trajectory) };
+    }
+
+    /// The trajectory on each slot.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Option<&Trajectory>> {
+        self.slots.iter().map(|slot| match slot {
+            Slot::Free => None,
+            Slot::Boundary(trajectory) | Slot::Decoding(trajectory) => Some(trajectory),
+        })
+    }
+
     /// Starts the next segment of the trajectory on this slot, under `version`.
     pub fn begin(&mut self, slot: usize, version: u64) {
         let Slot::Boundary(mut trajectory) = std::mem::replace(&mut self.slots[slot], Slot::Free) else {
@@ -112,10 +138,7 @@ impl Scheduler {
 
     /// The trajectories that are started and not finished.
     pub fn open(&self) -> impl Iterator<Item = &Trajectory> {
-        self.slots.iter().filter_map(|slot| match slot {
-            Slot::Free => None,
-            Slot::Boundary(trajectory) | Slot::Decoding(trajectory) => Some(trajectory),
-        })
+        self.slots().flatten()
     }
 
     /// The trajectories that are admitted and not started.

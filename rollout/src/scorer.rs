@@ -81,6 +81,19 @@ impl Scorer {
         scored
     }
 
+    /// A group whose verdicts are known.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses to decode a completion.
+    pub(crate) fn known(&self, group: FinishedGroup, rewards: &[Reward]) -> Result<Group, RolloutError> {
+        let prompt = Arc::clone(&group.members[0].0.prompt);
+        let scored = group.members.into_iter().zip(rewards).map(|((ended, finish), reward)| {
+            let completion = self.completion(ended, finish)?;
+            Ok(ScoredCompletion { completion, reward: reward.clone() })
+        });
+        Ok(Group::new(group.id, prompt, scored.collect::<Result<_, RolloutError>>()?))
+    }
+
     /// The ended trajectory with its text.
     fn completion(&self, trajectory: Trajectory, finish: Finish) -> Result<Completion, RolloutError> {
         let drawn = &trajectory.context()[trajectory.prompt.tokens.len()..];

@@ -129,6 +129,16 @@ pub(crate) fn context(
     groups_per_step: u64,
     staleness_versions_max: u64,
 ) -> Arc<ActorContext<u64>> {
+    context_at(config, seed, Pacing { groups_per_step, staleness_versions_max }, (0, |intake| intake))
+}
+
+/// As [`context`], with weights of this version and an intake that goes on from somewhere.
+pub(crate) fn context_at(
+    config: RolloutConfig,
+    seed: u64,
+    pacing: Pacing,
+    (version, intake): (u64, impl FnOnce(Intake) -> Intake),
+) -> Arc<ActorContext<u64>> {
     let files = TextFiles::new();
     let lines = ["ab", "cd", "bb", "ca"].map(|text| format!("{{\"prompt\": \"{text}\"}}\n")).concat();
     files.write("prompts.jsonl", &lines);
@@ -143,8 +153,8 @@ pub(crate) fn context(
         seed,
         prompts: PromptSource::open(&data, Split::Train, seed, text.clone()).expect("four good lines"),
         scorer: Scorer::new(text, letters()),
-        weights: Arc::new(WeightsCell::new(0, Arc::new(0), bell.clone())),
-        intake: Arc::new(Intake::new(Pacing { groups_per_step, staleness_versions_max }, bell)),
+        weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell.clone())),
+        intake: Arc::new(intake(Intake::new(pacing, bell))),
     })
 }
 
@@ -246,6 +256,11 @@ impl Script {
         self.draws(group, member).iter().map(|draw| draw.token).collect()
     }
 
+    /// The tokens that were drawn in all.
+    pub(crate) fn tokens_drawn(&self) -> usize {
+        lock(&self.log).len()
+    }
+
     /// The version that drew each token of a trajectory.
     pub(crate) fn versions_drawn(&self, group: u64, member: u32) -> Vec<u64> {
         self.draws(group, member).iter().map(|draw| draw.version).collect()
@@ -276,7 +291,7 @@ impl Generator for Script {
                 assert_eq!(request.version_before(), Some(part.version));
                 assert_eq!(request.first_token_index() as usize, part.context.len() - part.prompt_tokens);
             }
-            None => assert_eq!((request.first_token_index(), request.version_before()), (0, None)),
+            None => assert_eq!(request.version_before(), None),
         }
         self.slots[slot] = Some(Part {
             group,

@@ -9,7 +9,7 @@ use crate::config::RolloutConfig;
 use crate::prompt::Prompt;
 
 /// A drawn token with the log-prob it was drawn at, in one value so that they cannot come apart.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Token {
     /// The token id.
     pub id: u32,
@@ -18,7 +18,7 @@ pub struct Token {
 }
 
 /// Tokens that one policy version drew.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Segment {
     /// The version of the weights, all through the segment.
     pub version: u64,

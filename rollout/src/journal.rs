@@ -1,0 +1,196 @@
+//! The journal: every segment as it ends, appended to a file, so that a process that is killed loses nothing
+//! but the segments it was in the middle of. A run that goes on from a checkpoint finds what was drawn
+//! after it here and does not draw it again.
+//!
+//! A record is its length and its CRC-32, four bytes each, little-endian, and an [`Entry`] in postcard's
+//! format. The first record that is cut off or damaged ends the file: what follows is not read, and is cut
+//! off before more is appended.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::RolloutError;
+use crate::trajectory::{Finish, Segment, Trajectory};
+
+/// One segment with its place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The group of its trajectory.
+    pub group: u64,
+    /// The member of the group.
+    pub member: u32,
+    /// Its place among the trajectory's segments.
+    pub index: u32,
+    /// Why the trajectory ended with it, if it did.
+    pub finish: Option<Finish>,
+    /// The version and the tokens.
+    pub segment: Segment,
+}
+
+/// Journals of one run: a file for the time after each checkpoint, named by the checkpoint's step.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    /// Absent after a write that failed, until the next checkpoint begins another file: what follows a torn
+    /// record could not be read.
+    file: Option<(PathBuf, File)>,
+    recalled: HashMap<(u64, u32, u32), Segment>,
+    /// Segments under newer weights than these are not recalled.
+    trusted_version: u64,
+}
+
+impl Journal {
+    /// Takes up the journals of `folder` after the checkpoint of `step`, whose weights are `step`'s, and
+    /// removes older ones. `trusted_version` is the newest version whose segments may be used again:
+    /// `u64::MAX` where the same seed gives the same weights again.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or a journal cannot be read or opened.
+    pub fn open(folder: &Path, step: u64, trusted_version: u64) -> Result<Self, RolloutError> {
+        fs::create_dir_all(folder).map_err(|error| RolloutError::file(folder, error))?;
+        let mut recalled = HashMap::new();
+        for (_, path) in journals(folder)?.into_iter().filter(|(since, _)| *since >= step) {
+            for entry in read(&path)?.0 {
+                recalled.insert((entry.group, entry.member, entry.index), entry.segment);
+            }
+        }
+        let mut journal = Self { folder: folder.to_path_buf(), file: None, recalled, trusted_version };
+        let path = journal.path(step);
+        let whole = if path.exists() { read(&path)?.1 } else { 0 };
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.map_err(|error| RolloutError::file(&path, error))?;
+        file.set_len(whole).map_err(|error| RolloutError::file(&path, error))?;
+        journal.file = Some((path, file));
+        Ok(journal)
+    }
+
+    /// Appends the last segment of a trajectory.
+    ///
+    /// A disk that refuses is told of once and ends this file: the run goes on and would draw again what the
+    /// journal lacks.
+    pub(crate) fn append(&mut self, trajectory: &Trajectory, finish: Option<Finish>) {
+        let Some((path, file)) = &mut self.file else { return };
+        let index = trajectory.segments.len() - 1;
+        let entry = Entry {
+            group: trajectory.group,
+            member: trajectory.member,
+            index: index as u32,
+            finish,
+            segment: trajectory.segments[index].clone(),
+        };
+        if let Err(error) = file.write_all(&record(&entry)) {
+            tracing::warn!("{}: {error}; segments are not written down until the next checkpoint", path.display());
+            self.file = None;
+        }
+    }
+
+    /// The segment that comes next in a trajectory, if an earlier life of the run has drawn it under weights
+    /// that are not newer than `newest`.
+    pub(crate) fn recall(&mut self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
+        let key = (trajectory.group, trajectory.member, trajectory.segments.len() as u32);
+        let oldest = trajectory.segments.last().map_or(0, |segment| segment.version);
+        let segment = self.recalled.remove(&key)?;
+        let fits = (oldest..=newest.min(self.trusted_version)).contains(&segment.version);
+        fits.then_some(segment)
+    }
+
+    /// The rest of a trajectory's open segment, if an earlier life of the run has drawn it.
+    pub(crate) fn recall_open(&mut self, trajectory: &Trajectory) -> Option<Segment> {
+        let open = trajectory.segments.last()?;
+        let key = (trajectory.group, trajectory.member, trajectory.segments.len() as u32 - 1);
+        let segment = self.recalled.remove(&key)?;
+        let fits = segment.version == open.version && segment.tokens.starts_with(&open.tokens);
+        fits.then_some(segment)
+    }
+
+    /// Begins the file of the time after the checkpoint of `step`.
+    pub(crate) fn begin(&mut self, step: u64) {
+        let path = self.path(step);
+        match File::create(&path) {
+            Ok(file) => self.file = Some((path, file)),
+            Err(error) => {
+                tracing::warn!("{}: {error}; segments are not written down", path.display());
+                self.file = None;
+            }
+        }
+    }
+
+    /// Removes the files of the time before the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// If one cannot be listed or removed.
+    pub fn prune(folder: &Path, step: u64) -> Result<(), RolloutError> {
+        for (_, path) in journals(folder)?.into_iter().filter(|(since, _)| *since < step) {
+            fs::remove_file(&path).map_err(|error| RolloutError::file(&path, error))?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{step:06}{SUFFIX}"))
+    }
+}
+
+const PREFIX: &str = "after-step-";
+const SUFFIX: &str = ".segments";
+
+/// The journals of a folder with their steps, oldest first.
+fn journals(folder: &Path) -> Result<Vec<(u64, PathBuf)>, RolloutError> {
+    let failed = |error| RolloutError::file(folder, error);
+    let mut found = Vec::new();
+    if !folder.exists() {
+        return Ok(found);
+    }
+    for file in fs::read_dir(folder).map_err(failed)? {
+        let path = file.map_err(failed)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let step = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX));
+        if let Some(step) = step.and_then(|step| step.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn record(entry: &Entry) -> Vec<u8> {
+    let body = postcard::to_stdvec(entry).expect("plain values in memory can be written");
+    let mut record = Vec::with_capacity(8 + body.len());
+    record.extend((body.len() as u32).to_le_bytes());
+    record.extend(crc32fast::hash(&body).to_le_bytes());
+    record.extend(body);
+    record
+}
+
+/// The entries of a file, and the number of its bytes that hold them.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn read(path: &Path) -> Result<(Vec<Entry>, u64), RolloutError> {
+    let bytes = fs::read(path).map_err(|error| RolloutError::file(path, error))?;
+    let (mut entries, mut whole) = (Vec::new(), 0);
+    while let Some((entry, length)) = first_entry(&bytes[whole..]) {
+        entries.push(entry);
+        whole += length;
+    }
+    if whole < bytes.len() {
+        let cut = bytes.len() - whole;
+        tracing::warn!("{}: the last {cut} bytes are an unfinished segment and are not used", path.display());
+    }
+    Ok((entries, whole as u64))
+}
+
+fn first_entry(bytes: &[u8]) -> Option<(Entry, usize)> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (sum, rest) = rest.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let body = rest.get(..length)?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
+        return None;
+    }
+    Some((postcard::from_bytes(body).ok()?, 8 + length))
+}

@@ -1,0 +1,144 @@
+//! What a run would lose if it stopped now: every group that has started and not reached the learner, with
+//! all tokens that are drawn for it. Plain values that can be written down and read back to the bit.
+
+use std::collections::BTreeMap;
+
+use rewards::Reward;
+use serde::{Deserialize, Serialize};
+
+use crate::actor::ActorReport;
+use crate::group::Group;
+use crate::intake::IntakeReport;
+use crate::queue::DropReason;
+use crate::trajectory::{Finish, Segment, Trajectory};
+
+/// A group on its way from its prompt to the learner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupState {
+    /// The place of its prompt in the endless order.
+    pub id: u64,
+    /// The newest policy version when it started.
+    pub started_version: u64,
+    /// The actor that answers it, counted from 0.
+    pub actor: usize,
+    /// The ids of its prompt, by which a run that goes on knows that its data are still the same.
+    pub prompt_tokens: Vec<u32>,
+    /// Its members in order.
+    pub members: Vec<MemberState>,
+    /// What the verifiers said, once they have.
+    pub verdict: Option<GroupVerdict>,
+    /// Whether the learner has it and has not learned from it yet.
+    pub taken: bool,
+}
+
+/// One member of a group.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemberState {
+    /// The segments that have ended.
+    pub segments: Vec<Segment>,
+    /// Why it ended, if it has.
+    pub finish: Option<Finish>,
+}
+
+/// The verdict on a group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupVerdict {
+    /// Counts the groups in the order in which they were scored, which is their order in the queue.
+    pub place: u64,
+    /// The reward of each member.
+    pub rewards: Vec<Reward>,
+}
+
+impl GroupState {
+    /// A group whose members have not started.
+    pub(crate) fn new(id: u64, started_version: u64) -> Self {
+        Self {
+            id,
+            started_version,
+            actor: 0,
+            prompt_tokens: Vec::new(),
+            members: Vec::new(),
+            verdict: None,
+            taken: false,
+        }
+    }
+
+    /// Puts a segment in the place that it has in its trajectory.
+    pub(crate) fn record(&mut self, trajectory: &Trajectory, finish: Option<Finish>) {
+        let member = &mut self.members[trajectory.member as usize];
+        let known = member.segments.len();
+        member.segments.extend_from_slice(&trajectory.segments[known..]);
+        member.finish = finish;
+    }
+
+    /// Writes the verdict down.
+    pub(crate) fn scored(&mut self, place: u64, group: &Group) {
+        let rewards = group.completions.iter().map(|scored| scored.reward.clone()).collect();
+        self.verdict = Some(GroupVerdict { place, rewards });
+    }
+}
+
+/// Where one actor stands: which trajectory is on which slot, and which wait for one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActorState {
+    /// What is on each slot.
+    pub slots: Vec<Option<SlotState>>,
+    /// Group and member of those that wait, longest waiting first.
+    pub waiting: Vec<(u64, u32)>,
+}
+
+/// A trajectory on its slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotState {
+    /// Its group.
+    pub group: u64,
+    /// Its place in the group.
+    pub member: u32,
+    /// The segment that it is in the middle of.
+    pub open: Option<Segment>,
+}
+
+/// A stretch of decoding beside the learner that was not over ([`crate::Overlapped`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowState {
+    /// Groups that it still has to finish.
+    pub groups: usize,
+    /// The policy version that its segments begin under.
+    pub version: u64,
+}
+
+/// Everything on the rollout's side of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RolloutState {
+    /// How many groups were started.
+    pub intake: IntakeReport,
+    /// The groups on the way, by number.
+    pub groups: Vec<GroupState>,
+    /// Groups that were put into the queue since the run began.
+    pub groups_pushed: u64,
+    /// Groups that the learner took since the run began.
+    pub groups_taken: u64,
+    /// Groups that never reached the learner.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Scored groups, last in order, that were not in the queue yet.
+    pub overflow: usize,
+    /// The actors, where they stood still; none under `schedule = "async"`, whose trajectories go on from
+    /// their last full segment on any slot.
+    pub actors: Vec<ActorState>,
+    /// Decoding that the learner had not waited for.
+    pub window: Option<WindowState>,
+    /// What the actors did since the last step was recorded.
+    pub report: ActorReport,
+}
+
+impl RolloutState {
+    /// The policy versions, beside the newest one, that open segments need to be finished.
+    pub fn versions_needed(&self) -> Vec<u64> {
+        let slots = self.actors.iter().flat_map(|actor| actor.slots.iter().flatten());
+        let open = slots.filter_map(|slot| slot.open.as_ref()).map(|segment| segment.version);
+        let mut versions: Vec<u64> = open.chain(self.window.map(|window| window.version)).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        versions
+    }
+}

@@ -1,0 +1,369 @@
+//! Taking a run up where it stood: the groups of a [`RolloutState`] go back to where they were, those in the
+//! queue, those that wait for a verdict, and those whose trajectories go on from the token they were at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::actor::{Actor, ActorContext, TakenUp};
+use crate::error::RolloutError;
+use crate::generator::Generator;
+use crate::group::{FinishedGroup, Group};
+use crate::ledger::{GroupState, RolloutState, SlotState};
+use crate::prompt::Prompt;
+use crate::queue::ReplayQueue;
+use crate::trajectory::{Finish, Trajectory};
+use crate::weights::Versioned;
+
+/// Where the rollout stands.
+pub struct Standing<W> {
+    /// What can be written down.
+    pub state: RolloutState,
+    /// The weights of open segments, which may be older than the newest ones.
+    pub weights: Vec<Versioned<W>>,
+}
+
+/// Gives actors and queue what an earlier life of the run had, and returns the scored groups that were not in
+/// the queue. The intake of the actors must have been restored from the same state.
+///
+/// `weights` finds the weights of open segments. Where the number of actors or slots has changed, or where the
+/// state has none, trajectories go on from their last full segment on any slot.
+///
+/// # Errors
+/// If a prompt is not what it was, or the tokenizer refuses a completion.
+pub fn take_up<G: Generator>(
+    state: &RolloutState,
+    actors: &mut [Actor<G>],
+    queue: &ReplayQueue,
+    weights: impl Fn(u64) -> Option<Versioned<G::Weights>>,
+) -> Result<Vec<Group>, RolloutError> {
+    let context = Arc::clone(actors[0].context());
+    let mut parts = Parts::default();
+    for group in &state.groups {
+        parts.add(group, &context, actors.len())?;
+    }
+    parts.scored.sort_by_key(|(place, _)| *place);
+    let mut scored: Vec<Group> = parts.scored.drain(..).map(|(_, group)| group).collect();
+    let overflow = scored.split_off(scored.len().saturating_sub(state.overflow));
+    queue.restore(scored, (state.groups_pushed, state.groups_taken), &state.drops);
+    let in_place = parts.in_place(state, actors);
+    for (number, actor) in actors.iter_mut().enumerate() {
+        let taken_up = match in_place {
+            true => parts.placed(number, state),
+            false => parts.anywhere(number),
+        };
+        actor.restore(taken_up, &weights)?;
+    }
+    actors[0].count(&state.report);
+    Ok(overflow)
+}
+
+/// The groups of a state, by what happens to them next.
+#[derive(Default)]
+struct Parts {
+    scored: Vec<(u64, Group)>,
+    /// With the actor.
+    ended: Vec<(usize, (Trajectory, Finish))>,
+    /// With the actor.
+    unfinished: BTreeMap<(u64, u32), (usize, Trajectory)>,
+}
+
+impl Parts {
+    fn add<W>(
+        &mut self,
+        group: &GroupState,
+        context: &ActorContext<W>,
+        actors: usize,
+    ) -> Result<(), RolloutError> {
+        let prompt = Arc::new(context.prompts.prompt(group.id)?);
+        check(&prompt, group)?;
+        let actor = group.actor % actors;
+        let trajectories = trajectories(group, &prompt, context.config.group_size);
+        if let Some(verdict) = &group.verdict {
+            let ended = trajectories.into_iter().map(|(trajectory, finish)| (trajectory, finish.unwrap_or_default()));
+            let finished = FinishedGroup { id: group.id, members: ended.collect() };
+            self.scored.push((verdict.place, context.scorer.known(finished, &verdict.rewards)?));
+            return Ok(());
+        }
+        for (trajectory, finish) in trajectories {
+            match finish {
+                Some(finish) => self.ended.push((actor, (trajectory, finish))),
+                None => {
+                    let key = (trajectory.group, trajectory.member);
+                    self.unfinished.insert(key, (actor, trajectory));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every trajectory that goes on has a place in the actors' states, and the actors have it.
+    fn in_place<G: Generator>(&self, state: &RolloutState, actors: &[Actor<G>]) -> bool {
+        let slots = |actor: &Actor<G>| actor.state().slots.len();
+        let placed: usize = state
+            .actors
+            .iter()
+            .map(|actor| actor.slots.iter().flatten().count() + actor.waiting.len())
+            .sum();
+        state.actors.len() == actors.len()
+            && state.actors.iter().zip(actors).all(|(state, actor)| state.slots.len() == slots(actor))
+            && placed == self.unfinished.len()
+    }
+
+    fn placed(&mut self, number: usize, state: &RolloutState) -> TakenUp {
+        let actor = &state.actors[number];
+        let mut taken_up = TakenUp { ended: self.ended_of(number), ..TakenUp::default() };
+        for (slot, there) in actor.slots.iter().enumerate() {
+            let Some(SlotState { group, member, open }) = there else { continue };
+            if let Some((_, mut trajectory)) = self.unfinished.remove(&(*group, *member)) {
+                trajectory.segments.extend(open.clone());
+                taken_up.slots.push((slot, trajectory));
+            }
+        }
+        let waiting = actor.waiting.iter().filter_map(|place| self.unfinished.remove(place));
+        taken_up.waiting = waiting.map(|(_, trajectory)| trajectory).collect();
+        taken_up
+    }
+
+    /// Trajectories that have begun go first: they are the oldest.
+    fn anywhere(&mut self, number: usize) -> TakenUp {
+        let own = self.unfinished.extract_if(.., |_, (actor, _)| *actor == number);
+        let mut waiting: Vec<Trajectory> = own.map(|(_, (_, trajectory))| trajectory).collect();
+        waiting.sort_by_key(|trajectory| trajectory.segments.is_empty());
+        TakenUp { waiting, ended: self.ended_of(number), ..TakenUp::default() }
+    }
+
+    fn ended_of(&mut self, number: usize) -> Vec<(Trajectory, Finish)> {
+        self.ended.extract_if(.., |(actor, _)| *actor == number).map(|(_, ended)| ended).collect()
+    }
+}
+
+/// The members of a group as they are written down; one that was admitted a moment ago has none yet.
+fn trajectories(
+    group: &GroupState,
+    prompt: &Arc<Prompt>,
+    group_size: usize,
+) -> Vec<(Trajectory, Option<Finish>)> {
+    let count = if group.members.is_empty() { group_size } else { group.members.len() };
+    (0..count)
+        .map(|place| {
+            let mut trajectory = Trajectory::new(Arc::clone(prompt), group.id, place as u32);
+            let member = group.members.get(place);
+            if let Some(member) = member {
+                trajectory.segments.clone_from(&member.segments);
+            }
+            (trajectory, member.and_then(|member| member.finish))
+        })
+        .collect()
+}
+
+/// Refuses to go on with other data: a group's members would have answered different prompts.
+fn check(prompt: &Prompt, group: &GroupState) -> Result<(), RolloutError> {
+    if group.members.is_empty() || group.prompt_tokens == prompt.tokens {
+        return Ok(());
+    }
+    Err(RolloutError::Prompt {
+        prompt: prompt.id.clone(),
+        reason: format!(
+            "group {} was started on another prompt: the data, the tokenizer or the chat template have changed \
+             since the checkpoint",
+            group.id
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::config::QueueConfig;
+    use crate::journal::Journal;
+    use crate::overlapped::Overlapped;
+    use crate::schedule::Lockstep;
+    use crate::scheduler::Pacing;
+    use crate::testing::{Script, context_at, records, rollout_config};
+
+    const GROUPS_PER_STEP: usize = 2;
+    const PACING: Pacing = Pacing { groups_per_step: GROUPS_PER_STEP as u64, staleness_versions_max: 2 };
+    const STEPS: u64 = 12;
+
+    enum Driver {
+        Lockstep(Lockstep<Script>),
+        Overlapped(Overlapped<Script>),
+    }
+
+    /// One life of a run whose learner only counts.
+    struct Life {
+        script: Script,
+        queue: Arc<ReplayQueue>,
+        context: Arc<ActorContext<u64>>,
+        driver: Driver,
+        version: u64,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Shape {
+        overlapped: bool,
+        actors: usize,
+        seed: u64,
+        groups_max: usize,
+    }
+
+    impl Life {
+        /// From the beginning, or from what was written down after step `version`.
+        fn new(shape: Shape, from: Option<(u64, &[u8])>, journal: Option<Journal>) -> Self {
+            let seed = shape.seed;
+            let script = Script::new(3, move |group, member| {
+                ((group * 7 + u64::from(member) * 13 + seed) % 11) as usize + 1
+            });
+            let (version, state) = match from {
+                Some((version, bytes)) => (version, postcard::from_bytes(bytes).expect("our own bytes")),
+                None => (0, RolloutState::default()),
+            };
+            let mut config = rollout_config(3 * shape.actors, 3, 4, 2);
+            config.actors = shape.actors;
+            let restored = |intake: crate::intake::Intake| {
+                let intake = intake.restored(&state);
+                journal.into_iter().fold(intake, |intake, journal| intake.with_journal(journal))
+            };
+            let context = context_at(config, seed, PACING, (version, restored));
+            let config = QueueConfig { groups_max: shape.groups_max, staleness_versions_max: 2 };
+            let queue = Arc::new(ReplayQueue::new(config, context.intake.clone()));
+            let mut actors: Vec<Actor<Script>> =
+                (0..shape.actors).map(|number| Actor::new(context.clone(), number, script.clone())).collect();
+            let weights = |version| Some(Versioned { version, weights: Arc::new(version) });
+            let overflow = take_up(&state, &mut actors, &queue, weights).expect("the data are the same");
+            let window = state.window.map(|window| (window, weights(window.version).expect("any")));
+            let driver = if shape.overlapped {
+                let actor = actors.pop().expect("one");
+                Driver::Overlapped(Overlapped::new(actor, &queue, overflow, window).expect("a thread"))
+            } else {
+                Driver::Lockstep(Lockstep::new(actors, overflow))
+            };
+            Self { script, queue, context, driver, version }
+        }
+
+        fn step(&mut self) -> Vec<String> {
+            let groups = match &mut self.driver {
+                Driver::Lockstep(lockstep) => lockstep.take(&self.queue, GROUPS_PER_STEP, self.version),
+                Driver::Overlapped(overlapped) => overlapped.take(&self.queue, GROUPS_PER_STEP, self.version),
+            };
+            let groups = groups.expect("never starved");
+            self.version += 1;
+            self.context.weights.publish(self.version, Arc::new(self.version));
+            self.queue.learned(&groups);
+            records(&groups)
+        }
+
+        fn written(&mut self) -> Vec<u8> {
+            let standing = match &mut self.driver {
+                Driver::Lockstep(lockstep) => lockstep.state(&self.queue, self.version),
+                Driver::Overlapped(overlapped) => {
+                    overlapped.state(&self.queue, self.version).expect("nobody failed")
+                }
+            };
+            let known: Vec<u64> = standing.weights.iter().map(|weights| weights.version).collect();
+            assert!(standing.state.versions_needed().iter().all(|version| known.contains(version)));
+            postcard::to_stdvec(&standing.state).expect("plain values")
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        // Invariant 9: a run that is taken up is the run bit for bit, wherever it was left.
+        #[test]
+        fn a_run_that_is_taken_up_is_the_run(
+            overlapped in any::<bool>(),
+            seed in 0..1000_u64,
+            groups_max in 2..8_usize,
+            stops in proptest::collection::btree_set(0..STEPS, 0..4),
+        ) {
+            let actors = if overlapped { 1 } else { 1 + seed as usize % 2 };
+            let shape = Shape { overlapped, actors, seed, groups_max };
+            let mut unbroken = Life::new(shape, None, None);
+            let mut broken = Life::new(shape, None, None);
+            for step in 0..STEPS {
+                if stops.contains(&step) {
+                    let written = broken.written();
+                    broken = Life::new(shape, Some((step, &written)), None);
+                }
+                prop_assert_eq!(unbroken.step(), broken.step(), "step {}", step);
+            }
+        }
+
+        // Invariant 9: after a kill the journal gives back what was drawn since the checkpoint.
+        #[test]
+        fn nothing_that_was_drawn_is_drawn_again(
+            overlapped in any::<bool>(),
+            seed in 0..1000_u64,
+            saved in 0..6_u64,
+            killed_after in 0..6_u64,
+        ) {
+            let shape = Shape { overlapped, actors: 1, seed, groups_max: 6 };
+            let mut unbroken = Life::new(shape, None, None);
+            let steps: Vec<Vec<String>> = (0..STEPS).map(|_| unbroken.step()).collect();
+
+            let folder = tempfile::tempdir().expect("a folder");
+            let journal = |step| Journal::open(folder.path(), step, u64::MAX).expect("a journal");
+            let mut first = Life::new(shape, None, Some(journal(0)));
+            (0..saved).for_each(|_| drop(first.step()));
+            let written = first.written();
+            let drawn_when_saved = first.script.tokens_drawn();
+            (0..killed_after).for_each(|_| drop(first.step()));
+            // Stands still, so that the two lives can be counted.
+            first.written();
+            let drawn_since = first.script.tokens_drawn() - drawn_when_saved;
+            drop(first);
+
+            let mut second = Life::new(shape, Some((saved, &written)), Some(journal(saved)));
+            for (offset, step) in steps[saved as usize..].iter().enumerate() {
+                prop_assert_eq!(&second.step(), step, "step {}", saved as usize + offset);
+            }
+            second.written();
+            unbroken.written();
+            // At most the open segments of three slots, of three tokens each, were lost.
+            let drawn = drawn_when_saved + drawn_since + second.script.tokens_drawn();
+            let lost = drawn - unbroken.script.tokens_drawn();
+            prop_assert!(lost <= 3 * 2, "{lost} tokens were drawn twice");
+        }
+    }
+
+    #[test]
+    fn other_data_are_refused() {
+        let shape = Shape { overlapped: false, actors: 1, seed: 1, groups_max: 4 };
+        let mut life = Life::new(shape, None, None);
+        life.step();
+        let mut state: RolloutState = postcard::from_bytes(&life.written()).expect("our own bytes");
+        state.groups[0].prompt_tokens = vec![9];
+        let context = context_at(rollout_config(3, 3, 4, 2), 1, PACING, (1, |intake| intake.restored(&state)));
+        let config = QueueConfig { groups_max: 4, staleness_versions_max: 2 };
+        let queue = ReplayQueue::new(config, context.intake.clone());
+        let mut actors = [Actor::new(context, 0, life.script.clone())];
+        let error = take_up(&state, &mut actors, &queue, |_| None).expect_err("another prompt");
+        assert!(error.to_string().contains("was started on another prompt"), "{error}");
+    }
+
+    // Trajectories of a run on threads go on from their last full segment, each exactly once.
+    #[test]
+    fn with_other_slots_every_trajectory_goes_on_once() {
+        let mut life = Life::new(Shape { overlapped: false, actors: 1, seed: 3, groups_max: 6 }, None, None);
+        let mut records: Vec<String> = (0..4).flat_map(|_| life.step()).collect();
+        let written = life.written();
+        let other = Shape { overlapped: false, actors: 2, seed: 3, groups_max: 6 };
+        let mut life = Life::new(other, Some((4, &written)), None);
+        records.extend((4..STEPS).flat_map(|_| life.step()));
+        let mut groups: Vec<String> = records
+            .iter()
+            .map(|record| {
+                let record: crate::group::CompletionRecord = serde_json::from_str(record).expect("a record");
+                record.group
+            })
+            .collect();
+        groups.dedup();
+        let count = groups.len();
+        groups.sort_unstable();
+        groups.dedup();
+        assert_eq!((groups.len(), count), (GROUPS_PER_STEP * STEPS as usize, GROUPS_PER_STEP * STEPS as usize));
+    }
+}
