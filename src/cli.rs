@@ -79,10 +79,31 @@ pub struct RunPlace {
     pub overwrite: bool,
 }
 
+/// Where a training run begins.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Start {
+    /// Goes on with a run as if nothing had happened: its folder, one of its checkpoints, or `latest`, which
+    /// is the folder given with --run or else the newest `runs/<config>-<n>`
+    #[arg(long, value_name = "DIR|latest", num_args = 0..=1, default_missing_value = LATEST)]
+    pub resume: Option<PathBuf>,
+    /// Resumes under a config that changes what is learned
+    #[arg(long, requires = "resume")]
+    pub allow_config_change: bool,
+    /// Begins a new run with the weights of a checkpoint, or of a run's newest one
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub fork: Option<PathBuf>,
+    /// Takes the optimizer's moments as well
+    #[arg(long, requires = "fork")]
+    pub fork_optimizer: bool,
+}
+
+/// Stands for the newest run.
+pub const LATEST: &str = "latest";
+
 /// `longhaul train`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  longhaul train configs/quickstart.toml --set run.seed=2 --run runs/second"
+    after_help = "Examples:\n  longhaul train configs/quickstart.toml --set run.seed=2 --run runs/second\n  longhaul train configs/quickstart.toml --resume runs/second"
 )]
 pub struct TrainArgs {
     /// The config file
@@ -90,6 +111,9 @@ pub struct TrainArgs {
     /// Where the run writes.
     #[command(flatten)]
     pub place: RunPlace,
+    /// Where it begins.
+    #[command(flatten)]
+    pub start: Start,
     /// Changes to the config.
     #[command(flatten)]
     pub overrides: Overrides,

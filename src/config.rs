@@ -19,8 +19,8 @@ use serde::Serialize;
 use document::{Document, Place};
 
 pub use sections::{
-    CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection, ModelSection, RunSection,
-    Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolSampling,
+    Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection, ModelSection,
+    RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolSampling,
 };
 
 /// A config that cannot be meant. It is one line: the file and line (or the override), the key, the reason.

@@ -12,7 +12,7 @@ use rollout::{
     DataConfig, EvaluationPlan, Group, OnUpdate, OutputLimits, Prompt, PromptSource, Scorer, Text, Versioned,
     evaluate,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Evaluation;
 use crate::generator::DecoderGenerator;
@@ -49,7 +49,7 @@ pub fn weighted_sum(
 }
 
 /// What an evaluation found. Lengths are in tokens.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct EvalReport {
     /// Held-out prompts.
     pub problems: usize,

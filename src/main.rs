@@ -49,7 +49,7 @@ fn run(command: &Command) -> Result<()> {
 fn run_train(args: &TrainArgs) -> Result<()> {
     let config = RunConfig::load(&args.config, &args.overrides.set)?;
     let name = args.config.file_stem().map_or("train".into(), |stem| stem.to_string_lossy());
-    train::train(&config, &name, &args.place, &no_custom_verifiers)?;
+    train::train_from(config, &name, (&args.place, &args.start), &no_custom_verifiers)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! Which numbers there are is decided by the callers; this file writes them. A tag that depends on the clock
 //! begins with one of [`TIMED_FAMILIES`], so that two runs of one seed can be compared without them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use protobuf::{Message, RepeatedField};
 use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 use tensorboard_proto::event::Event;
 use tensorboard_proto::summary::{Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
 use tensorboard_proto::tensor::TensorProto;
@@ -20,7 +21,8 @@ use tensorboard_proto::types::DataType;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::{histogram_raw, scalar};
 
-/// The families whose values depend on the clock; every other tag repeats exactly in a lockstep run.
+/// The families whose values depend on the clock; every other tag repeats exactly in a deterministic run, and
+/// in lockstep.
 pub const TIMED_FAMILIES: [&str; 3] = ["timing_s/", "time/", "perf/"];
 
 /// TensorBoard draws 30 buckets, so more would be merged before anybody sees them.
@@ -51,6 +53,46 @@ impl MetricsWriter {
             Err(error) => warn_once(&directory, &error),
         }
         Ok(writer)
+    }
+
+    /// Goes on in a folder where an earlier life of the run stood at `place`: what it wrote after that is cut
+    /// off, so that no step comes twice.
+    ///
+    /// # Errors
+    /// If `metrics.jsonl` cannot be written.
+    pub fn resume(folder: &Path, place: &MetricsPlace) -> Result<Self> {
+        let lines_path = folder.join("metrics.jsonl");
+        let open = || -> Result<File> {
+            let file = File::options().create(true).append(true).open(&lines_path)?;
+            let there = file.metadata()?.len();
+            if there < place.lines_bytes {
+                let had = place.lines_bytes;
+                let path = lines_path.display();
+                tracing::warn!(
+                    "{path}: has {there} bytes and had {had} at the checkpoint: steps are missing in it"
+                );
+            }
+            file.set_len(there.min(place.lines_bytes))?;
+            Ok(file)
+        };
+        let file = open().with_context(|| lines_path.display().to_string())?;
+        let mut writer = Self { lines: BufWriter::new(file), lines_path, events: None };
+        let directory = folder.join("tensorboard");
+        match cut_events(&directory, &place.events).and_then(|()| EventFile::create(&directory)) {
+            Ok(events) => writer.events = Some(events),
+            Err(error) => warn_once(&directory, &error),
+        }
+        Ok(writer)
+    }
+
+    /// How far the files have grown, for a checkpoint.
+    ///
+    /// # Errors
+    /// If `metrics.jsonl` cannot be asked. TensorBoard files that cannot are left out.
+    pub fn place(&self) -> Result<MetricsPlace> {
+        let file = self.lines.get_ref().metadata().with_context(|| self.lines_path.display().to_string())?;
+        let directory = self.lines_path.with_file_name("tensorboard");
+        Ok(MetricsPlace { lines_bytes: file.len(), events: event_files(&directory).unwrap_or_default() })
     }
 
     /// Writes the numbers of one step: a line with every scalar, and an event for every scalar and histogram.
@@ -104,6 +146,44 @@ impl MetricsWriter {
     }
 }
 
+/// How long the files of metrics were at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsPlace {
+    /// Bytes of `metrics.jsonl`.
+    pub lines_bytes: u64,
+    /// Bytes of each event file by name.
+    pub events: BTreeMap<String, u64>,
+}
+
+/// The event files of a folder with their lengths.
+fn event_files(directory: &Path) -> Result<BTreeMap<String, u64>> {
+    let mut files = BTreeMap::new();
+    if directory.exists() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.contains("tfevents") {
+                files.insert(name, entry.metadata()?.len());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Takes from the event files what was written after they had these lengths; records are appended whole, so
+/// what is left ends with one.
+fn cut_events(directory: &Path, kept: &BTreeMap<String, u64>) -> Result<()> {
+    for (name, there) in event_files(directory)? {
+        let path = directory.join(&name);
+        match kept.get(&name) {
+            Some(bytes) => File::options().write(true).open(&path)?.set_len(there.min(*bytes))?,
+            None => fs::remove_file(&path)?,
+        }
+    }
+    Ok(())
+}
+
 /// Called at most once a run, because the writer gives the events up with it.
 fn warn_once(path: &Path, error: &anyhow::Error) {
     tracing::warn!("{}: {error:#}; the run goes on without TensorBoard", path.display());
@@ -121,8 +201,11 @@ struct EventFile {
 impl EventFile {
     fn create(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory)?;
-        // TensorBoard takes any name with `tfevents` in it and orders the files by name.
-        let name = format!("events.out.tfevents.{:010}.{}.longhaul", wall_time() as u64, std::process::id());
+        // TensorBoard takes any name with `tfevents` in it and orders the files by name, so a run that goes on
+        // within a second of its last life needs the next number.
+        let files = event_files(directory)?.len();
+        let pid = std::process::id();
+        let name = format!("events.out.tfevents.{:010}.{files:04}.{pid}.longhaul", wall_time() as u64);
         let path = directory.join(name);
         let records = RecordWriter::new(BufWriter::new(File::create_new(&path)?));
         let mut file = Self { records, path };

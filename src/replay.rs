@@ -80,7 +80,7 @@ fn run(
     }
     let last = folder.checkpoint(learner.version());
     learner::checkpoint::save(&last, &learner, &companions)?;
-    folder.prune_checkpoints(config.checkpoint.keep_last)?;
+    crate::checkpoints::prune(&folder, &config.checkpoint)?;
     println!("weights in {}", last.display());
     Ok(())
 }

@@ -6,14 +6,15 @@
 //!   metrics.jsonl          one object a step
 //!   tensorboard/           the same numbers, histograms and texts
 //!   rollouts/              step-000012.jsonl: the completions that step 12 learned from
-//!   checkpoints/step-12/   a Hugging Face directory and the trainer's state
+//!   checkpoints/step-12/   a Hugging Face directory, the trainer's state and that of the rollout
+//!   journal/               the segments that ended since the last checkpoints
 //!   log                    everything that was said, with times
 //! ```
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -31,10 +32,12 @@ const MARK: &str = "# A run of longhaul";
 /// Nobody has so many runs of one config in one place; a search beyond it is a mistake.
 const RUNS_MAX: u32 = 100_000;
 
-/// A folder that belongs to this run alone.
+/// A folder that belongs to this run alone, while this lives.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// The locked `config.toml`; the operating system lets go of it whatever ends the process.
+    _lock: Arc<File>,
 }
 
 impl RunFolder {
@@ -51,10 +54,68 @@ impl RunFolder {
             }
             None => next_free(Path::new("runs"), name)?,
         };
-        let folder = Self { path };
+        let file = path.join("config.toml");
         let text = format!("{MARK} {}\n{config}", crate::cli::VERSION);
-        fs::write(folder.config(), text).with_context(|| folder.config().display().to_string())?;
-        Ok(folder)
+        fs::write(&file, text).with_context(|| file.display().to_string())?;
+        Ok(Self { _lock: Arc::new(lock(&file)?), path })
+    }
+
+    /// The folder of a run that is taken up again.
+    ///
+    /// # Errors
+    /// If it is no run's, or if a process is at work on it.
+    pub fn reopen(path: &Path) -> Result<Self> {
+        let file = path.join("config.toml");
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        if !text.starts_with(MARK) {
+            bail!("{}: not the config of a run, so there is nothing to resume", file.display());
+        }
+        Ok(Self { _lock: Arc::new(lock(&file)?), path: path.to_owned() })
+    }
+
+    /// The newest folder `runs/<name>-<n>`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn newest(name: &str) -> Result<PathBuf> {
+        let runs = Path::new("runs");
+        let last = if runs.exists() { numbers(runs, name)?.into_iter().max() } else { None };
+        match last {
+            Some(number) => Ok(runs.join(format!("{name}-{number}"))),
+            None => bail!("there is no run runs/{name}-<n> to resume; name its folder: --resume DIR"),
+        }
+    }
+
+    /// The folder of journals.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    /// The steps of all checkpoints, newest first.
+    ///
+    /// # Errors
+    /// If the folder of checkpoints cannot be listed.
+    pub fn checkpoint_steps(&self) -> Result<Vec<u64>> {
+        let folder = self.checkpoints();
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut steps: Vec<u64> =
+            names_in(&folder)?.iter().filter_map(|name| checkpoint_step(name)).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(steps)
+    }
+
+    /// Removes what was written of the steps after `step`, which come again.
+    ///
+    /// # Errors
+    /// If a file cannot be listed or removed.
+    pub fn rewind(&self, step: u64) -> Result<()> {
+        let written =
+            |name: &str| -> Option<u64> { name.strip_prefix("step-")?.strip_suffix(".jsonl")?.parse().ok() };
+        remove_matching(&self.path.join("rollouts"), |name| written(name).is_some_and(|of| of > step))?;
+        remove_matching(&self.checkpoints(), |name| checkpoint_step(name).is_some_and(|of| of > step))
     }
 
     /// The folder itself.
@@ -115,23 +176,32 @@ impl RunFolder {
         write().with_context(|| path.display().to_string())
     }
 
-    /// Removes all checkpoints but the newest `keep`.
+    /// Removes all checkpoints but those of these steps.
     ///
     /// # Errors
     /// If a checkpoint cannot be listed or removed.
-    pub fn prune_checkpoints(&self, keep: usize) -> Result<()> {
-        let folder = self.checkpoints();
-        if !folder.exists() {
-            return Ok(());
-        }
-        let mut steps: Vec<u64> =
-            names_in(&folder)?.iter().filter_map(|name| checkpoint_step(name)).collect();
-        steps.sort_unstable_by(|a, b| b.cmp(a));
-        for step in steps.into_iter().skip(keep) {
+    pub fn prune_checkpoints(&self, keeps: impl Fn(u64) -> bool) -> Result<()> {
+        for step in self.checkpoint_steps()?.into_iter().filter(|step| !keeps(*step)) {
             let path = self.checkpoint(step);
             fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
         }
         Ok(())
+    }
+}
+
+/// Nobody else writes to the run while the file is open.
+fn lock(config: &Path) -> Result<File> {
+    let file = File::open(config).with_context(|| config.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{}: another process is at work on this run", config.display())
+        }
+        // A file system without locks is no reason not to run.
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!("{}: {error}; nothing keeps a second process from this run", config.display());
+            Ok(file)
+        }
     }
 }
 
@@ -143,11 +213,9 @@ fn checkpoint_step(name: &str) -> Option<u64> {
 /// The folder after the last one of this name, so that the numbers follow time even where some were deleted.
 fn next_free(runs: &Path, name: &str) -> Result<PathBuf> {
     fs::create_dir_all(runs).with_context(|| runs.display().to_string())?;
-    let prefix = format!("{name}-");
-    let number = |name: &String| name.strip_prefix(&prefix)?.parse::<u32>().ok();
-    let last = names_in(runs)?.iter().filter_map(number).max().unwrap_or(0);
+    let last = numbers(runs, name)?.into_iter().max().unwrap_or(0);
     for number in last + 1..=RUNS_MAX {
-        let path = runs.join(format!("{prefix}{number}"));
+        let path = runs.join(format!("{name}-{number}"));
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             // Another run began at the same moment.
@@ -156,6 +224,12 @@ fn next_free(runs: &Path, name: &str) -> Result<PathBuf> {
         }
     }
     bail!("{}: there are {RUNS_MAX} runs of {name}; name a folder with --run", runs.display())
+}
+
+fn numbers(runs: &Path, name: &str) -> Result<Vec<u32>> {
+    let prefix = format!("{name}-");
+    let names = names_in(runs)?;
+    Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect())
 }
 
 fn make_room(path: &Path, overwrite: bool) -> Result<()> {
@@ -175,6 +249,7 @@ fn make_room(path: &Path, overwrite: bool) -> Result<()> {
             "{shown}: --overwrite replaces the folder of a run, and this is none (no config.toml of a run in it)"
         );
     }
+    drop(lock(&path.join("config.toml"))?);
     remove_run(path)
 }
 
@@ -184,6 +259,7 @@ fn remove_run(path: &Path) -> Result<()> {
     remove_matching(&path.join("tensorboard"), |name| name.contains("tfevents"))?;
     remove_matching(&path.join("rollouts"), |name| name.starts_with("step-") && name.ends_with(".jsonl"))?;
     remove_matching(&path.join("checkpoints"), |name| checkpoint_step(name).is_some())?;
+    remove_matching(&path.join("journal"), |name| name.ends_with(".segments"))?;
     for name in ["metrics.jsonl", "log", "config.toml"] {
         let file = path.join(name);
         match fs::remove_file(&file) {
@@ -394,15 +470,15 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_checkpoints_stay() {
+    fn checkpoints_that_are_not_kept_go() {
         let place = tempfile::tempdir().unwrap();
         let folder = create(place.path(), false).unwrap();
-        folder.prune_checkpoints(1).unwrap();
+        folder.prune_checkpoints(|_| false).unwrap();
         for step in [2, 9, 10] {
             fs::create_dir_all(folder.checkpoint(step)).unwrap();
         }
         fs::create_dir(folder.checkpoints().join("best")).unwrap();
-        folder.prune_checkpoints(2).unwrap();
+        folder.prune_checkpoints(|step| step > 2).unwrap();
         let mut left = names_in(&folder.checkpoints()).unwrap();
         left.sort();
         assert_eq!(left, ["best", "step-10", "step-9"]);

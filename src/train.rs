@@ -1,7 +1,7 @@
 //! The whole run on one page: actors fill the queue, the learner empties it, and every step goes through
 //! `Run::learn` and `Run::record`. Both schedules share everything but who drives the actors.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,18 +11,21 @@ use kernels::{Decoder, Device};
 use learner::{Learner, StepReport};
 use rewards::Split;
 use rollout::{
-    Actor, ActorContext, ActorReport, ActorThreads, Bell, CompletionRecord, Group, Intake, Lockstep, Pacing,
-    PromptSource, ReplayQueue, RolloutError, Scorer, WeightsCell,
+    Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, Pacing, PromptSource,
+    ReplayQueue, RolloutError, Scorer, Standing, WeightsCell,
 };
 
-use crate::cli::RunPlace;
+use crate::checkpoints::{self, RunState};
+use crate::cli::{RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
+use crate::driver::Driver;
 use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
 use crate::generator::DecoderGenerator;
 use crate::metrics::{MetricsWriter, completion_markdown};
 use crate::model::{Model, open_device};
+use crate::origin::Origin;
 use crate::progress::{Progress, ProgressLine, Summary};
-use crate::run_folder::{RunFolder, start_log};
+use crate::run_folder::RunFolder;
 use crate::shutdown::Shutdown;
 use crate::step_metrics::StepMetrics;
 
@@ -54,35 +57,56 @@ pub fn train(
     place: &RunPlace,
     custom: CustomVerifiers<'_>,
 ) -> Result<Outcome> {
+    train_from(config.clone(), name, (place, &Start::default()), custom)
+}
+
+/// [`train`] that may begin elsewhere than at step 0 of the config's model.
+///
+/// # Errors
+/// As [`train`]; or what keeps the run from beginning there.
+pub fn train_from(
+    mut config: RunConfig,
+    name: &str,
+    (place, start): (&RunPlace, &Start),
+    custom: CustomVerifiers<'_>,
+) -> Result<Outcome> {
     let device = open_device((config.run.device, config.run.threads))?;
-    let model = Model::load(&config.model.path, &device)?;
-    let actors = Actors::new(config, &model, custom)?;
+    let mut origin = Origin::find(&mut config, name, (place, start), &device)?;
+    let config = &config;
+    let model = Model::load(&origin.model, &device)?;
+    let actors = Actors::new(config, &model, &origin, custom)?;
     let evaluator = match config.evaluation() {
         Some(evaluation) => Some(Evaluator::new(&evaluation, &model.text, &model.decoder, custom)?),
         None => None,
     };
-    let learner = new_learner(config, model.decoder.clone(), &device)?;
-    let folder = RunFolder::create(place.run.as_deref(), name, place.overwrite, &config.resolved())?;
-    let _log = start_log(Some(&folder))?;
-    let queue = Arc::clone(&actors.queue);
-    let shutdown = Shutdown::listen(move || queue.close())?;
-    let mut run = Run::new(config, (learner, evaluator), model, folder)?;
-    run.evaluate_before()?;
-    let ended = match config.run.schedule {
-        Schedule::Async => run.beside(actors, &shutdown),
-        Schedule::Lockstep => run.in_turns(actors, &shutdown),
-    };
-    run.finish(&shutdown, ended)
+    let learner = new_learner(config, model.decoder.clone(), &origin, &device)?;
+    let (folder, _log, metrics) = origin.open((name, place), config)?;
+    actors.actors[0].context().intake.keep_journal(origin.journal(&folder, config.run.schedule)?);
+    let Actors { actors, queue, weights } = actors;
+    let closed = Arc::clone(&queue);
+    let shutdown = Shutdown::listen(move || closed.close())?;
+    let mut run = Run::new(config, (learner, evaluator), model, (folder, metrics), (queue, weights));
+    run.begin(&origin)?;
+    let mut driver = Driver::start(config.run.schedule, actors, &run.queue, origin.point.as_ref())?;
+    let learned = run.steps(&mut driver, &shutdown);
+    // What made the actors stop is the cause; that the queue is closed is only what came of it.
+    let ended = driver.stop().map_err(anyhow::Error::from).and(learned);
+    run.finish(&mut driver, &shutdown, ended)
 }
 
-fn new_learner(config: &RunConfig, decoder: Decoder, device: &Device) -> Result<Learner> {
+fn new_learner(config: &RunConfig, decoder: Decoder, origin: &Origin, device: &Device) -> Result<Learner> {
     let reference = match (&config.learner.kl.enabled, &config.learner.kl.reference) {
         (true, Some(path)) => Some(Decoder::load(path, device)?),
         _ => None,
     };
     let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
-    let learner =
+    let mut learner =
         Learner::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?;
+    if let Some(point) = &origin.point {
+        learner::checkpoint::load_optimizer(&point.folder, &mut learner)?;
+    } else if let Some(moments) = &origin.moments {
+        learner::checkpoint::load_moments(moments, &mut learner)?;
+    }
     Ok(learner.with_reward_weights(reward_weights(&config.rewards)))
 }
 
@@ -94,16 +118,20 @@ struct Actors {
 }
 
 impl Actors {
-    fn new(config: &RunConfig, model: &Model, custom: CustomVerifiers<'_>) -> Result<Self> {
-        let rollout = &config.rollout;
+    fn new(config: &RunConfig, model: &Model, origin: &Origin, custom: CustomVerifiers<'_>) -> Result<Self> {
+        let mut rollout = config.rollout.clone();
+        if config.run.schedule == Schedule::Deterministic {
+            // All slots are one batch, so that the number of actors changes nothing.
+            rollout.actors = 1;
+        }
         let bell = Bell::new();
         let pacing = Pacing {
             groups_per_step: config.learner.groups_per_step as u64,
             staleness_versions_max: config.queue.staleness_versions_max,
         };
-        let intake = Arc::new(Intake::new(pacing, bell.clone()));
+        let intake = Arc::new(Intake::new(pacing, bell.clone()).restored(&origin.rollout()));
         let queue = Arc::new(ReplayQueue::new(config.queue.clone(), Arc::clone(&intake)));
-        let weights = Arc::new(WeightsCell::new(0, Arc::new(model.decoder.clone()), bell));
+        let weights = Arc::new(WeightsCell::new(origin.step(), Arc::new(model.decoder.clone()), bell));
         let text = Arc::clone(&model.text);
         let prompts = PromptSource::open(&config.data, Split::Train, config.run.seed, Arc::clone(&text))?;
         let output_tokens_max = rollout.output_tokens_max;
@@ -123,9 +151,9 @@ impl Actors {
         // Room for an output and a short prompt; the cache grows where a prompt is longer.
         let room = (rollout.slots_per_actor(), output_tokens_max + 64);
         let actors = (0..rollout.actors)
-            .map(|_| {
+            .map(|number| {
                 let generator = DecoderGenerator::new(&model.decoder, room, sampling, rollout.on_update);
-                Actor::new(Arc::clone(&context), generator)
+                Actor::new(Arc::clone(&context), number, generator)
             })
             .collect();
         Ok(Self { actors, queue, weights })
@@ -140,14 +168,20 @@ struct Run<'a> {
     model: Model,
     folder: RunFolder,
     metrics: MetricsWriter,
+    queue: Arc<ReplayQueue>,
+    weights: Arc<WeightsCell<Decoder>>,
     progress: Progress,
     start: Instant,
+    /// The step that this life of the run began after.
+    first_step: u64,
     step_start: Instant,
     actors_before: ActorReport,
     trainer_waited_before: f64,
     before: Option<EvalReport>,
     after: Option<EvalReport>,
     alarm: Alarm,
+    /// Seconds and bytes of the checkpoint after the step before, if there was one.
+    saved: (f64, u64),
 }
 
 impl<'a> Run<'a> {
@@ -155,18 +189,21 @@ impl<'a> Run<'a> {
         config: &'a RunConfig,
         (learner, evaluator): (Learner, Option<Evaluator>),
         model: Model,
-        folder: RunFolder,
-    ) -> Result<Self> {
-        let metrics = MetricsWriter::create(folder.path())?;
+        (folder, metrics): (RunFolder, MetricsWriter),
+        (queue, weights): (Arc<ReplayQueue>, Arc<WeightsCell<Decoder>>),
+    ) -> Self {
         let facts = facts(config, &model.decoder, folder.path());
         let progress = Progress::start(config.metrics.console, "longhaul train", &facts, config.run.steps);
-        Ok(Self {
+        Self {
             config,
+            first_step: learner.version(),
             learner,
             evaluator,
             model,
             folder,
             metrics,
+            queue,
+            weights,
             progress,
             start: Instant::now(),
             step_start: Instant::now(),
@@ -175,61 +212,48 @@ impl<'a> Run<'a> {
             before: None,
             after: None,
             alarm: Alarm::default(),
-        })
+            saved: (0.0, 0),
+        }
     }
 
-    /// Actors on threads of their own, learner on this one.
-    fn beside(&mut self, actors: Actors, shutdown: &Shutdown) -> Result<()> {
-        let Actors { actors, queue, weights } = actors;
-        let threads = ActorThreads::spawn(actors, Arc::clone(&queue))?;
+    /// Says where the run begins, and measures the first weights where they are new.
+    fn begin(&mut self, origin: &Origin) -> Result<()> {
+        origin.notes.iter().for_each(|note| self.progress.note(note));
+        match &origin.point {
+            Some(point) => self.before.clone_from(&point.run.before),
+            None => self.evaluate_before()?,
+        }
+        self.start = Instant::now();
         self.step_start = Instant::now();
-        let learned = (|| {
-            while self.learner.version() < self.config.run.steps && !shutdown.requested() {
-                let groups = queue.take(self.config.learner.groups_per_step, self.learner.version())?;
-                let report = self.learn(&groups, &weights)?;
-                self.record(&groups, &report, (&threads.report(), &queue))?;
-                self.save_if_due()?;
-            }
-            Ok(())
-        })();
-        // What made the actors stop is the cause; that the queue is closed is only what came of it.
-        threads.join()?;
-        learned
+        Ok(())
     }
 
-    /// Actors and learner in turns on this thread, the same way in every run.
-    fn in_turns(&mut self, actors: Actors, shutdown: &Shutdown) -> Result<()> {
-        let Actors { actors, queue, weights } = actors;
-        let mut lockstep = Lockstep::new(actors);
-        self.step_start = Instant::now();
-        while self.learner.version() < self.config.run.steps && !shutdown.requested() {
-            let count = self.config.learner.groups_per_step;
-            let groups = lockstep.take(&queue, count, self.learner.version())?;
-            let report = self.learn(&groups, &weights)?;
-            self.record(&groups, &report, (&lockstep.report(), &queue))?;
-            self.save_if_due()?;
+    fn steps(&mut self, driver: &mut Driver, shutdown: &Shutdown) -> Result<()> {
+        let (steps, count) = (self.config.run.steps, self.config.learner.groups_per_step);
+        while self.learner.version() < steps && !shutdown.requested() {
+            let version = self.learner.version();
+            let groups = driver.take(&self.queue, (count, version + 1 == steps), version)?;
+            let report = self.learn(&groups)?;
+            self.record(&groups, &report, &driver.report())?;
+            self.save_if_due(driver)?;
         }
         Ok(())
     }
 
     /// One optimizer step, and its weights to the actors.
-    fn learn(&mut self, groups: &[Group], weights: &WeightsCell<Decoder>) -> Result<StepReport> {
+    fn learn(&mut self, groups: &[Group]) -> Result<StepReport> {
         let report = self.learner.step(groups.to_vec())?;
+        self.queue.learned(groups);
         let snapshot = self.learner.snapshot();
-        weights.publish(snapshot.version, snapshot.decoder);
+        self.weights.publish(snapshot.version, snapshot.decoder);
         Ok(report)
     }
 
-    fn record(
-        &mut self,
-        groups: &[Group],
-        report: &StepReport,
-        (actors, queue): (&ActorReport, &ReplayQueue),
-    ) -> Result<()> {
+    fn record(&mut self, groups: &[Group], report: &StepReport, actors: &ActorReport) -> Result<()> {
         let step = report.version;
         let since = actors.since(&self.actors_before);
         self.actors_before = actors.clone();
-        let queue = queue.report();
+        let queue = self.queue.report();
         let waited = queue.trainer_waiting_s - self.trainer_waited_before;
         self.trainer_waited_before = queue.trainer_waiting_s;
         let mut metrics = StepMetrics::default();
@@ -240,6 +264,9 @@ impl<'a> Run<'a> {
         self.step_start = Instant::now();
         metrics.add("timing_s/step", seconds);
         metrics.add("perf/tokens_per_second", since.tokens as f64 / seconds);
+        let (saving_s, saved_bytes) = std::mem::take(&mut self.saved);
+        metrics.add("timing_s/checkpoint", saving_s);
+        metrics.add("perf/checkpoint_bytes", saved_bytes as f64);
         if let Some(found) = self.evaluate_if_due(step)? {
             metrics.extend(found.metrics());
         }
@@ -280,7 +307,9 @@ impl<'a> Run<'a> {
             queue_groups: queue.groups,
             queue_groups_max: queue.groups_max,
             tokens_per_second: tokens as f64 / seconds,
-            seconds_left: Some(self.start.elapsed().as_secs_f64() / step as f64 * left as f64),
+            seconds_left: Some(
+                self.start.elapsed().as_secs_f64() / (step - self.first_step) as f64 * left as f64,
+            ),
         });
         let every = self.config.metrics.completions_every_steps;
         if due(every, step) {
@@ -299,19 +328,34 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn save_if_due(&mut self) -> Result<()> {
+    /// A disk that refuses costs this checkpoint and not the run: the one before stays.
+    fn save_if_due(&mut self, driver: &mut Driver) -> Result<()> {
         let every = self.config.checkpoint.every_steps;
         let step = self.learner.version();
         if due(every, step) && step < self.config.run.steps {
-            self.save()?;
+            let standing = driver.state(&self.queue, (step, &self.actors_before))?;
+            if let Err(error) = self.save(Some(&standing)) {
+                let warning = format!("step {step} was not written down, and the run goes on: {error:#}");
+                tracing::warn!("{warning}");
+                self.progress.note(&format!("warning: {warning}"));
+            }
         }
         Ok(())
     }
 
-    fn save(&self) -> Result<std::path::PathBuf> {
-        let path = self.folder.checkpoint(self.learner.version());
-        learner::checkpoint::save(&path, &self.learner, &self.model.companions)?;
-        self.folder.prune_checkpoints(self.config.checkpoint.keep_last)?;
+    /// Writes the weights, and with them where the run stands, if it can be taken up there.
+    fn save(&mut self, standing: Option<&Standing<Decoder>>) -> Result<PathBuf> {
+        let began = Instant::now();
+        let version = self.learner.version();
+        let path = self.folder.checkpoint(version);
+        let mut files = self.model.companions.clone();
+        if let Some(standing) = standing {
+            let run = RunState { metrics: self.metrics.place()?, before: self.before.clone() };
+            files.extend(checkpoints::run_files(standing, version, &run)?);
+        }
+        let bytes = learner::checkpoint::save(&path, &self.learner, &files)?;
+        checkpoints::prune(&self.folder, &self.config.checkpoint)?;
+        self.saved = (began.elapsed().as_secs_f64(), bytes);
         Ok(path)
     }
 
@@ -322,7 +366,6 @@ impl<'a> Run<'a> {
                 self.metrics.record(0, &before.metrics(), &[])?;
             }
         }
-        self.start = Instant::now();
         Ok(())
     }
 
@@ -349,12 +392,17 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the last weights, whatever ended the run, and says what came of it.
-    fn finish(self, shutdown: &Shutdown, ended: Result<()>) -> Result<Outcome> {
+    fn finish(mut self, driver: &mut Driver, shutdown: &Shutdown, ended: Result<()>) -> Result<Outcome> {
         let stopped = shutdown.requested();
-        let model = self.save().context("the last checkpoint")?;
-        if let Err(error) = ended
-            && !(stopped && error.downcast_ref::<RolloutError>().is_some_and(is_closed))
-        {
+        let failure = ended
+            .err()
+            .filter(|error| !(stopped && error.downcast_ref::<RolloutError>().is_some_and(is_closed)));
+        // Actors that failed in the middle of a step stand nowhere: the run goes on from the checkpoint before.
+        let stands = failure.is_none() || driver.survives_failure();
+        let at = (self.learner.version(), &self.actors_before);
+        let standing = if stands { Some(driver.state(&self.queue, at)?) } else { None };
+        let model = self.save(standing.as_ref()).context("the last checkpoint")?;
+        if let Some(error) = failure {
             return Err(error.context(format!("the last weights are in {}", model.display())));
         }
         let step = self.learner.version();

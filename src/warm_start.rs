@@ -10,6 +10,7 @@ use learner::sft::{SftConfig, SupervisedSequence};
 use rewards::{DemonstrationConfig, Split};
 use rollout::{DataConfig, PromptSource, Text};
 
+use crate::checkpoints;
 use crate::cli::SftArgs;
 use crate::config::SftRunConfig;
 use crate::eval::{EvalReport, Evaluator, no_custom_verifiers};
@@ -193,7 +194,7 @@ impl WarmStart<'_> {
     fn save(&self) -> Result<PathBuf> {
         let path = self.folder.checkpoint(self.learner.version());
         learner::checkpoint::save_sft(&path, &self.learner, &self.model.companions)?;
-        self.folder.prune_checkpoints(self.config.checkpoint.keep_last)?;
+        checkpoints::prune(&self.folder, &self.config.checkpoint)?;
         Ok(path)
     }
 }

@@ -1,24 +1,27 @@
 //! A learner on disk: a Hugging Face directory with the weights, beside them the optimizer's moments and
-//! counters. Written to a temporary name, synced and renamed, so a directory of the right name is whole.
+//! counters. Written to a temporary name, with a manifest of checksums last, synced and renamed, so a directory
+//! of the right name is whole; what a disk did to it later, [`crate::manifest::verify`] finds.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
-use kernels::Weights;
+use kernels::{Decoder, Weights};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use crate::config::LearnerConfig;
 use crate::error::LearnerError;
+use crate::manifest;
 use crate::optimizer::OptimizerConfig;
 use crate::sft::{SftConfig, SftLearner};
 use crate::snapshot::Trainee;
 use crate::step::Learner;
 
-/// Counters and settings; written last, so a directory with it has everything else.
+/// Counters and settings.
 const STATE_FILE: &str = "trainer_state.json";
 /// AdamW's moments by parameter name, under `first.` and `second.`.
 const MOMENTS_FILE: &str = "optimizer.safetensors";
@@ -36,6 +39,13 @@ pub enum ExtraFile {
         name: String,
         /// What it holds.
         content: Vec<u8>,
+    },
+    /// Other weights, in a Hugging Face directory of this name.
+    Weights {
+        /// The directory's name.
+        name: String,
+        /// The weights.
+        decoder: Arc<Decoder>,
     },
 }
 
@@ -65,12 +75,12 @@ pub enum Settings {
     Sft(SftConfig),
 }
 
-/// Writes a checkpoint to `dir`, replacing one of the same name.
+/// Writes a checkpoint to `dir`, replacing one of the same name, and returns its bytes.
 ///
 /// # Errors
 /// [`LearnerError::File`], [`LearnerError::Checkpoint`] or [`LearnerError::Model`] with the path; `dir` is
 /// then as before.
-pub fn save(dir: &Path, learner: &Learner, extra: &[ExtraFile]) -> Result<(), LearnerError> {
+pub fn save(dir: &Path, learner: &Learner, extra: &[ExtraFile]) -> Result<u64, LearnerError> {
     write(dir, &learner.trainee, Settings::Learner(learner.config.clone()), extra)
 }
 
@@ -78,7 +88,7 @@ pub fn save(dir: &Path, learner: &Learner, extra: &[ExtraFile]) -> Result<(), Le
 ///
 /// # Errors
 /// As [`save`].
-pub fn save_sft(dir: &Path, learner: &SftLearner, extra: &[ExtraFile]) -> Result<(), LearnerError> {
+pub fn save_sft(dir: &Path, learner: &SftLearner, extra: &[ExtraFile]) -> Result<u64, LearnerError> {
     write(dir, &learner.trainee, Settings::Sft(learner.config.clone()), extra)
 }
 
@@ -92,6 +102,16 @@ pub fn load_optimizer(dir: &Path, learner: &mut Learner) -> Result<TrainerState,
     read(dir, &mut learner.trainee)
 }
 
+/// As [`load_optimizer`], for another run that begins at version 0: only the moments are taken.
+///
+/// # Errors
+/// As [`load_optimizer`].
+pub fn load_moments(dir: &Path, learner: &mut Learner) -> Result<(), LearnerError> {
+    read(dir, &mut learner.trainee)?;
+    learner.trainee.version = 0;
+    Ok(())
+}
+
 /// [`load_optimizer`] for the supervised warm start.
 ///
 /// # Errors
@@ -100,7 +120,12 @@ pub fn load_sft_optimizer(dir: &Path, learner: &mut SftLearner) -> Result<Traine
     read(dir, &mut learner.trainee)
 }
 
-fn write(dir: &Path, trainee: &Trainee, settings: Settings, extra: &[ExtraFile]) -> Result<(), LearnerError> {
+fn write(
+    dir: &Path,
+    trainee: &Trainee,
+    settings: Settings,
+    extra: &[ExtraFile],
+) -> Result<u64, LearnerError> {
     let temporary = sibling(dir, "partial")?;
     remove_if_there(&temporary)?;
     fs::create_dir_all(&temporary).map_err(|error| LearnerError::file(&temporary, error))?;
@@ -120,8 +145,10 @@ fn write(dir: &Path, trainee: &Trainee, settings: Settings, extra: &[ExtraFile])
     let text = serde_json::to_vec_pretty(&state)
         .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
     put(&path, &text)?;
+    let bytes = manifest::write(&temporary)?;
     sync_all(&temporary)?;
-    swap_in(&temporary, dir)
+    swap_in(&temporary, dir)?;
+    Ok(bytes)
 }
 
 /// A hidden name beside `dir`, on the same file system, so that a rename is atomic.
@@ -145,6 +172,11 @@ fn add_extra(dir: &Path, file: &ExtraFile) -> Result<(), LearnerError> {
             fs::copy(from, dir.join(name)).map_err(|error| LearnerError::file(from, error))?;
             Ok(())
         }
+        ExtraFile::Weights { name, decoder } => {
+            let folder = dir.join(name);
+            fs::create_dir(&folder).map_err(|error| LearnerError::file(&folder, error))?;
+            Ok(decoder.save(&folder)?)
+        }
     }
 }
 
@@ -156,9 +188,11 @@ fn put(path: &Path, content: &[u8]) -> Result<(), LearnerError> {
 /// Waits until every file of the directory, and the directory, is on the disk.
 fn sync_all(dir: &Path) -> Result<(), LearnerError> {
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-    for entry in fs::read_dir(dir).map_err(|error| LearnerError::file(dir, error))? {
-        let path = entry.map_err(|error| LearnerError::file(dir, error))?.path();
+    for path in manifest::files_below(dir)?.into_iter().chain([dir.join(manifest::MANIFEST_FILE)]) {
         sync(&path).map_err(|error| LearnerError::file(&path, error))?;
+        if let Some(folder) = path.parent() {
+            sync(folder).map_err(|error| LearnerError::file(folder, error))?;
+        }
     }
     sync(dir).map_err(|error| LearnerError::file(dir, error))
 }
@@ -268,8 +302,6 @@ fn read_moment(
 
 #[cfg(test)]
 mod tests {
-    use kernels::Decoder;
-
     use super::*;
     use crate::testing::{decoder, groups, learner_config, optimizer_config, weights_of};
 

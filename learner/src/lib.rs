@@ -19,6 +19,7 @@ mod tally;
 mod snapshot;
 mod step;
 pub mod sft;
+pub mod manifest;
 pub mod checkpoint;
 #[cfg(test)]
 mod testing;

@@ -89,9 +89,8 @@ impl<G: Generator> Actor<G> {
         let began = Instant::now();
         self.admit(newest().version)?;
         let intake = &self.context.intake;
-        let begun = self
-            .decoding
-            .begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
+        let begun =
+            self.decoding.begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
         let text = self.context.scorer.text();
         let step = self.decoding.step(|id| text.is_eos(id))?;
         let decoded = step.tokens > 0;

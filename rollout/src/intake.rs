@@ -52,7 +52,8 @@ impl Intake {
     /// Goes on where another one stood.
     #[must_use]
     pub fn restored(self, state: &RolloutState) -> Self {
-        let groups = state.groups.iter().map(|group| (group.id, GroupState { taken: false, ..group.clone() }));
+        let groups =
+            state.groups.iter().map(|group| (group.id, GroupState { taken: false, ..group.clone() }));
         let places = state.groups.iter().filter_map(|group| group.verdict.as_ref());
         let next_place = places.map(|verdict| verdict.place + 1).max().unwrap_or(0);
         *lock(&self.state) =
@@ -61,10 +62,8 @@ impl Intake {
     }
 
     /// Writes every segment that ends into this journal, and recalls what it holds.
-    #[must_use]
-    pub fn with_journal(self, journal: Journal) -> Self {
+    pub fn keep_journal(&self, journal: Journal) {
         lock(&self.state).journal = Some(journal);
-        self
     }
 
     /// The number of the next group, which is also its prompt's; `None` while the pacing forbids one.

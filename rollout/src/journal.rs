@@ -18,7 +18,7 @@ use crate::trajectory::{Finish, Segment, Trajectory};
 
 /// One segment with its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The group of its trajectory.
     pub group: u64,
     /// The member of the group.
@@ -83,7 +83,10 @@ impl Journal {
             segment: trajectory.segments[index].clone(),
         };
         if let Err(error) = file.write_all(&record(&entry)) {
-            tracing::warn!("{}: {error}; segments are not written down until the next checkpoint", path.display());
+            tracing::warn!(
+                "{}: {error}; segments are not written down until the next checkpoint",
+                path.display()
+            );
             self.file = None;
         }
     }
@@ -170,7 +173,7 @@ fn record(entry: &Entry) -> Vec<u8> {
 ///
 /// # Errors
 /// If the file cannot be read.
-pub fn read(path: &Path) -> Result<(Vec<Entry>, u64), RolloutError> {
+pub(crate) fn read(path: &Path) -> Result<(Vec<Entry>, u64), RolloutError> {
     let bytes = fs::read(path).map_err(|error| RolloutError::file(path, error))?;
     let (mut entries, mut whole) = (Vec::new(), 0);
     while let Some((entry, length)) = first_entry(&bytes[whole..]) {

@@ -2,11 +2,13 @@
 //! all tokens that are drawn for it. Plain values that can be written down and read back to the bit.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rewards::Reward;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::ActorReport;
+use crate::error::RolloutError;
 use crate::group::Group;
 use crate::intake::IntakeReport;
 use crate::queue::DropReason;
@@ -131,7 +133,28 @@ pub struct RolloutState {
     pub report: ActorReport,
 }
 
+/// Begins a file of a [`RolloutState`]; another number stands for another form of what follows.
+const MAGIC: &[u8] = b"longhaul rollout 1\n";
+
 impl RolloutState {
+    /// The state as the content of a file, floats to the bit.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let body = postcard::to_stdvec(self).expect("plain values in memory can be written");
+        [MAGIC, &body].concat()
+    }
+
+    /// Reads what [`RolloutState::to_bytes`] made.
+    ///
+    /// # Errors
+    /// [`RolloutError::File`] or [`RolloutError::Content`] with the path.
+    pub fn read(path: &Path) -> Result<Self, RolloutError> {
+        let bytes = std::fs::read(path).map_err(|error| RolloutError::file(path, error))?;
+        let body = bytes.strip_prefix(MAGIC).ok_or_else(|| {
+            RolloutError::content(path, "is not the state of a rollout that this version writes")
+        })?;
+        postcard::from_bytes(body).map_err(|error| RolloutError::content(path, error))
+    }
+
     /// The policy versions, beside the newest one, that open segments need to be finished.
     pub fn versions_needed(&self) -> Vec<u64> {
         let slots = self.actors.iter().flat_map(|actor| actor.slots.iter().flatten());

@@ -43,7 +43,7 @@ pub use overlapped::Overlapped;
 pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
 pub use queue::{DropReason, QueueReport, ReplayQueue};
 pub use random::trajectory_key;
-pub use resume::take_up;
+pub use resume::{Standing, take_up};
 pub use schedule::{ActorThreads, Lockstep};
 pub use scheduler::{Outcome, Pacing, Scheduler};
 pub use scorer::{Scored, Scorer};

@@ -126,14 +126,14 @@ where
     }
 
     /// Waits for the window that is being decoded, hands out `count` groups for a learner at
-    /// `learner_version`, and orders the next window.
+    /// `learner_version`, and orders the next window unless this is the `last` batch.
     ///
     /// # Errors
     /// What stopped the actor, or [`RolloutError::Closed`].
     pub fn take(
         &mut self,
         queue: &ReplayQueue,
-        count: usize,
+        (count, last): (usize, bool),
         learner_version: u64,
     ) -> Result<Vec<Group>, RolloutError> {
         let began = Instant::now();
@@ -150,7 +150,9 @@ where
             self.report = lock(&self.actor).report();
             if let Some(groups) = queue.try_take(count, learner_version)? {
                 queue.count_trainer_waiting(began.elapsed().as_secs_f64());
-                self.order_next(count, queue);
+                if !last {
+                    self.order_next(count, queue);
+                }
                 return Ok(groups);
             }
             // With groups left over the queue was full, and stale ones among them have just made room.
@@ -214,7 +216,8 @@ where
         if !std::mem::take(&mut self.in_flight) {
             return Ok(false);
         }
-        let gone = || RolloutError::Panicked { thread: THREAD.to_string(), message: "it is gone".to_string() };
+        let gone =
+            || RolloutError::Panicked { thread: THREAD.to_string(), message: "it is gone".to_string() };
         let Done { scored, left, idle } = self.done.recv().unwrap_or_else(|_| Err(gone()))?;
         for scored in scored {
             match scored {
@@ -253,9 +256,8 @@ fn decode<G: Generator>(
     let context = Arc::clone(actor.context());
     let (finished, unscored) = bounded(window.groups);
     std::thread::scope(|scope| {
-        let scorers: Vec<_> = (0..context.config.scorers)
-            .map(|_| scope.spawn(|| score(&context.scorer, &unscored)))
-            .collect();
+        let scorers: Vec<_> =
+            (0..context.config.scorers).map(|_| scope.spawn(|| score(&context.scorer, &unscored))).collect();
         let ended = advance(actor, window, (&finished, &is_stopping));
         drop(finished);
         let mut scored = Vec::new();

@@ -81,7 +81,12 @@ impl ReplayQueue {
     }
 
     /// Goes on where another queue stood, with the groups that waited in it.
-    pub(crate) fn restore(&self, groups: Vec<Group>, (pushed, taken): (u64, u64), drops: &BTreeMap<DropReason, u64>) {
+    pub(crate) fn restore(
+        &self,
+        groups: Vec<Group>,
+        (pushed, taken): (u64, u64),
+        drops: &BTreeMap<DropReason, u64>,
+    ) {
         let mut state = lock(&self.state);
         state.groups = groups.into();
         (state.report.pushed, state.report.taken) = (pushed, taken);
@@ -242,6 +247,12 @@ impl ReplayQueue {
         drop(state);
         self.drained.notify_all();
         self.discard(group, reason);
+    }
+
+    /// Puts back groups that had no place yet when a run was interrupted, whether there is room or not.
+    pub fn take_back(&self, groups: Vec<Group>) {
+        lock(&self.state).groups.extend(groups);
+        self.filled.notify_all();
     }
 
     /// Counts time that the learner waited for groups elsewhere.

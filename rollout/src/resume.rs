@@ -79,7 +79,8 @@ impl Parts {
         let actor = group.actor % actors;
         let trajectories = trajectories(group, &prompt, context.config.group_size);
         if let Some(verdict) = &group.verdict {
-            let ended = trajectories.into_iter().map(|(trajectory, finish)| (trajectory, finish.unwrap_or_default()));
+            let ended =
+                trajectories.into_iter().map(|(trajectory, finish)| (trajectory, finish.unwrap_or_default()));
             let finished = FinishedGroup { id: group.id, members: ended.collect() };
             self.scored.push((verdict.place, context.scorer.known(finished, &verdict.rewards)?));
             return Ok(());
@@ -99,11 +100,8 @@ impl Parts {
     /// Whether every trajectory that goes on has a place in the actors' states, and the actors have it.
     fn in_place<G: Generator>(&self, state: &RolloutState, actors: &[Actor<G>]) -> bool {
         let slots = |actor: &Actor<G>| actor.state().slots.len();
-        let placed: usize = state
-            .actors
-            .iter()
-            .map(|actor| actor.slots.iter().flatten().count() + actor.waiting.len())
-            .sum();
+        let placed: usize =
+            state.actors.iter().map(|actor| actor.slots.iter().flatten().count() + actor.waiting.len()).sum();
         state.actors.len() == actors.len()
             && state.actors.iter().zip(actors).all(|(state, actor)| state.slots.len() == slots(actor))
             && placed == self.unfinished.len()
@@ -222,11 +220,8 @@ mod tests {
             };
             let mut config = rollout_config(3 * shape.actors, 3, 4, 2);
             config.actors = shape.actors;
-            let restored = |intake: crate::intake::Intake| {
-                let intake = intake.restored(&state);
-                journal.into_iter().fold(intake, |intake, journal| intake.with_journal(journal))
-            };
-            let context = context_at(config, seed, PACING, (version, restored));
+            let context = context_at(config, seed, PACING, (version, |intake| intake.restored(&state)));
+            journal.into_iter().for_each(|journal| context.intake.keep_journal(journal));
             let config = QueueConfig { groups_max: shape.groups_max, staleness_versions_max: 2 };
             let queue = Arc::new(ReplayQueue::new(config, context.intake.clone()));
             let mut actors: Vec<Actor<Script>> =
@@ -246,7 +241,9 @@ mod tests {
         fn step(&mut self) -> Vec<String> {
             let groups = match &mut self.driver {
                 Driver::Lockstep(lockstep) => lockstep.take(&self.queue, GROUPS_PER_STEP, self.version),
-                Driver::Overlapped(overlapped) => overlapped.take(&self.queue, GROUPS_PER_STEP, self.version),
+                Driver::Overlapped(overlapped) => {
+                    overlapped.take(&self.queue, (GROUPS_PER_STEP, false), self.version)
+                }
             };
             let groups = groups.expect("never starved");
             self.version += 1;
@@ -336,7 +333,8 @@ mod tests {
         life.step();
         let mut state: RolloutState = postcard::from_bytes(&life.written()).expect("our own bytes");
         state.groups[0].prompt_tokens = vec![9];
-        let context = context_at(rollout_config(3, 3, 4, 2), 1, PACING, (1, |intake| intake.restored(&state)));
+        let context =
+            context_at(rollout_config(3, 3, 4, 2), 1, PACING, (1, |intake| intake.restored(&state)));
         let config = QueueConfig { groups_max: 4, staleness_versions_max: 2 };
         let queue = ReplayQueue::new(config, context.intake.clone());
         let mut actors = [Actor::new(context, 0, life.script.clone())];
@@ -364,6 +362,9 @@ mod tests {
         let count = groups.len();
         groups.sort_unstable();
         groups.dedup();
-        assert_eq!((groups.len(), count), (GROUPS_PER_STEP * STEPS as usize, GROUPS_PER_STEP * STEPS as usize));
+        assert_eq!(
+            (groups.len(), count),
+            (GROUPS_PER_STEP * STEPS as usize, GROUPS_PER_STEP * STEPS as usize)
+        );
     }
 }

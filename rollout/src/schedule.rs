@@ -15,8 +15,8 @@ use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::group::{FinishedGroup, Group};
 use crate::intake::Intake;
-use crate::resume::Standing;
 use crate::queue::{DropReason, ReplayQueue};
+use crate::resume::Standing;
 use crate::scorer::{Scored, Scorer};
 use crate::weights::{Bell, lock};
 
@@ -57,7 +57,7 @@ impl Halt {
 
 impl ActorThreads {
     /// Starts a thread for each actor and `rollout.scorers` threads that score. When one ends, by an error or
-    /// a panic, the queue is closed, so that the learner and all others stop too; [`ActorThreads::join`] says
+    /// a panic, the queue is closed, so that the learner and all others stop too; [`ActorThreads::stop`] says
     /// why.
     pub fn spawn<G>(actors: Vec<Actor<G>>, queue: Arc<ReplayQueue>) -> Result<Self, RolloutError>
     where
@@ -123,7 +123,7 @@ impl ActorThreads {
     }
 
     /// Stops the threads, waits for them and returns the first failure among them.
-    pub fn join(mut self) -> Result<(), RolloutError> {
+    pub fn stop(&mut self) -> Result<(), RolloutError> {
         self.end();
         self.exits.try_iter().collect()
     }
@@ -404,7 +404,7 @@ mod tests {
         let script = uneven(4);
         let (actors, queue) = run(2, 4, &script);
         let context = actors[0].context().clone();
-        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
         let mut ids = Vec::new();
         for version in 0..50 {
             for group in queue.take(GROUPS_PER_STEP, version).expect("open") {
@@ -416,7 +416,7 @@ mod tests {
         }
         assert!(threads.report().groups >= 100);
         assert_eq!(queue.report().drops.len(), 0, "the queue has room for all groups on the way");
-        threads.join().expect("no actor failed");
+        threads.stop().expect("no actor failed");
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), 100, "no group is handed out twice");
@@ -428,12 +428,12 @@ mod tests {
     fn an_idle_actor_wakes_for_new_weights_and_for_the_end() {
         let (actors, queue) = run(1, 4, &uneven(12));
         let context = actors[0].context().clone();
-        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
         queue.take(4, 0).expect("four groups may start at version 0");
         // Nothing more may start until this.
         context.weights.publish(1, Arc::new(1));
         queue.take(2, 1).expect("two more may start at version 1");
-        threads.join().expect("no actor failed");
+        threads.stop().expect("no actor failed");
         assert!(matches!(queue.take(1, 1), Err(RolloutError::Closed)));
     }
 
@@ -449,12 +449,12 @@ mod tests {
         assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));
 
         let (actors, queue) = run(1, 4, &script);
-        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
         let mut taken = ids(queue.take(4, 0).expect("group 4 is started for group 2"));
         taken.sort_unstable();
         assert_eq!(taken, [0, 1, 3, 4]);
         assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));
-        threads.join().expect("nobody failed");
+        threads.stop().expect("nobody failed");
     }
 
     // Invariant 8: a verifier that fails ends the run and is named.
@@ -463,9 +463,9 @@ mod tests {
         let mut script = Script::new(4, |_, _| 2);
         script.unjudged_group = Some(1);
         let (actors, queue) = run(2, 4, &script);
-        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
         while queue.take(1, 0).is_ok() {}
-        let error = threads.join().expect_err("the verifier fails").to_string();
+        let error = threads.stop().expect_err("the verifier fails").to_string();
         assert!(error.contains("(group 1): reward `letters` failed"), "{error}");
     }
 
@@ -474,9 +474,9 @@ mod tests {
         let mut script = uneven(4);
         script.fails_at_step = Some(3);
         let (actors, queue) = run(2, 4, &script);
-        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
         while queue.take(1, 0).is_ok() {}
-        let error = threads.join().expect_err("the script fails").to_string();
+        let error = threads.stop().expect_err("the script fails").to_string();
         assert_eq!(error, "the generator failed: the script ends here");
     }
 
@@ -486,9 +486,9 @@ mod tests {
         let script =
             Script::new(4, |group, _| if group < 2 { 1 } else { panic!("no length for group {group}") });
         let (actors, queue) = run(1, 4, &script);
-        let threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
         while queue.take(1, 0).is_ok() {}
-        let error = threads.join().expect_err("the script panics").to_string();
+        let error = threads.stop().expect_err("the script panics").to_string();
         assert!(error.starts_with("the thread actor-0 panicked: no length for group 2"), "{error}");
     }
 }

@@ -37,6 +37,8 @@ pub enum Schedule {
     /// Actors generate while the learner learns.
     #[default]
     Async,
+    /// At the same time, by a logical clock: the same seed gives the same run, bit for bit.
+    Deterministic,
     /// One after the other, in one thread: the same seed gives the same run, bit for bit.
     Lockstep,
 }
@@ -119,14 +121,30 @@ impl Default for EvalSection {
 pub struct CheckpointSection {
     /// Writes after every so many steps; 0 is only at the end.
     pub every_steps: u64,
-    /// How many checkpoints stay on disk.
+    /// How many of the newest checkpoints stay on disk.
     pub keep_last: usize,
+    /// Those of every so many steps stay for good; 0 is none.
+    pub keep_every_steps: u64,
+    /// The one at which a metric stood best stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<Best>,
 }
 
 impl Default for CheckpointSection {
     fn default() -> Self {
-        Self { every_steps: 0, keep_last: 2 }
+        Self { every_steps: 0, keep_last: 2, keep_every_steps: 0, keep_best: None }
     }
+}
+
+/// `keep_best = { metric = "eval/accuracy" }`: which checkpoint is the best one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// A tag of `metrics.jsonl`.
+    pub metric: String,
+    /// Whether the least value is the best one.
+    #[serde(default)]
+    pub least: bool,
 }
 
 /// `[metrics]`: what is written down beside the numbers, and what is shown.

@@ -1,0 +1,283 @@
+//! What a run's checkpoint holds beside the learner's part, which one a run goes on from, and which stay.
+//!
+//! ```text
+//! checkpoints/step-12/
+//!   config.json, model.safetensors, tokenizer.json, ..   a Hugging Face directory
+//!   optimizer.safetensors, trainer_state.json            the learner
+//!   rollout.bin                                          queue, groups, trajectories, counters
+//!   policy-11/                                           older weights that open segments still need
+//!   run_state.json                                       how far the metrics had come
+//!   manifest.json                                        lengths and checksums of all of it
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use kernels::{Decoder, Device};
+use learner::checkpoint::ExtraFile;
+use rollout::{Journal, RolloutState, Standing, Versioned};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Best, CheckpointSection};
+use crate::eval::EvalReport;
+use crate::metrics::MetricsPlace;
+use crate::run_folder::RunFolder;
+
+const ROLLOUT_FILE: &str = "rollout.bin";
+const RUN_FILE: &str = "run_state.json";
+
+/// `run_state.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// How far the metrics had come.
+    pub metrics: MetricsPlace,
+    /// The evaluation before the first step.
+    pub before: Option<EvalReport>,
+}
+
+/// The files of a checkpoint that say where the run stands.
+pub fn run_files(standing: &Standing<Decoder>, version: u64, run: &RunState) -> Result<Vec<ExtraFile>> {
+    let mut files = vec![
+        ExtraFile::Write { name: ROLLOUT_FILE.to_owned(), content: standing.state.to_bytes() },
+        ExtraFile::Write { name: RUN_FILE.to_owned(), content: serde_json::to_vec_pretty(run)? },
+    ];
+    for needed in standing.state.versions_needed().into_iter().filter(|needed| *needed != version) {
+        let weights = standing.weights.iter().find(|weights| weights.version == needed);
+        let weights = weights.with_context(|| format!("the weights of version {needed} are gone"))?;
+        files.push(ExtraFile::Weights { name: policy(needed), decoder: Arc::clone(&weights.weights) });
+    }
+    Ok(files)
+}
+
+fn policy(version: u64) -> String {
+    format!("policy-{version}")
+}
+
+/// A checkpoint that a run goes on from.
+#[derive(Debug)]
+pub struct ResumePoint {
+    /// The step.
+    pub step: u64,
+    /// Its folder, a Hugging Face directory.
+    pub folder: PathBuf,
+    /// The rollout's side.
+    pub rollout: RolloutState,
+    /// The run's own state.
+    pub run: RunState,
+    /// Older weights that open segments need.
+    pub weights: BTreeMap<u64, Arc<Decoder>>,
+}
+
+impl ResumePoint {
+    /// The newest whole checkpoint of a run at `step_max` or before. One that is cut off or damaged is told of
+    /// and passed over.
+    ///
+    /// # Errors
+    /// If the checkpoints cannot be listed, or there are some and none is whole.
+    pub fn find(folder: &RunFolder, step_max: u64, device: &Device) -> Result<Option<Self>> {
+        let steps = folder.checkpoint_steps()?;
+        let mut damaged = None;
+        for step in steps.into_iter().filter(|step| *step <= step_max) {
+            match Self::read(&folder.checkpoint(step), step, device) {
+                Ok(point) => return Ok(Some(point)),
+                Err(error) => {
+                    let path = folder.checkpoint(step);
+                    tracing::warn!("{}: not used: {error:#}", path.display());
+                    damaged = damaged.or(Some(error));
+                }
+            }
+        }
+        match damaged {
+            None => Ok(None),
+            Some(error) => Err(error.context(format!(
+                "{}: no checkpoint is whole, so there is nothing to resume",
+                folder.checkpoints().display()
+            ))),
+        }
+    }
+
+    fn read(folder: &Path, step: u64, device: &Device) -> Result<Self> {
+        learner::manifest::verify(folder)?;
+        let path = folder.join(RUN_FILE);
+        let text = fs::read(&path).with_context(|| path.display().to_string())?;
+        let run = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        let rollout = RolloutState::read(&folder.join(ROLLOUT_FILE))?;
+        let mut weights = BTreeMap::new();
+        for version in rollout.versions_needed().into_iter().filter(|version| *version != step) {
+            weights.insert(version, Arc::new(Decoder::load(&folder.join(policy(version)), device)?));
+        }
+        Ok(Self { step, folder: folder.to_owned(), rollout, run, weights })
+    }
+
+    /// The weights of an open segment.
+    pub fn weights(&self, version: u64) -> Option<Versioned<Decoder>> {
+        let weights = self.weights.get(&version)?;
+        Some(Versioned { version, weights: Arc::clone(weights) })
+    }
+}
+
+/// Removes the checkpoints that the config does not ask for, and the journals that none of the others needs.
+///
+/// # Errors
+/// If a file cannot be listed or removed.
+pub fn prune(folder: &RunFolder, section: &CheckpointSection) -> Result<()> {
+    let steps = folder.checkpoint_steps()?;
+    let best = match &section.keep_best {
+        Some(best) => best_step(folder, &steps, best)?,
+        None => None,
+    };
+    let every = section.keep_every_steps;
+    let kept: Vec<u64> = steps
+        .iter()
+        .enumerate()
+        .filter(|(place, step)| {
+            *place < section.keep_last || (every > 0 && step.is_multiple_of(every)) || Some(**step) == best
+        })
+        .map(|(_, step)| *step)
+        .collect();
+    folder.prune_checkpoints(|step| kept.contains(&step))?;
+    // A run goes on from the newest checkpoint, or from the one before where that is damaged.
+    if let Some(oldest) = kept.iter().take(section.keep_last).min() {
+        Journal::prune(&folder.journal(), *oldest)?;
+    }
+    Ok(())
+}
+
+/// The step among `steps` at which a metric stood best, by `metrics.jsonl`; the newest of equals.
+fn best_step(folder: &RunFolder, steps: &[u64], best: &Best) -> Result<Option<u64>> {
+    let path = folder.path().join("metrics.jsonl");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let mut found: Option<(f64, u64)> = None;
+    for line in text.lines() {
+        let row: serde_json::Value =
+            serde_json::from_str(line).with_context(|| path.display().to_string())?;
+        let (Some(step), Some(value)) = (row["step"].as_u64(), row[&best.metric].as_f64()) else { continue };
+        let value = if best.least { -value } else { value };
+        if steps.contains(&step) && found.is_none_or(|(other, _)| value >= other) {
+            found = Some((value, step));
+        }
+    }
+    Ok(found.map(|(_, step)| step))
+}
+
+/// Keys whose change does not change what is learned, as long as numbers are only rounded otherwise.
+const SAFE_KEYS: [&str; 11] = [
+    "alarms.",
+    "checkpoint.",
+    "eval.",
+    "learner.batch_tokens_max",
+    "learner.streambp.",
+    "metrics.",
+    "rollout.actors",
+    "rollout.scorers",
+    "run.device",
+    "run.threads",
+    "watchdog.",
+];
+
+/// What differs between the config of a run and the one that it is resumed with, a line a key.
+///
+/// # Errors
+/// If a difference is not safe and `allowed` is not set: the whole difference is shown.
+pub fn check_config(folder: &RunFolder, resolved: &str, allowed: bool) -> Result<Vec<String>> {
+    let path = folder.config();
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let before = flat(&text).with_context(|| path.display().to_string())?;
+    let now = flat(resolved)?;
+    let mut lines = Vec::new();
+    let mut unsafe_keys = Vec::new();
+    let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    for key in keys {
+        let (old, new) = (before.get(key), now.get(key));
+        if old == new || same_file(old, new) {
+            continue;
+        }
+        let shown = |value: Option<&toml::Value>| value.map_or("absent".to_owned(), toml::Value::to_string);
+        lines.push(format!("{key}: {} -> {}", shown(old), shown(new)));
+        if !SAFE_KEYS.iter().any(|safe| key == safe || (safe.ends_with('.') && key.starts_with(safe))) {
+            unsafe_keys.push(key.as_str());
+        }
+    }
+    if !unsafe_keys.is_empty() && !allowed {
+        bail!(
+            "the config is not the run's ({}), and {} would change what is learned; resume with the run's own \
+             {}, or give --allow-config-change",
+            lines.join("; "),
+            unsafe_keys.join(", "),
+            path.display()
+        );
+    }
+    Ok(lines)
+}
+
+/// Every value of a TOML text by its whole key.
+fn flat(text: &str) -> Result<BTreeMap<String, toml::Value>> {
+    fn walk(prefix: &str, value: toml::Value, into: &mut BTreeMap<String, toml::Value>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+                    walk(&key, value, into);
+                }
+            }
+            value => {
+                into.insert(prefix.to_owned(), value);
+            }
+        }
+    }
+    let mut values = BTreeMap::new();
+    walk("", toml::Value::Table(text.parse()?), &mut values);
+    Ok(values)
+}
+
+/// Two ways of writing the path of one file, as they come from two working directories.
+fn same_file(old: Option<&toml::Value>, new: Option<&toml::Value>) -> bool {
+    let canonical = |value: Option<&toml::Value>| fs::canonicalize(value?.as_str()?).ok();
+    canonical(old).is_some_and(|old| canonical(new) == Some(old))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(home: &Path, config: &str) -> RunFolder {
+        RunFolder::create(Some(&home.join("run")), "unused", false, config).unwrap()
+    }
+
+    #[test]
+    fn the_last_ones_the_round_ones_and_the_best_one_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = folder(home.path(), "");
+        let rows: String = (1..=9)
+            .map(|step| format!("{{\"step\":{step},\"loss\":{}}}\n", (step - 3) * (step - 3)))
+            .collect();
+        fs::write(folder.path().join("metrics.jsonl"), rows).unwrap();
+        (1..=9).for_each(|step| fs::create_dir_all(folder.checkpoint(step)).unwrap());
+        let best = Some(Best { metric: "loss".to_owned(), least: true });
+        let section =
+            CheckpointSection { every_steps: 1, keep_last: 2, keep_every_steps: 4, keep_best: best };
+        prune(&folder, &section).unwrap();
+        assert_eq!(folder.checkpoint_steps().unwrap(), [9, 8, 4, 3]);
+    }
+
+    #[test]
+    fn a_changed_config_is_shown_and_only_safe_keys_pass() {
+        let home = tempfile::tempdir().unwrap();
+        let before = "[run]\nseed = 1\nthreads = 2\n[optimizer]\nlearning_rate = 1e-4\n";
+        let folder = folder(home.path(), before);
+        assert!(check_config(&folder, before, false).unwrap().is_empty());
+        let safe = before.replace("threads = 2\n", "");
+        assert_eq!(check_config(&folder, &safe, false).unwrap(), ["run.threads: 2 -> absent"]);
+        let other = before.replace("1e-4", "2e-4").replace("threads = 2", "threads = 1");
+        let error = check_config(&folder, &other, false).unwrap_err().to_string();
+        assert!(
+            error.contains("run.threads: 2 -> 1") && error.contains("and optimizer.learning_rate would"),
+            "{error}"
+        );
+        assert_eq!(check_config(&folder, &other, true).unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,123 @@
+//! Who drives the actors, by the config's schedule. The learner's side asks for groups and for how things
+//! stand, and does not know which of them it talks to.
+
+use std::sync::Arc;
+
+use kernels::Decoder;
+use rollout::{
+    Actor, ActorReport, ActorThreads, Group, Lockstep, Overlapped, ReplayQueue, RolloutError, Standing,
+};
+
+use crate::checkpoints::ResumePoint;
+use crate::config::Schedule;
+use crate::generator::DecoderGenerator;
+
+/// The actors at work.
+pub enum Driver {
+    /// On threads of their own, as fast as they can.
+    Async(ActorThreads),
+    /// On a thread of their own, by a logical clock.
+    Deterministic(Box<Overlapped<DecoderGenerator>>),
+    /// In turns with the learner.
+    Lockstep(Box<Lockstep<DecoderGenerator>>),
+}
+
+impl Driver {
+    /// Puts the actors to work, from where an earlier life of the run stood if there is a `point`.
+    ///
+    /// # Errors
+    /// If the data are not those of that life, or a thread cannot be started.
+    pub fn start(
+        schedule: Schedule,
+        mut actors: Vec<Actor<DecoderGenerator>>,
+        queue: &Arc<ReplayQueue>,
+        point: Option<&ResumePoint>,
+    ) -> Result<Self, RolloutError> {
+        let newest = actors[0].context().weights.latest();
+        let weights = |version| match point {
+            Some(point) if version != newest.version => point.weights(version),
+            _ => Some(newest.clone()),
+        };
+        let mut overflow = Vec::new();
+        if let Some(point) = point {
+            overflow = rollout::take_up(&point.rollout, &mut actors, queue, weights)?;
+        }
+        Ok(match schedule {
+            Schedule::Async => {
+                queue.take_back(overflow);
+                Self::Async(ActorThreads::spawn(actors, Arc::clone(queue))?)
+            }
+            Schedule::Lockstep => Self::Lockstep(Box::new(Lockstep::new(actors, overflow))),
+            Schedule::Deterministic => {
+                let window = point.and_then(|point| point.rollout.window);
+                let window = window.and_then(|window| Some((window, weights(window.version)?)));
+                let actor = actors.pop().expect("a run has an actor");
+                Self::Deterministic(Box::new(Overlapped::new(actor, queue, overflow, window)?))
+            }
+        })
+    }
+
+    /// `count` groups for a learner at `version`; `last` says that no more will be wanted.
+    ///
+    /// # Errors
+    /// What stopped the actors, or that the queue is closed.
+    pub fn take(
+        &mut self,
+        queue: &ReplayQueue,
+        (count, last): (usize, bool),
+        version: u64,
+    ) -> Result<Vec<Group>, RolloutError> {
+        match self {
+            Self::Async(_) => queue.take(count, version),
+            Self::Deterministic(overlapped) => overlapped.take(queue, (count, last), version),
+            Self::Lockstep(lockstep) => lockstep.take(queue, count, version),
+        }
+    }
+
+    /// The work of all actors: so far, or up to the last batch where a logical clock counts.
+    #[must_use]
+    pub fn report(&self) -> ActorReport {
+        match self {
+            Self::Async(threads) => threads.report(),
+            Self::Deterministic(overlapped) => overlapped.report(),
+            Self::Lockstep(lockstep) => lockstep.report(),
+        }
+    }
+
+    /// Where everything stands after the learner's step `step`; `before` is the report of the step's metrics.
+    ///
+    /// # Errors
+    /// What stopped the actors.
+    pub fn state(
+        &mut self,
+        queue: &ReplayQueue,
+        (step, before): (u64, &ActorReport),
+    ) -> Result<Standing<Decoder>, RolloutError> {
+        let (mut standing, report) = match self {
+            Self::Async(threads) => (threads.state(step), threads.report()),
+            Self::Lockstep(lockstep) => (lockstep.state(queue, step), lockstep.report()),
+            Self::Deterministic(overlapped) => {
+                (overlapped.state(queue, step)?, overlapped.report_now(queue)?)
+            }
+        };
+        standing.state.report = report.since(before);
+        Ok(standing)
+    }
+
+    /// Stops what runs on threads of its own.
+    ///
+    /// # Errors
+    /// What made them stop before.
+    pub fn stop(&mut self) -> Result<(), RolloutError> {
+        match self {
+            Self::Async(threads) => threads.stop(),
+            Self::Deterministic(_) | Self::Lockstep(_) => Ok(()),
+        }
+    }
+
+    /// Whether what stands with the actors is whole after they failed: under `async` only full segments count.
+    #[must_use]
+    pub fn survives_failure(&self) -> bool {
+        matches!(self, Self::Async(_))
+    }
+}
