@@ -163,10 +163,27 @@ impl RunFolder {
         step: u64,
         records: impl IntoIterator<Item = R>,
     ) -> Result<()> {
-        let path = self.rollouts(step);
+        self.write_records(&self.rollouts(step), records)
+    }
+
+    /// Writes the completions that a step failed on, and returns where.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_failed<R: Serialize>(
+        &self,
+        step: u64,
+        records: impl IntoIterator<Item = R>,
+    ) -> Result<PathBuf> {
+        let path = self.path.join("rollouts").join(format!("failed-step-{step:06}.jsonl"));
+        self.write_records(&path, records)?;
+        Ok(path)
+    }
+
+    fn write_records<R: Serialize>(&self, path: &Path, records: impl IntoIterator<Item = R>) -> Result<()> {
         let write = || -> Result<()> {
             fs::create_dir_all(self.path.join("rollouts"))?;
-            let mut file = BufWriter::new(File::create(&path)?);
+            let mut file = BufWriter::new(File::create(path)?);
             for record in records {
                 serde_json::to_writer(&mut file, &record)?;
                 file.write_all(b"\n")?;
@@ -257,7 +274,7 @@ fn make_room(path: &Path, overwrite: bool) -> Result<()> {
 fn remove_run(path: &Path) -> Result<()> {
     // The config goes last: what is interrupted here can still be overwritten.
     remove_matching(&path.join("tensorboard"), |name| name.contains("tfevents"))?;
-    remove_matching(&path.join("rollouts"), |name| name.starts_with("step-") && name.ends_with(".jsonl"))?;
+    remove_matching(&path.join("rollouts"), |name| name.contains("step-") && name.ends_with(".jsonl"))?;
     remove_matching(&path.join("checkpoints"), |name| checkpoint_step(name).is_some())?;
     remove_matching(&path.join("journal"), |name| name.ends_with(".segments"))?;
     for name in ["metrics.jsonl", "log", "config.toml"] {
