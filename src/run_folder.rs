@@ -15,6 +15,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -31,6 +32,9 @@ const MARK: &str = "# A run of longhaul";
 
 /// Nobody has so many runs of one config in one place; a search beyond it is a mistake.
 const RUNS_MAX: u32 = 100_000;
+
+/// How long a run waits for another process to leave its folder.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A folder that belongs to this run alone, while this lives.
 #[derive(Clone, Debug)]
@@ -209,7 +213,14 @@ impl RunFolder {
 /// Nobody else writes to the run while the file is open.
 fn lock(config: &Path) -> Result<File> {
     let file = File::open(config).with_context(|| config.display().to_string())?;
-    match file.try_lock() {
+    let began = Instant::now();
+    let mut locked = file.try_lock();
+    // A process that was killed a moment ago may still be on its way out.
+    while matches!(locked, Err(TryLockError::WouldBlock)) && began.elapsed() < LOCK_WAIT_MAX {
+        std::thread::sleep(LOCK_WAIT_MAX / 100);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             bail!("{}: another process is at work on this run", config.display())

@@ -379,7 +379,10 @@ impl<'a> Run<'a> {
         }
         faults::pass(Point::Checkpoint).with_context(|| path.display().to_string())?;
         let bytes = learner::checkpoint::save(&path, &self.learner, &files)?;
-        checkpoints::prune(&self.folder, &self.config.checkpoint)?;
+        // Weights alone take the place of no checkpoint that the run can be taken up at.
+        if standing.is_some() {
+            checkpoints::prune(&self.folder, &self.config.checkpoint)?;
+        }
         self.saved = (began.elapsed().as_secs_f64(), bytes);
         Ok(path)
     }
