@@ -457,11 +457,15 @@ mod tests {
         for name in kept {
             fs::write(place.path().join(name), "mine").unwrap();
         }
+        let error = create(place.path(), true).unwrap_err().to_string();
+        assert!(error.contains("another process is at work"), "{error}");
+        let (checkpoint, rollouts) = (folder.checkpoint(1), folder.rollouts(1));
+        drop(folder);
         create(place.path(), true).unwrap();
         for name in kept {
             assert!(place.path().join(name).exists(), "{name}");
         }
-        assert!(!folder.checkpoint(1).exists() && !folder.rollouts(1).exists());
+        assert!(!checkpoint.exists() && !rollouts.exists());
     }
 
     #[test]

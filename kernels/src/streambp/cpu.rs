@@ -7,7 +7,6 @@
 
 pub(super) mod head;
 mod layer;
-mod rows;
 
 use std::sync::Arc;
 
@@ -16,9 +15,9 @@ use burn::tensor::Tensor;
 use super::{ChunkPlan, TokenStats, silence_last_entries};
 use crate::decoder::{Decoder, Packed};
 use crate::flex::{Rows, Sum};
+use crate::rows::add_columns;
 use crate::weights::Weights;
 use layer::{LayerPass, Workspace};
-use rows::add_columns;
 
 /// One batch on its way through one model whose parameters lie in memory.
 pub(super) struct Pass<'a> {
