@@ -2,7 +2,7 @@
 //! who calls it decides who scores its groups and what happens when there is nothing to decode.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,9 @@ use crate::ledger::{ActorState, SlotState};
 use crate::prompt::{Prompt, PromptSource};
 use crate::scheduler::Scheduler;
 use crate::scorer::Scorer;
+use crate::sync::{Mutex, lock};
 use crate::trajectory::{Finish, OutputLimits, Trajectory};
-use crate::weights::{Versioned, WeightsCell, lock};
+use crate::weights::{Versioned, WeightsCell};
 
 /// What all actors of a run share.
 pub struct ActorContext<W> {
@@ -89,9 +90,8 @@ impl<G: Generator> Actor<G> {
         let began = Instant::now();
         self.admit(newest().version)?;
         let intake = &self.context.intake;
-        let begun = self
-            .decoding
-            .begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
+        let begun =
+            self.decoding.begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
         let text = self.context.scorer.text();
         let step = self.decoding.step(|id| text.is_eos(id))?;
         let decoded = step.tokens > 0;

@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -25,7 +25,8 @@ use crate::queue::{DropReason, ReplayQueue};
 use crate::resume::Standing;
 use crate::schedule::{deliver, message, with_scorer};
 use crate::scorer::{Scored, Scorer};
-use crate::weights::{Versioned, lock};
+use crate::sync::{Mutex, lock};
+use crate::weights::Versioned;
 
 /// The thread's name, in errors too.
 const THREAD: &str = "actor-0";
@@ -214,7 +215,8 @@ where
         if !std::mem::take(&mut self.in_flight) {
             return Ok(false);
         }
-        let gone = || RolloutError::Panicked { thread: THREAD.to_string(), message: "it is gone".to_string() };
+        let gone =
+            || RolloutError::Panicked { thread: THREAD.to_string(), message: "it is gone".to_string() };
         let Done { scored, left, idle } = self.done.recv().unwrap_or_else(|_| Err(gone()))?;
         for scored in scored {
             match scored {
@@ -253,9 +255,8 @@ fn decode<G: Generator>(
     let context = Arc::clone(actor.context());
     let (finished, unscored) = bounded(window.groups);
     std::thread::scope(|scope| {
-        let scorers: Vec<_> = (0..context.config.scorers)
-            .map(|_| scope.spawn(|| score(&context.scorer, &unscored)))
-            .collect();
+        let scorers: Vec<_> =
+            (0..context.config.scorers).map(|_| scope.spawn(|| score(&context.scorer, &unscored))).collect();
         let ended = advance(actor, window, (&finished, &is_stopping));
         drop(finished);
         let mut scored = Vec::new();
