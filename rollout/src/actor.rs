@@ -2,7 +2,7 @@
 //! who calls it decides who scores its groups and what happens when there is nothing to decode.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,9 @@ use crate::ledger::{ActorState, SlotState};
 use crate::prompt::{Prompt, PromptSource};
 use crate::scheduler::Scheduler;
 use crate::scorer::Scorer;
+use crate::sync::{Mutex, lock};
 use crate::trajectory::{Finish, OutputLimits, Trajectory};
-use crate::weights::{Versioned, WeightsCell, lock};
+use crate::weights::{Versioned, WeightsCell};
 
 /// What all actors of a run share.
 pub struct ActorContext<W> {

@@ -3,7 +3,6 @@
 //! the group becomes does not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +11,9 @@ use crate::journal::Journal;
 use crate::ledger::{GroupState, MemberState, RolloutState};
 use crate::prompt::Prompt;
 use crate::scheduler::Pacing;
+use crate::sync::{Mutex, lock};
 use crate::trajectory::{Finish, Segment, Trajectory};
-use crate::weights::{Bell, lock};
+use crate::weights::Bell;
 
 /// The groups that may be started, one number at a time, and those that were.
 #[derive(Debug)]

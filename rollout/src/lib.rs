@@ -4,6 +4,7 @@
 //! Plain values and threads. What decodes is behind the trait [`Generator`]; tensors, devices and losses
 //! are not here.
 
+mod sync;
 mod error;
 mod config;
 mod random;
@@ -28,6 +29,8 @@ mod overlapped;
 mod evaluate;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod simulation;
 
 pub use actor::{Actor, ActorContext, ActorReport, Advance};
 pub use config::{OnUpdate, QueueConfig, RolloutConfig};

@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -25,7 +25,8 @@ use crate::queue::{DropReason, ReplayQueue};
 use crate::resume::Standing;
 use crate::schedule::{deliver, message, with_scorer};
 use crate::scorer::{Scored, Scorer};
-use crate::weights::{Versioned, lock};
+use crate::sync::{Mutex, lock};
+use crate::weights::Versioned;
 
 /// The thread's name, in errors too.
 const THREAD: &str = "actor-0";

@@ -9,7 +9,7 @@
 //! group may be lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use crate::error::RolloutError;
 use crate::group::Group;
 use crate::intake::Intake;
 use crate::ledger::RolloutState;
-use crate::weights::lock;
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
 /// Why a group never reached the learner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -126,7 +126,7 @@ impl ReplayQueue {
         let began = Instant::now();
         let mut state = lock(&self.state);
         while !state.closed && state.groups.len() + state.reserved >= self.config.groups_max {
-            state = wait(&self.drained, state);
+            state = wait(&self.drained, state, WAIT_MAX);
         }
         state.reserved += 1;
         state.report.actors_waiting_s += began.elapsed().as_secs_f64();
@@ -170,7 +170,7 @@ impl ReplayQueue {
                 state.report.trainer_waiting_s += began.elapsed().as_secs_f64();
                 return Ok(groups);
             }
-            state = wait(&self.filled, state);
+            state = wait(&self.filled, state, WAIT_MAX);
         }
     }
 
@@ -232,10 +232,12 @@ impl ReplayQueue {
     pub fn discard(&self, group: u64, reason: DropReason) {
         let mut state = lock(&self.state);
         *state.report.drops.entry(reason).or_default() += 1;
-        drop(state);
+        // Under the queue's lock: between a learner's look at the intake and its wait the group would leave
+        // unnoticed, and in a checkpoint it would be dropped and on its way.
         if reason != DropReason::Closed {
             self.intake.drop_and_replace(&[group]);
         }
+        drop(state);
         // A learner that waited for this group as a due one need not any more.
         self.filled.notify_all();
     }
@@ -314,9 +316,8 @@ fn pick(queue: &mut VecDeque<Group>, count: usize, due: &BTreeSet<u64>, due_here
 /// A wait that ends within this time even if nobody rings, so that a lost wake-up is a pause and not a hang.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-fn wait<'a>(bell: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    bell.wait_timeout(state, WAIT_MAX).unwrap_or_else(PoisonError::into_inner).0
-}
+#[cfg(test)]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

@@ -3,12 +3,10 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::actor::{Actor, ActorReport};
 use crate::error::RolloutError;
@@ -18,7 +16,8 @@ use crate::intake::Intake;
 use crate::queue::{DropReason, ReplayQueue};
 use crate::resume::Standing;
 use crate::scorer::{Scored, Scorer};
-use crate::weights::{Bell, lock};
+use crate::sync::{Mutex, Receiver, Sender, bounded, lock};
+use crate::weights::Bell;
 
 /// An actor with nothing to start looks again after this time even if no bell rang.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -336,6 +335,9 @@ impl<G: Generator> Lockstep<G> {
         Ok(decoded)
     }
 }
+
+#[cfg(test)]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

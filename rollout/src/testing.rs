@@ -1,7 +1,7 @@
 //! Doubles for this crate's tests: a model directory with a tokenizer of a few characters, a generator that
 //! follows a script, and a verifier that counts letters.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rewards::{Answer, Reward, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
 use serde_json::Map;
@@ -15,9 +15,10 @@ use crate::intake::Intake;
 use crate::prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
 use crate::scheduler::Pacing;
 use crate::scorer::Scorer;
+use crate::sync::{Mutex, lock};
 use crate::text::Text;
 use crate::trajectory::{Completion, Finish, Segment, Token};
-use crate::weights::{Bell, Versioned, WeightsCell, lock};
+use crate::weights::{Bell, Versioned, WeightsCell};
 
 /// A directory with a character-level tokenizer: `<eos>` 0, `<unk>` 1, `a` to `e` 2 to 6.
 pub(crate) struct TextFiles(tempfile::TempDir);

@@ -1,8 +1,10 @@
 //! The way of weights from the learner to the actors: one cell in which the newest wins. Nobody waits to put
 //! weights in, and weights that no actor took are replaced without a trace.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// Weights with the version they are.
 #[derive(Debug)]
@@ -80,20 +82,22 @@ impl Bell {
 
     /// Waits until the bell has rung more than `rings` times, at most for `limit`.
     pub fn wait_past(&self, rings: u64, limit: Duration) {
-        let count = lock(&self.0.0);
-        let waited = self.0.1.wait_timeout_while(count, limit, |count| *count <= rings);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let began = Instant::now();
+        let mut count = lock(&self.0.0);
+        while *count <= rings {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            count = wait(&self.0.1, count, left);
+        }
     }
-}
-
-/// Locks; what our locks guard is whole after every statement, so a panic elsewhere leaves nothing half done.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::explore;
 
     #[test]
     fn the_newest_weights_win() {
@@ -121,6 +125,35 @@ mod tests {
         bell.ring();
         // A missed ring would show as a test that takes an hour.
         bell.wait_past(seen, Duration::from_secs(3600));
+    }
+
+    // Invariant 7: versions never fall, and nobody sleeps through the last of them, in any order of the threads.
+    #[test]
+    fn no_ring_between_look_and_wait_is_missed() {
+        const LAST: u64 = 3;
+        explore(|| {
+            let bell = Bell::new();
+            let cell = Arc::new(WeightsCell::new(0, Arc::new(0), bell.clone()));
+            let waiters = [0, 1].map(|_| {
+                let (cell, bell) = (cell.clone(), bell.clone());
+                shuttle::thread::spawn(move || {
+                    let mut newest = 0;
+                    while newest < LAST {
+                        let rings = bell.rings();
+                        let latest = cell.latest();
+                        assert!(latest.version >= newest && *latest.weights == latest.version);
+                        newest = latest.version;
+                        if newest < LAST {
+                            bell.wait_past(rings, Duration::from_secs(1));
+                        }
+                    }
+                })
+            });
+            (1..=LAST).for_each(|version| cell.publish(version, Arc::new(version)));
+            for waiter in waiters {
+                waiter.join().expect("the waiter does not panic");
+            }
+        });
     }
 
     #[test]

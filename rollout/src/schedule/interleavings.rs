@@ -1,0 +1,99 @@
+//! The loops of the actor threads and of the scoring threads under many orders, with checkpoints in between.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::config::QueueConfig;
+use crate::journal::{self, Journal};
+use crate::ledger::RolloutState;
+use crate::scheduler::Pacing;
+use crate::sync::explore;
+use crate::testing::{Script, context_at, rollout_config};
+use crate::trajectory::Segment;
+
+const GROUP_SIZE: usize = 2;
+const GROUPS_PER_STEP: usize = 2;
+const STEPS: u64 = 2;
+const PACING: Pacing = Pacing { groups_per_step: GROUPS_PER_STEP as u64, staleness_versions_max: 1 };
+
+/// What the journal after the checkpoint has of a trajectory.
+fn journaled(folder: &std::path::Path) -> BTreeMap<(u64, u32), Vec<Segment>> {
+    let (entries, _) = journal::read(&folder.join("after-step-000001.segments")).expect("our own journal");
+    let mut segments = BTreeMap::<(u64, u32), Vec<Segment>>::new();
+    for entry in entries {
+        segments.entry((entry.group, entry.member)).or_default().push(entry.segment);
+    }
+    segments
+}
+
+/// Every segment of these groups that ended is in the checkpoint or in the journal after it, once.
+fn check_segments(groups: &[Group], state: &RolloutState, folder: &std::path::Path) {
+    let mut journaled = journaled(folder);
+    for completion in groups.iter().flat_map(|group| &group.completions).map(|scored| &scored.completion) {
+        let after = journaled.remove(&(completion.group, completion.member)).unwrap_or_default();
+        let known = state.groups.iter().find(|group| group.id == completion.group);
+        let left_before = known.is_none() && completion.group < state.intake.groups_started;
+        if left_before {
+            assert_eq!(after, [], "group {} had left before the checkpoint", completion.group);
+            continue;
+        }
+        let member = known.and_then(|group| group.members.get(completion.member as usize));
+        let mut segments = member.map(|member| member.segments.clone()).unwrap_or_default();
+        segments.extend(after);
+        assert_eq!(segments, completion.segments, "group {}", completion.group);
+    }
+}
+
+fn rollout_with_a_checkpoint() {
+    let script = Script::new(2, |group, member| (group as usize + member as usize) % 3 + 1);
+    let mut config = rollout_config(4, 1, 4, GROUP_SIZE);
+    config.actors = 2;
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = Journal::open(folder.path(), 0, u64::MAX).expect("a journal");
+    let context = context_at(config, 3, PACING, (0, |intake| intake));
+    context.intake.keep_journal(journal);
+    let config = QueueConfig { groups_max: 3, staleness_versions_max: PACING.staleness_versions_max };
+    let queue = Arc::new(ReplayQueue::new(config, context.intake.clone()));
+    let halt = Halt { stopping: Arc::default(), queue: queue.clone(), bell: context.intake.bell().clone() };
+    let (finished, unscored) = bounded(queue.groups_max());
+    let mut threads = Vec::new();
+    for number in 0..2 {
+        let (halt, finished) = (halt.clone(), finished.clone());
+        let actor = Actor::new(context.clone(), number, script.clone());
+        threads.push(shuttle::thread::spawn(move || drive(actor, &finished, &halt)));
+    }
+    drop(finished);
+    for _ in 0..2 {
+        let (context, unscored, queue) = (context.clone(), unscored.clone(), queue.clone());
+        threads.push(shuttle::thread::spawn(move || {
+            score((&context.scorer, &context.intake), &unscored, &queue)
+        }));
+    }
+    drop(unscored);
+    let observer = queue.clone();
+    let checkpoint = shuttle::thread::spawn(move || observer.state(1));
+    let mut taken = Vec::new();
+    for version in 0..STEPS {
+        let groups = queue.take(GROUPS_PER_STEP, version).expect("open");
+        assert!(groups.iter().all(|group| group.completions.len() == GROUP_SIZE));
+        context.weights.publish(version + 1, Arc::new(version + 1));
+        queue.learned(&groups);
+        taken.extend(groups);
+    }
+    let state = checkpoint.join().expect("the observer does not panic");
+    halt.stop();
+    for thread in threads {
+        thread.join().expect("no thread panics").expect("no thread fails");
+    }
+    let mut ids: Vec<u64> = taken.iter().map(|group| group.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), STEPS as usize * GROUPS_PER_STEP, "a group is handed out twice");
+    check_segments(&taken, &state, folder.path());
+}
+
+// Invariants 5, 7 and 9, in any order of actors, scorers, the learner and whoever writes a checkpoint.
+#[test]
+fn actors_and_scorers_lose_no_group_no_segment_and_no_wake_up() {
+    explore(rollout_with_a_checkpoint);
+}

@@ -1,0 +1,294 @@
+//! The whole rollout as lists and loops: no tokens, no text, no threads, only lengths. What decodes under which
+//! version, which groups are due, dropped and handed out follows from lengths alone, and here is how. The two
+//! schedules that promise to be the same in every run are compared with it.
+
+use std::sync::Arc;
+
+use proptest::prelude::{ProptestConfig, Strategy, prop_assert_eq, proptest};
+
+use crate::actor::Actor;
+use crate::config::QueueConfig;
+use crate::group::Group;
+use crate::overlapped::Overlapped;
+use crate::queue::{DropReason, ReplayQueue};
+use crate::random::trajectory_key;
+use crate::schedule::Lockstep;
+use crate::testing::{Script, context, rollout_config};
+
+/// What may differ between two runs.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    slots: usize,
+    segment_tokens: usize,
+    segments_max: usize,
+    group_size: usize,
+    groups_per_step: usize,
+    staleness: u64,
+    /// Room in the queue beyond one step's groups.
+    room: usize,
+    lengths: u64,
+}
+
+impl Shape {
+    fn length(&self, group: u64, member: u32) -> usize {
+        1 + (trajectory_key(self.lengths, group, member) % 13) as usize
+    }
+
+    fn groups_max(&self) -> usize {
+        self.groups_per_step + self.room
+    }
+}
+
+/// The versions and the numbers of tokens of a trajectory's segments.
+type Segments = Vec<(u64, usize)>;
+
+#[derive(Debug, Clone)]
+struct Member {
+    group: u64,
+    member: u32,
+    segments: Segments,
+}
+
+/// A group that was started and not handed out or dropped.
+#[derive(Debug, Clone)]
+struct Started {
+    id: u64,
+    version: u64,
+    ended: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Simulation {
+    shape: Shape,
+    slots: Vec<Option<Member>>,
+    waiting: Vec<Member>,
+    started: Vec<Started>,
+    groups_started: u64,
+    dropped: u64,
+    /// Groups in the queue, and those that have no room in it yet.
+    queue: Vec<u64>,
+    overflow: Vec<u64>,
+}
+
+impl Simulation {
+    fn new(shape: Shape) -> Self {
+        let slots = vec![None; shape.slots];
+        let (waiting, started, queue, overflow) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { shape, slots, waiting, started, groups_started: 0, dropped: 0, queue, overflow }
+    }
+
+    /// One decode step under `version`: the groups that ended, or `None` if there was nothing to decode.
+    fn decode(&mut self, version: u64) -> Option<Vec<u64>> {
+        let shape = self.shape;
+        let allowed = shape.groups_per_step as u64 * (version + 1 + shape.staleness) + self.dropped;
+        while self.slots.iter().filter(|slot| slot.is_none()).count() > self.waiting.len()
+            && self.groups_started < allowed
+        {
+            let id = self.groups_started;
+            self.groups_started += 1;
+            self.started.push(Started { id, version, ended: Vec::new() });
+            for member in 0..shape.group_size as u32 {
+                self.waiting.push(Member { group: id, member, segments: Vec::new() });
+            }
+        }
+        let mut finished = Vec::new();
+        for slot in &mut self.slots {
+            if slot.is_none() && !self.waiting.is_empty() {
+                *slot = Some(self.waiting.remove(0));
+            }
+        }
+        if self.slots.iter().all(Option::is_none) {
+            return None;
+        }
+        for slot in &mut self.slots {
+            let Some(member) = slot else { continue };
+            match member.segments.last_mut() {
+                Some((_, tokens)) if *tokens < shape.segment_tokens => *tokens += 1,
+                _ => member.segments.push((version, 1)),
+            }
+            let tokens: usize = member.segments.iter().map(|(_, tokens)| tokens).sum();
+            let limit = shape.segment_tokens * shape.segments_max;
+            if tokens == shape.length(member.group, member.member).min(limit) {
+                let ended = slot.take().expect("it is there");
+                let group =
+                    self.started.iter_mut().find(|group| group.id == ended.group).expect("it is on its way");
+                group.ended.push(ended);
+                if group.ended.len() == shape.group_size {
+                    finished.push(group.id);
+                }
+            }
+        }
+        Some(finished)
+    }
+
+    /// Decodes until `groups` groups have ended.
+    fn window(&mut self, groups: usize, version: u64) {
+        let mut ended = 0;
+        while ended < groups {
+            let Some(finished) = self.decode(version) else { return };
+            ended += finished.len();
+            self.overflow.extend(finished);
+        }
+    }
+
+    fn oldest(&self, id: u64) -> u64 {
+        let group = self.started.iter().find(|group| group.id == id).expect("it is on its way");
+        let versions = group.ended.iter().flat_map(|member| &member.segments).map(|(version, _)| *version);
+        versions.min().expect("a group has tokens")
+    }
+
+    /// What the queue hands out to a learner at `version`, if it does.
+    fn try_take(&mut self, version: u64) -> Option<Vec<Started>> {
+        let Shape { groups_per_step, staleness, .. } = self.shape;
+        while !self.overflow.is_empty() && self.queue.len() < self.shape.groups_max() {
+            self.queue.push(self.overflow.remove(0));
+        }
+        let stale: Vec<u64> =
+            self.queue.iter().copied().filter(|id| self.oldest(*id) + staleness < version).collect();
+        self.queue.retain(|id| !stale.contains(id));
+        self.started.retain(|group| !stale.contains(&group.id));
+        self.dropped += stale.len() as u64;
+        // Due is what would be too old one version from here.
+        let due: Vec<u64> = self
+            .started
+            .iter()
+            .filter(|group| group.version + staleness < version + 1)
+            .map(|group| group.id)
+            .collect();
+        let late = due.iter().filter(|id| !self.queue.contains(id)).count();
+        let spare = groups_per_step.saturating_sub(due.len() - late);
+        let waits = late > 0 && spare > 0 && self.queue.len() < self.shape.groups_max();
+        if self.queue.len() < groups_per_step || waits {
+            return None;
+        }
+        // Due ones first, then by age in the queue; they are handed out in the queue's order.
+        let mut places: Vec<usize> = (0..self.queue.len()).collect();
+        places.sort_by_key(|place| (!due.contains(&self.queue[*place]), *place));
+        places.truncate(groups_per_step);
+        places.sort_unstable();
+        let ids: Vec<u64> = places.into_iter().map(|place| self.queue[place]).collect();
+        self.queue.retain(|id| !ids.contains(id));
+        let taken = ids.iter().map(|id| {
+            let place = self.started.iter().position(|group| group.id == *id).expect("it is on its way");
+            let mut group = self.started.remove(place);
+            group.ended.sort_by_key(|member| member.member);
+            group
+        });
+        Some(taken.collect())
+    }
+
+    /// `schedule = "deterministic"`: the window after a batch begins before the learner has made new weights.
+    fn take_overlapped(&mut self, version: u64) -> Vec<Started> {
+        loop {
+            let taken = self.try_take(version);
+            if taken.is_some() || self.overflow.is_empty() {
+                let ready = self.queue.len() + self.overflow.len();
+                self.window(self.shape.groups_per_step.saturating_sub(ready).max(1), version);
+            }
+            if let Some(groups) = taken {
+                return groups;
+            }
+        }
+    }
+
+    /// `schedule = "lockstep"`: one decode step at a time, and only while the learner waits.
+    fn take_lockstep(&mut self, version: u64) -> Vec<Started> {
+        loop {
+            if let Some(groups) = self.try_take(version) {
+                return groups;
+            }
+            if self.overflow.is_empty() {
+                self.window_of_one_step(version);
+            }
+        }
+    }
+
+    fn window_of_one_step(&mut self, version: u64) {
+        let finished = self.decode(version).expect("the pacing starts enough");
+        self.overflow.extend(finished);
+    }
+}
+
+/// Group and segments of every member, in the order in which they were handed out.
+type Handed = Vec<(u64, Vec<Segments>)>;
+
+fn simulated(groups: Vec<Started>) -> Handed {
+    let members = |group: Started| group.ended.into_iter().map(|member| member.segments).collect();
+    groups.into_iter().map(|group| (group.id, members(group))).collect()
+}
+
+fn real(groups: &[Group]) -> Handed {
+    let member = |segments: &[crate::trajectory::Segment]| {
+        segments.iter().map(|segment| (segment.version, segment.tokens.len())).collect()
+    };
+    groups
+        .iter()
+        .map(|group| {
+            (group.id, group.completions.iter().map(|scored| member(&scored.completion.segments)).collect())
+        })
+        .collect()
+}
+
+/// An actor with its queue.
+fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
+    let Shape { slots, segment_tokens, segments_max, group_size, groups_per_step, staleness, .. } = shape;
+    let config = rollout_config(slots, segment_tokens, segments_max, group_size);
+    let context = context(config, 5, groups_per_step as u64, staleness);
+    let config = QueueConfig { groups_max: shape.groups_max(), staleness_versions_max: staleness };
+    let queue = Arc::new(ReplayQueue::new(config, context.intake.clone()));
+    let script = Script::new(slots, move |group, member| shape.length(group, member));
+    (Actor::new(context, 0, script), queue)
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let decoding = (1usize..7, 1usize..4, 1usize..5, 1usize..4);
+    let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
+    (decoding, learning).prop_map(|(decoding, learning)| {
+        let (slots, segment_tokens, segments_max, group_size) = decoding;
+        let (groups_per_step, staleness, room, lengths) = learning;
+        Shape { slots, segment_tokens, segments_max, group_size, groups_per_step, staleness, room, lengths }
+    })
+}
+
+const STEPS: u64 = 12;
+
+fn stale(queue: &ReplayQueue) -> u64 {
+    queue.report().drops.get(&DropReason::Stale).copied().unwrap_or(0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    // Invariants 1, 5 and 7: which version has drawn which segment, and which groups the learner gets, follows
+    // from lengths alone, whatever the threads do.
+    #[test]
+    fn windows_beside_the_learner_are_those_of_the_simulation(shape in shapes()) {
+        let (actor, queue) = actor(shape);
+        let weights = actor.context().weights.clone();
+        let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
+        let mut simulation = Simulation::new(shape);
+        for version in 0..STEPS {
+            let groups = overlapped.take(&queue, (shape.groups_per_step, false), version).expect("never starved");
+            prop_assert_eq!(real(&groups), simulated(simulation.take_overlapped(version)), "step {}", version);
+            weights.publish(version + 1, Arc::new(version + 1));
+            queue.learned(&groups);
+        }
+        prop_assert_eq!(stale(&queue), simulation.dropped);
+    }
+
+    // Invariants 1, 5 and 7, as above.
+    #[test]
+    fn lockstep_is_that_of_the_simulation(shape in shapes()) {
+        let (actor, queue) = actor(shape);
+        let weights = actor.context().weights.clone();
+        let mut lockstep = Lockstep::new(vec![actor], Vec::new());
+        let mut simulation = Simulation::new(shape);
+        for version in 0..STEPS {
+            let groups = lockstep.take(&queue, shape.groups_per_step, version).expect("never starved");
+            prop_assert_eq!(real(&groups), simulated(simulation.take_lockstep(version)), "step {}", version);
+            weights.publish(version + 1, Arc::new(version + 1));
+            queue.learned(&groups);
+        }
+        prop_assert_eq!(stale(&queue), simulation.dropped);
+    }
+}
