@@ -402,7 +402,9 @@ mod tests {
     use super::{Reference, matrix, zip_matrices};
     use crate::decoder::config::Family;
     use crate::rope::{Rope, RopeScaling};
-    use crate::streambp::{ChunkPlan, GradientPath, TokenStats, accumulate_gradients, token_stats};
+    use crate::streambp::{
+        ChunkPlan, GradientPath, LayerInputs, TokenStats, accumulate_gradients, token_stats,
+    };
     use crate::test_tensors::{noise, numbers};
     use crate::{Decoder, DecoderConfig, Packed, Weights};
 
@@ -536,7 +538,14 @@ mod tests {
             let (layer_chunk_tokens, head_chunk_tokens) = (layer.unwrap_or(tokens), head.unwrap_or(tokens));
             (
                 lengths,
-                ChunkPlan { path, layer_chunk_tokens, head_chunk_tokens, attention_kept_bytes, temperature },
+                ChunkPlan {
+                    path,
+                    layer_chunk_tokens,
+                    head_chunk_tokens,
+                    attention_kept_bytes,
+                    layer_inputs: LayerInputs::Memory,
+                    temperature,
+                },
             )
         })
     }
@@ -596,7 +605,8 @@ mod tests {
                 let stats = accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut |stats| {
                     shown = stats.clone();
                     coefficients.clone()
-                });
+                })
+                .unwrap();
                 assert_eq!(shown, stats);
                 (stats, sums.map(|_, sum: &Tensor<2>| numbers(sum.clone())))
             };

@@ -1,6 +1,6 @@
 //! What a training step will hold in memory, from shapes alone.
 
-use super::{ChunkPlan, GradientPath};
+use super::{ChunkPlan, GradientPath, LayerInputs};
 use crate::attention::mix_backward_numbers;
 use crate::decoder::config::DecoderConfig;
 
@@ -12,7 +12,8 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// One gradient a parameter.
     pub gradients: u64,
-    /// The input of each layer and the last layer's output, which becomes its own gradient.
+    /// The inputs of the layers as far as they are in memory, and the last layer's output, which becomes its own
+    /// gradient.
     pub layer_inputs: u64,
     /// Attention's results that are kept for the backward pass.
     pub attention_kept: u64,
@@ -55,7 +56,7 @@ impl MemoryPlan {
         Some(Self {
             weights: bytes(parameters),
             gradients: bytes(parameters),
-            layer_inputs: bytes((config.layers + 1) * tokens * hidden),
+            layer_inputs: layer_inputs(plan, config.layers as u64, (tokens * hidden) as u64),
             attention_kept: bytes(
                 plan.layers_kept(config, tokens) * tokens * config.heads * (config.head_width + 1),
             ),
@@ -73,11 +74,23 @@ impl MemoryPlan {
     }
 }
 
+/// Bytes of the inputs of so many layers, of so many numbers each, when the most is held: the rows on their way,
+/// the inputs kept (the first layer's is looked up again), and where they are not kept as they are the one in use.
+fn layer_inputs(plan: &ChunkPlan, layers: u64, numbers: u64) -> u64 {
+    let kept = layers.saturating_sub(1);
+    match plan.layer_inputs {
+        LayerInputs::Memory => 4 * numbers * (1 + kept.max(1)),
+        // At the head all wait; in the last layer one of them has been widened.
+        LayerInputs::Bf16 => 2 * numbers * (kept + 2).max(kept.saturating_sub(1) + 4),
+        LayerInputs::File(_) => 8 * numbers,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::MemoryPlan;
     use crate::decoder::config::Family;
-    use crate::{ChunkPlan, DecoderConfig, GradientPath};
+    use crate::{ChunkPlan, DecoderConfig, GradientPath, LayerInputs};
 
     /// By hand: hidden 24, 4 query and 2 key heads of width 8, feed-forward 40, vocabulary 31, 2 layers.
     #[test]
@@ -90,13 +103,14 @@ mod tests {
             layer_chunk_tokens: 10,
             head_chunk_tokens: 5,
             attention_kept_bytes,
+            layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         };
         let memory = MemoryPlan::new(&config, &plan(GradientPath::StreamBp), 100).unwrap();
         let block: u64 = 2 * 24 + 32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40);
         assert_eq!(memory.weights, 4 * (31 * 24 + 24 + 2 * block));
         assert_eq!(memory.gradients, memory.weights);
-        assert_eq!(memory.layer_inputs, 4 * 3 * 100 * 24);
+        assert_eq!(memory.layer_inputs, 4 * 2 * 100 * 24);
         assert_eq!(memory.keys_values, 4 * 4 * 100 * 16);
         // One segment a key head: the sums of 10 queries, and two of keys and two copies, which are padded to 16.
         let mixing = 2 * (10 * 2 * 8 + 2 * 100 * (8 + 16));
