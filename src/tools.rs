@@ -176,11 +176,12 @@ fn memory_lines(memory: &MemoryPlan, tokens: usize) -> String {
         ("inputs of the layers", memory.layer_inputs),
         ("results of attention", memory.attention_kept),
         ("keys and values", memory.keys_values),
+        ("ids, angles, statistics", memory.tokens),
         ("a chunk in a layer", memory.layer_chunk),
         ("a chunk in the head", memory.head_chunk),
         ("at most at one time", 3 * memory.weights + memory.step()),
     ] {
-        text += &format!("# {name:<22}{:>10.1}\n", bytes as f64 / f64::from(1 << 20));
+        text += &format!("# {name:<24}{:>10.1}\n", bytes as f64 / f64::from(1 << 20));
     }
     text
 }

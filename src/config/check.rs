@@ -453,3 +453,20 @@ impl Finder<'_> {
         path.as_mut().map_or(Ok(()), |path| self.replace(key, path))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{DeviceKind, Document, LayerInputsPlace, StreambpConfig, layer_inputs};
+
+    #[test]
+    fn other_devices_keep_layer_inputs_in_memory() {
+        let complaint = |place, device| {
+            let streambp = StreambpConfig { layer_inputs: place, ..StreambpConfig::default() };
+            layer_inputs(&Document::empty(), "sft", (&streambp, device)).map_err(|error| error.to_string())
+        };
+        assert_eq!(complaint(LayerInputsPlace::Memory, DeviceKind::Cuda), Ok(()));
+        assert_eq!(complaint(LayerInputsPlace::File, DeviceKind::Cpu), Ok(()));
+        let message = complaint(LayerInputsPlace::Bf16, DeviceKind::Cuda).unwrap_err();
+        assert!(message.contains("sft.streambp.layer_inputs: only run.device = \"cpu\""), "{message}");
+    }
+}

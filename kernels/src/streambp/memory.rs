@@ -19,6 +19,8 @@ pub struct MemoryPlan {
     pub attention_kept: u64,
     /// Keys and values of one layer with their gradients.
     pub keys_values: u64,
+    /// Ids, angles, statistics and coefficients of all tokens.
+    pub tokens: u64,
     /// One chunk's activations and gradients in a layer, what attention's backward pass sums up, and the layer's
     /// weights packed for products.
     pub layer_chunk: u64,
@@ -61,6 +63,8 @@ impl MemoryPlan {
                 plan.layers_kept(config, tokens) * tokens * config.heads * (config.head_width + 1),
             ),
             keys_values: bytes(4 * tokens * key),
+            // Positions take as much as two of these numbers.
+            tokens: bytes(tokens * (config.head_width + 8)),
             layer_chunk: bytes(chunk * row + 2 * block + mixing),
             head_chunk: bytes(head_rows * (4 * hidden + slab) + slab * hidden),
         })
@@ -69,7 +73,7 @@ impl MemoryPlan {
     /// The most that a step holds at one time beside the weights and the optimizer's moments.
     pub fn step(&self) -> u64 {
         // The head finds the layers' buffers of the forward pass still there.
-        let kept = self.layer_inputs + self.attention_kept + self.keys_values;
+        let kept = self.layer_inputs + self.attention_kept + self.keys_values + self.tokens;
         self.gradients + kept + self.layer_chunk.max(self.head_chunk)
     }
 }
@@ -118,8 +122,30 @@ mod tests {
         assert_eq!(memory.layer_chunk, 4 * (chunk + 2 * block as usize + mixing) as u64);
         assert_eq!(memory.head_chunk, 4 * (5 * (4 * 24 + 31) + 31 * 24));
         assert_eq!(memory.attention_kept, 4 * 100 * 4 * 9);
-        let parts = memory.layer_inputs + memory.attention_kept + memory.keys_values;
+        assert_eq!(memory.tokens, 4 * 100 * 16);
+        let parts = memory.layer_inputs + memory.attention_kept + memory.keys_values + memory.tokens;
         assert_eq!(memory.step(), memory.gradients + parts + memory.layer_chunk.max(memory.head_chunk));
         assert_eq!(MemoryPlan::new(&config, &plan(GradientPath::Unchunked), 100), None);
+    }
+
+    /// By hand, for three numbers a layer input: the rows on their way and what waits.
+    #[test]
+    fn layer_inputs_elsewhere_take_less() {
+        let bytes = |place, layers| {
+            let plan = ChunkPlan {
+                path: GradientPath::StreamBp,
+                layer_chunk_tokens: 1,
+                head_chunk_tokens: 1,
+                attention_kept_bytes: 0,
+                layer_inputs: place,
+                temperature: 1.0,
+            };
+            super::layer_inputs(&plan, layers, 3)
+        };
+        let file = || LayerInputs::File("anywhere".into());
+        assert_eq!([1, 2, 30].map(|layers| bytes(LayerInputs::Memory, layers)), [2 * 12, 2 * 12, 30 * 12]);
+        // 29 wait at the head beside the rows; 28 and a wide one in the last layer.
+        assert_eq!(bytes(LayerInputs::Bf16, 30), 28 * 6 + 2 * 12);
+        assert_eq!([1, 30].map(|layers| bytes(file(), layers)), [2 * 12, 2 * 12]);
     }
 }
