@@ -83,7 +83,14 @@ impl ResumePoint {
         let mut damaged = None;
         for step in steps.into_iter().filter(|step| *step <= step_max) {
             match Self::read(&folder.checkpoint(step), step, device) {
-                Ok(point) => return Ok(Some(point)),
+                Ok(Some(point)) => return Ok(Some(point)),
+                Ok(None) => {
+                    let path = folder.checkpoint(step);
+                    tracing::info!(
+                        "{}: holds the weights of a run that failed, and not its state",
+                        path.display()
+                    );
+                }
                 Err(error) => {
                     let path = folder.checkpoint(step);
                     tracing::warn!("{}: not used: {error:#}", path.display());
@@ -100,9 +107,13 @@ impl ResumePoint {
         }
     }
 
-    fn read(folder: &Path, step: u64, device: &Device) -> Result<Self> {
+    /// `None` where the checkpoint holds weights alone.
+    fn read(folder: &Path, step: u64, device: &Device) -> Result<Option<Self>> {
         learner::manifest::verify(folder)?;
         let path = folder.join(RUN_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
         let text = fs::read(&path).with_context(|| path.display().to_string())?;
         let run = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
         let rollout = RolloutState::read(&folder.join(ROLLOUT_FILE))?;
@@ -110,7 +121,7 @@ impl ResumePoint {
         for version in rollout.versions_needed().into_iter().filter(|version| *version != step) {
             weights.insert(version, Arc::new(Decoder::load(&folder.join(policy(version)), device)?));
         }
-        Ok(Self { step, folder: folder.to_owned(), rollout, run, weights })
+        Ok(Some(Self { step, folder: folder.to_owned(), rollout, run, weights }))
     }
 
     /// The weights of an open segment.

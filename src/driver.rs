@@ -10,7 +10,7 @@ use rollout::{
 
 use crate::checkpoints::ResumePoint;
 use crate::config::Schedule;
-use crate::generator::DecoderGenerator;
+use crate::generator::{DecoderGenerator, Generators};
 
 /// The actors at work.
 pub enum Driver {
@@ -29,7 +29,7 @@ impl Driver {
     /// If the data are not those of that life, or a thread cannot be started.
     pub fn start(
         schedule: Schedule,
-        mut actors: Vec<Actor<DecoderGenerator>>,
+        (mut actors, generators): (Vec<Actor<DecoderGenerator>>, Generators),
         queue: &Arc<ReplayQueue>,
         point: Option<&ResumePoint>,
     ) -> Result<Self, RolloutError> {
@@ -45,7 +45,7 @@ impl Driver {
         Ok(match schedule {
             Schedule::Async => {
                 queue.take_back(overflow);
-                Self::Async(ActorThreads::spawn(actors, Arc::clone(queue))?)
+                Self::Async(ActorThreads::spawn(actors, Arc::clone(queue), move || generators.make())?)
             }
             Schedule::Lockstep => Self::Lockstep(Box::new(Lockstep::new(actors, overflow))),
             Schedule::Deterministic => {

@@ -85,6 +85,27 @@ impl DecoderGenerator {
     }
 }
 
+/// How the generators of a run are made.
+#[derive(Clone)]
+pub struct Generators {
+    /// A model of the shape.
+    pub decoder: Decoder,
+    /// Slots of each, and positions that a context is expected to need.
+    pub room: (usize, usize),
+    /// How tokens are drawn.
+    pub sampling: SamplingConfig,
+    /// What new weights do to the caches.
+    pub on_update: OnUpdate,
+}
+
+impl Generators {
+    /// A generator whose slots are free.
+    #[must_use]
+    pub fn make(&self) -> DecoderGenerator {
+        DecoderGenerator::new(&self.decoder, self.room, self.sampling, self.on_update)
+    }
+}
+
 impl Generator for DecoderGenerator {
     type Weights = Decoder;
 

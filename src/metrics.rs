@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use protobuf::{Message, RepeatedField};
+use rollout::faults::{self, Point};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use tensorboard_proto::event::Event;
@@ -124,6 +125,7 @@ impl MetricsWriter {
     }
 
     fn write_line<S: AsRef<str>>(&mut self, step: u64, scalars: &[(S, f64)]) -> Result<()> {
+        faults::pass(Point::Metrics)?;
         let mut tags = BTreeSet::from(["step"]);
         let mut line = serde_json::Serializer::new(&mut self.lines);
         let mut object = line.serialize_map(Some(scalars.len() + 1))?;

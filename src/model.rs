@@ -66,7 +66,7 @@ impl Model {
         let text = Text::load(dir)?;
         text.check_vocabulary(config.vocabulary)?;
         let decoder = Decoder::load(dir, device)?;
-        Ok(Self { decoder, text: Arc::new(text), companions: companions(dir) })
+        Ok(Self { decoder, text: Arc::new(text), companions: companions(dir)? })
     }
 
     /// Makes a model of the given size with random weights, whose tokens are the characters of the tasks.
@@ -102,14 +102,24 @@ impl Model {
         };
         let decoder = Decoder::random(config, seed, device);
         let text = Arc::new(Text::load(dir)?);
-        Ok(Self { decoder, text, companions: companions(dir) })
+        Ok(Self { decoder, text, companions: companions(dir)? })
     }
 }
 
 /// The files of a model's directory that a checkpoint takes along: tokenizer, template, generation settings.
-pub fn companions(dir: &Path) -> Vec<ExtraFile> {
+/// They are held in memory, because a run that was resumed may remove the checkpoint that they came from.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn companions(dir: &Path) -> Result<Vec<ExtraFile>> {
     let files = COMPANIONS.iter().filter(|name| dir.join(name).is_file());
-    files.map(|name| ExtraFile::Copy(dir.join(name))).collect()
+    files
+        .map(|name| {
+            let path = dir.join(name);
+            let content = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            Ok(ExtraFile::Write { name: (*name).to_owned(), content })
+        })
+        .collect()
 }
 
 const PADDING_ID: u32 = 0;

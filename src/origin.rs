@@ -86,6 +86,9 @@ impl Origin {
             bail!("{}: there is no whole checkpoint of step {step}", folder.path().display());
         }
         notes.push(match &point {
+            Some(point) if at >= config.run.steps => {
+                format!("all {} steps of the run are made: {}", config.run.steps, point.folder.display())
+            }
             Some(point) => format!("resumed at step {at}, from {}", point.folder.display()),
             None => format!("resumed before its first checkpoint: {}", folder.path().display()),
         });

@@ -61,7 +61,7 @@ fn run(
     let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder))?;
     let mut metrics = MetricsWriter::create(folder.path())?;
-    let companions = companions(&config.model.path);
+    let companions = companions(&config.model.path)?;
     for batch in batches {
         let report = learner.step(batch)?;
         let mut step = StepMetrics::default();

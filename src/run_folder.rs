@@ -15,6 +15,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -31,6 +32,9 @@ const MARK: &str = "# A run of longhaul";
 
 /// Nobody has so many runs of one config in one place; a search beyond it is a mistake.
 const RUNS_MAX: u32 = 100_000;
+
+/// How long a run waits for another process to leave its folder.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A folder that belongs to this run alone, while this lives.
 #[derive(Clone, Debug)]
@@ -163,10 +167,27 @@ impl RunFolder {
         step: u64,
         records: impl IntoIterator<Item = R>,
     ) -> Result<()> {
-        let path = self.rollouts(step);
+        self.write_records(&self.rollouts(step), records)
+    }
+
+    /// Writes the completions that a step failed on, and returns where.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_failed<R: Serialize>(
+        &self,
+        step: u64,
+        records: impl IntoIterator<Item = R>,
+    ) -> Result<PathBuf> {
+        let path = self.path.join("rollouts").join(format!("failed-step-{step:06}.jsonl"));
+        self.write_records(&path, records)?;
+        Ok(path)
+    }
+
+    fn write_records<R: Serialize>(&self, path: &Path, records: impl IntoIterator<Item = R>) -> Result<()> {
         let write = || -> Result<()> {
             fs::create_dir_all(self.path.join("rollouts"))?;
-            let mut file = BufWriter::new(File::create(&path)?);
+            let mut file = BufWriter::new(File::create(path)?);
             for record in records {
                 serde_json::to_writer(&mut file, &record)?;
                 file.write_all(b"\n")?;
@@ -192,7 +213,14 @@ impl RunFolder {
 /// Nobody else writes to the run while the file is open.
 fn lock(config: &Path) -> Result<File> {
     let file = File::open(config).with_context(|| config.display().to_string())?;
-    match file.try_lock() {
+    let began = Instant::now();
+    let mut locked = file.try_lock();
+    // A process that was killed a moment ago may still be on its way out.
+    while matches!(locked, Err(TryLockError::WouldBlock)) && began.elapsed() < LOCK_WAIT_MAX {
+        std::thread::sleep(LOCK_WAIT_MAX / 100);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             bail!("{}: another process is at work on this run", config.display())
@@ -257,7 +285,7 @@ fn make_room(path: &Path, overwrite: bool) -> Result<()> {
 fn remove_run(path: &Path) -> Result<()> {
     // The config goes last: what is interrupted here can still be overwritten.
     remove_matching(&path.join("tensorboard"), |name| name.contains("tfevents"))?;
-    remove_matching(&path.join("rollouts"), |name| name.starts_with("step-") && name.ends_with(".jsonl"))?;
+    remove_matching(&path.join("rollouts"), |name| name.contains("step-") && name.ends_with(".jsonl"))?;
     remove_matching(&path.join("checkpoints"), |name| checkpoint_step(name).is_some())?;
     remove_matching(&path.join("journal"), |name| name.ends_with(".segments"))?;
     for name in ["metrics.jsonl", "log", "config.toml"] {
@@ -429,11 +457,15 @@ mod tests {
         for name in kept {
             fs::write(place.path().join(name), "mine").unwrap();
         }
+        let error = create(place.path(), true).unwrap_err().to_string();
+        assert!(error.contains("another process is at work"), "{error}");
+        let (checkpoint, rollouts) = (folder.checkpoint(1), folder.rollouts(1));
+        drop(folder);
         create(place.path(), true).unwrap();
         for name in kept {
             assert!(place.path().join(name).exists(), "{name}");
         }
-        assert!(!folder.checkpoint(1).exists() && !folder.rollouts(1).exists());
+        assert!(!checkpoint.exists() && !rollouts.exists());
     }
 
     #[test]

@@ -123,6 +123,7 @@ impl StepMetrics {
         self.add("segment/slot_use", since.slot_use());
         self.add("segment/context_tokens_recomputed", since.context_tokens_recomputed as f64);
         self.add("segment/completions", since.completions as f64);
+        self.add("segment/actor_restarts", since.restarts as f64);
         self.add("timing_s/gen", since.generating_s);
         self.add("timing_s/reward", since.scoring_s);
         self.add("time/generation_waiting_for_trainer", since.generation_waiting_for_trainer_s);

@@ -10,6 +10,7 @@ use kernels::sampling::SamplingConfig;
 use kernels::{Decoder, Device};
 use learner::{Learner, StepReport};
 use rewards::Split;
+use rollout::faults::{self, Point};
 use rollout::{
     Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, Pacing, PromptSource,
     ReplayQueue, RolloutError, Scorer, Standing, WeightsCell,
@@ -20,7 +21,7 @@ use crate::cli::{RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
 use crate::driver::Driver;
 use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
-use crate::generator::DecoderGenerator;
+use crate::generator::{DecoderGenerator, Generators};
 use crate::metrics::{MetricsWriter, completion_markdown};
 use crate::model::{Model, open_device};
 use crate::origin::Origin;
@@ -70,6 +71,7 @@ pub fn train_from(
     (place, start): (&RunPlace, &Start),
     custom: CustomVerifiers<'_>,
 ) -> Result<Outcome> {
+    faults::arm().map_err(anyhow::Error::msg)?;
     let device = open_device((config.run.device, config.run.threads))?;
     let mut origin = Origin::find(&mut config, name, (place, start), &device)?;
     let config = &config;
@@ -82,12 +84,13 @@ pub fn train_from(
     let learner = new_learner(config, model.decoder.clone(), &origin, &device)?;
     let (folder, _log, metrics) = origin.open((name, place), config)?;
     actors.actors[0].context().intake.keep_journal(origin.journal(&folder, config.run.schedule)?);
-    let Actors { actors, queue, weights } = actors;
+    let Actors { actors, generators, queue, weights } = actors;
     let closed = Arc::clone(&queue);
     let shutdown = Shutdown::listen(move || closed.close())?;
     let mut run = Run::new(config, (learner, evaluator), model, (folder, metrics), (queue, weights));
     run.begin(&origin)?;
-    let mut driver = Driver::start(config.run.schedule, actors, &run.queue, origin.point.as_ref())?;
+    let mut driver =
+        Driver::start(config.run.schedule, (actors, generators), &run.queue, origin.point.as_ref())?;
     let learned = run.steps(&mut driver, &shutdown);
     // What made the actors stop is the cause; that the queue is closed is only what came of it.
     let ended = driver.stop().map_err(anyhow::Error::from).and(learned);
@@ -113,6 +116,7 @@ fn new_learner(config: &RunConfig, decoder: Decoder, origin: &Origin, device: &D
 /// Everything on the rollout's side of the queue.
 struct Actors {
     actors: Vec<Actor<DecoderGenerator>>,
+    generators: Generators,
     queue: Arc<ReplayQueue>,
     weights: Arc<WeightsCell<Decoder>>,
 }
@@ -146,17 +150,21 @@ impl Actors {
             weights: Arc::clone(&weights),
             intake,
         });
-        let sampling =
-            SamplingConfig { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k };
-        // Room for an output and a short prompt; the cache grows where a prompt is longer.
-        let room = (rollout.slots_per_actor(), output_tokens_max + 64);
+        let generators = Generators {
+            decoder: model.decoder.clone(),
+            // Room for an output and a short prompt; the cache grows where a prompt is longer.
+            room: (rollout.slots_per_actor(), output_tokens_max + 64),
+            sampling: SamplingConfig {
+                temperature: rollout.temperature,
+                top_p: rollout.top_p,
+                top_k: rollout.top_k,
+            },
+            on_update: rollout.on_update,
+        };
         let actors = (0..rollout.actors)
-            .map(|number| {
-                let generator = DecoderGenerator::new(&model.decoder, room, sampling, rollout.on_update);
-                Actor::new(Arc::clone(&context), number, generator)
-            })
+            .map(|number| Actor::new(Arc::clone(&context), number, generators.make()))
             .collect();
-        Ok(Self { actors, queue, weights })
+        Ok(Self { actors, generators, queue, weights })
     }
 }
 
@@ -242,11 +250,27 @@ impl<'a> Run<'a> {
 
     /// One optimizer step, and its weights to the actors.
     fn learn(&mut self, groups: &[Group]) -> Result<StepReport> {
-        let report = self.learner.step(groups.to_vec())?;
+        faults::pass(Point::Learner)?;
+        let report = match self.learner.step(groups.to_vec()) {
+            Ok(report) => report,
+            Err(error) => return Err(self.written_down(groups, error.into())),
+        };
         self.queue.learned(groups);
         let snapshot = self.learner.snapshot();
         self.weights.publish(snapshot.version, snapshot.decoder);
         Ok(report)
+    }
+
+    /// Writes down the groups that a step failed on, for `longhaul replay`.
+    fn written_down(&self, groups: &[Group], error: anyhow::Error) -> anyhow::Error {
+        let step = self.learner.version() + 1;
+        let scored = groups.iter().flat_map(|group| &group.completions);
+        match self.folder.write_failed(step, scored.map(CompletionRecord::of)) {
+            Ok(path) => error.context(format!("step {step} failed on the completions in {}", path.display())),
+            Err(other) => {
+                error.context(format!("step {step} failed, and its completions are lost: {other:#}"))
+            }
+        }
     }
 
     fn record(&mut self, groups: &[Group], report: &StepReport, actors: &ActorReport) -> Result<()> {
@@ -353,8 +377,12 @@ impl<'a> Run<'a> {
             let run = RunState { metrics: self.metrics.place()?, before: self.before.clone() };
             files.extend(checkpoints::run_files(standing, version, &run)?);
         }
+        faults::pass(Point::Checkpoint).with_context(|| path.display().to_string())?;
         let bytes = learner::checkpoint::save(&path, &self.learner, &files)?;
-        checkpoints::prune(&self.folder, &self.config.checkpoint)?;
+        // Weights alone take the place of no checkpoint that the run can be taken up at.
+        if standing.is_some() {
+            checkpoints::prune(&self.folder, &self.config.checkpoint)?;
+        }
         self.saved = (began.elapsed().as_secs_f64(), bytes);
         Ok(path)
     }

@@ -5,6 +5,8 @@
 //! comes before and after a product happens to the same rows while they are in cache. Sums run in a fixed
 //! order that depends on neither threads nor the cut.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::panel::{Buffer, Left};
@@ -42,6 +44,21 @@ impl Packed {
         let mut packed = Self::sized(inner, columns);
         packed.set_transposed(b);
         packed
+    }
+
+    /// Columns of the factor.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The number of panels.
+    pub(crate) fn panels(&self) -> usize {
+        self.columns.div_ceil(self.width)
+    }
+
+    /// The columns that some panels hold.
+    pub(crate) fn columns_of(&self, panels: &Range<usize>) -> Range<usize> {
+        panels.start * self.width..(panels.end * self.width).min(self.columns)
     }
 
     fn set_rows(&mut self, b: &[f32]) {
@@ -101,10 +118,16 @@ pub(crate) fn add_multiply(rows: usize, a: Left<'_>, b: &Packed, c: &mut [f32]) 
     run::<true>(rows, a, b, c);
 }
 
+/// [`multiply`] by some panels of the factor: the columns of the result that these hold.
+pub(crate) fn multiply_panels(rows: usize, a: Left<'_>, (b, panels): (&Packed, Range<usize>), c: &mut [f32]) {
+    assert_eq!(c.len(), rows * b.columns_of(&panels).len(), "a result of the product's form");
+    Arch::new().dispatch(Product { add: false, rows, a, b, panels, c });
+}
+
 #[inline(never)]
 fn run<const ADD: bool>(rows: usize, a: Left<'_>, b: &Packed, c: &mut [f32]) {
     assert_eq!(c.len(), rows * b.columns, "a result of the product's form");
-    Arch::new().dispatch(Product { add: ADD, rows, a, b, c });
+    Arch::new().dispatch(Product { add: ADD, rows, a, b, panels: 0..b.panels(), c });
 }
 
 struct Product<'a, 'c> {
@@ -112,6 +135,7 @@ struct Product<'a, 'c> {
     rows: usize,
     a: Left<'a>,
     b: &'a Packed,
+    panels: Range<usize>,
     c: &'c mut [f32],
 }
 
@@ -127,7 +151,8 @@ impl WithSimd for Product<'_, '_> {
 impl Product<'_, '_> {
     #[inline(always)]
     fn panels<S: Simd, const N: usize>(self, simd: S) {
-        let Self { add, rows, a, b, c } = self;
+        let Self { add, rows, a, b, panels, c } = self;
+        let columns = b.columns_of(&panels).len();
         let mut turned = match a {
             Left::Columns(..) => Buffer::zeros(rows.next_multiple_of(ROWS) * DEPTH.min(b.inner)),
             Left::Rows(..) => Buffer::zeros(0),
@@ -137,11 +162,12 @@ impl Product<'_, '_> {
             if let Left::Columns(values, distance) = a {
                 turn(&values[k * distance..], distance, (rows, depth), &mut turned);
             }
-            for (panel, values) in b.values.chunks_exact(b.width * b.inner).enumerate() {
+            let of_panels = b.values.chunks_exact(b.width * b.inner).take(panels.end).skip(panels.start);
+            for (panel, values) in of_panels.enumerate() {
                 let values = &values[k * b.width..(k + depth) * b.width];
                 let b_rows = S::as_simd_f32s(values).0.as_chunks::<N>().0;
                 let first = panel * b.width;
-                let mut to = Target { simd, add: add || k > 0, c: &mut *c, columns: b.columns, first };
+                let mut to = Target { simd, add: add || k > 0, c: &mut *c, columns, first };
                 let mut row = 0;
                 while row + ROWS <= rows {
                     let sums: [[S::f32s; N]; ROWS] = match a {

@@ -15,6 +15,7 @@ pub mod norm;
 pub mod rope;
 pub mod rotary;
 pub mod swiglu;
+mod rows;
 pub mod sampling;
 pub mod decoder;
 pub mod generate;

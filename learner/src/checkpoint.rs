@@ -31,8 +31,6 @@ const FORMAT: u32 = 1;
 /// A file that goes into a checkpoint beside the learner's own.
 #[derive(Clone, Debug)]
 pub enum ExtraFile {
-    /// Copied under its own name.
-    Copy(PathBuf),
     /// Written with this content.
     Write {
         /// Its name.
@@ -167,11 +165,6 @@ fn remove_if_there(dir: &Path) -> Result<(), LearnerError> {
 fn add_extra(dir: &Path, file: &ExtraFile) -> Result<(), LearnerError> {
     match file {
         ExtraFile::Write { name, content } => put(&dir.join(name), content),
-        ExtraFile::Copy(from) => {
-            let name = from.file_name().ok_or_else(|| LearnerError::checkpoint(from, "is not a file"))?;
-            fs::copy(from, dir.join(name)).map_err(|error| LearnerError::file(from, error))?;
-            Ok(())
-        }
         ExtraFile::Weights { name, decoder } => {
             let folder = dir.join(name);
             fs::create_dir(&folder).map_err(|error| LearnerError::file(&folder, error))?;
@@ -336,11 +329,10 @@ mod tests {
     fn a_checkpoint_replaces_an_older_one_and_leaves_nothing_beside_it() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("step-1");
-        let tokenizer = home.path().join("tokenizer.json");
-        fs::write(&tokenizer, "{}").unwrap();
         let mut learner = learner(decoder(1), "adamw");
         let extra = [
-            ExtraFile::Copy(tokenizer),
+            ExtraFile::Write { name: "tokenizer.json".to_owned(), content: b"{}".to_vec() },
+            ExtraFile::Weights { name: "policy-0".to_owned(), decoder: learner.snapshot().decoder },
             ExtraFile::Write { name: "queue.jsonl".to_owned(), content: b"[]".to_vec() },
         ];
         save(&dir, &learner, &extra).unwrap();
@@ -352,7 +344,9 @@ mod tests {
         let mut left: Vec<_> =
             fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["step-1", "tokenizer.json"]);
+        assert_eq!(left, ["step-1"]);
+        assert!(dir.join("policy-0/model.safetensors").exists());
+        manifest::verify(&dir).unwrap();
     }
 
     #[test]
@@ -362,9 +356,9 @@ mod tests {
         let mut learner = learner(decoder(1), "adamw");
         save(&dir, &learner, &[]).unwrap();
         learner.step(groups()).unwrap();
-        let missing = [ExtraFile::Copy(home.path().join("absent.json"))];
+        let missing = [ExtraFile::Write { name: "absent/file.json".to_owned(), content: Vec::new() }];
         let message = save(&dir, &learner, &missing).unwrap_err().to_string();
-        assert!(message.contains("absent.json"), "{message}");
+        assert!(message.contains("absent/file.json"), "{message}");
         assert_eq!(resumed(&dir).unwrap().version(), 0);
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{OnUpdate, RolloutConfig};
 use crate::decoding::{BegunSegment, Decoding, Step};
 use crate::error::RolloutError;
+use crate::faults::{self, Point};
 use crate::generator::Generator;
 use crate::group::FinishedGroup;
 use crate::intake::Intake;
@@ -74,6 +75,25 @@ impl<G: Generator> Actor<G> {
         }
     }
 
+    /// The actor that takes the place of one that panicked: it goes on with that one's trajectories from their
+    /// last full segments.
+    ///
+    /// # Errors
+    /// If the prompts cannot be read again.
+    pub(crate) fn in_place_of(
+        number: usize,
+        context: &Arc<ActorContext<G::Weights>>,
+        report: &Arc<Mutex<ActorReport>>,
+        generator: G,
+    ) -> Result<Self, RolloutError> {
+        let mut actor = Self::new(Arc::clone(context), number, generator);
+        actor.report = Arc::clone(report);
+        lock(report).restarts += 1;
+        let taken_up = TakenUp::of_groups(&context.intake.groups_of(number), context)?;
+        actor.restore(taken_up, |_| None)?;
+        Ok(actor)
+    }
+
     /// One decode step: free slots are filled, segments that are due begin under the newest weights, every
     /// busy slot draws a token, and groups whose last member has ended leave.
     pub fn advance(&mut self) -> Result<Advance, RolloutError> {
@@ -87,6 +107,7 @@ impl<G: Generator> Actor<G> {
         newest: impl Fn() -> Versioned<G::Weights>,
     ) -> Result<Advance, RolloutError> {
         let began = Instant::now();
+        faults::pass(Point::Actor).map_err(RolloutError::Fault)?;
         self.admit(newest().version)?;
         let intake = &self.context.intake;
         let begun =
@@ -267,6 +288,8 @@ pub struct ActorReport {
     pub completions_truncated: u64,
     /// Groups whose last member ended.
     pub groups: u64,
+    /// Times that an actor was started again after a panic.
+    pub restarts: u64,
     /// Completions by their number of segments.
     pub completions_by_segments: BTreeMap<usize, u64>,
     /// Completions by the number of policy versions that drew them.
@@ -313,6 +336,7 @@ impl ActorReport {
             completions: count(self.completions, other.completions),
             completions_truncated: count(self.completions_truncated, other.completions_truncated),
             groups: count(self.groups, other.groups),
+            restarts: count(self.restarts, other.restarts),
             completions_by_segments: by(&self.completions_by_segments, &other.completions_by_segments),
             completions_by_versions: by(&self.completions_by_versions, &other.completions_by_versions),
             generating_s: seconds(self.generating_s, other.generating_s),

@@ -128,6 +128,9 @@ pub enum RolloutError {
         /// The groups that wait in the queue.
         queued: usize,
     },
+    /// A failure on purpose ([`crate::faults`]).
+    #[error("{variable}: {0}", variable = crate::faults::VARIABLE)]
+    Fault(#[source] std::io::Error),
     /// A thread of the run panicked or could not be started.
     #[error("the thread {thread} panicked: {message}")]
     Panicked {

@@ -52,8 +52,10 @@ impl Intake {
     /// Goes on where another one stood.
     #[must_use]
     pub fn restored(self, state: &RolloutState) -> Self {
-        let groups =
-            state.groups.iter().map(|group| (group.id, GroupState { taken: false, ..group.clone() }));
+        let groups = state
+            .groups
+            .iter()
+            .map(|group| (group.id, GroupState { taken: false, handed_over: false, ..group.clone() }));
         let places = state.groups.iter().filter_map(|group| group.verdict.as_ref());
         let next_place = places.map(|verdict| verdict.place + 1).max().unwrap_or(0);
         *lock(&self.state) =
@@ -169,11 +171,18 @@ impl Intake {
         (state.report, state.on_the_way.values().cloned().collect())
     }
 
+    /// A group has ended and leaves its actor.
+    pub(crate) fn hand_over(&self, group: u64) {
+        if let Some(group) = lock(&self.state).on_the_way.get_mut(&group) {
+            group.handed_over = true;
+        }
+    }
+
     /// The groups that an actor answers, as far as they are written down.
     pub(crate) fn groups_of(&self, actor: usize) -> Vec<GroupState> {
         let state = lock(&self.state);
-        let unscored = state.on_the_way.values().filter(|group| group.verdict.is_none());
-        unscored.filter(|group| group.actor == actor && !group.members.is_empty()).cloned().collect()
+        let groups = state.on_the_way.values().filter(|group| group.actor == actor && !group.handed_over);
+        groups.filter(|group| !group.members.is_empty()).cloned().collect()
     }
 
     /// How many groups were started and why.

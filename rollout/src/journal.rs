@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RolloutError;
+use crate::faults;
 use crate::trajectory::{Finish, Segment, Trajectory};
 
 /// One segment with its place.
@@ -82,7 +83,8 @@ impl Journal {
             finish,
             segment: trajectory.segments[index].clone(),
         };
-        if let Err(error) = file.write_all(&record(&entry)) {
+        let written = faults::pass(faults::Point::Journal).and_then(|()| file.write_all(&record(&entry)));
+        if let Err(error) = written {
             tracing::warn!(
                 "{}: {error}; segments are not written down until the next checkpoint",
                 path.display()

@@ -27,6 +27,8 @@ pub struct GroupState {
     pub prompt_tokens: Vec<u32>,
     /// Its members in order.
     pub members: Vec<MemberState>,
+    /// Whether it has ended and is with the verifiers, or has been.
+    pub handed_over: bool,
     /// What the verifiers said, once they have.
     pub verdict: Option<GroupVerdict>,
     /// Whether the learner has it and has not learned from it yet.
@@ -60,6 +62,7 @@ impl GroupState {
             actor: 0,
             prompt_tokens: Vec::new(),
             members: Vec::new(),
+            handed_over: false,
             verdict: None,
             taken: false,
         }

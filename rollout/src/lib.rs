@@ -7,6 +7,7 @@
 mod error;
 mod config;
 mod random;
+pub mod faults;
 mod text;
 mod prompt;
 mod trajectory;
@@ -44,7 +45,7 @@ pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
 pub use queue::{DropReason, QueueReport, ReplayQueue};
 pub use random::trajectory_key;
 pub use resume::{Standing, take_up};
-pub use schedule::{ActorThreads, Lockstep};
+pub use schedule::{ACTOR_RESTARTS_MAX, ActorThreads, Lockstep};
 pub use scheduler::{Outcome, Pacing, Scheduler};
 pub use scorer::{Scored, Scorer};
 pub use text::{Text, TextStream};

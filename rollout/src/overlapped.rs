@@ -59,10 +59,17 @@ struct Window<W> {
 /// What came of a window.
 struct Done<W> {
     scored: Vec<Scored>,
-    /// What is left of it, where the run began to stop in the middle.
-    left: Option<Window<W>>,
-    /// Whether there was nothing more to decode.
-    idle: bool,
+    end: End<W>,
+}
+
+/// How a window ended.
+enum End<W> {
+    /// All its groups have ended.
+    Over,
+    /// There was nothing more to decode.
+    Idle,
+    /// The run began to stop in the middle; this is left.
+    Interrupted(Window<W>),
 }
 
 impl<G> Overlapped<G>
@@ -218,7 +225,7 @@ where
         }
         let gone =
             || RolloutError::Panicked { thread: THREAD.to_string(), message: "it is gone".to_string() };
-        let Done { scored, left, idle } = self.done.recv().unwrap_or_else(|_| Err(gone()))?;
+        let Done { scored, end } = self.done.recv().unwrap_or_else(|_| Err(gone()))?;
         for scored in scored {
             match scored {
                 Scored::Group(group) => {
@@ -231,7 +238,10 @@ where
                 }
             }
         }
-        self.left = left;
+        let idle = matches!(end, End::Idle);
+        if let End::Interrupted(left) = end {
+            self.left = Some(left);
+        }
         Ok(idle)
     }
 }
@@ -267,9 +277,9 @@ fn decode<G: Generator>(
                 Err(RolloutError::Panicked { thread: "scorer".to_string(), message })
             })?);
         }
-        let (left, idle) = ended?;
+        let end = ended?;
         scored.sort_by_key(|(order, _)| *order);
-        Ok(Done { scored: scored.into_iter().map(|(_, scored)| scored).collect(), left, idle })
+        Ok(Done { scored: scored.into_iter().map(|(_, scored)| scored).collect(), end })
     })
 }
 
@@ -280,11 +290,11 @@ fn advance<G: Generator>(
     actor: &mut Actor<G>,
     mut window: Window<G::Weights>,
     (finished, is_stopping): (&Sender<Ended>, &impl Fn() -> bool),
-) -> Result<(Option<Window<G::Weights>>, bool), RolloutError> {
+) -> Result<End<G::Weights>, RolloutError> {
     let mut order = 0;
     while window.groups > 0 {
         if is_stopping() {
-            return Ok((Some(window), false));
+            return Ok(End::Interrupted(window));
         }
         let advance = actor.advance_under(|| window.weights.clone())?;
         let idle = !advance.decoded && advance.groups.is_empty();
@@ -295,10 +305,10 @@ fn advance<G: Generator>(
             order += 1;
         }
         if idle {
-            return Ok((None, true));
+            return Ok(End::Idle);
         }
     }
-    Ok((None, false))
+    Ok(End::Over)
 }
 
 fn score(scorer: &Scorer, unscored: &Receiver<Ended>) -> Result<Vec<(usize, Scored)>, RolloutError> {

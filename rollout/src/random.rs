@@ -21,6 +21,11 @@ pub(crate) fn shuffled(seed: u64, epoch: u64, position: u64, count: u64) -> u64 
     permuted(hash(&[seed, SHUFFLE_STREAM, epoch]), position, count)
 }
 
+/// A number from 0 to below 1 for these words.
+pub(crate) fn fraction(words: &[u64]) -> f64 {
+    (hash(words) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 fn hash(words: &[u64]) -> u64 {
     words.iter().fold(0, |state, word| mix(state.wrapping_add(INCREMENT) ^ mix(word.wrapping_add(INCREMENT))))
 }

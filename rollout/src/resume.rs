@@ -57,6 +57,20 @@ pub fn take_up<G: Generator>(
     Ok(overflow)
 }
 
+impl TakenUp {
+    /// What an actor needs to go on with these groups, on whatever slots.
+    pub(crate) fn of_groups<W>(
+        groups: &[GroupState],
+        context: &ActorContext<W>,
+    ) -> Result<Self, RolloutError> {
+        let mut parts = Parts::default();
+        for group in groups {
+            parts.add(&GroupState { actor: 0, ..group.clone() }, context, 1)?;
+        }
+        Ok(parts.anywhere(0))
+    }
+}
+
 /// The groups of a state, by what happens to them next.
 #[derive(Default)]
 struct Parts {
@@ -187,7 +201,7 @@ mod tests {
 
     enum Driver {
         Lockstep(Lockstep<Script>),
-        Overlapped(Overlapped<Script>),
+        Overlapped(Box<Overlapped<Script>>),
     }
 
     /// One life of a run whose learner only counts.
@@ -231,7 +245,9 @@ mod tests {
             let window = state.window.map(|window| (window, weights(window.version).expect("any")));
             let driver = if shape.overlapped {
                 let actor = actors.pop().expect("one");
-                Driver::Overlapped(Overlapped::new(actor, &queue, overflow, window).expect("a thread"))
+                Driver::Overlapped(Box::new(
+                    Overlapped::new(actor, &queue, overflow, window).expect("a thread"),
+                ))
             } else {
                 Driver::Lockstep(Lockstep::new(actors, overflow))
             };

@@ -2,7 +2,7 @@
 //! the queue whole groups; only the second gives the same order in every run.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -59,7 +59,14 @@ impl ActorThreads {
     /// Starts a thread for each actor and `rollout.scorers` threads that score. When one ends, by an error or
     /// a panic, the queue is closed, so that the learner and all others stop too; [`ActorThreads::stop`] says
     /// why.
-    pub fn spawn<G>(actors: Vec<Actor<G>>, queue: Arc<ReplayQueue>) -> Result<Self, RolloutError>
+    ///
+    /// An actor that panics is started again with a generator that `again` makes, up to [`ACTOR_RESTARTS_MAX`]
+    /// times, and goes on with its trajectories from their last full segments.
+    pub fn spawn<G>(
+        actors: Vec<Actor<G>>,
+        queue: Arc<ReplayQueue>,
+        again: impl Fn() -> G + Send + Sync + 'static,
+    ) -> Result<Self, RolloutError>
     where
         G: Generator + Send + 'static,
     {
@@ -73,9 +80,10 @@ impl ActorThreads {
         let scored = context.clone();
         let judged = Box::new(move |sum| with_scorer(sum, &scored.scorer));
         let mut threads = Self { halt, threads: Vec::new(), exits, reports, judged };
+        let again = Arc::new(again);
         for (number, actor) in actors.into_iter().enumerate() {
-            let (halt, finished) = (threads.halt.clone(), finished.clone());
-            let body = move || drive(actor, &finished, &halt);
+            let (halt, finished, again) = (threads.halt.clone(), finished.clone(), Arc::clone(&again));
+            let body = move || drive_on(actor, number, (&finished, &halt), &*again);
             threads.start(format!("actor-{number}"), &exit, body)?;
         }
         for number in 0..scorers {
@@ -148,6 +156,36 @@ pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
 }
 
+/// An actor that has panicked more often in one run does so for a reason that a new start does not mend.
+pub const ACTOR_RESTARTS_MAX: u32 = 3;
+
+/// The life of an actor thread, through panics.
+fn drive_on<G: Generator>(
+    actor: Actor<G>,
+    number: usize,
+    (finished, halt): (&Sender<FinishedGroup>, &Halt),
+    again: &(impl Fn() -> G + ?Sized),
+) -> Result<(), RolloutError> {
+    let (context, report) = (actor.context().clone(), actor.report_handle());
+    let mut next = Some(actor);
+    for restart in 1.. {
+        let actor = match next.take() {
+            Some(actor) => actor,
+            None => Actor::in_place_of(number, &context, &report, again())?,
+        };
+        match catch_unwind(AssertUnwindSafe(|| drive(actor, finished, halt))) {
+            Ok(ended) => return ended,
+            Err(panic) if restart > ACTOR_RESTARTS_MAX => resume_unwind(panic),
+            Err(panic) => tracing::warn!(
+                "the thread actor-{number} panicked: {}; it starts again (time {restart} of \
+                 {ACTOR_RESTARTS_MAX}) with its trajectories",
+                message(&*panic)
+            ),
+        }
+    }
+    Ok(())
+}
+
 /// The loop of an actor thread. A finished group gets its place in the queue before it is scored: what waits for a
 /// verdict grows old like what waits for the learner.
 fn drive<G: Generator>(
@@ -155,7 +193,7 @@ fn drive<G: Generator>(
     finished: &Sender<FinishedGroup>,
     halt: &Halt,
 ) -> Result<(), RolloutError> {
-    let report = actor.report_handle();
+    let (context, report) = (actor.context().clone(), actor.report_handle());
     while !halt.is_stopping() {
         // Counted before looking for work: what changes after the look ends the wait at once.
         let rings = halt.bell.rings();
@@ -163,6 +201,7 @@ fn drive<G: Generator>(
         let waited = Instant::now();
         for group in advance.groups {
             halt.queue.reserve();
+            context.intake.hand_over(group.id);
             if let Err(group) = finished.send(group) {
                 // The scorers are gone, because the run is stopping.
                 halt.queue.discard_reserved(group.0.id, DropReason::Closed);
@@ -319,6 +358,15 @@ mod tests {
         ((0..actors).map(|number| Actor::new(context.clone(), number, script.clone())).collect(), queue)
     }
 
+    fn spawn(
+        actors: Vec<Actor<Script>>,
+        queue: &Arc<ReplayQueue>,
+        script: &Script,
+    ) -> Result<ActorThreads, RolloutError> {
+        let script = script.clone();
+        ActorThreads::spawn(actors, queue.clone(), move || script.clone())
+    }
+
     fn uneven(slots: usize) -> Script {
         Script::new(slots, |group, member| (group as usize * 5 + member as usize * 3) % 8 + 1)
     }
@@ -404,7 +452,7 @@ mod tests {
         let script = uneven(4);
         let (actors, queue) = run(2, 4, &script);
         let context = actors[0].context().clone();
-        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = spawn(actors, &queue, &script).expect("threads start");
         let mut ids = Vec::new();
         for version in 0..50 {
             for group in queue.take(GROUPS_PER_STEP, version).expect("open") {
@@ -417,6 +465,7 @@ mod tests {
         assert!(threads.report().groups >= 100);
         assert_eq!(queue.report().drops.len(), 0, "the queue has room for all groups on the way");
         threads.stop().expect("no actor failed");
+        drop(threads);
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), 100, "no group is handed out twice");
@@ -426,9 +475,10 @@ mod tests {
 
     #[test]
     fn an_idle_actor_wakes_for_new_weights_and_for_the_end() {
-        let (actors, queue) = run(1, 4, &uneven(12));
+        let script = uneven(12);
+        let (actors, queue) = run(1, 4, &script);
         let context = actors[0].context().clone();
-        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = spawn(actors, &queue, &script).expect("threads start");
         queue.take(4, 0).expect("four groups may start at version 0");
         // Nothing more may start until this.
         context.weights.publish(1, Arc::new(1));
@@ -449,7 +499,7 @@ mod tests {
         assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));
 
         let (actors, queue) = run(1, 4, &script);
-        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = spawn(actors, &queue, &script).expect("threads start");
         let mut taken = ids(queue.take(4, 0).expect("group 4 is started for group 2"));
         taken.sort_unstable();
         assert_eq!(taken, [0, 1, 3, 4]);
@@ -463,7 +513,7 @@ mod tests {
         let mut script = Script::new(4, |_, _| 2);
         script.unjudged_group = Some(1);
         let (actors, queue) = run(2, 4, &script);
-        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = spawn(actors, &queue, &script).expect("threads start");
         while queue.take(1, 0).is_ok() {}
         let error = threads.stop().expect_err("the verifier fails").to_string();
         assert!(error.contains("(group 1): reward `letters` failed"), "{error}");
@@ -474,10 +524,38 @@ mod tests {
         let mut script = uneven(4);
         script.fails_at_step = Some(3);
         let (actors, queue) = run(2, 4, &script);
-        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = spawn(actors, &queue, &script).expect("threads start");
         while queue.take(1, 0).is_ok() {}
         let error = threads.stop().expect_err("the script fails").to_string();
         assert_eq!(error, "the generator failed: the script ends here");
+    }
+
+    // Nothing that was written down is lost by a panic, and nothing is handed out twice.
+    #[test]
+    fn an_actor_that_panics_goes_on_with_its_trajectories() {
+        let panics = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = panics.clone();
+        let script = Script::new(4, move |group, member| {
+            // Group 5 begins while others are in the middle of segments.
+            if group == 5 && member == 1 && counted.fetch_add(1, Ordering::SeqCst) < ACTOR_RESTARTS_MAX {
+                panic!("no length for group {group}");
+            }
+            (group as usize * 5 + member as usize * 3) % 8 + 1
+        });
+        let (actors, queue) = run(1, 4, &script);
+        let context = actors[0].context().clone();
+        let mut threads = spawn(actors, &queue, &script).expect("threads start");
+        let mut ids = Vec::new();
+        for version in 0..20 {
+            ids.extend(
+                queue.take(GROUPS_PER_STEP, version).expect("the actor comes back").iter().map(|g| g.id),
+            );
+            context.weights.publish(version + 1, Arc::new(version + 1));
+        }
+        assert_eq!(threads.report().restarts, u64::from(ACTOR_RESTARTS_MAX));
+        threads.stop().expect("the last start held");
+        ids.sort_unstable();
+        assert_eq!(ids, (0..40).collect::<Vec<u64>>());
     }
 
     // Invariant 7: not even a panic leaves a thread or a learner that waits.
@@ -486,7 +564,7 @@ mod tests {
         let script =
             Script::new(4, |group, _| if group < 2 { 1 } else { panic!("no length for group {group}") });
         let (actors, queue) = run(1, 4, &script);
-        let mut threads = ActorThreads::spawn(actors, queue.clone()).expect("threads start");
+        let mut threads = spawn(actors, &queue, &script).expect("threads start");
         while queue.take(1, 0).is_ok() {}
         let error = threads.stop().expect_err("the script panics").to_string();
         assert!(error.starts_with("the thread actor-0 panicked: no length for group 2"), "{error}");

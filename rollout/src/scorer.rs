@@ -10,6 +10,7 @@ use std::time::Instant;
 use rewards::{Answer, Reward, RewardError, WeightedSum};
 
 use crate::error::RolloutError;
+use crate::faults::{self, Point};
 use crate::group::{FinishedGroup, Group, ScoredCompletion};
 use crate::text::Text;
 use crate::trajectory::{Completion, Finish, Trajectory};
@@ -62,6 +63,7 @@ impl Scorer {
     /// The first verifier that failed without leave to skip its group, with the group and its prompt named.
     pub fn score(&self, groups: Vec<FinishedGroup>) -> Result<Vec<Scored>, RolloutError> {
         let began = Instant::now();
+        faults::pass(Point::Scorer).map_err(RolloutError::Fault)?;
         let mut completions: Vec<Vec<Completion>> = Vec::with_capacity(groups.len());
         for group in groups {
             let members = group.members.into_iter();

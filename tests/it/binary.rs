@@ -29,6 +29,25 @@ pub(crate) fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Families of tags that hold times, which differ between equal runs.
+const TIMED: [&str; 3] = ["timing_s/", "time/", "perf/"];
+
+/// The metrics that equal runs have in common.
+pub(crate) fn without_times(steps: Vec<Value>) -> Vec<Value> {
+    let mut steps = steps;
+    for step in &mut steps {
+        let step = step.as_object_mut().unwrap();
+        step.retain(|tag, _| !TIMED.iter().any(|family| tag.starts_with(family)));
+    }
+    steps
+}
+
+/// All that a program printed.
+pub(crate) fn text_of(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{out}\n{err}")
+}
+
 /// A small run of the quickstart's config.
 pub(crate) fn small_run(run: &Path, set: &[&str]) -> PathBuf {
     let mut arguments = vec!["train", "configs/quickstart.toml", "--run", run.to_str().unwrap()];

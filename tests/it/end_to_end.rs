@@ -8,19 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::binary::{metrics, small_run, success};
-
-/// Families of tags that hold times, which differ between equal runs.
-const TIMED: [&str; 3] = ["timing_s/", "time/", "perf/"];
-
-fn without_times(steps: Vec<Value>) -> Vec<Value> {
-    let mut steps = steps;
-    for step in &mut steps {
-        let step = step.as_object_mut().unwrap();
-        step.retain(|tag, _| !TIMED.iter().any(|family| tag.starts_with(family)));
-    }
-    steps
-}
+use crate::binary::{metrics, small_run, success, without_times};
 
 fn records(run: &Path) -> Vec<Value> {
     let mut files: Vec<_> =

@@ -8,6 +8,7 @@ mod binary;
 mod configs;
 mod docs;
 mod end_to_end;
+mod faults;
 mod memory;
 mod parity;
 mod replay_parity;

@@ -8,7 +8,6 @@
 pub(super) mod head;
 mod inputs;
 mod layer;
-mod rows;
 
 use std::sync::Arc;
 
@@ -19,10 +18,10 @@ use crate::attention::Mixed;
 use crate::decoder::{Decoder, Packed};
 use crate::error::KernelError;
 use crate::flex::{Rows, Sum};
+use crate::rows::add_columns;
 use crate::weights::Weights;
 use inputs::KeptInputs;
 use layer::{LayerPass, Workspace};
-use rows::add_columns;
 
 /// One batch on its way through one model whose parameters lie in memory.
 pub(super) struct Pass<'a> {

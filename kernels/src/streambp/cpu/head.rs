@@ -8,10 +8,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Pass;
-use super::rows::{ROWS, add_columns, norm_rows, norm_rows_backward};
 use crate::flex::Sum;
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
+use crate::rows::{ROWS, add_columns, norm_rows, norm_rows_backward};
 use crate::simd;
 use crate::streambp::{TokenStats, chunks, silence_last_entries};
 use crate::weights::Weights;

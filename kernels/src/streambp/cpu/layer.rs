@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::rows::{
-    ROWS, add_bias, add_columns, add_row_sums, add_weight_gradient, for_each_block, norm_rows,
-    norm_rows_backward, norm_rows_in_place, part, rotate_rows,
-};
 use crate::attention::{self, Span};
 use crate::decoder::{Packed as Batch, config::DecoderConfig};
 use crate::flex::{Rows, Sum};
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
+use crate::rows::{
+    ROWS, add_bias, add_columns, add_row_sums, add_weight_gradient, blocks, for_each_block, norm_rows,
+    norm_rows_backward, norm_rows_in_place, part, rotate_rows,
+};
 use crate::streambp::chunks;
 use crate::swiglu;
 use crate::weights::Block;
@@ -334,7 +334,7 @@ impl<'a> LayerPass<'a> {
             (sized(&mut workspace.active, count * intermediate), intermediate),
             (sized(&mut workspace.dactive, count * intermediate), intermediate),
         ];
-        let blocks = super::rows::blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden));
+        let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden));
         blocks.enumerate().for_each(|(block, (buffers, dgain))| {
             let [residual, normed, dresidual, dmixed, gate, up, active, dactive] = buffers;
             let rows = block * ROWS..block * ROWS + residual.len() / hidden;
@@ -409,8 +409,7 @@ impl<'a> LayerPass<'a> {
             (sized(&mut workspace.dnormed, count * hidden), hidden),
             (&mut *dx, hidden),
         ];
-        let blocks =
-            super::rows::blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden + 2 * head));
+        let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden + 2 * head));
         blocks.enumerate().for_each(|(block, (buffers, dgains))| {
             let [dquery, dkey, raw_key, dnormed, dx] = buffers;
             let rows = block * ROWS..block * ROWS + dx.len() / hidden;

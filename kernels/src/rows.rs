@@ -10,15 +10,15 @@ use crate::{norm, rotary, simd};
 
 /// Rows of a block: enough that a panel of a weight is used often while it is in first-level cache, few enough
 /// that a block of activations stays in second-level cache and a chunk of some hundred rows feeds many cores.
-pub(super) const ROWS: usize = 48;
+pub(crate) const ROWS: usize = 48;
 /// Rows of a weight whose gradient one task adds to.
 const GRADIENT_ROWS: usize = 24;
 
 /// A buffer and the length of its rows.
-pub(super) type Matrix<'a> = (&'a mut [f32], usize);
+pub(crate) type Matrix<'a> = (&'a mut [f32], usize);
 
 /// Cuts buffers of equally many rows into blocks of [`ROWS`] rows, for one task each.
-pub(super) fn blocks<'a, const N: usize>(buffers: [Matrix<'a>; N]) -> Vec<[&'a mut [f32]; N]> {
+pub(crate) fn blocks<'a, const N: usize>(buffers: [Matrix<'a>; N]) -> Vec<[&'a mut [f32]; N]> {
     let counts = buffers.each_ref().map(|(values, width)| values.len() / width);
     assert!(counts.iter().all(|count| *count == counts[0]), "buffers of {counts:?} rows");
     let mut parts = buffers.map(|(values, width)| values.chunks_mut(ROWS * width));
@@ -27,7 +27,7 @@ pub(super) fn blocks<'a, const N: usize>(buffers: [Matrix<'a>; N]) -> Vec<[&'a m
 }
 
 /// Works on all blocks at once; the first argument is the block's rows.
-pub(super) fn for_each_block<const N: usize>(
+pub(crate) fn for_each_block<const N: usize>(
     buffers: [Matrix<'_>; N],
     work: impl Fn(Range<usize>, [&mut [f32]; N]) + Sync + Send,
 ) {
@@ -38,12 +38,12 @@ pub(super) fn for_each_block<const N: usize>(
 }
 
 /// The same rows of a matrix of some width.
-pub(super) fn part<'a>(values: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+pub(crate) fn part<'a>(values: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
     &values[rows.start * width..rows.end * width]
 }
 
 /// `y` is the norm of each row of `x`.
-pub(super) fn norm_rows(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
+pub(crate) fn norm_rows(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
     simd::vectorized(
         #[inline(always)]
         || {
@@ -55,7 +55,7 @@ pub(super) fn norm_rows(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
 }
 
 /// The norm of each row, in place.
-pub(super) fn norm_rows_in_place(x: &mut [f32], gain: &[f32], eps: f64) {
+pub(crate) fn norm_rows_in_place(x: &mut [f32], gain: &[f32], eps: f64) {
     let mut row = vec![0.0; gain.len()];
     simd::vectorized(
         #[inline(always)]
@@ -69,7 +69,7 @@ pub(super) fn norm_rows_in_place(x: &mut [f32], gain: &[f32], eps: f64) {
 }
 
 /// Replaces the gradients of norms by those of their inputs `x`, and adds to the gain's.
-pub(super) fn norm_rows_backward(x: &[f32], gain: &[f32], eps: f64, (dy, dgain): (&mut [f32], &mut [f32])) {
+pub(crate) fn norm_rows_backward(x: &[f32], gain: &[f32], eps: f64, (dy, dgain): (&mut [f32], &mut [f32])) {
     let mut row = vec![0.0; gain.len()];
     simd::vectorized(
         #[inline(always)]
@@ -83,7 +83,7 @@ pub(super) fn norm_rows_backward(x: &[f32], gain: &[f32], eps: f64, (dy, dgain):
 }
 
 /// Rotates heads of some width in place by their rows' angles, or back.
-pub(super) fn rotate_rows(x: &mut [f32], row: usize, (cos, sin): (&[f32], &[f32]), back: bool) {
+pub(crate) fn rotate_rows(x: &mut [f32], row: usize, (cos, sin): (&[f32], &[f32]), back: bool) {
     let half = cos.len() / (x.len() / row);
     let sign = if back { -1.0 } else { 1.0 };
     simd::vectorized(
@@ -100,7 +100,7 @@ pub(super) fn rotate_rows(x: &mut [f32], row: usize, (cos, sin): (&[f32], &[f32]
 }
 
 /// `y += x`.
-pub(super) fn add_columns(y: &mut [f32], x: &[f32]) {
+pub(crate) fn add_columns(y: &mut [f32], x: &[f32]) {
     simd::vectorized(
         #[inline(always)]
         || simd::add_scaled(y, 1.0, x),
@@ -108,14 +108,14 @@ pub(super) fn add_columns(y: &mut [f32], x: &[f32]) {
 }
 
 /// Adds a bias to every row.
-pub(super) fn add_bias(rows: &mut [f32], bias: Option<&[f32]>) {
+pub(crate) fn add_bias(rows: &mut [f32], bias: Option<&[f32]>) {
     if let Some(bias) = bias {
         rows.chunks_exact_mut(bias.len()).for_each(|row| add_columns(row, bias));
     }
 }
 
 /// Adds the sum of all rows: a bias's gradient.
-pub(super) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
+pub(crate) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
     // One block's sum is complete before it is added: many rows so lose less to rounding.
     for block in rows.chunks(ROWS * sum.len()) {
         let mut total = vec![0.0; sum.len()];
@@ -125,7 +125,7 @@ pub(super) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
 }
 
 /// `dw += dy^T x`: the gradient of a weight `[out, in]`, with `x` `[rows, in]` packed.
-pub(super) fn add_weight_gradient(dw: &mut [f32], (dy, out): (&[f32], usize), x: &Packed) {
+pub(crate) fn add_weight_gradient(dw: &mut [f32], (dy, out): (&[f32], usize), x: &Packed) {
     let width = dw.len() / out;
     dw.par_chunks_mut(GRADIENT_ROWS * width).enumerate().for_each(|(part, dw)| {
         let left = Left::Columns(&dy[part * GRADIENT_ROWS..], out);

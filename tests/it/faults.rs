@@ -1,0 +1,317 @@
+//! Runs that are killed, stopped, starved and damaged: each row of docs/faults.md that names a test of this
+//! file (invariant 9: nothing lost, and a run that is taken up is the run).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use crate::binary::{metrics, repository, text_of, without_times};
+
+/// A run of a few seconds in a folder of its own.
+struct Run {
+    home: TempDir,
+    schedule: &'static str,
+}
+
+const SMALL: [&str; 11] = [
+    "run.steps=5",
+    "rollout.output_tokens_max=48",
+    "rollout.trajectories_open_max=12",
+    "rollout.group_size=4",
+    "learner.groups_per_step=3",
+    "queue.groups_max=9",
+    "queue.staleness_versions_max=2",
+    "eval.problems=4",
+    "eval.every_steps=0",
+    "checkpoint.every_steps=2",
+    "metrics.console=\"plain\"",
+];
+
+impl Run {
+    fn new(schedule: &'static str) -> Self {
+        Self { home: tempdir().unwrap(), schedule }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.home.path().join("run")
+    }
+
+    fn command(&self, more: &[&str], faults: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longhaul"));
+        command.current_dir(repository()).args(["train", "configs/quickstart.toml", "--run"]);
+        command.arg(self.folder()).env("LONGHAUL_FAULTS", faults);
+        command.args(["--set", &format!("run.schedule=\"{}\"", self.schedule)]);
+        for assignment in SMALL {
+            command.args(["--set", assignment]);
+        }
+        command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, more: &[&str], faults: &str) -> Output {
+        self.command(more, faults).output().unwrap()
+    }
+
+    fn succeeds(&self, more: &[&str], faults: &str) -> String {
+        let output = self.run(more, faults);
+        assert!(output.status.success(), "{more:?} {faults}\n{}", text_of(&output));
+        text_of(&output)
+    }
+
+    fn fails(&self, more: &[&str], faults: &str) -> String {
+        let output = self.run(more, faults);
+        assert!(!output.status.success(), "{more:?} {faults}\n{}", text_of(&output));
+        text_of(&output)
+    }
+
+    fn checkpoint(&self, step: u64) -> PathBuf {
+        self.folder().join(format!("checkpoints/step-{step}"))
+    }
+
+    /// What has to come out equal: the weights, the metrics without times, and the completions.
+    fn result(&self) -> (Vec<u8>, Vec<Value>, Vec<String>) {
+        let weights = fs::read(self.checkpoint(5).join("model.safetensors")).unwrap();
+        let rollouts = (1..=5).map(|step| {
+            fs::read_to_string(self.folder().join(format!("rollouts/step-{step:06}.jsonl"))).unwrap()
+        });
+        (weights, without_times(metrics(&self.folder())), rollouts.collect())
+    }
+
+    /// Every group that was learned from, in order.
+    fn groups(&self) -> Vec<String> {
+        let mut groups = Vec::new();
+        for rollouts in self.result().2 {
+            let lines = rollouts.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let mut step: Vec<String> = lines.map(|row| row["group"].as_str().unwrap().to_owned()).collect();
+            step.dedup();
+            groups.extend(step);
+        }
+        groups
+    }
+}
+
+fn unbroken(schedule: &'static str) -> Run {
+    let run = Run::new(schedule);
+    run.succeeds(&[], "");
+    run
+}
+
+fn damage(path: &Path, place: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[place] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_killed_deterministic_run_comes_out_the_same() {
+    let expected = unbroken("deterministic").result();
+    let broken = Run::new("deterministic");
+    // Before the first checkpoint, between two, and while one is written.
+    for (life, faults) in
+        ["actor:kill@15", "learner:kill@2", "checkpoint:kill@1", "actor:kill@70"].iter().enumerate()
+    {
+        let more: &[&str] = if life == 0 { &[] } else { &["--resume"] };
+        broken.fails(more, faults);
+    }
+    broken.succeeds(&["--resume"], "");
+    assert_eq!(broken.result(), expected);
+}
+
+#[test]
+fn delays_and_threads_change_nothing_in_a_deterministic_run() {
+    let expected = unbroken("deterministic").result();
+    let delayed = Run::new("deterministic");
+    let threads = ["--set", "run.threads=1", "--set", "rollout.actors=2", "--set", "rollout.scorers=3"];
+    delayed.succeeds(&threads, "actor:delay=3%0.1, scorer:delay=10%0.3, learner:delay=50%0.5, seed=4");
+    assert_eq!(delayed.result(), expected);
+}
+
+#[test]
+fn a_killed_async_run_answers_every_prompt_once() {
+    let run = Run::new("async");
+    run.fails(&[], "learner:kill@4");
+    let out = run.succeeds(&["--resume"], "");
+    assert!(out.contains("resumed at step 2"), "{out}");
+    let steps: Vec<u64> = metrics(&run.folder()).iter().map(|row| row["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 1, 2, 3, 4, 5]);
+    let mut groups = run.groups();
+    groups.sort();
+    groups.dedup();
+    assert_eq!(groups.len(), 5 * 3, "a prompt was learned from twice");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let run = unbroken("deterministic");
+    let expected = run.result();
+    for (file, place) in [("manifest.json", 40), ("rollout.bin", 100), ("optimizer.safetensors", 5000)] {
+        damage(&run.checkpoint(5).join(file), place);
+        let out = run.succeeds(&["--resume"], "");
+        assert!(out.contains("step-5: not used") && out.contains("resumed at step 4"), "{file}: {out}");
+        assert_eq!(run.result(), expected);
+    }
+    for step in [4, 5] {
+        damage(&run.checkpoint(step).join("model.safetensors"), 900);
+    }
+    let out = run.fails(&["--resume"], "");
+    assert!(out.contains("no checkpoint is whole") && out.contains("model.safetensors"), "{out}");
+}
+
+#[test]
+fn a_full_disk_costs_a_checkpoint_and_not_the_run() {
+    let expected = unbroken("deterministic").result();
+    let run = Run::new("deterministic");
+    let out = run.succeeds(&[], "checkpoint:fail@2");
+    assert!(out.contains("step 4 was not written down, and the run goes on"), "{out}");
+    assert!(run.checkpoint(2).exists() && !run.checkpoint(4).exists());
+    assert_eq!(run.result(), expected);
+}
+
+#[test]
+fn the_last_checkpoint_must_be_written() {
+    let run = Run::new("deterministic");
+    let out = run.fails(&[], "checkpoint:fail@3");
+    assert!(out.contains("the last checkpoint") && out.contains("step-5"), "{out}");
+    let expected = unbroken("deterministic").result();
+    run.succeeds(&["--resume"], "");
+    assert_eq!(run.result(), expected);
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_is_told_of_once() {
+    let run = Run::new("deterministic");
+    let out = run.succeeds(&[], "journal:fail");
+    assert!(out.contains("segments are not written down until the next checkpoint"), "{out}");
+    assert_eq!(run.result(), unbroken("deterministic").result());
+}
+
+#[test]
+fn metrics_that_cannot_be_written_end_the_run_and_it_can_be_resumed() {
+    let expected = unbroken("deterministic").result();
+    let run = Run::new("deterministic");
+    let out = run.fails(&[], "metrics:fail@5");
+    assert!(out.contains("metrics.jsonl"), "{out}");
+    run.succeeds(&["--resume"], "");
+    assert_eq!(run.result(), expected);
+}
+
+#[test]
+fn an_actor_that_panics_is_started_again() {
+    let run = Run::new("async");
+    run.succeeds(&[], "actor:panic@30, actor:panic@90");
+    let restarts: f64 =
+        metrics(&run.folder()).iter().filter_map(|row| row["segment/actor_restarts"].as_f64()).sum();
+    assert_eq!(restarts, 2.0);
+    let mut groups = run.groups();
+    groups.sort();
+    groups.dedup();
+    assert_eq!(groups.len(), 5 * 3);
+}
+
+#[test]
+fn an_actor_that_panics_always_ends_the_run_and_it_can_be_resumed() {
+    for schedule in ["async", "deterministic"] {
+        let run = Run::new(schedule);
+        let faults = if schedule == "async" { "actor:panic%0.2" } else { "actor:panic@80" };
+        let out = run.fails(&[], faults);
+        assert!(out.contains("the thread actor-0 panicked: LONGHAUL_FAULTS asks"), "{out}");
+        run.succeeds(&["--resume"], "");
+        if schedule == "deterministic" {
+            assert_eq!(run.result(), unbroken("deterministic").result());
+        }
+    }
+}
+
+#[test]
+fn a_scorer_that_panics_ends_the_run_and_it_can_be_resumed() {
+    for schedule in ["async", "deterministic", "lockstep"] {
+        let run = Run::new(schedule);
+        let out = run.fails(&[], "scorer:panic@7");
+        assert!(out.contains("LONGHAUL_FAULTS asks for a panic here"), "{out}");
+        run.succeeds(&["--resume"], "");
+    }
+}
+
+#[test]
+fn a_learner_that_fails_leaves_the_run_resumable() {
+    let expected = unbroken("deterministic").result();
+    let run = Run::new("deterministic");
+    let out = run.fails(&[], "learner:fail@4");
+    assert!(out.contains("the last weights are in"), "{out}");
+    run.succeeds(&["--resume"], "");
+    assert_eq!(run.result(), expected);
+}
+
+#[test]
+fn steps_that_overflow_are_refused_and_their_completions_kept() {
+    let run = Run::new("lockstep");
+    let out = run.fails(&["--set", "optimizer.learning_rate=1e38", "--set", "optimizer.warmup_steps=0"], "");
+    assert!(out.contains("finite"), "{out}");
+}
+
+#[test]
+fn a_run_is_one_process_and_other_configs_and_places_are_refused() {
+    let run = unbroken("lockstep");
+    let out = run.fails(&["--resume", "--set", "optimizer.learning_rate=1.0"], "");
+    assert!(
+        out.contains("optimizer.learning_rate: 0.0001 -> 1.0") && out.contains("--allow-config-change"),
+        "{out}"
+    );
+    let out = run.succeeds(&["--resume", "--set", "checkpoint.keep_last=1"], "");
+    assert!(
+        out.contains("checkpoint.keep_last: 2 -> 1") && out.contains("all 5 steps of the run are made"),
+        "{out}"
+    );
+
+    let holder = fs::File::open(run.folder().join("config.toml")).unwrap();
+    holder.lock().unwrap();
+    let out = run.fails(&["--resume"], "");
+    assert!(out.contains("another process is at work on this run"), "{out}");
+    drop(holder);
+
+    fs::write(run.folder().join("config.toml"), "[run]\n").unwrap();
+    let out = run.fails(&["--resume"], "");
+    assert!(out.contains("not the config of a run"), "{out}");
+    let out = Run::new("lockstep").fails(&["--resume"], "");
+    assert!(out.contains("config.toml"), "{out}");
+}
+
+#[test]
+fn a_fault_that_cannot_be_read_is_refused() {
+    let out = Run::new("lockstep").fails(&[], "actor:explode");
+    assert!(out.contains("LONGHAUL_FAULTS: there is no action `explode`"), "{out}");
+}
+
+#[test]
+fn a_fork_begins_at_step_0_with_the_weights_of_another_run() {
+    let parent = unbroken("lockstep");
+    let child = Run::new("lockstep");
+    let from = parent.folder();
+    let out =
+        child.succeeds(&["--fork", from.to_str().unwrap(), "--fork-optimizer", "--set", "run.steps=1"], "");
+    assert!(out.contains("step 1/1"), "{out}");
+    let config = fs::read_to_string(child.folder().join("config.toml")).unwrap();
+    assert!(config.contains("checkpoints/step-5"), "{config}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_where_the_run_stands() {
+    let expected = unbroken("deterministic").result();
+    let run = Run::new("deterministic");
+    // Slow enough that the signal comes in the middle.
+    let child = run.command(&[], "learner:delay=300").spawn().unwrap();
+    while !run.folder().join("rollouts/step-000002.jsonl").exists() {
+        std::thread::yield_now();
+    }
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    assert!(text_of(&output).contains("stopped after"), "{}", text_of(&output));
+    run.succeeds(&["--resume"], "");
+    assert_eq!(run.result(), expected);
+}
