@@ -13,7 +13,7 @@ use kernels::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{BenchStreambpArgs, GradientPath};
+use crate::cli::{BenchStreambpArgs, GradientPath, LayerInputs};
 
 /// One measurement. Seconds are medians over the repeats.
 #[derive(Debug, Deserialize, Serialize)]
@@ -65,23 +65,29 @@ fn print_row(row: &BenchRow, json: bool) -> Result<()> {
     }
     let error = row.grad_error.map_or("-".to_owned(), |error| format!("{error:.1e}"));
     let mebibytes = row.peak_bytes as f64 / f64::from(1 << 20);
-    let name = serde_json::to_value(row.path)?;
-    let name = name.as_str().unwrap_or_default().to_owned();
     println!(
-        "{:>8}  {name:<12} {:>10.3} {:>10.3} {mebibytes:>12.1} {error:>10}",
-        row.tokens, row.forward_s, row.backward_s
+        "{:>8}  {:<12} {:>10.3} {:>10.3} {mebibytes:>12.1} {error:>10}",
+        row.tokens,
+        name(row.path)?,
+        row.forward_s,
+        row.backward_s
     );
     Ok(())
 }
 
+/// A choice as it is written on the command line.
+fn name(choice: impl Serialize) -> Result<String> {
+    Ok(serde_json::to_value(choice)?.as_str().unwrap_or_default().to_owned())
+}
+
 fn in_child(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Result<BenchRow> {
     let mut child = Command::new(std::env::current_exe()?);
-    let name = serde_json::to_value(path)?;
     child.args(["bench", "streambp", "--json", "--tokens", &tokens.to_string()]);
-    child.args(["--paths", name.as_str().unwrap_or_default(), "--repeats", &args.repeats.to_string()]);
+    child.args(["--paths", &name(path)?, "--repeats", &args.repeats.to_string()]);
     child.args(["--layer-chunk-tokens", &args.layer_chunk_tokens.to_string()]);
     child.args(["--head-chunk-tokens", &args.head_chunk_tokens.to_string()]);
     child.args(["--attention-kept-mib", &args.attention_kept_mib.to_string()]);
+    child.args(["--layer-inputs", &name(args.layer_inputs)?]);
     if args.errors {
         child.arg("--errors");
     }
@@ -110,6 +116,7 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
         layer_chunk_tokens: tokens,
         head_chunk_tokens: tokens,
         attention_kept_bytes: 0,
+        layer_inputs: kernels::LayerInputs::Memory,
         temperature: 1.0,
     };
     let plan = match path {
@@ -122,6 +129,11 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
             layer_chunk_tokens: args.layer_chunk_tokens,
             head_chunk_tokens: args.head_chunk_tokens,
             attention_kept_bytes: args.attention_kept_mib << 20,
+            layer_inputs: match args.layer_inputs {
+                LayerInputs::Memory => kernels::LayerInputs::Memory,
+                LayerInputs::Bf16 => kernels::LayerInputs::Bf16,
+                LayerInputs::File => kernels::LayerInputs::File(std::env::temp_dir()),
+            },
             ..whole.clone()
         },
     };
@@ -131,17 +143,22 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     let mut peak_bytes = 0;
     for _ in 0..args.repeats.max(1) {
         let start = Instant::now();
-        drop(gradients(&decoder, &packed, &plan));
+        // The sums are not copied out here: for a large model a copy is more than what the step holds.
+        let mut sums = decoder.weights.zeros_like();
+        accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut mean_loss)?;
         both.push(start.elapsed().as_secs_f64());
         peak_bytes = peak_bytes.max(memory("VmHWM")?.saturating_sub(before));
+        drop(sums);
         let start = Instant::now();
         token_stats(&decoder, &packed, &plan);
         forward.push(start.elapsed().as_secs_f64());
     }
-    let grad_error = args.errors.then(|| {
-        let whole = gradients(&decoder, &packed, &whole);
-        largest_error(&gradients(&decoder, &packed, &plan), &whole)
-    });
+    let grad_error = if args.errors {
+        let whole = gradients(&decoder, &packed, &whole)?;
+        Some(largest_error(&gradients(&decoder, &packed, &plan)?, &whole))
+    } else {
+        None
+    };
     let forward_s = median(&mut forward);
     let backward_s = median(&mut both) - forward_s;
     Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes, grad_error })
@@ -150,12 +167,15 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
 type Gradients = Weights<Vec<f32>>;
 
 /// The gradient of the mean negative log-probability.
-fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Gradients {
+fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Result<Gradients> {
     let mut sums = decoder.weights.zeros_like();
-    let share = -1.0 / packed.ids.len() as f32;
-    let mut coefficients = |stats: &TokenStats| vec![share; stats.logprobs.len()];
-    accumulate_gradients(decoder, packed, plan, &mut sums, &mut coefficients);
-    sums.map(|_, sum| sum.clone().into_data().try_to_vec().expect("gradients are f32"))
+    accumulate_gradients(decoder, packed, plan, &mut sums, &mut mean_loss)?;
+    Ok(sums.map(|_, sum| sum.clone().into_data().try_to_vec().expect("gradients are f32")))
+}
+
+/// The slopes of the mean negative log-probability.
+fn mean_loss(stats: &TokenStats) -> Vec<f32> {
+    vec![-1.0 / stats.logprobs.len() as f32; stats.logprobs.len()]
 }
 
 fn largest_error(found: &Gradients, expected: &Gradients) -> f64 {

@@ -60,6 +60,18 @@ pub enum GradientPath {
     Streambp,
 }
 
+/// Where the layers' inputs wait for the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerInputs {
+    /// In memory, as they are
+    Memory,
+    /// In memory, rounded to bfloat16
+    Bf16,
+    /// In a file in the system's folder for temporary files
+    File,
+}
+
 /// Changes to the config, shared by all commands.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Overrides {
@@ -282,6 +294,9 @@ pub struct BenchStreambpArgs {
     /// Attention's results that StreamBP keeps for the backward pass, in MiB
     #[arg(long, default_value_t = 256)]
     pub attention_kept_mib: u64,
+    /// Where StreamBP keeps the layers' inputs
+    #[arg(long, default_value = "memory")]
+    pub layer_inputs: LayerInputs,
     /// Compares the gradients with the whole computation, which takes its time and memory
     #[arg(long)]
     pub errors: bool,

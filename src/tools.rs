@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kernels::sampling::{SamplingConfig, draw, key, logprob_and_entropy, uniform};
 use kernels::{
-    ChunkPlan, DecodeSlots, Decoder, DecoderConfig, Feed, GradientPath, MemoryPlan, Packed, TokenStats,
-    token_stats,
+    ChunkPlan, DecodeSlots, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, MemoryPlan, Packed,
+    TokenStats, token_stats,
 };
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +130,7 @@ fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
         layer_chunk_tokens: 1024,
         head_chunk_tokens: 256,
         attention_kept_bytes: 0,
+        layer_inputs: LayerInputs::Memory,
         temperature: 1.0,
     };
     token_stats(decoder, &Packed::new([tokens]), &plan)
@@ -175,11 +176,12 @@ fn memory_lines(memory: &MemoryPlan, tokens: usize) -> String {
         ("inputs of the layers", memory.layer_inputs),
         ("results of attention", memory.attention_kept),
         ("keys and values", memory.keys_values),
+        ("ids, angles, statistics", memory.tokens),
         ("a chunk in a layer", memory.layer_chunk),
         ("a chunk in the head", memory.head_chunk),
         ("at most at one time", 3 * memory.weights + memory.step()),
     ] {
-        text += &format!("# {name:<22}{:>10.1}\n", bytes as f64 / f64::from(1 << 20));
+        text += &format!("# {name:<24}{:>10.1}\n", bytes as f64 / f64::from(1 << 20));
     }
     text
 }

@@ -45,7 +45,8 @@ pub fn sft(args: &SftArgs) -> Result<()> {
         }
         None => None,
     };
-    let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp: config.sft.streambp };
+    let streambp = config.sft.streambp.clone();
+    let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp };
     let steps = config.sft.steps_max;
     let learner = SftLearner::new(model.decoder.clone(), cuts, config.optimizer.clone(), steps)?;
     let demonstrations = Demonstrations::new(&config, &model.text)?;

@@ -220,7 +220,7 @@ mod tests {
     use super::{DecodeSlots, Feed};
     use crate::decoder::config::Family;
     use crate::sampling::logprob_and_entropy;
-    use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, Packed, token_stats};
+    use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, Packed, token_stats};
 
     /// Guards invariant 3: cached decode and the training forward give equal log-probs.
     #[test]
@@ -235,6 +235,7 @@ mod tests {
                 layer_chunk_tokens: 16,
                 head_chunk_tokens: 9,
                 attention_kept_bytes: 0,
+                layer_inputs: LayerInputs::Memory,
                 temperature: 1.0,
             };
             let expected = token_stats(&decoder, &Packed::new([&text[..]]), &plan).logprobs;

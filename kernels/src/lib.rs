@@ -29,5 +29,7 @@ pub use burn::tensor::Device;
 pub use decoder::{Decoder, Packed, config::DecoderConfig};
 pub use error::KernelError;
 pub use generate::{DecodeSlots, Feed};
-pub use streambp::{ChunkPlan, GradientPath, MemoryPlan, TokenStats, accumulate_gradients, token_stats};
+pub use streambp::{
+    ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, token_stats,
+};
 pub use weights::{Block, Weights};

@@ -8,6 +8,7 @@
 //! Logits exist for one head chunk at a time. With it off, one tape holds everything.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
@@ -16,6 +17,7 @@ use crate::attention::Attended;
 use crate::decoder::block::linear;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, Packed, embed, id_tensor};
+use crate::error::KernelError;
 use crate::flex;
 use crate::logprob::{logits_gradient, row_statistics, target_logprobs};
 use crate::norm::rms_norm;
@@ -39,6 +41,20 @@ pub enum GradientPath {
     StreamBp,
 }
 
+/// Where the inputs of the layers wait for the backward pass. Anything but memory needs StreamBP on the CPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LayerInputs {
+    /// In memory, as they are.
+    #[default]
+    Memory,
+    /// In memory, rounded to bfloat16: half as much. The statistics are exact, and gradients are those at inputs
+    /// that are off by up to 2^-9 of themselves.
+    Bf16,
+    /// In a file in this folder, to the bit. The file has lost its name before the first number is written, so
+    /// that nothing is left of it, however the process ends.
+    File(PathBuf),
+}
+
 /// How the forward and backward passes are cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChunkPlan {
@@ -51,6 +67,8 @@ pub struct ChunkPlan {
     /// Attention's results of as many layers as fit into so many bytes are kept from the forward pass, and not
     /// computed again; by StreamBP on the CPU only.
     pub attention_kept_bytes: u64,
+    /// Where the layers' inputs wait for the backward pass.
+    pub layer_inputs: LayerInputs,
     /// Logits are divided by this.
     pub temperature: f64,
 }
@@ -98,6 +116,11 @@ pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Toke
 /// `coefficients` returns one number an entry of the statistics; those of the last entries of sequences are
 /// taken as 0.
 ///
+/// # Errors
+/// [`KernelError::File`] with the folder, where the layers' inputs cannot be put aside or got back; `gradients`
+/// then holds a part of the sum. [`KernelError::Input`] where they are to lie elsewhere than in memory and the
+/// path is not StreamBP on the CPU; a single tape keeps no layer inputs, and has nothing to put anywhere.
+///
 /// # Panics
 /// As [`token_stats`]; or if the coefficients are not one an entry.
 pub fn accumulate_gradients(
@@ -106,12 +129,16 @@ pub fn accumulate_gradients(
     plan: &ChunkPlan,
     gradients: &mut Weights<Tensor<2>>,
     coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
-) -> TokenStats {
+) -> Result<TokenStats, KernelError> {
     check(plan);
     if takes_slices(decoder, plan) {
         return cpu::Pass::new(decoder, packed, plan).gradients(gradients, coefficients);
     }
-    match plan.path {
+    if plan.path != GradientPath::Unchunked && plan.layer_inputs != LayerInputs::Memory {
+        let reason = "only StreamBP on the CPU keeps layer inputs elsewhere than in memory as they are";
+        return Err(KernelError::Input(reason.to_owned()));
+    }
+    Ok(match plan.path {
         GradientPath::Unchunked => Pass::new(decoder, packed, plan).whole(gradients, coefficients),
         GradientPath::StreamBp => Pass::new(decoder, packed, plan).streamed(gradients, coefficients),
         GradientPath::Checkpointed => {
@@ -119,7 +146,7 @@ pub fn accumulate_gradients(
             let whole = ChunkPlan { layer_chunk_tokens: tokens, head_chunk_tokens: tokens, ..plan.clone() };
             Pass::new(decoder, packed, &whole).streamed(gradients, coefficients)
         }
-    }
+    })
 }
 
 /// Whether the passes are those written for slices in memory, and not those of tensors and tapes.
@@ -405,10 +432,10 @@ mod tests {
     use burn::tensor::{Device, Tensor};
     use proptest::prelude::{ProptestConfig, prop, proptest};
 
-    use super::{ChunkPlan, GradientPath, TokenStats, accumulate_gradients, token_stats};
+    use super::{ChunkPlan, GradientPath, LayerInputs, TokenStats, accumulate_gradients, token_stats};
     use crate::decoder::config::Family;
     use crate::test_tensors::{numbers, relative_error};
-    use crate::{Decoder, DecoderConfig, Packed, Weights};
+    use crate::{Decoder, DecoderConfig, KernelError, Packed, Weights};
 
     fn decoder(family: Family, tied: bool) -> Decoder {
         let config = DecoderConfig {
@@ -444,6 +471,7 @@ mod tests {
             layer_chunk_tokens,
             head_chunk_tokens,
             attention_kept_bytes: 20_000,
+            layer_inputs: LayerInputs::Memory,
             temperature: 0.8,
         }
     }
@@ -453,7 +481,7 @@ mod tests {
         let stats = accumulate_gradients(decoder, packed, plan, &mut gradients, &mut |stats| {
             stats.logprobs.iter().enumerate().map(|(k, p)| (k as f32 * 0.9).sin() * (0.5 - p)).collect()
         });
-        (stats, gradients)
+        (stats.unwrap(), gradients)
     }
 
     fn assert_equal_gradients(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>, within: f32) {
@@ -491,7 +519,8 @@ mod tests {
         let coefficient = |k: usize| (k as f32 * 0.9).sin();
         accumulate_gradients(&decoder, &packed, &plan, &mut gradients, &mut |stats| {
             (0..stats.logprobs.len()).map(coefficient).collect()
-        });
+        })
+        .unwrap();
         let loss = |scale: f32| {
             let moved: Vec<Tensor<2>> = decoder
                 .weights
@@ -541,6 +570,58 @@ mod tests {
             let (_, streamed) = gradients(&decoder, &packed, &plan(true, layer, head));
             assert_equal_gradients(&streamed, &whole, 1e-5);
         }
+    }
+
+    #[test]
+    fn layer_inputs_in_a_file_change_no_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        for (family, attention_kept_bytes) in
+            [(Family::Llama, 0), (Family::Qwen2, 20_000), (Family::Qwen3, 9000)]
+        {
+            let decoder = decoder(family, true);
+            let packed = packed(&[17, 1, 30, 5]);
+            let memory = ChunkPlan { attention_kept_bytes, ..plan(true, 7, 11) };
+            let file =
+                ChunkPlan { layer_inputs: LayerInputs::File(folder.path().to_owned()), ..memory.clone() };
+            let ((stats, expected), (file_stats, found)) =
+                (gradients(&decoder, &packed, &memory), gradients(&decoder, &packed, &file));
+            assert_eq!(stats, file_stats);
+            for ((name, expected), (_, found)) in expected.named().into_iter().zip(found.named()) {
+                let bits = |tensor: &Tensor<2>| -> Vec<u32> {
+                    numbers(tensor.clone()).into_iter().map(f32::to_bits).collect()
+                };
+                assert!(bits(expected) == bits(found), "{name} differs");
+            }
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file was left");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap().path().join("gone");
+        let plan = ChunkPlan { layer_inputs: LayerInputs::File(folder.clone()), ..plan(true, 7, 11) };
+        let decoder = decoder(Family::Llama, true);
+        let mut gradients = decoder.weights.zeros_like();
+        let result = accumulate_gradients(&decoder, &packed(&[9]), &plan, &mut gradients, &mut |_| {
+            unreachable!("nothing is asked for before the inputs have their place")
+        });
+        let Err(KernelError::File { path, source }) = result else { panic!("{result:?}") };
+        assert_eq!((path, source.kind()), (folder, std::io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn tapes_keep_layer_inputs_in_memory_only() {
+        let decoder = decoder(Family::Llama, true);
+        let mut gradients = decoder.weights.zeros_like();
+        let plan = ChunkPlan {
+            path: GradientPath::Checkpointed,
+            layer_inputs: LayerInputs::Bf16,
+            ..plan(true, 7, 11)
+        };
+        let result = accumulate_gradients(&decoder, &packed(&[9]), &plan, &mut gradients, &mut |stats| {
+            vec![0.0; stats.logprobs.len()]
+        });
+        assert!(matches!(result, Err(KernelError::Input(_))), "{result:?}");
     }
 
     /// Guards invariant 6: a packed batch gives the sums of its sequences.

@@ -1,11 +1,12 @@
-//! Packing: from the sequences of an optimizer step to micro-batches under a budget of tokens. Whole
+//! Packing: from the sequences of an optimizer step to micro-batches under a budget of tokens, which are as
+//! few as first fit makes them and take about the same time. Whole
 //! sequences lie one after the other without padding. A micro-batch knows which entries of its token
 //! statistics belong to completion tokens and hands out no others, so a prompt token cannot enter the
 //! loss.
 
 use std::ops::Range;
 
-use kernels::{Packed, TokenStats};
+use kernels::{DecoderConfig, Packed, TokenStats};
 
 /// A prompt and what follows it. The prompt has at least one token, or the first token after it would
 /// have no distribution.
@@ -72,10 +73,43 @@ impl MicroBatch {
     }
 }
 
+/// What a sequence of some length costs, in multiply-adds of a step: products with the weights grow with its
+/// tokens, attention with their square, and packed sequences do not see each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SequenceCost {
+    /// Of one token.
+    pub token: f64,
+    /// Of one token that sees another one.
+    pub pair: f64,
+}
+
+impl SequenceCost {
+    /// For one step of this decoder by StreamBP. A weight is multiplied by each token forward, forward again in
+    /// the backward pass, and twice for the gradients. Attention's two products become five in its backward pass.
+    #[must_use]
+    pub fn new(config: &DecoderConfig) -> Self {
+        let mut weights = config.vocabulary * config.hidden;
+        for block in &config.shapes().blocks {
+            block.for_each(&mut |_, [rows, columns]| weights += rows * columns);
+        }
+        let query = config.heads * config.head_width;
+        Self { token: 4.0 * weights as f64, pair: 7.0 * (config.layers * query) as f64 }
+    }
+
+    /// Of a sequence of so many tokens.
+    #[must_use]
+    pub fn of(&self, tokens: usize) -> f64 {
+        let tokens = tokens as f64;
+        // A token sees itself and those before it.
+        self.token * tokens + self.pair * tokens * (tokens + 1.0) / 2.0
+    }
+}
+
 /// Packs the sequences of a step into micro-batches of at most `tokens_max` tokens, prompts included. A
-/// sequence that is longer is a micro-batch of its own. The same sequences always lie in the same way.
+/// sequence that is longer is a micro-batch of its own. There are as many as first fit makes, longest first,
+/// and the costliest costs at most as much as there. The same sequences always lie in the same way.
 #[must_use]
-pub fn micro_batches(sequences: &[Sequence<'_>], tokens_max: usize) -> Vec<MicroBatch> {
+pub fn micro_batches(sequences: &[Sequence<'_>], tokens_max: usize, cost: &SequenceCost) -> Vec<MicroBatch> {
     let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
     let lay = |members: Vec<usize>| {
         let mut batch =
@@ -91,25 +125,70 @@ pub fn micro_batches(sequences: &[Sequence<'_>], tokens_max: usize) -> Vec<Micro
         }
         batch
     };
-    pack(&lengths, tokens_max).into_iter().map(lay).collect()
+    pack(&lengths, tokens_max, cost).into_iter().map(lay).collect()
 }
 
-/// First fit, longest first: each item goes to the first bin with room for it.
-fn pack(lengths: &[usize], bin_max: usize) -> Vec<Vec<usize>> {
+/// Items that lie together.
+#[derive(Default)]
+struct Bin {
+    tokens: usize,
+    cost: f64,
+    members: Vec<usize>,
+}
+
+impl Bin {
+    fn has_room(&self, tokens: usize, bin_max: usize) -> bool {
+        self.members.is_empty() || self.tokens + tokens <= bin_max
+    }
+
+    fn add(&mut self, item: usize, (tokens, cost): (usize, f64)) {
+        self.tokens += tokens;
+        self.cost += cost;
+        self.members.push(item);
+    }
+}
+
+/// Balanced bins, or those of first fit where balancing leaves an item over or makes the costliest bin costlier.
+fn pack(lengths: &[usize], bin_max: usize, cost: &SequenceCost) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|item| (std::cmp::Reverse(lengths[*item]), *item));
-    let mut bins: Vec<(usize, Vec<usize>)> = Vec::new();
-    for item in order {
-        let length = lengths[item];
-        match bins.iter_mut().find(|(filled, _)| filled + length <= bin_max) {
-            Some((filled, members)) => {
-                *filled += length;
-                members.push(item);
+    let items: Vec<_> =
+        order.into_iter().map(|item| (item, (lengths[item], cost.of(lengths[item])))).collect();
+    let fitted = first_fit(&items, bin_max);
+    let costliest = |bins: &[Bin]| bins.iter().fold(0.0, |most: f64, bin| most.max(bin.cost));
+    let balanced = balance(&items, bin_max, fitted.len());
+    let bins = balanced.filter(|bins| costliest(bins) <= costliest(&fitted)).unwrap_or(fitted);
+    bins.into_iter().map(|bin| bin.members).collect()
+}
+
+/// An item, its tokens and its cost.
+type Item = (usize, (usize, f64));
+
+/// Each item goes to the first bin with room for it.
+fn first_fit(items: &[Item], bin_max: usize) -> Vec<Bin> {
+    let mut bins: Vec<Bin> = Vec::new();
+    for &(item, size) in items {
+        match bins.iter_mut().find(|bin| bin.has_room(size.0, bin_max)) {
+            Some(bin) => bin.add(item, size),
+            None => {
+                let mut bin = Bin::default();
+                bin.add(item, size);
+                bins.push(bin);
             }
-            None => bins.push((length, vec![item])),
         }
     }
-    bins.into_iter().map(|(_, members)| members).collect()
+    bins
+}
+
+/// Each item goes to the cheapest of so many bins that has room for it (Graham's rule, 1969, with a limit);
+/// `None` where there is no such bin.
+fn balance(items: &[Item], bin_max: usize, count: usize) -> Option<Vec<Bin>> {
+    let mut bins: Vec<Bin> = (0..count).map(|_| Bin::default()).collect();
+    for &(item, size) in items {
+        let with_room = bins.iter_mut().filter(|bin| bin.has_room(size.0, bin_max));
+        with_room.min_by(|a, b| a.cost.total_cmp(&b.cost))?.add(item, size);
+    }
+    Some(bins)
 }
 
 #[cfg(test)]
@@ -117,9 +196,53 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::testing::decoder;
+
+    /// As many multiply-adds for a token as for ten pairs.
+    const COST: SequenceCost = SequenceCost { token: 10.0, pair: 1.0 };
+
     #[test]
-    fn longest_first_into_the_first_bin_with_room() {
-        assert_eq!(pack(&[2, 5, 3, 9, 4], 8), [vec![3], vec![1, 2], vec![4, 0]]);
+    fn a_decoder_costs_its_products() {
+        let config = DecoderConfig {
+            hidden: 8,
+            layers: 3,
+            heads: 2,
+            kv_heads: 1,
+            head_width: 4,
+            intermediate: 16,
+            vocabulary: 10,
+            ..decoder(1).config
+        };
+        let cost = SequenceCost::new(&config);
+        // Query and output, key and value, the three of the feed-forward part, and the two norms.
+        let block = 2 * 8 * 8 + 2 * 4 * 8 + 3 * 8 * 16 + 2 * 8;
+        assert_eq!(cost.token, 4.0 * f64::from(3 * block + 10 * 8));
+        assert_eq!(cost.pair, f64::from(7 * 3 * 8));
+        // Six pairs among three tokens.
+        assert_eq!(COST.of(3), 36.0);
+    }
+
+    #[test]
+    fn what_is_left_over_goes_to_the_cheapest_bin_with_room() {
+        // First fit would put 1 and 2 together, and then 4 and 0.
+        let first_fit_costs = (COST.of(5) + COST.of(3), COST.of(4) + COST.of(2));
+        assert!(first_fit_costs.0 > COST.of(5) + COST.of(2));
+        assert_eq!(pack(&[2, 5, 3, 9, 4], 8, &COST), [vec![3], vec![1, 0], vec![4, 2]]);
+    }
+
+    #[test]
+    fn where_balancing_leaves_one_over_first_fit_stands() {
+        // By cost both bins have 3 and 2, and the last 2 finds no room.
+        assert_eq!(pack(&[3, 3, 2, 2, 2], 6, &COST), [vec![0, 1], vec![2, 3, 4]]);
+    }
+
+    #[test]
+    fn few_short_ones_lie_beside_a_long_one() {
+        let lengths: Vec<usize> = std::iter::once(400).chain(vec![50; 24]).collect();
+        let bins = pack(&lengths, 1000, &COST);
+        // The long one costs 84,200 and a short one 1,775. First fit would put twelve beside it.
+        assert_eq!((COST.of(400), COST.of(50)), (84_200.0, 1_775.0));
+        assert_eq!(bins.iter().map(Vec::len).collect::<Vec<_>>(), [5, 20]);
     }
 
     #[test]
@@ -128,7 +251,7 @@ mod tests {
             Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
             Sequence { prompt: &[6], completion: &[7, 8, 9] },
         ];
-        let batches = micro_batches(&sequences, 100);
+        let batches = micro_batches(&sequences, 100, &COST);
         assert_eq!(batches.len(), 1);
         assert_eq!(batches[0].packed.ids, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         // Give each entry the id of the token that it belongs to, as the decoder would.
@@ -146,7 +269,7 @@ mod tests {
             Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
             Sequence { prompt: &[6], completion: &[7, 8] },
         ];
-        let batch = &micro_batches(&sequences, 100)[0];
+        let batch = &micro_batches(&sequences, 100, &COST)[0];
         let coefficients = batch.coefficients(|row| vec![row.sequence as f64 + 1.0; 2]);
         assert_eq!(coefficients, [0.0, 0.0, 1.0, 1.0, 0.0, 2.0, 2.0, 0.0]);
     }
@@ -166,7 +289,7 @@ mod tests {
             let sequences: Vec<_> =
                 owned.iter().map(|(prompt, completion)| Sequence { prompt, completion }).collect();
             let mut seen = vec![false; sequences.len()];
-            for batch in micro_batches(&sequences, tokens_max) {
+            for batch in micro_batches(&sequences, tokens_max, &COST) {
                 prop_assert!(batch.packed.ids.len() <= tokens_max || batch.rows.len() == 1);
                 prop_assert_eq!(batch.packed.lengths.iter().sum::<usize>(), batch.packed.ids.len());
                 let mut start = 0;
@@ -179,6 +302,41 @@ mod tests {
                 }
             }
             prop_assert!(seen.into_iter().all(|seen| seen));
+        }
+
+        #[test]
+        fn balanced_bins_are_as_few_as_those_of_first_fit_and_no_costlier(
+            lengths in prop::collection::vec(1_usize..200, 1..60),
+            bin_max in 1_usize..500,
+            pair in 0.0..2.0,
+        ) {
+            let cost = SequenceCost { token: 10.0, pair };
+            let costliest = |bins: &[Vec<usize>]| {
+                let cost = |bin: &Vec<usize>| bin.iter().map(|item| cost.of(lengths[*item])).sum::<f64>();
+                bins.iter().map(cost).fold(0.0, f64::max)
+            };
+            // First fit once more, without costs.
+            let mut order: Vec<usize> = (0..lengths.len()).collect();
+            order.sort_by_key(|item| (std::cmp::Reverse(lengths[*item]), *item));
+            let mut plain: Vec<Vec<usize>> = Vec::new();
+            for item in order {
+                let room = |bin: &&mut Vec<usize>| {
+                    bin.iter().map(|other| lengths[*other]).sum::<usize>() + lengths[item] <= bin_max
+                };
+                match plain.iter_mut().find(room) {
+                    Some(bin) => bin.push(item),
+                    None => plain.push(vec![item]),
+                }
+            }
+            let bins = pack(&lengths, bin_max, &cost);
+            prop_assert_eq!(bins.len(), plain.len());
+            prop_assert!(costliest(&bins) <= costliest(&plain) * (1.0 + 1e-12));
+            let tokens = |bin: &Vec<usize>| bin.iter().map(|item| lengths[*item]).sum::<usize>();
+            prop_assert!(bins.iter().all(|bin| bin.len() == 1 || tokens(bin) <= bin_max));
+            let mut items: Vec<usize> = bins.concat();
+            items.sort_unstable();
+            prop_assert_eq!(items, (0..lengths.len()).collect::<Vec<_>>());
+            prop_assert_eq!(pack(&lengths, bin_max, &cost), bins);
         }
     }
 }

@@ -202,8 +202,9 @@ pub enum MptScope {
     Batch,
 }
 
-/// The section `[learner.streambp]` (arXiv 2506.03077). Changes memory and time, no number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The section `[learner.streambp]` (arXiv 2506.03077). Changes memory and time; no number but by roundings of the
+/// layers' inputs, where they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreambpConfig {
     /// Goes back through each layer in chunks; off is the ordinary way, which keeps every activation.
@@ -218,6 +219,26 @@ pub struct StreambpConfig {
     /// faster than computing them again; 0 keeps none.
     #[serde(default = "StreambpConfig::default_attention_kept_mib")]
     pub attention_kept_mib: u64,
+    /// Where the layers' inputs wait for the backward pass; anything but memory is for the CPU only.
+    #[serde(default)]
+    pub layer_inputs: LayerInputsPlace,
+    /// Folder of the file with `layer_inputs = "file"`; absent is the system's folder for temporary files. That
+    /// folder should be on a disk: some systems keep theirs in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_inputs_dir: Option<PathBuf>,
+}
+
+/// Where the inputs of the layers wait for the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerInputsPlace {
+    /// In memory, as they are.
+    #[default]
+    Memory,
+    /// In memory, rounded to bfloat16: half as much, with gradients of rounded inputs.
+    Bf16,
+    /// In a file, to the bit. It has no name, so that nothing is left of it.
+    File,
 }
 
 impl StreambpConfig {
@@ -247,6 +268,13 @@ impl StreambpConfig {
             layer_chunk_tokens: self.layer_chunk_tokens,
             head_chunk_tokens: self.head_chunk_tokens,
             attention_kept_bytes: self.attention_kept_mib << 20,
+            layer_inputs: match self.layer_inputs {
+                LayerInputsPlace::Memory => kernels::LayerInputs::Memory,
+                LayerInputsPlace::Bf16 => kernels::LayerInputs::Bf16,
+                LayerInputsPlace::File => kernels::LayerInputs::File(
+                    self.layer_inputs_dir.clone().unwrap_or_else(std::env::temp_dir),
+                ),
+            },
             temperature,
         }
     }
@@ -254,11 +282,16 @@ impl StreambpConfig {
     /// Says which value cannot be meant.
     ///
     /// # Errors
-    /// [`LearnerError::Config`] for a chunk of no tokens, or for more memory than there is anywhere.
+    /// [`LearnerError::Config`] for a chunk of no tokens, for more memory than there is anywhere, or for a folder
+    /// of a file that is not written.
     pub fn check(&self) -> Result<(), LearnerError> {
         if self.attention_kept_mib > 1 << 40 {
             let reason = format!("{} MiB are more than any machine has", self.attention_kept_mib);
             return Err(LearnerError::config("learner.streambp.attention_kept_mib", reason));
+        }
+        if self.layer_inputs_dir.is_some() && self.layer_inputs != LayerInputsPlace::File {
+            let reason = "is given, but layer_inputs is not \"file\"";
+            return Err(LearnerError::config("learner.streambp.layer_inputs_dir", reason));
         }
         at_least_one("learner.streambp.layer_chunk_tokens", self.layer_chunk_tokens)?;
         at_least_one("learner.streambp.head_chunk_tokens", self.head_chunk_tokens)
@@ -272,6 +305,8 @@ impl Default for StreambpConfig {
             layer_chunk_tokens: Self::default_layer_chunk_tokens(),
             head_chunk_tokens: Self::default_head_chunk_tokens(),
             attention_kept_mib: Self::default_attention_kept_mib(),
+            layer_inputs: LayerInputsPlace::default(),
+            layer_inputs_dir: None,
         }
     }
 }

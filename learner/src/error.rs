@@ -51,6 +51,16 @@ pub enum LearnerError {
         /// The names of the prompts whose groups made the gradient.
         prompts: String,
     },
+    /// The layers' inputs cannot be put aside for the backward pass, or got back.
+    #[error("step {step}: {key}: {source}")]
+    LayerInputs {
+        /// The version that the step was to train.
+        step: u64,
+        /// The key of the folder as it stands in the configuration file.
+        key: &'static str,
+        /// The folder, and what the operating system says.
+        source: kernels::KernelError,
+    },
     /// A supervised sequence that cannot be trained on.
     #[error("step {step}, sequence {index}: {reason}")]
     Sequence {

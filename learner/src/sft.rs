@@ -6,7 +6,7 @@ use std::time::Instant;
 use kernels::{Decoder, TokenStats, accumulate_gradients};
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Sequence, micro_batches};
+use crate::batch::{Sequence, SequenceCost, micro_batches};
 use crate::config::{StreambpConfig, at_least_one};
 use crate::error::LearnerError;
 use crate::optimizer::OptimizerConfig;
@@ -100,7 +100,8 @@ impl SftLearner {
     ///
     /// # Errors
     /// [`LearnerError::Sequence`] for a sequence that cannot be trained on, [`LearnerError::Gradient`]
-    /// for gradients that are not finite; weights and version are then as before.
+    /// for gradients that are not finite, [`LearnerError::LayerInputs`] where the layers' inputs have no place;
+    /// weights and version are then as before.
     pub fn step(&mut self, sequences: &[SupervisedSequence]) -> Result<SftReport, LearnerError> {
         let start = Instant::now();
         for (index, sequence) in sequences.iter().enumerate() {
@@ -110,7 +111,8 @@ impl SftLearner {
             prompt: &sequence.prompt_tokens,
             completion: &sequence.target_tokens,
         });
-        let batches = micro_batches(&rows.collect::<Vec<_>>(), self.config.batch_tokens_max);
+        let cost = SequenceCost::new(&self.decoder().config);
+        let batches = micro_batches(&rows.collect::<Vec<_>>(), self.config.batch_tokens_max, &cost);
         let target_tokens: usize = sequences.iter().map(|sequence| sequence.target_tokens.len()).sum();
         assert!(target_tokens > 0, "a step needs a sequence");
         let share = 1.0 / target_tokens as f64;
@@ -121,8 +123,14 @@ impl SftLearner {
             let mut coefficients = |_: &TokenStats| {
                 batch.coefficients(|row| vec![-share; sequences[row.sequence].target_tokens.len()])
             };
+            let (decoder, step) = (self.decoder(), self.version());
             let stats =
-                accumulate_gradients(self.decoder(), &batch.packed, &plan, &mut gradients, &mut coefficients);
+                accumulate_gradients(decoder, &batch.packed, &plan, &mut gradients, &mut coefficients)
+                    .map_err(|source| LearnerError::LayerInputs {
+                        step,
+                        key: "sft.streambp.layer_inputs_dir",
+                        source,
+                    })?;
             let sum = |values: &[f32]| values.iter().map(|value| f64::from(*value)).sum::<f64>() * share;
             loss -= batch.rows.iter().map(|row| sum(row.logprobs(&stats))).sum::<f64>();
             entropy += batch.rows.iter().map(|row| sum(row.entropies(&stats))).sum::<f64>();

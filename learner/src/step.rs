@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, token_stats};
 use rollout::Group;
 
-use crate::batch::{MicroBatch, Row, Sequence, micro_batches};
+use crate::batch::{MicroBatch, Row, Sequence, SequenceCost, micro_batches};
 use crate::config::{LearnerConfig, MptScope};
 use crate::error::LearnerError;
 use crate::loss::Objective;
@@ -165,7 +165,8 @@ impl Learner {
                     completion: &trained.ids,
                 })
                 .collect();
-            micro_batches(&sequences, self.config.batch_tokens_max)
+            let cost = SequenceCost::new(&self.decoder().config);
+            micro_batches(&sequences, self.config.batch_tokens_max, &cost)
         };
         let objective = Objective {
             importance: self.config.importance.kind,
@@ -243,7 +244,10 @@ impl Learner {
         };
         let mut coefficients = |stats: &TokenStats| batch.coefficients(|row| slopes(row, stats));
         let chunks = self.chunk_plan();
-        accumulate_gradients(self.decoder(), &batch.packed, &chunks, gradients, &mut coefficients);
+        let step = self.version();
+        accumulate_gradients(self.decoder(), &batch.packed, &chunks, gradients, &mut coefficients).map_err(
+            |source| LearnerError::LayerInputs { step, key: "learner.streambp.layer_inputs_dir", source },
+        )?;
         failure.map_or(Ok(()), Err)
     }
 
@@ -265,7 +269,7 @@ impl Learner {
     }
 
     fn cuts(&self, batches: &[MicroBatch]) -> CutReport {
-        let chunks = self.config.streambp;
+        let chunks = &self.config.streambp;
         let count = |tokens: usize| -> usize {
             let of = |batch: &MicroBatch| batch.packed.ids.len().div_ceil(tokens);
             if chunks.enabled { batches.iter().map(of).sum() } else { batches.len() }

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use learner::LearnerConfig;
-use learner::config::{AdvantageConfig, MptPositive, Surrogates};
+use learner::config::{AdvantageConfig, LayerInputsPlace, MptPositive, StreambpConfig, Surrogates};
 use rewards::{
     Answer, MathConfig, RewardConfig, RewardContext, RewardError, RewardKind, Task, Verdict, Verifier,
     WeightedSum,
@@ -35,6 +35,7 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
         rewards(document, "eval.", Some(&config.data), &config.eval.rewards)?;
     }
     correctness(document, &config.learner, &config.rewards)?;
+    layer_inputs(document, "learner", (&config.learner.streambp, config.run.device))?;
     kl(document, &config.learner)?;
     eval(document, &config.data, &mut config.eval)?;
     writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
@@ -47,8 +48,10 @@ pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), 
     at_least_one(document, "sft.batch_size", config.sft.batch_size)?;
     at_least_one(document, "sft.batch_tokens_max", config.sft.batch_tokens_max)?;
     at_least_one(document, "sft.output_tokens_max", config.sft.output_tokens_max)?;
-    at_least_one(document, "sft.streambp.layer_chunk_tokens", config.sft.streambp.layer_chunk_tokens)?;
-    at_least_one(document, "sft.streambp.head_chunk_tokens", config.sft.streambp.head_chunk_tokens)?;
+    // The learner names its own section, whose keys these are too.
+    let cuts = config.sft.streambp.check().map_err(|error| error.to_string().replacen("learner.", "sft.", 1));
+    complain(document, "", cuts)?;
+    layer_inputs(document, "sft", (&config.sft.streambp, config.run.device))?;
     complain(document, "", config.optimizer.check())?;
     starting_model(document, config)?;
     demonstrations(document, config)?;
@@ -73,6 +76,7 @@ pub(super) fn replay(document: &Document, config: &ReplayConfig) -> Result<(), C
     }
     complain(document, "", config.learner.check())?;
     complain(document, "", config.optimizer.check())?;
+    layer_inputs(document, "learner", (&config.learner.streambp, config.run.device))?;
     kl(document, &config.learner)?;
     if config.learner.advantage.combines_advantages() && config.rewards.is_empty() {
         let key = "learner.advantage.combine";
@@ -166,6 +170,20 @@ fn correctness(
         return Err(document.error(&key, message));
     }
     Ok(())
+}
+
+/// Refuses what a device's gradients cannot do with the layers' inputs.
+fn layer_inputs(
+    document: &Document,
+    section: &str,
+    (streambp, device): (&StreambpConfig, DeviceKind),
+) -> Result<(), ConfigError> {
+    if streambp.layer_inputs == LayerInputsPlace::Memory || device == DeviceKind::Cpu {
+        return Ok(());
+    }
+    let key = format!("{section}.streambp.layer_inputs");
+    let message = format!("{key}: only run.device = \"cpu\" keeps them elsewhere than in memory as they are");
+    Err(document.error(&key, message))
 }
 
 fn kl(document: &Document, learner: &LearnerConfig) -> Result<(), ConfigError> {
@@ -361,6 +379,7 @@ pub(super) fn find_paths(
     find.commands(&mut config.rewards);
     find.commands(&mut config.eval.rewards);
     find.replace_given("eval.data", &mut config.eval.data)?;
+    find.replace_given("learner.streambp.layer_inputs_dir", &mut config.learner.streambp.layer_inputs_dir)?;
     find.replace_given("learner.kl.reference", &mut config.learner.kl.reference)
 }
 
@@ -380,6 +399,7 @@ pub(super) fn find_sft_paths(
     if let DataConfig::Jsonl(data) = &mut config.data {
         find.replace("data.path", &mut data.path)?;
     }
+    find.replace_given("sft.streambp.layer_inputs_dir", &mut config.sft.streambp.layer_inputs_dir)?;
     find.replace_given("eval.data", &mut config.eval.data)
 }
 
@@ -391,6 +411,7 @@ pub(super) fn find_replay_paths(
 ) -> Result<(), ConfigError> {
     let find = Finder { document, file };
     find.replace("model.path", &mut config.model.path)?;
+    find.replace_given("learner.streambp.layer_inputs_dir", &mut config.learner.streambp.layer_inputs_dir)?;
     find.replace_given("learner.kl.reference", &mut config.learner.kl.reference)
 }
 
@@ -430,5 +451,22 @@ impl Finder<'_> {
 
     fn replace_given(&self, key: &str, path: &mut Option<PathBuf>) -> Result<(), ConfigError> {
         path.as_mut().map_or(Ok(()), |path| self.replace(key, path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DeviceKind, Document, LayerInputsPlace, StreambpConfig, layer_inputs};
+
+    #[test]
+    fn other_devices_keep_layer_inputs_in_memory() {
+        let complaint = |place, device| {
+            let streambp = StreambpConfig { layer_inputs: place, ..StreambpConfig::default() };
+            layer_inputs(&Document::empty(), "sft", (&streambp, device)).map_err(|error| error.to_string())
+        };
+        assert_eq!(complaint(LayerInputsPlace::Memory, DeviceKind::Cuda), Ok(()));
+        assert_eq!(complaint(LayerInputsPlace::File, DeviceKind::Cpu), Ok(()));
+        let message = complaint(LayerInputsPlace::Bf16, DeviceKind::Cuda).unwrap_err();
+        assert!(message.contains("sft.streambp.layer_inputs: only run.device = \"cpu\""), "{message}");
     }
 }

@@ -177,6 +177,26 @@ proptest! {
 }
 
 #[test]
+fn a_folder_for_layer_inputs_is_there_and_used() {
+    let set = |section: &str, place: &str, dir: &str| {
+        ["enabled=true".to_owned(), format!("layer_inputs={place}"), format!("layer_inputs_dir={dir}")]
+            .map(|assignment| format!("{section}.streambp.{assignment}"))
+    };
+    let train = |place, dir| {
+        let set = set("learner", place, dir);
+        load(TRAIN, &set.each_ref().map(String::as_str))
+    };
+    assert!(train("file", "model").unwrap().learner.streambp.layer_inputs_dir.unwrap().is_absolute());
+    let missing = train("file", "nowhere").unwrap_err();
+    assert!(missing.contains("learner.streambp.layer_inputs_dir: there is no nowhere"), "{missing}");
+    let unused = train("bf16", "model").unwrap_err();
+    assert!(unused.contains("learner.streambp.layer_inputs_dir: is given, but"), "{unused}");
+    let set = set("sft", "memory", "model");
+    let unused = load_sft(SFT, &set.each_ref().map(String::as_str)).unwrap_err();
+    assert!(unused.contains("sft.streambp.layer_inputs_dir: is given, but"), "{unused}");
+}
+
+#[test]
 fn typos_name_file_line_and_key() {
     let complaint = |old: &str, new: &str| load(&TRAIN.replacen(old, new, 1), &[]).unwrap_err();
     assert_eq!(

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use kernels::sampling::logprob_and_entropy;
-use kernels::{ChunkPlan, DecodeSlots, Decoder, Feed, GradientPath, Packed, TokenStats, token_stats};
+use kernels::{
+    ChunkPlan, DecodeSlots, Decoder, Feed, GradientPath, LayerInputs, Packed, TokenStats, token_stats,
+};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -56,6 +58,7 @@ fn whole() -> ChunkPlan {
         layer_chunk_tokens: 1 << 20,
         head_chunk_tokens: 1 << 20,
         attention_kept_bytes: 0,
+        layer_inputs: LayerInputs::Memory,
         temperature: 1.0,
     }
 }
@@ -92,6 +95,7 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
             layer_chunk_tokens: 7,
             head_chunk_tokens: 5,
             attention_kept_bytes: 0,
+            layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         },
         ChunkPlan {
@@ -99,6 +103,7 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
             layer_chunk_tokens: 64,
             head_chunk_tokens: 1,
             attention_kept_bytes: 0,
+            layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         },
     ];

@@ -6,6 +6,7 @@
 //! that results depend on the chunks alone and not on threads.
 
 pub(super) mod head;
+mod inputs;
 mod layer;
 
 use std::sync::Arc;
@@ -13,10 +14,13 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use super::{ChunkPlan, TokenStats, silence_last_entries};
+use crate::attention::Mixed;
 use crate::decoder::{Decoder, Packed};
+use crate::error::KernelError;
 use crate::flex::{Rows, Sum};
 use crate::rows::add_columns;
 use crate::weights::Weights;
+use inputs::KeptInputs;
 use layer::{LayerPass, Workspace};
 
 /// One batch on its way through one model whose parameters lie in memory.
@@ -29,6 +33,14 @@ pub(super) struct Pass<'a> {
     angles: (Vec<f32>, Vec<f32>),
     /// The token after each token.
     targets: Arc<[u32]>,
+}
+
+/// What the forward pass leaves for the backward pass.
+struct Kept {
+    /// Of every layer but the first.
+    inputs: KeptInputs,
+    /// Attention's results, one a chunk, of the layers where they are kept.
+    mixed: Vec<Vec<Mixed>>,
 }
 
 impl<'a> Pass<'a> {
@@ -60,18 +72,10 @@ impl<'a> Pass<'a> {
         &self,
         gradients: &mut Weights<Tensor<2>>,
         coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
-    ) -> TokenStats {
+    ) -> Result<TokenStats, KernelError> {
         let mut workspace = Workspace::default();
         let mut x = self.embedded();
-        let layers = self.weights.blocks.len();
-        // The last layers' results are used first in the backward pass, and so are held for the shortest time.
-        let first_kept = layers - self.plan.layers_kept(&self.decoder.config, self.batch.ids.len());
-        let mut inputs = Vec::new();
-        for layer in 0..layers {
-            let (input, mut kept) = (x.clone(), Vec::new());
-            self.layer(layer).forward(&mut x, &mut workspace, (layer >= first_kept).then_some(&mut kept));
-            inputs.push((input, kept));
-        }
+        let kept = self.forward(&mut x, &mut workspace)?;
         let (stats, log_totals) = self.head_statistics(&x);
         let mut column = coefficients(&stats);
         assert_eq!(column.len(), self.batch.ids.len(), "one coefficient an entry of the statistics");
@@ -79,16 +83,53 @@ impl<'a> Pass<'a> {
         let mut sums = Sum::take_all(gradients);
         // From here on `x` is the gradient of what it was.
         self.head_backward(&mut x, (&column, &log_totals), &mut sums);
-        for (layer, (input, kept)) in inputs.drain(..).enumerate().rev() {
-            self.layer(layer).backward((&input, kept), &mut x, (&mut workspace, &mut sums.blocks[layer]));
+        let done = self.backward(kept, &mut x, (&mut workspace, &mut sums));
+        Sum::give_back(sums, gradients);
+        done.map(|()| stats)
+    }
+
+    /// Replaces the embedded tokens by the last layer's output; returns what the backward pass needs.
+    fn forward(&self, x: &mut [f32], workspace: &mut Workspace) -> Result<Kept, KernelError> {
+        let layers = self.weights.blocks.len();
+        // The last layers' results are used first in the backward pass, and so are held for the shortest time.
+        let first_mixed = layers - self.plan.layers_kept(&self.decoder.config, self.batch.ids.len());
+        let mut kept = Kept { inputs: KeptInputs::new(&self.plan.layer_inputs)?, mixed: Vec::new() };
+        for layer in 0..layers {
+            // The first layer's input is looked up again.
+            if layer > 0 {
+                kept.inputs.push(x)?;
+            }
+            let mut mixed = Vec::new();
+            self.layer(layer).forward(x, workspace, (layer >= first_mixed).then_some(&mut mixed));
+            kept.mixed.push(mixed);
+        }
+        Ok(kept)
+    }
+
+    /// From the gradient `x` of the last layer's output to that of the embedding.
+    fn backward(
+        &self,
+        mut kept: Kept,
+        x: &mut [f32],
+        (workspace, sums): (&mut Workspace, &mut Weights<Sum>),
+    ) -> Result<(), KernelError> {
+        let mut input = Vec::new();
+        for (layer, mixed) in kept.mixed.into_iter().enumerate().rev() {
+            if layer > 0 {
+                kept.inputs.pop(x.len(), &mut input)?;
+            } else {
+                // The buffer is given up before its successor is made.
+                drop(std::mem::take(&mut input));
+                input = self.embedded();
+            }
+            self.layer(layer).backward((&input, mixed), x, (workspace, &mut sums.blocks[layer]));
         }
         let hidden = self.decoder.config.hidden;
         let to = sums.embedding.slice_mut();
         for (&id, row) in self.batch.ids.iter().zip(x.chunks_exact(hidden)) {
             add_columns(&mut to[id as usize * hidden..(id as usize + 1) * hidden], row);
         }
-        Sum::give_back(sums, gradients);
-        stats
+        Ok(())
     }
 
     /// Rows of the embedding, `[N, hidden]`.

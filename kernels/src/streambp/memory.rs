@@ -1,6 +1,6 @@
 //! What a training step will hold in memory, from shapes alone.
 
-use super::{ChunkPlan, GradientPath};
+use super::{ChunkPlan, GradientPath, LayerInputs};
 use crate::attention::mix_backward_numbers;
 use crate::decoder::config::DecoderConfig;
 
@@ -12,12 +12,15 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// One gradient a parameter.
     pub gradients: u64,
-    /// The input of each layer and the last layer's output, which becomes its own gradient.
+    /// The inputs of the layers as far as they are in memory, and the last layer's output, which becomes its own
+    /// gradient.
     pub layer_inputs: u64,
     /// Attention's results that are kept for the backward pass.
     pub attention_kept: u64,
     /// Keys and values of one layer with their gradients.
     pub keys_values: u64,
+    /// Ids, angles, statistics and coefficients of all tokens.
+    pub tokens: u64,
     /// One chunk's activations and gradients in a layer, what attention's backward pass sums up, and the layer's
     /// weights packed for products.
     pub layer_chunk: u64,
@@ -55,11 +58,13 @@ impl MemoryPlan {
         Some(Self {
             weights: bytes(parameters),
             gradients: bytes(parameters),
-            layer_inputs: bytes((config.layers + 1) * tokens * hidden),
+            layer_inputs: layer_inputs(plan, config.layers as u64, (tokens * hidden) as u64),
             attention_kept: bytes(
                 plan.layers_kept(config, tokens) * tokens * config.heads * (config.head_width + 1),
             ),
             keys_values: bytes(4 * tokens * key),
+            // Positions take as much as two of these numbers.
+            tokens: bytes(tokens * (config.head_width + 8)),
             layer_chunk: bytes(chunk * row + 2 * block + mixing),
             head_chunk: bytes(head_rows * (4 * hidden + slab) + slab * hidden),
         })
@@ -68,8 +73,20 @@ impl MemoryPlan {
     /// The most that a step holds at one time beside the weights and the optimizer's moments.
     pub fn step(&self) -> u64 {
         // The head finds the layers' buffers of the forward pass still there.
-        let kept = self.layer_inputs + self.attention_kept + self.keys_values;
+        let kept = self.layer_inputs + self.attention_kept + self.keys_values + self.tokens;
         self.gradients + kept + self.layer_chunk.max(self.head_chunk)
+    }
+}
+
+/// Bytes of the inputs of so many layers, of so many numbers each, when the most is held: the rows on their way,
+/// the inputs kept (the first layer's is looked up again), and where they are not kept as they are the one in use.
+fn layer_inputs(plan: &ChunkPlan, layers: u64, numbers: u64) -> u64 {
+    let kept = layers.saturating_sub(1);
+    match plan.layer_inputs {
+        LayerInputs::Memory => 4 * numbers * (1 + kept.max(1)),
+        // At the head all wait; in the last layer one of them has been widened.
+        LayerInputs::Bf16 => 2 * numbers * (kept + 2).max(kept.saturating_sub(1) + 4),
+        LayerInputs::File(_) => 8 * numbers,
     }
 }
 
@@ -77,7 +94,7 @@ impl MemoryPlan {
 mod tests {
     use super::MemoryPlan;
     use crate::decoder::config::Family;
-    use crate::{ChunkPlan, DecoderConfig, GradientPath};
+    use crate::{ChunkPlan, DecoderConfig, GradientPath, LayerInputs};
 
     /// By hand: hidden 24, 4 query and 2 key heads of width 8, feed-forward 40, vocabulary 31, 2 layers.
     #[test]
@@ -90,13 +107,14 @@ mod tests {
             layer_chunk_tokens: 10,
             head_chunk_tokens: 5,
             attention_kept_bytes,
+            layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         };
         let memory = MemoryPlan::new(&config, &plan(GradientPath::StreamBp), 100).unwrap();
         let block: u64 = 2 * 24 + 32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40);
         assert_eq!(memory.weights, 4 * (31 * 24 + 24 + 2 * block));
         assert_eq!(memory.gradients, memory.weights);
-        assert_eq!(memory.layer_inputs, 4 * 3 * 100 * 24);
+        assert_eq!(memory.layer_inputs, 4 * 2 * 100 * 24);
         assert_eq!(memory.keys_values, 4 * 4 * 100 * 16);
         // One segment a key head: the sums of 10 queries, and two of keys and two copies, which are padded to 16.
         let mixing = 2 * (10 * 2 * 8 + 2 * 100 * (8 + 16));
@@ -104,8 +122,30 @@ mod tests {
         assert_eq!(memory.layer_chunk, 4 * (chunk + 2 * block as usize + mixing) as u64);
         assert_eq!(memory.head_chunk, 4 * (5 * (4 * 24 + 31) + 31 * 24));
         assert_eq!(memory.attention_kept, 4 * 100 * 4 * 9);
-        let parts = memory.layer_inputs + memory.attention_kept + memory.keys_values;
+        assert_eq!(memory.tokens, 4 * 100 * 16);
+        let parts = memory.layer_inputs + memory.attention_kept + memory.keys_values + memory.tokens;
         assert_eq!(memory.step(), memory.gradients + parts + memory.layer_chunk.max(memory.head_chunk));
         assert_eq!(MemoryPlan::new(&config, &plan(GradientPath::Unchunked), 100), None);
+    }
+
+    /// By hand, for three numbers a layer input: the rows on their way and what waits.
+    #[test]
+    fn layer_inputs_elsewhere_take_less() {
+        let bytes = |place, layers| {
+            let plan = ChunkPlan {
+                path: GradientPath::StreamBp,
+                layer_chunk_tokens: 1,
+                head_chunk_tokens: 1,
+                attention_kept_bytes: 0,
+                layer_inputs: place,
+                temperature: 1.0,
+            };
+            super::layer_inputs(&plan, layers, 3)
+        };
+        let file = || LayerInputs::File("anywhere".into());
+        assert_eq!([1, 2, 30].map(|layers| bytes(LayerInputs::Memory, layers)), [2 * 12, 2 * 12, 30 * 12]);
+        // 29 wait at the head beside the rows; 28 and a wide one in the last layer.
+        assert_eq!(bytes(LayerInputs::Bf16, 30), 28 * 6 + 2 * 12);
+        assert_eq!([1, 30].map(|layers| bytes(file(), layers)), [2 * 12, 2 * 12]);
     }
 }

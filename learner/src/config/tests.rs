@@ -44,7 +44,7 @@ type Spoil = fn(&mut LearnerConfig);
 
 #[test]
 fn errors_name_the_key() {
-    let cases: [(&str, Spoil); 8] = [
+    let cases: [(&str, Spoil); 9] = [
         ("learner.groups_per_step", |config| config.groups_per_step = 0),
         ("learner.batch_tokens_max", |config| config.batch_tokens_max = 0),
         ("learner.advantage.alpha", |config| {
@@ -54,6 +54,9 @@ fn errors_name_the_key() {
         ("learner.clip.high", |config| config.clip.high = -0.1),
         ("learner.mpt.tau", |config| config.mpt.tau = 1.5),
         ("learner.streambp.layer_chunk_tokens", |config| config.streambp.layer_chunk_tokens = 0),
+        ("learner.streambp.layer_inputs_dir", |config| {
+            config.streambp.layer_inputs_dir = Some("anywhere".into())
+        }),
         ("learner.kl.coefficient", |config| config.kl.coefficient = f64::NAN),
         ("learner.kl.reference", |config| config.kl.enabled = true),
     ];

@@ -4,7 +4,7 @@ use kernels::{Packed, token_stats};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{AdvantageConfig, Combine, ImportanceKind, MptPositive, Surrogates};
+use crate::config::{AdvantageConfig, Combine, ImportanceKind, LayerInputsPlace, MptPositive, Surrogates};
 use crate::report::Spread;
 use crate::testing::{
     Member, VOCABULARY, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
@@ -47,6 +47,33 @@ fn the_on_policy_loss_is_the_token_mean_of_the_advantages() {
     assert_eq!(update.completion_tokens, 51);
     assert_eq!(update.packed_tokens, 51 + 3 * (3 + 1 + 5));
     assert_eq!((update.clip.region, update.mpt, update.kl), (0.0, None, None));
+}
+
+#[test]
+fn layer_inputs_without_a_place_stop_the_step_before_the_weights_change() {
+    let mut config = learner_config();
+    config.streambp.layer_inputs = LayerInputsPlace::File;
+    config.streambp.layer_inputs_dir = Some("/no/such/folder".into());
+    let mut learner = learner(config);
+    let before = weights_of(learner.decoder());
+    let message = learner.step(groups()).unwrap_err().to_string();
+    let expected = "step 0: learner.streambp.layer_inputs_dir: /no/such/folder: ";
+    assert!(message.starts_with(expected), "{message}");
+    assert_eq!((weights_of(learner.decoder()), learner.version()), (before, 0));
+}
+
+#[test]
+fn layer_inputs_in_a_file_make_the_same_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let step = |place, dir: Option<&std::path::Path>| {
+        let mut config = full_config();
+        (config.streambp.layer_inputs, config.streambp.layer_inputs_dir) = (place, dir.map(Into::into));
+        let mut learner = full_learner(config);
+        learner.step(groups()).unwrap();
+        weights_of(learner.decoder())
+    };
+    let memory = step(LayerInputsPlace::Memory, None);
+    assert_eq!(step(LayerInputsPlace::File, Some(folder.path())), memory);
 }
 
 // Invariant 6: loss and gradient do not depend on micro-batch, packing or chunk size.
