@@ -199,3 +199,102 @@ fn first_entry(bytes: &[u8]) -> Option<(Entry, usize)> {
     }
     Some((postcard::from_bytes(body).ok()?, 8 + length))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::testing::prompt;
+    use crate::trajectory::{OutputLimits, Token};
+
+    const LIMITS: OutputLimits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 8 };
+
+    /// A trajectory of full segments under these versions.
+    fn trajectory(group: u64, versions: &[u64]) -> Trajectory {
+        let mut trajectory = Trajectory::new(prompt(group), group, 1);
+        for version in versions {
+            trajectory.start_segment(*version, LIMITS);
+            for id in 0..2 {
+                trajectory.push(Token { id, logprob: -0.1 / (group + 1) as f32 }, false, LIMITS);
+            }
+        }
+        trajectory
+    }
+
+    fn open(folder: &Path, step: u64, trusted: u64) -> Journal {
+        Journal::open(folder, step, trusted).expect("a folder that can be written")
+    }
+
+    #[test]
+    fn a_segment_is_recalled_where_it_fits_and_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = open(folder.path(), 3, u64::MAX);
+        for versions in [&[3][..], &[3, 4], &[3, 4, 6]] {
+            journal.append(&trajectory(7, versions), None);
+        }
+        let whole = trajectory(7, &[3, 4, 6]);
+        let mut again = open(folder.path(), 3, u64::MAX);
+        assert_eq!(again.recall(&trajectory(7, &[]), 3).as_ref(), Some(&whole.segments[0]));
+        assert_eq!(again.recall(&trajectory(7, &[]), 3), None, "it was given");
+        assert_eq!(again.recall(&trajectory(7, &[3]), 3), None, "version 4 is not there yet");
+        let mut untrusted = open(folder.path(), 3, 5);
+        assert_eq!(untrusted.recall(&trajectory(7, &[3]), 9).as_ref(), Some(&whole.segments[1]));
+        assert_eq!(untrusted.recall(&trajectory(7, &[3, 4]), 9), None, "version 6 came out otherwise");
+        let mut half = trajectory(7, &[3, 4]);
+        half.segments[1].tokens.pop();
+        assert_eq!(open(folder.path(), 3, 9).recall_open(&half).as_ref(), Some(&whole.segments[1]));
+        half.segments[1].tokens[0].id += 1;
+        assert_eq!(open(folder.path(), 3, 9).recall_open(&half), None, "another beginning");
+    }
+
+    #[test]
+    fn a_checkpoint_begins_a_file_and_older_ones_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut journal = open(folder.path(), 0, u64::MAX);
+        journal.append(&trajectory(1, &[0]), None);
+        journal.begin(5);
+        journal.append(&trajectory(2, &[5]), Some(Finish::Stop));
+        assert!(open(folder.path(), 0, 9).recall(&trajectory(1, &[]), 9).is_some());
+        assert!(open(folder.path(), 0, 9).recall(&trajectory(2, &[]), 9).is_some());
+        assert!(open(folder.path(), 5, 9).recall(&trajectory(1, &[]), 9).is_none());
+        Journal::prune(folder.path(), 5).expect("a folder that can be read");
+        let left: Vec<u64> =
+            journals(folder.path()).expect("it can").into_iter().map(|(step, _)| step).collect();
+        assert_eq!(left, [5]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn what_is_torn_is_cut_off_and_the_rest_is_read(
+            at in any::<prop::sample::Index>(),
+            flip in 0..=255_u8,
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut journal = open(folder.path(), 0, u64::MAX);
+            let trajectories: Vec<Trajectory> = (0..5).map(|group| trajectory(group, &[1])).collect();
+            let mut ends = vec![0];
+            let path = journal.path(0);
+            for trajectory in &trajectories {
+                journal.append(trajectory, None);
+                ends.push(fs::metadata(&path).expect("a file").len() as usize);
+            }
+            let mut bytes = fs::read(&path).expect("a file");
+            let at = at.index(bytes.len());
+            // Cut off where nothing is flipped.
+            if flip == 0 { bytes.truncate(at) } else { bytes[at] ^= flip }
+            fs::write(&path, bytes).expect("a file");
+            let whole = ends.iter().filter(|end| **end <= at).count() - 1;
+            let mut again = open(folder.path(), 0, u64::MAX);
+            again.append(&trajectory(9, &[1]), None);
+            let mut third = open(folder.path(), 0, u64::MAX);
+            for (group, trajectory_of_group) in trajectories.iter().enumerate() {
+                let expected = (group < whole).then(|| trajectory_of_group.segments[0].clone());
+                prop_assert_eq!(third.recall(&trajectory(group as u64, &[]), 9), expected);
+            }
+            prop_assert_eq!(third.recall(&trajectory(9, &[]), 9), Some(trajectory(9, &[1]).segments[0].clone()));
+        }
+    }
+}
