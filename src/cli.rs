@@ -86,7 +86,7 @@ pub struct RunPlace {
     /// The run folder; by default the next free `runs/<config>-<n>`
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
-    /// Replaces the run that is in the folder given with --run
+    /// Replaces the run that is in the folder given with --run; with --resume and a checkpoint, removes later ones
     #[arg(long)]
     pub overwrite: bool,
 }

@@ -47,7 +47,8 @@ pub struct MemberState {
 /// The verdict on a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupVerdict {
-    /// Counts the groups in the order in which they were scored, which is their order in the queue.
+    /// Counts the groups in the order in which they were scored. They go back into the queue in this order,
+    /// which several scorers at once may have changed by a place.
     pub place: u64,
     /// The reward of each member.
     pub rewards: Vec<Reward>,
