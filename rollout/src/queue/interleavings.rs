@@ -95,12 +95,9 @@ impl Run {
     }
 }
 
-fn spawn<T: 'static>(
-    run: &Arc<Run>,
-    body: impl FnOnce(&Run) -> T + 'static + Send,
-) -> shuttle::thread::JoinHandle<T>
+fn spawn<T>(run: &Arc<Run>, body: impl FnOnce(&Run) -> T + 'static + Send) -> shuttle::thread::JoinHandle<T>
 where
-    T: Send,
+    T: Send + 'static,
 {
     let run = run.clone();
     shuttle::thread::spawn(move || body(&run))
