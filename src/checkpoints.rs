@@ -21,6 +21,7 @@ use learner::checkpoint::ExtraFile;
 use rollout::{Journal, RolloutState, Standing, Versioned};
 use serde::{Deserialize, Serialize};
 
+use crate::alarms::Alarms;
 use crate::config::{Best, CheckpointSection};
 use crate::eval::EvalReport;
 use crate::metrics::MetricsPlace;
@@ -37,6 +38,9 @@ pub struct RunState {
     pub metrics: MetricsPlace,
     /// The evaluation before the first step.
     pub before: Option<EvalReport>,
+    /// What the alarms remember.
+    #[serde(default)]
+    pub alarms: Alarms,
 }
 
 /// The files of a checkpoint that say where the run stands.

@@ -19,8 +19,9 @@ use serde::Serialize;
 use document::{Document, Place};
 
 pub use sections::{
-    Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection, ModelSection,
-    RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolSampling,
+    AlarmsSection, Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection,
+    ModelSection, RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolSampling,
+    WatchdogSection,
 };
 
 /// A config that cannot be meant. It is one line: the file and line (or the override), the key, the reason.
@@ -62,6 +63,10 @@ pub struct RunConfig {
     pub checkpoint: CheckpointSection,
     /// `[metrics]`
     pub metrics: MetricsSection,
+    /// `[watchdog]`
+    pub watchdog: WatchdogSection,
+    /// `[alarms]`
+    pub alarms: AlarmsSection,
 }
 
 /// The config of `longhaul sft`, checked.
@@ -153,7 +158,7 @@ pub struct Evaluation {
     pub eval: EvalSection,
 }
 
-const RUN_SECTIONS: [&str; 11] = [
+const RUN_SECTIONS: [&str; 13] = [
     "run",
     "model",
     "data",
@@ -165,6 +170,8 @@ const RUN_SECTIONS: [&str; 11] = [
     "eval",
     "checkpoint",
     "metrics",
+    "watchdog",
+    "alarms",
 ];
 
 const SFT_SECTIONS: [&str; 9] =
@@ -239,6 +246,8 @@ impl RunConfig {
             eval: eval_section(&mut document)?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
+            watchdog: document.section("watchdog")?,
+            alarms: document.section("alarms")?,
         };
         check::run(&document, &mut config)?;
         check::find_paths(&document, file, &mut config)?;
@@ -322,6 +331,8 @@ impl ReplayConfig {
         document.allow_only(&RUN_SECTIONS)?;
         let _: Option<DataConfig> = document.optional("data")?;
         let _: Option<QueueConfig> = document.optional("queue")?;
+        let _: Option<WatchdogSection> = document.optional("watchdog")?;
+        let _: Option<AlarmsSection> = document.optional("alarms")?;
         eval_section(&mut document)?;
         let mut config = Self {
             run: document.section("run")?,

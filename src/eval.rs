@@ -9,8 +9,8 @@ use kernels::Decoder;
 use kernels::sampling::SamplingConfig;
 use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
 use rollout::{
-    DataConfig, EvaluationPlan, Group, OnUpdate, OutputLimits, Prompt, PromptSource, Scorer, Text, Versioned,
-    evaluate,
+    DataConfig, EvaluationPlan, Group, OnUpdate, OutputLimits, Prompt, PromptSource, Pulse, Scorer, Text,
+    Versioned, evaluate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +152,7 @@ pub struct Evaluator {
     plan: EvaluationPlan,
     scorer: Scorer,
     generator: DecoderGenerator,
+    pulse: Pulse,
 }
 
 impl Evaluator {
@@ -186,7 +187,14 @@ impl Evaluator {
             },
             scorer: Scorer::new(Arc::clone(text), rewards),
             generator: DecoderGenerator::new(decoder, (slots, positions), sampling, OnUpdate::Recompute),
+            pulse: Pulse::default(),
         })
+    }
+
+    /// Tells a watchdog of every decode step.
+    #[must_use]
+    pub fn watched_by(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// Answers and judges all prompts with these weights.
@@ -196,7 +204,8 @@ impl Evaluator {
     pub fn run(&mut self, decoder: &Arc<Decoder>, version: u64) -> Result<EvalReport> {
         let start = Instant::now();
         let weights = Versioned { version, weights: Arc::clone(decoder) };
-        let groups = evaluate(&mut self.generator, &weights, &self.prompts, &self.plan, &self.scorer)?;
+        let judged = (&self.scorer, &self.pulse);
+        let groups = evaluate(&mut self.generator, &weights, &self.prompts, &self.plan, judged)?;
         Ok(EvalReport::of(&groups, start.elapsed().as_secs_f64()))
     }
 }

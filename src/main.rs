@@ -7,6 +7,7 @@ use clap::Parser;
 use longhaul::cli::{Bench, Cli, Command, TrainArgs};
 use longhaul::config::RunConfig;
 use longhaul::eval::no_custom_verifiers;
+use longhaul::watchdog::{STALLED, Stalled};
 use longhaul::{bench, replay, score, tools, train, warm_start};
 
 fn main() -> ExitCode {
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
-            ExitCode::FAILURE
+            if error.is::<Stalled>() { ExitCode::from(STALLED) } else { ExitCode::FAILURE }
         }
     }
 }

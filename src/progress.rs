@@ -248,7 +248,7 @@ fn rate(tokens_per_second: f64) -> String {
 }
 
 /// Two units are enough: `8m 03s`, `2h 15m`, `3d 04h`.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     // A speed of nothing leaves an infinite time, and the cast takes what is not a number to zero.
     if seconds.is_infinite() {
         return "-".to_owned();

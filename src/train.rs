@@ -12,10 +12,11 @@ use learner::{Learner, StepReport};
 use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
-    Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, Pacing, PromptSource,
-    ReplayQueue, RolloutError, Scorer, Standing, WeightsCell,
+    Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, Pacing, PromptSource, Pulse,
+    Pulses, ReplayQueue, RolloutError, Scorer, Standing, WeightsCell,
 };
 
+use crate::alarms::{Alarms, StepFacts};
 use crate::checkpoints::{self, RunState};
 use crate::cli::{RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
@@ -29,6 +30,7 @@ use crate::progress::{Progress, ProgressLine, Summary};
 use crate::run_folder::RunFolder;
 use crate::shutdown::Shutdown;
 use crate::step_metrics::StepMetrics;
+use crate::watchdog::{Stalled, Watchdog, Watched};
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -81,17 +83,25 @@ pub fn train_from(
         Some(evaluation) => Some(Evaluator::new(&evaluation, &model.text, &model.decoder, custom)?),
         None => None,
     };
-    let learner = new_learner(config, model.decoder.clone(), &origin, &device)?;
+    let pulses = actors.actors[0].context().pulses.clone();
+    let pulse = pulses.of("learner");
+    let evaluator = evaluator.map(|evaluator| evaluator.watched_by(pulse.clone()));
+    let learner = new_learner(config, model.decoder.clone(), &origin, &device)?.watched_by(pulse.clone());
     let (folder, _log, metrics) = origin.open((name, place), config)?;
     actors.actors[0].context().intake.keep_journal(origin.journal(&folder, config.run.schedule)?);
     let Actors { actors, generators, queue, weights } = actors;
     let closed = Arc::clone(&queue);
     let shutdown = Shutdown::listen(move || closed.close())?;
-    let mut run = Run::new(config, (learner, evaluator), model, (folder, metrics), (queue, weights));
+    let mut run = Run::new(config, (learner, evaluator), model, (folder, metrics), (queue, weights), pulse);
+    let watched = Watched::of(pulses, &run.queue, &shutdown);
+    let watchdog = Watchdog::start(&config.watchdog, watched)?;
     run.begin(&origin)?;
     let mut driver =
         Driver::start(config.run.schedule, (actors, generators), &run.queue, origin.point.as_ref())?;
     let learned = run.steps(&mut driver, &shutdown);
+    if let Some(stalled) = watchdog.stalled() {
+        return Err(run.end_stalled(&mut driver, stalled));
+    }
     // What made the actors stop is the cause; that the queue is closed is only what came of it.
     let ended = driver.stop().map_err(anyhow::Error::from).and(learned);
     run.finish(&mut driver, &shutdown, ended)
@@ -140,6 +150,7 @@ impl Actors {
         let prompts = PromptSource::open(&config.data, Split::Train, config.run.seed, Arc::clone(&text))?;
         let output_tokens_max = rollout.output_tokens_max;
         let context = Arc::new(ActorContext {
+            pulses: Pulses::default(),
             config: rollout.clone(),
             seed: config.run.seed,
             prompts: prompts.with_prompt_tokens_max(prompt_tokens_max(&model.decoder, output_tokens_max)?),
@@ -187,7 +198,8 @@ struct Run<'a> {
     trainer_waited_before: f64,
     before: Option<EvalReport>,
     after: Option<EvalReport>,
-    alarm: Alarm,
+    alarms: Alarms,
+    pulse: Pulse,
     /// Seconds and bytes of the checkpoint after the step before, if there was one.
     saved: (f64, u64),
 }
@@ -199,6 +211,7 @@ impl<'a> Run<'a> {
         model: Model,
         (folder, metrics): (RunFolder, MetricsWriter),
         (queue, weights): (Arc<ReplayQueue>, Arc<WeightsCell<Decoder>>),
+        pulse: Pulse,
     ) -> Self {
         let facts = facts(config, &model.decoder, folder.path());
         let progress = Progress::start(config.metrics.console, "longhaul train", &facts, config.run.steps);
@@ -219,7 +232,8 @@ impl<'a> Run<'a> {
             trainer_waited_before: 0.0,
             before: None,
             after: None,
-            alarm: Alarm::default(),
+            alarms: Alarms::default(),
+            pulse,
             saved: (0.0, 0),
         }
     }
@@ -228,7 +242,10 @@ impl<'a> Run<'a> {
     fn begin(&mut self, origin: &Origin) -> Result<()> {
         origin.notes.iter().for_each(|note| self.progress.note(note));
         match &origin.point {
-            Some(point) => self.before.clone_from(&point.run.before),
+            Some(point) => {
+                self.before.clone_from(&point.run.before);
+                self.alarms.clone_from(&point.run.alarms);
+            }
             None => self.evaluate_before()?,
         }
         self.start = Instant::now();
@@ -240,8 +257,12 @@ impl<'a> Run<'a> {
         let (steps, count) = (self.config.run.steps, self.config.learner.groups_per_step);
         while self.learner.version() < steps && !shutdown.requested() {
             let version = self.learner.version();
+            self.pulse.waits(&format!("for {count} groups, for step {}", version + 1));
             let groups = driver.take(&self.queue, (count, version + 1 == steps), version)?;
+            self.pulse.beat();
+            self.pulse.works(&format!("learns, step {}", version + 1));
             let report = self.learn(&groups)?;
+            self.pulse.beat();
             self.record(&groups, &report, &driver.report())?;
             self.save_if_due(driver)?;
         }
@@ -291,6 +312,8 @@ impl<'a> Run<'a> {
         let (saving_s, saved_bytes) = std::mem::take(&mut self.saved);
         metrics.add("timing_s/checkpoint", saving_s);
         metrics.add("perf/checkpoint_bytes", saved_bytes as f64);
+        let (values, alarms) = self.alarms.look(&self.config.alarms, &StepFacts::of(report, &queue));
+        metrics.extend(values);
         if let Some(found) = self.evaluate_if_due(step)? {
             metrics.extend(found.metrics());
         }
@@ -304,9 +327,8 @@ impl<'a> Run<'a> {
         let histograms = if self.config.metrics.histograms { &histograms[..] } else { &[] };
         self.metrics.record(step, &metrics.into_values(), histograms)?;
         self.show(groups, report, (&queue, seconds))?;
-        if let Some(warning) = self.alarm.look(report) {
-            tracing::warn!("{warning}");
-            self.progress.note(&format!("warning: {warning}"));
+        for alarm in alarms {
+            tracing::warn!("step {step}: {alarm}");
         }
         Ok(())
     }
@@ -357,11 +379,11 @@ impl<'a> Run<'a> {
         let every = self.config.checkpoint.every_steps;
         let step = self.learner.version();
         if due(every, step) && step < self.config.run.steps {
+            self.pulse.waits("for the actors to say where they stand");
             let standing = driver.state(&self.queue, (step, &self.actors_before))?;
+            self.pulse.works(&format!("saves step {step}"));
             if let Err(error) = self.save(Some(&standing)) {
-                let warning = format!("step {step} was not written down, and the run goes on: {error:#}");
-                tracing::warn!("{warning}");
-                self.progress.note(&format!("warning: {warning}"));
+                tracing::warn!("step {step} was not written down, and the run goes on: {error:#}");
             }
         }
         Ok(())
@@ -372,9 +394,14 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         let version = self.learner.version();
         let path = self.folder.checkpoint(version);
+        self.pulse.beat();
         let mut files = self.model.companions.clone();
         if let Some(standing) = standing {
-            let run = RunState { metrics: self.metrics.place()?, before: self.before.clone() };
+            let run = RunState {
+                metrics: self.metrics.place()?,
+                before: self.before.clone(),
+                alarms: self.alarms.clone(),
+            };
             files.extend(checkpoints::run_files(standing, version, &run)?);
         }
         faults::pass(Point::Checkpoint).with_context(|| path.display().to_string())?;
@@ -413,10 +440,22 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self, what: &str) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.progress.doing(what);
+        self.pulse.works(&format!("evaluates {what}"));
         let snapshot = self.learner.snapshot();
         let report = evaluator.run(&snapshot.decoder, snapshot.version)?;
         self.progress.note(&format!("{what} at step {}: {}", snapshot.version, report.line()));
         Ok(Some(report))
+    }
+
+    /// Writes where the run stands before anything waits for a thread that may never come back.
+    fn end_stalled(mut self, driver: &mut Driver, stalled: String) -> anyhow::Error {
+        let at = (self.learner.version(), &self.actors_before);
+        let saved = driver.state(&self.queue, at).map_err(anyhow::Error::from);
+        let told = match saved.and_then(|standing| self.save(Some(&standing))) {
+            Ok(path) => format!("{stalled}; the run is saved in {} and `--resume` goes on", path.display()),
+            Err(error) => format!("{stalled}; the run could not be saved: {error:#}"),
+        };
+        Stalled(told).into()
     }
 
     /// Writes the last weights, whatever ended the run, and says what came of it.
@@ -478,35 +517,4 @@ fn facts(config: &RunConfig, decoder: &Decoder, folder: &Path) -> Vec<(&'static 
         ("step", format!("{} groups of {} completions", config.learner.groups_per_step, rollout.group_size)),
         ("run", folder.display().to_string()),
     ]
-}
-
-/// Says once each why nothing can be learned, within the first steps in which it is so.
-#[derive(Default)]
-struct Alarm {
-    truncated_steps: u32,
-    dead_steps: u32,
-}
-
-/// Steps in a row before an alarm: one can be chance.
-const ALARM_STEPS: u32 = 3;
-
-impl Alarm {
-    fn look(&mut self, report: &StepReport) -> Option<String> {
-        let count = |steps: u32, holds: bool| if holds { steps + 1 } else { 0 };
-        self.truncated_steps = count(self.truncated_steps, report.lengths.clipped_ratio > 0.9);
-        self.dead_steps = count(self.dead_steps, report.dead.total() == report.groups);
-        if self.truncated_steps == ALARM_STEPS {
-            let share = report.lengths.clipped_ratio * 100.0;
-            return Some(format!(
-                "{share:.0} % of the completions are cut off at rollout.output_tokens_max, which counts as wrong"
-            ));
-        }
-        (self.dead_steps == ALARM_STEPS).then(|| {
-            format!(
-                "nothing was learned in {ALARM_STEPS} steps: in every group all rewards are equal ({} groups all \
-                 right, {} all wrong); easier or harder prompts, or a larger group_size, would tell answers apart",
-                report.dead.all_correct, report.dead.all_wrong
-            )
-        })
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, token_stats};
-use rollout::Group;
+use rollout::{Group, Pulse};
 
 use crate::batch::{MicroBatch, Row, Sequence, SequenceCost, micro_batches};
 use crate::config::{LearnerConfig, MptScope};
@@ -27,6 +27,7 @@ pub struct Learner {
     reference: Option<Decoder>,
     /// The factors of the rewards by name, where the advantages of each are combined.
     reward_weights: Vec<(String, f64)>,
+    pulse: Pulse,
 }
 
 /// What one step needs besides the weights: its completions, how they lie, and their loss.
@@ -72,7 +73,14 @@ impl Learner {
         }
         let temperature = if temperature == 0.0 { 1.0 } else { temperature };
         let trainee = Trainee::new(decoder, optimizer, steps_total)?;
-        Ok(Self { trainee, config, temperature, reference, reward_weights: Vec::new() })
+        Ok(Self {
+            trainee,
+            config,
+            temperature,
+            reference,
+            reward_weights: Vec::new(),
+            pulse: Pulse::default(),
+        })
     }
 
     /// Tells the rewards by name and weight, which `combine = "advantage"` needs to know.
@@ -88,6 +96,12 @@ impl Learner {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.trainee.version
+    }
+
+    /// Tells a watchdog of every micro-batch.
+    #[must_use]
+    pub fn watched_by(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// The weights in training.
@@ -187,6 +201,7 @@ impl Learner {
         let start = Instant::now();
         let mut sum = 0.0;
         for batch in batches {
+            self.pulse.beat();
             let stats = token_stats(self.decoder(), &batch.packed, &self.chunk_plan());
             for row in &batch.rows {
                 sum += row.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();
@@ -205,6 +220,7 @@ impl Learner {
         let mut tally = Tally::new(plan.loss.objective.tokens);
         let mut gradients = self.decoder().weights.zeros_like();
         for batch in &plan.batches {
+            self.pulse.beat();
             let start = Instant::now();
             let reference = self.reference_stats(batch);
             seconds.statistics += start.elapsed().as_secs_f64();

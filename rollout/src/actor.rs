@@ -16,6 +16,7 @@ use crate::group::FinishedGroup;
 use crate::intake::Intake;
 use crate::ledger::{ActorState, SlotState};
 use crate::prompt::{Prompt, PromptSource};
+use crate::pulse::Pulses;
 use crate::scheduler::Scheduler;
 use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
@@ -36,6 +37,8 @@ pub struct ActorContext<W> {
     pub weights: Arc<WeightsCell<W>>,
     /// The groups that may be started.
     pub intake: Arc<Intake>,
+    /// What each thread is doing.
+    pub pulses: Pulses,
 }
 
 /// One decoder and the trajectories in it.

@@ -9,6 +9,7 @@ use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::group::Group;
 use crate::prompt::Prompt;
+use crate::pulse::Pulse;
 use crate::scheduler::Scheduler;
 use crate::scorer::{Scored, Scorer};
 use crate::trajectory::OutputLimits;
@@ -27,13 +28,13 @@ pub struct EvaluationPlan {
 
 /// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their
 /// indices, which differ from each other. A group that a verifier leaves out is missing, which the log says.
-/// All slots of the generator must be free, and are free again afterwards.
+/// All slots of the generator must be free, and are free again afterwards. `pulse` beats with every decode step.
 pub fn evaluate<G: Generator>(
     generator: &mut G,
     weights: &Versioned<G::Weights>,
     prompts: &[Arc<Prompt>],
     plan: &EvaluationPlan,
-    scorer: &Scorer,
+    (scorer, pulse): (&Scorer, &Pulse),
 ) -> Result<Vec<Group>, RolloutError> {
     let mut scheduler = Scheduler::new(generator.slots(), plan.limits);
     for prompt in prompts {
@@ -48,6 +49,7 @@ pub fn evaluate<G: Generator>(
         if step.tokens == 0 {
             break;
         }
+        pulse.beat();
         finished.extend(step.finished().filter_map(|ended| unfinished.add(ended)));
     }
     finished.sort_by_cached_key(|group| prompts.iter().position(|prompt| prompt.index == group.id));
@@ -78,7 +80,8 @@ mod tests {
         let limits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 };
         let plan = EvaluationPlan { limits, group_size: 2, seed: 1 };
         let scorer = Scorer::new(text(), letters());
-        let groups = evaluate(&mut script, &weights, &prompts, &plan, &scorer).expect("no failure");
+        let groups = evaluate(&mut script, &weights, &prompts, &plan, (&scorer, &Pulse::default()))
+            .expect("no failure");
         assert_eq!(groups.iter().map(|group| group.id).collect::<Vec<_>>(), [7, 2, 5, 0]);
         for group in &groups {
             assert_eq!(group.oldest_version(), 4);
@@ -89,6 +92,10 @@ mod tests {
             }
         }
         // The slots are free again: a second evaluation gives the same.
-        assert_eq!(evaluate(&mut script, &weights, &prompts, &plan, &scorer).expect("no failure"), groups);
+        assert_eq!(
+            evaluate(&mut script, &weights, &prompts, &plan, (&scorer, &Pulse::default()))
+                .expect("no failure"),
+            groups
+        );
     }
 }

@@ -21,6 +21,7 @@ use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::group::{FinishedGroup, Group};
 use crate::ledger::WindowState;
+use crate::pulse::Pulse;
 use crate::queue::{DropReason, ReplayQueue};
 use crate::resume::Standing;
 use crate::schedule::{deliver, message, with_scorer};
@@ -98,6 +99,7 @@ where
         let (worker, queue, stop) = (Arc::clone(&actor), Arc::clone(queue), Arc::clone(&stopping));
         let body = move || {
             let mut waiting_since = Instant::now();
+            let pulse = lock(&worker).context().pulses.of(THREAD);
             for window in ordered {
                 let mut actor = lock(&worker);
                 actor.count_waiting(waiting_since.elapsed().as_secs_f64());
@@ -108,6 +110,7 @@ where
                     let message = message(&*panic);
                     Err(RolloutError::Panicked { thread: THREAD.to_string(), message })
                 });
+                pulse.waits("for the learner's next batch");
                 if outcomes.send(outcome).is_err() {
                     return;
                 }
@@ -265,12 +268,19 @@ fn decode<G: Generator>(
     is_stopping: impl Fn() -> bool,
 ) -> Result<Done<G::Weights>, RolloutError> {
     let context = Arc::clone(actor.context());
+    let pulse = context.pulses.of(THREAD);
     let (finished, unscored) = bounded(window.groups);
     std::thread::scope(|scope| {
-        let scorers: Vec<_> =
-            (0..context.config.scorers).map(|_| scope.spawn(|| score(&context.scorer, &unscored))).collect();
-        let ended = advance(actor, window, (&finished, &is_stopping));
+        let scorers: Vec<_> = (0..context.config.scorers)
+            .map(|number| {
+                let (pulse, unscored) = (context.pulses.of(&format!("scorer-{number}")), &unscored);
+                let scorer = &context.scorer;
+                scope.spawn(move || score(scorer, unscored, &pulse))
+            })
+            .collect();
+        let ended = advance(actor, window, (&finished, &is_stopping), &pulse);
         drop(finished);
+        pulse.waits("for the verdicts on what it finished");
         let mut scored = Vec::new();
         for scorer in scorers {
             scored.extend(scorer.join().unwrap_or_else(|panic| {
@@ -291,17 +301,21 @@ fn advance<G: Generator>(
     actor: &mut Actor<G>,
     mut window: Window<G::Weights>,
     (finished, is_stopping): (&Sender<Ended>, &impl Fn() -> bool),
+    pulse: &Pulse,
 ) -> Result<End<G::Weights>, RolloutError> {
     let mut order = 0;
     while window.groups > 0 {
         if is_stopping() {
             return Ok(End::Interrupted(window));
         }
+        pulse.works("decodes");
         let advance = actor.advance_under(|| window.weights.clone())?;
+        pulse.beat();
         let idle = !advance.decoded && advance.groups.is_empty();
         for group in advance.groups {
             window.groups = window.groups.saturating_sub(1);
             // Scorers that are gone have failed, which the caller finds.
+            pulse.waits("for a scorer");
             let _ = finished.send((order, group));
             order += 1;
         }
@@ -312,15 +326,23 @@ fn advance<G: Generator>(
     Ok(End::Over)
 }
 
-fn score(scorer: &Scorer, unscored: &Receiver<Ended>) -> Result<Vec<(usize, Scored)>, RolloutError> {
+fn score(
+    scorer: &Scorer,
+    unscored: &Receiver<Ended>,
+    pulse: &Pulse,
+) -> Result<Vec<(usize, Scored)>, RolloutError> {
     let mut scored = Ok(Vec::new());
     // After a failure the rest is taken and thrown away, so that the actor does not wait for room.
     for (order, group) in unscored {
         let Ok(before) = &mut scored else { continue };
+        pulse.works(&format!("judges group {}", group.id));
         match scorer.score(vec![group]) {
             Ok(verdicts) => before.extend(verdicts.into_iter().map(|verdict| (order, verdict))),
             Err(error) => scored = Err(error),
         }
+        pulse.beat();
+        pulse.waits("for a finished group");
     }
+    pulse.waits("for a finished group");
     scored
 }

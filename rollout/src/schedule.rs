@@ -13,6 +13,7 @@ use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::group::{FinishedGroup, Group};
 use crate::intake::Intake;
+use crate::pulse::Pulse;
 use crate::queue::{DropReason, ReplayQueue};
 use crate::resume::Standing;
 use crate::scorer::{Scored, Scorer};
@@ -82,13 +83,17 @@ impl ActorThreads {
         let again = Arc::new(again);
         for (number, actor) in actors.into_iter().enumerate() {
             let (halt, finished, again) = (threads.halt.clone(), finished.clone(), Arc::clone(&again));
-            let body = move || drive_on(actor, number, (&finished, &halt), &*again);
-            threads.start(format!("actor-{number}"), &exit, body)?;
+            let name = format!("actor-{number}");
+            let pulse = context.pulses.of(&name);
+            let body = move || drive_on(actor, number, (&finished, &halt, &pulse), &*again);
+            threads.start(name, &exit, body)?;
         }
         for number in 0..scorers {
             let (context, unscored, queue) = (context.clone(), unscored.clone(), threads.halt.queue.clone());
-            let body = move || score((&context.scorer, &context.intake), &unscored, &queue);
-            threads.start(format!("scorer-{number}"), &exit, body)?;
+            let name = format!("scorer-{number}");
+            let pulse = context.pulses.of(&name);
+            let body = move || score((&context.scorer, &context.intake), &unscored, (&queue, &pulse));
+            threads.start(name, &exit, body)?;
         }
         Ok(threads)
     }
@@ -162,7 +167,7 @@ pub const ACTOR_RESTARTS_MAX: u32 = 3;
 fn drive_on<G: Generator>(
     actor: Actor<G>,
     number: usize,
-    (finished, halt): (&Sender<FinishedGroup>, &Halt),
+    (finished, halt, pulse): (&Sender<FinishedGroup>, &Halt, &Pulse),
     again: &(impl Fn() -> G + ?Sized),
 ) -> Result<(), RolloutError> {
     let (context, report) = (actor.context().clone(), actor.report_handle());
@@ -172,7 +177,7 @@ fn drive_on<G: Generator>(
             Some(actor) => actor,
             None => Actor::in_place_of(number, &context, &report, again())?,
         };
-        match catch_unwind(AssertUnwindSafe(|| drive(actor, finished, halt))) {
+        match catch_unwind(AssertUnwindSafe(|| drive(actor, finished, (halt, pulse)))) {
             Ok(ended) => return ended,
             Err(panic) if restart > ACTOR_RESTARTS_MAX => resume_unwind(panic),
             Err(panic) => tracing::warn!(
@@ -190,15 +195,20 @@ fn drive_on<G: Generator>(
 fn drive<G: Generator>(
     mut actor: Actor<G>,
     finished: &Sender<FinishedGroup>,
-    halt: &Halt,
+    (halt, pulse): (&Halt, &Pulse),
 ) -> Result<(), RolloutError> {
     let (context, report) = (actor.context().clone(), actor.report_handle());
     while !halt.is_stopping() {
         // Counted before looking for work: what changes after the look ends the wait at once.
         let rings = halt.bell.rings();
+        pulse.works("decodes");
         let advance = actor.advance()?;
+        if advance.decoded {
+            pulse.beat();
+        }
         let waited = Instant::now();
         for group in advance.groups {
+            pulse.waits("for room in the queue");
             halt.queue.reserve();
             context.intake.hand_over(group.id);
             if let Err(group) = finished.send(group) {
@@ -207,6 +217,7 @@ fn drive<G: Generator>(
             }
         }
         if !advance.decoded && !halt.is_stopping() {
+            pulse.waits("for newer weights before it starts more groups");
             halt.bell.wait_past(rings, ADMISSION_WAIT_MAX);
         }
         lock(&report).generation_waiting_for_trainer_s += waited.elapsed().as_secs_f64();
@@ -218,14 +229,17 @@ fn drive<G: Generator>(
 fn score(
     (scorer, intake): (&Scorer, &Intake),
     unscored: &Receiver<FinishedGroup>,
-    queue: &ReplayQueue,
+    (queue, pulse): (&ReplayQueue, &Pulse),
 ) -> Result<(), RolloutError> {
+    pulse.waits("for a finished group");
     for group in unscored {
         if queue.is_closed() {
             queue.discard_reserved(group.id, DropReason::Closed);
             continue;
         }
+        pulse.works(&format!("judges group {}", group.id));
         for scored in scorer.score(vec![group])? {
+            pulse.beat();
             match scored {
                 Scored::Group(group) => {
                     intake.scored(&group);
@@ -241,6 +255,7 @@ fn score(
                 }
             }
         }
+        pulse.waits("for a finished group");
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::group::{CompletionRecord, Group, ScoredCompletion};
 use crate::intake::Intake;
 use crate::prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
+use crate::pulse::Pulses;
 use crate::scheduler::Pacing;
 use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
@@ -156,6 +157,7 @@ pub(crate) fn context_at(
         scorer: Scorer::new(text, letters()),
         weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell.clone())),
         intake: Arc::new(intake(Intake::new(pacing, bell))),
+        pulses: Pulses::default(),
     })
 }
 

@@ -38,6 +38,7 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
     layer_inputs(document, "learner", (&config.learner.streambp, config.run.device))?;
     kl(document, &config.learner)?;
     eval(document, &config.data, &mut config.eval)?;
+    watching(document, config)?;
     writing(document, config.checkpoint.keep_last, config.metrics.completions_every_steps)
 }
 
@@ -250,6 +251,25 @@ fn sampling(document: &Document, section: &str, temperature: f64, top_p: f64) ->
 fn writing(document: &Document, keep_last: usize, completions_every: u64) -> Result<(), ConfigError> {
     at_least_one(document, "checkpoint.keep_last", keep_last)?;
     at_least_one(document, "metrics.completions_every_steps", completions_every as usize)
+}
+
+fn watching(document: &Document, config: &RunConfig) -> Result<(), ConfigError> {
+    let (watchdog, alarms) = (&config.watchdog, &config.alarms);
+    let not_negative = [
+        ("watchdog.warn_after_s", watchdog.warn_after_s),
+        ("watchdog.end_after_s", watchdog.end_after_s),
+        ("watchdog.grace_s", watchdog.grace_s),
+        ("alarms.truncated_share", alarms.truncated_share),
+        ("alarms.entropy_min", alarms.entropy_min),
+        ("alarms.entropy_factor", alarms.entropy_factor),
+        ("alarms.grad_norm_factor", alarms.grad_norm_factor),
+    ];
+    for (key, value) in not_negative {
+        if !(value.is_finite() && value >= 0.0) {
+            return Err(document.error(key, format!("{key}: must be finite and at least 0, got {value}")));
+        }
+    }
+    at_least_one(document, "alarms.steps", alarms.steps as usize)
 }
 
 fn starting_model(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {

@@ -175,6 +175,49 @@ impl Default for MetricsSection {
     }
 }
 
+/// `[watchdog]`: what becomes of a run that makes no progress. It stands still where one stage is at the same piece
+/// of work for so long without a token, a verdict or a micro-batch, or where all wait for each other.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WatchdogSection {
+    /// Says after so many seconds without progress which stage waits for which, and again after twice the time;
+    /// 0 is never.
+    pub warn_after_s: f64,
+    /// Saves and ends the run after so many seconds without progress, with exit code 75; 0 is never.
+    pub end_after_s: f64,
+    /// Ends the process after so many seconds if a run that is to end, for this or for a signal, does not; 0 is
+    /// never.
+    pub grace_s: f64,
+}
+
+impl Default for WatchdogSection {
+    fn default() -> Self {
+        Self { warn_after_s: 300.0, end_after_s: 3600.0, grace_s: 600.0 }
+    }
+}
+
+/// `[alarms]`: when a run that goes on is said to go wrong.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlarmsSection {
+    /// Steps in a row before an alarm: one can be chance.
+    pub steps: u64,
+    /// The fraction of completions cut off at the output limit that is too high.
+    pub truncated_share: f64,
+    /// The mean entropy, in nats, that is too low; 0 is none.
+    pub entropy_min: f64,
+    /// How many times the entropy of the first ten steps is too high; 0 is none.
+    pub entropy_factor: f64,
+    /// How many times the median of the last 32 gradient norms is a spike; 0 is none.
+    pub grad_norm_factor: f64,
+}
+
+impl Default for AlarmsSection {
+    fn default() -> Self {
+        Self { steps: 3, truncated_share: 0.9, entropy_min: 0.0, entropy_factor: 5.0, grad_norm_factor: 10.0 }
+    }
+}
+
 /// `[run]` of an sft config.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

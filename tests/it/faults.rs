@@ -315,3 +315,87 @@ fn a_signal_saves_where_the_run_stands() {
     run.succeeds(&["--resume"], "");
     assert_eq!(run.result(), expected);
 }
+
+/// A run that is ended after a second without progress, and given another second to end by itself.
+const IMPATIENT: [&str; 6] =
+    ["--set", "watchdog.warn_after_s=1", "--set", "watchdog.end_after_s=2", "--set", "watchdog.grace_s=2"];
+
+#[test]
+fn a_scorer_that_hangs_is_named_and_the_run_saved_and_ended() {
+    let run = Run::new("async");
+    let output = run.run(&IMPATIENT, "scorer:delay=600000@8");
+    let out = text_of(&output);
+    assert_eq!(output.status.code(), Some(75), "{out}");
+    assert!(out.contains("WARN no progress for 1s: "), "{out}");
+    assert!(out.contains("scorer-0 is at work: judges group"), "{out}");
+    assert!(out.contains("learner waits for 3 groups, for step "), "{out}");
+    assert!(out.contains("queue: ") && out.contains(" of 9 groups"), "{out}");
+    // The scorer does not come back, so the process was ended; where the run stood was saved before.
+    assert!(out.contains("has not within watchdog.grace_s = 2 s"), "{out}");
+    let saved = (1..5).any(|step| run.checkpoint(step).join("run_state.json").exists());
+    assert!(saved, "{out}");
+    run.succeeds(&["--resume"], "");
+    let mut groups = run.groups();
+    groups.sort();
+    let count = groups.len();
+    groups.dedup();
+    assert_eq!((groups.len(), count), (15, 15), "every group once");
+}
+
+#[test]
+fn a_learner_that_hangs_costs_what_came_after_the_last_checkpoint() {
+    let expected = unbroken("deterministic").result();
+    let run = Run::new("deterministic");
+    let output = run.run(&IMPATIENT, "learner:delay=600000@4");
+    let out = text_of(&output);
+    assert_eq!(output.status.code(), Some(75), "{out}");
+    assert!(out.contains("learner is at work: learns, step 4"), "{out}");
+    run.succeeds(&["--resume"], "");
+    assert_eq!(run.result(), expected);
+}
+
+#[test]
+fn a_stage_that_comes_back_in_time_ends_the_run_cleanly() {
+    let run = Run::new("async");
+    let output = run.run(&IMPATIENT, "scorer:delay=3000@4");
+    let out = text_of(&output);
+    assert_eq!(output.status.code(), Some(75), "{out}");
+    assert!(out.contains("the run is saved in") && !out.contains("has not within"), "{out}");
+    run.succeeds(&["--resume"], "");
+    assert_eq!(run.groups().len(), 15);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_is_obeyed_within_the_grace_time() {
+    let run = Run::new("deterministic");
+    let child = run.command(&["--set", "watchdog.grace_s=1"], "checkpoint:delay=600000").spawn().unwrap();
+    while !run.folder().join("rollouts/step-000001.jsonl").exists() {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", text_of(&output));
+    assert!(text_of(&output).contains("because a signal came"), "{}", text_of(&output));
+}
+
+#[test]
+fn alarms_stand_in_the_terminal_and_in_the_metrics() {
+    let run = Run::new("deterministic");
+    // Too few tokens for any answer.
+    let all = [
+        "--set",
+        "rollout.output_tokens_max=2",
+        "--set",
+        "rollout.segments_max=2",
+        "--set",
+        "eval.before=false",
+        "--set",
+        "eval.after=false",
+    ];
+    let out = run.succeeds(&all, "");
+    assert!(out.contains("WARN step 3: 100 % of the completions are cut off"), "{out}");
+    let rows = metrics(&run.folder());
+    let raised: Vec<f64> = rows.iter().filter_map(|row| row["alarm/truncated"].as_f64()).collect();
+    assert_eq!(raised, [0.0, 0.0, 1.0, 1.0, 1.0]);
+}

@@ -60,13 +60,13 @@ fn rollout_with_a_checkpoint() {
     for number in 0..2 {
         let (halt, finished) = (halt.clone(), finished.clone());
         let actor = Actor::new(context.clone(), number, script.clone());
-        threads.push(shuttle::thread::spawn(move || drive(actor, &finished, &halt)));
+        threads.push(shuttle::thread::spawn(move || drive(actor, &finished, (&halt, &Pulse::default()))));
     }
     drop(finished);
     for _ in 0..2 {
         let (context, unscored, queue) = (context.clone(), unscored.clone(), queue.clone());
         threads.push(shuttle::thread::spawn(move || {
-            score((&context.scorer, &context.intake), &unscored, &queue)
+            score((&context.scorer, &context.intake), &unscored, (&queue, &Pulse::default()))
         }));
     }
     drop(unscored);
