@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kernels::Precision;
 use serde::{Deserialize, Serialize};
 
 /// The version with the commit it was built from.
@@ -46,6 +47,8 @@ pub enum Command {
 pub enum Bench {
     /// One forward and backward pass: whole, checkpointed, and in chunks
     Streambp(BenchStreambpArgs),
+    /// Tokens per second of decoding, by batch and context
+    Decode(BenchDecodeArgs),
 }
 
 /// How gradients are taken.
@@ -58,6 +61,27 @@ pub enum GradientPath {
     Checkpointed,
     /// Layer inputs kept, layers and head in chunks of the sequence
     Streambp,
+}
+
+/// How decoding holds a model's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DecodePrecision {
+    /// As they are
+    F32,
+    /// Rounded to 16 bits
+    Bf16,
+    /// Rounded to 8 bits with a scale an output
+    I8,
+}
+
+impl From<DecodePrecision> for Precision {
+    fn from(precision: DecodePrecision) -> Self {
+        match precision {
+            DecodePrecision::F32 => Self::F32,
+            DecodePrecision::Bf16 => Self::Bf16,
+            DecodePrecision::I8 => Self::I8,
+        }
+    }
 }
 
 /// Where the layers' inputs wait for the backward pass.
@@ -292,7 +316,7 @@ pub struct BenchStreambpArgs {
     #[arg(long, default_value_t = 256)]
     pub head_chunk_tokens: usize,
     /// Attention's results that StreamBP keeps for the backward pass, in MiB
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 96)]
     pub attention_kept_mib: u64,
     /// Where StreamBP keeps the layers' inputs
     #[arg(long, default_value = "memory")]
@@ -300,6 +324,35 @@ pub struct BenchStreambpArgs {
     /// Compares the gradients with the whole computation, which takes its time and memory
     #[arg(long)]
     pub errors: bool,
+    /// Prints one JSON object a row
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `longhaul bench decode`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul bench decode --shape 576,30,9,3,1536,49152 --batches 1,16 --contexts 512"
+)]
+pub struct BenchDecodeArgs {
+    /// A Hugging Face directory whose weights are used
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Without a model, random weights of this shape: hidden,layers,heads,kv_heads,intermediate,vocabulary
+    #[arg(long, value_name = "NUMBERS", default_value = "576,30,9,3,1536,49152")]
+    pub shape: String,
+    /// Contexts that are decoded together
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "1,8,16,64")]
+    pub batches: Vec<usize>,
+    /// Tokens of each context before the first step
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "512,4096,16384")]
+    pub contexts: Vec<usize>,
+    /// How the matrices are held
+    #[arg(long, default_value = "f32")]
+    pub precision: DecodePrecision,
+    /// Measurements of each, whose median counts
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
     /// Prints one JSON object a row
     #[arg(long)]
     pub json: bool,

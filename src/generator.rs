@@ -1,11 +1,14 @@
 //! The decoder as the rollout's generator: slots with a cache, each under the weights its segment began with.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use kernels::sampling::{SamplingConfig, draw, uniform};
-use kernels::{DecodeSlots, Decoder, Feed};
+use kernels::{DecodeSlots, DecodeWeights, Decoder, Feed};
+use rayon::prelude::*;
 use rollout::{Drawn, Generator, GeneratorError, OnUpdate, SegmentRequest, Token, Versioned};
+
+/// Logits below which one thread draws all tokens: it takes less time than to wake another.
+const DRAWN_TOGETHER_MIN: usize = 64 * 1024;
 
 /// Batched decoding with `kernels` for `rollout`.
 pub struct DecoderGenerator {
@@ -13,6 +16,8 @@ pub struct DecoderGenerator {
     sampling: SamplingConfig,
     on_update: OnUpdate,
     slots: Vec<Option<Slot>>,
+    /// The weights of each version that a slot decodes under, packed when the version is first used.
+    packed: BTreeMap<u64, DecodeWeights>,
 }
 
 /// A slot in use.
@@ -37,7 +42,13 @@ impl DecoderGenerator {
         on_update: OnUpdate,
     ) -> Self {
         let cache = DecodeSlots::new(&decoder.config, slots, positions, &decoder.device());
-        Self { cache, sampling, on_update, slots: (0..slots).map(|_| None).collect() }
+        Self {
+            cache,
+            sampling,
+            on_update,
+            slots: (0..slots).map(|_| None).collect(),
+            packed: BTreeMap::new(),
+        }
     }
 
     /// Slots in use by the version that decodes them.
@@ -56,32 +67,49 @@ impl DecoderGenerator {
     }
 
     /// Fills the caches that begin from their tokens, all of one version in one pass.
-    fn refill(&mut self, slots: &[usize], decoder: &Decoder) {
+    fn refill(&mut self, slots: &[usize], version: u64) {
         let waiting = slots
             .iter()
             .filter_map(|&slot| self.slots[slot].as_mut()?.refill.take().map(|context| (slot, context)));
         let contexts: Vec<(usize, Vec<u32>)> = waiting.collect();
         let feeds: Vec<Feed<'_>> =
             contexts.iter().map(|(slot, context)| Feed { slot: *slot, tokens: context }).collect();
-        self.cache.prefill(decoder, &feeds);
+        self.cache.prefill(&self.packed[&version], &feeds);
     }
 
     /// One token for each of these slots, all under one version.
-    fn draw(&mut self, slots: &[usize], decoder: &Decoder) -> Vec<Drawn> {
+    fn draw(&mut self, slots: &[usize], version: u64) -> Vec<Drawn> {
         let inputs: Vec<[u32; 1]> = slots.iter().map(|&slot| [self.state(slot).last_token]).collect();
         let feeds: Vec<Feed<'_>> =
             slots.iter().zip(&inputs).map(|(&slot, tokens)| Feed { slot, tokens }).collect();
-        let logits = self.cache.step(decoder, &feeds);
-        let rows = logits.chunks_exact(decoder.config.vocabulary);
+        let logits = self.cache.step(&self.packed[&version], &feeds);
+        let vocabulary = logits.len() / slots.len();
+        let tokens = |(&slot, row): (&usize, &[f32])| {
+            let state = self.state(slot);
+            draw(row, &self.sampling, uniform(state.random_key, state.next_index))
+        };
+        // A draw is a function of its row and its number: which thread makes it changes nothing.
+        let tokens: Vec<(u32, f32)> = if logits.len() < DRAWN_TOGETHER_MIN {
+            slots.iter().zip(logits.chunks_exact(vocabulary)).map(tokens).collect()
+        } else {
+            slots.par_iter().zip(logits.par_chunks_exact(vocabulary)).map(tokens).collect()
+        };
         let mut drawn = Vec::with_capacity(slots.len());
-        for (&slot, row) in slots.iter().zip(rows) {
+        for (&slot, (id, logprob)) in slots.iter().zip(tokens) {
             let state = self.slots[slot].as_mut().expect("only slots in use are drawn for");
-            let (id, logprob) = draw(row, &self.sampling, uniform(state.random_key, state.next_index));
             state.next_index += 1;
             state.last_token = id;
             drawn.push(Drawn { slot, token: Token { id, logprob } });
         }
         drawn
+    }
+
+    /// Packs the version's weights where this is its first step.
+    fn pack(&mut self, version: u64, slot: usize) {
+        if !self.packed.contains_key(&version) {
+            let packed = DecodeWeights::new(&self.state(slot).weights.weights);
+            self.packed.insert(version, packed);
+        }
     }
 }
 
@@ -141,10 +169,13 @@ impl Generator for DecoderGenerator {
         let longest = (0..self.slots.len()).map(|slot| self.cache.len(slot)).max().unwrap_or(0);
         self.cache.reserve(longest + 1);
         let mut drawn = Vec::new();
-        for (_, slots) in self.by_version() {
-            let decoder = Arc::clone(&self.state(slots[0]).weights.weights);
-            self.refill(&slots, &decoder);
-            drawn.extend(self.draw(&slots, &decoder));
+        let versions = self.by_version();
+        // What no slot needs makes room before anything is packed.
+        self.packed.retain(|version, _| versions.contains_key(version));
+        for (version, slots) in versions {
+            self.pack(version, slots[0]);
+            self.refill(&slots, version);
+            drawn.extend(self.draw(&slots, version));
         }
         Ok(drawn)
     }

@@ -23,5 +23,6 @@ pub mod train;
 pub mod replay;
 pub mod warm_start;
 pub mod score;
+pub mod memory;
 pub mod tools;
 pub mod bench;

@@ -34,6 +34,7 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 fn run(command: &Command) -> Result<()> {
+    kernels::SimdLevel::of_process()?;
     match command {
         Command::Train(args) => run_train(args),
         Command::Sft(args) => warm_start::sft(args),
@@ -44,6 +45,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Score(args) => score::score(args),
         Command::Check(args) => tools::check(args),
         Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
+        Command::Bench(Bench::Decode(args)) => bench::decode(args),
     }
 }
 

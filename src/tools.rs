@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kernels::sampling::{SamplingConfig, draw, key, logprob_and_entropy, uniform};
 use kernels::{
-    ChunkPlan, DecodeSlots, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, MemoryPlan, Packed,
+    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, Packed,
     TokenStats, token_stats,
 };
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
 use crate::config::{Config, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
+use crate::memory::RunMemory;
 use crate::model::{Model, open_device};
 
 /// `longhaul eval`: held-out accuracy, pass@k and lengths of a model.
@@ -59,11 +60,12 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     let room = model.decoder.config.max_positions.saturating_sub(context.len() + 1);
     let tokens_max = rollout.output_tokens_max.min(room);
     let mut slots = DecodeSlots::new(&model.decoder.config, 1, context.len() + tokens_max + 1, &device);
-    slots.prefill(&model.decoder, &[Feed { slot: 0, tokens: &context }]);
+    let weights = DecodeWeights::new(&model.decoder);
+    slots.prefill(&weights, &[Feed { slot: 0, tokens: &context }]);
     let mut stream = model.text.stream();
     let mut out = std::io::stdout().lock();
     for index in 0..tokens_max {
-        let logits = slots.step(&model.decoder, &[Feed { slot: 0, tokens: &[last] }]);
+        let logits = slots.step(&weights, &[Feed { slot: 0, tokens: &[last] }]);
         (last, _) = draw(&logits, &sampling, uniform(key(&[config.run.seed]), index as u64));
         if model.text.is_eos(last) {
             break;
@@ -94,6 +96,7 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
     let config = ToolConfig::for_logprobs(&args.set)?;
     let device = open_device((config.run.device, config.run.threads))?;
     let decoder = Decoder::load(&args.model, &device)?;
+    let weights = args.cached.then(|| DecodeWeights::new(&decoder));
     let input = File::open(&args.input).with_context(|| args.input.display().to_string())?;
     let output = File::create(&args.output).with_context(|| args.output.display().to_string())?;
     let mut output = BufWriter::new(output);
@@ -111,8 +114,11 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
         if tokens.is_empty() {
             bail!("{}: `tokens` is empty", place());
         }
-        let stats =
-            if args.cached { cached_stats(&decoder, &tokens) } else { forward_stats(&decoder, &tokens) };
+        let stats = if let Some(weights) = &weights {
+            cached_stats((&decoder, weights), &tokens)
+        } else {
+            forward_stats(&decoder, &tokens)
+        };
         let count = tokens.len() - 1;
         let numbers = TokenNumbers {
             logprobs: stats.logprobs[..count].to_vec(),
@@ -136,12 +142,12 @@ fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
     token_stats(decoder, &Packed::new([tokens]), &plan)
 }
 
-fn cached_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
+fn cached_stats((decoder, weights): (&Decoder, &DecodeWeights), tokens: &[u32]) -> TokenStats {
     let mut slots = DecodeSlots::new(&decoder.config, 1, tokens.len(), &decoder.device());
     let (logprobs, entropies) = tokens
         .windows(2)
         .map(|pair| {
-            let logits = slots.step(decoder, &[Feed { slot: 0, tokens: &pair[..1] }]);
+            let logits = slots.step(weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
             logprob_and_entropy(&logits, 1.0, pair[1])
         })
         .unzip();
@@ -157,31 +163,6 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     print!("{}", config.resolved());
     let Config::Train(config) = config else { return Ok(()) };
     let decoder = DecoderConfig::read(&config.model.path)?;
-    let plan = config.learner.streambp.plan(config.rollout.temperature);
-    let tokens = config.learner.batch_tokens_max;
-    match MemoryPlan::new(&decoder, &plan, tokens) {
-        Some(memory) => print!("{}", memory_lines(&memory, tokens)),
-        None => println!("\n# Memory of a step: not planned, because streambp is off."),
-    }
+    print!("{}", RunMemory::new(&config, &decoder));
     Ok(())
-}
-
-/// The memory plan as comments of the config that is printed before it.
-fn memory_lines(memory: &MemoryPlan, tokens: usize) -> String {
-    let mut text = format!("\n# Memory of a step with a micro-batch of {tokens} tokens, MiB, planned:\n");
-    for (name, bytes) in [
-        ("weights", memory.weights),
-        ("moments of AdamW", 2 * memory.weights),
-        ("gradients", memory.gradients),
-        ("inputs of the layers", memory.layer_inputs),
-        ("results of attention", memory.attention_kept),
-        ("keys and values", memory.keys_values),
-        ("ids, angles, statistics", memory.tokens),
-        ("a chunk in a layer", memory.layer_chunk),
-        ("a chunk in the head", memory.head_chunk),
-        ("at most at one time", 3 * memory.weights + memory.step()),
-    ] {
-        text += &format!("# {name:<24}{:>10.1}\n", bytes as f64 / f64::from(1 << 20));
-    }
-    text
 }

@@ -158,15 +158,14 @@ impl Attended {
     }
 }
 
-/// Queries `[N, H, D]`, keys and values head by head `[KV, M, D]` (or, for [`mix_by_rows`], row by row
-/// `[M, KV, D]`), as slices of the CPU.
+/// Queries `[N, H, D]`, keys and values head by head `[KV, M, D]`, as slices of the CPU.
 pub(crate) struct Heads<'a> {
     pub(crate) query: &'a [f32],
     pub(crate) key: &'a [f32],
     pub(crate) value: &'a [f32],
     /// `N, H, D`.
     pub(crate) query_shape: [usize; 3],
-    /// `KV, M, D` or `M, KV, D`.
+    /// `KV, M, D`.
     pub(crate) key_shape: [usize; 3],
 }
 
@@ -189,14 +188,6 @@ pub(crate) fn mix(heads: &Heads<'_>, spans: &[Span]) -> Mixed {
     let (dims, inputs) = heads.inputs();
     let (result, log_sum_exp) = cpu::forward::attend(&dims, inputs, spans);
     Mixed { result, log_sum_exp }
-}
-
-/// [`attention`] on slices of the CPU with keys and values `[M, KV, D]`, one query at a time: a query's result is
-/// the same to the bit whatever other queries there are.
-pub(crate) fn mix_by_rows(heads: &Heads<'_>, spans: &[Span]) -> Vec<f32> {
-    let dims = cpu::Dims::of(&heads.query_shape, &heads.key_shape);
-    let inputs = cpu::Inputs { query: heads.query, key: heads.key, value: heads.value };
-    cpu::forward::attend_by_rows(&dims, inputs, spans)
 }
 
 /// The gradient of the queries; adds those of keys and values to `sums`, which have their form.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::simd::SIMD_VARIABLE;
+
 /// An error of reading, checking or writing a model.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -20,6 +22,14 @@ pub enum KernelError {
         path: PathBuf,
         /// What is wrong with it, naming the key or the tensor.
         reason: String,
+    },
+    /// An instruction set that was asked for and cannot be had.
+    #[error("{SIMD_VARIABLE}={wanted}: this machine has {has}")]
+    Simd {
+        /// What the variable says.
+        wanted: String,
+        /// The names of those that the machine has.
+        has: String,
     },
     /// Tokens or settings that do not fit the model.
     #[error("{0}")]

@@ -7,6 +7,7 @@ mod error;
 pub mod weights;
 mod simd;
 mod panel;
+mod prefetch;
 mod gemm;
 mod flex;
 pub mod attention;
@@ -18,6 +19,7 @@ pub mod swiglu;
 mod rows;
 pub mod sampling;
 pub mod decoder;
+mod decode;
 pub mod generate;
 pub mod streambp;
 #[cfg(test)]
@@ -28,7 +30,9 @@ mod reference;
 pub use burn::tensor::Device;
 pub use decoder::{Decoder, Packed, config::DecoderConfig};
 pub use error::KernelError;
-pub use generate::{DecodeSlots, Feed};
+pub use gemm::Precision;
+pub use generate::{DecodeMemory, DecodeSlots, DecodeWeights, Feed};
+pub use simd::{SIMD_VARIABLE, SimdLevel};
 pub use streambp::{
     ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, token_stats,
 };

@@ -63,6 +63,15 @@ pub(crate) fn forward_row(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
     }
 }
 
+/// [`forward_row`] in place.
+#[inline(always)]
+pub(crate) fn forward_row_in_place(x: &mut [f32], gain: &[f32], eps: f64) {
+    let inverse = inverse_rms(x, eps);
+    for (x, gain) in x.iter_mut().zip(gain) {
+        *x = *x * inverse * gain;
+    }
+}
+
 /// `dx = r (gain dy) - x r^3 mean(x gain dy)`, `dgain += dy x r` with `r = 1 / rms(x)`.
 #[inline(always)]
 pub(crate) fn backward_row(x: &[f32], gain: &[f32], dy: &[f32], eps: f64, dx: &mut [f32], dgain: &mut [f32]) {

@@ -8,7 +8,9 @@
 
 use std::array;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
+
+use crate::simd;
 
 /// Columns of every tile are a multiple of this many: the widest vector there is.
 pub(crate) const LANES: usize = 16;
@@ -18,32 +20,32 @@ pub(crate) const LANES: usize = 16;
 pub(crate) const LOWEST: f32 = -1e30;
 
 /// Zeros that begin at a line of the cache: a vector that crosses lines takes two loads.
-pub(crate) struct Buffer {
-    values: Vec<f32>,
+pub(crate) struct Buffer<T = f32> {
+    values: Vec<T>,
     from: usize,
     len: usize,
 }
 
-impl Buffer {
-    /// Room for `len` numbers.
+impl<T: Copy + Default> Buffer<T> {
+    /// Room for `len` numbers of 32 bits.
     pub(crate) fn zeros(len: usize) -> Self {
-        let values = vec![0.0; len + LANES];
+        let values = vec![T::default(); len + LANES];
         // The offset is only of use, not needed: where there is none, the buffer begins where it may.
         let from = values.as_ptr().align_offset(64).min(LANES);
         Self { values, from, len }
     }
 }
 
-impl std::ops::Deref for Buffer {
-    type Target = [f32];
+impl<T> std::ops::Deref for Buffer<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         &self.values[self.from..self.from + self.len]
     }
 }
 
-impl std::ops::DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T> std::ops::DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.values[self.from..self.from + self.len]
     }
 }
@@ -86,7 +88,7 @@ pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
 fn multiply<const ADD: bool>(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
     assert_eq!(form.columns % LANES, 0, "columns come in whole vectors");
     assert!(b.len() >= form.inner * form.columns && c.len() >= form.rows * form.columns);
-    Arch::new().dispatch(Product::<ADD> { form, a, b, c });
+    simd::arch().dispatch(Product::<ADD> { form, a, b, c });
 }
 
 struct Product<'a, 'c, const ADD: bool> {
@@ -230,7 +232,12 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
 fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value| simd.splat_f32s(value);
     // The second operand is what a maximum with NaN gives.
-    let x = simd.max_f32s(splat(-126.0), x);
+    let x = if S::IS_SCALAR {
+        // There a maximum ignores NaN.
+        simd.select_f32s(simd.less_than_f32s(x, splat(-126.0)), splat(-126.0), x)
+    } else {
+        simd.max_f32s(splat(-126.0), x)
+    };
     // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
     let shifted = simd.add_f32s(x, splat(12_582_912.0));
     let r = simd.sub_f32s(x, simd.sub_f32s(shifted, splat(12_582_912.0)));
@@ -272,7 +279,7 @@ impl Running {
 /// `tile` is `[keys, columns]`, and `seen` and `running` have one entry a column.
 #[inline(never)]
 pub(crate) fn soften(tile: &mut [f32], seen: Option<&[f32]>, running: &mut Running) {
-    Arch::new().dispatch(Soften { tile, seen, running });
+    simd::arch().dispatch(Soften { tile, seen, running });
 }
 
 struct Soften<'a> {
@@ -324,10 +331,79 @@ impl WithSimd for Soften<'_> {
     }
 }
 
+/// The state of an online softmax over one row of scores.
+#[derive(Clone, Copy)]
+pub(crate) struct RunningRow {
+    /// The largest score so far.
+    pub(crate) largest: f32,
+    /// Sum of the weights so far.
+    pub(crate) total: f32,
+    /// By how much the last tile made earlier weights smaller.
+    pub(crate) shrink: f32,
+}
+
+impl RunningRow {
+    /// Before any score.
+    pub(crate) const NEW: Self = Self { largest: LOWEST, total: 0.0, shrink: 0.0 };
+}
+
+/// [`soften`] for a tile with one row a query: row `i` sees the first `seen.0 + i * seen.1` keys of the tile,
+/// and the weights of the others become 0. A row's arithmetic does not depend on the other rows.
+///
+/// # Shapes
+/// `tile` is `[rows, keys]` with one entry of `running` a row; the keys are a multiple of [`LANES`].
+#[inline(never)]
+pub(crate) fn soften_rows(tile: &mut [f32], seen: (isize, isize), running: &mut [RunningRow]) {
+    simd::arch().dispatch(SoftenRows { tile, seen, running });
+}
+
+struct SoftenRows<'a> {
+    tile: &'a mut [f32],
+    seen: (isize, isize),
+    running: &'a mut [RunningRow],
+}
+
+impl WithSimd for SoftenRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let keys = self.tile.len() / self.running.len();
+        let mut numbers = [0.0; LANES];
+        for (lane, number) in numbers.iter_mut().enumerate() {
+            *number = lane as f32;
+        }
+        let first = S::as_simd_f32s(&numbers).0[0];
+        for (row, (tile, running)) in self.tile.chunks_exact_mut(keys).zip(self.running).enumerate() {
+            let tile = S::as_mut_simd_f32s(tile).0;
+            let seen = simd.splat_f32s((self.seen.0 + row as isize * self.seen.1) as f32);
+            let sees = |vector: usize| {
+                let key = simd.add_f32s(first, simd.splat_f32s((vector * S::F32_LANES) as f32));
+                simd.less_than_f32s(key, seen)
+            };
+            let mut most = simd.splat_f32s(running.largest);
+            for (vector, scores) in tile.iter().enumerate() {
+                most = simd.max_f32s(most, simd.select_f32s(sees(vector), *scores, most));
+            }
+            let largest = simd.reduce_max_f32s(most);
+            let mut sum = simd.splat_f32s(0.0);
+            for (vector, scores) in tile.iter_mut().enumerate() {
+                let weights = exp2(simd, simd.sub_f32s(*scores, simd.splat_f32s(largest)));
+                *scores = simd.select_f32s(sees(vector), weights, simd.splat_f32s(0.0));
+                sum = simd.add_f32s(sum, *scores);
+            }
+            let shrink = exp2(simd, simd.splat_f32s(running.largest - largest));
+            running.shrink = simd.reduce_max_f32s(shrink);
+            running.total = running.total.mul_add(running.shrink, simd.reduce_sum_f32s(sum));
+            running.largest = largest;
+        }
+    }
+}
+
 /// Multiplies every row of a tile by the same row.
 #[inline(never)]
 pub(crate) fn scale_columns(tile: &mut [f32], factors: &[f32]) {
-    Arch::new().dispatch(
+    simd::arch().dispatch(
         #[inline(always)]
         || {
             for row in tile.chunks_exact_mut(factors.len()) {
@@ -357,7 +433,7 @@ pub(crate) struct Columns<'a> {
 /// Both tiles `[keys, columns]`.
 #[inline(never)]
 pub(crate) fn soften_both(scores: &mut [f32], gradients: &mut [f32], columns: Columns<'_>) {
-    Arch::new().dispatch(SoftenBoth { scores, gradients, columns });
+    simd::arch().dispatch(SoftenBoth { scores, gradients, columns });
 }
 
 struct SoftenBoth<'a> {

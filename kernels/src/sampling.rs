@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::KernelError;
+use crate::{KernelError, simd};
 
 /// How a token is drawn.
 ///
@@ -70,18 +70,17 @@ pub fn draw(logits: &[f32], config: &SamplingConfig, uniform: f64) -> (u32, f32)
     assert!(!logits.is_empty(), "a draw needs at least one logit");
     assert!((0.0..1.0).contains(&uniform), "a draw needs a number in [0, 1), not {uniform}");
     let Some(peak) = peak(logits) else { return (0, f32::NAN) };
-    if config.temperature == 0.0 {
-        return (token_id(peak), logprob_and_entropy(logits, 1.0, token_id(peak)).0);
-    }
-    let weights = weights(logits, logits[peak], config.temperature);
+    let greedy = config.temperature == 0.0;
+    let distribution = Distribution::new(logits, logits[peak], if greedy { 1.0 } else { config.temperature });
     let filtered = (config.top_k != 0 && config.top_k < logits.len()) || config.top_p < 1.0;
-    let token = if filtered {
-        pick(kept_tokens(logits, &weights, config).into_iter(), &weights, uniform)
+    let token = if greedy {
+        peak
+    } else if filtered {
+        pick(&kept_tokens(&distribution, config), uniform)
     } else {
-        pick(0..logits.len(), &weights, uniform)
+        distribution.pick(uniform)
     };
-    let scaled = (f64::from(logits[token]) - f64::from(logits[peak])) / config.temperature;
-    (token_id(token), (scaled - weights.iter().sum::<f64>().ln()) as f32)
+    (token_id(token), (distribution.scaled(token) - distribution.total.ln()) as f32)
 }
 
 /// The log-probability of one token and the entropy of the whole distribution, in nats, at a temperature
@@ -137,31 +136,109 @@ fn mix(mut bits: u64) -> u64 {
 
 /// Where the largest logit stands, the first one of equals; `None` where there is no distribution.
 fn peak(logits: &[f32]) -> Option<usize> {
-    let mut best: Option<usize> = None;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return None;
-        }
-        if logit > best.map_or(f32::NEG_INFINITY, |best| logits[best]) {
-            best = Some(token);
-        }
+    let (largest, bounded) = simd::vectorized(
+        #[inline(always)]
+        || {
+            // Without a branch, so that it takes one instruction for many logits.
+            let unbounded = logits
+                .iter()
+                .fold(0_u32, |bad, &logit| bad | u32::from(logit.is_nan() | (logit == f32::INFINITY)));
+            (simd::max(logits), unbounded == 0)
+        },
+    );
+    if !bounded || largest == f32::NEG_INFINITY {
+        return None;
     }
-    best
+    logits.iter().position(|&logit| logit == largest)
 }
 
-/// The probabilities up to one common factor; the largest weight is 1.
-fn weights(logits: &[f32], largest: f32, temperature: f64) -> Vec<f64> {
-    logits.iter().map(|&logit| ((f64::from(logit) - f64::from(largest)) / temperature).exp()).collect()
+/// Tokens whose weights are summed together, so that a draw looks for its token in one block.
+const BLOCK: usize = 256;
+
+/// A distribution at a temperature. Weights are probabilities up to one common factor; the largest is 1.
+struct Distribution<'a> {
+    logits: &'a [f32],
+    largest: f32,
+    temperature: f64,
+    /// Sum of the weights of each block of tokens.
+    sums: Vec<f64>,
+    total: f64,
 }
+
+impl<'a> Distribution<'a> {
+    fn new(logits: &'a [f32], largest: f32, temperature: f64) -> Self {
+        let mut distribution = Self { logits, largest, temperature, sums: Vec::new(), total: 0.0 };
+        distribution.sums = logits.chunks(BLOCK).map(|block| distribution.sum(block)).collect();
+        distribution.total = distribution.sums.iter().sum();
+        distribution
+    }
+
+    /// A logit's distance from the largest over the temperature.
+    fn scaled(&self, token: usize) -> f64 {
+        (f64::from(self.logits[token]) - f64::from(self.largest)) / self.temperature
+    }
+
+    fn weights(&self, block: &[f32]) -> [f32; BLOCK] {
+        let mut weights = [0.0; BLOCK];
+        // A temperature near 0 has no inverse in f32, and 0 times infinity is NaN.
+        let (largest, inverse) = (self.largest, (1.0 / self.temperature).min(f64::from(f32::MAX)) as f32);
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for (weight, logit) in weights.iter_mut().zip(block) {
+                    *weight = simd::exp((logit - largest) * inverse);
+                }
+            },
+        );
+        weights
+    }
+
+    fn sum(&self, block: &[f32]) -> f64 {
+        let weights = self.weights(block);
+        f64::from(simd::vectorized(
+            #[inline(always)]
+            || simd::sum(&weights),
+        ))
+    }
+
+    /// The inverse of the cumulative distribution over all tokens, in their order.
+    fn pick(&self, uniform: f64) -> usize {
+        let target = uniform * self.total;
+        let (mut cumulative, mut found) = (0.0, 0);
+        for (block, &sum) in self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+            found = block;
+            if cumulative + sum > target {
+                break;
+            }
+            cumulative += sum;
+        }
+        // The product above may round up to the total itself, and then the last token is the right one.
+        let first = found * BLOCK;
+        let block = &self.logits[first..self.logits.len().min(first + BLOCK)];
+        let mut token = first;
+        for (place, weight) in self.weights(block).into_iter().enumerate().filter(|(_, weight)| *weight > 0.0)
+        {
+            token = first + place;
+            cumulative += f64::from(weight);
+            if cumulative > target {
+                break;
+            }
+        }
+        token
+    }
+}
+
+/// A token that passed the filters and its weight.
+type Kept = (usize, f64);
 
 /// The inverse of the cumulative distribution over `tokens`, in their order.
-fn pick(tokens: impl Iterator<Item = usize> + Clone, weights: &[f64], uniform: f64) -> usize {
-    let total: f64 = tokens.clone().map(|token| weights[token]).sum();
+fn pick(tokens: &[Kept], uniform: f64) -> usize {
+    let total: f64 = tokens.iter().map(|(_, weight)| weight).sum();
     let mut cumulative = 0.0;
     let mut last = None;
-    for token in tokens.filter(|&token| weights[token] > 0.0) {
-        cumulative += weights[token];
-        last = Some(token);
+    for (token, weight) in tokens.iter().filter(|(_, weight)| *weight > 0.0) {
+        cumulative += weight;
+        last = Some(*token);
         if cumulative > uniform * total {
             break;
         }
@@ -171,36 +248,51 @@ fn pick(tokens: impl Iterator<Item = usize> + Clone, weights: &[f64], uniform: f
 }
 
 /// The tokens that pass `top_k` and `top_p`, in ascending order.
-fn kept_tokens(logits: &[f32], weights: &[f64], config: &SamplingConfig) -> Vec<usize> {
-    let mut kept: Vec<usize> = (0..logits.len()).collect();
-    if config.top_k != 0 && config.top_k < kept.len() {
-        kept.select_nth_unstable_by(config.top_k - 1, by_likelihood(logits));
-        kept.truncate(config.top_k);
-        kept.sort_unstable();
+fn kept_tokens(distribution: &Distribution<'_>, config: &SamplingConfig) -> Vec<Kept> {
+    let logits = distribution.logits;
+    let cut = config.top_k != 0 && config.top_k < logits.len();
+    let mut tokens: Vec<usize> =
+        if cut { (0..logits.len()).collect() } else { candidates(distribution, config) };
+    if cut {
+        tokens.select_nth_unstable_by(config.top_k - 1, by_likelihood(logits));
+        tokens.truncate(config.top_k);
+        tokens.sort_unstable();
     }
+    let mut kept: Vec<Kept> =
+        tokens.into_iter().map(|token| (token, distribution.scaled(token).exp())).collect();
     if config.top_p < 1.0 {
-        keep_nucleus(&mut kept, logits, weights, config.top_p);
-        kept.sort_unstable();
+        let total = if cut { kept.iter().map(|(_, weight)| weight).sum() } else { distribution.total };
+        keep_nucleus(&mut kept, logits, config.top_p * total);
+        kept.sort_unstable_by_key(|(token, _)| *token);
     }
     kept
 }
 
-/// Shortens `kept` to its smallest set of most likely tokens with at least `top_p` of its mass.
+/// The tokens that can be in the nucleus: all that weigh less than the share of one token in the mass outside
+/// of it are outside together. Half of that share leaves room for rounding.
+fn candidates(distribution: &Distribution<'_>, config: &SamplingConfig) -> Vec<usize> {
+    let logits = distribution.logits;
+    let share = 0.5 * (1.0 - config.top_p) * distribution.total / logits.len() as f64;
+    let least = f64::from(distribution.largest) + distribution.temperature * share.ln();
+    (0..logits.len()).filter(|&token| f64::from(logits[token]) >= least).collect()
+}
+
+/// Shortens `kept` to its smallest set of most likely tokens with at least the mass `target`.
 ///
 /// Only the front is ever sorted: the best 64 first, because that is mostly enough, then four times as
 /// many of the rest and so on.
-fn keep_nucleus(kept: &mut Vec<usize>, logits: &[f32], weights: &[f64], top_p: f64) {
-    let target = top_p * kept.iter().map(|&token| weights[token]).sum::<f64>();
+fn keep_nucleus(kept: &mut Vec<Kept>, logits: &[f32], target: f64) {
+    let by_likelihood = |(left, _): &Kept, (right, _): &Kept| by_likelihood(logits)(left, right);
     let (mut mass, mut sorted, mut width) = (0.0, 0, 64);
     while sorted < kept.len() {
         let rest = &mut kept[sorted..];
         let taken = rest.len().min(width);
         if taken < rest.len() {
-            rest.select_nth_unstable_by(taken - 1, by_likelihood(logits));
+            rest.select_nth_unstable_by(taken - 1, by_likelihood);
         }
-        rest[..taken].sort_unstable_by(by_likelihood(logits));
+        rest[..taken].sort_unstable_by(by_likelihood);
         for position in sorted..sorted + taken {
-            mass += weights[kept[position]];
+            mass += kept[position].1;
             if mass >= target {
                 kept.truncate(position + 1);
                 return;

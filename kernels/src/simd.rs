@@ -6,10 +6,84 @@
 //! the target's own set, where a fused multiply-add is a call into the library and a hundred times slower. The order of
 //! sums is fixed for a given instruction set.
 
+use std::sync::OnceLock;
+
+use pulp::Arch;
+
+use crate::KernelError;
+
+/// The instruction sets that loops are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SimdLevel {
+    /// What every machine of the target has.
+    Scalar,
+    /// AVX2 and FMA of x86-64.
+    Avx2,
+    /// AVX-512 of x86-64 with its F, BW, CD, DQ and VL parts.
+    Avx512,
+    /// NEON of AArch64.
+    Neon,
+}
+
+/// The variable of the environment that forces a level.
+pub const SIMD_VARIABLE: &str = "LONGHAUL_SIMD";
+
+impl SimdLevel {
+    const ALL: [(Self, &str); 4] =
+        [(Self::Scalar, "scalar"), (Self::Avx2, "avx2"), (Self::Avx512, "avx512"), (Self::Neon, "neon")];
+
+    /// The levels that this machine has, the best one last.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|(level, _)| level.arch().is_some()).map(|(level, _)| level).collect()
+    }
+
+    /// The level that this process uses: the one that [`SIMD_VARIABLE`] names, or else the best.
+    ///
+    /// # Errors
+    /// If the variable names none, or one that this machine does not have.
+    pub fn of_process() -> Result<Self, KernelError> {
+        let best = Self::available().pop().unwrap_or(Self::Scalar);
+        let Some(wanted) = std::env::var_os(SIMD_VARIABLE) else { return Ok(best) };
+        let has = Self::available();
+        let found = has.iter().find(|level| wanted == level.name());
+        found.copied().ok_or_else(|| {
+            let names: Vec<&str> = has.iter().map(|level| level.name()).collect();
+            KernelError::Simd { wanted: wanted.to_string_lossy().into_owned(), has: names.join(", ") }
+        })
+    }
+
+    /// As [`SIMD_VARIABLE`] names it.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    fn arch(self) -> Option<Arch> {
+        match self {
+            Self::Scalar => Some(Arch::Scalar),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Self::Avx2 => pulp::x86::V3::try_new().map(Arch::V3),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Self::Avx512 => pulp::x86::V4::try_new().map(Arch::V4),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => pulp::aarch64::Neon::try_new().map(Arch::Neon),
+            #[allow(unreachable_patterns, reason = "each target has some of the levels")]
+            _ => None,
+        }
+    }
+}
+
+/// The instruction set of this process. A level that cannot be had is refused by [`SimdLevel::of_process`]; who
+/// does not ask gets the best one.
+#[inline(always)]
+pub(crate) fn arch() -> Arch {
+    static ARCH: OnceLock<Arch> = OnceLock::new();
+    *ARCH.get_or_init(|| SimdLevel::of_process().ok().and_then(SimdLevel::arch).unwrap_or_default())
+}
+
 /// Runs `work` compiled for the best instruction set that this machine has.
 #[inline(always)]
 pub(crate) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+    arch().dispatch(work)
 }
 
 /// How many sums the loops below run side by side.
@@ -109,7 +183,34 @@ fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{dot, exp, max, sum, vectorized};
+    use std::process::Command;
+
+    use super::{SIMD_VARIABLE, SimdLevel, dot, exp, max, sum, vectorized};
+
+    /// Decoding, its products and attention are tested again in a process of each level that the machine has.
+    #[test]
+    fn every_level_passes_the_tests_of_decoding() {
+        if std::env::var_os(SIMD_VARIABLE).is_some() {
+            return;
+        }
+        for level in SimdLevel::available() {
+            let run = Command::new(std::env::current_exe().expect("a test has a path"))
+                .args(["decode::tests::", "gemm::", "panel::", "simd::"])
+                .env(SIMD_VARIABLE, level.name())
+                .output()
+                .expect("the test binary runs");
+            let told = String::from_utf8_lossy(&run.stdout);
+            assert!(run.status.success() && !told.contains("running 0 tests"), "{level:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn levels_are_named_as_they_are_numbered() {
+        for (number, (level, name)) in SimdLevel::ALL.into_iter().enumerate() {
+            assert_eq!((level as usize, level.name()), (number, name));
+        }
+        assert_eq!(SimdLevel::available()[0], SimdLevel::Scalar);
+    }
 
     #[test]
     fn exp_is_within_two_ulp_of_the_library() {

@@ -254,7 +254,7 @@ impl StreambpConfig {
 
     /// All layers of a small model at some ten thousand tokens, and little beside a large model's gradients.
     fn default_attention_kept_mib() -> u64 {
-        256
+        96
     }
 
     /// The cuts of the passes at this temperature.

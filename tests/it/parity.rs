@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
-    ChunkPlan, DecodeSlots, Decoder, Feed, GradientPath, LayerInputs, Packed, TokenStats, token_stats,
+    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, LayerInputs, Packed, TokenStats,
+    token_stats,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -125,6 +126,7 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
 fn cached(decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
     let longest = sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap();
     let device = decoder.weights.embedding.device();
+    let weights = DecodeWeights::new(decoder);
     let mut slots = DecodeSlots::new(&decoder.config, sequences.len(), longest, &device);
     let vocabulary = decoder.config.vocabulary;
     let mut found = vec![(Vec::new(), Vec::new()); sequences.len()];
@@ -139,7 +141,7 @@ fn cached(decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)
             .iter()
             .map(|&slot| Feed { slot, tokens: &sequences[slot].tokens[fed[slot]..=fed[slot]] })
             .collect();
-        let logits = slots.step(decoder, &feeds);
+        let logits = slots.step(&weights, &feeds);
         for (&slot, row) in open.iter().zip(logits.chunks(vocabulary)) {
             fed[slot] += 1;
             let (logprob, entropy) = logprob_and_entropy(row, 1.0, sequences[slot].tokens[fed[slot]]);
@@ -171,14 +173,15 @@ fn a_prefilled_context_goes_on_as_one_fed_token_by_token() {
         let (decoder, sequences) = (load(&case), sequences(&case));
         let longest = sequences.last().unwrap();
         let device = decoder.weights.embedding.device();
+        let weights = DecodeWeights::new(&decoder);
         let mut slots = DecodeSlots::new(&decoder.config, 3, longest.tokens.len(), &device);
         for length in [1, 20, 41, longest.tokens.len() - 2] {
             let (context, rest) = longest.tokens.split_at(length);
             // Another slot with another length stands beside it, and the slot is filled anew each time.
             let other = Feed { slot: 0, tokens: &longest.tokens[..7] };
-            slots.prefill(&decoder, &[Feed { slot: 2, tokens: context }, other]);
+            slots.prefill(&weights, &[Feed { slot: 2, tokens: context }, other]);
             assert_eq!((slots.len(2), slots.len(0)), (length, 7));
-            let logits = slots.step(&decoder, &[Feed { slot: 2, tokens: &rest[..1] }]);
+            let logits = slots.step(&weights, &[Feed { slot: 2, tokens: &rest[..1] }]);
             let (logprob, entropy) = logprob_and_entropy(&logits, 1.0, rest[1]);
             let what = format!("{}, context of {length}", case.display());
             assert_close(&[logprob], &longest.logprobs[length..=length], &what);

@@ -261,6 +261,12 @@ impl DecoderConfig {
         value
     }
 
+    /// How many numbers a model of this shape has.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.shapes().named().iter().map(|(_, [rows, columns])| rows * columns).sum()
+    }
+
     /// The shape of every parameter, and which parameters there are.
     pub fn shapes(&self) -> Weights<[usize; 2]> {
         let (hidden, width) = (self.hidden, self.head_width);

@@ -36,7 +36,7 @@ impl MemoryPlan {
         }
         let bytes = |numbers: usize| 4 * numbers as u64;
         let shapes = config.shapes();
-        let parameters: usize = shapes.named().iter().map(|(_, [rows, columns])| rows * columns).sum();
+        let parameters = config.parameters();
         let block: usize = shapes.blocks.first().map_or(0, |block| {
             let mut count = 0;
             block.for_each(&mut |_, [rows, columns]| count += rows * columns);

@@ -14,9 +14,6 @@ const KEYS: usize = 64;
 /// are computed with vectors along the head instead.
 const COLUMNS_MIN: usize = 4;
 
-/// Multiplications of scores below which handing blocks over to other threads costs more than it saves.
-const SERIAL_MAX: usize = 1 << 18;
-
 /// The result `[N, H, D]` and, `[N, H]`, the log-sum-exp of each row's scores in units of `ln 2`.
 pub(in crate::attention) fn attend(dims: &Dims, inputs: Inputs<'_>, spans: &[Span]) -> (Vec<f32>, Vec<f32>) {
     let mut result = vec![0.0; dims.rows * dims.query_stride()];
@@ -31,20 +28,6 @@ pub(in crate::attention) fn attend(dims: &Dims, inputs: Inputs<'_>, spans: &[Spa
         }
     });
     (result, log_sum_exp)
-}
-
-/// The result `[N, H, D]`, one query at a time. Blocks of few scores stay on the thread that asks for them.
-pub(in crate::attention) fn attend_by_rows(dims: &Dims, inputs: Inputs<'_>, spans: &[Span]) -> Vec<f32> {
-    let mut result = vec![0.0; dims.rows * dims.query_stride()];
-    let mut log_sum_exp = vec![0.0; dims.rows * dims.heads];
-    let mut jobs = jobs(dims, spans, &mut result, &mut log_sum_exp);
-    let scores: usize = jobs.iter().map(|job| job.block.queries(dims) * job.block.keys_seen()).sum();
-    if scores * dims.width < SERIAL_MAX {
-        jobs.iter_mut().for_each(|job| job.attend_by_rows(dims, inputs));
-    } else {
-        jobs.into_par_iter().rev().for_each(|mut job| job.attend_by_rows(dims, inputs));
-    }
-    result
 }
 
 /// A block and the parts of the result that it fills, one a position: the heads that share its key head.

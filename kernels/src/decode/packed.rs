@@ -1,0 +1,106 @@
+//! A model's weights as the products of decoding read them.
+
+use rayon::prelude::*;
+
+use crate::Decoder;
+use crate::decoder::config::DecoderConfig;
+use crate::flex::Rows;
+use crate::gemm::{Packed, Precision};
+use crate::weights::Block;
+
+/// The weights of one policy version, packed once for all its steps.
+pub(crate) struct PackedDecoder {
+    pub(super) config: DecoderConfig,
+    pub(super) embedding: Rows,
+    pub(super) blocks: Vec<PackedBlock>,
+    pub(super) final_norm: Rows,
+    pub(super) head: Packed,
+    bytes: usize,
+    numbers: usize,
+}
+
+/// One transformer block.
+pub(super) struct PackedBlock {
+    pub(super) input_norm: Rows,
+    /// Query, key and value projections side by side.
+    pub(super) query_key_value: Packed,
+    /// The biases of the same columns.
+    pub(super) bias: Option<Vec<f32>>,
+    pub(super) query_norm: Option<Rows>,
+    pub(super) key_norm: Option<Rows>,
+    pub(super) output: Packed,
+    pub(super) output_bias: Option<Rows>,
+    pub(super) post_norm: Rows,
+    pub(super) gate: Packed,
+    pub(super) up: Packed,
+    pub(super) down: Packed,
+}
+
+impl PackedDecoder {
+    /// Packs the weights of a decoder on the CPU. The precision is that of the matrices; the embedding's rows, norms
+    /// and biases stay in f32.
+    pub(crate) fn new(decoder: &Decoder, precision: Precision) -> Self {
+        let config = decoder.config.clone();
+        let weights = decoder.weights.map(|_, weight| Rows::of_tensor(weight));
+        let blocks: Vec<PackedBlock> =
+            weights.blocks.into_par_iter().map(|block| PackedBlock::new(block, &config, precision)).collect();
+        let head = weights.head.as_ref().unwrap_or(&weights.embedding);
+        let head = Packed::transposed(head.slice(), config.hidden, config.vocabulary).rounded(precision);
+        let packed = blocks.iter().flat_map(PackedBlock::factors).chain([&head]);
+        let (bytes, numbers) =
+            packed.fold((0, 0), |sums, each| (sums.0 + each.bytes(), sums.1 + each.numbers()));
+        Self {
+            config,
+            embedding: weights.embedding,
+            blocks,
+            final_norm: weights.final_norm,
+            head,
+            bytes,
+            numbers,
+        }
+    }
+
+    /// Multiplications that a token takes, but for attention.
+    pub(crate) fn numbers(&self) -> usize {
+        self.numbers
+    }
+
+    /// Memory of the packed weights.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl PackedBlock {
+    fn new(block: Block<Rows>, config: &DecoderConfig, precision: Precision) -> Self {
+        let hidden = config.hidden;
+        let (query_width, key_width) =
+            (config.heads * config.head_width, config.kv_heads * config.head_width);
+        let projections = [block.query.slice(), block.key.slice(), block.value.slice()].concat();
+        let bias = match (&block.query_bias, &block.key_bias, &block.value_bias) {
+            (Some(query), Some(key), Some(value)) => {
+                Some([query.slice(), key.slice(), value.slice()].concat())
+            }
+            _ => None,
+        };
+        let packed =
+            |weight: &[f32], inner, columns| Packed::transposed(weight, inner, columns).rounded(precision);
+        Self {
+            query_key_value: packed(&projections, hidden, query_width + 2 * key_width),
+            bias,
+            output: packed(block.output.slice(), query_width, hidden),
+            gate: packed(block.gate.slice(), hidden, config.intermediate),
+            up: packed(block.up.slice(), hidden, config.intermediate),
+            down: packed(block.down.slice(), config.intermediate, hidden),
+            input_norm: block.input_norm,
+            query_norm: block.query_norm,
+            key_norm: block.key_norm,
+            output_bias: block.output_bias,
+            post_norm: block.post_norm,
+        }
+    }
+
+    fn factors(&self) -> [&Packed; 5] {
+        [&self.query_key_value, &self.output, &self.gate, &self.up, &self.down]
+    }
+}

@@ -1,0 +1,283 @@
+//! The right factor of a product in panels, at one of three precisions.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd, bytemuck};
+use serde::{Deserialize, Serialize};
+
+use crate::panel::Buffer;
+use crate::simd;
+
+/// The bits of `2^23`, in front of which a whole number of 8 bits makes the float `2^23` plus it.
+pub(super) const WHOLE_BITS: u32 = 0x4b00_0000;
+/// What such a float is larger by than the number that the 8 bits stand for.
+pub(super) const WHOLE_OFFSET: f32 = 8_388_608.0 + 128.0;
+
+/// A right factor `[inner, columns]` in panels of columns, each row-major, the last one filled up with zeros.
+pub(crate) struct Packed {
+    pub(super) inner: usize,
+    pub(super) columns: usize,
+    /// Columns of a panel: as many as a register tile has.
+    pub(super) width: usize,
+    values: Values,
+}
+
+/// In how many bits a packed factor holds its numbers; sums are in f32 whatever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits: as they are.
+    #[default]
+    F32,
+    /// 16 bits: f32 rounded to 8 significant bits.
+    Bf16,
+    /// 8 bits: whole numbers from -127 to 127, times the largest magnitude of their output over 127.
+    I8,
+}
+
+/// The numbers of all panels.
+pub(super) enum Values {
+    F32(Buffer),
+    /// Words of two numbers of a column, the upper halves of f32, the first one low.
+    Bf16(Buffer<u32>),
+    /// Words of four numbers of a column, each plus 128, the first one lowest, with one scale a column, filled up
+    /// as the last panel is.
+    I8(Buffer<u32>, Vec<f32>),
+}
+
+impl Packed {
+    /// Room for a factor of at most so many numbers in panels.
+    fn sized(inner: usize, columns: usize) -> Self {
+        let width = panel_width();
+        Self {
+            inner,
+            columns,
+            width,
+            values: Values::F32(Buffer::zeros(columns.div_ceil(width) * width * inner)),
+        }
+    }
+
+    /// Rounds the numbers to another precision.
+    pub(crate) fn rounded(mut self, precision: Precision) -> Self {
+        if let Values::F32(values) = &self.values {
+            let panels = values.chunks_exact(self.width * self.inner);
+            match precision {
+                Precision::F32 => {}
+                Precision::Bf16 => {
+                    let mut words = self.word_buffer(2);
+                    for (panel, words) in panels.zip(words.chunks_exact_mut(self.words(2))) {
+                        fill_words((words, 2), panel, self.width, |_, value| u32::from(bf16(value)));
+                    }
+                    self.values = Values::Bf16(words);
+                }
+                Precision::I8 => {
+                    let mut words = self.word_buffer(4);
+                    let mut scales = vec![0.0_f32; self.panels() * self.width];
+                    let scale_panels = scales.chunks_exact_mut(self.width);
+                    for ((panel, words), scales) in
+                        panels.zip(words.chunks_exact_mut(self.words(4))).zip(scale_panels)
+                    {
+                        set_scales(panel, scales);
+                        fill_words((words, 4), panel, self.width, |column, value| {
+                            whole(value, scales[column])
+                        });
+                    }
+                    self.values = Values::I8(words, scales);
+                }
+            }
+        }
+        self
+    }
+
+    /// Words of a panel, each of so many numbers.
+    pub(super) fn words(&self, numbers: usize) -> usize {
+        self.inner.div_ceil(numbers) * self.width
+    }
+
+    fn word_buffer(&self, numbers: usize) -> Buffer<u32> {
+        Buffer::zeros(self.panels() * self.words(numbers))
+    }
+
+    /// From rows, `[inner, columns]`.
+    pub(crate) fn rows(b: &[f32], inner: usize, columns: usize) -> Self {
+        let mut packed = Self::sized(inner, columns);
+        packed.set_rows(b);
+        packed
+    }
+
+    /// From the transpose, `[columns, inner]`: what `x w^T` needs of `w`.
+    pub(crate) fn transposed(b: &[f32], inner: usize, columns: usize) -> Self {
+        let mut packed = Self::sized(inner, columns);
+        packed.set_transposed(b);
+        packed
+    }
+
+    /// Columns of the factor.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Columns of a panel; the last one may have fewer.
+    pub(crate) fn panel_columns(&self) -> usize {
+        self.width
+    }
+
+    /// How many panels there are.
+    pub(crate) fn panels(&self) -> usize {
+        self.columns.div_ceil(self.width)
+    }
+
+    /// How many numbers the factor has.
+    pub(crate) fn numbers(&self) -> usize {
+        self.inner * self.columns
+    }
+
+    /// Memory of the numbers.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.values {
+            Values::F32(values) => size_of_val(&**values),
+            Values::Bf16(values) => size_of_val(&**values),
+            Values::I8(values, scales) => size_of_val(&**values) + size_of_val(&**scales),
+        }
+    }
+
+    /// All words and how many numbers each holds.
+    #[inline(always)]
+    pub(super) fn all_words(&self) -> (&[u32], usize) {
+        match &self.values {
+            Values::F32(values) => (bytemuck::cast_slice(values), 1),
+            Values::Bf16(words) => (words, 2),
+            Values::I8(words, _) => (words, 4),
+        }
+    }
+
+    /// Rows of a panel in f32, before scales.
+    #[inline(always)]
+    pub(super) fn widen(&self, panel: usize, rows: Range<usize>, to: &mut [f32]) {
+        let (words, numbers) = self.all_words();
+        let at = panel * self.words(numbers) + rows.start / numbers * self.width;
+        let words = words[at..].chunks_exact(self.width);
+        for (to, words) in to[..rows.len() * self.width].chunks_mut(numbers * self.width).zip(words) {
+            for (place, to) in to.chunks_exact_mut(self.width).enumerate() {
+                for (to, word) in to.iter_mut().zip(words) {
+                    *to = match numbers {
+                        1 => f32::from_bits(*word),
+                        2 => f32::from_bits((word >> (16 * place)) << 16),
+                        _ => f32::from_bits(((word >> (8 * place)) & 0xff) | WHOLE_BITS) - WHOLE_OFFSET,
+                    };
+                }
+            }
+        }
+    }
+
+    /// What the sums of a panel's columns are to be multiplied with.
+    #[inline(always)]
+    pub(super) fn scales(&self, panel: usize) -> Option<&[f32]> {
+        match &self.values {
+            Values::I8(_, scales) => Some(&scales[panel * self.width..(panel + 1) * self.width]),
+            Values::F32(_) | Values::Bf16(_) => None,
+        }
+    }
+
+    /// The numbers before they are rounded.
+    fn filled(&mut self) -> &mut Buffer {
+        match &mut self.values {
+            Values::F32(values) => values,
+            _ => unreachable!("a factor is filled before it is rounded"),
+        }
+    }
+
+    fn set_rows(&mut self, b: &[f32]) {
+        assert_eq!(b.len(), self.inner * self.columns, "a right factor of the packed form");
+        let (width, columns, inner) = (self.width, self.columns, self.inner);
+        for (panel, to) in self.filled().chunks_exact_mut(width * inner).enumerate() {
+            let first = panel * width;
+            let own = width.min(columns - first);
+            for (to, row) in to.chunks_exact_mut(width).zip(b.chunks_exact(columns)) {
+                to[..own].copy_from_slice(&row[first..first + own]);
+            }
+        }
+    }
+
+    fn set_transposed(&mut self, b: &[f32]) {
+        assert_eq!(b.len(), self.inner * self.columns, "a right factor of the packed form");
+        let (width, inner) = (self.width, self.inner);
+        for (panel, to) in self.filled().chunks_exact_mut(width * inner).enumerate() {
+            let rows = &b[panel * width * inner..];
+            // Blocks of sixteen sums read each line of the cache once.
+            for first in (0..inner).step_by(16) {
+                let depth = 16.min(inner - first);
+                for (column, row) in rows.chunks_exact(inner).take(width).enumerate() {
+                    for (k, value) in row[first..first + depth].iter().enumerate() {
+                        to[(first + k) * width + column] = *value;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The upper half of the number, rounded to the nearest, of two equally near ones to the even one.
+fn bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// Sets each column's scale, so that its largest magnitude becomes 127.
+fn set_scales(panel: &[f32], scales: &mut [f32]) {
+    for row in panel.chunks_exact(scales.len()) {
+        scales.iter_mut().zip(row).for_each(|(scale, value)| *scale = scale.max(value.abs() / 127.0));
+    }
+}
+
+/// The whole number nearest to `value / scale`, plus 128.
+fn whole(value: f32, scale: f32) -> u32 {
+    // A column of zeros has the scale 0.
+    let whole = if scale > 0.0 { (value / scale).round_ties_even() } else { 0.0 };
+    (whole + 128.0) as u32
+}
+
+/// Puts the numbers of each column together into words of so many.
+fn fill_words(
+    (words, numbers): (&mut [u32], usize),
+    panel: &[f32],
+    width: usize,
+    number: impl Fn(usize, f32) -> u32,
+) {
+    for (words, rows) in words.chunks_exact_mut(width).zip(panel.chunks(numbers * width)) {
+        for (place, row) in rows.chunks_exact(width).enumerate() {
+            let shift = 32 / numbers * place;
+            for (column, (word, value)) in words.iter_mut().zip(row).enumerate() {
+                *word |= number(column, *value) << shift;
+            }
+        }
+    }
+}
+
+/// Columns of a register tile on this machine.
+fn panel_width() -> usize {
+    struct Width;
+    impl WithSimd for Width {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES * if S::REGISTER_COUNT >= 32 { 4 } else { 2 }
+        }
+    }
+    simd::arch().dispatch(Width)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bf16_rounds_to_the_nearest_and_ties_to_even() {
+        for (value, bits) in [(1.0, 0x3f80), (-2.5, 0xc020), (1.003_906_3, 0x3f80), (1.011_718_8, 0x3f82)] {
+            assert_eq!(super::bf16(value), bits, "{value}");
+        }
+        assert!(f32::from_bits(u32::from(super::bf16(f32::NAN)) << 16).is_nan());
+    }
+}

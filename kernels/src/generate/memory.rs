@@ -1,0 +1,62 @@
+//! What cached decoding will hold in memory, from shapes alone.
+
+use rayon::current_num_threads;
+
+use crate::decode::PASS_TOKENS_MAX;
+use crate::decode::cache::{BLOCK_POSITIONS, Shape};
+use crate::decoder::config::DecoderConfig;
+
+/// Bytes of [`super::DecodeSlots`] on the CPU, with weights in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeMemory {
+    /// Keys and values of all slots, each as long as it can get. Blocks that no context has reached are not there.
+    pub cache: u64,
+    /// One version's weights in the form that products take.
+    pub packed: u64,
+    /// The activations of a pass on each thread, and the logits of a step.
+    pub pass: u64,
+}
+
+impl DecodeMemory {
+    /// For so many slots of contexts of at most `positions_max` tokens.
+    #[must_use]
+    pub fn new(config: &DecoderConfig, slots: usize, positions_max: usize) -> Self {
+        let bytes = |numbers: usize| 4 * numbers as u64;
+        let (hidden, intermediate) = (config.hidden, config.intermediate);
+        let (query, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
+        let block = hidden * (query + 2 * key) + query * hidden + 3 * hidden * intermediate;
+        let projected = query + 2 * key;
+        // The stream and its norm, queries with keys and values, their mix, and the feed-forward part, whose
+        // results also lie there by blocks of columns.
+        let row = 2 * hidden + projected + query + 2 * intermediate + intermediate.max(projected).max(hidden);
+        let passes = current_num_threads() * PASS_TOKENS_MAX.min(slots * positions_max) * row;
+        Self {
+            cache: bytes(slots * positions_max.div_ceil(BLOCK_POSITIONS) * Shape::new(config).block_len()),
+            packed: bytes(config.layers * block + config.vocabulary * hidden),
+            pass: bytes(passes + 2 * slots * config.vocabulary),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DecodeMemory;
+    use crate::DecoderConfig;
+    use crate::decoder::config::Family;
+
+    /// By hand: hidden 24, 4 query and 2 key heads of width 8, feed-forward 40, vocabulary 31, 2 layers.
+    #[test]
+    fn the_parts_are_those_of_the_shapes() {
+        let config = DecoderConfig::small(Family::Llama);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let of = |slots, positions| pool.install(|| DecodeMemory::new(&config, slots, positions));
+        let memory = of(5, 70);
+        // Two blocks a slot; values are filled up to the width of a vector.
+        assert_eq!(memory.cache, 4 * 5 * 2 * (64 * 2 * 2 * (8 + 16)));
+        assert_eq!(memory.packed, 4 * (2 * (32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40)) + 31 * 24));
+        let row = 2 * 24 + 64 + 32 + 2 * 40 + 64;
+        assert_eq!(memory.pass, 4 * (3 * 350 * row + 2 * 5 * 31));
+        // Longer contexts go through in passes of a bounded size.
+        assert_eq!(of(5, 4000).pass, 4 * (3 * 384 * row + 2 * 5 * 31));
+    }
+}

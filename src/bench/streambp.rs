@@ -1,0 +1,201 @@
+//! `longhaul bench streambp`: time and memory of one forward and backward pass, whole, checkpointed and in
+//! chunks. Every row is measured in a process of its own, because freed memory stays with a process.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use kernels::{ChunkPlan, Decoder, Device, Packed, TokenStats, Weights, accumulate_gradients, token_stats};
+use serde::{Deserialize, Serialize};
+
+use super::{median, shape};
+use crate::cli::{BenchStreambpArgs, GradientPath, LayerInputs};
+
+/// One measurement. Seconds are medians over the repeats.
+#[derive(Debug, Deserialize, Serialize)]
+struct BenchRow {
+    /// Length of the one sequence.
+    tokens: usize,
+    /// How the gradients were taken.
+    path: GradientPath,
+    /// The pass without gradients.
+    forward_s: f64,
+    /// Forward and backward together, less the pass without gradients.
+    backward_s: f64,
+    /// Peak of the resident memory above what the weights take.
+    peak_bytes: u64,
+    /// Largest relative error of a parameter's gradient (2-norm) against the whole computation; absent where
+    /// that was not asked for.
+    grad_error: Option<f64>,
+}
+
+/// Prints one row for each length and path.
+///
+/// # Errors
+/// If the shape cannot be, or the model cannot be read, or a measurement fails.
+pub fn streambp(args: &BenchStreambpArgs) -> Result<()> {
+    if let ([tokens], [path]) = (&args.tokens[..], &args.paths[..]) {
+        let row = measure(args, *tokens, *path)?;
+        print_row(&row, args.json)?;
+        return Ok(());
+    }
+    if !args.json {
+        println!(
+            "{:>8}  {:<12} {:>10} {:>10} {:>12} {:>10}",
+            "tokens", "path", "forward s", "backward s", "peak MiB", "error"
+        );
+    }
+    for tokens in &args.tokens {
+        for path in &args.paths {
+            let row = in_child(args, *tokens, *path)?;
+            print_row(&row, args.json)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_row(row: &BenchRow, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(row)?);
+        return Ok(());
+    }
+    let error = row.grad_error.map_or("-".to_owned(), |error| format!("{error:.1e}"));
+    let mebibytes = row.peak_bytes as f64 / f64::from(1 << 20);
+    println!(
+        "{:>8}  {:<12} {:>10.3} {:>10.3} {mebibytes:>12.1} {error:>10}",
+        row.tokens,
+        name(row.path)?,
+        row.forward_s,
+        row.backward_s
+    );
+    Ok(())
+}
+
+/// A choice as it is written on the command line.
+fn name(choice: impl Serialize) -> Result<String> {
+    Ok(serde_json::to_value(choice)?.as_str().unwrap_or_default().to_owned())
+}
+
+fn in_child(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Result<BenchRow> {
+    let mut child = Command::new(std::env::current_exe()?);
+    child.args(["bench", "streambp", "--json", "--tokens", &tokens.to_string()]);
+    child.args(["--paths", &name(path)?, "--repeats", &args.repeats.to_string()]);
+    child.args(["--layer-chunk-tokens", &args.layer_chunk_tokens.to_string()]);
+    child.args(["--head-chunk-tokens", &args.head_chunk_tokens.to_string()]);
+    child.args(["--attention-kept-mib", &args.attention_kept_mib.to_string()]);
+    child.args(["--layer-inputs", &name(args.layer_inputs)?]);
+    if args.errors {
+        child.arg("--errors");
+    }
+    match &args.model {
+        Some(model) => child.arg("--model").arg(model),
+        None => child.args(["--shape", &args.shape]),
+    };
+    let output = child.output()?;
+    if !output.status.success() {
+        bail!("{tokens} tokens, {path:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Result<BenchRow> {
+    let device = Device::flex();
+    let decoder = match &args.model {
+        Some(model) => Decoder::load(model, &device)?,
+        None => Decoder::random(shape(&args.shape)?, 1, &device),
+    };
+    let vocabulary = decoder.config.vocabulary;
+    let ids: Vec<u32> = (0..tokens).map(|t| ((t * 7919 + t * t) % vocabulary) as u32).collect();
+    let packed = Packed::new([&ids[..]]);
+    let whole = ChunkPlan {
+        path: kernels::GradientPath::Unchunked,
+        layer_chunk_tokens: tokens,
+        head_chunk_tokens: tokens,
+        attention_kept_bytes: 0,
+        layer_inputs: kernels::LayerInputs::Memory,
+        temperature: 1.0,
+    };
+    let plan = match path {
+        GradientPath::Unchunked => whole.clone(),
+        GradientPath::Checkpointed => {
+            ChunkPlan { path: kernels::GradientPath::Checkpointed, ..whole.clone() }
+        }
+        GradientPath::Streambp => ChunkPlan {
+            path: kernels::GradientPath::StreamBp,
+            layer_chunk_tokens: args.layer_chunk_tokens,
+            head_chunk_tokens: args.head_chunk_tokens,
+            attention_kept_bytes: args.attention_kept_mib << 20,
+            layer_inputs: match args.layer_inputs {
+                LayerInputs::Memory => kernels::LayerInputs::Memory,
+                LayerInputs::Bf16 => kernels::LayerInputs::Bf16,
+                LayerInputs::File => kernels::LayerInputs::File(std::env::temp_dir()),
+            },
+            ..whole.clone()
+        },
+    };
+    let before = memory("VmRSS")?;
+    reset_peak()?;
+    let (mut forward, mut both) = (Vec::new(), Vec::new());
+    let mut peak_bytes = 0;
+    for _ in 0..args.repeats.max(1) {
+        let start = Instant::now();
+        // The sums are not copied out here: for a large model a copy is more than what the step holds.
+        let mut sums = decoder.weights.zeros_like();
+        accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut mean_loss)?;
+        both.push(start.elapsed().as_secs_f64());
+        peak_bytes = peak_bytes.max(memory("VmHWM")?.saturating_sub(before));
+        drop(sums);
+        let start = Instant::now();
+        token_stats(&decoder, &packed, &plan);
+        forward.push(start.elapsed().as_secs_f64());
+    }
+    let grad_error = if args.errors {
+        let whole = gradients(&decoder, &packed, &whole)?;
+        Some(largest_error(&gradients(&decoder, &packed, &plan)?, &whole))
+    } else {
+        None
+    };
+    let forward_s = median(&mut forward);
+    let backward_s = median(&mut both) - forward_s;
+    Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes, grad_error })
+}
+
+type Gradients = Weights<Vec<f32>>;
+
+/// The gradient of the mean negative log-probability.
+fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Result<Gradients> {
+    let mut sums = decoder.weights.zeros_like();
+    accumulate_gradients(decoder, packed, plan, &mut sums, &mut mean_loss)?;
+    Ok(sums.map(|_, sum| sum.clone().into_data().try_to_vec().expect("gradients are f32")))
+}
+
+/// The slopes of the mean negative log-probability.
+fn mean_loss(stats: &TokenStats) -> Vec<f32> {
+    vec![-1.0 / stats.logprobs.len() as f32; stats.logprobs.len()]
+}
+
+fn largest_error(found: &Gradients, expected: &Gradients) -> f64 {
+    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+    let pairs = found.named().into_iter().zip(expected.named());
+    pairs.fold(0.0, |most, ((_, found), (_, expected))| {
+        let mut differences = found.iter().zip(expected).map(|(x, y)| f64::from(*x) - f64::from(*y));
+        let scale = norm(&mut expected.iter().map(|x| f64::from(*x)));
+        most.max(norm(&mut differences) / scale.max(1e-12))
+    })
+}
+
+/// A line of `/proc/self/status`, in bytes.
+fn memory(line: &str) -> Result<u64> {
+    let path = PathBuf::from("/proc/self/status");
+    let status = std::fs::read_to_string(&path).with_context(|| "memory is measured on Linux only")?;
+    let kibibytes = status.lines().find_map(|text| {
+        text.strip_prefix(line)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    Ok(kibibytes.with_context(|| format!("{}: no {line}", path.display()))? * 1024)
+}
+
+/// Makes `VmHWM` count from now.
+fn reset_peak() -> Result<()> {
+    std::fs::write("/proc/self/clear_refs", "5").context("/proc/self/clear_refs")
+}
