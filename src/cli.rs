@@ -63,6 +63,18 @@ pub enum GradientPath {
     Streambp,
 }
 
+/// When gradients are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Errors {
+    /// Up to 8192 tokens, where memory allows
+    Auto,
+    /// At every length
+    Always,
+    /// Not at all
+    Never,
+}
+
 /// How decoding holds a model's matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DecodePrecision {
@@ -321,9 +333,10 @@ pub struct BenchStreambpArgs {
     /// Where StreamBP keeps the layers' inputs
     #[arg(long, default_value = "memory")]
     pub layer_inputs: LayerInputs,
-    /// Compares the gradients with the whole computation, which takes its time and memory
-    #[arg(long)]
-    pub errors: bool,
+    /// When the gradients are compared with those of the whole computation, which takes its time and memory; the
+    /// measured time and peak are without it
+    #[arg(long, num_args = 0..=1, default_value = "auto", default_missing_value = "always", require_equals = true)]
+    pub errors: Errors,
     /// Prints one JSON object a row
     #[arg(long)]
     pub json: bool,

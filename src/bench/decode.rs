@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use kernels::{DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Device, Feed, Precision};
 use serde::Serialize;
 
-use super::{median, shape};
+use super::{available_bytes, median, shape};
 use crate::cli::BenchDecodeArgs;
 
 /// Seconds of steps that one repeat takes at least.
@@ -153,11 +153,4 @@ fn steps(
 fn cache_bytes(config: &DecoderConfig, contexts: usize, tokens: usize) -> u64 {
     let token = 2 * config.layers * config.kv_heads * config.head_width * size_of::<f32>();
     (contexts * tokens * token) as u64
-}
-
-/// Memory that is free, where the machine says it.
-fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
 }

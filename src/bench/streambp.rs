@@ -6,11 +6,13 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use kernels::{ChunkPlan, Decoder, Device, Packed, TokenStats, Weights, accumulate_gradients, token_stats};
+use kernels::{
+    ChunkPlan, Decoder, DecoderConfig, Device, Packed, TokenStats, Weights, accumulate_gradients, token_stats,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{median, shape};
-use crate::cli::{BenchStreambpArgs, GradientPath, LayerInputs};
+use super::{available_bytes, median, shape};
+use crate::cli::{BenchStreambpArgs, Errors, GradientPath, LayerInputs};
 
 /// One measurement. Seconds are medians over the repeats.
 #[derive(Debug, Deserialize, Serialize)]
@@ -25,8 +27,8 @@ struct BenchRow {
     backward_s: f64,
     /// Peak of the resident memory above what the weights take.
     peak_bytes: u64,
-    /// Largest relative error of a parameter's gradient (2-norm) against the whole computation; absent where
-    /// that was not asked for.
+    /// Largest relative error of a parameter's gradient (2-norm) against the whole computation; absent where they
+    /// were not compared.
     grad_error: Option<f64>,
 }
 
@@ -48,11 +50,25 @@ pub fn streambp(args: &BenchStreambpArgs) -> Result<()> {
     }
     for tokens in &args.tokens {
         for path in &args.paths {
-            let row = in_child(args, *tokens, *path)?;
-            print_row(&row, args.json)?;
+            let bytes = whole_bytes(&config(args)?, *tokens);
+            match available_bytes() {
+                Some(available) if *path == GradientPath::Unchunked && bytes > available => eprintln!(
+                    "skipped: {tokens} tokens unchunked take about {} MiB and {} are free",
+                    bytes >> 20,
+                    available >> 20
+                ),
+                _ => print_row(&in_child(args, *tokens, *path)?, args.json)?,
+            }
         }
     }
     Ok(())
+}
+
+fn config(args: &BenchStreambpArgs) -> Result<DecoderConfig> {
+    Ok(match &args.model {
+        Some(model) => DecoderConfig::read(model)?,
+        None => shape(&args.shape)?,
+    })
 }
 
 fn print_row(row: &BenchRow, json: bool) -> Result<()> {
@@ -85,9 +101,7 @@ fn in_child(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resu
     child.args(["--head-chunk-tokens", &args.head_chunk_tokens.to_string()]);
     child.args(["--attention-kept-mib", &args.attention_kept_mib.to_string()]);
     child.args(["--layer-inputs", &name(args.layer_inputs)?]);
-    if args.errors {
-        child.arg("--errors");
-    }
+    child.arg(format!("--errors={}", name(args.errors)?));
     match &args.model {
         Some(model) => child.arg("--model").arg(model),
         None => child.args(["--shape", &args.shape]),
@@ -150,7 +164,7 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
         token_stats(&decoder, &packed, &plan);
         forward.push(start.elapsed().as_secs_f64());
     }
-    let grad_error = if args.errors {
+    let grad_error = if compares(args, &decoder.config, tokens) {
         let whole = gradients(&decoder, &packed, &whole)?;
         Some(largest_error(&gradients(&decoder, &packed, &plan)?, &whole))
     } else {
@@ -159,6 +173,28 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     let forward_s = median(&mut forward);
     let backward_s = median(&mut both) - forward_s;
     Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes, grad_error })
+}
+
+/// Longer sequences are compared only where that is asked for: it takes as long as everything else together.
+const COMPARED_TOKENS_MAX: usize = 8192;
+
+fn compares(args: &BenchStreambpArgs, config: &DecoderConfig, tokens: usize) -> bool {
+    match args.errors {
+        Errors::Always => true,
+        Errors::Never => false,
+        Errors::Auto => {
+            let fits = available_bytes().is_none_or(|available| whole_bytes(config, tokens) < available);
+            tokens <= COMPARED_TOKENS_MAX && fits
+        }
+    }
+}
+
+/// About what the whole computation holds, gradients twice included, on the safe side: activations of the layers were
+/// measured at 12 times the width and 3 times the feed-forward width a token.
+fn whole_bytes(config: &DecoderConfig, tokens: usize) -> u64 {
+    let layer = 12 * config.hidden + 3 * config.intermediate;
+    let numbers = tokens * (config.layers * layer + 4 * config.vocabulary) * 5 / 4 + 3 * config.parameters();
+    (numbers * size_of::<f32>()) as u64
 }
 
 type Gradients = Weights<Vec<f32>>;
