@@ -38,8 +38,9 @@ struct BenchRow {
 /// If the shape cannot be, or the model cannot be read, or a measurement fails.
 pub fn streambp(args: &BenchStreambpArgs) -> Result<()> {
     if let ([tokens], [path]) = (&args.tokens[..], &args.paths[..]) {
-        let row = measure(args, *tokens, *path)?;
-        print_row(&row, args.json)?;
+        if !skipped(args, *tokens, *path)? {
+            print_row(&measure(args, *tokens, *path)?, args.json)?;
+        }
         return Ok(());
     }
     if !args.json {
@@ -50,18 +51,27 @@ pub fn streambp(args: &BenchStreambpArgs) -> Result<()> {
     }
     for tokens in &args.tokens {
         for path in &args.paths {
-            let bytes = whole_bytes(&config(args)?, *tokens);
-            match available_bytes() {
-                Some(available) if *path == GradientPath::Unchunked && bytes > available => eprintln!(
-                    "skipped: {tokens} tokens unchunked take about {} MiB and {} are free",
-                    bytes >> 20,
-                    available >> 20
-                ),
-                _ => print_row(&in_child(args, *tokens, *path)?, args.json)?,
+            if !skipped(args, *tokens, *path)? {
+                print_row(&in_child(args, *tokens, *path)?, args.json)?;
             }
         }
     }
     Ok(())
+}
+
+/// Says of a whole tape that memory cannot hold that it is left out.
+fn skipped(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Result<bool> {
+    let bytes = whole_bytes(&config(args)?, tokens);
+    let Some(available) = available_bytes().filter(|available| bytes > *available) else { return Ok(false) };
+    let skipped = path == GradientPath::Unchunked;
+    if skipped {
+        eprintln!(
+            "skipped: {tokens} tokens unchunked take about {} MiB and {} are free",
+            bytes >> 20,
+            available >> 20
+        );
+    }
+    Ok(skipped)
 }
 
 fn config(args: &BenchStreambpArgs) -> Result<DecoderConfig> {
