@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
-def model(shape, positions):
+def model(shape, positions, deviation=0.02):
     hidden, layers, heads, kv_heads, intermediate, vocabulary = shape
     torch.manual_seed(1)
     config = LlamaConfig(
@@ -28,6 +28,7 @@ def model(shape, positions):
         intermediate_size=intermediate,
         vocab_size=vocabulary,
         max_position_embeddings=positions,
+        initializer_range=deviation,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=None,

@@ -63,6 +63,13 @@ fn every_config_loads() {
 }
 
 #[test]
+fn the_config_beside_trl_loads_once_a_model_is_named() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/peers/grpo_longhaul.toml");
+    let set = ["model.path=models/quickstart".to_owned()];
+    Config::load(&path, &set).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
 fn every_key_says_why() {
     for path in files(&root()) {
         let text = fs::read_to_string(&path).unwrap();
