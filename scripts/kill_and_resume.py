@@ -32,9 +32,9 @@ import time
 
 # What depends on the clock.
 TIMED = ("timing_s/", "time/", "perf/")
-# A life after a kill needs so long, in seconds, to come to a checkpoint: progress is certain.
+# The shortest life, in seconds: a process that is killed before it has begun shows nothing.
 LIFE_MIN = 0.05
-# Lengths of two runs of one kind differ more than this in one of a thousand pairs.
+# Two runs of one kind are told apart by mistake as often as this.
 P_MIN = 0.001
 CONFIG = ["checkpoint.every_steps=2", 'metrics.console="plain"']
 
