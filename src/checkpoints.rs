@@ -61,6 +61,33 @@ fn policy(version: u64) -> String {
     format!("policy-{version}")
 }
 
+/// Whether a run can be taken up at this checkpoint.
+#[must_use]
+pub fn is_whole(folder: &Path) -> bool {
+    folder.join(RUN_FILE).exists() && learner::manifest::verify(folder).is_ok()
+}
+
+/// Clears up what a kill left in the folder of checkpoints: one that had lost its name while it was written anew
+/// gets it back, and what is half-written goes.
+///
+/// # Errors
+/// If a folder cannot be listed, renamed or removed.
+pub fn settle(folder: &RunFolder) -> Result<()> {
+    let mut hidden = folder.hidden_checkpoints()?;
+    // The new one before the one that it was to replace.
+    hidden.sort_by(|(_, one, _), (_, other, _)| other.cmp(one));
+    for (step, _, path) in hidden {
+        let named = folder.checkpoint(step);
+        if !named.exists() && is_whole(&path) {
+            tracing::info!("{}: a kill took its name, which it has again", named.display());
+            fs::rename(&path, &named).with_context(|| path.display().to_string())?;
+        } else {
+            fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
 /// A checkpoint that a run goes on from.
 #[derive(Debug)]
 pub struct ResumePoint {
@@ -194,11 +221,20 @@ const SAFE_KEYS: [&str; 11] = [
     "watchdog.",
 ];
 
-/// What differs between the config of a run and the one that it is resumed with, a line a key.
+/// What differs between the config of a run and the one that it is resumed with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigChanges {
+    /// A line a key.
+    pub lines: Vec<String>,
+    /// Whether one of them changes what is learned.
+    pub are_unsafe: bool,
+}
+
+/// Compares the config of a run with the one that it is resumed with.
 ///
 /// # Errors
 /// If a difference is not safe and `allowed` is not set: the whole difference is shown.
-pub fn check_config(folder: &RunFolder, resolved: &str, allowed: bool) -> Result<Vec<String>> {
+pub fn check_config(folder: &RunFolder, resolved: &str, allowed: bool) -> Result<ConfigChanges> {
     let path = folder.config();
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let before = flat(&text).with_context(|| path.display().to_string())?;
@@ -226,7 +262,7 @@ pub fn check_config(folder: &RunFolder, resolved: &str, allowed: bool) -> Result
             path.display()
         );
     }
-    Ok(lines)
+    Ok(ConfigChanges { lines, are_unsafe: !unsafe_keys.is_empty() })
 }
 
 /// Every value of a TOML text by its whole key.
@@ -279,20 +315,50 @@ mod tests {
         assert_eq!(folder.checkpoint_steps().unwrap(), [9, 8, 4, 3]);
     }
 
+    /// A checkpoint's files under any name.
+    fn write_whole(folder: &Path, content: &str) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join(RUN_FILE), content).unwrap();
+        learner::manifest::write(folder).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_between_two_names_gets_its_own_back() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = folder(home.path(), "");
+        let hidden = |name: &str| folder.checkpoints().join(name);
+        // Killed between the two renames; while the new one was written; before the first rename; after the last.
+        write_whole(&hidden(".step-1.partial"), "new");
+        write_whole(&hidden(".step-1.old"), "old");
+        write_whole(&hidden(".step-2.old"), "old");
+        fs::create_dir_all(hidden(".step-2.partial")).unwrap();
+        write_whole(&folder.checkpoint(3), "old");
+        write_whole(&hidden(".step-3.partial"), "new");
+        fs::create_dir_all(hidden(".step-4.partial")).unwrap();
+        fs::create_dir_all(hidden(".notes")).unwrap();
+        settle(&folder).unwrap();
+        assert_eq!(folder.checkpoint_steps().unwrap(), [3, 2, 1]);
+        let content = |step| fs::read_to_string(folder.checkpoint(step).join(RUN_FILE)).unwrap();
+        assert_eq!([content(1), content(2), content(3)], ["new", "old", "old"]);
+        assert!(folder.hidden_checkpoints().unwrap().is_empty() && hidden(".notes").exists());
+    }
+
     #[test]
     fn a_changed_config_is_shown_and_only_safe_keys_pass() {
         let home = tempfile::tempdir().unwrap();
         let before = "[run]\nseed = 1\nthreads = 2\n[optimizer]\nlearning_rate = 1e-4\n";
         let folder = folder(home.path(), before);
-        assert!(check_config(&folder, before, false).unwrap().is_empty());
+        assert_eq!(check_config(&folder, before, false).unwrap(), ConfigChanges::default());
         let safe = before.replace("threads = 2\n", "");
-        assert_eq!(check_config(&folder, &safe, false).unwrap(), ["run.threads: 2 -> absent"]);
+        let lines = vec!["run.threads: 2 -> absent".to_owned()];
+        assert_eq!(check_config(&folder, &safe, false).unwrap(), ConfigChanges { lines, are_unsafe: false });
         let other = before.replace("1e-4", "2e-4").replace("threads = 2", "threads = 1");
         let error = check_config(&folder, &other, false).unwrap_err().to_string();
         assert!(
             error.contains("run.threads: 2 -> 1") && error.contains("and optimizer.learning_rate would"),
             "{error}"
         );
-        assert_eq!(check_config(&folder, &other, true).unwrap().len(), 2);
+        let allowed = check_config(&folder, &other, true).unwrap();
+        assert!(allowed.lines.len() == 2 && allowed.are_unsafe);
     }
 }

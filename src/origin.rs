@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use kernels::Device;
+use learner::manifest;
 use rollout::{Journal, RolloutState};
 
-use crate::checkpoints::{ResumePoint, check_config};
+use crate::checkpoints::{self, ResumePoint, check_config};
 use crate::cli::{LATEST, RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
 use crate::metrics::MetricsWriter;
@@ -23,6 +24,8 @@ pub struct Origin {
     pub moments: Option<PathBuf>,
     /// The folder of the run that is resumed.
     resumed: Option<(RunFolder, LogGuard)>,
+    /// Whether the run goes on under a config that changes what is learned.
+    learns_otherwise: bool,
     /// What a person is told when the run begins.
     pub notes: Vec<String>,
 }
@@ -42,14 +45,15 @@ impl Origin {
         if let Some(wanted) = &start.resume {
             return Self::resume(config, (wanted, name), (place, start), device);
         }
-        let mut moments = None;
+        let (mut moments, mut notes) = (None, Vec::new());
         if let Some(fork) = &start.fork {
-            let checkpoint = forked(fork)?;
+            let (checkpoint, passed_over) = forked(fork)?;
+            notes = passed_over;
             moments = start.fork_optimizer.then(|| checkpoint.clone());
             config.model.path = checkpoint;
         }
         let model = config.model.path.clone();
-        Ok(Self { model, point: None, moments, resumed: None, notes: Vec::new() })
+        Ok(Self { model, point: None, moments, resumed: None, learns_otherwise: false, notes })
     }
 
     fn resume(
@@ -68,8 +72,8 @@ impl Origin {
         let log = start_log(Some(&folder))?;
         let mut notes = Vec::new();
         let changes = check_config(&folder, &config.resolved(), start.allow_config_change)?;
-        if !changes.is_empty() {
-            notes.push(format!("the config has changed: {}", changes.join("; ")));
+        if !changes.lines.is_empty() {
+            notes.push(format!("the config has changed: {}", changes.lines.join("; ")));
         }
         if let Some(step) = step {
             let later = folder.checkpoint_steps()?.into_iter().filter(|other| *other > step).count();
@@ -80,6 +84,7 @@ impl Origin {
                 );
             }
         }
+        checkpoints::settle(&folder)?;
         let point = ResumePoint::find(&folder, step.unwrap_or(u64::MAX), device)?;
         let at = point.as_ref().map_or(0, |point| point.step);
         if let Some(step) = step.filter(|step| *step != at) {
@@ -94,7 +99,8 @@ impl Origin {
         });
         notes.iter().for_each(|note| tracing::info!("{note}"));
         let model = point.as_ref().map_or_else(|| config.model.path.clone(), |point| point.folder.clone());
-        Ok(Self { model, point, moments: None, resumed: Some((folder, log)), notes })
+        let (resumed, learns_otherwise) = (Some((folder, log)), changes.are_unsafe);
+        Ok(Self { model, point, moments: None, resumed, learns_otherwise, notes })
     }
 
     /// The step that the run goes on after.
@@ -121,6 +127,7 @@ impl Origin {
         let Some((folder, log)) = self.resumed.take() else {
             let folder = RunFolder::create(place.run.as_deref(), name, place.overwrite, &config.resolved())?;
             let log = start_log(Some(&folder))?;
+            self.notes.iter().for_each(|note| tracing::warn!("{note}"));
             let metrics = MetricsWriter::create(folder.path())?;
             return Ok((folder, log, metrics));
         };
@@ -135,6 +142,10 @@ impl Origin {
     /// # Errors
     /// If it cannot be opened or read.
     pub fn journal(&self, folder: &RunFolder, schedule: Schedule) -> Result<Journal> {
+        if self.learns_otherwise {
+            // What was drawn after the checkpoint was drawn by weights, or under limits, that will not come again.
+            Journal::prune(&folder.journal(), u64::MAX)?;
+        }
         // Under `async` the weights after the step come out otherwise, so only segments that were drawn under
         // weights which still exist are used again.
         let trusted = if schedule == Schedule::Async { self.step() } else { u64::MAX };
@@ -151,13 +162,23 @@ fn run_and_step(wanted: &Path) -> (PathBuf, Option<u64>) {
     }
 }
 
-/// A checkpoint, or the newest one of a run.
-fn forked(fork: &Path) -> Result<PathBuf> {
+/// A checkpoint, or the newest whole one of a run, and the ones passed over for it. A directory without a manifest
+/// is a model from elsewhere.
+fn forked(fork: &Path) -> Result<(PathBuf, Vec<String>)> {
+    let mut notes = Vec::new();
     if !fork.join("config.toml").exists() {
-        return Ok(fork.to_owned());
+        if fork.join(manifest::MANIFEST_FILE).exists() {
+            manifest::verify(fork)?;
+        }
+        return Ok((fork.to_owned(), notes));
     }
     let folder = RunFolder::reopen(fork)?;
-    let steps = folder.checkpoint_steps()?;
-    let newest = steps.first().with_context(|| format!("{}: the run has no checkpoint", fork.display()))?;
-    Ok(folder.checkpoint(*newest))
+    for checkpoint in folder.checkpoint_steps()?.into_iter().map(|step| folder.checkpoint(step)) {
+        match manifest::verify(&checkpoint) {
+            Ok(_) => return Ok((checkpoint, notes)),
+            Err(error) => notes.push(format!("{}: not used: {error}", checkpoint.display())),
+        }
+    }
+    notes.push(format!("{}: the run has no whole checkpoint", fork.display()));
+    bail!("{}", notes.join("; "))
 }

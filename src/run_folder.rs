@@ -111,6 +111,22 @@ impl RunFolder {
         Ok(steps)
     }
 
+    /// The folders of checkpoints that a kill left under a hidden name: the step, what the name ends with, and where.
+    ///
+    /// # Errors
+    /// If the folder of checkpoints cannot be listed.
+    pub fn hidden_checkpoints(&self) -> Result<Vec<(u64, String, PathBuf)>> {
+        let folder = self.checkpoints();
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let hidden = |name: &String| {
+            let (step, end) = hidden_step(name)?;
+            Some((step, end.to_owned(), folder.join(name)))
+        };
+        Ok(names_in(&folder)?.iter().filter_map(hidden).collect())
+    }
+
     /// Removes what was written of the steps after `step`, which come again.
     ///
     /// # Errors
@@ -238,6 +254,12 @@ fn checkpoint_step(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
 }
 
+/// The step and the end of the name of a checkpoint on its way in or out: `.step-12.partial`, `.step-12.old`.
+fn hidden_step(name: &str) -> Option<(u64, &str)> {
+    let (step, end) = name.strip_prefix('.')?.rsplit_once('.')?;
+    Some((checkpoint_step(step)?, end))
+}
+
 /// The folder after the last one of this name, so that the numbers follow time even where some were deleted.
 fn next_free(runs: &Path, name: &str) -> Result<PathBuf> {
     fs::create_dir_all(runs).with_context(|| runs.display().to_string())?;
@@ -286,7 +308,8 @@ fn remove_run(path: &Path) -> Result<()> {
     // The config goes last: what is interrupted here can still be overwritten.
     remove_matching(&path.join("tensorboard"), |name| name.contains("tfevents"))?;
     remove_matching(&path.join("rollouts"), |name| name.contains("step-") && name.ends_with(".jsonl"))?;
-    remove_matching(&path.join("checkpoints"), |name| checkpoint_step(name).is_some())?;
+    let is_checkpoint = |name: &str| checkpoint_step(name).is_some() || hidden_step(name).is_some();
+    remove_matching(&path.join("checkpoints"), is_checkpoint)?;
     remove_matching(&path.join("journal"), |name| name.ends_with(".segments"))?;
     for name in ["metrics.jsonl", "log", "config.toml"] {
         let file = path.join(name);

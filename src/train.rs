@@ -395,6 +395,10 @@ impl<'a> Run<'a> {
         let version = self.learner.version();
         let path = self.folder.checkpoint(version);
         self.pulse.beat();
+        if standing.is_none() && checkpoints::is_whole(&path) {
+            // These weights are there, and with them where the run stood: a failure must not cost that.
+            return Ok(path);
+        }
         let mut files = self.model.companions.clone();
         if let Some(standing) = standing {
             let run = RunState {
@@ -468,10 +472,15 @@ impl<'a> Run<'a> {
         let stands = failure.is_none() || driver.survives_failure();
         let at = (self.learner.version(), &self.actors_before);
         let standing = if stands { Some(driver.state(&self.queue, at)?) } else { None };
-        let model = self.save(standing.as_ref()).context("the last checkpoint")?;
+        let saved = self.save(standing.as_ref());
         if let Some(error) = failure {
-            return Err(error.context(format!("the last weights are in {}", model.display())));
+            // What ended the run is the cause, also where the disk that made it fail takes no weights either.
+            return Err(match saved {
+                Ok(model) => error.context(format!("the last weights are in {}", model.display())),
+                Err(other) => error.context(format!("the last weights could not be written ({other:#})")),
+            });
         }
+        let model = saved.context("the last checkpoint")?;
         let step = self.learner.version();
         let accuracy = |report: &Option<EvalReport>| report.as_ref().and_then(|report| report.accuracy);
         let folder = self.folder.path().to_owned();

@@ -126,10 +126,27 @@ fn write(
 ) -> Result<u64, LearnerError> {
     let temporary = sibling(dir, "partial")?;
     remove_if_there(&temporary)?;
-    fs::create_dir_all(&temporary).map_err(|error| LearnerError::file(&temporary, error))?;
-    trainee.decoder.save(&temporary)?;
+    let written = fill(&temporary, trainee, settings, extra);
+    if written.is_err() {
+        // What is half-written holds the room on a full disk that the next checkpoint needs.
+        let _ = remove_if_there(&temporary);
+    }
+    let bytes = written?;
+    swap_in(&temporary, dir)?;
+    Ok(bytes)
+}
+
+/// Writes a whole checkpoint to a directory that is not there, waits until it is on the disk, and returns its bytes.
+fn fill(
+    temporary: &Path,
+    trainee: &Trainee,
+    settings: Settings,
+    extra: &[ExtraFile],
+) -> Result<u64, LearnerError> {
+    fs::create_dir_all(temporary).map_err(|error| LearnerError::file(temporary, error))?;
+    trainee.decoder.save(temporary)?;
     for file in extra {
-        add_extra(&temporary, file)?;
+        add_extra(temporary, file)?;
     }
     save_moments(&temporary.join(MOMENTS_FILE), trainee)?;
     let state = TrainerState {
@@ -143,9 +160,8 @@ fn write(
     let text = serde_json::to_vec_pretty(&state)
         .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
     put(&path, &text)?;
-    let bytes = manifest::write(&temporary)?;
-    sync_all(&temporary)?;
-    swap_in(&temporary, dir)?;
+    let bytes = manifest::write(temporary)?;
+    sync_all(temporary)?;
     Ok(bytes)
 }
 
@@ -360,6 +376,7 @@ mod tests {
         let message = save(&dir, &learner, &missing).unwrap_err().to_string();
         assert!(message.contains("absent/file.json"), "{message}");
         assert_eq!(resumed(&dir).unwrap().version(), 0);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "half of a checkpoint is left");
     }
 
     #[test]

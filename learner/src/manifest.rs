@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::error::LearnerError;
 
 /// The manifest's own name.
-pub(crate) const MANIFEST_FILE: &str = "manifest.json";
+pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// `manifest.json`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,10 @@ struct Entry {
 }
 
 /// Writes the manifest of all files below `dir`, and returns their bytes.
-pub(crate) fn write(dir: &Path) -> Result<u64, LearnerError> {
+///
+/// # Errors
+/// [`LearnerError::File`] or [`LearnerError::Checkpoint`] with the file that cannot be read or written.
+pub fn write(dir: &Path) -> Result<u64, LearnerError> {
     let mut files = BTreeMap::new();
     for path in files_below(dir)? {
         files.insert(name_below(dir, &path), entry(&path)?);

@@ -112,9 +112,13 @@ impl Journal {
         fits.then_some(segment)
     }
 
-    /// Begins the file of the time after the checkpoint of `step`.
+    /// Begins the file of the time after the checkpoint of `step`. Where that is the file which is being written, it
+    /// goes on: the checkpoint may not come to be, and the one of that name before it needs what is there.
     pub(crate) fn begin(&mut self, step: u64) {
         let path = self.path(step);
+        if self.file.as_ref().is_some_and(|(open, _)| *open == path) {
+            return;
+        }
         match File::create(&path) {
             Ok(file) => self.file = Some((path, file)),
             Err(error) => {
@@ -258,6 +262,9 @@ mod tests {
         assert!(open(folder.path(), 0, 9).recall(&trajectory(1, &[]), 9).is_some());
         assert!(open(folder.path(), 0, 9).recall(&trajectory(2, &[]), 9).is_some());
         assert!(open(folder.path(), 5, 9).recall(&trajectory(1, &[]), 9).is_none());
+        journal.begin(5);
+        let kept = open(folder.path(), 5, 9).recall(&trajectory(2, &[]), 9);
+        assert!(kept.is_some(), "the checkpoint before of that name needs what came after it");
         Journal::prune(folder.path(), 5).expect("a folder that can be read");
         let left: Vec<u64> =
             journals(folder.path()).expect("it can").into_iter().map(|(step, _)| step).collect();

@@ -15,6 +15,11 @@ use tokenizers::{
 
 use crate::error::RolloutError;
 
+/// Words whose tokens a tokenizer remembers, on each thread that encodes. Words of a language are soon among them;
+/// prompts that are made for one use would fill its usual 10,000 with what never comes again, and a run would grow
+/// by megabytes, for long ones by hundreds, while they do.
+const WORDS_REMEMBERED_MAX: usize = 1024;
+
 /// The tokenizer of a model, its chat template and its ends of output.
 pub struct Text {
     directory: PathBuf,
@@ -35,8 +40,11 @@ impl Text {
     pub fn load(directory: &Path) -> Result<Self, RolloutError> {
         let path = directory.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|error| RolloutError::file(&path, error))?;
-        let tokenizer = Tokenizer::from_bytes(bytes)
+        let mut tokenizer = Tokenizer::from_bytes(bytes)
             .map_err(|error| RolloutError::content(&path, format!("not a tokenizer: {error}")))?;
+        let mut model = tokenizer.get_model().clone();
+        model.resize_cache(WORDS_REMEMBERED_MAX);
+        tokenizer.with_model(model);
         let config_path = directory.join("tokenizer_config.json");
         let config = read_json(&config_path)?.unwrap_or(Value::Null);
         let eos_ids = eos_ids(directory, &tokenizer, &config)?;
@@ -363,6 +371,26 @@ mod tests {
         let ids = text.encode("abc").expect("known characters");
         assert_eq!(ids, vec![2, 3, 4]);
         assert_eq!(text.decode(&ids).expect("known ids"), "abc");
+    }
+
+    // A run asks a new prompt in every group: what is kept of each adds up.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn prompts_that_never_come_again_are_not_remembered() {
+        let resident_bytes = || {
+            let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+            4096 * pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number")
+        };
+        let text = super::Text::load("../models/quickstart".as_ref()).expect("the quickstart's tokenizer");
+        let encode = |number: u32| {
+            let prompt = format!("{number:0240}");
+            assert_eq!(text.encode(&prompt).expect("digits").len(), 240);
+        };
+        (0..2000).for_each(encode);
+        let before = resident_bytes();
+        (2000..12_000).for_each(encode);
+        let grown = resident_bytes().saturating_sub(before);
+        assert!(grown < 24 << 20, "{grown} bytes for 10000 prompts that are gone");
     }
 
     #[test]

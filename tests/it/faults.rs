@@ -245,6 +245,47 @@ fn a_learner_that_fails_leaves_the_run_resumable() {
     assert_eq!(run.result(), expected);
 }
 
+// What a failed run writes last must not take the place of where it stood.
+#[test]
+fn a_failure_in_the_first_step_after_a_checkpoint_leaves_it_whole() {
+    let expected = unbroken("deterministic").result();
+    let run = Run::new("deterministic");
+    run.fails(&["--set", "checkpoint.keep_last=1"], "learner:fail@5");
+    for faults in ["actor:panic@1", "learner:fail@1"] {
+        let out = run.fails(&["--resume", "--set", "checkpoint.keep_last=1"], faults);
+        assert!(out.contains("resumed at step 4"), "{faults}: {out}");
+    }
+    let out = run.succeeds(&["--resume"], "");
+    assert!(out.contains("resumed at step 4"), "{out}");
+    assert_eq!(run.result(), expected);
+}
+
+#[test]
+fn what_ended_a_run_is_said_where_its_weights_cannot_be_written_either() {
+    let run = Run::new("deterministic");
+    let out = run.fails(&[], "metrics:fail@4, checkpoint:fail@2");
+    assert!(out.contains("the last weights could not be written") && out.contains("step-3"), "{out}");
+    assert!(out.contains("metrics.jsonl: no storage space"), "{out}");
+    let out = run.succeeds(&["--resume"], "");
+    assert!(out.contains("resumed at step 2"), "{out}");
+}
+
+// Segments after the checkpoint were drawn by weights that a run under another config does not come to.
+#[test]
+fn under_another_config_nothing_after_the_checkpoint_is_used() {
+    let killed = Run::new("deterministic");
+    killed.fails(&[], "learner:kill@4");
+    let other = Run::new("deterministic");
+    let copied = Command::new("cp").args(["-r"]).args([killed.folder(), other.folder()]).status().unwrap();
+    assert!(copied.success());
+    fs::remove_dir_all(other.folder().join("journal")).unwrap();
+    let change = ["--resume", "--allow-config-change", "--set", "optimizer.learning_rate=3e-4"];
+    let out = killed.succeeds(&change, "");
+    assert!(out.contains("optimizer.learning_rate: 0.0001 -> 0.0003"), "{out}");
+    other.succeeds(&change, "");
+    assert_eq!(killed.result(), other.result());
+}
+
 #[test]
 fn steps_that_overflow_are_refused_and_their_completions_kept() {
     let run = Run::new("lockstep");
@@ -295,6 +336,20 @@ fn a_fork_begins_at_step_0_with_the_weights_of_another_run() {
     assert!(out.contains("step 1/1"), "{out}");
     let config = fs::read_to_string(child.folder().join("config.toml")).unwrap();
     assert!(config.contains("checkpoints/step-5"), "{config}");
+}
+
+#[test]
+fn a_fork_takes_no_damaged_weights() {
+    let parent = unbroken("lockstep");
+    damage(&parent.checkpoint(5).join("model.safetensors"), 9000);
+    let (from, damaged) = (parent.folder(), parent.checkpoint(5));
+    let child = Run::new("lockstep");
+    let out = child.succeeds(&["--fork", from.to_str().unwrap(), "--set", "run.steps=1"], "");
+    assert!(out.contains("step-5: not used"), "{out}");
+    let config = fs::read_to_string(child.folder().join("config.toml")).unwrap();
+    assert!(config.contains("checkpoints/step-4"), "{config}");
+    let out = Run::new("lockstep").fails(&["--fork", damaged.to_str().unwrap()], "");
+    assert!(out.contains("model.safetensors") && out.contains("is damaged"), "{out}");
 }
 
 #[cfg(unix)]
