@@ -11,6 +11,7 @@ use longhaul::watchdog::{STALLED, Stalled};
 use longhaul::{bench, replay, score, tools, train, warm_start};
 
 fn main() -> ExitCode {
+    end_quietly_without_a_reader();
     match run(&Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -18,6 +19,19 @@ fn main() -> ExitCode {
             if error.is::<Stalled>() { ExitCode::from(STALLED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// A reader of the output that has seen enough, as `head` has, is no error: what is printed to it ends the program. The
+/// progress of a run is not printed this way and goes on without a reader.
+fn end_quietly_without_a_reader() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        told(panic);
+    }));
 }
 
 /// What went wrong, then why, on one line. Many errors repeat their cause in their own words.

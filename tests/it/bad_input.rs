@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
+
+use crate::binary::repository;
 
 /// A folder with everything that a short run needs, for a test to spoil.
 struct Place(TempDir);
@@ -205,4 +207,15 @@ fn a_run_folder_is_not_written_over() {
     place.assert_refuses(&TRAIN, &["run", "--overwrite"]);
     place.assert_refuses(&["train", "a.toml", "--run", "run", "--overwrite"], &["run", "this is none"]);
     assert_eq!(fs::read_to_string(place.path("run/notes.txt")).unwrap(), "mine");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_longhaul"));
+    check.args(["check", "configs/quickstart.toml"]).current_dir(repository());
+    let mut child = check.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.is_empty(), "{told}");
 }

