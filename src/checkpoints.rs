@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kernels::{Decoder, Device};
+use kernels::{Decoder, Device, KernelError, Precision};
 use learner::checkpoint::ExtraFile;
 use rollout::{Journal, RolloutState, Standing, Versioned};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ use crate::alarms::Alarms;
 use crate::config::{Best, CheckpointSection};
 use crate::eval::EvalReport;
 use crate::metrics::MetricsPlace;
+use crate::policy::Policy;
 use crate::run_folder::RunFolder;
 
 const ROLLOUT_FILE: &str = "rollout.bin";
@@ -44,7 +45,7 @@ pub struct RunState {
 }
 
 /// The files of a checkpoint that say where the run stands.
-pub fn run_files(standing: &Standing<Decoder>, version: u64, run: &RunState) -> Result<Vec<ExtraFile>> {
+pub fn run_files(standing: &Standing<Policy>, version: u64, run: &RunState) -> Result<Vec<ExtraFile>> {
     let mut files = vec![
         ExtraFile::Write { name: ROLLOUT_FILE.to_owned(), content: standing.state.to_bytes() },
         ExtraFile::Write { name: RUN_FILE.to_owned(), content: serde_json::to_vec_pretty(run)? },
@@ -52,7 +53,10 @@ pub fn run_files(standing: &Standing<Decoder>, version: u64, run: &RunState) -> 
     for needed in standing.state.versions_needed().into_iter().filter(|needed| *needed != version) {
         let weights = standing.weights.iter().find(|weights| weights.version == needed);
         let weights = weights.with_context(|| format!("the weights of version {needed} are gone"))?;
-        files.push(ExtraFile::Weights { name: policy(needed), decoder: Arc::clone(&weights.weights) });
+        files.push(ExtraFile::Weights {
+            name: policy(needed),
+            decoder: Arc::clone(weights.weights.decoder()),
+        });
     }
     Ok(files)
 }
@@ -155,10 +159,16 @@ impl ResumePoint {
         Ok(Some(Self { step, folder: folder.to_owned(), rollout, run, weights }))
     }
 
-    /// The weights of an open segment.
-    pub fn weights(&self, version: u64) -> Option<Versioned<Decoder>> {
-        let weights = self.weights.get(&version)?;
-        Some(Versioned { version, weights: Arc::clone(weights) })
+    /// The older weights as the actors take them, packed.
+    ///
+    /// # Errors
+    /// If the device cannot decode at the precision.
+    pub fn policies(&self, precision: Precision) -> Result<Vec<Versioned<Policy>>, KernelError> {
+        let packed = |(version, decoder): (&u64, &Arc<Decoder>)| {
+            let policy = Policy::packed(Arc::clone(decoder), precision);
+            policy.map(|policy| Versioned { version: *version, weights: Arc::new(policy) })
+        };
+        self.weights.iter().map(packed).collect()
     }
 }
 

@@ -344,7 +344,7 @@ impl ReplayConfig {
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
         };
-        check::replay(&document, &config)?;
+        check::replay(&document, &mut config)?;
         check::find_replay_paths(&document, file, &mut config)?;
         Ok(config)
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kernels::Decoder;
+use anyhow::Result;
 use rollout::{
     Actor, ActorReport, ActorThreads, Group, Lockstep, Overlapped, ReplayQueue, RolloutError, Standing,
 };
@@ -11,6 +11,7 @@ use rollout::{
 use crate::checkpoints::ResumePoint;
 use crate::config::Schedule;
 use crate::generator::{DecoderGenerator, Generators};
+use crate::policy::Policy;
 
 /// The actors at work.
 pub enum Driver {
@@ -26,16 +27,18 @@ impl Driver {
     /// Puts the actors to work, from where an earlier life of the run stood if there is a `point`.
     ///
     /// # Errors
-    /// If the data are not those of that life, or a thread cannot be started.
+    /// If the data are not those of that life, a thread cannot be started, or the device cannot decode at the
+    /// precision of the newest weights.
     pub fn start(
         schedule: Schedule,
         (mut actors, generators): (Vec<Actor<DecoderGenerator>>, Generators),
         queue: &Arc<ReplayQueue>,
         point: Option<&ResumePoint>,
-    ) -> Result<Self, RolloutError> {
+    ) -> Result<Self> {
         let newest = actors[0].context().weights.latest();
+        let older = point.map_or(Ok(Vec::new()), |point| point.policies(newest.weights.precision()))?;
         let weights = |version| match point {
-            Some(point) if version != newest.version => point.weights(version),
+            Some(_) if version != newest.version => older.iter().find(|old| old.version == version).cloned(),
             _ => Some(newest.clone()),
         };
         let mut overflow = Vec::new();
@@ -92,7 +95,7 @@ impl Driver {
         &mut self,
         queue: &ReplayQueue,
         (step, before): (u64, &ActorReport),
-    ) -> Result<Standing<Decoder>, RolloutError> {
+    ) -> Result<Standing<Policy>, RolloutError> {
         let (mut standing, report) = match self {
             Self::Async(threads) => (threads.state(step), threads.report()),
             Self::Lockstep(lockstep) => (lockstep.state(queue, step), lockstep.report()),

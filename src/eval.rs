@@ -9,13 +9,14 @@ use kernels::Decoder;
 use kernels::sampling::SamplingConfig;
 use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
 use rollout::{
-    DataConfig, EvaluationPlan, Group, OnUpdate, OutputLimits, Prompt, PromptSource, Pulse, Scorer, Text,
-    Versioned, evaluate,
+    DataConfig, EvaluationPlan, Group, OutputLimits, Prompt, PromptSource, Pulse, Scorer, Text, Versioned,
+    evaluate,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::config::Evaluation;
 use crate::generator::DecoderGenerator;
+use crate::policy::Policy;
 
 /// Makes the verifiers that a program adds to those of the crate, by the name under which `[[rewards]]` with
 /// `kind = "custom"` asks for them. Called once for training and once for evaluation.
@@ -186,7 +187,7 @@ impl Evaluator {
                 seed: eval.seed,
             },
             scorer: Scorer::new(Arc::clone(text), rewards),
-            generator: DecoderGenerator::new(decoder, (slots, positions), sampling, OnUpdate::Recompute),
+            generator: DecoderGenerator::new(decoder, (slots, positions), sampling),
             pulse: Pulse::default(),
         })
     }
@@ -197,13 +198,13 @@ impl Evaluator {
         Self { pulse, ..self }
     }
 
-    /// Answers and judges all prompts with these weights.
+    /// Answers and judges all prompts with these weights, at the precision that they are packed at.
     ///
     /// # Errors
     /// If decoding or a verifier fails.
-    pub fn run(&mut self, decoder: &Arc<Decoder>, version: u64) -> Result<EvalReport> {
+    pub fn run(&mut self, policy: Arc<Policy>, version: u64) -> Result<EvalReport> {
         let start = Instant::now();
-        let weights = Versioned { version, weights: Arc::clone(decoder) };
+        let weights = Versioned { version, weights: policy };
         let judged = (&self.scorer, &self.pulse);
         let groups = evaluate(&mut self.generator, &weights, &self.prompts, &self.plan, judged)?;
         Ok(EvalReport::of(&groups, start.elapsed().as_secs_f64()))

@@ -1,11 +1,14 @@
 //! The decoder as the rollout's generator: slots with a cache, each under the weights its segment began with.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kernels::sampling::{SamplingConfig, draw, uniform};
 use kernels::{DecodeSlots, DecodeWeights, Decoder, Feed};
 use rayon::prelude::*;
-use rollout::{Drawn, Generator, GeneratorError, OnUpdate, SegmentRequest, Token, Versioned};
+use rollout::{Drawn, Generator, GeneratorError, SegmentRequest, Token, Versioned};
+
+use crate::policy::Policy;
 
 /// Logits below which one thread draws all tokens: it takes less time than to wake another.
 const DRAWN_TOGETHER_MIN: usize = 64 * 1024;
@@ -14,15 +17,12 @@ const DRAWN_TOGETHER_MIN: usize = 64 * 1024;
 pub struct DecoderGenerator {
     cache: DecodeSlots,
     sampling: SamplingConfig,
-    on_update: OnUpdate,
     slots: Vec<Option<Slot>>,
-    /// The weights of each version that a slot decodes under, packed when the version is first used.
-    packed: BTreeMap<u64, DecodeWeights>,
 }
 
 /// A slot in use.
 struct Slot {
-    weights: Versioned<Decoder>,
+    weights: Versioned<Policy>,
     random_key: u64,
     /// Place in the output of the token that is drawn next.
     next_index: u64,
@@ -35,29 +35,18 @@ struct Slot {
 impl DecoderGenerator {
     /// `slots` slots for the shape of `decoder`. `positions` is how long contexts are expected to get; the
     /// cache grows where they get longer.
-    pub fn new(
-        decoder: &Decoder,
-        (slots, positions): (usize, usize),
-        sampling: SamplingConfig,
-        on_update: OnUpdate,
-    ) -> Self {
+    pub fn new(decoder: &Decoder, (slots, positions): (usize, usize), sampling: SamplingConfig) -> Self {
         let cache = DecodeSlots::new(&decoder.config, slots, positions, &decoder.device());
-        Self {
-            cache,
-            sampling,
-            on_update,
-            slots: (0..slots).map(|_| None).collect(),
-            packed: BTreeMap::new(),
-        }
+        Self { cache, sampling, slots: (0..slots).map(|_| None).collect() }
     }
 
-    /// Slots in use by the version that decodes them.
-    fn by_version(&self) -> BTreeMap<u64, Vec<usize>> {
-        let mut versions: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    /// Slots in use by the version that decodes them, with the version's weights.
+    fn by_version(&self) -> BTreeMap<u64, (Arc<Policy>, Vec<usize>)> {
+        let mut versions = BTreeMap::new();
         for (slot, state) in self.slots.iter().enumerate() {
-            if let Some(state) = state {
-                versions.entry(state.weights.version).or_default().push(slot);
-            }
+            let Some(Slot { weights, .. }) = state else { continue };
+            let of_version = || (Arc::clone(&weights.weights), Vec::new());
+            versions.entry(weights.version).or_insert_with(of_version).1.push(slot);
         }
         versions
     }
@@ -67,22 +56,22 @@ impl DecoderGenerator {
     }
 
     /// Fills the caches that begin from their tokens, all of one version in one pass.
-    fn refill(&mut self, slots: &[usize], version: u64) {
+    fn refill(&mut self, slots: &[usize], weights: &DecodeWeights) {
         let waiting = slots
             .iter()
             .filter_map(|&slot| self.slots[slot].as_mut()?.refill.take().map(|context| (slot, context)));
         let contexts: Vec<(usize, Vec<u32>)> = waiting.collect();
         let feeds: Vec<Feed<'_>> =
             contexts.iter().map(|(slot, context)| Feed { slot: *slot, tokens: context }).collect();
-        self.cache.prefill(&self.packed[&version], &feeds);
+        self.cache.prefill(weights, &feeds);
     }
 
     /// One token for each of these slots, all under one version.
-    fn draw(&mut self, slots: &[usize], version: u64) -> Vec<Drawn> {
+    fn draw(&mut self, slots: &[usize], weights: &DecodeWeights) -> Vec<Drawn> {
         let inputs: Vec<[u32; 1]> = slots.iter().map(|&slot| [self.state(slot).last_token]).collect();
         let feeds: Vec<Feed<'_>> =
             slots.iter().zip(&inputs).map(|(&slot, tokens)| Feed { slot, tokens }).collect();
-        let logits = self.cache.step(&self.packed[&version], &feeds);
+        let logits = self.cache.step(weights, &feeds);
         let vocabulary = logits.len() / slots.len();
         let tokens = |(&slot, row): (&usize, &[f32])| {
             let state = self.state(slot);
@@ -103,14 +92,6 @@ impl DecoderGenerator {
         }
         drawn
     }
-
-    /// Packs the version's weights where this is its first step.
-    fn pack(&mut self, version: u64, slot: usize) {
-        if !self.packed.contains_key(&version) {
-            let packed = DecodeWeights::new(&self.state(slot).weights.weights);
-            self.packed.insert(version, packed);
-        }
-    }
 }
 
 /// How the generators of a run are made.
@@ -122,45 +103,38 @@ pub struct Generators {
     pub room: (usize, usize),
     /// How tokens are drawn.
     pub sampling: SamplingConfig,
-    /// What new weights do to the caches.
-    pub on_update: OnUpdate,
 }
 
 impl Generators {
     /// A generator whose slots are free.
     #[must_use]
     pub fn make(&self) -> DecoderGenerator {
-        DecoderGenerator::new(&self.decoder, self.room, self.sampling, self.on_update)
+        DecoderGenerator::new(&self.decoder, self.room, self.sampling)
     }
 }
 
 impl Generator for DecoderGenerator {
-    type Weights = Decoder;
+    type Weights = Policy;
 
     fn begin(
         &mut self,
         slot: usize,
         request: SegmentRequest<'_>,
-        weights: &Versioned<Decoder>,
+        weights: &Versioned<Policy>,
     ) -> Result<(), GeneratorError> {
         let mut context = request.context();
         let last_token = context.pop().ok_or_else(|| GeneratorError::new("a prompt without tokens"))?;
-        let vocabulary = weights.weights.config.vocabulary;
+        let vocabulary = weights.weights.decoder().config.vocabulary;
         if let Some(id) = context.iter().chain([&last_token]).find(|&&id| id as usize >= vocabulary) {
             return Err(GeneratorError::new(format!("token {id} is outside the vocabulary of {vocabulary}")));
         }
         self.cache.reserve(context.len() + 1);
-        let kept = match (request.version_before(), self.on_update) {
-            (None, _) => false,
-            (Some(_), OnUpdate::Keep) => true,
-            (Some(before), OnUpdate::Recompute) => before == weights.version,
-        };
         self.slots[slot] = Some(Slot {
             weights: weights.clone(),
             random_key: request.random_key,
             next_index: request.first_token_index(),
             last_token,
-            refill: (!kept).then_some(context),
+            refill: (!request.kept).then_some(context),
         });
         Ok(())
     }
@@ -169,13 +143,10 @@ impl Generator for DecoderGenerator {
         let longest = (0..self.slots.len()).map(|slot| self.cache.len(slot)).max().unwrap_or(0);
         self.cache.reserve(longest + 1);
         let mut drawn = Vec::new();
-        let versions = self.by_version();
-        // What no slot needs makes room before anything is packed.
-        self.packed.retain(|version, _| versions.contains_key(version));
-        for (version, slots) in versions {
-            self.pack(version, slots[0]);
-            self.refill(&slots, version);
-            drawn.extend(self.draw(&slots, version));
+        for (policy, slots) in self.by_version().into_values() {
+            let weights = policy.weights();
+            self.refill(&slots, weights);
+            drawn.extend(self.draw(&slots, weights));
         }
         Ok(drawn)
     }

@@ -11,6 +11,7 @@ pub mod run_folder;
 pub mod metrics;
 pub mod shutdown;
 pub mod model;
+pub mod policy;
 pub mod generator;
 pub mod eval;
 pub mod step_metrics;

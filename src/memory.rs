@@ -4,8 +4,10 @@ use std::fmt;
 
 use kernels::{DecodeMemory, DecoderConfig, MemoryPlan};
 use learner::optimizer::OptimizerKind;
+use rollout::DecodePrecision;
 
 use crate::config::RunConfig;
+use crate::policy::precision;
 
 /// The tokens of a prompt that are reckoned with.
 const PROMPT_TOKENS: usize = 64;
@@ -34,6 +36,7 @@ impl RunMemory {
         let actors = DecodeMemory::new(decoder, rollout.trajectories_open_max, positions);
         let one = DecodeMemory::new(decoder, rollout.slots_per_actor(), positions);
         let count = rollout.actors as u64;
+        let packed = DecodeMemory::packed_at(decoder, precision(rollout.precision));
         let groups = config.queue.groups_max + 2 * learner.groups_per_step;
         let completions = groups * rollout.group_size + rollout.trajectories_open_max;
         let moments = if config.optimizer.kind == OptimizerKind::Adamw { 2 } else { 0 };
@@ -58,8 +61,9 @@ impl RunMemory {
             // The one that a learner's update leaves behind, and the one before it, which open segments may need.
             ("older policies".to_owned(), 2 * weights),
             (format!("keys and values of {} open trajectories", rollout.trajectories_open_max), actors.cache),
-            // The newest, and the one that open segments began under.
-            ("weights packed for decoding, two policies an actor".to_owned(), 2 * count * one.packed),
+            // The one that is published next, the newest, and the one before it, which open segments may need. All
+            // actors share them.
+            ("weights packed for decoding, of three policies".to_owned(), 3 * packed),
             ("a pass of each actor".to_owned(), count * one.pass),
             (
                 format!("{completions} completions, open, queued and learned from"),
@@ -68,7 +72,9 @@ impl RunMemory {
         ]);
         if config.evaluation().is_some() && (eval.before || eval.after || eval.every_steps > 0) {
             let memory = DecodeMemory::new(decoder, eval.trajectories_open_max, positions);
-            let all = memory.cache + memory.packed + memory.pass;
+            // The newest weights in f32 are those of the actors, unless these are rounded.
+            let own = if rollout.precision == DecodePrecision::F32 { 0 } else { memory.packed };
+            let all = memory.cache + own + memory.pass;
             parts.push((format!("evaluation, {} answers at a time", eval.trajectories_open_max), all));
         }
         parts.push(("the program".to_owned(), PROGRAM));
@@ -104,6 +110,12 @@ mod tests {
 
     use super::*;
 
+    impl RunMemory {
+        fn part(&self, name: &str) -> u64 {
+            self.parts.iter().find(|(part, _)| part.starts_with(name)).unwrap().1
+        }
+    }
+
     #[test]
     fn longer_outputs_and_more_actors_take_more() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -119,6 +131,12 @@ mod tests {
         let tokens = 448 * 192 * TOKEN_BYTES;
         assert_eq!(longer.total() - plain.total(), caches + tokens);
         assert!(of(&["rollout.actors=2"]).total() > plain.total());
+        // Three policies of half as many bytes, and the weights that evaluation then has for itself.
+        let weights = of(&[]).part("weights packed");
+        assert_eq!(of(&["rollout.precision=bf16"]).part("weights packed"), weights / 2);
+        let evaluation = of(&["rollout.precision=bf16"]).part("evaluation") - plain.part("evaluation");
+        assert_eq!(evaluation, weights / 3);
+        assert_eq!(of(&["rollout.actors=2"]).part("weights packed"), weights);
         assert_eq!(plain.total() - of(&["optimizer.kind=sgd"]).total(), 2 * plain.parts[0].1);
         assert!(of(&["learner.streambp.enabled=false"]).to_string().contains("is not planned"));
     }

@@ -102,6 +102,10 @@ impl StepMetrics {
         self.add("clip_ratio/region_mean", update.clip.region);
         self.add("mismatch/kl", update.mismatch_kl);
         self.add_spread("mismatch/ratio", update.ratio);
+        if let Some(tis) = &update.tis {
+            self.add_spread("mismatch/tis_weight", tis.weight);
+            self.add("mismatch/tis_capped_fraction", tis.capped_fraction);
+        }
         if let Some(mpt) = &update.mpt {
             self.add("mpt/masked_fraction", mpt.masked_fraction);
             self.add("mpt/masked_positive_fraction", mpt.masked_positive_fraction);
@@ -122,6 +126,7 @@ impl StepMetrics {
         self.add("segment/tokens", since.tokens as f64);
         self.add("segment/slot_use", since.slot_use());
         self.add("segment/context_tokens_recomputed", since.context_tokens_recomputed as f64);
+        self.add("segment/context_tokens_kept", since.context_tokens_kept as f64);
         self.add("segment/completions", since.completions as f64);
         self.add("segment/actor_restarts", since.restarts as f64);
         self.add("timing_s/gen", since.generating_s);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use kernels::sampling::{SamplingConfig, draw, key, logprob_and_entropy, uniform};
 use kernels::{
     ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, Packed,
-    TokenStats, token_stats,
+    Precision, TokenStats, token_stats,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use crate::config::{Config, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
 use crate::memory::RunMemory;
 use crate::model::{Model, open_device};
+use crate::policy::Policy;
 
 /// `longhaul eval`: held-out accuracy, pass@k and lengths of a model.
 ///
@@ -30,7 +31,8 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     };
     let model = Model::load(&args.model, &device)?;
     let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
-    let report = evaluator.run(&Arc::new(model.decoder), 0)?;
+    let policy = Policy::new(Arc::new(model.decoder), Precision::F32)?;
+    let report = evaluator.run(Arc::new(policy), 0)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

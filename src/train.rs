@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use kernels::sampling::SamplingConfig;
-use kernels::{Decoder, Device};
-use learner::{Learner, StepReport};
+use kernels::{Decoder, Device, Precision};
+use learner::{Learner, Snapshot, StepReport};
 use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
     Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, Pacing, PromptSource, Pulse,
-    Pulses, ReplayQueue, RolloutError, Scorer, Standing, WeightsCell,
+    Pulses, ReplayQueue, RolloutError, Scorer, Standing, Versioned, WeightsCell,
 };
 
 use crate::alarms::{Alarms, StepFacts};
@@ -26,6 +26,7 @@ use crate::generator::{DecoderGenerator, Generators};
 use crate::metrics::{MetricsWriter, completion_markdown};
 use crate::model::{Model, open_device};
 use crate::origin::Origin;
+use crate::policy::{Policy, precision};
 use crate::progress::{Progress, ProgressLine, Summary};
 use crate::run_folder::RunFolder;
 use crate::shutdown::Shutdown;
@@ -128,7 +129,7 @@ struct Actors {
     actors: Vec<Actor<DecoderGenerator>>,
     generators: Generators,
     queue: Arc<ReplayQueue>,
-    weights: Arc<WeightsCell<Decoder>>,
+    weights: Arc<WeightsCell<Policy>>,
 }
 
 impl Actors {
@@ -145,7 +146,8 @@ impl Actors {
         };
         let intake = Arc::new(Intake::new(pacing, bell.clone()).restored(&origin.rollout()));
         let queue = Arc::new(ReplayQueue::new(config.queue.clone(), Arc::clone(&intake)));
-        let weights = Arc::new(WeightsCell::new(origin.step(), Arc::new(model.decoder.clone()), bell));
+        let first = Policy::packed(Arc::new(model.decoder.clone()), precision(rollout.precision))?;
+        let weights = Arc::new(WeightsCell::new(origin.step(), Arc::new(first), bell));
         let text = Arc::clone(&model.text);
         let prompts = PromptSource::open(&config.data, Split::Train, config.run.seed, Arc::clone(&text))?;
         let output_tokens_max = rollout.output_tokens_max;
@@ -170,7 +172,6 @@ impl Actors {
                 top_p: rollout.top_p,
                 top_k: rollout.top_k,
             },
-            on_update: rollout.on_update,
         };
         let actors = (0..rollout.actors)
             .map(|number| Actor::new(Arc::clone(&context), number, generators.make()))
@@ -188,7 +189,7 @@ struct Run<'a> {
     folder: RunFolder,
     metrics: MetricsWriter,
     queue: Arc<ReplayQueue>,
-    weights: Arc<WeightsCell<Decoder>>,
+    weights: Arc<WeightsCell<Policy>>,
     progress: Progress,
     start: Instant,
     /// The step that this life of the run began after.
@@ -200,6 +201,8 @@ struct Run<'a> {
     after: Option<EvalReport>,
     alarms: Alarms,
     pulse: Pulse,
+    /// Seconds of packing the newest weights.
+    packing_s: f64,
     /// Seconds and bytes of the checkpoint after the step before, if there was one.
     saved: (f64, u64),
 }
@@ -210,7 +213,7 @@ impl<'a> Run<'a> {
         (learner, evaluator): (Learner, Option<Evaluator>),
         model: Model,
         (folder, metrics): (RunFolder, MetricsWriter),
-        (queue, weights): (Arc<ReplayQueue>, Arc<WeightsCell<Decoder>>),
+        (queue, weights): (Arc<ReplayQueue>, Arc<WeightsCell<Policy>>),
         pulse: Pulse,
     ) -> Self {
         let facts = facts(config, &model.decoder, folder.path());
@@ -234,6 +237,7 @@ impl<'a> Run<'a> {
             after: None,
             alarms: Alarms::default(),
             pulse,
+            packing_s: 0.0,
             saved: (0.0, 0),
         }
     }
@@ -277,9 +281,18 @@ impl<'a> Run<'a> {
             Err(error) => return Err(self.written_down(groups, error.into())),
         };
         self.queue.learned(groups);
-        let snapshot = self.learner.snapshot();
-        self.weights.publish(snapshot.version, snapshot.decoder);
+        self.publish()?;
         Ok(report)
+    }
+
+    /// The actors decode on under the weights that they have while the newest are packed.
+    fn publish(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let Snapshot { version, decoder } = self.learner.snapshot();
+        let policy = Policy::packed(decoder, precision(self.config.rollout.precision))?;
+        self.packing_s = began.elapsed().as_secs_f64();
+        self.weights.publish(version, Arc::new(policy));
+        Ok(())
     }
 
     /// Writes down the groups that a step failed on, for `longhaul replay`.
@@ -308,6 +321,7 @@ impl<'a> Run<'a> {
         let seconds = self.step_start.elapsed().as_secs_f64();
         self.step_start = Instant::now();
         metrics.add("timing_s/step", seconds);
+        metrics.add("timing_s/pack", self.packing_s);
         metrics.add("perf/tokens_per_second", since.tokens as f64 / seconds);
         let (saving_s, saved_bytes) = std::mem::take(&mut self.saved);
         metrics.add("timing_s/checkpoint", saving_s);
@@ -390,7 +404,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the weights, and with them where the run stands, if it can be taken up there.
-    fn save(&mut self, standing: Option<&Standing<Decoder>>) -> Result<PathBuf> {
+    fn save(&mut self, standing: Option<&Standing<Policy>>) -> Result<PathBuf> {
         let began = Instant::now();
         let version = self.learner.version();
         let path = self.folder.checkpoint(version);
@@ -445,9 +459,14 @@ impl<'a> Run<'a> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.progress.doing(what);
         self.pulse.works(&format!("evaluates {what}"));
-        let snapshot = self.learner.snapshot();
-        let report = evaluator.run(&snapshot.decoder, snapshot.version)?;
-        self.progress.note(&format!("{what} at step {}: {}", snapshot.version, report.line()));
+        let Versioned { version, weights } = self.weights.latest();
+        // What the actors have packed is measured with, unless it is rounded.
+        let policy = match weights.precision() {
+            Precision::F32 => weights,
+            _ => Arc::new(Policy::new(Arc::clone(weights.decoder()), Precision::F32)?),
+        };
+        let report = evaluator.run(policy, version)?;
+        self.progress.note(&format!("{what} at step {version}: {}", report.line()));
         Ok(Some(report))
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use kernels::Precision;
 use learner::SftLearner;
 use learner::sft::{SftConfig, SupervisedSequence};
 use rewards::{DemonstrationConfig, Split};
@@ -16,6 +17,7 @@ use crate::config::SftRunConfig;
 use crate::eval::{EvalReport, Evaluator, no_custom_verifiers};
 use crate::metrics::MetricsWriter;
 use crate::model::{Model, open_device};
+use crate::policy::Policy;
 use crate::progress::{Progress, Summary};
 use crate::run_folder::{RunFolder, start_log};
 use crate::shutdown::Shutdown;
@@ -187,7 +189,8 @@ impl WarmStart<'_> {
     fn evaluate(&mut self, progress: &Progress) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         let snapshot = self.learner.snapshot();
-        let report = evaluator.run(&snapshot.decoder, snapshot.version)?;
+        let policy = Policy::new(snapshot.decoder, Precision::F32)?;
+        let report = evaluator.run(Arc::new(policy), snapshot.version)?;
         progress.note(&format!("held-out problems at step {}: {}", snapshot.version, report.line()));
         Ok(Some(report))
     }

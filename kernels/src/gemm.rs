@@ -412,7 +412,11 @@ mod tests {
             let a = numbers(noise::<2>([rows, inner], 1));
             let b = numbers(noise::<2>([inner, columns], 2));
             let (a_turned, b_turned) = (turned(&a, inner), turned(&b, columns));
-            for packed in [Packed::rows(&b, inner, columns), Packed::transposed(&b_turned, inner, columns)] {
+            // The weights of two products side by side.
+            let parts = b_turned.split_at(columns / 2 * inner);
+            let side_by_side = Packed::of_weights(&[parts.0, parts.1], inner, Precision::F32);
+            let each = [Packed::rows(&b, inner, columns), Packed::transposed(&b_turned, inner, columns), side_by_side];
+            for packed in each {
                 for left in [Left::Rows(&a, inner), Left::Columns(&a_turned, rows)] {
                     let mut c = vec![0.5; rows * columns];
                     add_multiply(rows, left, &packed, &mut c);
@@ -452,7 +456,7 @@ mod tests {
         let (rows, inner, columns) = (7, 150, 70);
         let (a, b) = (numbers(noise::<2>([rows, inner], 1)), numbers(noise::<2>([inner, columns], 2)));
         for (precision, bound) in [(Precision::Bf16, 1.0 / 256.0), (Precision::I8, 0.5 / 127.0)] {
-            let packed = Packed::rows(&b, inner, columns).rounded(precision);
+            let packed = Packed::of_weights(&[&turned(&b, columns)], inner, precision);
             let mut c = vec![0.0; rows * columns];
             multiply(rows, Left::Rows(&a, inner), &packed, &mut c);
             let mut differs = false;

@@ -48,11 +48,20 @@ impl DecodeWeights {
     /// # Errors
     /// If the decoder lies on a device other than the CPU and the precision is not f32.
     pub fn rounded(decoder: &Decoder, precision: Precision) -> Result<Self, KernelError> {
+        Self::check(decoder, precision)?;
+        Ok(Self::unchecked(decoder, precision))
+    }
+
+    /// Whether [`DecodeWeights::rounded`] can be made of this decoder.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(decoder: &Decoder, precision: Precision) -> Result<(), KernelError> {
         if precision != Precision::F32 && !flex::is_cpu(&decoder.device()) {
             let message = format!("decoding in {precision:?} is computed on the CPU only");
             return Err(KernelError::Input(message));
         }
-        Ok(Self::unchecked(decoder, precision))
+        Ok(())
     }
 
     fn unchecked(decoder: &Decoder, precision: Precision) -> Self {
@@ -179,8 +188,73 @@ mod tests {
 
     use super::{DecodeSlots, DecodeWeights, Feed};
     use crate::decoder::config::Family;
+    use crate::gemm::Precision;
     use crate::sampling::logprob_and_entropy;
     use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, Packed, token_stats};
+
+    fn training_logprobs(decoder: &Decoder, text: &[u32]) -> Vec<f32> {
+        let plan = ChunkPlan {
+            path: GradientPath::StreamBp,
+            layer_chunk_tokens: 16,
+            head_chunk_tokens: 9,
+            attention_kept_bytes: 0,
+            layer_inputs: LayerInputs::Memory,
+            temperature: 1.0,
+        };
+        token_stats(decoder, &Packed::new([text]), &plan).logprobs
+    }
+
+    /// Mean and largest error of the log-probabilities of cached decode at a precision.
+    fn errors(decoder: &Decoder, precision: Precision) -> (f32, f32) {
+        let vocabulary = decoder.config.vocabulary;
+        let text: Vec<u32> = (0..90).map(|t| (t * 7 + t * t) % vocabulary as u32).collect();
+        let expected = training_logprobs(decoder, &text);
+        let weights = DecodeWeights::rounded(decoder, precision).unwrap();
+        let mut slots = DecodeSlots::new(&decoder.config, 1, text.len(), &Device::flex());
+        let (mut sum, mut largest) = (0.0_f32, 0.0_f32);
+        for (at, pair) in text.windows(2).enumerate() {
+            let logits = slots.step(&weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
+            let error = (logprob_and_entropy(&logits, 1.0, pair[1]).0 - expected[at]).abs();
+            (sum, largest) = (sum + error, largest.max(error));
+        }
+        (sum / (text.len() - 1) as f32, largest)
+    }
+
+    /// What a run with `rollout.precision` has to reckon with, for distributions that are far from flat: in f32
+    /// the arithmetic alone, in bf16 and i8 the rounding of every matrix.
+    #[test]
+    fn rounded_weights_move_logprobs_within_stated_bounds() {
+        let wide = |family| DecoderConfig { initializer_range: 0.3, ..DecoderConfig::small(family) };
+        let shapes = [
+            wide(Family::Llama),
+            wide(Family::Qwen2),
+            wide(Family::Qwen3),
+            DecoderConfig { heads: 6, head_width: 18, tied: false, vocabulary: 131, ..wide(Family::Mistral) },
+            DecoderConfig { hidden: 72, heads: 2, head_width: 64, intermediate: 200, ..wide(Family::Qwen3) },
+            // The quickstart's form, whose weights are as large as there.
+            DecoderConfig {
+                hidden: 128,
+                layers: 4,
+                heads: 4,
+                kv_heads: 4,
+                head_width: 32,
+                intermediate: 512,
+                initializer_range: 0.1,
+                ..DecoderConfig::small(Family::Llama)
+            },
+        ];
+        let bounds = [(Precision::F32, 1e-5, 1e-4), (Precision::Bf16, 0.04, 0.2), (Precision::I8, 0.15, 1.0)];
+        for (precision, mean_max, largest_max) in bounds {
+            let found = shapes.clone().map(|config| {
+                let decoder = Decoder::random(config, 3, &Device::flex());
+                errors(&decoder, precision)
+            });
+            let is_within = |(mean, largest): &(f32, f32)| *mean < mean_max && *largest < largest_max;
+            assert!(found.iter().all(is_within), "{precision:?}: {found:?}");
+            let rounds = found.iter().all(|(mean, _)| *mean > 1e-5);
+            assert_eq!(rounds, precision != Precision::F32, "{precision:?}: {found:?}");
+        }
+    }
 
     /// Guards invariant 3: cached decode and the training forward give equal log-probs.
     #[test]
@@ -190,15 +264,7 @@ mod tests {
             let decoder = Decoder::random(config, 3, &Device::flex());
             let vocabulary = decoder.config.vocabulary;
             let text: Vec<u32> = (0..50).map(|t| (t * 7 + t * t) % vocabulary as u32).collect();
-            let plan = ChunkPlan {
-                path: GradientPath::StreamBp,
-                layer_chunk_tokens: 16,
-                head_chunk_tokens: 9,
-                attention_kept_bytes: 0,
-                layer_inputs: LayerInputs::Memory,
-                temperature: 1.0,
-            };
-            let expected = token_stats(&decoder, &Packed::new([&text[..]]), &plan).logprobs;
+            let expected = training_logprobs(&decoder, &text);
 
             let weights = DecodeWeights::new(&decoder);
             let mut slots = DecodeSlots::new(&decoder.config, 3, 64, &Device::flex());

@@ -26,6 +26,10 @@ pub struct LearnerConfig {
     /// What the importance ratio divides by.
     #[serde(default)]
     pub importance: ImportanceConfig,
+    /// What is done about actors whose log-probabilities are not the learner's. Absent is nothing; the root
+    /// fills it in by how the actors decode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<MismatchConfig>,
     /// Limits of the importance ratio.
     #[serde(default)]
     pub clip: ClipConfig,
@@ -120,6 +124,49 @@ pub enum ImportanceKind {
     Pois,
     /// The log-probability that the actor stored when it drew the token.
     Sais,
+}
+
+/// The section `[learner.mismatch]`: actors draw from another distribution than the learner computes where their
+/// weights are rounded or older.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum MismatchConfig {
+    /// It is measured and nothing is done about it (UloRL's POIS).
+    None {},
+    /// Truncated importance sampling ("Your Efficient RL Framework Secretly Brings You Off-Policy RL Training",
+    /// Yao et al. 2025): the policy-gradient term of a token is multiplied by `min(p_learner / p_actor, cap)`,
+    /// of the learner's weights before the update, without a gradient of its own.
+    Tis {
+        /// The largest weight of a token: a token that the learner thinks far likelier than its actor did does
+        /// not outweigh all others.
+        #[serde(default = "MismatchConfig::default_cap")]
+        cap: f64,
+    },
+}
+
+impl MismatchConfig {
+    fn default_cap() -> f64 {
+        2.0
+    }
+
+    /// What is meant where the config says nothing: nothing is to be corrected where actors decode with the
+    /// learner's own weights, and under SAIS the ratio itself is the correction.
+    #[must_use]
+    pub fn by_default(rounded_rollouts: bool, importance: ImportanceKind) -> Self {
+        match (rounded_rollouts, importance) {
+            (true, ImportanceKind::Pois) => Self::Tis { cap: Self::default_cap() },
+            (false, _) | (_, ImportanceKind::Sais) => Self::None {},
+        }
+    }
+
+    /// The largest weight, where tokens are weighted.
+    #[must_use]
+    pub fn cap(&self) -> Option<f64> {
+        match self {
+            Self::None {} => None,
+            Self::Tis { cap } => Some(*cap),
+        }
+    }
 }
 
 /// The section `[learner.clip]`: the ratio is held in `[1 - low, 1 + high]`.
@@ -352,10 +399,25 @@ impl LearnerConfig {
         at_least_one("learner.groups_per_step", self.groups_per_step)?;
         at_least_one("learner.batch_tokens_max", self.batch_tokens_max)?;
         self.advantage.check()?;
+        self.check_mismatch()?;
         self.clip.check()?;
         self.mpt.check()?;
         self.streambp.check()?;
         self.kl.check()
+    }
+
+    fn check_mismatch(&self) -> Result<(), LearnerError> {
+        let Some(cap) = self.mismatch.and_then(|mismatch| mismatch.cap()) else { return Ok(()) };
+        if !(cap.is_finite() && cap > 0.0) {
+            let reason = format!("{cap} is not a finite weight above 0");
+            return Err(LearnerError::config("learner.mismatch.cap", reason));
+        }
+        if self.importance.kind == ImportanceKind::Sais {
+            let reason = "\"tis\" would divide by the actor's probability twice: under importance.kind = \"sais\" the \
+                          ratio divides by it already";
+            return Err(LearnerError::config("learner.mismatch.kind", reason));
+        }
+        Ok(())
     }
 }
 

@@ -25,6 +25,8 @@ pub struct LossToken {
 pub struct Objective {
     /// What the importance ratio divides by.
     pub importance: ImportanceKind,
+    /// The largest weight of a token by truncated importance sampling, where it is on.
+    pub tis_cap: Option<f64>,
     /// Limits of the ratio.
     pub clip: ClipConfig,
     /// Weight and estimator of the penalty, where it is on.
@@ -56,6 +58,8 @@ pub struct TokenLoss {
     pub kl: f64,
     /// The limit that it ran into.
     pub clipped: Clipped,
+    /// What its policy loss was multiplied by; 1 where nothing is corrected.
+    pub tis_weight: f64,
 }
 
 impl Objective {
@@ -68,9 +72,9 @@ impl Objective {
     /// What one token adds to the step.
     #[must_use]
     pub fn token(&self, token: &LossToken) -> TokenLoss {
-        let (surrogate, mut slope, clipped) = self.surrogate(token);
-        let mut loss = -surrogate;
-        slope = -slope;
+        let (surrogate, slope, clipped) = self.surrogate(token);
+        let tis_weight = self.tis_weight(token);
+        let (mut loss, mut slope) = (-tis_weight * surrogate, -tis_weight * slope);
         if token.masked {
             (loss, slope) = (0.0, 0.0);
         }
@@ -82,7 +86,14 @@ impl Objective {
             slope += coefficient * kl_slope;
         }
         let share = 1.0 / self.tokens as f64;
-        TokenLoss { loss: loss * share, slope: slope * share, kl, clipped }
+        TokenLoss { loss: loss * share, slope: slope * share, kl, clipped, tis_weight }
+    }
+
+    /// Truncated importance sampling: `min(p_learner / p_actor, cap)`. A step makes one update, so the learner's
+    /// log-probability is that of the weights before it; the weight is a constant of the loss.
+    fn tis_weight(&self, token: &LossToken) -> f64 {
+        let weight = |cap| (token.learner_logprob - token.actor_logprob).exp().min(cap);
+        self.tis_cap.map_or(1.0, weight)
     }
 
     /// `min(r A, clip(r) A)` and its derivative by the log-probability, as automatic differentiation
@@ -129,7 +140,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn objective(importance: ImportanceKind, tokens: usize) -> Objective {
-        Objective { importance, clip: ClipConfig::default(), kl: None, tokens }
+        Objective { importance, tis_cap: None, clip: ClipConfig::default(), kl: None, tokens }
     }
 
     fn token(ratio: f64, advantage: f64) -> LossToken {
@@ -172,6 +183,46 @@ mod tests {
     }
 
     #[test]
+    fn the_truncated_weights_of_the_known_case() {
+        // Ratios .5, 1, 1.5 with the cap 1.2: -(0.5 * 1 + 1 * -1 + 1.2 * 2) / 3.
+        let capped = Objective { tis_cap: Some(1.2), ..objective(ImportanceKind::Pois, 3) };
+        let results = known_case().map(|token| capped.token(&token));
+        for (result, weight) in results.iter().zip([0.5, 1.0, 1.2]) {
+            assert!((result.tis_weight - weight).abs() < 1e-12, "{results:?}");
+        }
+        let loss: f64 = results.iter().map(|result| result.loss).sum();
+        assert!((loss - -1.9 / 3.0).abs() < 1e-12, "{loss}");
+        // Above the cap the gradient is held and not stopped, other than by the clip of SAIS.
+        for (result, slope) in results.iter().zip([-0.5, 1.0, -2.4]) {
+            assert!((result.slope * 3.0 - slope).abs() < 1e-12, "{results:?}");
+        }
+    }
+
+    #[test]
+    fn a_weight_changes_no_penalty_and_unmasks_nothing() {
+        let mut plain = objective(ImportanceKind::Pois, 2);
+        plain.kl = Some((0.1, KlEstimator::K3));
+        let weighted = Objective { tis_cap: Some(2.0), ..plain };
+        let masked = LossToken { masked: true, ..token(0.25, 3.0) };
+        let (expected, found) = (plain.token(&masked), weighted.token(&masked));
+        assert_eq!((found.loss, found.slope, found.kl), (expected.loss, expected.slope, expected.kl));
+        // A quarter of the policy's part alone: the penalty is the whole of the masked token's.
+        let (free, whole) =
+            (weighted.token(&token(0.25, 3.0)), plain.token(&token(0.25, 3.0)).loss - expected.loss);
+        assert!((free.loss - (expected.loss + 0.25 * whole)).abs() < 1e-12, "{free:?}");
+    }
+
+    #[test]
+    fn equal_logprobs_have_the_weight_one_and_far_ones_the_cap() {
+        let weighted = Objective { tis_cap: Some(2.0), ..objective(ImportanceKind::Pois, 1) };
+        assert_eq!(weighted.token(&token(1.0, 1.0)).tis_weight, 1.0);
+        let far = LossToken { actor_logprob: -1e4, ..token(1.0, 1.0) };
+        let never = LossToken { learner_logprob: -1e4, ..token(1.0, 1.0) };
+        assert_eq!(weighted.token(&far).tis_weight, 2.0);
+        assert_eq!((weighted.token(&never).tis_weight, weighted.token(&never).slope), (0.0, 0.0));
+    }
+
+    #[test]
     fn a_limit_binds_only_on_the_side_that_the_advantage_pushes_to() {
         let sais = objective(ImportanceKind::Sais, 1);
         for (ratio, advantage, loss, clipped) in [
@@ -207,6 +258,29 @@ mod tests {
     }
 
     proptest! {
+        /// The slope is the derivative where the weight and the old log-probability stand still.
+        #[test]
+        fn the_weighted_slope_is_the_derivative_with_the_weight_held(
+            learner_logprob in -4.0_f64..-0.01,
+            actor_logprob in -4.0_f64..-0.01,
+            advantage in -3.0_f64..3.0,
+            cap in 0.1_f64..4.0,
+        ) {
+            let objective =
+                Objective { tis_cap: Some(cap), ..objective(ImportanceKind::Pois, 7) };
+            let token = LossToken {
+                learner_logprob, actor_logprob, reference_logprob: 0.0, advantage, masked: false,
+            };
+            let weight = (learner_logprob - actor_logprob).exp().min(cap);
+            // What automatic differentiation sees: the ratio to the log-probability with its gradient stopped.
+            let at = |moved: f64| -weight * (moved - learner_logprob).exp() * advantage / 7.0;
+            let step = 1e-6;
+            let difference = (at(learner_logprob + step) - at(learner_logprob - step)) / (2.0 * step);
+            let result = objective.token(&token);
+            prop_assert!((difference - result.slope).abs() < 1e-6 * (1.0 + difference.abs()));
+            prop_assert!((result.loss - at(learner_logprob)).abs() < 1e-12);
+        }
+
         /// The slope is the derivative: central differences, away from the kinks at the limits.
         #[test]
         fn the_slope_is_the_derivative(
@@ -219,6 +293,7 @@ mod tests {
         ) {
             let objective = Objective {
                 importance: ImportanceKind::Sais,
+                tis_cap: None,
                 clip: ClipConfig { low: 0.2, high: 0.28 },
                 kl: Some((0.05, estimator)),
                 tokens: 7,

@@ -167,6 +167,8 @@ pub struct UpdateReport {
     pub ratio: Spread,
     /// Mean divergence of the learner from the actors at their tokens (k3).
     pub mismatch_kl: f64,
+    /// The weights of truncated importance sampling; `None` where it is off.
+    pub tis: Option<TisReport>,
     /// The mask; `None` where it is off.
     pub mpt: Option<MptReport>,
     /// Completion tokens: the denominator of the loss.
@@ -186,6 +188,15 @@ pub struct ClipReport {
     pub high: f64,
     /// Into either.
     pub region: f64,
+}
+
+/// What truncated importance sampling did, over all completion tokens, masked ones too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TisReport {
+    /// The weights as they were used.
+    pub weight: Spread,
+    /// Fraction of tokens whose ratio was above the cap.
+    pub capped_fraction: f64,
 }
 
 /// What the mask did.

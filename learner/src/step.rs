@@ -184,6 +184,7 @@ impl Learner {
         };
         let objective = Objective {
             importance: self.config.importance.kind,
+            tis_cap: self.config.mismatch.and_then(|mismatch| mismatch.cap()),
             clip: self.config.clip,
             kl: Objective::kl_of(&self.config.kl),
             tokens,
@@ -277,6 +278,7 @@ impl Learner {
             clip: tally.clip(),
             ratio: tally.ratio(),
             mismatch_kl: tally.mismatch_mean(),
+            tis: plan.loss.objective.tis_cap.map(|_| tally.tis()),
             mpt: plan.loss.mpt.map(|_| tally.mpt()),
             completion_tokens: plan.loss.objective.tokens,
             packed_tokens: plan.batches.iter().map(|batch| batch.packed.ids.len()).sum(),

@@ -4,7 +4,7 @@
 use crate::error::LearnerError;
 use crate::loss::{Clipped, LossToken, Objective, mismatch};
 use crate::mpt::{MptRule, entropy_mean};
-use crate::report::{ClipReport, MptReport, RATIOS_MAX, Spread};
+use crate::report::{ClipReport, MptReport, RATIOS_MAX, Spread, TisReport};
 use crate::selection::TrainedCompletion;
 
 /// The loss and the mask of one step.
@@ -34,7 +34,11 @@ pub(crate) struct Tally {
     entropy: f64,
     kl: f64,
     mismatch: f64,
+    /// Its mean is a sum until it is asked for.
     ratio: Spread,
+    /// As `ratio`.
+    tis_weight: Spread,
+    tis_capped: usize,
     clipped_low: usize,
     clipped_high: usize,
     masked: usize,
@@ -101,9 +105,9 @@ impl StepLoss {
         tally.entropy += entropy;
         tally.kl += result.kl;
         tally.mismatch += mismatch(token.learner_logprob, token.actor_logprob);
-        tally.ratio.mean += ratio;
-        tally.ratio.min = tally.ratio.min.min(ratio);
-        tally.ratio.max = tally.ratio.max.max(ratio);
+        add(&mut tally.ratio, ratio);
+        add(&mut tally.tis_weight, result.tis_weight);
+        tally.tis_capped += usize::from(self.objective.tis_cap.is_some_and(|cap| ratio > cap));
         tally.clipped_low += usize::from(result.clipped == Clipped::Low);
         tally.clipped_high += usize::from(result.clipped == Clipped::High);
         tally.masked += usize::from(token.masked);
@@ -111,16 +115,26 @@ impl StepLoss {
     }
 }
 
+/// Adds a value to a spread whose mean is still a sum.
+fn add(spread: &mut Spread, value: f64) {
+    spread.mean += value;
+    spread.min = spread.min.min(value);
+    spread.max = spread.max.max(value);
+}
+
 impl Tally {
     /// An empty tally of a step that will have this many tokens.
     pub(crate) fn new(tokens: usize) -> Self {
+        let empty = Spread { mean: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
         Self {
             loss: 0.0,
             tokens: 0,
             entropy: 0.0,
             kl: 0.0,
             mismatch: 0.0,
-            ratio: Spread { mean: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY },
+            ratio: empty,
+            tis_weight: empty,
+            tis_capped: 0,
             clipped_low: 0,
             clipped_high: 0,
             masked: 0,
@@ -159,6 +173,13 @@ impl Tally {
 
     pub(crate) fn ratio(&self) -> Spread {
         Spread { mean: self.per_token(self.ratio.mean), ..self.ratio }
+    }
+
+    pub(crate) fn tis(&self) -> TisReport {
+        TisReport {
+            weight: Spread { mean: self.per_token(self.tis_weight.mean), ..self.tis_weight },
+            capped_fraction: self.per_token(self.tis_capped as f64),
+        }
     }
 
     pub(crate) fn clip(&self) -> ClipReport {

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{OnUpdate, RolloutConfig};
-use crate::decoding::{BegunSegment, Decoding, Step};
+use crate::config::RolloutConfig;
+use crate::decoding::{BegunSegment, CacheUpdate, Decoding, Step};
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
 use crate::generator::Generator;
@@ -69,8 +69,10 @@ impl<G: Generator> Actor<G> {
         let slots = generator.slots().min(context.config.slots_per_actor());
         let scheduler = Scheduler::new(slots, OutputLimits::from(&context.config));
         let group_size = context.config.group_size;
+        let decoding = Decoding::new(generator, scheduler, context.seed)
+            .with_updates(context.config.on_update, context.config.segment_tokens_max());
         Self {
-            decoding: Decoding::new(generator, scheduler, context.seed),
+            decoding,
             unfinished: UnfinishedGroups::new(group_size),
             ready: Vec::new(),
             report: Arc::default(),
@@ -120,7 +122,7 @@ impl<G: Generator> Actor<G> {
         let step = self.decoding.step(|id| text.is_eos(id))?;
         let decoded = step.tokens > 0;
         let mut report = lock(&self.report);
-        report.count_segments(&begun, self.context.config.on_update);
+        report.count_segments(&begun);
         report.count_step(&step, self.decoding.scheduler.slot_count());
         for ended in &step.ended {
             match &ended.finished {
@@ -286,6 +288,8 @@ pub struct ActorReport {
     pub segments: u64,
     /// Context tokens whose cache was rebuilt because the weights had changed.
     pub context_tokens_recomputed: u64,
+    /// Context tokens whose cache stayed although the weights had changed.
+    pub context_tokens_kept: u64,
     /// Trajectories that ended.
     pub completions: u64,
     /// Completions among them that met the output limit.
@@ -337,6 +341,7 @@ impl ActorReport {
             tokens: count(self.tokens, other.tokens),
             segments: count(self.segments, other.segments),
             context_tokens_recomputed: count(self.context_tokens_recomputed, other.context_tokens_recomputed),
+            context_tokens_kept: count(self.context_tokens_kept, other.context_tokens_kept),
             completions: count(self.completions, other.completions),
             completions_truncated: count(self.completions_truncated, other.completions_truncated),
             groups: count(self.groups, other.groups),
@@ -353,10 +358,14 @@ impl ActorReport {
         }
     }
 
-    fn count_segments(&mut self, begun: &[BegunSegment], on_update: OnUpdate) {
-        let rebuilt =
-            begun.iter().filter(|segment| segment.version_changed && on_update == OnUpdate::Recompute);
-        self.context_tokens_recomputed += rebuilt.map(|segment| segment.context_tokens).sum::<u64>();
+    fn count_segments(&mut self, begun: &[BegunSegment]) {
+        for segment in begun {
+            match segment.update {
+                None => {}
+                Some(CacheUpdate::Rebuilt) => self.context_tokens_recomputed += segment.context_tokens,
+                Some(CacheUpdate::Kept) => self.context_tokens_kept += segment.context_tokens,
+            }
+        }
     }
 
     fn count_step(&mut self, step: &Step, slots: usize) {
@@ -387,6 +396,7 @@ mod tests {
     use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
+    use crate::config::OnUpdate;
     use crate::random::trajectory_key;
     use crate::testing::{Script, context, rollout_config};
     use crate::trajectory::Finish;
@@ -446,6 +456,45 @@ mod tests {
         // Two tokens of prompt and two drawn under version 0 were computed again under version 3.
         assert_eq!(report.context_tokens_recomputed, 4);
         assert_eq!(script.versions_drawn(0, 0), [0, 0, 3, 3, 3, 3]);
+    }
+
+    /// Prompt of 2 tokens, 5 segments of 4, and newer weights before each: contexts of 6, 10, 14 and 18 tokens
+    /// meet them. At half the cost of a drawn token the first alone is no dearer than the segment.
+    #[test]
+    fn caches_are_rebuilt_or_kept_as_the_config_says_and_both_are_counted() {
+        for (on_update, recomputed, kept, rebuilt) in [
+            (OnUpdate::Recompute, 48, 0, [true, true, true, true]),
+            (OnUpdate::Keep, 0, 48, [false, false, false, false]),
+            (OnUpdate::Auto, 6, 42, [true, false, false, false]),
+        ] {
+            let script = Script::new(1, |_, _| 99);
+            let config = RolloutConfig { on_update, ..rollout_config(1, 4, 5, GROUP_SIZE) };
+            let mut actor = Actor::new(context(config, 11, 2, 9), 0, script.clone());
+            let weights = actor.context().weights.clone();
+            for token in 1..=20 {
+                actor.advance().expect("the script does not fail");
+                if token % 4 == 0 {
+                    weights.publish(token / 4, Arc::new(token / 4));
+                }
+            }
+            let report = actor.report();
+            let found = (report.context_tokens_recomputed, report.context_tokens_kept);
+            assert_eq!(found, (recomputed, kept), "{on_update:?}");
+            assert_eq!(script.rebuilt(), rebuilt, "{on_update:?}");
+        }
+    }
+
+    // Under the same weights a cache is as good as new, whatever the config says.
+    #[test]
+    fn without_newer_weights_no_cache_is_rebuilt_and_nothing_counted() {
+        let script = Script::new(1, |_, _| 99);
+        let mut actor = actor(&script, 1, 2, 3);
+        for _ in 0..6 {
+            actor.advance().expect("the script does not fail");
+        }
+        let report = actor.report();
+        assert_eq!((report.context_tokens_recomputed, report.context_tokens_kept), (0, 0));
+        assert_eq!(script.rebuilt(), [false, false]);
     }
 
     #[test]

@@ -15,6 +15,47 @@ pub enum OnUpdate {
     Recompute,
     /// The cache stays, so a segment attends to keys and values of older versions.
     Keep,
+    /// The cache is rebuilt where that takes little beside the segment that begins, and stays elsewhere: early
+    /// boundaries pay for exact caches and late ones do not.
+    Auto,
+}
+
+/// What a token of a context that is filled again costs, in drawn tokens. Filling takes hundreds of rows through
+/// each weight at a time, a decode step as many as there are open trajectories: with 16 of them `longhaul bench
+/// decode` shows about this ratio, with fewer it is smaller. It is a constant, so that a run on another machine
+/// decides the same.
+const FILLED_TOKEN_COST: f64 = 0.5;
+
+/// The most that [`OnUpdate::Auto`] spends on rebuilding, of what drawing the coming segment costs: a segment then
+/// takes at most twice as long as with a cache that is kept.
+const REBUILDING_SHARE_MAX: f64 = 1.0;
+
+impl OnUpdate {
+    /// Whether the cache of a context is rebuilt before a segment of at most `segment_tokens_max` tokens under
+    /// newer weights. A function of lengths alone, so that a schedule that repeats decides the same again.
+    pub fn rebuilds(self, context_tokens: u64, segment_tokens_max: usize) -> bool {
+        match self {
+            Self::Recompute => true,
+            Self::Keep => false,
+            Self::Auto => {
+                let rebuilding = context_tokens as f64 * FILLED_TOKEN_COST;
+                rebuilding <= segment_tokens_max as f64 * REBUILDING_SHARE_MAX
+            }
+        }
+    }
+}
+
+/// In how many bits the actors hold the weights that they decode with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecodePrecision {
+    /// 32 bits: the learner's own weights.
+    #[default]
+    F32,
+    /// 16 bits: rounded to 8 significant bits.
+    Bf16,
+    /// 8 bits: whole numbers, with a scale for each output of a matrix.
+    I8,
 }
 
 /// How long outputs may be and how much generation is in flight; the table `[rollout]`.
@@ -47,6 +88,10 @@ pub struct RolloutConfig {
     /// What happens to a cache at a weight update.
     #[serde(default)]
     pub on_update: OnUpdate,
+    /// In how many bits the actors hold their weights. Less is faster and takes less memory, and makes them draw
+    /// from another distribution than the learner computes (`learner.mismatch`).
+    #[serde(default)]
+    pub precision: DecodePrecision,
     /// What a truncated completion is worth; the sum of rewards follows it.
     #[serde(default)]
     pub truncated_reward: TruncatedReward,
@@ -178,6 +223,7 @@ mod tests {
         config.check().expect("the config is usable");
         assert_eq!((config.actors, config.top_k, config.top_p), (1, 0, 1.0));
         assert_eq!((config.on_update, config.truncated_reward), (OnUpdate::Recompute, TruncatedReward::Zero));
+        assert_eq!(config.precision, DecodePrecision::F32);
         assert_eq!((config.segment_tokens_max(), config.slots_per_actor()), (4, 8));
         for key in ["output_tokens_max", "segments_max", "trajectories_open_max", "group_size", "temperature"]
         {
@@ -185,6 +231,32 @@ mod tests {
             object.as_object_mut().expect("a struct").remove(key);
             let error = serde_json::from_value::<RolloutConfig>(object).expect_err("the key has no default");
             assert!(error.to_string().contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn caches_are_rebuilt_by_the_config_and_by_lengths() {
+        for (context, segment, auto) in
+            [(0, 100, true), (140, 100, true), (200, 100, true), (201, 100, false), (10_000, 100, false)]
+        {
+            assert!(OnUpdate::Recompute.rebuilds(context, segment));
+            assert!(!OnUpdate::Keep.rebuilds(context, segment));
+            assert_eq!(OnUpdate::Auto.rebuilds(context, segment), auto, "{context} tokens before {segment}");
+        }
+    }
+
+    #[test]
+    fn words_are_read_and_written() {
+        for (word, on_update) in
+            [("recompute", OnUpdate::Recompute), ("keep", OnUpdate::Keep), ("auto", OnUpdate::Auto)]
+        {
+            assert_eq!(serde_json::from_value::<OnUpdate>(word.into()).expect("a word"), on_update);
+        }
+        for (word, precision) in
+            [("f32", DecodePrecision::F32), ("bf16", DecodePrecision::Bf16), ("i8", DecodePrecision::I8)]
+        {
+            assert_eq!(serde_json::to_value(precision).expect("a word"), word);
+            assert_eq!(serde_json::from_value::<DecodePrecision>(word.into()).expect("a word"), precision);
         }
     }
 

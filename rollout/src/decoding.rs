@@ -2,6 +2,7 @@
 //! them, and ended trajectories leave. Shared by the actors and by evaluation; knows no rewards and no
 //! queue.
 
+use crate::config::OnUpdate;
 use crate::error::RolloutError;
 use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::random::trajectory_key;
@@ -16,6 +17,8 @@ pub(crate) struct Decoding<G: Generator> {
     pub(crate) scheduler: Scheduler,
     pub(crate) seed: u64,
     slots: Vec<SlotUse<G::Weights>>,
+    /// What newer weights do to a cache, and the tokens of a segment, by which that may be decided.
+    on_update: (OnUpdate, usize),
 }
 
 /// What the generator and the journal know of a slot.
@@ -40,8 +43,17 @@ impl<W> Default for SlotUse<W> {
 pub(crate) struct BegunSegment {
     /// The tokens before it, the prompt's included.
     pub(crate) context_tokens: u64,
-    /// Whether the segment before was of another version.
-    pub(crate) version_changed: bool,
+    /// What became of the cache, where the segment before was of another version.
+    pub(crate) update: Option<CacheUpdate>,
+}
+
+/// What newer weights did to a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheUpdate {
+    /// It was filled again under them.
+    Rebuilt,
+    /// It stayed as older ones had filled it.
+    Kept,
 }
 
 /// What one decode step did.
@@ -75,7 +87,13 @@ impl<G: Generator> Decoding<G> {
     /// Free slots.
     pub(crate) fn new(generator: G, scheduler: Scheduler, seed: u64) -> Self {
         let slots = (0..scheduler.slot_count()).map(|_| SlotUse::default()).collect();
-        Self { generator, scheduler, seed, slots }
+        Self { generator, scheduler, seed, slots, on_update: (OnUpdate::Recompute, 1) }
+    }
+
+    /// Says what newer weights do to the cache of an open trajectory, whose segments have at most so many tokens.
+    /// Without this all caches are rebuilt.
+    pub(crate) fn with_updates(self, on_update: OnUpdate, segment_tokens_max: usize) -> Self {
+        Self { on_update: (on_update, segment_tokens_max), ..self }
     }
 
     /// Begins a segment on every slot that is due for one, each under the weights that are newest then, or as
@@ -91,19 +109,25 @@ impl<G: Generator> Decoding<G> {
             let weights = newest();
             let recalled = recall(trajectory, weights.version);
             let version = recalled.as_ref().map_or(weights.version, |segment| segment.version);
-            let before = trajectory.segments.last().map(|segment| segment.version);
-            begun.push(BegunSegment {
-                context_tokens: (trajectory.prompt.tokens.len() + trajectory.token_count()) as u64,
-                version_changed: before.is_some_and(|before| before != version),
-            });
+            let context_tokens = (trajectory.prompt.tokens.len() + trajectory.token_count()) as u64;
+            let update = self.update(trajectory, version, context_tokens);
+            begun.push(BegunSegment { context_tokens, update });
             match recalled {
                 Some(segment) => self.replay(slot, segment, 0),
-                None => self.begin(slot, &weights)?,
+                None => self.begin(slot, &weights, update)?,
             }
             self.slots[slot].weights = Some(weights);
             self.scheduler.begin(slot, version);
         }
         Ok(begun)
+    }
+
+    /// What a segment of this version does to the cache of the trajectory.
+    fn update(&self, trajectory: &Trajectory, version: u64, context_tokens: u64) -> Option<CacheUpdate> {
+        let (on_update, segment_tokens_max) = self.on_update;
+        trajectory.segments.last().filter(|before| before.version != version)?;
+        let rebuilt = on_update.rebuilds(context_tokens, segment_tokens_max);
+        Some(if rebuilt { CacheUpdate::Rebuilt } else { CacheUpdate::Kept })
     }
 
     /// Puts a trajectory in the middle of a segment back on its slot.
@@ -117,17 +141,23 @@ impl<G: Generator> Decoding<G> {
         self.scheduler.restore(slot, trajectory);
         match recalled {
             Some(segment) => self.replay(slot, segment, given),
-            None => self.begin(slot, &weights)?,
+            None => self.begin(slot, &weights, None)?,
         }
         self.slots[slot].weights = Some(weights);
         Ok(())
     }
 
-    fn begin(&mut self, slot: usize, weights: &Versioned<G::Weights>) -> Result<(), RolloutError> {
+    fn begin(
+        &mut self,
+        slot: usize,
+        weights: &Versioned<G::Weights>,
+        update: Option<CacheUpdate>,
+    ) -> Result<(), RolloutError> {
         let trajectory = self.scheduler.on(slot);
         let random_key = trajectory_key(self.seed, trajectory.group, trajectory.member);
         let cached = self.slots[slot].begun;
-        let request = SegmentRequest { prompt: &trajectory.prompt, trajectory, random_key, cached };
+        let kept = cached && update != Some(CacheUpdate::Rebuilt);
+        let request = SegmentRequest { prompt: &trajectory.prompt, trajectory, random_key, cached, kept };
         self.generator.begin(slot, request, weights)?;
         self.slots[slot].begun = true;
         Ok(())

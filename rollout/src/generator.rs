@@ -14,7 +14,7 @@ pub trait Generator {
 
     /// Puts a trajectory's next segment on a slot, or the rest of one; every token is drawn with `weights`. A
     /// slot that was not released holds the cache of the same trajectory's segment before, to be kept or
-    /// rebuilt; one that was starts from the trajectory's tokens, of which there may be some already.
+    /// rebuilt as the request says; one that was starts from the trajectory's tokens, of which there may be some already.
     fn begin(
         &mut self,
         slot: usize,
@@ -54,6 +54,8 @@ pub struct SegmentRequest<'a> {
     pub random_key: u64,
     /// Whether the slot holds the cache of the trajectory up to here, by the segment before.
     pub cached: bool,
+    /// Whether that cache stays; else it is filled from the context's tokens under the weights of the segment.
+    pub kept: bool,
 }
 
 impl SegmentRequest<'_> {

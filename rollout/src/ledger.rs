@@ -138,7 +138,7 @@ pub struct RolloutState {
 }
 
 /// Begins a file of a [`RolloutState`]; another number stands for another form of what follows.
-const MAGIC: &[u8] = b"longhaul rollout 1\n";
+const MAGIC: &[u8] = b"longhaul rollout 2\n";
 
 impl RolloutState {
     /// The state as the content of a file, floats to the bit.

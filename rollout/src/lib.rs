@@ -34,7 +34,7 @@ mod testing;
 mod simulation;
 
 pub use actor::{Actor, ActorContext, ActorReport, Advance};
-pub use config::{OnUpdate, QueueConfig, RolloutConfig};
+pub use config::{DecodePrecision, OnUpdate, QueueConfig, RolloutConfig};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, SegmentRequest};

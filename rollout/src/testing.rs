@@ -7,7 +7,7 @@ use rewards::{Answer, Reward, RewardError, Split, TruncatedReward, Verdict, Veri
 use serde_json::Map;
 
 use crate::actor::ActorContext;
-use crate::config::{OnUpdate, RolloutConfig};
+use crate::config::{DecodePrecision, OnUpdate, RolloutConfig};
 use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::group::{CompletionRecord, Group, ScoredCompletion};
@@ -120,6 +120,7 @@ pub(crate) fn rollout_config(
         top_p: 1.0,
         top_k: 0,
         on_update: OnUpdate::Recompute,
+        precision: DecodePrecision::F32,
         truncated_reward: TruncatedReward::Zero,
     }
 }
@@ -199,6 +200,8 @@ pub(crate) struct Script {
     length: Arc<dyn Fn(u64, u32) -> usize + Send + Sync>,
     slots: Vec<Option<Part>>,
     log: Arc<Mutex<Vec<Draw>>>,
+    /// Whether each cache that a segment met on its slot was to be rebuilt.
+    rebuilt: Arc<Mutex<Vec<bool>>>,
     steps: usize,
     /// Drawn instead of a scripted log-prob.
     pub(crate) logprob: Option<f32>,
@@ -240,6 +243,7 @@ impl Script {
             length: Arc::new(length),
             slots: vec![None; slots],
             log: Arc::default(),
+            rebuilt: Arc::default(),
             steps: 0,
             logprob: None,
             fails_at_step: None,
@@ -262,6 +266,11 @@ impl Script {
     /// The tokens that were drawn in all.
     pub(crate) fn tokens_drawn(&self) -> usize {
         lock(&self.log).len()
+    }
+
+    /// Whether the caches that segments met on their slots were to be rebuilt, in order.
+    pub(crate) fn rebuilt(&self) -> Vec<bool> {
+        lock(&self.rebuilt).clone()
     }
 
     /// The version that drew each token of a trajectory.
@@ -293,8 +302,10 @@ impl Generator for Script {
                 assert_eq!(part.context, request.context());
                 assert_eq!(request.version_before(), Some(part.version));
                 assert_eq!(request.first_token_index() as usize, part.context.len() - part.prompt_tokens);
+                assert!(request.kept || part.version != weights.version, "nothing made the cache old");
+                lock(&self.rebuilt).push(!request.kept);
             }
-            None => assert_eq!(request.version_before(), None),
+            None => assert_eq!((request.version_before(), request.kept), (None, false)),
         }
         self.slots[slot] = Some(Part {
             group,

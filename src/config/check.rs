@@ -7,12 +7,14 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use learner::LearnerConfig;
-use learner::config::{AdvantageConfig, LayerInputsPlace, MptPositive, StreambpConfig, Surrogates};
+use learner::config::{
+    AdvantageConfig, LayerInputsPlace, MismatchConfig, MptPositive, StreambpConfig, Surrogates,
+};
 use rewards::{
     Answer, MathConfig, RewardConfig, RewardContext, RewardError, RewardKind, Task, Verdict, Verifier,
     WeightedSum,
 };
-use rollout::DataConfig;
+use rollout::{DataConfig, DecodePrecision, RolloutConfig};
 
 use super::document::Document;
 use super::{
@@ -27,6 +29,8 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
         return Err(document.error("run.steps", "run.steps: must be given and at least 1"));
     }
     complain(document, "", config.rollout.check())?;
+    precision(document, (config.rollout.precision, config.run.device))?;
+    mismatch(&mut config.learner, Some(&config.rollout));
     complain(document, "", config.learner.check())?;
     complain(document, "", config.queue.check(config.learner.groups_per_step))?;
     complain(document, "", config.optimizer.check())?;
@@ -70,11 +74,12 @@ pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), 
 }
 
 /// Refuses what a replay cannot mean. Where the correctness comes from is a matter of the records.
-pub(super) fn replay(document: &Document, config: &ReplayConfig) -> Result<(), ConfigError> {
+pub(super) fn replay(document: &Document, config: &mut ReplayConfig) -> Result<(), ConfigError> {
     device(document, config.run.device, config.run.threads)?;
     if let Some(rollout) = &config.rollout {
         complain(document, "", rollout.check())?;
     }
+    mismatch(&mut config.learner, config.rollout.as_ref());
     complain(document, "", config.learner.check())?;
     complain(document, "", config.optimizer.check())?;
     layer_inputs(document, "learner", (&config.learner.streambp, config.run.device))?;
@@ -109,6 +114,25 @@ fn device(document: &Document, device: DeviceKind, threads: Option<usize>) -> Re
         );
     }
     Ok(())
+}
+
+/// Refuses rounded weights where nothing decodes with them.
+fn precision(
+    document: &Document,
+    (precision, device): (DecodePrecision, DeviceKind),
+) -> Result<(), ConfigError> {
+    if precision == DecodePrecision::F32 || device == DeviceKind::Cpu {
+        return Ok(());
+    }
+    let message = "rollout.precision: only run.device = \"cpu\" decodes with rounded weights; leave it out";
+    Err(document.error("rollout.precision", message))
+}
+
+/// Settles what is done about the actors' other distribution by how they decode.
+fn mismatch(learner: &mut LearnerConfig, rollout: Option<&RolloutConfig>) {
+    let rounded = rollout.is_some_and(|rollout| rollout.precision != DecodePrecision::F32);
+    let importance = learner.importance.kind;
+    learner.mismatch.get_or_insert_with(|| MismatchConfig::by_default(rounded, importance));
 }
 
 /// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows. The
@@ -476,7 +500,19 @@ impl Finder<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DeviceKind, Document, LayerInputsPlace, StreambpConfig, layer_inputs};
+    use super::{
+        DecodePrecision, DeviceKind, Document, LayerInputsPlace, StreambpConfig, layer_inputs, precision,
+    };
+
+    #[test]
+    fn other_devices_decode_in_f32() {
+        let complaint =
+            |bits, device| precision(&Document::empty(), (bits, device)).map_err(|error| error.to_string());
+        assert_eq!(complaint(DecodePrecision::F32, DeviceKind::Cuda), Ok(()));
+        assert_eq!(complaint(DecodePrecision::I8, DeviceKind::Cpu), Ok(()));
+        let message = complaint(DecodePrecision::Bf16, DeviceKind::Cuda).unwrap_err();
+        assert!(message.contains("rollout.precision: only run.device = \"cpu\""), "{message}");
+    }
 
     #[test]
     fn other_devices_keep_layer_inputs_in_memory() {

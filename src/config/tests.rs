@@ -4,6 +4,7 @@ use std::fs;
 
 use proptest::prelude::{prop_assert_eq, proptest};
 
+use learner::config::MismatchConfig;
 use rewards::RewardKind;
 
 use super::*;
@@ -243,6 +244,24 @@ fn contradictions_name_their_keys() {
             "rewards[0].weight=2",
             "rewards[0].weight = 2: learner.advantage.surrogates = \"add\" needs weight = 1",
         ),
+        (
+            "learner.mismatch={kind = \"tis\", cap = 0}",
+            "learner.mismatch.cap: 0 is not a finite weight above 0",
+        ),
+        ("learner.mismatch={kind = \"tis\", cap = inf}", "learner.mismatch.cap: inf is not a finite weight"),
+        (
+            "learner.mismatch={kind = \"tis\", cup = 2}",
+            "unknown key `learner.mismatch.cup`; the nearest known key is `cap`",
+        ),
+        (
+            "learner.mismatch.kind=tos",
+            "learner.mismatch.kind: unknown value `tos`; the nearest known one is `tis`",
+        ),
+        ("rollout.precision=f16", "rollout.precision: unknown value `f16`; the nearest known one is `bf16`"),
+        (
+            "rollout.on_update=atuo",
+            "rollout.on_update: unknown value `atuo`; the nearest known one is `auto`",
+        ),
         ("rewards[0].correctness=false", "learner.advantage.kind = \"grpo_lambda\" ranks groups"),
         ("rewards[1].correctness=true", "rewards[1].correctness: `length` does not say what is right"),
         ("rewards[1].name=task", "rewards[1].name: `task` is the name of another reward"),
@@ -267,6 +286,27 @@ fn contradictions_name_their_keys() {
     assert!(message.starts_with("a.toml:44: learner.mpt.positive = \"correct\" needs"), "{message}");
     let labels_from_advantage = [&without_labels[..], &["learner.mpt.positive=advantage"]].concat();
     load(TRAIN, &labels_from_advantage).unwrap();
+}
+
+/// What is done about the mismatch goes by how the actors decode, and the resolved config shows it.
+#[test]
+fn rounded_rollouts_are_corrected_unless_the_config_says_otherwise() {
+    let mismatch = |set: &[&str]| load(TRAIN, set).unwrap().learner.mismatch.unwrap();
+    assert_eq!(mismatch(&[]), MismatchConfig::None {});
+    assert_eq!(mismatch(&["rollout.precision=bf16"]), MismatchConfig::Tis { cap: 2.0 });
+    assert_eq!(mismatch(&["rollout.precision=i8", "learner.mismatch.kind=none"]), MismatchConfig::None {});
+    assert_eq!(mismatch(&["rollout.precision=i8", "learner.importance.kind=sais"]), MismatchConfig::None {});
+    assert_eq!(mismatch(&["learner.mismatch={kind = \"tis\", cap = 3}"]), MismatchConfig::Tis { cap: 3.0 });
+    let twice = load(TRAIN, &["learner.importance.kind=sais", "learner.mismatch.kind=tis"]).unwrap_err();
+    assert!(twice.contains("learner.mismatch.kind: \"tis\" would divide by the actor's"), "{twice}");
+    let resolved = load(TRAIN, &["rollout.precision=bf16"]).unwrap().resolved();
+    for lines in ["precision = \"bf16\"", "[learner.mismatch]\nkind = \"tis\"\ncap = 2.0"] {
+        assert!(resolved.contains(lines), "{lines} is not in\n{resolved}");
+    }
+    let folder = folder(TRAIN);
+    let file = folder.path().join("a.toml");
+    let replay = ReplayConfig::load(&file, &["rollout.precision=i8".into()]).unwrap();
+    assert_eq!(replay.learner.mismatch, Some(MismatchConfig::Tis { cap: 2.0 }));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod docs;
 mod end_to_end;
 mod faults;
 mod memory;
+mod mismatch;
 mod parity;
 mod replay_parity;
 mod score;

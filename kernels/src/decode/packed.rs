@@ -45,7 +45,7 @@ impl PackedDecoder {
         let blocks: Vec<PackedBlock> =
             weights.blocks.into_par_iter().map(|block| PackedBlock::new(block, &config, precision)).collect();
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
-        let head = Packed::transposed(head.slice(), config.hidden, config.vocabulary).rounded(precision);
+        let head = Packed::of_weights(&[head.slice()], config.hidden, precision);
         let packed = blocks.iter().flat_map(PackedBlock::factors).chain([&head]);
         let (bytes, numbers) =
             packed.fold((0, 0), |sums, each| (sums.0 + each.bytes(), sums.1 + each.numbers()));
@@ -73,25 +73,22 @@ impl PackedDecoder {
 
 impl PackedBlock {
     fn new(block: Block<Rows>, config: &DecoderConfig, precision: Precision) -> Self {
-        let hidden = config.hidden;
-        let (query_width, key_width) =
-            (config.heads * config.head_width, config.kv_heads * config.head_width);
-        let projections = [block.query.slice(), block.key.slice(), block.value.slice()].concat();
+        let (hidden, query_width) = (config.hidden, config.heads * config.head_width);
         let bias = match (&block.query_bias, &block.key_bias, &block.value_bias) {
             (Some(query), Some(key), Some(value)) => {
                 Some([query.slice(), key.slice(), value.slice()].concat())
             }
             _ => None,
         };
-        let packed =
-            |weight: &[f32], inner, columns| Packed::transposed(weight, inner, columns).rounded(precision);
+        let projections = [block.query.slice(), block.key.slice(), block.value.slice()];
+        let packed = |weight: &Rows, inner| Packed::of_weights(&[weight.slice()], inner, precision);
         Self {
-            query_key_value: packed(&projections, hidden, query_width + 2 * key_width),
+            query_key_value: Packed::of_weights(&projections, hidden, precision),
             bias,
-            output: packed(block.output.slice(), query_width, hidden),
-            gate: packed(block.gate.slice(), hidden, config.intermediate),
-            up: packed(block.up.slice(), hidden, config.intermediate),
-            down: packed(block.down.slice(), config.intermediate, hidden),
+            output: packed(&block.output, query_width),
+            gate: packed(&block.gate, hidden),
+            up: packed(&block.up, hidden),
+            down: packed(&block.down, config.intermediate),
             input_norm: block.input_norm,
             query_norm: block.query_norm,
             key_norm: block.key_norm,

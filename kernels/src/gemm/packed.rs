@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd, bytemuck};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::panel::Buffer;
@@ -57,45 +58,52 @@ impl Packed {
         }
     }
 
-    /// Rounds the numbers to another precision.
-    pub(crate) fn rounded(mut self, precision: Precision) -> Self {
-        if let Values::F32(values) = &self.values {
-            let panels = values.chunks_exact(self.width * self.inner);
-            match precision {
-                Precision::F32 => {}
-                Precision::Bf16 => {
-                    let mut words = self.word_buffer(2);
-                    for (panel, words) in panels.zip(words.chunks_exact_mut(self.words(2))) {
-                        fill_words((words, 2), panel, self.width, |_, value| u32::from(bf16(value)));
-                    }
-                    self.values = Values::Bf16(words);
-                }
-                Precision::I8 => {
-                    let mut words = self.word_buffer(4);
-                    let mut scales = vec![0.0_f32; self.panels() * self.width];
-                    let scale_panels = scales.chunks_exact_mut(self.width);
-                    for ((panel, words), scales) in
-                        panels.zip(words.chunks_exact_mut(self.words(4))).zip(scale_panels)
-                    {
-                        set_scales(panel, scales);
-                        fill_words((words, 4), panel, self.width, |column, value| {
-                            whole(value, scales[column])
-                        });
-                    }
-                    self.values = Values::I8(words, scales);
-                }
-            }
-        }
-        self
-    }
-
     /// Words of a panel, each of so many numbers.
     pub(super) fn words(&self, numbers: usize) -> usize {
         self.inner.div_ceil(numbers) * self.width
     }
 
-    fn word_buffer(&self, numbers: usize) -> Buffer<u32> {
-        Buffer::zeros(self.panels() * self.words(numbers))
+    /// From weights `[columns, inner]` whose products lie side by side: what `x w^T` needs of them, at a precision.
+    ///
+    /// Each panel is turned and rounded by itself, several at a time, so that beside the factor there is no other
+    /// copy of the weights.
+    pub(crate) fn of_weights(weights: &[&[f32]], inner: usize, precision: Precision) -> Self {
+        let rows: Vec<&[f32]> = weights.iter().flat_map(|weight| weight.chunks_exact(inner)).collect();
+        let numbers: usize = weights.iter().map(|weight| weight.len()).sum();
+        assert_eq!(numbers, inner * rows.len(), "weights in whole rows");
+        let (width, columns) = (panel_width(), rows.len());
+        let (panels, panel) = (columns.div_ceil(width), width * inner);
+        let scratch = || Buffer::zeros(panel);
+        let of_words = |numbers: usize| inner.div_ceil(numbers) * width;
+        let values = match precision {
+            Precision::F32 => {
+                let mut values = Buffer::zeros(panels * panel);
+                let to = values.par_chunks_exact_mut(panel).zip(rows.par_chunks(width));
+                to.for_each(|(to, rows)| set_panel(to, rows));
+                Values::F32(values)
+            }
+            Precision::Bf16 => {
+                let mut words = Buffer::zeros(panels * of_words(2));
+                let to = words.par_chunks_exact_mut(of_words(2)).zip(rows.par_chunks(width));
+                to.for_each_init(scratch, |panel, (words, rows)| {
+                    set_panel(panel, rows);
+                    fill_words((words, 2), panel, width, |_, value| u32::from(bf16(value)));
+                });
+                Values::Bf16(words)
+            }
+            Precision::I8 => {
+                let mut words = Buffer::zeros(panels * of_words(4));
+                let mut scales = vec![0.0_f32; panels * width];
+                let to = words.par_chunks_exact_mut(of_words(4)).zip(scales.par_chunks_exact_mut(width));
+                to.zip(rows.par_chunks(width)).for_each_init(scratch, |panel, ((words, scales), rows)| {
+                    set_panel(panel, rows);
+                    set_scales(panel, scales);
+                    fill_words((words, 4), panel, width, |column, value| whole(value, scales[column]));
+                });
+                Values::I8(words, scales)
+            }
+        };
+        Self { inner, columns, width, values }
     }
 
     /// From rows, `[inner, columns]`.
@@ -179,11 +187,11 @@ impl Packed {
         }
     }
 
-    /// The numbers before they are rounded.
+    /// The numbers of a factor in f32.
     fn filled(&mut self) -> &mut Buffer {
         match &mut self.values {
             Values::F32(values) => values,
-            _ => unreachable!("a factor is filled before it is rounded"),
+            _ => unreachable!("a rounded factor is made of weights alone"),
         }
     }
 
@@ -203,15 +211,33 @@ impl Packed {
         assert_eq!(b.len(), self.inner * self.columns, "a right factor of the packed form");
         let (width, inner) = (self.width, self.inner);
         for (panel, to) in self.filled().chunks_exact_mut(width * inner).enumerate() {
-            let rows = &b[panel * width * inner..];
-            // Blocks of sixteen sums read each line of the cache once.
-            for first in (0..inner).step_by(16) {
-                let depth = 16.min(inner - first);
-                for (column, row) in rows.chunks_exact(inner).take(width).enumerate() {
-                    for (k, value) in row[first..first + depth].iter().enumerate() {
-                        to[(first + k) * width + column] = *value;
-                    }
-                }
+            turn_rows(to, b[panel * width * inner..].chunks_exact(inner).take(width), (width, inner));
+        }
+    }
+}
+
+/// Sets a panel from the weights' rows of its columns, with zeros where there are fewer than columns.
+fn set_panel(to: &mut [f32], rows: &[&[f32]]) {
+    let inner = rows[0].len();
+    let width = to.len() / inner;
+    if rows.len() < width {
+        to.fill(0.0);
+    }
+    turn_rows(to, rows.iter().copied(), (width, inner));
+}
+
+/// Puts rows of `inner` numbers into the columns of a panel.
+fn turn_rows<'a>(
+    to: &mut [f32],
+    rows: impl Iterator<Item = &'a [f32]> + Clone,
+    (width, inner): (usize, usize),
+) {
+    // Blocks of sixteen sums read each line of the cache once.
+    for first in (0..inner).step_by(16) {
+        let depth = 16.min(inner - first);
+        for (column, row) in rows.clone().enumerate() {
+            for (k, value) in row[first..first + depth].iter().enumerate() {
+                to[(first + k) * width + column] = *value;
             }
         }
     }

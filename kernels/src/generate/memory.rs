@@ -5,13 +5,14 @@ use rayon::current_num_threads;
 use crate::decode::PASS_TOKENS_MAX;
 use crate::decode::cache::{BLOCK_POSITIONS, Shape};
 use crate::decoder::config::DecoderConfig;
+use crate::gemm::Precision;
 
-/// Bytes of [`super::DecodeSlots`] on the CPU, with weights in f32.
+/// Bytes of [`super::DecodeSlots`] and [`super::DecodeWeights`] on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeMemory {
     /// Keys and values of all slots, each as long as it can get. Blocks that no context has reached are not there.
     pub cache: u64,
-    /// One version's weights in the form that products take.
+    /// One version's weights in f32, in the form that products take.
     pub packed: u64,
     /// The activations of a pass on each thread, and the logits of a step.
     pub pass: u64,
@@ -36,6 +37,22 @@ impl DecodeMemory {
             pass: bytes(passes + 2 * slots * config.vocabulary),
         }
     }
+
+    /// One version's weights at a precision.
+    #[must_use]
+    pub fn packed_at(config: &DecoderConfig, precision: Precision) -> u64 {
+        let whole = Self::new(config, 0, 0).packed;
+        // In 8 bits each output of a matrix has a scale.
+        let query = config.heads * config.head_width;
+        let outputs =
+            query + 2 * config.kv_heads * config.head_width + 2 * config.hidden + 2 * config.intermediate;
+        let scales = 4 * (config.layers * outputs + config.vocabulary) as u64;
+        match precision {
+            Precision::F32 => whole,
+            Precision::Bf16 => whole / 2,
+            Precision::I8 => whole / 4 + scales,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -43,6 +60,7 @@ mod tests {
     use super::DecodeMemory;
     use crate::DecoderConfig;
     use crate::decoder::config::Family;
+    use crate::gemm::Precision;
 
     /// By hand: hidden 24, 4 query and 2 key heads of width 8, feed-forward 40, vocabulary 31, 2 layers.
     #[test]
@@ -54,6 +72,10 @@ mod tests {
         // Two blocks a slot; values are filled up to the width of a vector.
         assert_eq!(memory.cache, 4 * 5 * 2 * (64 * 2 * 2 * (8 + 16)));
         assert_eq!(memory.packed, 4 * (2 * (32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40)) + 31 * 24));
+        assert_eq!(DecodeMemory::packed_at(&config, Precision::F32), memory.packed);
+        assert_eq!(DecodeMemory::packed_at(&config, Precision::Bf16), memory.packed / 2);
+        let scales = 4 * (2 * (32 + 2 * 16 + 24 + 2 * 40 + 24) + 31);
+        assert_eq!(DecodeMemory::packed_at(&config, Precision::I8), memory.packed / 4 + scales);
         let row = 2 * 24 + 64 + 32 + 2 * 40 + 64;
         assert_eq!(memory.pass, 4 * (3 * 350 * row + 2 * 5 * 31));
         // Longer contexts go through in passes of a bounded size.

@@ -30,6 +30,8 @@ fn unknown_keys_are_refused_in_every_section() {
         ("/advantage", json!({"kind": "grpo", "lambda": 0.2})),
         ("/advantage", json!({"kind": "grpo_lambda", "lamda": 0.2})),
         ("/importance", json!({"kind": "sais", "cap": 2.0})),
+        ("/mismatch", json!({"kind": "tis", "cup": 2.0})),
+        ("/mismatch", json!({"kind": "none", "cap": 2.0})),
         ("/extra", json!(1)),
     ] {
         let mut config = minimal();
@@ -44,12 +46,19 @@ type Spoil = fn(&mut LearnerConfig);
 
 #[test]
 fn errors_name_the_key() {
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 13] = [
         ("learner.groups_per_step", |config| config.groups_per_step = 0),
         ("learner.batch_tokens_max", |config| config.batch_tokens_max = 0),
         ("learner.advantage.alpha", |config| {
             config.advantage =
                 AdvantageConfig::GrpoLambda { lambda: 0.2, alpha: 1.5, surrogates: Surrogates::Ignore }
+        }),
+        ("learner.mismatch.cap", |config| config.mismatch = Some(MismatchConfig::Tis { cap: 0.0 })),
+        ("learner.mismatch.cap", |config| config.mismatch = Some(MismatchConfig::Tis { cap: f64::INFINITY })),
+        ("learner.mismatch.cap", |config| config.mismatch = Some(MismatchConfig::Tis { cap: f64::NAN })),
+        ("learner.mismatch.kind", |config| {
+            config.mismatch = Some(MismatchConfig::Tis { cap: 2.0 });
+            config.importance.kind = ImportanceKind::Sais;
         }),
         ("learner.clip.high", |config| config.clip.high = -0.1),
         ("learner.mpt.tau", |config| config.mpt.tau = 1.5),
@@ -66,6 +75,20 @@ fn errors_name_the_key() {
         let message = config.check().unwrap_err().to_string();
         assert!(message.starts_with(key), "{key}: {message}");
     }
+}
+
+#[test]
+fn rounded_rollouts_are_corrected_by_default_and_others_are_not() {
+    let by_default = MismatchConfig::by_default;
+    assert_eq!(by_default(false, ImportanceKind::Pois), MismatchConfig::None {});
+    assert_eq!(by_default(true, ImportanceKind::Pois), MismatchConfig::Tis { cap: 2.0 });
+    assert_eq!(by_default(true, ImportanceKind::Sais), MismatchConfig::None {});
+    let mut config = minimal();
+    config["mismatch"] = json!({"kind": "tis"});
+    let config = read(config).unwrap();
+    assert_eq!(config.mismatch, Some(MismatchConfig::Tis { cap: 2.0 }));
+    config.check().unwrap();
+    assert_eq!(read(serde_json::to_value(&config).unwrap()).unwrap(), config);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use kernels::{Packed, token_stats};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{AdvantageConfig, Combine, ImportanceKind, LayerInputsPlace, MptPositive, Surrogates};
+use crate::config::{
+    AdvantageConfig, Combine, ImportanceKind, LayerInputsPlace, MismatchConfig, MptPositive, Surrogates,
+};
 use crate::report::Spread;
 use crate::testing::{
     Member, VOCABULARY, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
@@ -26,6 +28,14 @@ fn full_config() -> LearnerConfig {
         serde_json::json!({"enabled": true, "coefficient": 0.01, "reference": "checked by the root"}),
     )
     .unwrap();
+    config
+}
+
+/// Every method on that goes with truncated importance sampling.
+fn weighted_config() -> LearnerConfig {
+    let mut config = full_config();
+    config.importance.kind = ImportanceKind::Pois;
+    config.mismatch = Some(MismatchConfig::Tis { cap: 1.25 });
     config
 }
 
@@ -101,6 +111,108 @@ fn no_cut_changes_the_update() {
         // The two models are far apart, so the divergence is large and its error relative.
         let (kl, whole_kl) = (update.kl.unwrap(), whole.0.kl.unwrap());
         assert!((kl - whole_kl).abs() < 1e-5 * whole_kl, "{kl} and {whole_kl}");
+    }
+}
+
+// Invariant 6 where tokens are weighted by the learner's own log-probabilities.
+#[test]
+fn no_cut_changes_a_weighted_update() {
+    let step = |(tokens, layer_chunk, head_chunk)| {
+        let mut config = weighted_config();
+        config.batch_tokens_max = tokens;
+        config.streambp.layer_chunk_tokens = layer_chunk;
+        config.streambp.head_chunk_tokens = head_chunk;
+        let mut learner = full_learner(config);
+        let update = learner.step(groups()).unwrap().update.unwrap();
+        (update, weights_of(learner.decoder()))
+    };
+    let whole = step((1000, 1000, 1000));
+    let tis = whole.0.tis.unwrap();
+    assert!(whole.0.mpt.unwrap().masked_fraction > 0.0 && tis.capped_fraction > 0.0, "{:?}", whole.0);
+    assert!(tis.weight.max == 1.25 && tis.weight.min < 1.0, "{tis:?}");
+    for cut in [(1, 1, 1), (20, 7, 3), (40, 500, 500)] {
+        let (update, weights) = step(cut);
+        let error = relative_error(&weights, &whole.1);
+        assert!(error < 1e-5, "{cut:?}: {error}");
+        assert!((update.loss - whole.0.loss).abs() < 1e-6, "{} and {}", update.loss, whole.0.loss);
+        let tis_error = (update.tis.unwrap().weight.mean - tis.weight.mean).abs();
+        assert!(tis_error < 1e-6, "{cut:?}: {tis_error}");
+    }
+}
+
+/// The loss by hand from the training forward's log-probabilities, for every kind of advantage.
+#[test]
+fn the_weighted_loss_is_that_of_the_tokens() {
+    let kinds = [
+        AdvantageConfig::Grpo { combine: Combine::Reward },
+        AdvantageConfig::DrGrpo { combine: Combine::Reward },
+        AdvantageConfig::GrpoLambda { lambda: 0.3, alpha: 0.2, surrogates: Surrogates::Add },
+    ];
+    for advantage in kinds {
+        let mut config = learner_config();
+        config.advantage = advantage;
+        let mut plain = learner(config.clone());
+        let advantages = plain.step(groups()).unwrap().values.advantages;
+        config.mismatch = Some(MismatchConfig::Tis { cap: 1.25 });
+        let mut weighted = learner(config);
+        let chunks = weighted.chunk_plan();
+        let (mut loss, mut weights, mut capped) = (0.0, 0.0, 0.0);
+        let groups = groups();
+        let completions = groups.iter().flat_map(|group| &group.completions);
+        for (scored, advantage) in completions.zip(advantages) {
+            let prompt = &scored.completion.prompt.tokens;
+            let ids = [&prompt[..], &scored.completion.token_ids()].concat();
+            let stats = token_stats(weighted.decoder(), &Packed::new([&ids[..]]), &chunks);
+            for (place, token) in scored.completion.tokens().enumerate() {
+                let learner_logprob = f64::from(stats.logprobs[prompt.len() - 1 + place]);
+                let ratio = (learner_logprob - f64::from(token.logprob)).exp();
+                loss -= ratio.min(1.25) * advantage / 51.0;
+                weights += ratio.min(1.25) / 51.0;
+                capped += f64::from(u8::from(ratio > 1.25)) / 51.0;
+            }
+        }
+        let update = weighted.step(groups).unwrap().update.unwrap();
+        assert!((update.loss - loss).abs() < 1e-5, "{} is not {loss}", update.loss);
+        let tis = update.tis.unwrap();
+        assert!((tis.weight.mean - weights).abs() < 1e-5, "{tis:?} is not {weights}");
+        assert!((tis.capped_fraction - capped).abs() < 1e-9, "{tis:?} is not {capped}");
+        // The denominator stays the number of tokens, and the divergence is measured all the same.
+        assert_eq!(update.completion_tokens, 51);
+        assert!(update.mismatch_kl > 0.0);
+    }
+}
+
+/// Where the learner thinks every token 1.5 times as likely as the actor did, the whole gradient is 1.5 times as
+/// long, and with a cap of 1.2 it is 1.2 times as long.
+#[test]
+fn equal_weights_scale_the_update() {
+    let one = {
+        let mut one = group(5, 2, &[(true, 0.0, 4), (false, 0.0, 3)]);
+        let learner = learner(learner_config());
+        let prompt = one.prompt.tokens.clone();
+        for scored in &mut one.completions {
+            let ids = [&prompt[..], &scored.completion.token_ids()].concat();
+            let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &learner.chunk_plan());
+            let tokens = scored.completion.segments.iter_mut().flat_map(|segment| &mut segment.tokens);
+            for (place, token) in tokens.enumerate() {
+                token.logprob = stats.logprobs[prompt.len() - 1 + place] - 1.5_f32.ln();
+            }
+        }
+        one
+    };
+    let change = |mismatch| {
+        let mut learner = learner(LearnerConfig { mismatch, ..learner_config() });
+        let before = weights_of(learner.decoder());
+        learner.step(vec![one.clone()]).unwrap();
+        let changes = weights_of(learner.decoder()).into_iter().zip(before).map(|(now, then)| now - then);
+        changes.collect::<Vec<f32>>()
+    };
+    let plain = change(None);
+    assert_eq!(change(Some(MismatchConfig::None {})), plain);
+    for (cap, factor) in [(2.0, 1.5_f32), (1.2, 1.2)] {
+        let expected: Vec<f32> = plain.iter().map(|change| change * factor).collect();
+        let error = relative_error(&change(Some(MismatchConfig::Tis { cap })), &expected);
+        assert!(error < 1e-3, "cap {cap}: {error}");
     }
 }
 
