@@ -13,4 +13,5 @@ mod memory;
 mod parity;
 mod replay_parity;
 mod score;
+mod segments;
 mod tidy;
