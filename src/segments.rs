@@ -18,7 +18,7 @@ pub const BUILT_IN_LENGTHS: &str = "lognormal:64,1.647";
 pub const BUILT_IN: &str = r#"
 [run]
 seed = 1
-steps = 10
+steps = 12
 
 [data]
 kind = "task"
@@ -29,13 +29,13 @@ difficulty_max = 8
 [rollout]
 output_tokens_max = 512
 segments_max = 4
-trajectories_open_max = 16
+trajectories_open_max = 8
 group_size = 4
 temperature = 1.0
 truncated_reward = "scored"
 
 [queue]
-groups_max = 20
+groups_max = 10
 staleness_versions_max = 4
 
 [[rewards]]
@@ -43,7 +43,7 @@ kind = "task"
 correctness = true
 
 [learner]
-groups_per_step = 4
+groups_per_step = 2
 batch_tokens_max = 2048
 
 [learner.advantage]

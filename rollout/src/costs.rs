@@ -147,9 +147,7 @@ pub fn fit(runs: &[Vec<Observation>], contention: Option<f64>) -> Result<CostMod
     if together.is_empty() {
         return Ok(CostModel { contention: contention.unwrap_or(default.contention), ..costs });
     }
-    let contention = contention.unwrap_or_else(|| contention_of(&together, &costs));
-    let prefill_token_s = prefill_of(&together, &costs, contention);
-    Ok(CostModel { contention, prefill_token_s, ..costs })
+    Ok(beside(&together, &costs, contention))
 }
 
 fn sum(run: &[Observation], part: impl Fn(&Observation) -> f64) -> f64 {
@@ -203,30 +201,34 @@ fn least_squares(steps: &[Observation], with_prefill: bool) -> CostModel {
     }
 }
 
-/// How much longer the learner took while actors decoded. Its side is the one to look at: how much decoding there
-/// was beside it does not change its work.
-fn contention_of(runs: &[&[Observation]], costs: &CostModel) -> f64 {
-    let alone = |step: &Observation| costs.learn_step_s + costs.learn_token_s * step.trained_tokens;
-    let lost_s: f64 = runs.iter().map(|run| sum(run, |step| step.learn_s - alone(step))).sum();
-    let both_s: f64 = runs.iter().map(|run| overlap_s(run)).sum();
-    // Of `both_s` seconds a side works `both_s / contention`, and loses the rest.
-    let lost = (lost_s / both_s).clamp(0.0, 0.75);
-    1.0 / (1.0 - lost)
-}
-
-/// What is left of the time of decoding, for each token of a cache that was filled.
-fn prefill_of(runs: &[&[Observation]], costs: &CostModel, contention: f64) -> f64 {
+/// Adds to the costs of work alone what is seen only where both sides go on at the same time: contention and the
+/// filling of caches. Of `o` seconds that overlap each side loses `o (1 - 1/contention)`; decoding takes the tokens of
+/// caches longer besides, and runs that rebuild much tell the two apart.
+fn beside(runs: &[&[Observation]], costs: &CostModel, contention: Option<f64>) -> CostModel {
+    /// Contention beyond 4 is a machine that did something else as well.
+    const LOST_MAX: f64 = 0.75;
+    let learn = |step: &Observation| costs.learn_step_s + costs.learn_token_s * step.trained_tokens;
     let decode = |step: &Observation| {
         costs.decode_step_s * step.weight_passes
             + costs.decode_slot_s * step.tokens
             + costs.context_token_s * step.context_token_steps
     };
-    let mut left_s = 0.0;
-    for run in runs {
-        left_s += sum(run, |step| step.decode_s - decode(step)) - overlap_s(run) * (1.0 - 1.0 / contention);
-    }
-    let tokens: f64 = runs.iter().map(|run| sum(run, |step| step.prefill_tokens)).sum();
-    if tokens > 0.0 { (left_s / tokens).max(0.0) } else { 0.0 }
+    let known = contention.map(|contention| 1.0 - 1.0 / contention);
+    let rows = runs.iter().flat_map(|run| {
+        let both_s = overlap_s(run);
+        let learner_lost_s = sum(run, |step| step.learn_s - learn(step));
+        let decoding_lost_s = sum(run, |step| step.decode_s - decode(step));
+        let filled = sum(run, |step| step.prefill_tokens);
+        match known {
+            None => [([both_s, 0.0], learner_lost_s), ([both_s, filled], decoding_lost_s)],
+            Some(lost) => [([0.0, 0.0], 0.0), ([0.0, filled], decoding_lost_s - lost * both_s)],
+        }
+    });
+    let [lost, prefill_token_s] = non_negative(&rows.collect::<Vec<_>>());
+    let contention = contention.unwrap_or(1.0 / (1.0 - lost.min(LOST_MAX)));
+    // A token of a filled cache takes no longer than one that is decoded alone.
+    let prefill_token_s = prefill_token_s.min(costs.decode_step_s + costs.decode_slot_s);
+    CostModel { contention, prefill_token_s, ..*costs }
 }
 
 /// The least squares solution among those without negative factors: every choice of factors that are not 0 is
