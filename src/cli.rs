@@ -37,6 +37,8 @@ pub enum Command {
     Score(ScoreArgs),
     /// Validates a config and prints it with every default filled in
     Check(CheckArgs),
+    /// Runs the scheduler and the queue on a virtual clock, without a model, and recommends segments and slots
+    Simulate(SimulateArgs),
     /// Measures time and memory on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -49,6 +51,8 @@ pub enum Bench {
     Streambp(BenchStreambpArgs),
     /// Tokens per second of decoding, by batch and context
     Decode(BenchDecodeArgs),
+    /// The real trainer by the number of segments, on one distribution of lengths
+    Segments(BenchSegmentsArgs),
 }
 
 /// How gradients are taken.
@@ -369,6 +373,132 @@ pub struct BenchDecodeArgs {
     /// Prints one JSON object a row
     #[arg(long)]
     pub json: bool,
+}
+
+/// `longhaul bench segments`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  longhaul bench segments --segments 0,2,4 --steps 10 --json\n  \
+                  longhaul bench segments configs/quickstart.toml --segments 0,4 --set run.seed=2\n\n\
+                  A row of 0 segments is whole outputs in turns with the learner: all outputs of a step at once, and \
+                  all waited for. docs/segments.md says what each column means.")]
+pub struct BenchSegmentsArgs {
+    /// The config file whose model and data are used; without one, a random model on problems of a task
+    pub config: Option<PathBuf>,
+    /// A Hugging Face directory whose weights are used
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Without config and model, random weights of this shape: hidden,layers,heads,kv_heads,intermediate,vocabulary
+    #[arg(long, value_name = "NUMBERS", default_value = "512,8,8,4,1536,4096")]
+    pub shape: String,
+    /// Numbers of segments; 0 is whole outputs in turns with the learner
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "0,1,2,4,8,16")]
+    pub segments: Vec<usize>,
+    /// Lengths in place of the model's own: lognormal:MEDIAN,SIGMA, uniform:LOW,HIGH, constant:N, a histogram or a run
+    #[arg(long, value_name = "SPEC")]
+    pub lengths: Option<String>,
+    /// Optimizer steps of each row, of which the first is left out
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Decoding slots where there are segments; by default those of the config
+    #[arg(long, value_name = "N")]
+    pub slots: Option<usize>,
+    /// Measurements of each row, with other seeds, whose medians count
+    #[arg(long, default_value_t = 1)]
+    pub repeats: usize,
+    /// Prints one JSON object a row
+    #[arg(long)]
+    pub json: bool,
+    /// Runs the config as it is and prints the row: how a row gets a process of its own
+    #[arg(long, hide = true, requires = "config")]
+    pub as_row: bool,
+    /// Measures the accuracy of the row's last weights
+    #[arg(long, hide = true)]
+    pub evaluate: bool,
+    /// Ends the row by trained tokens instead of steps
+    #[arg(long, hide = true)]
+    pub trained_tokens: Option<u64>,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `longhaul simulate`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  longhaul simulate configs/quickstart.toml --lengths lognormal:40,0.8\n  \
+                  longhaul bench segments --segments 0,1,4 --json > rows.jsonl; longhaul simulate --costs-of rows.jsonl\n  \
+                  longhaul simulate --lengths lognormal:4000,1.2 --output-tokens-max 32768 --slots 1024 --group-size 16 \
+                  --groups-per-step 64 --decode-step-ms 25 --contention 1\n\n\
+                  docs/segments.md says what each column means and what the costs are."
+)]
+pub struct SimulateArgs {
+    /// The config file; without one, the setting of `bench segments`
+    pub config: Option<PathBuf>,
+    /// How long outputs get: lognormal:MEDIAN,SIGMA, uniform:LOW,HIGH, constant:N, a histogram or a run
+    #[arg(long, value_name = "SPEC")]
+    pub lengths: Option<String>,
+    /// Numbers of segments; 0 is whole outputs in turns with the learner
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "0,1,2,4,8,16")]
+    pub segments: Vec<usize>,
+    /// Steps of each row, of which the first is left out; by default those of the config
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Sets rollout.trajectories_open_max where there are segments
+    #[arg(long, value_name = "N")]
+    pub slots: Option<usize>,
+    /// Sets rollout.output_tokens_max
+    #[arg(long, value_name = "N")]
+    pub output_tokens_max: Option<usize>,
+    /// Sets rollout.group_size
+    #[arg(long, value_name = "N")]
+    pub group_size: Option<usize>,
+    /// Sets learner.groups_per_step, and the queue's room to what the staleness allows
+    #[arg(long, value_name = "N")]
+    pub groups_per_step: Option<usize>,
+    /// Sets queue.staleness_versions_max, and the queue's room to what it allows
+    #[arg(long, value_name = "N")]
+    pub staleness: Option<u64>,
+    /// Tokens of every prompt
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub prompt_tokens: usize,
+    /// Finds the costs that are not given: a run folder, or the JSON lines of `bench segments`
+    #[arg(long, value_name = "PATH")]
+    pub costs_of: Option<PathBuf>,
+    /// What each piece of work costs.
+    #[command(flatten)]
+    pub costs: CostArgs,
+    /// Prints one JSON object a row
+    #[arg(long)]
+    pub json: bool,
+    /// Changes to the config.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// Costs that are given and not found or left at their defaults.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CostArgs {
+    /// One pass over the weights: once a decode step for each policy version that slots decode under
+    #[arg(long, value_name = "MS")]
+    pub decode_step_ms: Option<f64>,
+    /// One busy slot in a decode step
+    #[arg(long, value_name = "US")]
+    pub decode_slot_us: Option<f64>,
+    /// One token in the context of a busy slot in a decode step
+    #[arg(long, value_name = "NS")]
+    pub context_token_ns: Option<f64>,
+    /// One token of a cache that is filled
+    #[arg(long, value_name = "US")]
+    pub prefill_token_us: Option<f64>,
+    /// One completion token that the learner takes
+    #[arg(long, value_name = "US")]
+    pub learn_token_us: Option<f64>,
+    /// What each step of the learner takes besides
+    #[arg(long, value_name = "MS")]
+    pub learn_step_ms: Option<f64>,
+    /// How many times as long both sides take while both are busy: 1 on separate devices, 2 on one device
+    #[arg(long, value_name = "FACTOR")]
+    pub contention: Option<f64>,
 }
 
 #[cfg(test)]

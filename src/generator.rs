@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kernels::sampling::{SamplingConfig, draw, uniform};
+use kernels::sampling::{SamplingConfig, draw, logprob_and_entropy, uniform};
 use kernels::{DecodeSlots, DecodeWeights, Decoder, Feed};
 use rayon::prelude::*;
-use rollout::{Drawn, Generator, GeneratorError, SegmentRequest, Token, Versioned};
+use rollout::{Drawn, Generator, GeneratorError, LengthDistribution, SegmentRequest, Token, Versioned};
 
 use crate::policy::Policy;
 
@@ -18,6 +18,38 @@ pub struct DecoderGenerator {
     cache: DecodeSlots,
     sampling: SamplingConfig,
     slots: Vec<Option<Slot>>,
+    given: Option<GivenLengths>,
+}
+
+/// Lengths that outputs have whatever the model draws, for measurements: an end of output before them becomes another
+/// token, and the token there the end of output. What is drawn costs what it always does.
+#[derive(Clone, Debug)]
+pub(crate) struct GivenLengths {
+    /// Where the lengths come from.
+    pub(crate) lengths: Arc<LengthDistribution>,
+    /// Their seed.
+    pub(crate) seed: u64,
+    /// The tokens that end an output.
+    pub(crate) eos_ids: Vec<u32>,
+}
+
+impl GivenLengths {
+    /// The token to take for the drawn one, with its log-probability at a temperature above 0.
+    fn instead(
+        &self,
+        (drawn, logprob): (u32, f32),
+        is_last: bool,
+        (logits, temperature): (&[f32], f64),
+    ) -> (u32, f32) {
+        let ends = |id: u32| self.eos_ids.contains(&id);
+        // A log-prob that is no number has to reach whoever stops the run for it.
+        if ends(drawn) == is_last || !logprob.is_finite() {
+            return (drawn, logprob);
+        }
+        let after = || (0..logits.len() as u32).map(|step| (drawn + step) % logits.len() as u32);
+        let id = if is_last { self.eos_ids[0] } else { after().find(|id| !ends(*id)).unwrap_or(drawn) };
+        (id, logprob_and_entropy(logits, temperature, id).0)
+    }
 }
 
 /// A slot in use.
@@ -26,6 +58,8 @@ struct Slot {
     random_key: u64,
     /// Place in the output of the token that is drawn next.
     next_index: u64,
+    /// Place of the token that ends the output, where lengths are given.
+    ends_at: Option<u64>,
     /// The context's last token, whose keys and values are not in the cache yet.
     last_token: u32,
     /// The context before that token, where the cache is to be filled from it.
@@ -37,7 +71,7 @@ impl DecoderGenerator {
     /// cache grows where they get longer.
     pub fn new(decoder: &Decoder, (slots, positions): (usize, usize), sampling: SamplingConfig) -> Self {
         let cache = DecodeSlots::new(&decoder.config, slots, positions, &decoder.device());
-        Self { cache, sampling, slots: (0..slots).map(|_| None).collect() }
+        Self { cache, sampling, slots: (0..slots).map(|_| None).collect(), given: None }
     }
 
     /// Slots in use by the version that decodes them, with the version's weights.
@@ -75,7 +109,14 @@ impl DecoderGenerator {
         let vocabulary = logits.len() / slots.len();
         let tokens = |(&slot, row): (&usize, &[f32])| {
             let state = self.state(slot);
-            draw(row, &self.sampling, uniform(state.random_key, state.next_index))
+            let drawn = draw(row, &self.sampling, uniform(state.random_key, state.next_index));
+            match &self.given {
+                None => drawn,
+                Some(given) => {
+                    let is_last = state.ends_at == Some(state.next_index);
+                    given.instead(drawn, is_last, (row, self.sampling.temperature))
+                }
+            }
         };
         // A draw is a function of its row and its number: which thread makes it changes nothing.
         let tokens: Vec<(u32, f32)> = if logits.len() < DRAWN_TOGETHER_MIN {
@@ -103,13 +144,16 @@ pub struct Generators {
     pub room: (usize, usize),
     /// How tokens are drawn.
     pub sampling: SamplingConfig,
+    /// Lengths from outside, which only measurements have.
+    pub(crate) given: Option<GivenLengths>,
 }
 
 impl Generators {
     /// A generator whose slots are free.
     #[must_use]
     pub fn make(&self) -> DecoderGenerator {
-        DecoderGenerator::new(&self.decoder, self.room, self.sampling)
+        let generator = DecoderGenerator::new(&self.decoder, self.room, self.sampling);
+        DecoderGenerator { given: self.given.clone(), ..generator }
     }
 }
 
@@ -129,10 +173,15 @@ impl Generator for DecoderGenerator {
             return Err(GeneratorError::new(format!("token {id} is outside the vocabulary of {vocabulary}")));
         }
         self.cache.reserve(context.len() + 1);
+        let ends_at = self.given.as_ref().map(|given| {
+            let of = request.trajectory;
+            given.lengths.length(given.seed, of.group, of.member) as u64 - 1
+        });
         self.slots[slot] = Some(Slot {
             weights: weights.clone(),
             random_key: request.random_key,
             next_index: request.first_token_index(),
+            ends_at,
             last_token,
             refill: (!request.kept).then_some(context),
         });
@@ -158,5 +207,29 @@ impl Generator for DecoderGenerator {
 
     fn slots(&self) -> usize {
         self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // An output ends at the given length and nowhere else, and each token has the log-prob that it has.
+    #[test]
+    fn an_output_ends_where_it_is_told_to() {
+        let given = GivenLengths {
+            lengths: Arc::new(LengthDistribution::parse("constant:3").unwrap()),
+            seed: 1,
+            eos_ids: vec![3, 0],
+        };
+        let logits = [0.0, 1.0, 2.0, 3.0];
+        let logprob = |id| logprob_and_entropy(&logits, 1.5, id).0;
+        let row = (&logits[..], 1.5);
+        assert_eq!(given.instead((1, -0.5), false, row), (1, -0.5), "what may stand stays as it is");
+        assert_eq!(given.instead((0, -0.5), true, row), (0, -0.5));
+        assert_eq!(given.instead((3, -0.5), false, row), (1, logprob(1)), "the next one that ends nothing");
+        assert_eq!(given.instead((2, -0.5), true, row), (3, logprob(3)));
+        let (id, impossible) = given.instead((0, f32::NAN), false, row);
+        assert!(id == 0 && impossible.is_nan());
     }
 }

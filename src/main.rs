@@ -8,7 +8,7 @@ use longhaul::cli::{Bench, Cli, Command, TrainArgs};
 use longhaul::config::RunConfig;
 use longhaul::eval::no_custom_verifiers;
 use longhaul::watchdog::{STALLED, Stalled};
-use longhaul::{bench, replay, score, tools, train, warm_start};
+use longhaul::{bench, replay, score, simulate, tools, train, warm_start};
 
 fn main() -> ExitCode {
     end_quietly_without_a_reader();
@@ -58,8 +58,10 @@ fn run(command: &Command) -> Result<()> {
         Command::Replay(args) => replay::replay(args),
         Command::Score(args) => score::score(args),
         Command::Check(args) => tools::check(args),
+        Command::Simulate(args) => simulate::simulate(args),
         Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
         Command::Bench(Bench::Decode(args)) => bench::decode(args),
+        Command::Bench(Bench::Segments(args)) => bench::segments(args),
     }
 }
 

@@ -106,6 +106,24 @@ impl Model {
     }
 }
 
+/// Writes a model of this shape with random weights to `dir`, for measurements: a Hugging Face directory whose tokens
+/// are single characters, those of the tasks first.
+///
+/// # Errors
+/// If the vocabulary has no room for the tasks' characters, or a file cannot be written.
+pub fn write_random(config: DecoderConfig, seed: u64, dir: &Path) -> Result<()> {
+    let alphabet = rewards::Task::alphabet();
+    let known = alphabet.chars().count() + [PADDING, EOS].len();
+    let Some(more) = config.vocabulary.checked_sub(known) else {
+        bail!("a vocabulary of {} tokens: the characters of the tasks take {known}", config.vocabulary);
+    };
+    let others = ('\u{4e00}'..=char::MAX).filter(|character| !alphabet.contains(*character));
+    let alphabet: String = alphabet.chars().chain(others.take(more)).collect();
+    write_tokenizer(dir, &alphabet)?;
+    let config = DecoderConfig { eos_ids: vec![EOS_ID], padding_id: Some(i64::from(PADDING_ID)), ..config };
+    Ok(Decoder::random(config, seed, &Device::flex()).save(dir)?)
+}
+
 /// The files of a model's directory that a checkpoint takes along: tokenizer, template, generation settings.
 /// They are held in memory, because a run that was resumed may remove the checkpoint that they came from.
 ///

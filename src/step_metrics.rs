@@ -125,6 +125,9 @@ impl StepMetrics {
         self.add("segment/segments", since.segments as f64);
         self.add("segment/tokens", since.tokens as f64);
         self.add("segment/slot_use", since.slot_use());
+        self.add("segment/slot_steps", since.slot_steps as f64);
+        self.add("segment/weight_passes", since.weight_passes as f64);
+        self.add("segment/context_token_steps", since.context_token_steps as f64);
         self.add("segment/context_tokens_recomputed", since.context_tokens_recomputed as f64);
         self.add("segment/context_tokens_kept", since.context_tokens_kept as f64);
         self.add("segment/completions", since.completions as f64);

@@ -12,8 +12,8 @@ use learner::{Learner, Snapshot, StepReport};
 use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
-    Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, Pacing, PromptSource, Pulse,
-    Pulses, ReplayQueue, RolloutError, Scorer, Standing, Versioned, WeightsCell,
+    Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, LengthDistribution, Pacing,
+    PromptSource, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing, Versioned, WeightsCell,
 };
 
 use crate::alarms::{Alarms, StepFacts};
@@ -22,7 +22,7 @@ use crate::cli::{RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
 use crate::driver::Driver;
 use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
-use crate::generator::{DecoderGenerator, Generators};
+use crate::generator::{DecoderGenerator, Generators, GivenLengths};
 use crate::metrics::{MetricsWriter, completion_markdown};
 use crate::model::{Model, open_device};
 use crate::origin::Origin;
@@ -48,6 +48,19 @@ pub struct Outcome {
     pub model: std::path::PathBuf,
 }
 
+/// What a measurement changes in a run. No key of a config and no public function leads here, so that no run that
+/// trains comes to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trial {
+    /// Outputs end at lengths of this distribution, and not where the model ends them.
+    pub(crate) lengths: Option<LengthDistribution>,
+    /// The run ends when so many completion tokens are trained on, and not after the config's steps.
+    pub(crate) trained_tokens: Option<u64>,
+}
+
+/// A run whose tokens are aimed at makes at most so many times the config's steps.
+const TRIAL_STEPS_FACTOR: u64 = 2;
+
 /// Trains as the config says, until its steps are made or a signal comes.
 ///
 /// `name` names the run folder where `place` does not. No thread that this starts outlives it.
@@ -69,17 +82,38 @@ pub fn train(
 /// # Errors
 /// As [`train`]; or what keeps the run from beginning there.
 pub fn train_from(
-    mut config: RunConfig,
+    config: RunConfig,
     name: &str,
     (place, start): (&RunPlace, &Start),
     custom: CustomVerifiers<'_>,
+) -> Result<Outcome> {
+    train_with(config, name, (place, start), (custom, &Trial::default()))
+}
+
+/// [`train`] in the folder of `place`, as a measurement wants it.
+///
+/// # Errors
+/// As [`train`].
+pub(crate) fn try_out(
+    config: RunConfig,
+    place: &RunPlace,
+    (custom, trial): (CustomVerifiers<'_>, &Trial),
+) -> Result<Outcome> {
+    train_with(config, "trial", (place, &Start::default()), (custom, trial))
+}
+
+fn train_with(
+    mut config: RunConfig,
+    name: &str,
+    (place, start): (&RunPlace, &Start),
+    (custom, trial): (CustomVerifiers<'_>, &Trial),
 ) -> Result<Outcome> {
     faults::arm().map_err(anyhow::Error::msg)?;
     let device = open_device((config.run.device, config.run.threads))?;
     let mut origin = Origin::find(&mut config, name, (place, start), &device)?;
     let config = &config;
     let model = Model::load(&origin.model, &device)?;
-    let actors = Actors::new(config, &model, &origin, custom)?;
+    let actors = Actors::new(config, &model, &origin, (custom, trial))?;
     let evaluator = match config.evaluation() {
         Some(evaluation) => Some(Evaluator::new(&evaluation, &model.text, &model.decoder, custom)?),
         None => None,
@@ -94,6 +128,7 @@ pub fn train_from(
     let closed = Arc::clone(&queue);
     let shutdown = Shutdown::listen(move || closed.close())?;
     let mut run = Run::new(config, (learner, evaluator), model, (folder, metrics), (queue, weights), pulse);
+    run.trained_tokens_max = trial.trained_tokens;
     let watched = Watched::of(pulses, &run.queue, &shutdown);
     let watchdog = Watchdog::start(&config.watchdog, watched)?;
     run.begin(&origin)?;
@@ -133,7 +168,12 @@ struct Actors {
 }
 
 impl Actors {
-    fn new(config: &RunConfig, model: &Model, origin: &Origin, custom: CustomVerifiers<'_>) -> Result<Self> {
+    fn new(
+        config: &RunConfig,
+        model: &Model,
+        origin: &Origin,
+        (custom, trial): (CustomVerifiers<'_>, &Trial),
+    ) -> Result<Self> {
         let mut rollout = config.rollout.clone();
         if config.run.schedule == Schedule::Deterministic {
             // All slots are one batch, so that the number of actors changes nothing.
@@ -149,6 +189,11 @@ impl Actors {
         let first = Policy::packed(Arc::new(model.decoder.clone()), precision(rollout.precision))?;
         let weights = Arc::new(WeightsCell::new(origin.step(), Arc::new(first), bell));
         let text = Arc::clone(&model.text);
+        let given = trial.lengths.clone().map(|lengths| GivenLengths {
+            lengths: Arc::new(lengths),
+            seed: config.run.seed,
+            eos_ids: text.eos_ids().to_vec(),
+        });
         let prompts = PromptSource::open(&config.data, Split::Train, config.run.seed, Arc::clone(&text))?;
         let output_tokens_max = rollout.output_tokens_max;
         let context = Arc::new(ActorContext {
@@ -172,6 +217,7 @@ impl Actors {
                 top_p: rollout.top_p,
                 top_k: rollout.top_k,
             },
+            given,
         };
         let actors = (0..rollout.actors)
             .map(|number| Actor::new(Arc::clone(&context), number, generators.make()))
@@ -205,6 +251,9 @@ struct Run<'a> {
     packing_s: f64,
     /// Seconds and bytes of the checkpoint after the step before, if there was one.
     saved: (f64, u64),
+    /// Completion tokens trained on, and where the run ends by them.
+    trained_tokens: u64,
+    trained_tokens_max: Option<u64>,
 }
 
 impl<'a> Run<'a> {
@@ -239,6 +288,8 @@ impl<'a> Run<'a> {
             pulse,
             packing_s: 0.0,
             saved: (0.0, 0),
+            trained_tokens: 0,
+            trained_tokens_max: None,
         }
     }
 
@@ -259,7 +310,7 @@ impl<'a> Run<'a> {
 
     fn steps(&mut self, driver: &mut Driver, shutdown: &Shutdown) -> Result<()> {
         let (steps, count) = (self.config.run.steps, self.config.learner.groups_per_step);
-        while self.learner.version() < steps && !shutdown.requested() {
+        while self.goes_on() && !shutdown.requested() {
             let version = self.learner.version();
             self.pulse.waits(&format!("for {count} groups, for step {}", version + 1));
             let groups = driver.take(&self.queue, (count, version + 1 == steps), version)?;
@@ -273,6 +324,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn goes_on(&self) -> bool {
+        let (version, steps) = (self.learner.version(), self.config.run.steps);
+        match self.trained_tokens_max {
+            Some(tokens) => self.trained_tokens < tokens && version < TRIAL_STEPS_FACTOR * steps,
+            None => version < steps,
+        }
+    }
+
     /// One optimizer step, and its weights to the actors.
     fn learn(&mut self, groups: &[Group]) -> Result<StepReport> {
         faults::pass(Point::Learner)?;
@@ -280,6 +339,7 @@ impl<'a> Run<'a> {
             Ok(report) => report,
             Err(error) => return Err(self.written_down(groups, error.into())),
         };
+        self.trained_tokens += report.update.as_ref().map_or(0, |update| update.completion_tokens as u64);
         self.queue.learned(groups);
         self.publish()?;
         Ok(report)
@@ -322,6 +382,10 @@ impl<'a> Run<'a> {
         self.step_start = Instant::now();
         metrics.add("timing_s/step", seconds);
         metrics.add("timing_s/pack", self.packing_s);
+        let half_limit = (self.config.rollout.output_tokens_max / 2) as f64;
+        let within = report.values.lengths.iter().filter(|length| **length <= half_limit).count();
+        metrics
+            .add("completions/half_limit_ratio", within as f64 / report.values.lengths.len().max(1) as f64);
         metrics.add("perf/tokens_per_second", since.tokens as f64 / seconds);
         let (saving_s, saved_bytes) = std::mem::take(&mut self.saved);
         metrics.add("timing_s/checkpoint", saving_s);
@@ -356,7 +420,7 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let step = report.version;
         let tokens = report.update.as_ref().map_or(0, |update| update.completion_tokens);
-        let left = self.config.run.steps - step;
+        let left = self.config.run.steps.saturating_sub(step);
         self.progress.step(&ProgressLine {
             step,
             steps: self.config.run.steps,

@@ -1,7 +1,7 @@
 //! An actor: one decoder that turns prompts into finished groups, one decode step at a time. It never waits;
 //! who calls it decides who scores its groups and what happens when there is nothing to decode.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -118,13 +118,19 @@ impl<G: Generator> Actor<G> {
         let intake = &self.context.intake;
         let begun =
             self.decoding.begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
+        // Slots under different versions are decoded each under its own weights.
+        let versions: BTreeSet<u64> = self.decoding.weights().map(|weights| weights.version).collect();
         let text = self.context.scorer.text();
         let step = self.decoding.step(|id| text.is_eos(id))?;
         let decoded = step.tokens > 0;
         let mut report = lock(&self.report);
         report.count_segments(&begun);
         report.count_step(&step, self.decoding.scheduler.slot_count());
+        report.weight_passes += if decoded { versions.len() as u64 } else { 0 };
         for ended in &step.ended {
+            let finished = ended.finished.as_ref().map(|(trajectory, _)| trajectory);
+            report.context_token_steps +=
+                last_contexts(finished.unwrap_or_else(|| self.decoding.scheduler.on(ended.slot)));
             match &ended.finished {
                 Some((trajectory, finish)) => {
                     report.count_finished(trajectory, *finish);
@@ -226,6 +232,13 @@ impl<G: Generator> Actor<G> {
     }
 }
 
+/// The tokens of the contexts that the tokens of the last segment were drawn after, in sum.
+fn last_contexts(trajectory: &Trajectory) -> u64 {
+    let tokens = trajectory.segments.last().map_or(0, |segment| segment.tokens.len());
+    let before = trajectory.prompt.tokens.len() + trajectory.token_count() - tokens;
+    (tokens * before + tokens * tokens.saturating_sub(1) / 2) as u64
+}
+
 /// Trajectories of an earlier life of the run.
 #[derive(Debug, Default)]
 pub(crate) struct TakenUp {
@@ -284,6 +297,10 @@ pub struct ActorReport {
     pub slot_steps: u64,
     /// Tokens drawn.
     pub tokens: u64,
+    /// Passes over the weights: one a decode step for each version that slots decode under.
+    pub weight_passes: u64,
+    /// Tokens in the contexts of busy slots, summed over the decode steps; counted when a segment ends.
+    pub context_token_steps: u64,
     /// Segments that ended.
     pub segments: u64,
     /// Context tokens whose cache was rebuilt because the weights had changed.
@@ -339,6 +356,8 @@ impl ActorReport {
             slot_steps_busy: count(self.slot_steps_busy, other.slot_steps_busy),
             slot_steps: count(self.slot_steps, other.slot_steps),
             tokens: count(self.tokens, other.tokens),
+            weight_passes: count(self.weight_passes, other.weight_passes),
+            context_token_steps: count(self.context_token_steps, other.context_token_steps),
             segments: count(self.segments, other.segments),
             context_tokens_recomputed: count(self.context_tokens_recomputed, other.context_tokens_recomputed),
             context_tokens_kept: count(self.context_tokens_kept, other.context_tokens_kept),
@@ -406,6 +425,24 @@ mod tests {
     fn actor(script: &Script, slots: usize, segment: usize, segments: usize) -> Actor<Script> {
         let config = rollout_config(slots, segment, segments, GROUP_SIZE);
         Actor::new(context(config, 11, 2, 1), 0, script.clone())
+    }
+
+    #[test]
+    fn passes_over_the_weights_and_contexts_are_counted() {
+        let script = Script::new(2, |_, member| if member == 0 { 4 } else { 1 });
+        let mut actor = actor(&script, 2, 4, 1);
+        actor.advance().expect("the script does not fail");
+        actor.context.weights.publish(1, Arc::new(1));
+        actor.advance().expect("the script does not fail");
+        // Member 2 began under version 1 beside member 0 under version 0; two members drew a token after the two of
+        // their prompts.
+        let report = actor.report();
+        assert_eq!((report.decode_steps, report.weight_passes, report.context_token_steps), (2, 3, 4));
+        actor.advance().expect("the script does not fail");
+        actor.advance().expect("the script does not fail");
+        // Member 0 has ended, with contexts of 2, 3, 4 and 5 tokens; a member of the next group goes on beside it.
+        let report = actor.report();
+        assert_eq!((report.decode_steps, report.weight_passes, report.context_token_steps), (4, 7, 18));
     }
 
     #[test]

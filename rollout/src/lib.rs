@@ -12,6 +12,7 @@ pub mod faults;
 mod pulse;
 mod text;
 mod prompt;
+mod lengths;
 mod trajectory;
 mod scheduler;
 mod weights;
@@ -28,6 +29,8 @@ mod resume;
 mod schedule;
 mod overlapped;
 mod evaluate;
+mod costs;
+mod virtual_run;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -35,6 +38,7 @@ mod simulation;
 
 pub use actor::{Actor, ActorContext, ActorReport, Advance};
 pub use config::{DecodePrecision, OnUpdate, QueueConfig, RolloutConfig};
+pub use costs::{CostModel, DecodeWork, Observation, fit as fit_costs};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, SegmentRequest};
@@ -44,6 +48,7 @@ pub use group::{
 pub use intake::{Intake, IntakeReport};
 pub use journal::Journal;
 pub use ledger::{ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WindowState};
+pub use lengths::LengthDistribution;
 pub use overlapped::Overlapped;
 pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
 pub use pulse::{Doing, Pulse, Pulses, Stage};
@@ -55,4 +60,5 @@ pub use scheduler::{Outcome, Pacing, Scheduler};
 pub use scorer::{Scored, Scorer};
 pub use text::{Text, TextStream};
 pub use trajectory::{Completion, Finish, OutputLimits, Progress, Segment, Token, Trajectory};
+pub use virtual_run::{Turns, VirtualPlan, VirtualStep, run_virtually};
 pub use weights::{Bell, Versioned, WeightsCell};

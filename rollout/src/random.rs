@@ -5,6 +5,8 @@
 const TRAJECTORY_STREAM: u64 = 1;
 /// See [`TRAJECTORY_STREAM`].
 const SHUFFLE_STREAM: u64 = 2;
+/// See [`TRAJECTORY_STREAM`].
+const LENGTH_STREAM: u64 = 3;
 /// The golden-ratio increment of SplitMix64.
 const INCREMENT: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Four rounds make a Feistel network a pseudo-random permutation (Luby and Rackoff).
@@ -13,6 +15,11 @@ const FEISTEL_ROUNDS: u64 = 4;
 /// The random key of member `member` of group `group`: token `i` of the trajectory draws from (key, `i`).
 pub fn trajectory_key(seed: u64, group: u64, member: u32) -> u64 {
     hash(&[seed, TRAJECTORY_STREAM, group, u64::from(member)])
+}
+
+/// The random number that says how long member `member` of group `group` gets, where a distribution says it.
+pub(crate) fn length_fraction(seed: u64, group: u64, member: u32) -> f64 {
+    fraction(&[seed, LENGTH_STREAM, group, u64::from(member)])
 }
 
 /// Where position `position` of epoch `epoch` lies in a list of `count` entries: a permutation for each

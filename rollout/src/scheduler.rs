@@ -131,6 +131,19 @@ impl Scheduler {
         }
     }
 
+    /// Takes `count` tokens at once that end neither the segment nor the output: a virtual run leaps over the
+    /// decode steps in which nothing happens.
+    pub(crate) fn push_inside(&mut self, slot: usize, token: Token, count: usize) {
+        let Slot::Decoding(trajectory) = &mut self.slots[slot] else {
+            panic!("slot {slot} drew tokens and decodes nothing");
+        };
+        let segment = trajectory.segments.last_mut().expect("a segment that was begun");
+        let length = segment.tokens.len() + count;
+        let limit = self.limits.segment_tokens_max;
+        assert!(length < limit, "{length} tokens inside a segment of {limit}");
+        segment.tokens.resize(length, token);
+    }
+
     /// The number of slots.
     pub fn slot_count(&self) -> usize {
         self.slots.len()

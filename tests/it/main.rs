@@ -14,4 +14,5 @@ mod mismatch;
 mod parity;
 mod replay_parity;
 mod score;
+mod segments;
 mod tidy;

@@ -1,0 +1,437 @@
+//! What decoding and learning cost in seconds, as sums of a few products, and how these costs are found from what
+//! a run took. Pure: the numbers come from metrics that somebody else reads.
+
+use serde::{Deserialize, Serialize};
+
+/// Seconds of work by its amount.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CostModel {
+    /// One pass over the weights: once a decode step for each policy version that slots decode under.
+    pub decode_step_s: f64,
+    /// One busy slot in a decode step.
+    pub decode_slot_s: f64,
+    /// One token in the context of a busy slot in a decode step.
+    pub context_token_s: f64,
+    /// One token of a cache that is filled: of a prompt, or of a context under newer weights.
+    pub prefill_token_s: f64,
+    /// One completion token that the learner takes.
+    pub learn_token_s: f64,
+    /// What each step of the learner takes besides.
+    pub learn_step_s: f64,
+    /// How many times as long both sides take while both are busy: 1 on separate devices, 2 on a shared one.
+    pub contention: f64,
+}
+
+impl Default for CostModel {
+    /// A model of 27 million parameters on two cores that decode and learn: about what `longhaul bench segments`
+    /// finds there.
+    fn default() -> Self {
+        Self {
+            decode_step_s: 0.010,
+            decode_slot_s: 500e-6,
+            context_token_s: 1e-6,
+            prefill_token_s: 400e-6,
+            learn_token_s: 1.5e-3,
+            learn_step_s: 0.1,
+            contention: 2.0,
+        }
+    }
+}
+
+/// Decode steps in which the same slots are busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeWork {
+    /// Policy versions that slots decode under.
+    pub versions: u64,
+    /// Busy slots.
+    pub slots: u64,
+    /// Tokens in their contexts before the first step.
+    pub context_tokens: u64,
+}
+
+impl CostModel {
+    /// Refuses costs that no work has.
+    ///
+    /// # Errors
+    /// Names the cost.
+    pub fn check(&self) -> Result<(), String> {
+        let costs = [
+            ("decode_step", self.decode_step_s),
+            ("decode_slot", self.decode_slot_s),
+            ("context_token", self.context_token_s),
+            ("prefill_token", self.prefill_token_s),
+            ("learn_token", self.learn_token_s),
+            ("learn_step", self.learn_step_s),
+        ];
+        if let Some((name, cost)) = costs.iter().find(|(_, cost)| !(cost.is_finite() && *cost >= 0.0)) {
+            return Err(format!("{name} must be finite and at least 0, got {cost}"));
+        }
+        if self.decode_step_s + self.decode_slot_s == 0.0 {
+            return Err("decode_step and decode_slot are both 0: decoding would take no time".to_string());
+        }
+        if !(self.contention.is_finite() && self.contention >= 1.0) {
+            return Err(format!("contention must be finite and at least 1, got {}", self.contention));
+        }
+        Ok(())
+    }
+
+    /// Seconds of `steps` decode steps, in which every context grows by a token each.
+    pub fn decode_s(&self, work: DecodeWork, steps: u64) -> f64 {
+        let DecodeWork { versions, slots, context_tokens } = work;
+        let grown = slots as f64 * (steps as f64 - 1.0) / 2.0;
+        let step = self.decode_step_s * versions as f64
+            + self.decode_slot_s * slots as f64
+            + self.context_token_s * (context_tokens as f64 + grown);
+        step * steps as f64
+    }
+
+    /// Seconds of a learner's step.
+    pub fn learn_s(&self, tokens: u64) -> f64 {
+        self.learn_step_s + self.learn_token_s * tokens as f64
+    }
+}
+
+/// What one step of a run took, and what was done in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The whole step.
+    pub wall_s: f64,
+    /// Filling caches and decoding.
+    pub decode_s: f64,
+    /// All that the learner's side did.
+    pub learn_s: f64,
+    /// Passes over the weights.
+    pub weight_passes: f64,
+    /// Tokens drawn.
+    pub tokens: f64,
+    /// Tokens in the contexts of busy slots, summed over the decode steps.
+    pub context_token_steps: f64,
+    /// Tokens of caches that were filled.
+    pub prefill_tokens: f64,
+    /// Completion tokens that entered the update.
+    pub trained_tokens: f64,
+}
+
+/// A run of which so little overlaps counts as one in which decoding and learning take turns.
+const OVERLAP_MIN: f64 = 0.05;
+/// Steps that decoding costs are fitted to, at least.
+const STEPS_MIN: usize = 3;
+
+/// Finds the costs that explain what runs took, each given as its steps.
+///
+/// Where decoding and learning take turns in a run, its costs are those of the work alone: least squares without
+/// negative costs. What runs in which both go on at the same time take more than that is contention. With runs of
+/// the second kind only, the `contention` is not to be seen and is taken as it is given.
+///
+/// # Errors
+/// If there are too few steps.
+pub fn fit(runs: &[Vec<Observation>], contention: Option<f64>) -> Result<CostModel, String> {
+    let steps: usize = runs.iter().map(Vec::len).sum();
+    if steps < STEPS_MIN {
+        return Err(format!("{steps} steps beside the first of each run; costs need {STEPS_MIN}"));
+    }
+    let default = CostModel::default();
+    let (apart, together): (Vec<&[Observation]>, Vec<&[Observation]>) = runs
+        .iter()
+        .map(Vec::as_slice)
+        .filter(|run| !run.is_empty())
+        .partition(|run| overlap(run) < OVERLAP_MIN);
+    if apart.iter().map(|run| run.len()).sum::<usize>() < STEPS_MIN {
+        let contention = contention.unwrap_or(default.contention);
+        let alone: Vec<Observation> = runs.iter().flat_map(|run| undisturbed(run, contention)).collect();
+        return Ok(CostModel { contention, ..least_squares(&alone, true) });
+    }
+    let alone: Vec<Observation> = apart.into_iter().flatten().copied().collect();
+    let costs = least_squares(&alone, together.is_empty());
+    if together.is_empty() {
+        return Ok(CostModel { contention: contention.unwrap_or(default.contention), ..costs });
+    }
+    Ok(beside(&together, &costs, contention))
+}
+
+fn sum(run: &[Observation], part: impl Fn(&Observation) -> f64) -> f64 {
+    run.iter().map(part).sum()
+}
+
+/// Seconds in which both sides of a run were busy, if never both were idle.
+fn overlap_s(run: &[Observation]) -> f64 {
+    sum(run, |step| step.decode_s + step.learn_s - step.wall_s).max(0.0)
+}
+
+/// The share of the run's time in which both sides were busy.
+fn overlap(run: &[Observation]) -> f64 {
+    overlap_s(run) / sum(run, |step| step.wall_s).max(f64::MIN_POSITIVE)
+}
+
+/// The steps as they would have been had each side been alone.
+fn undisturbed(run: &[Observation], contention: f64) -> Vec<Observation> {
+    let lost_s = overlap_s(run) * (1.0 - 1.0 / contention);
+    let share = |seconds: f64| (1.0 - lost_s / seconds.max(f64::MIN_POSITIVE)).max(0.0);
+    let (decode, learn) = (share(sum(run, |step| step.decode_s)), share(sum(run, |step| step.learn_s)));
+    run.iter()
+        .map(|step| Observation { decode_s: step.decode_s * decode, learn_s: step.learn_s * learn, ..*step })
+        .collect()
+}
+
+/// Decoding and learning costs of steps in which each side was alone. Prompts are filled in every run, too few to
+/// be told from other work where nothing is rebuilt.
+fn least_squares(steps: &[Observation], with_prefill: bool) -> CostModel {
+    let rebuilt = if with_prefill { 1.0 } else { 0.0 };
+    let decode = non_negative(
+        &steps
+            .iter()
+            .map(|step| {
+                let prefill = rebuilt * step.prefill_tokens;
+                ([step.weight_passes, step.tokens, step.context_token_steps, prefill], step.decode_s)
+            })
+            .collect::<Vec<_>>(),
+    );
+    let learn = non_negative(
+        &steps.iter().map(|step| ([step.trained_tokens, 1.0], step.learn_s)).collect::<Vec<_>>(),
+    );
+    CostModel {
+        decode_step_s: decode[0],
+        decode_slot_s: decode[1],
+        context_token_s: decode[2],
+        prefill_token_s: decode[3],
+        learn_token_s: learn[0],
+        learn_step_s: learn[1],
+        contention: 1.0,
+    }
+}
+
+/// Adds to the costs of work alone what is seen only where both sides go on at the same time: contention and the
+/// filling of caches. Of `o` seconds that overlap each side loses `o (1 - 1/contention)`; decoding takes the tokens of
+/// caches longer besides, and runs that rebuild much tell the two apart.
+fn beside(runs: &[&[Observation]], costs: &CostModel, contention: Option<f64>) -> CostModel {
+    /// Contention beyond 4 is a machine that did something else as well.
+    const LOST_MAX: f64 = 0.75;
+    let learn = |step: &Observation| costs.learn_step_s + costs.learn_token_s * step.trained_tokens;
+    let decode = |step: &Observation| {
+        costs.decode_step_s * step.weight_passes
+            + costs.decode_slot_s * step.tokens
+            + costs.context_token_s * step.context_token_steps
+    };
+    let known = contention.map(|contention| 1.0 - 1.0 / contention);
+    let rows = runs.iter().flat_map(|run| {
+        let both_s = overlap_s(run);
+        let learner_lost_s = sum(run, |step| step.learn_s - learn(step));
+        let decoding_lost_s = sum(run, |step| step.decode_s - decode(step));
+        let filled = sum(run, |step| step.prefill_tokens);
+        match known {
+            None => [([both_s, 0.0], learner_lost_s), ([both_s, filled], decoding_lost_s)],
+            Some(lost) => [([0.0, 0.0], 0.0), ([0.0, filled], decoding_lost_s - lost * both_s)],
+        }
+    });
+    let [lost, prefill_token_s] = non_negative(&rows.collect::<Vec<_>>());
+    let contention = contention.unwrap_or(1.0 / (1.0 - lost.min(LOST_MAX)));
+    // A token of a filled cache takes no longer than one that is decoded alone.
+    let prefill_token_s = prefill_token_s.min(costs.decode_step_s + costs.decode_slot_s);
+    CostModel { contention, prefill_token_s, ..*costs }
+}
+
+/// The least squares solution among those without negative factors: every choice of factors that are not 0 is
+/// solved, which with so few factors is all that it takes.
+fn non_negative<const N: usize>(rows: &[([f64; N], f64)]) -> [f64; N] {
+    // Columns of one length, so that what counts as singular does not depend on units.
+    let norms: [f64; N] = std::array::from_fn(|column| {
+        rows.iter().map(|(row, _)| row[column] * row[column]).sum::<f64>().sqrt()
+    });
+    let scaled: Vec<([f64; N], f64)> = rows
+        .iter()
+        .map(|(row, value)| {
+            (std::array::from_fn(|i| if norms[i] > 0.0 { row[i] / norms[i] } else { 0.0 }), *value)
+        })
+        .collect();
+    let mut best = ([0.0; N], rows.iter().map(|(_, value)| value * value).sum::<f64>());
+    for chosen in 1..1usize << N {
+        let Some(factors) = solve(&scaled, |column| chosen >> column & 1 == 1) else { continue };
+        if factors.iter().any(|factor| *factor < 0.0) {
+            continue;
+        }
+        let error = |(row, value): &([f64; N], f64)| {
+            let found: f64 = row.iter().zip(&factors).map(|(entry, factor)| entry * factor).sum();
+            (found - value).powi(2)
+        };
+        let errors: f64 = scaled.iter().map(error).sum();
+        if errors < best.1 {
+            best = (factors, errors);
+        }
+    }
+    std::array::from_fn(|column| if norms[column] > 0.0 { best.0[column] / norms[column] } else { 0.0 })
+}
+
+/// The normal equations of the chosen columns by elimination; `None` where they are singular.
+fn solve<const N: usize>(rows: &[([f64; N], f64)], chosen: impl Fn(usize) -> bool) -> Option<[f64; N]> {
+    /// Columns of length 1 that are as nearly parallel as this are one.
+    const SINGULAR: f64 = 1e-9;
+    let columns: Vec<usize> = (0..N).filter(|column| chosen(*column)).collect();
+    let count = columns.len();
+    let mut matrix = vec![vec![0.0; count + 1]; count];
+    for (row, value) in rows {
+        for (i, one) in columns.iter().enumerate() {
+            for (j, two) in columns.iter().enumerate() {
+                matrix[i][j] += row[*one] * row[*two];
+            }
+            matrix[i][count] += row[*one] * value;
+        }
+    }
+    for pivot in 0..count {
+        // The matrix is positive semi-definite, so its diagonal has the pivots.
+        if matrix[pivot][pivot] < SINGULAR {
+            return None;
+        }
+        let pivot_row = matrix[pivot].clone();
+        for (_, row) in matrix.iter_mut().enumerate().filter(|(place, _)| *place != pivot) {
+            let factor = row[pivot] / pivot_row[pivot];
+            for (entry, above) in row.iter_mut().zip(&pivot_row) {
+                *entry -= factor * above;
+            }
+        }
+    }
+    let mut factors = [0.0; N];
+    for (place, column) in columns.into_iter().enumerate() {
+        factors[column] = matrix[place][count] / matrix[place][place];
+    }
+    Some(factors)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{ProptestConfig, prop_assert, proptest};
+
+    use super::*;
+    use crate::random::fraction;
+
+    const COSTS: CostModel = CostModel {
+        decode_step_s: 0.02,
+        decode_slot_s: 0.001,
+        context_token_s: 2e-6,
+        prefill_token_s: 5e-4,
+        learn_token_s: 0.002,
+        learn_step_s: 0.25,
+        contention: 1.6,
+    };
+
+    fn close(found: f64, expected: f64) -> bool {
+        (found - expected).abs() <= 1e-6 * expected.abs().max(1e-9)
+    }
+
+    #[test]
+    fn decode_steps_cost_what_a_loop_over_them_costs() {
+        let mut looped = 0.0;
+        for step in 0..7 {
+            looped += 2.0 * COSTS.decode_step_s + 3.0 * COSTS.decode_slot_s;
+            looped += COSTS.context_token_s * f64::from(100 + 3 * step);
+        }
+        let work = DecodeWork { versions: 2, slots: 3, context_tokens: 100 };
+        assert!(close(COSTS.decode_s(work, 7), looped));
+        assert!(close(COSTS.learn_s(100), 0.45));
+    }
+
+    /// A step with work of its own; `overlaps` says that both sides go on at the same time.
+    fn step(seed: u64, number: u64, overlaps: bool) -> Observation {
+        let random = |what: u64, low: f64, high: f64| low + (high - low) * fraction(&[seed, number, what]);
+        let mut made = Observation {
+            weight_passes: random(0, 100.0, 500.0),
+            tokens: random(1, 1000.0, 3000.0),
+            context_token_steps: random(2, 1e5, 1e6),
+            prefill_tokens: if overlaps { random(3, 500.0, 3000.0) } else { 0.0 },
+            trained_tokens: random(4, 1000.0, 3000.0),
+            ..Observation::default()
+        };
+        let decode_s = COSTS.decode_step_s * made.weight_passes
+            + COSTS.decode_slot_s * made.tokens
+            + COSTS.context_token_s * made.context_token_steps
+            + COSTS.prefill_token_s * made.prefill_tokens;
+        let learn_s = COSTS.learn_step_s + COSTS.learn_token_s * made.trained_tokens;
+        // Side by side from the start: until the shorter one has ended both are slow.
+        let both_s = if overlaps { decode_s.min(learn_s) * COSTS.contention } else { 0.0 };
+        let lost_s = both_s * (1.0 - 1.0 / COSTS.contention);
+        (made.decode_s, made.learn_s) = (decode_s + lost_s, learn_s + lost_s);
+        made.wall_s = made.decode_s + made.learn_s - both_s;
+        made
+    }
+
+    fn run(seed: u64, overlaps: bool) -> Vec<Observation> {
+        (0..12).map(|number| step(seed, number, overlaps)).collect()
+    }
+
+    fn assert_found(found: &CostModel, expected: &CostModel) {
+        let pairs = [
+            (found.decode_step_s, expected.decode_step_s),
+            (found.decode_slot_s, expected.decode_slot_s),
+            (found.context_token_s, expected.context_token_s),
+            (found.prefill_token_s, expected.prefill_token_s),
+            (found.learn_token_s, expected.learn_token_s),
+            (found.learn_step_s, expected.learn_step_s),
+            (found.contention, expected.contention),
+        ];
+        assert!(pairs.iter().all(|(one, two)| close(*one, *two)), "{found:?}");
+    }
+
+    #[test]
+    fn costs_are_found_again_from_runs_of_both_kinds() {
+        let found = fit(&[run(1, false), run(2, true), run(3, true)], None).expect("enough steps");
+        assert_found(&found, &COSTS);
+    }
+
+    #[test]
+    fn turns_alone_say_nothing_of_contention() {
+        let found = fit(&[run(1, false)], Some(1.3)).expect("enough steps");
+        assert_found(&found, &CostModel { contention: 1.3, prefill_token_s: 0.0, ..COSTS });
+    }
+
+    #[test]
+    fn a_run_at_the_same_time_is_read_with_the_contention_that_is_given() {
+        let found = fit(&[run(5, true)], Some(COSTS.contention)).expect("enough steps");
+        // Which steps lost how much is not seen, only the run's sum.
+        let whole = |costs: &CostModel| {
+            sum(&run(5, true), |step| {
+                costs.decode_step_s * step.weight_passes
+                    + costs.decode_slot_s * step.tokens
+                    + costs.context_token_s * step.context_token_steps
+                    + costs.prefill_token_s * step.prefill_tokens
+            })
+        };
+        assert!((whole(&found) / whole(&COSTS) - 1.0).abs() < 0.05, "{found:?}");
+    }
+
+    #[test]
+    fn too_few_steps_and_impossible_costs_are_refused() {
+        assert_eq!(
+            fit(&[vec![Observation::default(); 2]], None).expect_err("two steps"),
+            "2 steps beside the first of each run; costs need 3"
+        );
+        COSTS.check().expect("they can be");
+        let negative = CostModel { learn_token_s: -1.0, ..COSTS };
+        assert!(negative.check().expect_err("negative").starts_with("learn_token must"));
+        let half = CostModel { contention: 0.5, ..COSTS };
+        assert!(half.check().expect_err("faster together").starts_with("contention must"));
+        let free = CostModel { decode_step_s: 0.0, decode_slot_s: 0.0, ..COSTS };
+        assert!(free.check().expect_err("no time").contains("would take no time"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_choice_of_factors_without_negative_ones_fits_better(seed: u64) {
+            let random = |words: &[u64]| fraction(&[&[seed], words].concat()) * 2.0 - 1.0;
+            let rows: Vec<([f64; 3], f64)> = (0..6)
+                .map(|row| (std::array::from_fn(|column| random(&[row, column as u64])), random(&[row, 9])))
+                .collect();
+            let errors = |factors: [f64; 3]| -> f64 {
+                let found = |row: &[f64; 3]| row.iter().zip(&factors).map(|(a, b)| a * b).sum::<f64>();
+                rows.iter().map(|(row, value)| (found(row) - value).powi(2)).sum()
+            };
+            let best = non_negative(&rows);
+            prop_assert!(best.iter().all(|factor| *factor >= 0.0));
+            for other in 0..200 {
+                let near = std::array::from_fn(|i| (best[i] + 0.1 * random(&[7, other, i as u64])).max(0.0));
+                prop_assert!(errors(best) <= errors(near) + 1e-9);
+            }
+        }
+    }
+}

@@ -1,0 +1,745 @@
+//! A run without a model: the real scheduler, pacing, grouping and queue against a cost model, a distribution of
+//! lengths and a clock that nobody waits for.
+//!
+//! Time goes from event to event. An event of decoding is the end of a segment; the decode steps in between, in
+//! which the same slots draw tokens, are leapt over. An event of learning is the end of a step. Prompts have one
+//! length, verdicts take no time, every group teaches something, and the slots of all actors are one batch.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use rewards::Reward;
+use serde_json::Map;
+
+use crate::actor::{UnfinishedGroups, members};
+use crate::config::{OnUpdate, QueueConfig, RolloutConfig};
+use crate::costs::{CostModel, DecodeWork};
+use crate::error::RolloutError;
+use crate::group::{FinishedGroup, Group, ScoredCompletion};
+use crate::intake::Intake;
+use crate::lengths::LengthDistribution;
+use crate::prompt::Prompt;
+use crate::queue::ReplayQueue;
+use crate::scheduler::{Outcome, Pacing, Scheduler};
+use crate::trajectory::{Completion, Finish, OutputLimits, Token, Trajectory};
+use crate::weights::Bell;
+
+/// All tokens are this one.
+const TOKEN: Token = Token { id: 0, logprob: 0.0 };
+
+/// Who works when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turns {
+    /// `schedule = "async"`: both sides at the same time.
+    Async,
+    /// `schedule = "deterministic"`: at the same time, window by window.
+    Deterministic,
+    /// `schedule = "lockstep"`: one after the other.
+    Lockstep,
+}
+
+/// What is run.
+#[derive(Debug, Clone)]
+pub struct VirtualPlan {
+    /// The table `[rollout]`.
+    pub rollout: RolloutConfig,
+    /// The table `[queue]`.
+    pub queue: QueueConfig,
+    /// The groups of a step.
+    pub groups_per_step: usize,
+    /// Who works when.
+    pub turns: Turns,
+    /// The learner's steps.
+    pub steps: u64,
+    /// The seed of the lengths.
+    pub seed: u64,
+    /// The tokens of every prompt.
+    pub prompt_tokens: usize,
+}
+
+/// A step of the learner, with what was decoded since the step before.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct VirtualStep {
+    /// When it ended, in seconds since the run began.
+    pub ended_s: f64,
+    /// The groups that it learned from, in their order.
+    pub groups: Vec<u64>,
+    /// The length of each completion in them.
+    pub lengths: Vec<usize>,
+    /// Versions between the learner and the oldest token of each completion.
+    pub staleness: Vec<u64>,
+    /// Decode steps.
+    pub decode_steps: u64,
+    /// Slots that drew a token, summed over the decode steps.
+    pub slot_steps_busy: u64,
+    /// Seconds in which slots decoded.
+    pub decoding_s: f64,
+    /// Context tokens whose cache was rebuilt because the weights had changed.
+    pub context_tokens_recomputed: u64,
+    /// Groups that had been dropped as too old by then, since the run began.
+    pub dropped: u64,
+}
+
+/// Runs the plan, and calls `taken` with the groups of each step, whose segments have one token each.
+///
+/// # Errors
+/// If the plan contradicts itself, or comes to a point from where nothing can go on.
+pub fn run_virtually(
+    plan: &VirtualPlan,
+    (lengths, costs): (&LengthDistribution, &CostModel),
+    mut taken: impl FnMut(&[Group]),
+) -> Result<Vec<VirtualStep>, RolloutError> {
+    plan.rollout.check()?;
+    plan.queue.check(plan.groups_per_step)?;
+    let mut run = VirtualRun::new(plan, lengths, costs);
+    while (run.steps.len() as u64) < plan.steps {
+        run.settle(&mut taken)?;
+        run.pass()?;
+    }
+    Ok(run.steps)
+}
+
+/// The state of a run at a moment of its clock.
+struct VirtualRun<'a> {
+    plan: &'a VirtualPlan,
+    costs: &'a CostModel,
+    slots: Slots<'a>,
+    intake: Arc<Intake>,
+    queue: ReplayQueue,
+    /// Groups that ended and are not in the queue yet.
+    overflow: VecDeque<Group>,
+    /// The window of `deterministic` that is being decoded.
+    window: Option<Window>,
+    version: u64,
+    now_s: f64,
+    decoding: Option<Leap>,
+    learning: Option<Learning>,
+    /// What was decoded since the last step.
+    since: VirtualStep,
+    steps: Vec<VirtualStep>,
+}
+
+/// Groups that are to end under one version.
+struct Window {
+    groups: usize,
+    version: u64,
+}
+
+/// Decode steps that are under way; `left_s` is work, which takes longer beside other work.
+struct Leap {
+    steps: u64,
+    work: DecodeWork,
+    prefill_s: f64,
+    left_s: f64,
+}
+
+/// A step of the learner that is under way.
+struct Learning {
+    groups: Vec<Group>,
+    left_s: f64,
+}
+
+impl<'a> VirtualRun<'a> {
+    fn new(plan: &'a VirtualPlan, lengths: &'a LengthDistribution, costs: &'a CostModel) -> Self {
+        let pacing = Pacing {
+            groups_per_step: plan.groups_per_step as u64,
+            staleness_versions_max: plan.queue.staleness_versions_max,
+        };
+        let intake = Arc::new(Intake::new(pacing, Bell::new()));
+        Self {
+            plan,
+            costs,
+            slots: Slots::new(plan, lengths),
+            queue: ReplayQueue::new(plan.queue.clone(), Arc::clone(&intake)),
+            intake,
+            overflow: VecDeque::new(),
+            window: None,
+            version: 0,
+            now_s: 0.0,
+            decoding: None,
+            learning: None,
+            since: VirtualStep::default(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Starts whatever can start now.
+    fn settle(&mut self, taken: &mut impl FnMut(&[Group])) -> Result<(), RolloutError> {
+        loop {
+            let delivered = self.deliver()?;
+            let learns = self.start_learning(taken)?;
+            let decodes = self.start_decoding();
+            // A look at the queue may have dropped what was too old and made room.
+            let room = self.may_deliver() && self.queue.len() < self.queue.groups_max();
+            if !(delivered || learns || decodes || (room && !self.overflow.is_empty())) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether groups that ended may go to the queue: an actor on a thread of its own brings them at once, else the
+    /// learner fetches them when it wants some.
+    fn may_deliver(&self) -> bool {
+        match self.plan.turns {
+            Turns::Async => true,
+            Turns::Deterministic => self.learning.is_none() && self.window.is_none(),
+            Turns::Lockstep => self.learning.is_none(),
+        }
+    }
+
+    fn deliver(&mut self) -> Result<bool, RolloutError> {
+        let before = self.overflow.len();
+        while self.may_deliver() {
+            let Some(group) = self.overflow.pop_front() else { break };
+            if let Some(back) = self.queue.try_push(group)? {
+                self.overflow.push_front(back);
+                break;
+            }
+        }
+        Ok(self.overflow.len() < before)
+    }
+
+    fn start_learning(&mut self, taken: &mut impl FnMut(&[Group])) -> Result<bool, RolloutError> {
+        if self.learning.is_some() || self.window.is_some() {
+            return Ok(false);
+        }
+        let count = self.plan.groups_per_step;
+        let Some(groups) = self.queue.try_take(count, self.version)? else { return Ok(false) };
+        taken(&groups);
+        let tokens: usize = groups.iter().flat_map(|group| self.slots.lengths_of(group)).sum();
+        self.learning = Some(Learning { groups, left_s: self.costs.learn_s(tokens as u64) });
+        let is_last = self.steps.len() as u64 + 1 == self.plan.steps;
+        if self.plan.turns == Turns::Deterministic && !is_last {
+            self.order_window();
+        }
+        Ok(true)
+    }
+
+    /// As many groups as the next batch needs beside those that wait already.
+    fn order_window(&mut self) {
+        let ready = self.queue.len() + self.overflow.len();
+        let groups = self.plan.groups_per_step.saturating_sub(ready).max(1);
+        self.window = Some(Window { groups, version: self.version });
+    }
+
+    /// Begins the segments that are due and leaps to the next end of one; false where nothing is to be decoded.
+    fn start_decoding(&mut self) -> bool {
+        if self.decoding.is_some() {
+            return false;
+        }
+        let version = match self.plan.turns {
+            // Groups that wait for room keep their actor waiting.
+            Turns::Async if self.overflow.is_empty() => self.version,
+            Turns::Lockstep if self.learning.is_none() && self.overflow.is_empty() => self.version,
+            Turns::Deterministic => {
+                if self.window.is_none() && self.learning.is_none() && self.overflow.is_empty() {
+                    self.order_window();
+                }
+                let Some(window) = &self.window else { return false };
+                window.version
+            }
+            _ => return false,
+        };
+        let filled = self.slots.begin(version, &self.intake);
+        self.since.context_tokens_recomputed += filled.recomputed;
+        let Some(steps) = self.slots.steps_to_next_end() else {
+            // A window without work is over.
+            self.window = None;
+            return false;
+        };
+        let work = self.slots.work();
+        let prefill_s = self.costs.prefill_token_s * (filled.prompts + filled.recomputed) as f64;
+        let left_s = prefill_s + self.costs.decode_s(work, steps);
+        self.decoding = Some(Leap { steps, work, prefill_s, left_s });
+        true
+    }
+
+    /// Lets time pass until the next thing ends.
+    fn pass(&mut self) -> Result<(), RolloutError> {
+        let (decoding, learning) = (self.decoding.as_ref(), self.learning.as_ref());
+        let (work_s, slower) = match (decoding.map(|leap| leap.left_s), learning.map(|step| step.left_s)) {
+            (Some(decode), Some(learn)) => (decode.min(learn), self.costs.contention),
+            (Some(left_s), None) | (None, Some(left_s)) => (left_s, 1.0),
+            (None, None) => {
+                let (version, wanted) = (self.version, self.plan.groups_per_step);
+                return Err(RolloutError::Starved { version, wanted, queued: self.queue.len() });
+            }
+        };
+        self.now_s += work_s * slower;
+        if let Some(leap) = &mut self.decoding {
+            self.since.decoding_s += work_s * slower;
+            leap.left_s -= work_s;
+        }
+        if let Some(step) = &mut self.learning {
+            step.left_s -= work_s;
+        }
+        // What has the least left has nothing left, to the bit.
+        if let Some(leap) = self.decoding.take_if(|leap| leap.left_s <= 0.0) {
+            self.end_leap(&leap);
+        }
+        if let Some(step) = self.learning.take_if(|step| step.left_s <= 0.0) {
+            self.end_step(&step.groups);
+        }
+        Ok(())
+    }
+
+    fn end_leap(&mut self, leap: &Leap) {
+        self.since.decode_steps += leap.steps;
+        self.since.slot_steps_busy += leap.steps * leap.work.slots;
+        for group in self.slots.advance(leap.steps) {
+            self.overflow.push_back(group);
+            if let Some(window) = &mut self.window {
+                window.groups = window.groups.saturating_sub(1);
+            }
+        }
+        self.window.take_if(|window| window.groups == 0);
+    }
+
+    fn end_step(&mut self, groups: &[Group]) {
+        let behind = |scored: &ScoredCompletion| self.version - scored.completion.oldest_version();
+        let dropped = self.queue.report().drops.values().sum();
+        self.steps.push(VirtualStep {
+            ended_s: self.now_s,
+            groups: groups.iter().map(|group| group.id).collect(),
+            lengths: groups.iter().flat_map(|group| self.slots.lengths_of(group)).collect(),
+            staleness: groups.iter().flat_map(|group| &group.completions).map(behind).collect(),
+            dropped,
+            ..std::mem::take(&mut self.since)
+        });
+        self.queue.learned(groups);
+        self.version += 1;
+        // Newer weights may let a group start on a free slot at the next decode step.
+        if self.plan.turns == Turns::Async && self.slots.scheduler.is_hungry() {
+            self.cut_leap();
+        }
+    }
+
+    /// Ends the leap with the decode step that is under way.
+    fn cut_leap(&mut self) {
+        let Some(leap) = &mut self.decoding else { return };
+        let work_s = |steps: u64| leap.prefill_s + self.costs.decode_s(leap.work, steps);
+        let done_s = work_s(leap.steps) - leap.left_s;
+        let (mut low, mut high) = (1, leap.steps);
+        while low < high {
+            let middle = low.midpoint(high);
+            if work_s(middle) >= done_s { high = middle } else { low = middle + 1 }
+        }
+        (leap.left_s, leap.steps) = ((work_s(low) - done_s).max(0.0), low);
+    }
+}
+
+/// The slots of one decoder that draws no tokens: the scheduler, and when the segment of each slot ends.
+struct Slots<'a> {
+    scheduler: Scheduler,
+    unfinished: UnfinishedGroups,
+    lengths: &'a LengthDistribution,
+    plan: &'a VirtualPlan,
+    prompt: Arc<Prompt>,
+    /// Decode steps made.
+    step: u64,
+    /// The decode steps after which segments end, with their slots; the next one first, of equal ones the lowest
+    /// slot.
+    ends: BinaryHeap<Reverse<(u64, usize)>>,
+    /// What the open segment of each slot is.
+    open: Vec<OpenSegment>,
+    /// Tokens in the contexts of slots that decode.
+    context_tokens: u64,
+    /// Slots that decode, by the version of their segment.
+    versions: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct OpenSegment {
+    version: u64,
+    tokens: usize,
+    /// Tokens of the context at its end.
+    context_tokens: usize,
+    /// Whether the output ends with it by itself.
+    stops: bool,
+}
+
+/// Tokens of caches that are filled.
+#[derive(Debug, Clone, Copy, Default)]
+struct Filled {
+    prompts: u64,
+    recomputed: u64,
+}
+
+impl<'a> Slots<'a> {
+    fn new(plan: &'a VirtualPlan, lengths: &'a LengthDistribution) -> Self {
+        let slots = plan.rollout.trajectories_open_max;
+        let prompt = Prompt {
+            index: 0,
+            id: "virtual".to_string(),
+            text: String::new(),
+            tokens: vec![TOKEN.id; plan.prompt_tokens],
+            reference: None,
+            fields: Map::new(),
+        };
+        Self {
+            scheduler: Scheduler::new(slots, OutputLimits::from(&plan.rollout)),
+            unfinished: UnfinishedGroups::new(plan.rollout.group_size),
+            lengths,
+            plan,
+            prompt: Arc::new(prompt),
+            step: 0,
+            ends: BinaryHeap::new(),
+            open: vec![OpenSegment::default(); slots],
+            context_tokens: 0,
+            versions: BTreeMap::new(),
+        }
+    }
+
+    /// Starts groups while a slot would stay free, and begins the segments that are due.
+    fn begin(&mut self, version: u64, intake: &Intake) -> Filled {
+        let group_size = self.plan.rollout.group_size;
+        while self.scheduler.is_hungry() {
+            let Some(group) = intake.admit(version) else { break };
+            self.scheduler.admit(members(Arc::clone(&self.prompt), group, group_size));
+        }
+        let mut filled = Filled::default();
+        for slot in self.scheduler.fill() {
+            let trajectory = self.scheduler.at_boundary(slot);
+            let drawn = trajectory.token_count();
+            let context = (self.plan.prompt_tokens + drawn) as u64;
+            match trajectory.segments.last() {
+                None => filled.prompts += context,
+                Some(before) if before.version == version => {}
+                Some(_) if self.plan.rollout.on_update == OnUpdate::Keep => {}
+                Some(_) => filled.recomputed += context,
+            }
+            let length = self.lengths.length(self.plan.seed, trajectory.group, trajectory.member);
+            let tokens = (length - drawn).min(self.plan.rollout.segment_tokens_max());
+            let stops = drawn + tokens == length;
+            let context_tokens = context as usize + tokens;
+            self.open[slot] = OpenSegment { version, tokens, context_tokens, stops };
+            self.ends.push(Reverse((self.step + tokens as u64, slot)));
+            self.context_tokens += context;
+            *self.versions.entry(version).or_default() += 1;
+            self.scheduler.begin(slot, version);
+        }
+        filled
+    }
+
+    /// Decode steps up to the next end of a segment; `None` where nothing decodes.
+    fn steps_to_next_end(&self) -> Option<u64> {
+        self.ends.peek().map(|Reverse((end, _))| end - self.step)
+    }
+
+    fn work(&self) -> DecodeWork {
+        DecodeWork {
+            versions: self.versions.len() as u64,
+            slots: self.ends.len() as u64,
+            context_tokens: self.context_tokens,
+        }
+    }
+
+    /// Makes decode steps up to the next end of a segment or before it; returns the groups that ended, in the
+    /// order of the slots of their last members.
+    fn advance(&mut self, steps: u64) -> Vec<Group> {
+        self.context_tokens += steps * self.ends.len() as u64;
+        self.step += steps;
+        let mut groups = Vec::new();
+        while let Some(Reverse((end, slot))) = self.ends.peek().copied() {
+            assert!(end >= self.step, "a segment has ended {} steps ago", self.step - end);
+            if end > self.step {
+                break;
+            }
+            self.ends.pop();
+            groups.extend(self.end_segment(slot));
+        }
+        groups
+    }
+
+    fn end_segment(&mut self, slot: usize) -> Option<Group> {
+        let OpenSegment { version, tokens, context_tokens, stops } = self.open[slot];
+        self.context_tokens -= context_tokens as u64;
+        let of_version = self.versions.get_mut(&version).expect("the slot decodes under it");
+        *of_version -= 1;
+        if *of_version == 0 {
+            self.versions.remove(&version);
+        }
+        self.scheduler.push_inside(slot, TOKEN, tokens - 1);
+        match self.scheduler.push(slot, TOKEN, stops) {
+            Outcome::SegmentEnded => None,
+            Outcome::Finished(trajectory, finish) => {
+                self.unfinished.add((without_tokens(trajectory), finish)).map(unjudged)
+            }
+            Outcome::Inside => panic!("slot {slot} is inside a segment after its {tokens} tokens"),
+        }
+    }
+
+    /// The lengths of a group's completions, as they were decoded.
+    fn lengths_of(&self, group: &Group) -> impl Iterator<Item = usize> {
+        let limit = self.plan.rollout.output_tokens_max;
+        let length = move |member| self.lengths.length(self.plan.seed, group.id, member).min(limit);
+        (0..group.completions.len() as u32).map(length)
+    }
+}
+
+/// One token is left of each segment: what waits for the learner needs its versions only, and the tokens of
+/// thousands of long outputs would fill the memory.
+fn without_tokens(mut trajectory: Trajectory) -> Trajectory {
+    for segment in &mut trajectory.segments {
+        segment.tokens = vec![TOKEN];
+    }
+    trajectory
+}
+
+fn unjudged(group: FinishedGroup) -> Group {
+    let prompt = Arc::clone(&group.members[0].0.prompt);
+    let scored = |(trajectory, finish): (Trajectory, Finish)| ScoredCompletion {
+        completion: Completion::new(trajectory, finish, String::new()),
+        reward: Reward { total: 0.0, correctness: None, parts: BTreeMap::new() },
+    };
+    Group::new(group.id, prompt, group.members.into_iter().map(scored).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::{ProptestConfig, Strategy, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::actor::Actor;
+    use crate::overlapped::Overlapped;
+    use crate::schedule::Lockstep;
+    use crate::testing::{Script, context, rollout_config};
+
+    /// Binary fractions, so that sums are exact.
+    const COSTS: CostModel = CostModel {
+        decode_step_s: 1.0,
+        decode_slot_s: 0.25,
+        context_token_s: 0.0,
+        prefill_token_s: 0.0,
+        learn_token_s: 0.5,
+        learn_step_s: 2.0,
+        contention: 1.0,
+    };
+
+    fn lengths(spec: &str) -> LengthDistribution {
+        LengthDistribution::parse(spec).expect("the text can be meant")
+    }
+
+    /// Groups of two, one a step, in a queue with room for all.
+    fn plan(turns: Turns, (slots, segment, segments): (usize, usize, usize), staleness: u64) -> VirtualPlan {
+        VirtualPlan {
+            rollout: rollout_config(slots, segment, segments, 2),
+            queue: QueueConfig { groups_max: 1 + staleness as usize, staleness_versions_max: staleness },
+            groups_per_step: 1,
+            turns,
+            steps: 4,
+            seed: 3,
+            prompt_tokens: 2,
+        }
+    }
+
+    fn run(plan: &VirtualPlan, spec: &str, costs: &CostModel) -> Vec<VirtualStep> {
+        run_virtually(plan, (&lengths(spec), costs), |_| {}).expect("it can go on")
+    }
+
+    fn ends(steps: &[VirtualStep]) -> Vec<f64> {
+        steps.iter().map(|step| step.ended_s).collect()
+    }
+
+    #[test]
+    fn in_turns_a_step_takes_its_decoding_and_its_learning() {
+        // 4 decode steps of two slots: 4 * 1.5 = 6; 8 tokens learned: 2 + 4 = 6.
+        let steps = run(&plan(Turns::Lockstep, (2, 4, 1), 0), "constant:4", &COSTS);
+        assert_eq!(ends(&steps), [12.0, 24.0, 36.0, 48.0]);
+        assert!(steps.iter().all(|step| step.lengths == [4, 4] && step.staleness == [0, 0]));
+        assert!(steps.iter().all(|step| (step.decode_steps, step.slot_steps_busy) == (4, 8)));
+        // One slot for two: twice the decode steps, of 1.25 each.
+        let steps = run(&plan(Turns::Lockstep, (1, 4, 1), 0), "constant:4", &COSTS);
+        assert_eq!(ends(&steps)[0], 16.0);
+        // Prompts of 2 tokens and contexts that grow from 2 on: 2 * (2 + 3 + 4 + 5) tokens are looked at.
+        let costs = CostModel { prefill_token_s: 0.125, context_token_s: 0.0625, ..COSTS };
+        let steps = run(&plan(Turns::Lockstep, (2, 4, 1), 0), "constant:4", &costs);
+        assert_eq!(ends(&steps)[0], 12.0 + 4.0 * 0.125 + 28.0 * 0.0625);
+    }
+
+    #[test]
+    fn side_by_side_the_slower_side_sets_the_pace_and_contention_slows_both() {
+        // Decoding and learning take 6 each, and go on side by side from the second group on.
+        let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &COSTS);
+        assert_eq!(ends(&steps), [12.0, 18.0, 24.0, 30.0]);
+        assert_eq!(steps.iter().map(|step| step.staleness[0]).collect::<Vec<_>>(), [0, 1, 1, 1]);
+        let shared = CostModel { contention: 2.0, ..COSTS };
+        let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &shared);
+        assert_eq!(ends(&steps), [18.0, 30.0, 42.0, 54.0], "as in turns, but for the learner's first step");
+        let windows = run(&plan(Turns::Deterministic, (2, 4, 1), 1), "constant:4", &COSTS);
+        assert_eq!(ends(&windows), [12.0, 18.0, 24.0, 30.0]);
+    }
+
+    #[test]
+    fn a_cache_is_rebuilt_at_a_boundary_under_newer_weights() {
+        // Outputs of 8 in segments of 4. The group that is open when version 1 comes has 2 + 4 tokens of context
+        // in each slot at its next boundary.
+        let costs = CostModel { prefill_token_s: 0.125, learn_token_s: 0.25, ..COSTS };
+        let asynchronous = VirtualPlan { steps: 3, ..plan(Turns::Async, (2, 4, 2), 1) };
+        let steps = run(&asynchronous, "constant:8", &costs);
+        let rebuilt: u64 = steps.iter().map(|step| step.context_tokens_recomputed).sum();
+        assert!(rebuilt > 0 && rebuilt.is_multiple_of(12), "{steps:?}");
+        let mut kept = asynchronous.clone();
+        kept.rollout.on_update = OnUpdate::Keep;
+        let kept = run(&kept, "constant:8", &costs);
+        assert!(kept.iter().all(|step| step.context_tokens_recomputed == 0));
+        assert!(kept[2].ended_s < steps[2].ended_s);
+    }
+
+    #[test]
+    fn newer_weights_let_a_group_start_at_the_next_decode_step() {
+        // Without staleness one group may be open, so half of the slots wait for the learner.
+        let steps = run(&plan(Turns::Async, (4, 4, 1), 0), "constant:4", &COSTS);
+        assert_eq!(ends(&steps), [12.0, 24.0, 36.0, 48.0]);
+        // Groups 0 and 1 decode together until 16, and version 1 comes at 26, when group 2 starts. Version 2 comes at
+        // 36, in the seventh decode step of group 2, after which group 3 starts, at 36.5. The eighth makes two passes
+        // over weights for four slots, until 39.5. Then group 3 has seven steps left, of 1.5 each.
+        let steps = run(&plan(Turns::Async, (4, 8, 1), 1), "constant:8", &COSTS);
+        assert_eq!(ends(&steps), [26.0, 36.0, 49.5, 60.0]);
+        assert_eq!(steps.iter().map(|step| step.staleness[0]).collect::<Vec<_>>(), [0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_plan_that_cannot_be_is_refused() {
+        let mut wrong = plan(Turns::Async, (2, 4, 1), 0);
+        wrong.groups_per_step = 2;
+        let error = run_virtually(&wrong, (&lengths("constant:4"), &COSTS), |_| {}).expect_err("no room");
+        assert!(error.to_string().starts_with("queue.groups_max: 1 is less"), "{error}");
+    }
+
+    #[test]
+    fn ten_thousand_slots_take_bounded_time() {
+        let began = Instant::now();
+        let big = VirtualPlan {
+            rollout: rollout_config(10_000, 512, 8, 8),
+            queue: QueueConfig { groups_max: 5 * 512, staleness_versions_max: 4 },
+            groups_per_step: 512,
+            turns: Turns::Async,
+            steps: 3,
+            seed: 1,
+            prompt_tokens: 100,
+        };
+        let costs = CostModel { contention: 1.0, ..COSTS };
+        let steps = run(&big, "lognormal:800,1.2", &costs);
+        let tokens: usize = steps.iter().flat_map(|step| &step.lengths).sum();
+        assert!(tokens > 3_000_000, "{tokens}");
+        // A loop over all tokens of all slots would take ten times as long.
+        assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+    }
+
+    /// Ids of the groups of each step, with the versions of all segments of each member.
+    type Taken = Vec<(u64, Vec<Vec<u64>>)>;
+
+    fn versions(groups: &[Group]) -> Taken {
+        let of = |scored: &ScoredCompletion| scored.completion.segments.iter().map(|s| s.version).collect();
+        groups.iter().map(|group| (group.id, group.completions.iter().map(of).collect())).collect()
+    }
+
+    fn taken(plan: &VirtualPlan, spec: &str) -> (Vec<Taken>, Vec<VirtualStep>) {
+        let mut taken = Vec::new();
+        let steps = run_virtually(plan, (&lengths(spec), &COSTS), |groups| taken.push(versions(groups)));
+        (taken, steps.expect("never starved"))
+    }
+
+    /// The same plan with the real actor, whose tokens are scripted.
+    fn real(plan: &VirtualPlan, spec: &str) -> Vec<Taken> {
+        let slots = plan.rollout.trajectories_open_max;
+        let staleness = plan.queue.staleness_versions_max;
+        let context = context(plan.rollout.clone(), 5, plan.groups_per_step as u64, staleness);
+        let queue = Arc::new(ReplayQueue::new(plan.queue.clone(), Arc::clone(&context.intake)));
+        let (lengths, seed) = (lengths(spec), plan.seed);
+        let script = Script::new(slots, move |group, member| lengths.length(seed, group, member));
+        let weights = Arc::clone(&context.weights);
+        let actor = Actor::new(context, 0, script);
+        let mut taken = Vec::new();
+        let mut learn = |version: u64, groups: &[Group]| {
+            taken.push(versions(groups));
+            queue.learned(groups);
+            weights.publish(version + 1, Arc::new(version + 1));
+        };
+        if plan.turns == Turns::Lockstep {
+            let mut lockstep = Lockstep::new(vec![actor], Vec::new());
+            for version in 0..plan.steps {
+                learn(version, &lockstep.take(&queue, plan.groups_per_step, version).expect("never starved"));
+            }
+        } else {
+            let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
+            for version in 0..plan.steps {
+                let wanted = (plan.groups_per_step, version + 1 == plan.steps);
+                learn(version, &overlapped.take(&queue, wanted, version).expect("never starved"));
+            }
+        }
+        taken
+    }
+
+    fn plans() -> impl Strategy<Value = VirtualPlan> {
+        let decoding = (1usize..7, 1usize..4, 1usize..5, 2usize..4);
+        let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
+        (decoding, learning).prop_map(|((slots, segment, segments, size), (step, staleness, room, seed))| {
+            VirtualPlan {
+                rollout: rollout_config(slots, segment, segments, size),
+                queue: QueueConfig { groups_max: step + room, staleness_versions_max: staleness },
+                groups_per_step: step,
+                turns: Turns::Lockstep,
+                steps: 10,
+                seed,
+                prompt_tokens: 2,
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        // Invariants 1, 5 and 7: the virtual run is the real one, in both schedules that have an order to compare.
+        #[test]
+        fn groups_and_versions_are_those_of_the_real_actor(plan in plans()) {
+            for turns in [Turns::Lockstep, Turns::Deterministic] {
+                let plan = VirtualPlan { turns, ..plan.clone() };
+                prop_assert_eq!(taken(&plan, "uniform:1,13").0, real(&plan, "uniform:1,13"), "{:?}", turns);
+            }
+        }
+
+        #[test]
+        fn every_group_comes_once_and_every_token_is_drawn_once(plan in plans(), contention in 1.0..2.0f64) {
+            for turns in [Turns::Async, Turns::Lockstep, Turns::Deterministic] {
+                let plan = VirtualPlan { turns, ..plan.clone() };
+                let spec = lengths("uniform:1,13");
+                let costs = CostModel { contention, ..COSTS };
+                let steps = run_virtually(&plan, (&spec, &costs), |_| {}).expect("never starved");
+                let mut groups: Vec<u64> = steps.iter().flat_map(|step| step.groups.clone()).collect();
+                groups.sort_unstable();
+                groups.dedup();
+                prop_assert_eq!(groups.len(), plan.groups_per_step * plan.steps as usize);
+                let taken: usize = steps.iter().flat_map(|step| &step.lengths).sum();
+                let drawn: u64 = steps.iter().map(|step| step.slot_steps_busy).sum();
+                prop_assert!(drawn >= taken as u64, "{} tokens learned of {} drawn", taken, drawn);
+                let slots = plan.rollout.trajectories_open_max as u64;
+                prop_assert!(steps.iter().all(|step| step.slot_steps_busy <= slots * step.decode_steps));
+                let bound = plan.queue.staleness_versions_max;
+                prop_assert!(steps.iter().all(|step| step.staleness.iter().all(|behind| *behind <= bound)));
+                prop_assert!(steps.windows(2).all(|pair| pair[0].ended_s < pair[1].ended_s));
+            }
+        }
+
+        // In turns the order of events does not hang on time, so what costs more takes longer.
+        #[test]
+        fn what_costs_more_takes_longer(plan in plans(), more in 0.0..3.0f64) {
+            let cheap = run(&plan, "uniform:1,13", &COSTS);
+            for costs in [
+                CostModel { decode_step_s: COSTS.decode_step_s + more, ..COSTS },
+                CostModel { decode_slot_s: COSTS.decode_slot_s + more, ..COSTS },
+                CostModel { context_token_s: more, ..COSTS },
+                CostModel { prefill_token_s: more, ..COSTS },
+                CostModel { learn_token_s: COSTS.learn_token_s + more, ..COSTS },
+                CostModel { learn_step_s: COSTS.learn_step_s + more, ..COSTS },
+            ] {
+                let dear = run(&plan, "uniform:1,13", &costs);
+                prop_assert!(cheap.iter().zip(&dear).all(|(one, two)| one.ended_s <= two.ended_s + 1e-9));
+            }
+        }
+    }
+}

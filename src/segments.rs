@@ -1,0 +1,363 @@
+//! What segments buy, as rows of a table: how a config is run with a number of segments, and what is read from the
+//! run's metrics. Shared by `bench segments`, which measures, and `simulate`, which does not.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use rollout::Observation;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{RunConfig, Schedule};
+
+/// The setting of `bench segments` and `simulate` without a config. Four of five outputs end within half of the
+/// limit, and one in ten meets it: ln(4) / 1.647 is where four fifths of a normal distribution end.
+pub const BUILT_IN_LENGTHS: &str = "lognormal:64,1.647";
+
+/// The config of that setting, but for `model.path`.
+pub const BUILT_IN: &str = r#"
+[run]
+seed = 1
+steps = 12
+
+[data]
+kind = "task"
+name = "machine"
+difficulty_min = 3
+difficulty_max = 8
+
+[rollout]
+output_tokens_max = 512
+segments_max = 4
+trajectories_open_max = 8
+group_size = 4
+temperature = 1.0
+truncated_reward = "scored"
+
+[queue]
+groups_max = 10
+staleness_versions_max = 4
+
+[[rewards]]
+kind = "task"
+correctness = true
+
+[learner]
+groups_per_step = 2
+batch_tokens_max = 2048
+
+[learner.advantage]
+kind = "grpo"
+
+[optimizer]
+kind = "adamw"
+learning_rate = 1e-6
+"#;
+
+/// The config as a row runs it: with so many segments, and nothing beside the training. With 0 segments it is whole
+/// outputs in turns: the outputs of a step begin together, the learner waits for all of them, and nothing is decoded
+/// while it learns.
+#[must_use]
+pub fn row_config(config: &RunConfig, segments: usize, slots: Option<usize>) -> RunConfig {
+    let mut config = config.clone();
+    config.rollout.segments_max = segments.max(1);
+    if let Some(slots) = slots {
+        config.rollout.trajectories_open_max = slots;
+    }
+    if segments == 0 {
+        config.run.schedule = Schedule::Lockstep;
+        config.rollout.actors = 1;
+        config.rollout.trajectories_open_max = config.learner.groups_per_step * config.rollout.group_size;
+        config.queue.groups_max = config.learner.groups_per_step;
+        config.queue.staleness_versions_max = 0;
+    }
+    (config.eval.before, config.eval.after, config.eval.every_steps) = (false, false, 0);
+    config.checkpoint.every_steps = 0;
+    config
+}
+
+/// One number of segments. Everything but `trained_tokens` and `accuracy` leaves the first step out.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct SegmentRow {
+    /// The most segments of an output; 0 is whole outputs in turns with the learner.
+    pub segments: usize,
+    /// Decoding slots.
+    pub slots: usize,
+    /// Completion tokens that entered updates, a second.
+    pub trained_tokens_per_s: f64,
+    /// `trained_tokens_per_s` over that of the row of 0 segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// Seconds of a step.
+    pub step_s: f64,
+    /// The share of slots that drew a token in decode steps.
+    pub slot_use: f64,
+    /// The share of the time in which decode steps were made.
+    pub decoding_share: f64,
+    /// Versions between the learner and a completion's oldest token.
+    pub staleness_mean: f64,
+    /// The most of them.
+    pub staleness_max: f64,
+    /// Tokens of a completion that the learner took.
+    pub mean_length: f64,
+    /// The most of them.
+    pub max_length: f64,
+    /// The share of completions within half of the output limit.
+    pub half_limit_share: f64,
+    /// Completion tokens that entered updates in all steps.
+    pub trained_tokens: f64,
+    /// Accuracy of the last weights on held-out problems.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// What each step took, for `simulate --costs-of`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_step: Vec<Observation>,
+}
+
+/// What a row sums up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowStep {
+    /// What it took; in a simulation without its costs.
+    pub costs: Observation,
+    /// Slots, summed over the decode steps.
+    pub slot_steps: f64,
+    /// Versions behind, of a completion.
+    pub staleness_mean: f64,
+    /// The most of them.
+    pub staleness_max: f64,
+    /// Tokens of a completion.
+    pub mean_length: f64,
+    /// The most of them.
+    pub max_length: f64,
+    /// The share of completions within half of the output limit.
+    pub half_limit_share: f64,
+}
+
+impl SegmentRow {
+    /// Sums up all steps of a run but the first.
+    ///
+    /// # Errors
+    /// If no step is left.
+    pub fn of((segments, slots): (usize, usize), steps: &[RowStep]) -> Result<Self> {
+        let [_, rest @ ..] = steps else { bail!("the run made no step") };
+        if rest.is_empty() {
+            bail!("the run made one step, and the first one is left out: give it more");
+        }
+        let sum = |part: fn(&RowStep) -> f64| rest.iter().map(part).sum::<f64>();
+        let mean = |part: fn(&RowStep) -> f64| sum(part) / rest.len() as f64;
+        let most = |part: fn(&RowStep) -> f64| rest.iter().map(part).fold(0.0, f64::max);
+        let seconds = sum(|step| step.costs.wall_s);
+        Ok(Self {
+            segments,
+            slots,
+            trained_tokens_per_s: sum(|step| step.costs.trained_tokens) / seconds,
+            step_s: seconds / rest.len() as f64,
+            slot_use: sum(|step| step.costs.tokens) / sum(|step| step.slot_steps).max(1.0),
+            decoding_share: sum(|step| step.costs.decode_s) / seconds,
+            staleness_mean: mean(|step| step.staleness_mean),
+            staleness_max: most(|step| step.staleness_max),
+            mean_length: mean(|step| step.mean_length),
+            max_length: most(|step| step.max_length),
+            half_limit_share: mean(|step| step.half_limit_share),
+            trained_tokens: steps.iter().map(|step| step.costs.trained_tokens).sum(),
+            ..Self::default()
+        })
+    }
+
+    /// The medians of rows of the same segments, with the steps of all of them.
+    ///
+    /// # Panics
+    /// If there is no row.
+    #[must_use]
+    pub fn median(rows: &[Self]) -> Self {
+        let median = |part: fn(&Self) -> f64| {
+            let mut values: Vec<f64> = rows.iter().map(part).collect();
+            values.sort_by(f64::total_cmp);
+            // Of an even number the lower one, so that it is a number that was measured.
+            values[(values.len() - 1) / 2]
+        };
+        let judged = rows.iter().all(|row| row.accuracy.is_some());
+        Self {
+            segments: rows[0].segments,
+            slots: rows[0].slots,
+            trained_tokens_per_s: median(|row| row.trained_tokens_per_s),
+            ratio: None,
+            step_s: median(|row| row.step_s),
+            slot_use: median(|row| row.slot_use),
+            decoding_share: median(|row| row.decoding_share),
+            staleness_mean: median(|row| row.staleness_mean),
+            staleness_max: median(|row| row.staleness_max),
+            mean_length: median(|row| row.mean_length),
+            max_length: median(|row| row.max_length),
+            half_limit_share: median(|row| row.half_limit_share),
+            trained_tokens: median(|row| row.trained_tokens),
+            accuracy: judged.then(|| median(|row| row.accuracy.unwrap_or(f64::NAN))),
+            per_step: rows.iter().flat_map(|row| row.per_step.clone()).collect(),
+        }
+    }
+
+    /// The columns of [`SegmentRow::line`].
+    #[must_use]
+    pub fn head() -> &'static str {
+        "segments  slots  tokens/s  ratio    step s  slot use  decoding  staleness  length (max)  within half  accuracy"
+    }
+
+    /// One line for a person.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let or_dash =
+            |value: Option<f64>, digits| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        format!(
+            "{:>8} {:>6} {:>9.1} {:>6} {:>9.3} {:>9} {:>9} {:>10} {:>13} {:>12} {:>9}",
+            self.segments,
+            self.slots,
+            self.trained_tokens_per_s,
+            or_dash(self.ratio, 2),
+            self.step_s,
+            percent(self.slot_use),
+            percent(self.decoding_share),
+            format!("{:.2} ({})", self.staleness_mean, self.staleness_max),
+            format!("{:.0} ({})", self.mean_length, self.max_length),
+            percent(self.half_limit_share),
+            or_dash(self.accuracy, 3),
+        )
+    }
+}
+
+/// Sets each row's ratio to the row of 0 segments, where there is one.
+pub fn compare(rows: &mut [SegmentRow]) {
+    let whole = rows.iter().find(|row| row.segments == 0).map(|row| row.trained_tokens_per_s);
+    for row in rows {
+        row.ratio = whole.map(|whole| row.trained_tokens_per_s / whole);
+    }
+}
+
+/// The steps of a run, from the lines of its `metrics.jsonl`.
+///
+/// # Errors
+/// If the file cannot be read, or is not that of a run of this version.
+pub fn metrics_steps(folder: &Path, schedule: Schedule) -> Result<Vec<RowStep>> {
+    let path = folder.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let mut steps = Vec::new();
+    // An evaluation goes on in the time of the step after the one that it is written down with.
+    let mut evaluated_s = 0.0;
+    for (number, line) in text.lines().enumerate() {
+        let place = || format!("{}:{}", path.display(), number + 1);
+        let line: Value = serde_json::from_str(line).with_context(place)?;
+        if line["step"] != 0 {
+            steps.push(row_step(&line, schedule, evaluated_s).with_context(place)?);
+        }
+        evaluated_s = if line["step"] == 0 { 0.0 } else { line["timing_s/eval"].as_f64().unwrap_or(0.0) };
+    }
+    Ok(steps)
+}
+
+fn row_step(line: &Value, schedule: Schedule, evaluated_s: f64) -> Result<RowStep> {
+    let needed = |tag: &str| line[tag].as_f64().with_context(|| format!("the step has no {tag}"));
+    let or_zero = |tag: &str| line[tag].as_f64().unwrap_or(0.0);
+    let wall_s = needed("timing_s/step")? - or_zero("timing_s/checkpoint") - evaluated_s;
+    let decode_s = needed("timing_s/gen")?;
+    let waited_s = match schedule {
+        Schedule::Lockstep => decode_s + needed("timing_s/reward")?,
+        Schedule::Async | Schedule::Deterministic => needed("time/trainer_waiting_for_data")?,
+    };
+    let trained_tokens = or_zero("training/completion_tokens");
+    let prompts = or_zero("training/packed_tokens") - trained_tokens;
+    Ok(RowStep {
+        costs: Observation {
+            wall_s,
+            decode_s,
+            learn_s: (wall_s - waited_s).max(0.0),
+            weight_passes: needed("segment/weight_passes")?,
+            tokens: needed("segment/tokens")?,
+            context_token_steps: needed("segment/context_token_steps")?,
+            prefill_tokens: needed("segment/context_tokens_recomputed")? + prompts,
+            trained_tokens,
+        },
+        slot_steps: needed("segment/slot_steps")?,
+        staleness_mean: needed("training/off_policy/trajectory_staleness_worst/mean")?,
+        staleness_max: needed("training/off_policy/trajectory_staleness_worst/max")?,
+        mean_length: needed("completions/mean_length")?,
+        max_length: needed("completions/max_length")?,
+        half_limit_share: needed("completions/half_limit_ratio")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(wall_s: f64, trained_tokens: f64) -> RowStep {
+        let costs = Observation {
+            wall_s,
+            decode_s: wall_s / 2.0,
+            tokens: 30.0,
+            trained_tokens,
+            ..Observation::default()
+        };
+        RowStep {
+            costs,
+            slot_steps: 40.0,
+            staleness_max: trained_tokens,
+            mean_length: wall_s,
+            ..RowStep::default()
+        }
+    }
+
+    #[test]
+    fn a_row_leaves_the_first_step_out() {
+        let row = SegmentRow::of((4, 8), &[step(100.0, 7.0), step(2.0, 10.0), step(4.0, 20.0)]).unwrap();
+        assert_eq!((row.segments, row.slots), (4, 8));
+        assert_eq!((row.trained_tokens_per_s, row.step_s, row.slot_use), (5.0, 3.0, 0.75));
+        assert_eq!((row.decoding_share, row.staleness_max, row.mean_length), (0.5, 20.0, 3.0));
+        assert_eq!(row.trained_tokens, 37.0);
+        let error = SegmentRow::of((4, 8), &[step(1.0, 1.0)]).unwrap_err().to_string();
+        assert!(error.contains("the first one is left out"), "{error}");
+    }
+
+    #[test]
+    fn medians_and_ratios_are_those_of_the_rows() {
+        let row = |segments, trained_tokens_per_s| SegmentRow {
+            segments,
+            trained_tokens_per_s,
+            ..SegmentRow::default()
+        };
+        let median = SegmentRow::median(&[row(2, 9.0), row(2, 1.0), row(2, 4.0)]);
+        assert_eq!(median.trained_tokens_per_s, 4.0);
+        let mut rows = [row(0, 2.0), median];
+        compare(&mut rows);
+        assert_eq!((rows[0].ratio, rows[1].ratio), (Some(1.0), Some(2.0)));
+        let mut alone = [row(4, 2.0)];
+        compare(&mut alone);
+        assert_eq!(alone[0].ratio, None);
+    }
+
+    #[test]
+    fn rows_stand_under_their_head() {
+        let row = SegmentRow { segments: 16, slots: 10_000, max_length: 131_072.0, ..SegmentRow::default() };
+        assert_eq!(row.line().len(), SegmentRow::head().len());
+    }
+
+    #[test]
+    fn what_the_learner_did_is_what_it_did_not_wait() {
+        let line = serde_json::json!({
+            "step": 2, "timing_s/step": 10.0, "timing_s/checkpoint": 1.0, "timing_s/gen": 5.0, "timing_s/reward": 0.5,
+            "time/trainer_waiting_for_data": 2.0, "segment/weight_passes": 7, "segment/tokens": 30,
+            "segment/slot_steps": 40, "segment/context_token_steps": 300, "segment/context_tokens_recomputed": 11,
+            "training/completion_tokens": 25, "training/packed_tokens": 31,
+            "training/off_policy/trajectory_staleness_worst/mean": 0.5,
+            "training/off_policy/trajectory_staleness_worst/max": 2, "completions/mean_length": 6,
+            "completions/max_length": 9, "completions/half_limit_ratio": 0.8
+        });
+        let lockstep = row_step(&line, Schedule::Lockstep, 0.5).unwrap().costs;
+        assert_eq!((lockstep.wall_s, lockstep.decode_s, lockstep.learn_s), (8.5, 5.0, 3.0));
+        let step = row_step(&line, Schedule::Async, 0.0).unwrap();
+        assert_eq!((step.costs.wall_s, step.costs.learn_s, step.costs.prefill_tokens), (9.0, 7.0, 17.0));
+        let mut other = line;
+        other.as_object_mut().unwrap().remove("segment/weight_passes");
+        let error = row_step(&other, Schedule::Async, 0.0).unwrap_err().to_string();
+        assert_eq!(error, "the step has no segment/weight_passes");
+    }
+}
