@@ -21,9 +21,9 @@ pub enum OnUpdate {
 }
 
 /// What a token of a context that is filled again costs, in drawn tokens. Filling takes hundreds of rows through
-/// each weight at a time, a decode step as many as there are open trajectories: with 16 of them `longhaul bench
-/// decode` shows about this ratio, with fewer it is smaller. It is a constant, so that a run on another machine
-/// decides the same.
+/// each weight at a time, a decode step as many as there are open trajectories, so the ratio is far below 1 with
+/// one of them and nears 1 with many: a half is between. `longhaul bench decode` measures both speeds. It is a
+/// constant, so that a run on another machine decides the same.
 const FILLED_TOKEN_COST: f64 = 0.5;
 
 /// The most that [`OnUpdate::Auto`] spends on rebuilding, of what drawing the coming segment costs: a segment then

@@ -105,6 +105,18 @@ fn damage(path: &Path, place: usize) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Older weights that open segments need are rounded again, to the same bits.
+#[test]
+fn a_killed_run_with_rounded_rollouts_comes_out_the_same() {
+    let rounded = ["--set", "rollout.precision=\"bf16\""];
+    let whole = Run::new("deterministic");
+    whole.succeeds(&rounded, "");
+    let broken = Run::new("deterministic");
+    broken.fails(&rounded, "actor:kill@70");
+    broken.succeeds(&[&["--resume"][..], &rounded].concat(), "");
+    assert_eq!(broken.result(), whole.result());
+}
+
 #[test]
 fn a_killed_deterministic_run_comes_out_the_same() {
     let expected = unbroken("deterministic").result();

@@ -1,7 +1,7 @@
 //! One optimizer step on recorded completions against PyTorch: loss, gradient norm and the change of every
-//! tensor, for all combinations of advantage, importance, mask and penalty, and under several micro-batch
-//! budgets and chunk lengths. `tests/fixtures/reference_step.py` made the numbers and shares no code with
-//! longhaul. Fails when a formula of the loss, or invariant 4 or 6, is broken.
+//! tensor, for all combinations of advantage, importance, mask and penalty, with truncated weights, and under
+//! several micro-batch budgets and chunk lengths. `tests/fixtures/reference_step.py` made the numbers and
+//! shares no code with longhaul. Fails when a formula of the loss, or invariant 4 or 6, is broken.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,7 @@ struct Case {
     estimator: String,
     dynamic_sampling: bool,
     clip_norm: Option<f64>,
+    tis_cap: Option<f64>,
     sigma: f64,
     loss: f64,
     grad_norm: f64,
@@ -72,10 +73,14 @@ impl Case {
             advantage["alpha"] = json!(constants.alpha);
             advantage["surrogates"] = json!(self.surrogates);
         }
+        let mismatch = match self.tis_cap {
+            Some(cap) => json!({"kind": "tis", "cap": cap}),
+            None => json!({"kind": "none"}),
+        };
         let config = json!({
             "groups_per_step": 5, "batch_tokens_max": batch_tokens_max,
             "dynamic_sampling": self.dynamic_sampling, "advantage": advantage,
-            "importance": {"kind": self.importance}, "clip": constants.clip,
+            "importance": {"kind": self.importance}, "mismatch": mismatch, "clip": constants.clip,
             "mpt": {"enabled": self.mpt, "tau": constants.tau, "sigma": self.sigma,
                     "positive": self.positive, "scope": self.scope},
             "streambp": {"enabled": enabled, "layer_chunk_tokens": layer_chunk_tokens,
@@ -161,7 +166,7 @@ fn a_step_changes_the_weights_as_pytorch_does() {
     let fixture: Fixture = serde_json::from_slice(&text).expect("the fixture's cases");
     let bytes = std::fs::read(replay_dir().join("expected.safetensors")).expect("the fixture's numbers");
     let file = SafeTensors::deserialize(&bytes).expect("the fixture's numbers");
-    assert_eq!(fixture.cases.len(), 3 * 2 * 2 * 2 + 7);
+    assert_eq!(fixture.cases.len(), 3 * 2 * 2 * 2 + 9);
     for case in &fixture.cases {
         for cut in CUTS {
             compare(case, &fixture.constants, &file, cut);
