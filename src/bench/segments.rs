@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use kernels::Precision;
 use rewards::{Answer, RewardConfig, RewardError, RewardKind, TruncatedReward, Verdict, Verifier};
 use rollout::LengthDistribution;
 
@@ -18,6 +19,7 @@ use crate::cli::{BenchSegmentsArgs, RunPlace};
 use crate::config::RunConfig;
 use crate::eval::{Evaluator, no_custom_verifiers};
 use crate::model::{Model, open_device, write_random};
+use crate::policy::Policy;
 use crate::progress::Console;
 use crate::segments::{BUILT_IN, BUILT_IN_LENGTHS, SegmentRow, compare, metrics_steps, row_config};
 use crate::shutdown::Shutdown;
@@ -230,7 +232,8 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
         let evaluation = config.evaluation().context("the config has no held-out problems")?;
         let model = Model::load(&outcome.model, &open_device((config.run.device, config.run.threads))?)?;
         let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
-        row.accuracy = evaluator.run(&Arc::new(model.decoder), 0)?.accuracy;
+        let policy = Policy::new(Arc::new(model.decoder), Precision::F32)?;
+        row.accuracy = evaluator.run(Arc::new(policy), 0)?.accuracy;
     }
     Ok(row)
 }
