@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use kernels::sampling::{SamplingConfig, draw, uniform};
-use kernels::{DecodeSlots, DecodeWeights, Decoder, Feed};
+use kernels::{CachePrecision, DecodeSlots, DecodeWeights, Decoder, Feed, Prefilled};
 use rayon::prelude::*;
-use rollout::{Drawn, Generator, GeneratorError, OnUpdate, SegmentRequest, Token, Versioned};
+use rollout::{
+    Drawn, Generator, GeneratorError, KvCache, OnUpdate, PrefilledTokens, SegmentRequest, Token, Versioned,
+};
 
 /// Logits below which one thread draws all tokens: it takes less time than to wake another.
 const DRAWN_TOGETHER_MIN: usize = 64 * 1024;
@@ -18,6 +20,8 @@ pub struct DecoderGenerator {
     slots: Vec<Option<Slot>>,
     /// The weights of each version that a slot decodes under, packed when the version is first used.
     packed: BTreeMap<u64, DecodeWeights>,
+    /// What caches had been filled with when it was last asked for.
+    prefilled: Prefilled,
 }
 
 /// A slot in use.
@@ -48,7 +52,19 @@ impl DecoderGenerator {
             on_update,
             slots: (0..slots).map(|_| None).collect(),
             packed: BTreeMap::new(),
+            prefilled: Prefilled::default(),
         }
+    }
+
+    /// The same with keys and values cached in fewer bits, which decoders on the CPU can.
+    #[must_use]
+    pub fn with_cache(self, decoder: &Decoder, room: (usize, usize), kv_cache: KvCache) -> Self {
+        if kv_cache == KvCache::F32 {
+            return self;
+        }
+        let cache = DecodeSlots::rounded(&decoder.config, room, precision(kv_cache), &decoder.device())
+            .expect("a config that asks for it on another device is refused");
+        Self { cache, ..self }
     }
 
     /// Slots in use by the version that decodes them.
@@ -113,6 +129,14 @@ impl DecoderGenerator {
     }
 }
 
+/// A cache's precision by its name in the config.
+pub(crate) fn precision(kv_cache: KvCache) -> CachePrecision {
+    match kv_cache {
+        KvCache::F32 => CachePrecision::F32,
+        KvCache::Bf16 => CachePrecision::Bf16,
+    }
+}
+
 /// How the generators of a run are made.
 #[derive(Clone)]
 pub struct Generators {
@@ -124,13 +148,19 @@ pub struct Generators {
     pub sampling: SamplingConfig,
     /// What new weights do to the caches.
     pub on_update: OnUpdate,
+    /// In how many bits keys and values are cached.
+    pub kv_cache: KvCache,
 }
 
 impl Generators {
     /// A generator whose slots are free.
     #[must_use]
     pub fn make(&self) -> DecoderGenerator {
-        DecoderGenerator::new(&self.decoder, self.room, self.sampling, self.on_update)
+        DecoderGenerator::new(&self.decoder, self.room, self.sampling, self.on_update).with_cache(
+            &self.decoder,
+            self.room,
+            self.kv_cache,
+        )
     }
 }
 
@@ -187,5 +217,17 @@ impl Generator for DecoderGenerator {
 
     fn slots(&self) -> usize {
         self.slots.len()
+    }
+
+    fn cache_block_tokens(&self) -> usize {
+        self.cache.block_tokens()
+    }
+
+    fn take_prefilled(&mut self) -> PrefilledTokens {
+        let before = std::mem::replace(&mut self.prefilled, self.cache.prefilled());
+        PrefilledTokens {
+            computed: self.prefilled.computed - before.computed,
+            shared: self.prefilled.shared - before.shared,
+        }
     }
 }
