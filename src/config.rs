@@ -24,6 +24,9 @@ pub use sections::{
     WatchdogSection,
 };
 
+/// The tokens of a prompt that are reckoned with where nobody has seen the prompts.
+pub(crate) const PROMPT_TOKENS: usize = 64;
+
 /// A config that cannot be meant. It is one line: the file and line (or the override), the key, the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {message}")]

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kernels::sampling::{SamplingConfig, draw, logprob_and_entropy, uniform};
-use kernels::{DecodeSlots, DecodeWeights, Decoder, Feed};
+use kernels::{CachePrecision, DecodeSlots, DecodeWeights, Decoder, Feed, Prefilled};
 use rayon::prelude::*;
-use rollout::{Drawn, Generator, GeneratorError, LengthDistribution, SegmentRequest, Token, Versioned};
+use rollout::{
+    Drawn, Generator, GeneratorError, KvCache, LengthDistribution, PrefilledTokens, SegmentRequest, Token,
+    Versioned,
+};
 
 use crate::policy::Policy;
 
@@ -18,6 +21,8 @@ pub struct DecoderGenerator {
     cache: DecodeSlots,
     sampling: SamplingConfig,
     slots: Vec<Option<Slot>>,
+    /// What caches had been filled with when it was last asked for.
+    prefilled: Prefilled,
     given: Option<GivenLengths>,
 }
 
@@ -71,7 +76,19 @@ impl DecoderGenerator {
     /// cache grows where they get longer.
     pub fn new(decoder: &Decoder, (slots, positions): (usize, usize), sampling: SamplingConfig) -> Self {
         let cache = DecodeSlots::new(&decoder.config, slots, positions, &decoder.device());
-        Self { cache, sampling, slots: (0..slots).map(|_| None).collect(), given: None }
+        let slots = (0..slots).map(|_| None).collect();
+        Self { cache, sampling, slots, prefilled: Prefilled::default(), given: None }
+    }
+
+    /// The same with keys and values cached in fewer bits, which decoders on the CPU can.
+    #[must_use]
+    pub fn with_cache(self, decoder: &Decoder, room: (usize, usize), kv_cache: KvCache) -> Self {
+        if kv_cache == KvCache::F32 {
+            return self;
+        }
+        let cache = DecodeSlots::rounded(&decoder.config, room, precision(kv_cache), &decoder.device())
+            .expect("a config that asks for it on another device is refused");
+        Self { cache, ..self }
     }
 
     /// Slots in use by the version that decodes them, with the version's weights.
@@ -135,6 +152,14 @@ impl DecoderGenerator {
     }
 }
 
+/// A cache's precision by its name in the config.
+pub(crate) fn precision(kv_cache: KvCache) -> CachePrecision {
+    match kv_cache {
+        KvCache::F32 => CachePrecision::F32,
+        KvCache::Bf16 => CachePrecision::Bf16,
+    }
+}
+
 /// How the generators of a run are made.
 #[derive(Clone)]
 pub struct Generators {
@@ -144,6 +169,8 @@ pub struct Generators {
     pub room: (usize, usize),
     /// How tokens are drawn.
     pub sampling: SamplingConfig,
+    /// In how many bits keys and values are cached.
+    pub kv_cache: KvCache,
     /// Lengths from outside, which only measurements have.
     pub(crate) given: Option<GivenLengths>,
 }
@@ -153,6 +180,7 @@ impl Generators {
     #[must_use]
     pub fn make(&self) -> DecoderGenerator {
         let generator = DecoderGenerator::new(&self.decoder, self.room, self.sampling);
+        let generator = generator.with_cache(&self.decoder, self.room, self.kv_cache);
         DecoderGenerator { given: self.given.clone(), ..generator }
     }
 }
@@ -207,6 +235,18 @@ impl Generator for DecoderGenerator {
 
     fn slots(&self) -> usize {
         self.slots.len()
+    }
+
+    fn cache_block_tokens(&self) -> usize {
+        self.cache.block_tokens()
+    }
+
+    fn take_prefilled(&mut self) -> PrefilledTokens {
+        let before = std::mem::replace(&mut self.prefilled, self.cache.prefilled());
+        PrefilledTokens {
+            computed: self.prefilled.computed - before.computed,
+            shared: self.prefilled.shared - before.shared,
+        }
     }
 }
 

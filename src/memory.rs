@@ -2,15 +2,13 @@
 
 use std::fmt;
 
-use kernels::{DecodeMemory, DecoderConfig, MemoryPlan};
+use kernels::{CACHE_BLOCK_TOKENS, DecodeMemory, DecoderConfig, MemoryPlan};
 use learner::optimizer::OptimizerKind;
-use rollout::DecodePrecision;
+use rollout::{DecodePrecision, RolloutConfig, Room};
 
-use crate::config::RunConfig;
+use crate::config::{PROMPT_TOKENS, RunConfig};
+use crate::generator::precision as cache_precision;
 use crate::policy::precision;
-
-/// The tokens of a prompt that are reckoned with.
-const PROMPT_TOKENS: usize = 64;
 
 /// Bytes that a drawn token takes in trajectories, queue and completions: id and log-prob in a segment that may
 /// have grown to twice its room, id and text in the completion.
@@ -33,7 +31,6 @@ impl RunMemory {
         let (rollout, learner, eval) = (&config.rollout, &config.learner, &config.eval);
         let weights = 4 * decoder.parameters() as u64;
         let positions = rollout.output_tokens_max + PROMPT_TOKENS;
-        let actors = DecodeMemory::new(decoder, rollout.trajectories_open_max, positions);
         let one = DecodeMemory::new(decoder, rollout.slots_per_actor(), positions);
         let count = rollout.actors as u64;
         let packed = DecodeMemory::packed_at(decoder, precision(rollout.precision));
@@ -60,7 +57,7 @@ impl RunMemory {
         parts.extend([
             // The one that a learner's update leaves behind, and the one before it, which open segments may need.
             ("older policies".to_owned(), 2 * weights),
-            (format!("keys and values of {} open trajectories", rollout.trajectories_open_max), actors.cache),
+            keys_values(rollout, decoder),
             // The one that is published next, the newest, and the one before it, which open segments may need. All
             // actors share them.
             ("weights packed for decoding, of three policies".to_owned(), 3 * packed),
@@ -85,6 +82,24 @@ impl RunMemory {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// The caches of all actors, as far as their bound lets them grow.
+fn keys_values(rollout: &RolloutConfig, decoder: &DecoderConfig) -> (String, u64) {
+    let open = rollout.trajectories_open_max;
+    let blocks = open * (rollout.output_tokens_max + PROMPT_TOKENS).div_ceil(CACHE_BLOCK_TOKENS);
+    let bytes =
+        |blocks: usize| blocks as u64 * DecodeMemory::cache_block(decoder, cache_precision(rollout.kv_cache));
+    let bound = rollout
+        .kv_cache_tokens_per_actor()
+        .map(|tokens| rollout.actors * Room::of_tokens(tokens, CACHE_BLOCK_TOKENS).blocks);
+    match bound.filter(|bound| *bound < blocks) {
+        Some(bound) => {
+            let tokens = bound * CACHE_BLOCK_TOKENS;
+            (format!("keys and values of {tokens} tokens, {bound} blocks"), bytes(bound))
+        }
+        None => (format!("keys and values of {open} open trajectories"), bytes(blocks)),
     }
 }
 
@@ -138,6 +153,13 @@ mod tests {
         assert_eq!(evaluation, weights / 3);
         assert_eq!(of(&["rollout.actors=2"]).part("weights packed"), weights);
         assert_eq!(plain.total() - of(&["optimizer.kind=sgd"]).total(), 2 * plain.parts[0].1);
+        // 64 trajectories of 192 tokens are three blocks each; 4 layers of 128 keys and 128 values, in f32.
+        let caches = 64 * 3 * 64 * (4 * 4 * 2 * 128);
+        assert_eq!(plain.total() - of(&["rollout.kv_cache=bf16"]).total(), caches / 2);
+        let bounded = of(&["rollout.kv_cache_tokens_max=6400"]);
+        assert_eq!(plain.total() - bounded.total(), caches * 92 / 192);
+        assert!(bounded.to_string().contains("keys and values of 6400 tokens, 100 blocks"), "{bounded}");
+        assert_eq!(of(&["rollout.kv_cache_tokens_max=64000"]), plain, "more than the slots can hold");
         assert!(of(&["learner.streambp.enabled=false"]).to_string().contains("is not planned"));
     }
 }

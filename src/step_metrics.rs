@@ -128,6 +128,15 @@ impl StepMetrics {
         self.add("segment/slot_steps", since.slot_steps as f64);
         self.add("segment/weight_passes", since.weight_passes as f64);
         self.add("segment/context_token_steps", since.context_token_steps as f64);
+        self.add("segment/kv_use", since.kv_use());
+        self.add("segment/wait_steps", since.wait_steps());
+        self.add("segment/parked", since.parked as f64);
+        if let Some((mean, max, min)) = since.tokens_per_segment() {
+            let spread = Spread { mean, max: max as f64, min: min as f64 };
+            self.add_spread("segment/tokens_per_segment", spread);
+        }
+        self.add("segment/prefill_tokens", since.prefill_tokens as f64);
+        self.add("segment/prefill_tokens_shared", since.prefill_tokens_shared as f64);
         self.add("segment/context_tokens_recomputed", since.context_tokens_recomputed as f64);
         self.add("segment/context_tokens_kept", since.context_tokens_kept as f64);
         self.add("segment/completions", since.completions as f64);

@@ -19,7 +19,7 @@ use rollout::{
 use crate::alarms::{Alarms, StepFacts};
 use crate::checkpoints::{self, RunState};
 use crate::cli::{RunPlace, Start};
-use crate::config::{RunConfig, Schedule};
+use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
 use crate::driver::Driver;
 use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
 use crate::generator::{DecoderGenerator, Generators, GivenLengths};
@@ -211,12 +211,13 @@ impl Actors {
         let generators = Generators {
             decoder: model.decoder.clone(),
             // Room for an output and a short prompt; the cache grows where a prompt is longer.
-            room: (rollout.slots_per_actor(), output_tokens_max + 64),
+            room: (rollout.slots_per_actor(), output_tokens_max + PROMPT_TOKENS),
             sampling: SamplingConfig {
                 temperature: rollout.temperature,
                 top_p: rollout.top_p,
                 top_k: rollout.top_k,
             },
+            kv_cache: rollout.kv_cache,
             given,
         };
         let actors = (0..rollout.actors)

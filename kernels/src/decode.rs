@@ -8,6 +8,7 @@ mod attention;
 pub(crate) mod cache;
 pub(crate) mod packed;
 mod pass;
+mod prefill;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,9 +17,10 @@ use rayon::prelude::*;
 
 use crate::decoder::config::DecoderConfig;
 use crate::rope::Rope;
-use cache::{Blocks, Context};
+use cache::{Blocks, CachePrecision, Context};
 use packed::PackedDecoder;
 use pass::{Part, Pass, Workspace};
+use prefill::{Filling, Round};
 
 /// Tokens that one pass takes through the layers: enough that products are bound by arithmetic, few enough
 /// that the activations of a pass stay in cache.
@@ -31,6 +33,15 @@ const SHARED_WORK_MIN: usize = 1 << 20;
 
 /// How long a thread looks for work before it leaves.
 const AWAKE_MAX: Duration = Duration::from_micros(200);
+
+/// Tokens of contexts that were filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefilled {
+    /// Tokens that went through the layers.
+    pub computed: u64,
+    /// Tokens whose keys and values were taken over from a context that had them.
+    pub shared: u64,
+}
 
 /// New tokens of one context.
 pub(crate) struct Input<'a> {
@@ -45,17 +56,27 @@ pub(crate) struct CpuSlots {
     angles: AngleTable,
     workspaces: Vec<Workspace>,
     positions_max: usize,
+    prefilled: Prefilled,
 }
 
 impl CpuSlots {
-    pub(crate) fn new(config: &DecoderConfig, slots: usize, positions_max: usize) -> Self {
+    pub(crate) fn new(
+        config: &DecoderConfig,
+        (slots, positions_max): (usize, usize),
+        precision: CachePrecision,
+    ) -> Self {
         Self {
             contexts: (0..slots).map(|_| Context::default()).collect(),
-            blocks: Blocks::new(config),
+            blocks: Blocks::new(config, precision),
             angles: AngleTable::new(&config.rope, config.head_width),
             workspaces: Vec::new(),
             positions_max,
+            prefilled: Prefilled::default(),
         }
+    }
+
+    pub(crate) fn prefilled(&self) -> Prefilled {
+        self.prefilled
     }
 
     pub(crate) fn reserve(&mut self, positions: usize) {
@@ -72,6 +93,50 @@ impl CpuSlots {
 
     pub(crate) fn release(&mut self, slot: usize) {
         self.blocks.take_back(&mut self.contexts[slot]);
+    }
+
+    /// Forgets what the slots held and fills them with these contexts. What live contexts have of them in full
+    /// blocks, and what they have in common, is not computed again.
+    ///
+    /// # Panics
+    /// As [`CpuSlots::extend`].
+    pub(crate) fn prefill(&mut self, model: &PackedDecoder, inputs: &[Input<'_>]) {
+        let mut named = vec![false; self.contexts.len()];
+        for Input { slot, .. } in inputs {
+            assert!(!std::mem::replace(&mut named[*slot], true), "slot {slot} is filled twice");
+            self.release(*slot);
+        }
+        let mut left: Vec<Filling<'_>> = Vec::with_capacity(inputs.len());
+        for &Input { slot, tokens } in inputs {
+            let context = &mut self.contexts[slot];
+            self.blocks.take_over_known(context, tokens, model.number());
+            left.push(Filling { slot, tokens, has: context.len() });
+        }
+        let (tokens, mut computed) = (inputs.iter().map(|input| input.tokens.len()).sum::<usize>(), 0);
+        left.retain(|context| context.has < context.tokens.len());
+        while !left.is_empty() {
+            let round = Round::next(&left);
+            let spans = round.computed.iter().map(|&(place, until)| (left[place], until));
+            let inputs: Vec<Input<'_>> = spans
+                .map(|(context, until)| Input {
+                    slot: context.slot,
+                    tokens: &context.tokens[context.has..until],
+                })
+                .filter(|input| !input.tokens.is_empty())
+                .collect();
+            self.extend(model, &inputs, false);
+            computed += inputs.iter().map(|input| input.tokens.len()).sum::<usize>();
+            for (place, from, until) in round.taken_over {
+                let (to, tokens) = (left[place].slot, &left[place].tokens[..until]);
+                let mut context = std::mem::take(&mut self.contexts[to]);
+                self.blocks.take_over((&mut context, &self.contexts[left[from].slot]), tokens);
+                self.contexts[to] = context;
+            }
+            left.iter_mut().for_each(|context| context.has = self.contexts[context.slot].len());
+            left.retain(|context| context.has < context.tokens.len());
+        }
+        self.prefilled.computed += computed as u64;
+        self.prefilled.shared += (tokens - computed) as u64;
     }
 
     /// Adds the inputs' tokens to their contexts; with `wanted`, returns the logits after each one's last token,
@@ -91,6 +156,9 @@ impl CpuSlots {
         (wanted, sharing): (bool, Sharing),
     ) -> Vec<f32> {
         let vocabulary = model.config.vocabulary;
+        if inputs.is_empty() {
+            return Vec::new();
+        }
         let mut logits = vec![0.0; if wanted { inputs.len() * vocabulary } else { 0 }];
         let mut rest = logits.chunks_exact_mut(vocabulary);
         let mut parts: Vec<Part<'_>> = Vec::with_capacity(inputs.len());
@@ -112,7 +180,8 @@ impl CpuSlots {
                 });
             }
         }
-        for part in parts {
+        for mut part in parts {
+            self.blocks.settle(&mut part.context, part.tokens, model.number());
             self.contexts[part.slot] = part.context;
         }
         logits
@@ -232,8 +301,9 @@ impl AngleTable {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
+    use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
+    use super::cache::{Blocks, CachePrecision};
     use super::packed::PackedDecoder;
     use super::{CpuSlots, Input, Sharing};
     use crate::decoder::config::Family;
@@ -275,7 +345,7 @@ mod tests {
             let decoder = decoder(config);
             let packed = PackedDecoder::new(&decoder, Precision::F32);
             let text = text(140, decoder.config.vocabulary);
-            let mut slots = CpuSlots::new(&decoder.config, 2, 140);
+            let mut slots = CpuSlots::new(&decoder.config, (2, 140), CachePrecision::F32);
             let mut plain = DeviceSlots::new(&decoder.config, 2, 140, &Device::flex());
             for (slot, range) in [(0, 0..5), (1, 0..100), (0, 5..6), (1, 100..140), (0, 6..80), (0, 80..81)] {
                 let tokens = &text[range];
@@ -294,8 +364,8 @@ mod tests {
     }
 
     /// Logits after every token of a text that is fed alone, token by token, on one thread.
-    fn alone(packed: &PackedDecoder, text: &[u32]) -> Vec<Vec<u32>> {
-        let mut slots = CpuSlots::new(&packed.config, 1, text.len());
+    fn alone(packed: &PackedDecoder, cache: CachePrecision, text: &[u32]) -> Vec<Vec<u32>> {
+        let mut slots = CpuSlots::new(&packed.config, (1, text.len()), cache);
         let step = |tokens| slots.extend_shared(packed, &[Input { slot: 0, tokens }], (true, Sharing::Alone));
         text.chunks(1).map(step).map(|logits| bits(&logits)).collect()
     }
@@ -314,6 +384,7 @@ mod tests {
             threads in 1_usize..4,
             columns in proptest::bool::ANY,
             precision in proptest::sample::select(&[Precision::F32, Precision::Bf16, Precision::I8][..]),
+            cache in proptest::sample::select(&[CachePrecision::F32, CachePrecision::Bf16][..]),
             cuts in proptest::collection::vec((0_usize..3, 1_usize..90), 1..9),
         ) {
             let decoder = decoder(shapes().swap_remove(shape));
@@ -321,10 +392,10 @@ mod tests {
             let vocabulary = decoder.config.vocabulary;
             let texts: Vec<Vec<u32>> =
                 (0..3).map(|slot| text(200 + slot, vocabulary)[slot..].to_vec()).collect();
-            let expected: Vec<_> = texts.iter().map(|text| alone(&packed, text)).collect();
+            let expected: Vec<_> = texts.iter().map(|text| alone(&packed, cache, text)).collect();
             let sharing = if columns { Sharing::Columns } else { Sharing::Contexts };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut slots = CpuSlots::new(&decoder.config, 3, 200);
+            let mut slots = CpuSlots::new(&decoder.config, (3, 200), cache);
             let mut fed = [0; 3];
             // Each cut goes with one token for every other slot.
             for (first, tokens) in cuts {
@@ -350,11 +421,143 @@ mod tests {
         let decoder = decoder(DecoderConfig::small(Family::Llama));
         let packed = PackedDecoder::new(&decoder, Precision::F32);
         let text = text(70, decoder.config.vocabulary);
-        let mut slots = CpuSlots::new(&decoder.config, 1, 70);
+        let mut slots = CpuSlots::new(&decoder.config, (1, 70), CachePrecision::F32);
         slots.extend(&packed, &[Input { slot: 0, tokens: &text }], false);
         slots.release(0);
         assert_eq!(slots.len(0), 0);
         let again = slots.extend(&packed, &[Input { slot: 0, tokens: &text[3..9] }], true);
-        assert_eq!(bits(&again), alone(&packed, &text[3..9])[5]);
+        assert_eq!(bits(&again), alone(&packed, CachePrecision::F32, &text[3..9])[5]);
+    }
+
+    /// Two groups of two: members of a group have a prompt in common and go on differently.
+    fn members(prompts: [usize; 2], vocabulary: usize) -> Vec<Vec<u32>> {
+        let text = text(400, vocabulary);
+        let member = |slot: usize| {
+            let prompt = &text[slot / 2..][..prompts[slot / 2]];
+            [prompt, &text[100 + 20 * slot..][..200]].concat()
+        };
+        (0..4).map(member).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Contexts that share blocks, under weights that change, against slots of their own that share nothing.
+        #[test]
+        fn sharing_changes_no_logit(
+            shape in 0_usize..6,
+            threads in 1_usize..4,
+            cache in proptest::sample::select(&[CachePrecision::F32, CachePrecision::Bf16][..]),
+            prompts in [1_usize..150, 1..150],
+            calls in proptest::collection::vec((0_usize..5, 1_usize..16, 0_usize..2, 1_usize..200), 1..12),
+        ) {
+            let decoder = decoder(shapes().swap_remove(shape));
+            let other = Decoder::random(decoder.config.clone(), 6, &Device::flex());
+            let weights = [&decoder, &other].map(|decoder| PackedDecoder::new(decoder, Precision::F32));
+            let vocabulary = decoder.config.vocabulary;
+            let texts = members(prompts, vocabulary);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut slots = CpuSlots::new(&decoder.config, (4, 350), cache);
+            let mut plain: Vec<CpuSlots> =
+                (0..4).map(|_| CpuSlots::new(&decoder.config, (1, 350), cache)).collect();
+            for (kind, named, version, tokens) in calls {
+                let named: Vec<usize> = (0..4).filter(|slot| (named >> slot) & 1 == 1).collect();
+                let from = |slots: &CpuSlots, slot| if kind < 2 { 0 } else { slots.len(slot) };
+                let count = if kind == 3 { 1 } else { tokens };
+                let inputs: Vec<Input<'_>> = named
+                    .iter()
+                    .map(|&slot| (slot, &texts[slot][from(&slots, slot)..]))
+                    .map(|(slot, rest)| Input { slot, tokens: &rest[..rest.len().min(count + slot)] })
+                    .filter(|input| !input.tokens.is_empty())
+                    .collect();
+                match kind {
+                    0 | 1 => pool.install(|| slots.prefill(&weights[version], &inputs)),
+                    2 | 3 => {
+                        let logits = pool.install(|| slots.extend(&weights[version], &inputs, true));
+                        for (input, logits) in inputs.iter().zip(logits.chunks(vocabulary)) {
+                            let own = Input { slot: 0, tokens: input.tokens };
+                            let expected = plain[input.slot].extend(&weights[version], &[own], true);
+                            prop_assert_eq!(bits(logits), bits(&expected), "slot {}", input.slot);
+                        }
+                    }
+                    _ => named.iter().for_each(|&slot| slots.release(slot)),
+                }
+                for input in inputs.iter().filter(|_| kind < 2) {
+                    plain[input.slot].prefill(&weights[version], &[Input { slot: 0, tokens: input.tokens }]);
+                }
+                if kind == 4 {
+                    named.iter().for_each(|&slot| plain[slot].release(0));
+                }
+            }
+            (0..4).for_each(|slot| slots.release(slot));
+            prop_assert!(slots.blocks.is_forgotten(), "no block is kept or found that nobody has");
+        }
+    }
+
+    /// By hand: prompts of 150 tokens are two full blocks and 22 tokens.
+    #[test]
+    fn a_prompt_is_filled_once_for_its_group() {
+        let decoder = decoder(DecoderConfig::small(Family::Llama));
+        let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
+        let texts = members([150, 150], decoder.config.vocabulary);
+        let mut slots = CpuSlots::new(&decoder.config, (4, 400), CachePrecision::F32);
+        let mut fill = |weights: &PackedDecoder, named: &[(usize, usize)]| {
+            let before = slots.prefilled();
+            let inputs = named.iter().map(|&(slot, end)| Input { slot, tokens: &texts[slot][..end] });
+            slots.prefill(weights, &inputs.collect::<Vec<_>>());
+            let after = slots.prefilled();
+            (after.computed - before.computed, after.shared - before.shared, Blocks::in_use(&slots.contexts))
+        };
+        // In one call, to the last token; a copy of the third block.
+        assert_eq!(fill(&old, &[(0, 150), (1, 150)]), (150, 150, 2 + 2));
+        // Another group.
+        assert_eq!(fill(&old, &[(2, 150)]), (150, 0, 4 + 3));
+        // Its second member comes later and has the full blocks, and 30 tokens of its own.
+        assert_eq!(fill(&old, &[(3, 180)]), (180 - 128, 128, 7 + 1));
+        // Newer weights fill what older ones filled again, once for both members, at different times too.
+        assert_eq!(fill(&new, &[(2, 180)]), (180, 0, 8 + 2));
+        assert_eq!(fill(&new, &[(3, 180)]), (180 - 128, 128, 8));
+        assert_eq!(fill(&old, &[(0, 180), (1, 190)]), (150 + 30 + 40, 150, 8));
+    }
+
+    /// A context that went on under newer weights with what older ones computed.
+    #[test]
+    fn blocks_of_several_versions_are_not_found() {
+        let decoder = decoder(DecoderConfig::small(Family::Llama));
+        let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
+        let text = text(200, decoder.config.vocabulary);
+        let mut slots = CpuSlots::new(&decoder.config, (2, 200), CachePrecision::F32);
+        slots.extend(&old, &[Input { slot: 0, tokens: &text[..70] }], false);
+        slots.extend(&new, &[Input { slot: 0, tokens: &text[70..200] }], false);
+        let mut shared = |weights: &PackedDecoder| {
+            let before = slots.prefilled().shared;
+            slots.prefill(weights, &[Input { slot: 1, tokens: &text }]);
+            slots.prefilled().shared - before
+        };
+        // The first block is the older weights' alone; what was computed on it is nobody's.
+        assert_eq!([shared(&new), shared(&old)], [0, 64]);
+    }
+
+    /// Roundings of keys and values against the computation in f64: the largest error of a log-probability.
+    #[test]
+    fn a_cache_in_bf16_changes_logprobs_by_its_roundings() {
+        let mut worst = [0.0_f64; 2];
+        for config in shapes() {
+            let decoder = decoder(config);
+            let text = text(140, decoder.config.vocabulary);
+            let packed_text = crate::Packed::new([&text[..]]);
+            let reference = crate::reference::Reference::new(&decoder, &packed_text, 1.0);
+            let expected = reference.statistics(&reference.forward()).0;
+            let packed = PackedDecoder::new(&decoder, Precision::F32);
+            for (place, cache) in [CachePrecision::F32, CachePrecision::Bf16].into_iter().enumerate() {
+                let mut slots = CpuSlots::new(&decoder.config, (1, 140), cache);
+                for (at, pair) in text.windows(2).enumerate() {
+                    let logits = slots.extend(&packed, &[Input { slot: 0, tokens: &pair[..1] }], true);
+                    let (logprob, _) = crate::sampling::logprob_and_entropy(&logits, 1.0, pair[1]);
+                    worst[place] = worst[place].max((f64::from(logprob) - expected[at]).abs());
+                }
+            }
+        }
+        assert!(worst[0] < 1e-4 && (1e-3..5e-2).contains(&worst[1]), "{worst:?}");
     }
 }

@@ -14,8 +14,8 @@ use pulp::{Simd, WithSimd, bytemuck};
 use crate::panel::{Buffer, Left};
 use crate::prefetch::Ahead;
 use crate::simd;
-pub(crate) use packed::Packed;
 pub use packed::Precision;
+pub(crate) use packed::{Packed, bf16};
 use packed::{WHOLE_BITS, WHOLE_OFFSET};
 
 /// Length of the sums between two visits of a result: a panel's part of so many rows stays in first-level cache.

@@ -4,8 +4,9 @@
 
 use burn::tensor::Device;
 
+use crate::decode::cache::CachePrecision;
 use crate::decode::packed::PackedDecoder;
-use crate::decode::{CpuSlots, Input};
+use crate::decode::{CpuSlots, Input, Prefilled};
 use crate::decoder::Decoder;
 use crate::decoder::config::DecoderConfig;
 use crate::gemm::Precision;
@@ -14,7 +15,7 @@ use crate::{KernelError, flex};
 pub(crate) mod device;
 mod memory;
 
-pub use memory::DecodeMemory;
+pub use memory::{CACHE_BLOCK_TOKENS, DecodeMemory};
 
 use device::DeviceSlots;
 
@@ -99,11 +100,48 @@ impl DecodeSlots {
     /// Slots for contexts of at most `positions_max` tokens each. On the CPU memory follows the tokens that the
     /// slots hold, on other devices it is taken at once.
     pub fn new(config: &DecoderConfig, slots: usize, positions_max: usize, device: &Device) -> Self {
-        Self(if flex::is_cpu(device) {
-            Engine::Cpu(CpuSlots::new(config, slots, positions_max))
-        } else {
-            Engine::Device(DeviceSlots::new(config, slots, positions_max, device))
-        })
+        if flex::is_cpu(device) {
+            return Self(Engine::Cpu(CpuSlots::new(config, (slots, positions_max), CachePrecision::F32)));
+        }
+        Self(Engine::Device(DeviceSlots::new(config, slots, positions_max, device)))
+    }
+
+    /// [`DecodeSlots::new`] with keys and values rounded to a precision. Bf16 takes half of the memory; logits are off
+    /// by the roundings and still do not depend, to the last bit, on what else is decoded.
+    ///
+    /// # Errors
+    /// If the device is not the CPU and the precision is not f32.
+    pub fn rounded(
+        config: &DecoderConfig,
+        (slots, positions_max): (usize, usize),
+        precision: CachePrecision,
+        device: &Device,
+    ) -> Result<Self, KernelError> {
+        if flex::is_cpu(device) {
+            return Ok(Self(Engine::Cpu(CpuSlots::new(config, (slots, positions_max), precision))));
+        }
+        match precision {
+            CachePrecision::F32 => Ok(Self::new(config, slots, positions_max, device)),
+            CachePrecision::Bf16 => {
+                Err(KernelError::Input("keys and values are rounded on the CPU only".to_owned()))
+            }
+        }
+    }
+
+    /// Tokens of a block of the cache: a context takes whole blocks.
+    pub fn block_tokens(&self) -> usize {
+        match &self.0 {
+            Engine::Cpu(_) => CACHE_BLOCK_TOKENS,
+            Engine::Device(_) => 1,
+        }
+    }
+
+    /// Tokens that [`DecodeSlots::prefill`] has filled slots with so far.
+    pub fn prefilled(&self) -> Prefilled {
+        match &self.0 {
+            Engine::Cpu(slots) => slots.prefilled(),
+            Engine::Device(slots) => slots.prefilled(),
+        }
     }
 
     /// Allows contexts of this many tokens.
@@ -141,7 +179,8 @@ impl DecodeSlots {
     /// Forgets what the slots held and fills them with these contexts, without logits.
     ///
     /// Contexts go through the layers in passes of a bounded number of tokens, longer ones in parts. A context
-    /// without tokens leaves its slot empty.
+    /// without tokens leaves its slot empty. On the CPU a context takes over what another one has of its beginning
+    /// under the same weights: full blocks of any slot, and every token of one that is filled in the same call.
     ///
     /// # Panics
     /// If a context is longer than `positions_max`, a token is outside the vocabulary, or the weights lie on
@@ -150,7 +189,7 @@ impl DecodeSlots {
         match (&mut self.0, &weights.0) {
             (Engine::Cpu(slots), Form::Packed(packed)) => {
                 contexts.iter().for_each(|context| slots.release(context.slot));
-                slots.extend(packed, &inputs(contexts), false);
+                slots.prefill(packed, &inputs(contexts));
             }
             (Engine::Device(slots), Form::Device(decoder)) => slots.prefill(decoder, contexts),
             _ => panic!("weights and slots lie on one device"),

@@ -28,10 +28,11 @@ mod test_tensors;
 mod reference;
 
 pub use burn::tensor::Device;
+pub use decode::{Prefilled, cache::CachePrecision};
 pub use decoder::{Decoder, Packed, config::DecoderConfig};
 pub use error::KernelError;
 pub use gemm::Precision;
-pub use generate::{DecodeMemory, DecodeSlots, DecodeWeights, Feed};
+pub use generate::{CACHE_BLOCK_TOKENS, DecodeMemory, DecodeSlots, DecodeWeights, Feed};
 pub use simd::{SIMD_VARIABLE, SimdLevel};
 pub use streambp::{
     ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, token_stats,

@@ -195,7 +195,7 @@ mod tests {
         }
         for level in SimdLevel::available() {
             let run = Command::new(std::env::current_exe().expect("a test has a path"))
-                .args(["decode::tests::", "gemm::", "panel::", "simd::"])
+                .args(["decode::tests::", "decode::cache::", "gemm::", "panel::", "simd::"])
                 .env(SIMD_VARIABLE, level.name())
                 .output()
                 .expect("the test binary runs");

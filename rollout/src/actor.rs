@@ -8,16 +8,16 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RolloutConfig;
-use crate::decoding::{BegunSegment, CacheUpdate, Decoding, Step};
+use crate::decoding::{Begun, CacheUpdate, Decoding, Step};
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
 use crate::generator::Generator;
 use crate::group::FinishedGroup;
 use crate::intake::Intake;
-use crate::ledger::{ActorState, SlotState};
+use crate::ledger::{ActorState, SlotState, WaitingState};
 use crate::prompt::{Prompt, PromptSource};
 use crate::pulse::Pulses;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{FinishedContexts, Room, Scheduler};
 use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
 use crate::trajectory::{Finish, OutputLimits, Trajectory};
@@ -67,8 +67,13 @@ impl<G: Generator> Actor<G> {
     /// An actor whose slots are free. It uses the config's share of slots, or fewer if the decoder has fewer.
     pub fn new(context: Arc<ActorContext<G::Weights>>, number: usize, generator: G) -> Self {
         let slots = generator.slots().min(context.config.slots_per_actor());
-        let scheduler = Scheduler::new(slots, OutputLimits::from(&context.config));
         let group_size = context.config.group_size;
+        let mut scheduler =
+            Scheduler::new(slots, OutputLimits::from(&context.config)).with_priority(context.config.priority);
+        if let Some(tokens) = context.config.kv_cache_tokens_per_actor() {
+            let room = Room::of_tokens(tokens, generator.cache_block_tokens());
+            scheduler = scheduler.bounded(room, group_size);
+        }
         let decoding = Decoding::new(generator, scheduler, context.seed)
             .with_updates(context.config.on_update, context.config.segment_tokens_max());
         Self {
@@ -124,7 +129,7 @@ impl<G: Generator> Actor<G> {
         let step = self.decoding.step(|id| text.is_eos(id))?;
         let decoded = step.tokens > 0;
         let mut report = lock(&self.report);
-        report.count_segments(&begun);
+        report.count_begun(&begun);
         report.count_step(&step, self.decoding.scheduler.slot_count());
         report.weight_passes += if decoded { versions.len() as u64 } else { 0 };
         for ended in &step.ended {
@@ -152,23 +157,43 @@ impl<G: Generator> Actor<G> {
         while self.decoding.scheduler.is_hungry() {
             let Some(group) = self.context.intake.admit(version) else { break };
             let prompt = Arc::new(self.context.prompts.prompt(group)?);
+            self.check_room(&prompt)?;
             self.context.intake.assign(&prompt, group, (self.number, group_size));
             self.decoding.scheduler.admit(members(prompt, group, group_size));
         }
         Ok(())
     }
 
+    /// Refuses a prompt whose longest answer could never be decoded.
+    fn check_room(&self, prompt: &Prompt) -> Result<(), RolloutError> {
+        let (tokens, limit) = (prompt.tokens.len(), self.context.config.output_tokens_max);
+        match self.decoding.scheduler.room() {
+            Some(room) if !room.holds(tokens + limit) => Err(RolloutError::Prompt {
+                prompt: prompt.id.clone(),
+                reason: format!(
+                    "its {tokens} tokens and an output of {limit} have no room in an actor's part of \
+                     rollout.kv_cache_tokens_max, which is {} blocks of {} tokens",
+                    room.blocks, room.block_tokens
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Where every trajectory is. The segments that have ended are with the intake.
     pub(crate) fn state(&self) -> ActorState {
-        let place = |trajectory: &Trajectory| (trajectory.group, trajectory.member);
+        let scheduler = &self.decoding.scheduler;
         let limit = self.context.config.segment_tokens_max();
-        let slots = self.decoding.scheduler.slots().map(|trajectory| {
+        let slots = scheduler.slots().map(|trajectory| {
             let trajectory = trajectory?;
-            let (group, member) = place(trajectory);
+            let Trajectory { group, member, .. } = *trajectory;
             let open = trajectory.segments.last().filter(|segment| segment.tokens.len() < limit).cloned();
             Some(SlotState { group, member, open })
         });
-        ActorState { slots: slots.collect(), waiting: self.decoding.scheduler.waiting().map(place).collect() }
+        let waiting = scheduler.waiting().zip(scheduler.steps_waited()).map(|(trajectory, steps)| {
+            WaitingState { group: trajectory.group, member: trajectory.member, steps }
+        });
+        ActorState { slots: slots.collect(), waiting: waiting.collect(), finished: scheduler.finished() }
     }
 
     /// The weights that open segments are drawn with.
@@ -204,7 +229,8 @@ impl<G: Generator> Actor<G> {
             let recalled = self.context.intake.recall_open(&trajectory);
             self.decoding.restore(slot, trajectory, (weights, recalled))?;
         }
-        self.decoding.scheduler.admit(taken_up.waiting);
+        self.decoding.scheduler.wait(taken_up.waiting);
+        self.decoding.scheduler.restore_finished(taken_up.finished);
         for ended in taken_up.ended {
             self.ready.extend(self.unfinished.add(ended));
         }
@@ -244,8 +270,10 @@ fn last_contexts(trajectory: &Trajectory) -> u64 {
 pub(crate) struct TakenUp {
     /// Those that were on a slot, with the slot.
     pub(crate) slots: Vec<(usize, Trajectory)>,
-    /// Those that wait for a slot, in this order.
-    pub(crate) waiting: Vec<Trajectory>,
+    /// Those that wait for a slot or for room, in this order, with the decode steps that they have waited.
+    pub(crate) waiting: Vec<(Trajectory, u64)>,
+    /// How long contexts got that ended before.
+    pub(crate) finished: FinishedContexts,
     /// Those that have ended.
     pub(crate) ended: Vec<(Trajectory, Finish)>,
 }
@@ -303,6 +331,22 @@ pub struct ActorReport {
     pub context_token_steps: u64,
     /// Segments that ended.
     pub segments: u64,
+    /// Segments by their number of tokens.
+    pub segments_by_tokens: BTreeMap<usize, u64>,
+    /// Segments that have begun.
+    pub segments_begun: u64,
+    /// Decode steps that they waited for a slot or for room in the cache after they were due, in sum.
+    pub steps_waited: u64,
+    /// Times that a trajectory gave up its cache for lack of room.
+    pub parked: u64,
+    /// Blocks of the cache in use, summed over the decode steps.
+    pub blocks_used: u64,
+    /// Blocks there are, summed over the decode steps.
+    pub blocks_planned: u64,
+    /// Context tokens that caches were filled with by computation.
+    pub prefill_tokens: u64,
+    /// Context tokens that caches were filled with from contexts that had them.
+    pub prefill_tokens_shared: u64,
     /// Context tokens whose cache was rebuilt because the weights had changed.
     pub context_tokens_recomputed: u64,
     /// Context tokens whose cache stayed although the weights had changed.
@@ -359,6 +403,14 @@ impl ActorReport {
             weight_passes: count(self.weight_passes, other.weight_passes),
             context_token_steps: count(self.context_token_steps, other.context_token_steps),
             segments: count(self.segments, other.segments),
+            segments_by_tokens: by(&self.segments_by_tokens, &other.segments_by_tokens),
+            segments_begun: count(self.segments_begun, other.segments_begun),
+            steps_waited: count(self.steps_waited, other.steps_waited),
+            parked: count(self.parked, other.parked),
+            blocks_used: count(self.blocks_used, other.blocks_used),
+            blocks_planned: count(self.blocks_planned, other.blocks_planned),
+            prefill_tokens: count(self.prefill_tokens, other.prefill_tokens),
+            prefill_tokens_shared: count(self.prefill_tokens_shared, other.prefill_tokens_shared),
             context_tokens_recomputed: count(self.context_tokens_recomputed, other.context_tokens_recomputed),
             context_tokens_kept: count(self.context_tokens_kept, other.context_tokens_kept),
             completions: count(self.completions, other.completions),
@@ -377,14 +429,37 @@ impl ActorReport {
         }
     }
 
-    fn count_segments(&mut self, begun: &[BegunSegment]) {
-        for segment in begun {
+    /// The part of the cache that was in use in decode steps; 0 if there was none.
+    pub fn kv_use(&self) -> f64 {
+        if self.blocks_planned == 0 { 0.0 } else { self.blocks_used as f64 / self.blocks_planned as f64 }
+    }
+
+    /// Decode steps that a segment waited before it began, on average.
+    pub fn wait_steps(&self) -> f64 {
+        if self.segments_begun == 0 { 0.0 } else { self.steps_waited as f64 / self.segments_begun as f64 }
+    }
+
+    /// The mean, the largest and the smallest number of tokens of the segments that ended, if any did.
+    pub fn tokens_per_segment(&self) -> Option<(f64, usize, usize)> {
+        let mut lengths = self.segments_by_tokens.iter().filter(|(_, count)| **count > 0);
+        let (count, tokens) = lengths.clone().fold((0_u64, 0_u64), |(count, sum), (tokens, segments)| {
+            (count + *segments, sum + *tokens as u64 * *segments)
+        });
+        let (smallest, largest) = (lengths.next()?.0, lengths.next_back());
+        Some((tokens as f64 / count as f64, *largest.map_or(smallest, |(largest, _)| largest), *smallest))
+    }
+
+    fn count_begun(&mut self, begun: &Begun) {
+        for segment in &begun.segments {
             match segment.update {
                 None => {}
                 Some(CacheUpdate::Rebuilt) => self.context_tokens_recomputed += segment.context_tokens,
                 Some(CacheUpdate::Kept) => self.context_tokens_kept += segment.context_tokens,
             }
+            self.steps_waited += segment.steps_waited;
         }
+        self.segments_begun += begun.segments.len() as u64;
+        self.parked += begun.parked;
     }
 
     fn count_step(&mut self, step: &Step, slots: usize) {
@@ -394,6 +469,13 @@ impl ActorReport {
             self.slot_steps_busy += step.tokens;
             self.tokens += step.tokens;
             self.segments += step.ended.len() as u64;
+            for ended in &step.ended {
+                *self.segments_by_tokens.entry(ended.tokens).or_default() += 1;
+            }
+            self.blocks_used += step.blocks.0 as u64;
+            self.blocks_planned += step.blocks.1 as u64;
+            self.prefill_tokens += step.prefilled.computed;
+            self.prefill_tokens_shared += step.prefilled.shared;
         }
     }
 
@@ -564,6 +646,27 @@ mod tests {
         assert_eq!((earlier.tokens, part.tokens, part.completions), (2, 2, 2));
         assert_eq!(part.completions_by_segments, BTreeMap::from([(1, 2)]));
         assert_eq!(earlier.plus(&part).tokens, actor.report().tokens);
+        // In the second step two contexts of 3 of at most 4 tokens; two segments of 2 tokens ended.
+        assert_eq!((part.kv_use(), part.tokens_per_segment()), (0.75, Some((2.0, 2, 2))));
+        // The third member waited for both steps, and of the next group one began at once.
+        actor.advance().expect("no failure");
+        assert_eq!((actor.report().segments_begun, actor.report().wait_steps()), (4, 0.5));
+    }
+
+    #[test]
+    fn a_prompt_whose_output_can_have_no_room_is_named() {
+        let script = Script::new(2, |_, _| 9);
+        let mut config = rollout_config(2, 2, 2, GROUP_SIZE);
+        let mut advance = |tokens| {
+            config.kv_cache_tokens_max = Some(tokens);
+            let mut actor = Actor::new(context(config.clone(), 11, 2, 1), 0, script.clone());
+            actor.advance().map(|advance| advance.decoded).map_err(|error| error.to_string())
+        };
+        // A prompt of 2 and an output of 4 tokens.
+        assert_eq!(advance(6), Ok(true));
+        let message = advance(5).expect_err("six tokens do not fit");
+        assert!(message.contains("its 2 tokens and an output of 4 have no room"), "{message}");
+        assert!(message.contains("rollout.kv_cache_tokens_max, which is 5 blocks of 1 tokens"), "{message}");
     }
 
     // Invariant 8: a log-prob that is not finite stops the run and names the prompt.

@@ -58,6 +58,30 @@ pub enum DecodePrecision {
     I8,
 }
 
+/// In how many bits a decoder caches keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvCache {
+    /// 32: as they are.
+    #[default]
+    F32,
+    /// 16: rounded, in half of the memory. What is drawn is of a slightly other distribution than the one that
+    /// training computes.
+    Bf16,
+}
+
+/// Who gets a slot or room in the cache where not all trajectories that are due can have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// The oldest group.
+    #[default]
+    Oldest,
+    /// The group that lacks the fewest members, after the oldest group: a few long members so hold back no group for
+    /// long that is otherwise ready.
+    LastMembers,
+}
+
 /// How long outputs may be and how much generation is in flight; the table `[rollout]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +116,17 @@ pub struct RolloutConfig {
     /// from another distribution than the learner computes (`learner.mismatch`).
     #[serde(default)]
     pub precision: DecodePrecision,
+    /// In how many bits keys and values are cached; `"bf16"` on the CPU only.
+    #[serde(default)]
+    pub kv_cache: KvCache,
+    /// The most tokens whose keys and values are cached at the same time, over all actors, in whole blocks; absent, as
+    /// many as fit on the slots. Trajectories without room wait, and their caches are filled again from their tokens.
+    /// On the CPU only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache_tokens_max: Option<usize>,
+    /// Who goes first where slots or room in the cache are scarce.
+    #[serde(default)]
+    pub priority: Priority,
     /// What a truncated completion is worth; the sum of rewards follows it.
     #[serde(default)]
     pub truncated_reward: TruncatedReward,
@@ -133,6 +168,18 @@ impl RolloutConfig {
                 ),
             });
         }
+        if let Some(tokens) =
+            self.kv_cache_tokens_per_actor().filter(|tokens| *tokens <= self.output_tokens_max)
+        {
+            return Err(RolloutError::Config {
+                key: "rollout.kv_cache_tokens_max",
+                reason: format!(
+                    "the {tokens} tokens of each actor must be more than output_tokens_max = {}, or no output could \
+                     get so long",
+                    self.output_tokens_max
+                ),
+            });
+        }
         self.check_sampling()
     }
 
@@ -156,6 +203,11 @@ impl RolloutConfig {
     /// The most tokens of one segment; every segment but a trajectory's last has exactly this many.
     pub fn segment_tokens_max(&self) -> usize {
         self.output_tokens_max / self.segments_max
+    }
+
+    /// Each actor's part of the bound on the cache.
+    pub fn kv_cache_tokens_per_actor(&self) -> Option<usize> {
+        self.kv_cache_tokens_max.map(|tokens| tokens / self.actors)
     }
 
     /// The decoding slots of each actor.
@@ -222,6 +274,10 @@ mod tests {
         let config = usable();
         config.check().expect("the config is usable");
         assert_eq!((config.actors, config.top_k, config.top_p), (1, 0, 1.0));
+        assert_eq!(
+            (config.kv_cache, config.kv_cache_tokens_max, config.priority),
+            (KvCache::F32, None, Priority::Oldest)
+        );
         assert_eq!((config.on_update, config.truncated_reward), (OnUpdate::Recompute, TruncatedReward::Zero));
         assert_eq!(config.precision, DecodePrecision::F32);
         assert_eq!((config.segment_tokens_max(), config.slots_per_actor()), (4, 8));
@@ -276,6 +332,12 @@ mod tests {
         assert!(refusal(|c| c.trajectories_open_max = 0).starts_with("rollout.trajectories_open_max"));
         assert!(refusal(|c| c.actors = 0).starts_with("rollout.actors"));
         assert!(refusal(|c| c.actors = 3).starts_with("rollout.actors"));
+        let bound = |tokens| refusal(move |c| (c.actors, c.kv_cache_tokens_max) = (2, Some(tokens)));
+        let message = "rollout.kv_cache_tokens_max: the 12 tokens of each actor must be more than output_tokens_max = 12";
+        assert!(bound(25).starts_with(message), "{}", bound(25));
+        let enough = RolloutConfig { actors: 2, kv_cache_tokens_max: Some(26), ..usable() };
+        enough.check().expect("a prompt of one token and an output fit");
+        assert_eq!(enough.kv_cache_tokens_per_actor(), Some(13));
     }
 
     #[test]

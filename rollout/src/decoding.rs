@@ -4,7 +4,7 @@
 
 use crate::config::OnUpdate;
 use crate::error::RolloutError;
-use crate::generator::{Drawn, Generator, SegmentRequest};
+use crate::generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 use crate::random::trajectory_key;
 use crate::scheduler::{Outcome, Scheduler};
 use crate::trajectory::{Finish, Segment, Trajectory};
@@ -45,6 +45,8 @@ pub(crate) struct BegunSegment {
     pub(crate) context_tokens: u64,
     /// What became of the cache, where the segment before was of another version.
     pub(crate) update: Option<CacheUpdate>,
+    /// The decode steps that it waited for a slot or for room in the cache.
+    pub(crate) steps_waited: u64,
 }
 
 /// What newer weights did to a cache.
@@ -56,6 +58,15 @@ pub(crate) enum CacheUpdate {
     Kept,
 }
 
+/// The segments that have begun before a decode step, and those that could not.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// Those that have.
+    pub(crate) segments: Vec<BegunSegment>,
+    /// The trajectories that gave up their caches.
+    pub(crate) parked: u64,
+}
+
 /// What one decode step did.
 #[derive(Debug, Default)]
 pub(crate) struct Step {
@@ -63,6 +74,10 @@ pub(crate) struct Step {
     pub(crate) tokens: u64,
     /// The segments that ended, in the order of their slots.
     pub(crate) ended: Vec<EndedSegment>,
+    /// Blocks of the cache in use, and those there are.
+    pub(crate) blocks: (usize, usize),
+    /// Tokens of contexts that caches were filled with.
+    pub(crate) prefilled: PrefilledTokens,
 }
 
 /// The end of a segment.
@@ -72,6 +87,8 @@ pub(crate) struct EndedSegment {
     pub(crate) slot: usize,
     /// The trajectory, if it ended with the segment; else it is still on its slot.
     pub(crate) finished: Option<(Trajectory, Finish)>,
+    /// Its tokens.
+    pub(crate) tokens: usize,
     /// Whether the segment was recalled from the journal.
     pub(crate) recalled: bool,
 }
@@ -96,28 +113,34 @@ impl<G: Generator> Decoding<G> {
         Self { on_update: (on_update, segment_tokens_max), ..self }
     }
 
-    /// Begins a segment on every slot that is due for one, each under the weights that are newest then, or as
+    /// Begins a segment on every slot that is due for one and has room, each under the weights that are newest then, or as
     /// it is recalled.
     pub(crate) fn begin_segments(
         &mut self,
         newest: impl Fn() -> Versioned<G::Weights>,
         mut recall: impl FnMut(&Trajectory, u64) -> Option<Segment>,
-    ) -> Result<Vec<BegunSegment>, RolloutError> {
-        let mut begun = Vec::new();
-        for slot in self.scheduler.fill() {
+    ) -> Result<Begun, RolloutError> {
+        let mut begun = Begun::default();
+        let due = self.scheduler.fill();
+        // A slot that was left is released before another trajectory begins on it.
+        for slot in self.scheduler.take_parked() {
+            self.forget(slot);
+            begun.parked += 1;
+        }
+        for slot in due {
             let trajectory = self.scheduler.at_boundary(slot);
             let weights = newest();
             let recalled = recall(trajectory, weights.version);
             let version = recalled.as_ref().map_or(weights.version, |segment| segment.version);
-            let context_tokens = (trajectory.prompt.tokens.len() + trajectory.token_count()) as u64;
+            let context_tokens = trajectory.context_tokens() as u64;
             let update = self.update(trajectory, version, context_tokens);
-            begun.push(BegunSegment { context_tokens, update });
             match recalled {
                 Some(segment) => self.replay(slot, segment, 0),
                 None => self.begin(slot, &weights, update)?,
             }
             self.slots[slot].weights = Some(weights);
-            self.scheduler.begin(slot, version);
+            let steps_waited = self.scheduler.begin(slot, version);
+            begun.segments.push(BegunSegment { context_tokens, update, steps_waited });
         }
         Ok(begun)
     }
@@ -181,10 +204,12 @@ impl<G: Generator> Decoding<G> {
         if decoding.is_empty() {
             return Ok(Step::default());
         }
+        self.scheduler.count_step();
         let drawn = self.draw()?;
         let slots: Vec<usize> = drawn.iter().map(|drawn| drawn.slot).collect();
         assert_eq!(slots, decoding, "a generator draws one token for each slot that decodes");
-        let mut step = Step { tokens: slots.len() as u64, ..Step::default() };
+        let (tokens, blocks) = (slots.len() as u64, self.scheduler.blocks_in_use());
+        let mut step = Step { tokens, blocks, prefilled: self.generator.take_prefilled(), ended: Vec::new() };
         for drawn in drawn {
             let token = drawn.token;
             let outcome = self.scheduler.push(drawn.slot, token, is_eos(token.id));
@@ -194,12 +219,18 @@ impl<G: Generator> Decoding<G> {
             let state = &mut self.slots[drawn.slot];
             let recalled = state.recalled.take().is_some();
             state.weights = None;
-            let mut ended = EndedSegment { slot: drawn.slot, finished: None, recalled };
-            if let Outcome::Finished(trajectory, finish) = outcome {
-                self.forget(drawn.slot);
-                ended.finished = Some((checked(trajectory)?, finish));
-            }
-            step.ended.push(ended);
+            let slot = drawn.slot;
+            let finished = match outcome {
+                Outcome::Finished(trajectory, finish) => {
+                    self.forget(slot);
+                    Some((checked(trajectory)?, finish))
+                }
+                _ => None,
+            };
+            let trajectory =
+                finished.as_ref().map_or_else(|| self.scheduler.on(slot), |(trajectory, _)| trajectory);
+            let tokens = trajectory.segments.last().map_or(0, |segment| segment.tokens.len());
+            step.ended.push(EndedSegment { slot, tokens, finished, recalled });
         }
         Ok(step)
     }

@@ -32,6 +32,25 @@ pub trait Generator {
 
     /// The number of slots.
     fn slots(&self) -> usize;
+
+    /// Tokens of a block of the cache: contexts take whole blocks.
+    fn cache_block_tokens(&self) -> usize {
+        1
+    }
+
+    /// Tokens of contexts that slots were filled with since the last call.
+    fn take_prefilled(&mut self) -> PrefilledTokens {
+        PrefilledTokens::default()
+    }
+}
+
+/// Tokens of contexts that a cache was filled with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PrefilledTokens {
+    /// Tokens that were computed.
+    pub computed: u64,
+    /// Tokens that were taken over from contexts with the same beginning.
+    pub shared: u64,
 }
 
 /// A token and the slot that drew it.
@@ -97,5 +116,13 @@ impl<G: Generator> Generator for &mut G {
 
     fn slots(&self) -> usize {
         (**self).slots()
+    }
+
+    fn cache_block_tokens(&self) -> usize {
+        (**self).cache_block_tokens()
+    }
+
+    fn take_prefilled(&mut self) -> PrefilledTokens {
+        (**self).take_prefilled()
     }
 }

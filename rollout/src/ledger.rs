@@ -12,6 +12,7 @@ use crate::error::RolloutError;
 use crate::group::Group;
 use crate::intake::IntakeReport;
 use crate::queue::DropReason;
+use crate::scheduler::FinishedContexts;
 use crate::trajectory::{Finish, Segment, Trajectory};
 
 /// A group on its way from its prompt to the learner.
@@ -89,8 +90,21 @@ impl GroupState {
 pub struct ActorState {
     /// What is on each slot.
     pub slots: Vec<Option<SlotState>>,
-    /// Group and member of those that wait, longest waiting first.
-    pub waiting: Vec<(u64, u32)>,
+    /// Those that wait for a slot or for room in the cache, in their order.
+    pub waiting: Vec<WaitingState>,
+    /// How long contexts get, by which groups are admitted where the cache has a bound.
+    pub finished: FinishedContexts,
+}
+
+/// A trajectory that waits, with the segments that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingState {
+    /// Its group.
+    pub group: u64,
+    /// Its place in the group.
+    pub member: u32,
+    /// The decode steps that it has waited.
+    pub steps: u64,
 }
 
 /// A trajectory on its slot.

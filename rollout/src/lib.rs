@@ -37,17 +37,19 @@ mod testing;
 mod simulation;
 
 pub use actor::{Actor, ActorContext, ActorReport, Advance};
-pub use config::{DecodePrecision, OnUpdate, QueueConfig, RolloutConfig};
+pub use config::{DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig};
 pub use costs::{CostModel, DecodeWork, Observation, fit as fit_costs};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
-pub use generator::{Drawn, Generator, SegmentRequest};
+pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 pub use group::{
     CompletionRecord, FinishedGroup, Group, ScoredCompletion, SegmentRecord, read_groups, write_group,
 };
 pub use intake::{Intake, IntakeReport};
 pub use journal::Journal;
-pub use ledger::{ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WindowState};
+pub use ledger::{
+    ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WaitingState, WindowState,
+};
 pub use lengths::LengthDistribution;
 pub use overlapped::Overlapped;
 pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
@@ -56,7 +58,7 @@ pub use queue::{DropReason, QueueReport, ReplayQueue};
 pub use random::trajectory_key;
 pub use resume::{Standing, take_up};
 pub use schedule::{ACTOR_RESTARTS_MAX, ActorThreads, Lockstep};
-pub use scheduler::{Outcome, Pacing, Scheduler};
+pub use scheduler::{FinishedContexts, Outcome, Pacing, Room, Scheduler};
 pub use scorer::{Scored, Scorer};
 pub use text::{Text, TextStream};
 pub use trajectory::{Completion, Finish, OutputLimits, Progress, Segment, Token, Trajectory};

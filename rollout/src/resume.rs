@@ -131,8 +131,11 @@ impl Parts {
                 taken_up.slots.push((slot, trajectory));
             }
         }
-        let waiting = actor.waiting.iter().filter_map(|place| self.unfinished.remove(place));
-        taken_up.waiting = waiting.map(|(_, trajectory)| trajectory).collect();
+        for waiting in &actor.waiting {
+            let known = self.unfinished.remove(&(waiting.group, waiting.member));
+            taken_up.waiting.extend(known.map(|(_, trajectory)| (trajectory, waiting.steps)));
+        }
+        taken_up.finished = actor.finished;
         taken_up
     }
 
@@ -141,6 +144,7 @@ impl Parts {
         let own = self.unfinished.extract_if(.., |_, (actor, _)| *actor == number);
         let mut waiting: Vec<Trajectory> = own.map(|(_, (_, trajectory))| trajectory).collect();
         waiting.sort_by_key(|trajectory| trajectory.segments.is_empty());
+        let waiting = waiting.into_iter().map(|trajectory| (trajectory, 0)).collect();
         TakenUp { waiting, ended: self.ended_of(number), ..TakenUp::default() }
     }
 
@@ -185,11 +189,12 @@ fn check(prompt: &Prompt, group: &GroupState) -> Result<(), RolloutError> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
-    use crate::config::QueueConfig;
+    use crate::config::{Priority, QueueConfig};
     use crate::journal::Journal;
+    use crate::ledger::ActorState;
     use crate::overlapped::Overlapped;
     use crate::schedule::Lockstep;
     use crate::scheduler::Pacing;
@@ -219,21 +224,31 @@ mod tests {
         actors: usize,
         seed: u64,
         groups_max: usize,
+        /// Blocks of two tokens in each actor's cache.
+        blocks: Option<usize>,
+    }
+
+    /// None, or as few blocks as hold a prompt of 2 and an output of 12 tokens, and up to eight more.
+    fn bounds() -> impl Strategy<Value = Option<usize>> {
+        proptest::option::of(7_usize..16)
     }
 
     impl Life {
         /// From the beginning, or from what was written down after step `version`.
         fn new(shape: Shape, from: Option<(u64, &[u8])>, journal: Option<Journal>) -> Self {
             let seed = shape.seed;
-            let script = Script::new(3, move |group, member| {
+            let mut script = Script::new(3, move |group, member| {
                 ((group * 7 + u64::from(member) * 13 + seed) % 11) as usize + 1
             });
+            script.cache = (2, shape.blocks.unwrap_or(usize::MAX));
             let (version, state) = match from {
                 Some((version, bytes)) => (version, postcard::from_bytes(bytes).expect("our own bytes")),
                 None => (0, RolloutState::default()),
             };
             let mut config = rollout_config(3 * shape.actors, 3, 4, 2);
             config.actors = shape.actors;
+            config.kv_cache_tokens_max = shape.blocks.map(|blocks| 2 * blocks * shape.actors);
+            config.priority = if seed.is_multiple_of(2) { Priority::Oldest } else { Priority::LastMembers };
             let context = context_at(config, seed, PACING, (version, |intake| intake.restored(&state)));
             journal.into_iter().for_each(|journal| context.intake.keep_journal(journal));
             let config = QueueConfig { groups_max: shape.groups_max, staleness_versions_max: 2 };
@@ -268,6 +283,11 @@ mod tests {
             records(&groups)
         }
 
+        /// What is on the slots of each actor, who waits, and for how long.
+        fn actors(&mut self) -> Vec<ActorState> {
+            postcard::from_bytes::<RolloutState>(&self.written()).expect("our own bytes").actors
+        }
+
         fn written(&mut self) -> Vec<u8> {
             let standing = match &mut self.driver {
                 Driver::Lockstep(lockstep) => lockstep.state(&self.queue, self.version),
@@ -290,10 +310,11 @@ mod tests {
             overlapped in any::<bool>(),
             seed in 0..1000_u64,
             groups_max in 2..8_usize,
+            blocks in bounds(),
             stops in proptest::collection::btree_set(0..STEPS, 0..4),
         ) {
             let actors = if overlapped { 1 } else { 1 + seed as usize % 2 };
-            let shape = Shape { overlapped, actors, seed, groups_max };
+            let shape = Shape { overlapped, actors, seed, groups_max, blocks };
             let mut unbroken = Life::new(shape, None, None);
             let mut broken = Life::new(shape, None, None);
             for step in 0..STEPS {
@@ -302,6 +323,7 @@ mod tests {
                     broken = Life::new(shape, Some((step, &written)), None);
                 }
                 prop_assert_eq!(unbroken.step(), broken.step(), "step {}", step);
+                prop_assert_eq!(unbroken.actors(), broken.actors(), "step {}", step);
             }
         }
 
@@ -310,10 +332,11 @@ mod tests {
         fn nothing_that_was_drawn_is_drawn_again(
             overlapped in any::<bool>(),
             seed in 0..1000_u64,
+            blocks in bounds(),
             saved in 0..6_u64,
             killed_after in 0..6_u64,
         ) {
-            let shape = Shape { overlapped, actors: 1, seed, groups_max: 6 };
+            let shape = Shape { overlapped, actors: 1, seed, groups_max: 6, blocks };
             let mut unbroken = Life::new(shape, None, None);
             let steps: Vec<Vec<String>> = (0..STEPS).map(|_| unbroken.step()).collect();
 
@@ -344,7 +367,7 @@ mod tests {
 
     #[test]
     fn other_data_are_refused() {
-        let shape = Shape { overlapped: false, actors: 1, seed: 1, groups_max: 4 };
+        let shape = Shape { overlapped: false, actors: 1, seed: 1, groups_max: 4, blocks: None };
         let mut life = Life::new(shape, None, None);
         life.step();
         let mut state: RolloutState = postcard::from_bytes(&life.written()).expect("our own bytes");
@@ -361,10 +384,11 @@ mod tests {
     // Trajectories of a run on threads go on from their last full segment, each exactly once.
     #[test]
     fn with_other_slots_every_trajectory_goes_on_once() {
-        let mut life = Life::new(Shape { overlapped: false, actors: 1, seed: 3, groups_max: 6 }, None, None);
+        let shape = Shape { overlapped: false, actors: 1, seed: 3, groups_max: 6, blocks: Some(9) };
+        let mut life = Life::new(shape, None, None);
         let mut records: Vec<String> = (0..4).flat_map(|_| life.step()).collect();
         let written = life.written();
-        let other = Shape { overlapped: false, actors: 2, seed: 3, groups_max: 6 };
+        let other = Shape { actors: 2, ..shape };
         let mut life = Life::new(other, Some((4, &written)), None);
         records.extend((4..STEPS).flat_map(|_| life.step()));
         let mut groups: Vec<String> = records

@@ -1,13 +1,13 @@
 //! The whole rollout as lists and loops: no tokens, no text, no threads, only lengths. What decodes under which
 //! version, which groups are due, dropped and handed out follows from lengths alone, and here is how. The two
-//! schedules that promise to be the same in every run are compared with it.
+//! schedules that promise to be the same in every run are compared with it, with and without a bound on the cache.
 
 use std::sync::Arc;
 
-use proptest::prelude::{ProptestConfig, Strategy, prop_assert_eq, proptest};
+use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert_eq, proptest};
 
 use crate::actor::Actor;
-use crate::config::QueueConfig;
+use crate::config::{Priority, QueueConfig};
 use crate::group::Group;
 use crate::overlapped::Overlapped;
 use crate::queue::{DropReason, ReplayQueue};
@@ -27,7 +27,16 @@ struct Shape {
     /// Room in the queue beyond one step's groups.
     room: usize,
     lengths: u64,
+    /// Blocks of the cache beyond those of one longest context.
+    spare_blocks: Option<usize>,
+    priority: Priority,
 }
+
+/// Tokens of a block of the cache.
+const BLOCK: usize = 2;
+
+/// Tokens of every prompt of the tests.
+const PROMPT: usize = 2;
 
 impl Shape {
     fn length(&self, group: u64, member: u32) -> usize {
@@ -36,6 +45,20 @@ impl Shape {
 
     fn groups_max(&self) -> usize {
         self.groups_per_step + self.room
+    }
+
+    fn limit(&self) -> usize {
+        self.segment_tokens * self.segments_max
+    }
+
+    /// Blocks of a context with so many full segments.
+    fn blocks(&self, segments: usize) -> usize {
+        (PROMPT + (segments * self.segment_tokens).min(self.limit())).div_ceil(BLOCK)
+    }
+
+    /// Blocks of the cache.
+    fn bound(&self) -> Option<usize> {
+        self.spare_blocks.map(|spare| self.blocks(self.segments_max) + spare)
     }
 }
 
@@ -68,13 +91,131 @@ struct Simulation {
     /// Groups in the queue, and those that have no room in it yet.
     queue: Vec<u64>,
     overflow: Vec<u64>,
+    /// Contexts that have ended, and their tokens.
+    finished: (usize, usize),
+    /// Times that a cache was given up.
+    parked: u64,
+}
+
+impl Member {
+    fn tokens(&self) -> usize {
+        self.segments.iter().map(|(_, tokens)| tokens).sum()
+    }
+
+    fn is_due(&self, shape: Shape) -> bool {
+        self.segments.last().is_none_or(|(_, tokens)| *tokens == shape.segment_tokens)
+    }
 }
 
 impl Simulation {
     fn new(shape: Shape) -> Self {
         let slots = vec![None; shape.slots];
         let (waiting, started, queue, overflow) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { shape, slots, waiting, started, groups_started: 0, dropped: 0, queue, overflow }
+        let (finished, parked) = ((0, 0), 0);
+        Self {
+            shape,
+            slots,
+            waiting,
+            started,
+            groups_started: 0,
+            dropped: 0,
+            queue,
+            overflow,
+            finished,
+            parked,
+        }
+    }
+
+    /// Whether what is there and one more group are expected to have room.
+    fn expects_room(&self) -> bool {
+        let Some(bound) = self.shape.bound() else { return true };
+        let here: Vec<&Member> = self.slots.iter().flatten().chain(&self.waiting).collect();
+        let expected = match self.finished {
+            (0, _) => PROMPT + self.shape.limit(),
+            (count, tokens) => tokens.div_ceil(count),
+        };
+        let blocks =
+            |member: &&Member| expected.div_ceil(BLOCK).max(self.shape.blocks(member.segments.len()));
+        let needed: usize = here.iter().map(blocks).sum();
+        here.is_empty() || needed + self.shape.group_size * expected.div_ceil(BLOCK) <= bound
+    }
+
+    /// Smallest first.
+    fn rank(&self, member: &Member) -> (bool, usize, u64, u32) {
+        let place = (member.group, member.member);
+        if self.shape.priority == Priority::Oldest {
+            return (false, 0, place.0, place.1);
+        }
+        let lacks = |id: u64| {
+            let started = self.started.iter().find(|group| group.id == id).expect("it is on its way");
+            self.shape.group_size - started.ended.len()
+        };
+        let oldest = self.started.iter().filter(|group| lacks(group.id) > 0).map(|group| group.id).min();
+        (oldest != Some(place.0), lacks(place.0), place.0, place.1)
+    }
+
+    /// Who is due begins or waits, under a bound.
+    fn fill_bounded(&mut self, bound: usize, version: u64) {
+        let shape = self.shape;
+        let ranks: Vec<Option<(bool, usize, u64, u32)>> =
+            self.slots.iter().map(|slot| slot.as_ref().map(|member| self.rank(member))).collect();
+        // Whoever is due, with the slot that it has.
+        let mut due: Vec<((bool, usize, u64, u32), Member, Option<usize>)> = Vec::new();
+        let mut inside: Vec<((bool, usize, u64, u32), usize)> = Vec::new();
+        for (slot, rank) in ranks.into_iter().enumerate() {
+            let Some(rank) = rank else { continue };
+            match self.slots[slot].take_if(|member| member.is_due(shape)) {
+                Some(member) => due.push((rank, member, Some(slot))),
+                None => {
+                    let segments = self.slots[slot].as_ref().map_or(0, |member| member.segments.len());
+                    inside.push((rank, segments));
+                }
+            }
+        }
+        for member in std::mem::take(&mut self.waiting) {
+            due.push((self.rank(&member), member, None));
+        }
+        due.sort_by_key(|(rank, ..)| *rank);
+        let (mut held, mut lost) = (false, Vec::new());
+        for place in 0..due.len() {
+            let (rank, mut member, slot) = due[place].clone();
+            let own = slot.filter(|slot| !lost.contains(slot));
+            let count = member.segments.len() + 1;
+            let later: usize = inside
+                .iter()
+                .filter(|(other, _)| *other > rank)
+                .map(|(_, segments)| shape.blocks(*segments))
+                .sum();
+            let earlier: usize = inside
+                .iter()
+                .filter(|(other, _)| *other < rank)
+                .map(|(_, segments)| shape.blocks(segments + 1))
+                .sum();
+            let mut to = None;
+            if !held && slot == own && earlier + later + shape.blocks(count) <= bound {
+                let is_own = |slot: &usize| due[place + 1..].iter().any(|(_, _, own)| *own == Some(*slot));
+                let is_free =
+                    |slot: &usize| self.slots[*slot].is_none() && (!is_own(slot) || lost.contains(slot));
+                let yields = due[place + 1..].iter().rev().filter_map(|(_, _, own)| *own);
+                to = own
+                    .or_else(|| (0..shape.slots).find(is_free))
+                    .or_else(|| yields.into_iter().find(|slot| !lost.contains(slot)));
+            } else if slot == own && earlier + shape.blocks(count) <= bound {
+                held = true;
+            }
+            match to {
+                Some(to) => {
+                    lost.push(to);
+                    inside.push((rank, count));
+                    member.segments.push((version, 0));
+                    self.slots[to] = Some(member);
+                }
+                None => {
+                    self.parked += u64::from(slot.is_some());
+                    self.waiting.push(member);
+                }
+            }
+        }
     }
 
     /// One decode step under `version`: the groups that ended, or `None` if there was nothing to decode.
@@ -83,6 +224,7 @@ impl Simulation {
         let allowed = shape.groups_per_step as u64 * (version + 1 + shape.staleness) + self.dropped;
         while self.slots.iter().filter(|slot| slot.is_none()).count() > self.waiting.len()
             && self.groups_started < allowed
+            && self.expects_room()
         {
             let id = self.groups_started;
             self.groups_started += 1;
@@ -92,10 +234,15 @@ impl Simulation {
             }
         }
         let mut finished = Vec::new();
-        for slot in &mut self.slots {
-            if slot.is_none() && !self.waiting.is_empty() {
-                *slot = Some(self.waiting.remove(0));
+        if let Some(bound) = shape.bound() {
+            self.fill_bounded(bound, version);
+        } else {
+            let mut waiting = std::mem::take(&mut self.waiting);
+            waiting.sort_by_cached_key(|member| self.rank(member));
+            for slot in self.slots.iter_mut().filter(|slot| slot.is_none()) {
+                *slot = (!waiting.is_empty()).then(|| waiting.remove(0));
             }
+            self.waiting = waiting;
         }
         if self.slots.iter().all(Option::is_none) {
             return None;
@@ -106,10 +253,10 @@ impl Simulation {
                 Some((_, tokens)) if *tokens < shape.segment_tokens => *tokens += 1,
                 _ => member.segments.push((version, 1)),
             }
-            let tokens: usize = member.segments.iter().map(|(_, tokens)| tokens).sum();
-            let limit = shape.segment_tokens * shape.segments_max;
-            if tokens == shape.length(member.group, member.member).min(limit) {
+            let tokens = member.tokens();
+            if tokens == shape.length(member.group, member.member).min(shape.limit()) {
                 let ended = slot.take().expect("it is there");
+                self.finished = (self.finished.0 + 1, self.finished.1 + PROMPT + tokens);
                 let group =
                     self.started.iter_mut().find(|group| group.id == ended.group).expect("it is on its way");
                 group.ended.push(ended);
@@ -232,21 +379,37 @@ fn real(groups: &[Group]) -> Handed {
 /// An actor with its queue.
 fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
     let Shape { slots, segment_tokens, segments_max, group_size, groups_per_step, staleness, .. } = shape;
-    let config = rollout_config(slots, segment_tokens, segments_max, group_size);
+    let mut config = rollout_config(slots, segment_tokens, segments_max, group_size);
+    config.priority = shape.priority;
+    config.kv_cache_tokens_max = shape.bound().map(|blocks| blocks * BLOCK + 1);
     let context = context(config, 5, groups_per_step as u64, staleness);
     let config = QueueConfig { groups_max: shape.groups_max(), staleness_versions_max: staleness };
     let queue = Arc::new(ReplayQueue::new(config, context.intake.clone()));
-    let script = Script::new(slots, move |group, member| shape.length(group, member));
+    let mut script = Script::new(slots, move |group, member| shape.length(group, member));
+    script.cache = (BLOCK, shape.bound().unwrap_or(usize::MAX));
     (Actor::new(context, 0, script), queue)
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let decoding = (1usize..7, 1usize..4, 1usize..5, 1usize..4);
     let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
-    (decoding, learning).prop_map(|(decoding, learning)| {
+    let scarce = (proptest::option::of(0usize..12), any::<bool>());
+    (decoding, learning, scarce).prop_map(|(decoding, learning, (spare_blocks, last_members))| {
         let (slots, segment_tokens, segments_max, group_size) = decoding;
         let (groups_per_step, staleness, room, lengths) = learning;
-        Shape { slots, segment_tokens, segments_max, group_size, groups_per_step, staleness, room, lengths }
+        let priority = if last_members { Priority::LastMembers } else { Priority::Oldest };
+        Shape {
+            slots,
+            segment_tokens,
+            segments_max,
+            group_size,
+            groups_per_step,
+            staleness,
+            room,
+            lengths,
+            spare_blocks,
+            priority,
+        }
     })
 }
 
@@ -257,7 +420,7 @@ fn stale(queue: &ReplayQueue) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     // Invariants 1, 5 and 7: which version has drawn which segment, and which groups the learner gets, follows
     // from lengths alone, whatever the threads do.
@@ -286,6 +449,7 @@ proptest! {
         for version in 0..STEPS {
             let groups = lockstep.take(&queue, shape.groups_per_step, version).expect("never starved");
             prop_assert_eq!(real(&groups), simulated(simulation.take_lockstep(version)), "step {}", version);
+            prop_assert_eq!(lockstep.report().parked, simulation.parked, "step {}", version);
             weights.publish(version + 1, Arc::new(version + 1));
             queue.learned(&groups);
         }

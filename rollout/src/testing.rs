@@ -7,7 +7,7 @@ use rewards::{Answer, Reward, RewardError, Split, TruncatedReward, Verdict, Veri
 use serde_json::Map;
 
 use crate::actor::ActorContext;
-use crate::config::{DecodePrecision, OnUpdate, RolloutConfig};
+use crate::config::{DecodePrecision, KvCache, OnUpdate, Priority, RolloutConfig};
 use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::group::{CompletionRecord, Group, ScoredCompletion};
@@ -121,6 +121,9 @@ pub(crate) fn rollout_config(
         top_k: 0,
         on_update: OnUpdate::Recompute,
         precision: DecodePrecision::F32,
+        kv_cache: KvCache::F32,
+        kv_cache_tokens_max: None,
+        priority: Priority::Oldest,
         truncated_reward: TruncatedReward::Zero,
     }
 }
@@ -209,6 +212,8 @@ pub(crate) struct Script {
     pub(crate) fails_at_step: Option<usize>,
     /// The group that is answered in unknown tokens, so that it gets no verdict.
     pub(crate) unscored_group: Option<u64>,
+    /// Tokens of a block of the cache, and the most blocks that all contexts may have together.
+    pub(crate) cache: (usize, usize),
     /// The group that is answered with the letter that makes the verifier fail.
     pub(crate) unjudged_group: Option<u64>,
 }
@@ -248,6 +253,7 @@ impl Script {
             logprob: None,
             fails_at_step: None,
             unscored_group: None,
+            cache: (1, usize::MAX),
             unjudged_group: None,
         }
     }
@@ -340,6 +346,9 @@ impl Generator for Script {
             lock(&self.log).push(Draw { step: self.steps, slot, group, member, version, token });
             drawn.push(Drawn { slot, token });
         }
+        let parts = self.slots.iter().flatten();
+        let blocks: usize = parts.map(|part| part.context.len().div_ceil(self.cache.0)).sum();
+        assert!(blocks <= self.cache.1, "{blocks} blocks of at most {}", self.cache.1);
         self.steps += 1;
         // The order of the answers is not promised.
         drawn.reverse();
@@ -352,5 +361,9 @@ impl Generator for Script {
 
     fn slots(&self) -> usize {
         self.slots.len()
+    }
+
+    fn cache_block_tokens(&self) -> usize {
+        self.cache.0
     }
 }

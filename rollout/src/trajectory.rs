@@ -87,6 +87,11 @@ impl Trajectory {
         token_count(&self.segments)
     }
 
+    /// The number of tokens of the prompt and drawn so far.
+    pub fn context_tokens(&self) -> usize {
+        self.prompt.tokens.len() + self.token_count()
+    }
+
     /// The prompt's ids and those drawn so far: what the next token is conditioned on, never re-tokenised.
     pub fn context(&self) -> Vec<u32> {
         let drawn = self.segments.iter().flat_map(|segment| &segment.tokens).map(|token| token.id);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use kernels::CACHE_BLOCK_TOKENS;
 use learner::LearnerConfig;
 use learner::config::{
     AdvantageConfig, LayerInputsPlace, MismatchConfig, MptPositive, StreambpConfig, Surrogates,
@@ -14,12 +15,12 @@ use rewards::{
     Answer, MathConfig, RewardConfig, RewardContext, RewardError, RewardKind, Task, Verdict, Verifier,
     WeightedSum,
 };
-use rollout::{DataConfig, DecodePrecision, RolloutConfig};
+use rollout::{DataConfig, DecodePrecision, KvCache, RolloutConfig, Room};
 
 use super::document::Document;
 use super::{
-    ConfigError, CreateSection, DeviceKind, EvalSection, ReplayConfig, RunConfig, ScoreConfig, SftRunConfig,
-    ToolConfig,
+    ConfigError, CreateSection, DeviceKind, EvalSection, PROMPT_TOKENS, ReplayConfig, RunConfig, ScoreConfig,
+    SftRunConfig, ToolConfig,
 };
 
 /// Refuses what a training run cannot mean, and settles what depends on other sections.
@@ -31,6 +32,7 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
     complain(document, "", config.rollout.check())?;
     precision(document, (config.rollout.precision, config.run.device))?;
     mismatch(&mut config.learner, Some(&config.rollout));
+    kv_cache(document, (&config.rollout, config.run.device))?;
     complain(document, "", config.learner.check())?;
     complain(document, "", config.queue.check(config.learner.groups_per_step))?;
     complain(document, "", config.optimizer.check())?;
@@ -209,6 +211,35 @@ fn layer_inputs(
     let key = format!("{section}.streambp.layer_inputs");
     let message = format!("{key}: only run.device = \"cpu\" keeps them elsewhere than in memory as they are");
     Err(document.error(&key, message))
+}
+
+/// Refuses caches that only the CPU has, and one without room for a single output.
+fn kv_cache(document: &Document, (rollout, device): (&RolloutConfig, DeviceKind)) -> Result<(), ConfigError> {
+    let refused = |key: &str, reason: String| Err(document.error(key, format!("{key}: {reason}")));
+    let on_cpu = device == DeviceKind::Cpu;
+    if rollout.kv_cache != KvCache::F32 && !on_cpu {
+        return refused("rollout.kv_cache", "only run.device = \"cpu\" caches in fewer bits".to_owned());
+    }
+    let key = "rollout.kv_cache_tokens_max";
+    let Some(tokens) = rollout.kv_cache_tokens_per_actor() else { return Ok(()) };
+    if !on_cpu {
+        let reason = "only run.device = \"cpu\" takes memory for its cache as contexts grow".to_owned();
+        return refused(key, reason);
+    }
+    let room = Room::of_tokens(tokens, CACHE_BLOCK_TOKENS);
+    let longest = PROMPT_TOKENS + rollout.output_tokens_max;
+    if room.holds(longest) {
+        return Ok(());
+    }
+    let least = rollout.actors * room.taken_by(longest) * CACHE_BLOCK_TOKENS;
+    refused(
+        key,
+        format!(
+            "{} blocks of {CACHE_BLOCK_TOKENS} tokens for each actor do not hold one output of {} tokens with a prompt \
+             of {PROMPT_TOKENS}; it takes at least {least}",
+            room.blocks, rollout.output_tokens_max
+        ),
+    )
 }
 
 fn kl(document: &Document, learner: &LearnerConfig) -> Result<(), ConfigError> {
@@ -501,7 +532,8 @@ impl Finder<'_> {
 #[cfg(test)]
 mod tests {
     use super::{
-        DecodePrecision, DeviceKind, Document, LayerInputsPlace, StreambpConfig, layer_inputs, precision,
+        DecodePrecision, DeviceKind, Document, KvCache, LayerInputsPlace, RolloutConfig, StreambpConfig,
+        kv_cache, layer_inputs, precision,
     };
 
     #[test]
@@ -524,5 +556,28 @@ mod tests {
         assert_eq!(complaint(LayerInputsPlace::File, DeviceKind::Cpu), Ok(()));
         let message = complaint(LayerInputsPlace::Bf16, DeviceKind::Cuda).unwrap_err();
         assert!(message.contains("sft.streambp.layer_inputs: only run.device = \"cpu\""), "{message}");
+    }
+
+    #[test]
+    fn caches_are_rounded_and_bounded_on_the_cpu_and_hold_an_output() {
+        let text = "output_tokens_max = 64\nsegments_max = 4\ntrajectories_open_max = 4\nactors = 2\n\
+                    group_size = 2\ntemperature = 1.0";
+        let plain: RolloutConfig = toml::from_str(text).unwrap();
+        let complaint = |rollout: &RolloutConfig, device| {
+            kv_cache(&Document::empty(), (rollout, device)).map_err(|error| error.to_string())
+        };
+        assert_eq!(complaint(&plain, DeviceKind::Cuda), Ok(()));
+        let rounded = RolloutConfig { kv_cache: KvCache::Bf16, ..plain.clone() };
+        assert_eq!(complaint(&rounded, DeviceKind::Cpu), Ok(()));
+        let message = complaint(&rounded, DeviceKind::Cuda).unwrap_err();
+        assert!(message.contains("rollout.kv_cache: only run.device = \"cpu\""), "{message}");
+        let bounded = |tokens| RolloutConfig { kv_cache_tokens_max: Some(tokens), ..plain.clone() };
+        // An output of 64 and a prompt of 64 are two blocks, for each of two actors.
+        assert_eq!(complaint(&bounded(256), DeviceKind::Cpu), Ok(()));
+        let message = complaint(&bounded(255), DeviceKind::Cpu).unwrap_err();
+        assert!(message.contains("rollout.kv_cache_tokens_max: 1 blocks of 64"), "{message}");
+        assert!(message.ends_with("it takes at least 256"), "{message}");
+        let message = complaint(&bounded(256), DeviceKind::Cuda).unwrap_err();
+        assert!(message.contains("rollout.kv_cache_tokens_max: only run.device = \"cpu\""), "{message}");
     }
 }

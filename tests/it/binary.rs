@@ -29,8 +29,8 @@ pub(crate) fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Families of tags that hold times, which differ between equal runs.
-const TIMED: [&str; 3] = ["timing_s/", "time/", "perf/"];
+/// Families of tags that differ between equal runs: times, and what a resumed run fills its caches with once more.
+const TIMED: [&str; 4] = ["timing_s/", "time/", "perf/", "segment/prefill_tokens"];
 
 /// The metrics that equal runs have in common.
 pub(crate) fn without_times(steps: Vec<Value>) -> Vec<Value> {

@@ -132,6 +132,36 @@ fn a_killed_deterministic_run_comes_out_the_same() {
     assert_eq!(broken.result(), expected);
 }
 
+/// Trajectories that wait without a cache are taken up as well, and what is filled again is what it was.
+#[test]
+fn a_killed_run_with_a_bounded_cache_comes_out_the_same() {
+    let scarce = [
+        "rollout.output_tokens_max=96",
+        "rollout.segments_max=8",
+        "rollout.kv_cache_tokens_max=256",
+        "rollout.kv_cache=bf16",
+        "rollout.priority=last_members",
+    ];
+    let set: Vec<&str> = scarce.iter().flat_map(|assignment| ["--set", assignment]).collect();
+    let whole = Run::new("deterministic");
+    whole.succeeds(&set, "");
+    let expected = whole.result();
+    let of = |tag: &str| -> Vec<f64> { expected.1.iter().filter_map(|step| step[tag].as_f64()).collect() };
+    assert!(of("segment/parked").iter().sum::<f64>() > 0.0, "nobody lacks room");
+    assert!(of("segment/kv_use").iter().all(|part| (0.0..=1.0).contains(part)));
+    let shared = metrics(&whole.folder())
+        .iter()
+        .filter_map(|step| step["segment/prefill_tokens_shared"].as_f64())
+        .sum::<f64>();
+    assert!(shared > 0.0, "prompts are shared");
+    let broken = Run::new("deterministic");
+    broken.fails(&set, "actor:kill@40");
+    let set: Vec<&str> = set.into_iter().chain(["--resume"]).collect();
+    broken.fails(&set, "learner:kill@3");
+    broken.succeeds(&set, "");
+    assert_eq!(broken.result(), expected);
+}
+
 #[test]
 fn delays_and_threads_change_nothing_in_a_deterministic_run() {
     let expected = unbroken("deterministic").result();

@@ -30,6 +30,8 @@ pub(super) struct Queries<'a> {
 struct Scratch {
     scores: Buffer,
     mixed: Buffer,
+    /// Keys and values of a block that are held in fewer bits.
+    widened: Buffer,
     running: Vec<RunningRow>,
 }
 
@@ -37,6 +39,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         scores: Buffer::zeros(QUERIES_MAX * BLOCK_POSITIONS),
         mixed: Buffer::zeros(0),
+        widened: Buffer::zeros(0),
         running: Vec::new(),
     });
 }
@@ -60,7 +63,8 @@ pub(super) fn attend(
         scratch.running.resize(rows, RunningRow::NEW);
         let seen_by_last = queries.position.0 + (rows - 1) * queries.position.1 + 1;
         for (block, first) in (0..seen_by_last).step_by(BLOCK_POSITIONS).enumerate() {
-            let (keys, values) = context.head(shape, block, (layer, kv_head));
+            let head = context.head(shape, block, (layer, kv_head));
+            let (keys, values) = shape.widened(head, &mut scratch.widened);
             let next = if rows <= QUERIES_STREAMED {
                 context.next(shape, (block, seen_by_last), (layer, kv_head))
             } else {

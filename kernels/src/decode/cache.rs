@@ -1,17 +1,43 @@
 //! Keys and values of the contexts that are being decoded, in blocks of a fixed number of positions.
 //!
 //! A block holds all layers of its positions. A context is a list of blocks, so that it grows without being
-//! copied and memory follows what is used; blocks of finished contexts serve the next ones. Keys lie
+//! copied and memory follows what is used; blocks of finished contexts serve the next ones. A block that is full
+//! never changes again and may belong to several contexts; only the last ones of a context are its own. Keys lie
 //! transposed, one row a number of the head and one column a position: scores of a whole block are then sums
 //! along a row's lanes, without a step across them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use pulp::bytemuck;
 
 use crate::decoder::config::DecoderConfig;
+use crate::gemm::bf16;
 use crate::panel::{Buffer, LANES};
+use crate::simd;
 
 /// Positions of a block: four of the widest vectors, and 16 KiB of keys of one head of 64.
 pub(crate) const BLOCK_POSITIONS: usize = 64;
+
+/// In how many bits the cache holds its numbers; what is computed with them is in f32 whatever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CachePrecision {
+    /// 32 bits: as they are.
+    #[default]
+    F32,
+    /// 16 bits: keys and values rounded to the nearest of 8 significant bits, ties to even.
+    Bf16,
+}
+
+impl CachePrecision {
+    /// Numbers in a word of 32 bits.
+    fn numbers(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+}
 
 /// The sizes of a block.
 #[derive(Clone, Copy)]
@@ -21,36 +47,132 @@ pub(crate) struct Shape {
     pub(super) head_width: usize,
     /// The head width in whole vectors: the distance of the rows of values.
     pub(super) value_width: usize,
+    precision: CachePrecision,
 }
 
 impl Shape {
-    pub(crate) fn new(config: &DecoderConfig) -> Self {
+    pub(crate) fn new(config: &DecoderConfig, precision: CachePrecision) -> Self {
         Self {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_width: config.head_width,
             value_width: config.head_width.next_multiple_of(LANES),
+            precision,
         }
     }
 
-    /// Numbers of a block.
-    pub(crate) fn block_len(&self) -> usize {
-        self.layers * self.kv_heads * self.head_len()
+    /// Words of a block, of 32 bits each.
+    pub(crate) fn block_words(&self) -> usize {
+        self.layers * self.kv_heads * self.head_words()
     }
 
-    fn head_len(&self) -> usize {
+    /// Numbers of one head in a block: keys `[D, BLOCK_POSITIONS]`, then values `[BLOCK_POSITIONS, value_width]`.
+    pub(super) fn head_len(&self) -> usize {
         BLOCK_POSITIONS * (self.head_width + self.value_width)
     }
 
-    fn head_at(&self, layer: usize, kv_head: usize) -> usize {
-        (layer * self.kv_heads + kv_head) * self.head_len()
+    fn head_words(&self) -> usize {
+        self.head_len() / self.precision.numbers()
     }
+
+    fn head_at(&self, layer: usize, kv_head: usize) -> usize {
+        (layer * self.kv_heads + kv_head) * self.head_words()
+    }
+
+    /// Keys and values of one head in f32; rounded ones are widened into `scratch`.
+    pub(super) fn widened<'a>(&self, words: &'a [u32], scratch: &'a mut Buffer) -> (&'a [f32], &'a [f32]) {
+        let keys_len = BLOCK_POSITIONS * self.head_width;
+        match self.precision {
+            CachePrecision::F32 => bytemuck::cast_slice(words).split_at(keys_len),
+            CachePrecision::Bf16 => {
+                if scratch.len() < self.head_len() {
+                    *scratch = Buffer::zeros(self.head_len());
+                }
+                let (keys, values) = scratch[..self.head_len()].split_at_mut(keys_len);
+                let (key_words, value_words) = words.split_at(keys_len / 2);
+                widen_rows((key_words, BLOCK_POSITIONS), keys);
+                widen_rows((value_words, self.value_width), values);
+                (keys, values)
+            }
+        }
+    }
+
+    /// Writes the key and the value of one position into the words of a head.
+    fn write(&self, head: &mut [u32], column: usize, (key, value): (&[f32], &[f32])) {
+        let (keys, values) = head.split_at_mut(BLOCK_POSITIONS * self.head_width / self.precision.numbers());
+        match self.precision {
+            CachePrecision::F32 => {
+                for (to, from) in keys[column..].iter_mut().step_by(BLOCK_POSITIONS).zip(key) {
+                    *to = from.to_bits();
+                }
+                let row = &mut values[column * self.value_width..][..value.len()];
+                row.iter_mut().zip(value).for_each(|(to, from)| *to = from.to_bits());
+            }
+            CachePrecision::Bf16 => {
+                for (row, from) in keys.chunks_exact_mut(BLOCK_POSITIONS / 2).zip(key) {
+                    put(row, column, *from);
+                }
+                let row = &mut values[column * self.value_width / 2..][..self.value_width / 2];
+                for (place, from) in value.iter().enumerate() {
+                    put(row, place, *from);
+                }
+            }
+        }
+    }
+}
+
+/// Puts a rounded number into its place in a row: the words of a row hold its first half low and its second half
+/// high, so that widening takes no step across lanes.
+fn put(row: &mut [u32], place: usize, number: f32) {
+    let bits = u32::from(bf16(number));
+    let is_low = place < row.len();
+    let word = &mut row[place % row.len()];
+    *word = if is_low { (*word & 0xffff_0000) | bits } else { (*word & 0xffff) | (bits << 16) };
+}
+
+/// Rows of so many numbers back in f32.
+fn widen_rows((words, width): (&[u32], usize), to: &mut [f32]) {
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for (to, words) in to.chunks_exact_mut(width).zip(words.chunks_exact(width / 2)) {
+                let (low, high) = to.split_at_mut(width / 2);
+                low.iter_mut().zip(words).for_each(|(to, word)| *to = f32::from_bits(word << 16));
+                high.iter_mut().zip(words).for_each(|(to, word)| *to = f32::from_bits(word & 0xffff_0000));
+            }
+        },
+    );
+}
+
+/// A block whose positions are all filled. It never changes.
+struct FullBlock {
+    words: Buffer<u32>,
+    /// Tells blocks apart that were full at any time.
+    number: u64,
+    /// By what it is found, where one version of the weights has computed it and everything before it.
+    key: Option<Key>,
+}
+
+/// Everything that the keys and values of a block depend on.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    /// The weights.
+    weights: u64,
+    /// The block before it, which stands for all tokens before; 0 at the beginning.
+    before: u64,
+    tokens: [u32; BLOCK_POSITIONS],
 }
 
 /// One context: its blocks and how many positions are filled.
 #[derive(Default)]
 pub(crate) struct Context {
-    blocks: Vec<Buffer>,
+    full: Vec<Arc<FullBlock>>,
+    /// The blocks behind them, which are no other context's.
+    own: Vec<Buffer<u32>>,
+    /// The tokens of the positions that are filled there.
+    tail: Vec<u32>,
+    /// The weights that have computed all of it; `None` if there were several.
+    weights: Option<u64>,
     len: usize,
     /// Stands in a slot whose context is being worked on.
     taken: bool,
@@ -75,15 +197,16 @@ impl Context {
         self.len += tokens;
     }
 
-    /// Keys `[D, BLOCK_POSITIONS]` and values `[BLOCK_POSITIONS, value_width]` of one head in one block.
-    pub(super) fn head(
-        &self,
-        shape: &Shape,
-        block: usize,
-        (layer, kv_head): (usize, usize),
-    ) -> (&[f32], &[f32]) {
-        let at = shape.head_at(layer, kv_head);
-        self.blocks[block][at..at + shape.head_len()].split_at(BLOCK_POSITIONS * shape.head_width)
+    fn block(&self, block: usize) -> &[u32] {
+        match self.full.get(block) {
+            Some(full) => &full.words,
+            None => &self.own[block - self.full.len()],
+        }
+    }
+
+    /// The words of one head in one block.
+    pub(super) fn head(&self, shape: &Shape, block: usize, (layer, kv_head): (usize, usize)) -> &[u32] {
+        &self.block(block)[shape.head_at(layer, kv_head)..][..shape.head_words()]
     }
 
     /// The words that are read after those of a head in a block, where attention goes over so many positions: the
@@ -96,12 +219,11 @@ impl Context {
     ) -> &[u32] {
         let last = (block + 1) * BLOCK_POSITIONS >= positions;
         let (block, at) = if last {
-            (0, shape.head_at(layer, kv_head) + shape.head_len())
+            (0, shape.head_at(layer, kv_head) + shape.head_words())
         } else {
             (block + 1, shape.head_at(layer, kv_head))
         };
-        let words: &[u32] = bytemuck::cast_slice(&self.blocks[block]);
-        words.get(at..at + shape.head_len()).unwrap_or(&[])
+        self.block(block).get(at..at + shape.head_words()).unwrap_or(&[])
     }
 
     /// Writes the key and the value, `[KV, D]` each, of one position in one layer.
@@ -113,45 +235,176 @@ impl Context {
         value: &[f32],
     ) {
         let (block, column) = (position / BLOCK_POSITIONS, position % BLOCK_POSITIONS);
+        let words = &mut self.own[block - self.full.len()];
         let heads = key.chunks_exact(shape.head_width).zip(value.chunks_exact(shape.head_width));
-        for (kv_head, (key, value)) in heads.enumerate() {
-            let at = shape.head_at(layer, kv_head);
-            let head = &mut self.blocks[block][at..at + shape.head_len()];
-            let (keys, values) = head.split_at_mut(BLOCK_POSITIONS * shape.head_width);
-            for (to, from) in keys[column..].iter_mut().step_by(BLOCK_POSITIONS).zip(key) {
-                *to = *from;
-            }
-            values[column * shape.value_width..][..value.len()].copy_from_slice(value);
+        for (kv_head, pair) in heads.enumerate() {
+            let head = &mut words[shape.head_at(layer, kv_head)..][..shape.head_words()];
+            shape.write(head, column, pair);
         }
     }
 }
 
-/// Where blocks come from.
+/// Where blocks come from, and where full ones are found again.
 pub(super) struct Blocks {
     shape: Shape,
-    free: Vec<Buffer>,
+    free: Vec<Buffer<u32>>,
+    /// The full blocks of live contexts by what they were computed from.
+    known: HashMap<Key, Weak<FullBlock>>,
+    /// Blocks that were full at any time.
+    filled: u64,
 }
 
 impl Blocks {
-    pub(super) fn new(config: &DecoderConfig) -> Self {
-        Self { shape: Shape::new(config), free: Vec::new() }
+    pub(super) fn new(config: &DecoderConfig, precision: CachePrecision) -> Self {
+        Self { shape: Shape::new(config, precision), free: Vec::new(), known: HashMap::new(), filled: 0 }
     }
 
     pub(super) fn shape(&self) -> Shape {
         self.shape
     }
 
+    fn free_block(&mut self) -> Buffer<u32> {
+        self.free.pop().unwrap_or_else(|| Buffer::zeros(self.shape.block_words()))
+    }
+
     /// Gives a context blocks for so many positions.
     pub(super) fn make_room(&mut self, context: &mut Context, positions: usize) {
-        let len = self.shape.block_len();
-        while context.blocks.len() * BLOCK_POSITIONS < positions {
-            context.blocks.push(self.free.pop().unwrap_or_else(|| Buffer::zeros(len)));
+        while (context.full.len() + context.own.len()) * BLOCK_POSITIONS < positions {
+            context.own.push(self.free_block());
         }
     }
 
-    /// Takes a context's blocks for others; the context is empty after that.
+    /// Ends an extension: the context's new positions hold these tokens, computed by these weights. Blocks that have
+    /// become full are given up for equal ones where another context has them.
+    pub(super) fn settle(&mut self, context: &mut Context, tokens: &[u32], weights: u64) {
+        let is_new = context.len == tokens.len();
+        context.weights = (is_new || context.weights == Some(weights)).then_some(weights);
+        context.tail.extend_from_slice(tokens);
+        let (tails, rest) = context.tail.as_chunks::<BLOCK_POSITIONS>();
+        for (tokens, words) in tails.iter().zip(context.own.drain(..tails.len())) {
+            let before = context.full.last().map_or(0, |block| block.number);
+            let key = context.weights.map(|weights| Key { weights, before, tokens: *tokens });
+            let full = match self.find(key.as_ref()) {
+                Some(full) => {
+                    self.free.push(words);
+                    full
+                }
+                None => self.keep(words, key),
+            };
+            context.full.push(full);
+        }
+        let settled = context.tail.len() - rest.len();
+        context.tail.drain(..settled);
+    }
+
+    fn find(&self, key: Option<&Key>) -> Option<Arc<FullBlock>> {
+        self.known.get(key?)?.upgrade()
+    }
+
+    fn keep(&mut self, words: Buffer<u32>, key: Option<Key>) -> Arc<FullBlock> {
+        self.filled += 1;
+        let full = Arc::new(FullBlock { words, number: self.filled, key: key.clone() });
+        if let Some(key) = key {
+            self.known.insert(key, Arc::downgrade(&full));
+        }
+        full
+    }
+
+    /// Gives an empty context the full blocks that live contexts have of its first tokens, computed by the same
+    /// weights.
+    pub(super) fn take_over_known(&self, context: &mut Context, tokens: &[u32], weights: u64) {
+        assert!(context.len == 0 && context.own.is_empty(), "an empty context takes over");
+        context.weights = Some(weights);
+        for tokens in tokens.as_chunks::<BLOCK_POSITIONS>().0 {
+            let before = context.full.last().map_or(0, |block| block.number);
+            let Some(full) = self.find(Some(&Key { weights, before, tokens: *tokens })) else { break };
+            context.full.push(full);
+        }
+        context.len = context.full.len() * BLOCK_POSITIONS;
+    }
+
+    /// Gives a context the first positions of another one that holds the same tokens there, computed by the same
+    /// weights: full blocks in common, and a copy of the one behind them.
+    pub(super) fn take_over(&mut self, (to, from): (&mut Context, &Context), tokens: &[u32]) {
+        assert!(to.len <= tokens.len() && tokens.len() <= from.len, "{} of {}", tokens.len(), from.len);
+        assert_eq!(to.weights, from.weights, "contexts under the same weights");
+        let (full, rest) = tokens.as_chunks::<BLOCK_POSITIONS>();
+        let known = to.full.len();
+        to.full.extend_from_slice(&from.full[known..full.len()]);
+        self.free.append(&mut to.own);
+        if !rest.is_empty() {
+            let mut copy = self.free_block();
+            copy.copy_from_slice(from.block(full.len()));
+            to.own.push(copy);
+        }
+        to.tail = rest.to_vec();
+        to.len = tokens.len();
+    }
+
+    /// Takes a context's blocks for others, but for those that others have; the context is empty after that.
     pub(super) fn take_back(&mut self, context: &mut Context) {
-        self.free.append(&mut context.blocks);
-        context.len = 0;
+        for full in context.full.drain(..) {
+            if let Some(full) = Arc::into_inner(full) {
+                full.key.iter().for_each(|key| drop(self.known.remove(key)));
+                self.free.push(full.words);
+            }
+        }
+        self.free.append(&mut context.own);
+        *context = Context::default();
+    }
+
+    /// Whether no block is remembered.
+    #[cfg(test)]
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// The blocks that contexts have, each counted once.
+    #[cfg(test)]
+    pub(super) fn in_use(contexts: &[Context]) -> usize {
+        let full = contexts.iter().flat_map(|context| &context.full).map(|block| block.number);
+        let own: usize = contexts.iter().map(|context| context.own.len()).sum();
+        full.collect::<std::collections::BTreeSet<u64>>().len() + own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCK_POSITIONS, CachePrecision, Shape};
+    use crate::DecoderConfig;
+    use crate::decoder::config::Family;
+    use crate::panel::Buffer;
+
+    /// What is written comes back, in f32 as it was and in bf16 rounded, whatever stood there before.
+    #[test]
+    fn keys_and_values_come_back_from_either_precision() {
+        let config = DecoderConfig { head_width: 18, ..DecoderConfig::small(Family::Llama) };
+        for precision in [CachePrecision::F32, CachePrecision::Bf16] {
+            let shape = Shape::new(&config, precision);
+            let number = |position: usize, place: usize| ((position * 31 + place * 7) as f32 * 0.37).sin();
+            let mut words = vec![0; shape.head_words()];
+            for round in 0..2 {
+                for position in 0..BLOCK_POSITIONS {
+                    let row = |from: usize| -> Vec<f32> {
+                        (0..18).map(|place| number(position, from + place)).collect()
+                    };
+                    shape.write(&mut words, position, (&row(100 * round), &row(50 + 100 * round)));
+                }
+            }
+            let mut scratch = Buffer::zeros(0);
+            let (keys, values) = shape.widened(&words, &mut scratch);
+            let rounded = |x: f32| match precision {
+                CachePrecision::F32 => x,
+                CachePrecision::Bf16 => f32::from_bits(u32::from(crate::gemm::bf16(x)) << 16),
+            };
+            for (position, row) in values.chunks_exact(shape.value_width).enumerate() {
+                for place in 0..18 {
+                    let key = keys[place * BLOCK_POSITIONS + position];
+                    assert_eq!(key, rounded(number(position, 100 + place)), "{precision:?}");
+                    assert_eq!(row[place], rounded(number(position, 150 + place)), "{precision:?}");
+                }
+                assert!(row[18..].iter().all(|filling| *filling == 0.0));
+            }
+        }
     }
 }

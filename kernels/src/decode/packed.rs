@@ -1,5 +1,7 @@
 //! A model's weights as the products of decoding read them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rayon::prelude::*;
 
 use crate::Decoder;
@@ -17,7 +19,11 @@ pub(crate) struct PackedDecoder {
     pub(super) head: Packed,
     bytes: usize,
     numbers: usize,
+    number: u64,
 }
+
+/// Counts the weights that were packed in this process, so that no two have the same number.
+static PACKED: AtomicU64 = AtomicU64::new(1);
 
 /// One transformer block.
 pub(super) struct PackedBlock {
@@ -57,7 +63,13 @@ impl PackedDecoder {
             head,
             bytes,
             numbers,
+            number: PACKED.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// Tells these weights from all others, so that what they computed is not taken for what others would.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Multiplications that a token takes, but for attention.

@@ -244,7 +244,7 @@ fn turn_rows<'a>(
 }
 
 /// The upper half of the number, rounded to the nearest, of two equally near ones to the even one.
-fn bf16(value: f32) -> u16 {
+pub(crate) fn bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         return (bits >> 16) as u16 | 0x40;

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::Feed;
 use crate::attention::Span;
+use crate::decode::Prefilled;
 use crate::decoder::block::linear;
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::kv_cache::KvCache;
@@ -22,13 +23,19 @@ pub(crate) struct DeviceSlots {
     cache: KvCache,
     lengths: Vec<usize>,
     positions_max: usize,
+    prefilled: u64,
 }
 
 impl DeviceSlots {
     /// Slots for contexts of at most `positions_max` tokens each.
     pub(crate) fn new(config: &DecoderConfig, slots: usize, positions_max: usize, device: &Device) -> Self {
         let cache = KvCache::new(config, slots * positions_max, device);
-        Self { cache, lengths: vec![0; slots], positions_max }
+        Self { cache, lengths: vec![0; slots], positions_max, prefilled: 0 }
+    }
+
+    /// Tokens that slots were filled with; none is shared.
+    pub(crate) fn prefilled(&self) -> Prefilled {
+        Prefilled { computed: self.prefilled, shared: 0 }
     }
 
     /// Makes room for contexts of this many tokens, at least doubling what there is where it must grow.
@@ -66,6 +73,7 @@ impl DeviceSlots {
         let mut room = PREFILL_TOKENS_MAX;
         for context in contexts {
             self.release(context.slot);
+            self.prefilled += context.tokens.len() as u64;
             let mut rest = context.tokens;
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(rest.len().min(room));

@@ -3,9 +3,12 @@
 use rayon::current_num_threads;
 
 use crate::decode::PASS_TOKENS_MAX;
-use crate::decode::cache::{BLOCK_POSITIONS, Shape};
+use crate::decode::cache::{BLOCK_POSITIONS, CachePrecision, Shape};
 use crate::decoder::config::DecoderConfig;
 use crate::gemm::Precision;
+
+/// Tokens of a block of the cache on the CPU, in which it grows.
+pub const CACHE_BLOCK_TOKENS: usize = BLOCK_POSITIONS;
 
 /// Bytes of [`super::DecodeSlots`] and [`super::DecodeWeights`] on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +22,13 @@ pub struct DecodeMemory {
 }
 
 impl DecodeMemory {
-    /// For so many slots of contexts of at most `positions_max` tokens.
+    /// Bytes of a block of [`CACHE_BLOCK_TOKENS`] tokens.
+    #[must_use]
+    pub fn cache_block(config: &DecoderConfig, precision: CachePrecision) -> u64 {
+        4 * Shape::new(config, precision).block_words() as u64
+    }
+
+    /// For so many slots of contexts of at most `positions_max` tokens, cached in f32.
     #[must_use]
     pub fn new(config: &DecoderConfig, slots: usize, positions_max: usize) -> Self {
         let bytes = |numbers: usize| 4 * numbers as u64;
@@ -32,7 +41,8 @@ impl DecodeMemory {
         let row = 2 * hidden + projected + query + 2 * intermediate + intermediate.max(projected).max(hidden);
         let passes = current_num_threads() * PASS_TOKENS_MAX.min(slots * positions_max) * row;
         Self {
-            cache: bytes(slots * positions_max.div_ceil(BLOCK_POSITIONS) * Shape::new(config).block_len()),
+            cache: (slots * positions_max.div_ceil(BLOCK_POSITIONS)) as u64
+                * Self::cache_block(config, CachePrecision::F32),
             packed: bytes(config.layers * block + config.vocabulary * hidden),
             pass: bytes(passes + 2 * slots * config.vocabulary),
         }
@@ -57,7 +67,7 @@ impl DecodeMemory {
 
 #[cfg(test)]
 mod tests {
-    use super::DecodeMemory;
+    use super::{CachePrecision, DecodeMemory};
     use crate::DecoderConfig;
     use crate::decoder::config::Family;
     use crate::gemm::Precision;
@@ -71,6 +81,7 @@ mod tests {
         let memory = of(5, 70);
         // Two blocks a slot; values are filled up to the width of a vector.
         assert_eq!(memory.cache, 4 * 5 * 2 * (64 * 2 * 2 * (8 + 16)));
+        assert_eq!(DecodeMemory::cache_block(&config, CachePrecision::Bf16), 2 * (64 * 2 * 2 * (8 + 16)));
         assert_eq!(memory.packed, 4 * (2 * (32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40)) + 31 * 24));
         assert_eq!(DecodeMemory::packed_at(&config, Precision::F32), memory.packed);
         assert_eq!(DecodeMemory::packed_at(&config, Precision::Bf16), memory.packed / 2);
