@@ -18,7 +18,7 @@ pub const BUILT_IN_LENGTHS: &str = "lognormal:64,1.647";
 pub const BUILT_IN: &str = r#"
 [run]
 seed = 1
-steps = 12
+steps = 16
 
 [data]
 kind = "task"

@@ -246,7 +246,7 @@ fn non_negative<const N: usize>(rows: &[([f64; N], f64)]) -> [f64; N] {
         .collect();
     let mut best = ([0.0; N], rows.iter().map(|(_, value)| value * value).sum::<f64>());
     for chosen in 1..1usize << N {
-        let Some(factors) = solve(&scaled, |column| chosen >> column & 1 == 1) else { continue };
+        let Some(factors) = solve(&scaled, |column| (chosen >> column) & 1 == 1) else { continue };
         if factors.iter().any(|factor| *factor < 0.0) {
             continue;
         }
