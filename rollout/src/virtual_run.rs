@@ -13,7 +13,7 @@ use rewards::Reward;
 use serde_json::Map;
 
 use crate::actor::{UnfinishedGroups, members};
-use crate::config::{OnUpdate, QueueConfig, RolloutConfig};
+use crate::config::{QueueConfig, RolloutConfig};
 use crate::costs::{CostModel, DecodeWork};
 use crate::error::RolloutError;
 use crate::group::{FinishedGroup, Group, ScoredCompletion};
@@ -21,7 +21,7 @@ use crate::intake::Intake;
 use crate::lengths::LengthDistribution;
 use crate::prompt::Prompt;
 use crate::queue::ReplayQueue;
-use crate::scheduler::{Outcome, Pacing, Scheduler};
+use crate::scheduler::{Outcome, Pacing, Room, Scheduler};
 use crate::trajectory::{Completion, Finish, OutputLimits, Token, Trajectory};
 use crate::weights::Bell;
 
@@ -56,6 +56,8 @@ pub struct VirtualPlan {
     pub seed: u64,
     /// The tokens of every prompt.
     pub prompt_tokens: usize,
+    /// The tokens of a block of the cache, where `rollout.kv_cache_tokens_max` bounds it.
+    pub cache_block_tokens: usize,
 }
 
 /// A step of the learner, with what was decoded since the step before.
@@ -343,6 +345,8 @@ struct Slots<'a> {
     ends: BinaryHeap<Reverse<(u64, usize)>>,
     /// What the open segment of each slot is.
     open: Vec<OpenSegment>,
+    /// Whether a slot holds the cache of the trajectory on it.
+    cached: Vec<bool>,
     /// Tokens in the contexts of slots that decode.
     context_tokens: u64,
     /// Slots that decode, by the version of their segment.
@@ -377,8 +381,14 @@ impl<'a> Slots<'a> {
             reference: None,
             fields: Map::new(),
         };
+        let mut scheduler =
+            Scheduler::new(slots, OutputLimits::from(&plan.rollout)).with_priority(plan.rollout.priority);
+        if let Some(tokens) = plan.rollout.kv_cache_tokens_max {
+            scheduler =
+                scheduler.bounded(Room::of_tokens(tokens, plan.cache_block_tokens), plan.rollout.group_size);
+        }
         Self {
-            scheduler: Scheduler::new(slots, OutputLimits::from(&plan.rollout)),
+            scheduler,
             unfinished: UnfinishedGroups::new(plan.rollout.group_size),
             lengths,
             plan,
@@ -386,6 +396,7 @@ impl<'a> Slots<'a> {
             step: 0,
             ends: BinaryHeap::new(),
             open: vec![OpenSegment::default(); slots],
+            cached: vec![false; slots],
             context_tokens: 0,
             versions: BTreeMap::new(),
         }
@@ -399,18 +410,24 @@ impl<'a> Slots<'a> {
             self.scheduler.admit(members(Arc::clone(&self.prompt), group, group_size));
         }
         let mut filled = Filled::default();
-        for slot in self.scheduler.fill() {
+        let due = self.scheduler.fill();
+        for slot in self.scheduler.take_parked() {
+            self.cached[slot] = false;
+        }
+        let segment_tokens_max = self.plan.rollout.segment_tokens_max();
+        for slot in due {
             let trajectory = self.scheduler.at_boundary(slot);
             let drawn = trajectory.token_count();
             let context = (self.plan.prompt_tokens + drawn) as u64;
+            let cached = std::mem::replace(&mut self.cached[slot], true);
             match trajectory.segments.last() {
                 None => filled.prompts += context,
-                Some(before) if before.version == version => {}
-                Some(_) if self.plan.rollout.on_update == OnUpdate::Keep => {}
+                Some(before) if cached && before.version == version => {}
+                Some(_) if cached && !self.plan.rollout.on_update.rebuilds(context, segment_tokens_max) => {}
                 Some(_) => filled.recomputed += context,
             }
             let length = self.lengths.length(self.plan.seed, trajectory.group, trajectory.member);
-            let tokens = (length - drawn).min(self.plan.rollout.segment_tokens_max());
+            let tokens = (length - drawn).min(segment_tokens_max);
             let stops = drawn + tokens == length;
             let context_tokens = context as usize + tokens;
             self.open[slot] = OpenSegment { version, tokens, context_tokens, stops };
@@ -464,6 +481,7 @@ impl<'a> Slots<'a> {
         match self.scheduler.push(slot, TOKEN, stops) {
             Outcome::SegmentEnded => None,
             Outcome::Finished(trajectory, finish) => {
+                self.cached[slot] = false;
                 self.unfinished.add((without_tokens(trajectory), finish)).map(unjudged)
             }
             Outcome::Inside => panic!("slot {slot} is inside a segment after its {tokens} tokens"),
@@ -504,6 +522,7 @@ mod tests {
 
     use super::*;
     use crate::actor::Actor;
+    use crate::config::OnUpdate;
     use crate::overlapped::Overlapped;
     use crate::schedule::Lockstep;
     use crate::testing::{Script, context, rollout_config};
@@ -533,6 +552,7 @@ mod tests {
             steps: 4,
             seed: 3,
             prompt_tokens: 2,
+            cache_block_tokens: 1,
         }
     }
 
@@ -587,6 +607,23 @@ mod tests {
         let kept = run(&kept, "constant:8", &costs);
         assert!(kept.iter().all(|step| step.context_tokens_recomputed == 0));
         assert!(kept[2].ended_s < steps[2].ended_s);
+        // A context of 6 tokens costs as much as 3 that are decoded, and a segment has 4.
+        let mut auto = asynchronous.clone();
+        auto.rollout.on_update = OnUpdate::Auto;
+        assert_eq!(run(&auto, "constant:8", &costs), steps);
+    }
+
+    #[test]
+    fn a_bound_on_the_cache_makes_trajectories_wait() {
+        let free = VirtualPlan { steps: 3, ..plan(Turns::Lockstep, (2, 4, 2), 0) };
+        let mut bounded = free.clone();
+        // A whole output and its prompt take 10 tokens; two do not fit side by side.
+        bounded.rollout.kv_cache_tokens_max = Some(12);
+        let (free, bounded) = (run(&free, "constant:8", &COSTS), run(&bounded, "constant:8", &COSTS));
+        let learned =
+            |steps: &[VirtualStep]| steps.iter().map(|step| step.lengths.clone()).collect::<Vec<_>>();
+        assert_eq!(learned(&free), learned(&bounded), "nothing is lost");
+        assert!(bounded[0].ended_s > free[0].ended_s, "{bounded:?}");
     }
 
     #[test]
@@ -621,6 +658,7 @@ mod tests {
             steps: 3,
             seed: 1,
             prompt_tokens: 100,
+            cache_block_tokens: 1,
         };
         let costs = CostModel { contention: 1.0, ..COSTS };
         let steps = run(&big, "lognormal:800,1.2", &costs);
@@ -687,6 +725,7 @@ mod tests {
                 steps: 10,
                 seed,
                 prompt_tokens: 2,
+                cache_block_tokens: 1,
             }
         })
     }
