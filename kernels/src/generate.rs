@@ -92,7 +92,7 @@ impl DecodeWeights {
 pub struct DecodeSlots(Engine);
 
 enum Engine {
-    Cpu(CpuSlots),
+    Cpu(Box<CpuSlots>),
     Device(DeviceSlots),
 }
 
@@ -101,7 +101,11 @@ impl DecodeSlots {
     /// slots hold, on other devices it is taken at once.
     pub fn new(config: &DecoderConfig, slots: usize, positions_max: usize, device: &Device) -> Self {
         if flex::is_cpu(device) {
-            return Self(Engine::Cpu(CpuSlots::new(config, (slots, positions_max), CachePrecision::F32)));
+            return Self(Engine::Cpu(Box::new(CpuSlots::new(
+                config,
+                (slots, positions_max),
+                CachePrecision::F32,
+            ))));
         }
         Self(Engine::Device(DeviceSlots::new(config, slots, positions_max, device)))
     }
@@ -118,7 +122,7 @@ impl DecodeSlots {
         device: &Device,
     ) -> Result<Self, KernelError> {
         if flex::is_cpu(device) {
-            return Ok(Self(Engine::Cpu(CpuSlots::new(config, (slots, positions_max), precision))));
+            return Ok(Self(Engine::Cpu(Box::new(CpuSlots::new(config, (slots, positions_max), precision)))));
         }
         match precision {
             CachePrecision::F32 => Ok(Self::new(config, slots, positions_max, device)),

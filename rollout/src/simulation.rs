@@ -62,6 +62,9 @@ impl Shape {
     }
 }
 
+/// The order in which members go: not of the oldest group, members that the group lacks, group, member.
+type Rank = (bool, usize, u64, u32);
+
 /// The versions and the numbers of tokens of a trajectory's segments.
 type Segments = Vec<(u64, usize)>;
 
@@ -141,7 +144,7 @@ impl Simulation {
     }
 
     /// Smallest first.
-    fn rank(&self, member: &Member) -> (bool, usize, u64, u32) {
+    fn rank(&self, member: &Member) -> Rank {
         let place = (member.group, member.member);
         if self.shape.priority == Priority::Oldest {
             return (false, 0, place.0, place.1);
@@ -157,11 +160,11 @@ impl Simulation {
     /// Who is due begins or waits, under a bound.
     fn fill_bounded(&mut self, bound: usize, version: u64) {
         let shape = self.shape;
-        let ranks: Vec<Option<(bool, usize, u64, u32)>> =
+        let ranks: Vec<Option<Rank>> =
             self.slots.iter().map(|slot| slot.as_ref().map(|member| self.rank(member))).collect();
         // Whoever is due, with the slot that it has.
-        let mut due: Vec<((bool, usize, u64, u32), Member, Option<usize>)> = Vec::new();
-        let mut inside: Vec<((bool, usize, u64, u32), usize)> = Vec::new();
+        let mut due: Vec<(Rank, Member, Option<usize>)> = Vec::new();
+        let mut inside: Vec<(Rank, usize)> = Vec::new();
         for (slot, rank) in ranks.into_iter().enumerate() {
             let Some(rank) = rank else { continue };
             match self.slots[slot].take_if(|member| member.is_due(shape)) {
