@@ -25,12 +25,10 @@ fn shape(text: &str) -> Result<DecoderConfig> {
     let [hidden, layers, heads, kv_heads, intermediate, vocabulary] = numbers[..] else {
         bail!("--shape {text}: needs hidden,layers,heads,kv_heads,intermediate,vocabulary");
     };
-    if heads == 0
-        || kv_heads == 0
-        || hidden % heads != 0
-        || heads % kv_heads != 0
-        || (hidden / heads) % 2 != 0
-    {
+    if numbers.contains(&0) {
+        bail!("--shape {text}: every number is at least 1");
+    }
+    if hidden % heads != 0 || heads % kv_heads != 0 || (hidden / heads) % 2 != 0 {
         bail!("--shape {text}: heads must divide hidden into even widths, and kv_heads must divide heads");
     }
     Ok(DecoderConfig {

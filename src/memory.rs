@@ -58,8 +58,8 @@ impl RunMemory {
             // The one that a learner's update leaves behind, and the one before it, which open segments may need.
             ("older policies".to_owned(), 2 * weights),
             keys_values(rollout, decoder),
-            // The one that is published next, the newest, and the one before it, which open segments may need. All
-            // actors share them.
+            // The one that is published next, the newest, and the one before it, which segments may need that take as
+            // long as a step of the learner. All actors share them.
             ("weights packed for decoding, of three policies".to_owned(), 3 * packed),
             ("a pass of each actor".to_owned(), count * one.pass),
             (

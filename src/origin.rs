@@ -75,6 +75,7 @@ impl Origin {
         if !changes.lines.is_empty() {
             notes.push(format!("the config has changed: {}", changes.lines.join("; ")));
         }
+        checkpoints::settle(&folder)?;
         if let Some(step) = step {
             let later = folder.checkpoint_steps()?.into_iter().filter(|other| *other > step).count();
             if later > 0 && !place.overwrite {
@@ -84,7 +85,6 @@ impl Origin {
                 );
             }
         }
-        checkpoints::settle(&folder)?;
         let point = ResumePoint::find(&folder, step.unwrap_or(u64::MAX), device)?;
         let at = point.as_ref().map_or(0, |point| point.step);
         if let Some(step) = step.filter(|step| *step != at) {

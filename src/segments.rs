@@ -67,6 +67,7 @@ pub fn row_config(config: &RunConfig, segments: usize, slots: Option<usize>) -> 
     if segments == 0 {
         config.run.schedule = Schedule::Lockstep;
         config.rollout.actors = 1;
+        config.rollout.kv_cache_tokens_max = None;
         config.rollout.trajectories_open_max = config.learner.groups_per_step * config.rollout.group_size;
         config.queue.groups_max = config.learner.groups_per_step;
         config.queue.staleness_versions_max = 0;
@@ -257,8 +258,9 @@ pub fn metrics_steps(folder: &Path, schedule: Schedule) -> Result<Vec<RowStep>> 
 fn row_step(line: &Value, schedule: Schedule, evaluated_s: f64) -> Result<RowStep> {
     let needed = |tag: &str| line[tag].as_f64().with_context(|| format!("the step has no {tag}"));
     let or_zero = |tag: &str| line[tag].as_f64().unwrap_or(0.0);
-    let wall_s = needed("timing_s/step")? - or_zero("timing_s/checkpoint") - evaluated_s;
     let decode_s = needed("timing_s/gen")?;
+    // After a resume the step has no evaluation before it.
+    let wall_s = (needed("timing_s/step")? - or_zero("timing_s/checkpoint") - evaluated_s).max(0.0);
     let waited_s = match schedule {
         Schedule::Lockstep => decode_s + needed("timing_s/reward")?,
         Schedule::Async | Schedule::Deterministic => needed("time/trainer_waiting_for_data")?,

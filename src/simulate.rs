@@ -81,8 +81,22 @@ fn costs_line(costs: &CostModel) -> String {
     )
 }
 
+/// No run has more of anything that is counted, and products of two such numbers are still numbers.
+const NUMBER_MAX: u64 = 1 << 24;
+
 /// The config with what the command line changes in it.
 fn config(args: &SimulateArgs) -> Result<RunConfig> {
+    let numbers = [
+        ("--staleness", args.staleness),
+        ("--group-size", args.group_size.map(|number| number as u64)),
+        ("--groups-per-step", args.groups_per_step.map(|number| number as u64)),
+        ("--prompt-tokens", Some(args.prompt_tokens as u64)),
+    ];
+    for (flag, number) in numbers {
+        if number.is_some_and(|number| number > NUMBER_MAX) {
+            bail!("{flag}: at most {NUMBER_MAX}");
+        }
+    }
     let scratch = Scratch::new()?;
     let file = match &args.config {
         Some(file) => file.clone(),
@@ -129,6 +143,9 @@ fn lengths_spec(args: &SimulateArgs) -> Result<String> {
 /// The costs of the command line, and for the others those that are found or the defaults.
 fn costs(args: &SimulateArgs) -> Result<CostModel> {
     let given = &args.costs;
+    if let Some(contention) = given.contention.filter(|number| !(number.is_finite() && *number >= 1.0)) {
+        bail!("--contention {contention}: at least 1, which is two devices");
+    }
     let found = match &args.costs_of {
         Some(path) => fit_costs(&observations(path)?, given.contention)
             .map_err(|reason| anyhow::anyhow!("--costs-of {}: {reason}", path.display()))?,

@@ -85,20 +85,21 @@ impl Product<'_, '_> {
             Left::Columns(..) => Buffer::zeros(self.rows.next_multiple_of(ROWS) * DEPTH.min(self.b.inner)),
             Left::Rows(..) => Buffer::zeros(0),
         };
-        let (_, numbers) = self.b.all_words();
-        let mut widened = Buffer::zeros(if numbers > 1 { DEPTH * self.b.width } else { 0 });
-        if self.rows <= ROWS_STREAMED && matches!(self.a, Left::Rows(..)) {
+        let few = self.rows <= ROWS_STREAMED && matches!(self.a, Left::Rows(..));
+        if few {
+            let (_, numbers) = self.b.all_words();
             for panel in self.panels.clone() {
                 for k in (0..self.b.inner).step_by(DEPTH) {
                     match numbers {
-                        1 => self.streamed::<S, 1, N>(simd, (panel, k), &mut widened),
-                        2 => self.streamed::<S, 2, N>(simd, (panel, k), &mut widened),
-                        _ => self.streamed::<S, 4, N>(simd, (panel, k), &mut widened),
+                        1 => self.streamed::<S, 1, N>(simd, (panel, k)),
+                        2 => self.streamed::<S, 2, N>(simd, (panel, k)),
+                        _ => self.streamed::<S, 4, N>(simd, (panel, k)),
                     }
                 }
             }
             return;
         }
+        let mut widened = Buffer::zeros(if self.b.all_words().1 > 1 { DEPTH * self.b.width } else { 0 });
         for k in (0..self.b.inner).step_by(DEPTH) {
             if let Left::Columns(values, distance) = self.a {
                 let form = (self.rows, DEPTH.min(self.b.inner - k));
@@ -110,59 +111,35 @@ impl Product<'_, '_> {
         }
     }
 
-    /// What the sums from `k` on, at most [`DEPTH`] long, add to one panel's columns of few rows, while memory brings
-    /// the next words. For one tile of rows numbers are widened in registers, for more of them once into cache.
+    /// What the sums from `k` on, at most [`DEPTH`] long, add to one panel's columns of few rows: numbers are
+    /// widened in registers, and memory brings the next words while these are worked on.
     #[inline(always)]
-    fn streamed<S: Simd, const K: usize, const N: usize>(
-        &mut self,
-        simd: S,
-        (panel, k): (usize, usize),
-        widened: &mut [f32],
-    ) {
-        let b = self.b;
+    fn streamed<S: Simd, const K: usize, const N: usize>(&mut self, simd: S, (panel, k): (usize, usize)) {
+        let (rows, a, b) = (self.rows, self.a, self.b);
+        let Left::Rows(values, distance) = a else { return };
         let depth = DEPTH.min(b.inner - k);
         let (words, _) = b.all_words();
         let at = panel * b.words(K) + k / K * b.width;
         let end = at + depth.div_ceil(K) * b.width;
+        let b_rows = S::as_simd_u32s(&words[at..end]).0.as_chunks::<N>().0;
         let far = size_of_val(words) >= AHEAD_BYTES_MIN;
         let next = if far { &words[end..words.len().min(end + DEPTH / K * b.width)] } else { &[] };
-        let requests = |numbers: usize| self.rows.div_ceil(ROWS) * (DEPTH / numbers).div_ceil(AHEAD_ROWS);
-        if K > 1 && self.rows > ROWS {
-            let mut ahead = Ahead::new(next, next.len().div_ceil(requests(1)));
-            b.widen(panel, k..k + depth, widened);
-            let words: &[u32] = bytemuck::cast_slice(&widened[..depth * b.width]);
-            self.tiles::<S, 1, N>(simd, (panel, k), words, &mut ahead);
-        } else {
-            let mut ahead = Ahead::new(next, next.len().div_ceil(requests(K)));
-            self.tiles::<S, K, N>(simd, (panel, k), &words[at..end], &mut ahead);
-        }
-    }
-
-    /// All rows, tile by tile, with some words of a panel.
-    #[inline(always)]
-    fn tiles<S: Simd, const K: usize, const N: usize>(
-        &mut self,
-        simd: S,
-        (panel, k): (usize, usize),
-        words: &[u32],
-        ahead: &mut Ahead<'_>,
-    ) {
-        let (rows, depth) = (self.rows, DEPTH.min(self.b.inner - k));
-        let Left::Rows(values, distance) = self.a else { return };
-        let b_rows = S::as_simd_u32s(words).0.as_chunks::<N>().0;
+        let tiles = rows.div_ceil(ROWS);
+        let mut ahead = Ahead::new(next, (AHEAD_ROWS * b.width).div_ceil(tiles));
         let mut to = self.target(simd, (panel, k));
         let mut row = 0;
         while row < rows {
-            let a = (&values[row * distance + k..], distance);
+            let a = &values[row * distance + k..];
+            let (form, at_a) = (depth, (a, distance));
             // Rows that are left over go together as well: a panel is loaded once for all of them.
             let tile = ROWS.min(rows - row);
             match tile {
-                6 => to.put(row, by_words::<S, K, 6, N>(simd, a, (b_rows, depth), ahead)),
-                5 => to.put(row, by_words::<S, K, 5, N>(simd, a, (b_rows, depth), ahead)),
-                4 => to.put(row, by_words::<S, K, 4, N>(simd, a, (b_rows, depth), ahead)),
-                3 => to.put(row, by_words::<S, K, 3, N>(simd, a, (b_rows, depth), ahead)),
-                2 => to.put(row, by_words::<S, K, 2, N>(simd, a, (b_rows, depth), ahead)),
-                _ => to.put(row, by_words::<S, K, 1, N>(simd, a, (b_rows, depth), ahead)),
+                6 => to.put(row, by_words::<S, K, 6, N>(simd, at_a, (b_rows, form), &mut ahead)),
+                5 => to.put(row, by_words::<S, K, 5, N>(simd, at_a, (b_rows, form), &mut ahead)),
+                4 => to.put(row, by_words::<S, K, 4, N>(simd, at_a, (b_rows, form), &mut ahead)),
+                3 => to.put(row, by_words::<S, K, 3, N>(simd, at_a, (b_rows, form), &mut ahead)),
+                2 => to.put(row, by_words::<S, K, 2, N>(simd, at_a, (b_rows, form), &mut ahead)),
+                _ => to.put(row, by_words::<S, K, 1, N>(simd, at_a, (b_rows, form), &mut ahead)),
             }
             row += tile;
         }

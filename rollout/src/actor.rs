@@ -219,6 +219,10 @@ impl<G: Generator> Actor<G> {
         weights: impl Fn(u64) -> Option<Versioned<G::Weights>>,
     ) -> Result<(), RolloutError> {
         let limit = self.context.config.segment_tokens_max();
+        // The part of an actor may be smaller than in the run's earlier life.
+        for trajectory in taken_up.slots.iter().map(|(_, trajectory)| trajectory) {
+            self.check_room(&trajectory.prompt)?;
+        }
         for (slot, trajectory) in taken_up.slots {
             let open = trajectory.segments.last().filter(|segment| segment.tokens.len() < limit);
             let Some(version) = open.map(|segment| segment.version) else {

@@ -133,7 +133,10 @@ impl<G: Generator> Decoding<G> {
             let recalled = recall(trajectory, weights.version);
             let version = recalled.as_ref().map_or(weights.version, |segment| segment.version);
             let context_tokens = trajectory.context_tokens() as u64;
-            let update = self.update(trajectory, version, context_tokens);
+            // A cache that was given up is filled again in any case.
+            let update = self
+                .update(trajectory, version, context_tokens)
+                .map(|update| if self.slots[slot].begun { update } else { CacheUpdate::Rebuilt });
             match recalled {
                 Some(segment) => self.replay(slot, segment, 0),
                 None => self.begin(slot, &weights, update)?,

@@ -179,6 +179,9 @@ struct Line {
     completion_tokens: Option<Vec<IgnoredAny>>,
 }
 
+/// The most completions of a distribution: above it, a place among them is no longer a whole number in f64.
+const COUNTED_MAX: u64 = 1 << 53;
+
 fn recorded(spec: &str) -> Result<Vec<(usize, u64)>, RolloutError> {
     let path = Path::new(spec);
     if !path.exists() {
@@ -192,7 +195,10 @@ fn recorded(spec: &str) -> Result<Vec<(usize, u64)>, RolloutError> {
     let mut counts: Vec<(usize, u64)> = Vec::new();
     let mut up_to = 0;
     for (length, count) in lengths {
-        up_to += count;
+        up_to += count.min(COUNTED_MAX);
+        if up_to > COUNTED_MAX {
+            return Err(refused(format!("{spec}: counts more than 2^53 completions")));
+        }
         match counts.last_mut() {
             Some(last) if last.0 == length => last.1 = up_to,
             _ => counts.push((length, up_to)),

@@ -347,6 +347,8 @@ struct Slots<'a> {
     open: Vec<OpenSegment>,
     /// Whether a slot holds the cache of the trajectory on it.
     cached: Vec<bool>,
+    /// Whether segments may begin before one has ended.
+    looks_again: bool,
     /// Tokens in the contexts of slots that decode.
     context_tokens: u64,
     /// Slots that decode, by the version of their segment.
@@ -397,6 +399,7 @@ impl<'a> Slots<'a> {
             ends: BinaryHeap::new(),
             open: vec![OpenSegment::default(); slots],
             cached: vec![false; slots],
+            looks_again: false,
             context_tokens: 0,
             versions: BTreeMap::new(),
         }
@@ -411,7 +414,10 @@ impl<'a> Slots<'a> {
         }
         let mut filled = Filled::default();
         let due = self.scheduler.fill();
-        for slot in self.scheduler.take_parked() {
+        let parked = self.scheduler.take_parked();
+        // Whoever gave up a slot may have one again at the next decode step.
+        self.looks_again = !parked.is_empty();
+        for slot in parked {
             self.cached[slot] = false;
         }
         let segment_tokens_max = self.plan.rollout.segment_tokens_max();
@@ -441,7 +447,8 @@ impl<'a> Slots<'a> {
 
     /// Decode steps up to the next end of a segment; `None` where nothing decodes.
     fn steps_to_next_end(&self) -> Option<u64> {
-        self.ends.peek().map(|Reverse((end, _))| end - self.step)
+        let steps = self.ends.peek().map(|Reverse((end, _))| end - self.step)?;
+        Some(if self.looks_again { steps.min(1) } else { steps })
     }
 
     fn work(&self) -> DecodeWork {

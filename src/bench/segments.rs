@@ -228,6 +228,11 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
     let steps = metrics_steps(&run, config.run.schedule)?;
     let mut row = SegmentRow::of((*segments, config.rollout.trajectories_open_max), &steps)?;
     row.per_step = steps.iter().skip(1).map(|step| step.costs).collect();
+    if let Some(wanted) = args.trained_tokens
+        && row.trained_tokens < wanted as f64
+    {
+        bail!("{} of {wanted} tokens were learned from in twice the steps", row.trained_tokens);
+    }
     if args.evaluate {
         let evaluation = config.evaluation().context("the config has no held-out problems")?;
         let model = Model::load(&outcome.model, &open_device((config.run.device, config.run.threads))?)?;

@@ -132,7 +132,8 @@ fn precision(
 
 /// Settles what is done about the actors' other distribution by how they decode.
 fn mismatch(learner: &mut LearnerConfig, rollout: Option<&RolloutConfig>) {
-    let rounded = rollout.is_some_and(|rollout| rollout.precision != DecodePrecision::F32);
+    let rounded = rollout
+        .is_some_and(|rollout| rollout.precision != DecodePrecision::F32 || rollout.kv_cache != KvCache::F32);
     let importance = learner.importance.kind;
     learner.mismatch.get_or_insert_with(|| MismatchConfig::by_default(rounded, importance));
 }

@@ -294,6 +294,7 @@ fn rounded_rollouts_are_corrected_unless_the_config_says_otherwise() {
     let mismatch = |set: &[&str]| load(TRAIN, set).unwrap().learner.mismatch.unwrap();
     assert_eq!(mismatch(&[]), MismatchConfig::None {});
     assert_eq!(mismatch(&["rollout.precision=bf16"]), MismatchConfig::Tis { cap: 2.0 });
+    assert_eq!(mismatch(&["rollout.kv_cache=bf16"]), MismatchConfig::Tis { cap: 2.0 });
     assert_eq!(mismatch(&["rollout.precision=i8", "learner.mismatch.kind=none"]), MismatchConfig::None {});
     assert_eq!(mismatch(&["rollout.precision=i8", "learner.importance.kind=sais"]), MismatchConfig::None {});
     assert_eq!(mismatch(&["learner.mismatch={kind = \"tis\", cap = 3}"]), MismatchConfig::Tis { cap: 3.0 });
