@@ -317,7 +317,9 @@ mod tests {
             CostModel { decode_step_s: 0.007, decode_slot_s: 3e-6, contention: 1.5, ..CostModel::default() }
         );
         let error = costs(&parsed(&["--contention", "0.5"])).unwrap_err().to_string();
-        assert_eq!(error, "contention must be finite and at least 1, got 0.5");
+        assert_eq!(error, "--contention 0.5: at least 1, which is two devices");
+        let error = config(&parsed(&["--staleness", "9223372036854775807"])).unwrap_err().to_string();
+        assert_eq!(error, "--staleness: at most 16777216");
         let error = lengths_spec(&parsed(&["configs/quickstart.toml"])).unwrap_err().to_string();
         assert!(error.starts_with("--lengths is needed"), "{error}");
     }
