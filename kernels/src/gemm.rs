@@ -7,6 +7,7 @@
 
 mod packed;
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd, bytemuck};
@@ -22,9 +23,11 @@ use packed::{WHOLE_BITS, WHOLE_OFFSET};
 const DEPTH: usize = 128;
 /// Rows of a register tile: with four vectors of columns they fill 24 of 32 registers, with two 12 of 16.
 const ROWS: usize = 6;
-/// With at most so many rows the right factor is read straight through from memory, panel by panel; the left
-/// one is then small enough to be read again for each.
-const ROWS_STREAMED: usize = 48;
+/// A left factor of at most so many numbers is read again for each panel from second-level cache, so that the right
+/// one is read straight through from memory.
+const TILED_NUMBERS_MAX: usize = 64 << 10;
+/// With at least so many tiles of rows it takes less to widen the numbers of a panel's part once for all.
+const TILES_WIDENED: usize = 2;
 /// A factor of so many bytes is not in a core's cache when it is used again: it is asked for ahead of its use.
 const AHEAD_BYTES_MIN: usize = 256 << 10;
 /// Rows of words between two requests for words ahead.
@@ -55,7 +58,10 @@ pub(crate) fn multiply_panels((rows, a): (usize, Left<'_>), b: &Packed, panels: 
 fn run<const ADD: bool>((rows, a): (usize, Left<'_>), b: &Packed, panels: Range<usize>, c: &mut [f32]) {
     let columns = b.columns.min(panels.end * b.width) - panels.start * b.width;
     assert_eq!(c.len(), rows * columns, "a result of the product's form");
-    simd::arch().dispatch(Product { add: ADD, rows, a, b, panels, columns, c });
+    SCRATCH.with_borrow_mut(|scratch| {
+        let product = Product { add: ADD, rows, a, b, panels, columns, c };
+        simd::arch().dispatch(Call { product, scratch });
+    });
 }
 
 struct Product<'a, 'c> {
@@ -69,131 +75,237 @@ struct Product<'a, 'c> {
     c: &'c mut [f32],
 }
 
-impl WithSimd for Product<'_, '_> {
+struct Call<'a, 'c, 's> {
+    product: Product<'a, 'c>,
+    scratch: &'s mut Scratch,
+}
+
+impl WithSimd for Call<'_, '_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 { self.all::<S, 4>(simd) } else { self.all::<S, 2>(simd) }
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        if S::REGISTER_COUNT >= 32 {
+            self.product.all::<S, 4>(simd, self.scratch);
+        } else {
+            self.product.all::<S, 2>(simd, self.scratch);
+        }
     }
+}
+
+/// Buffers of a thread that serve every product.
+struct Scratch {
+    /// The left factor in tiles.
+    tiles: Buffer,
+    /// A part of a panel in f32.
+    widened: Buffer,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { tiles: Buffer::zeros(0), widened: Buffer::zeros(0) });
 }
 
 impl Product<'_, '_> {
     #[inline(always)]
-    fn all<S: Simd, const N: usize>(mut self, simd: S) {
-        let mut turned = match self.a {
-            Left::Columns(..) => Buffer::zeros(self.rows.next_multiple_of(ROWS) * DEPTH.min(self.b.inner)),
-            Left::Rows(..) => Buffer::zeros(0),
-        };
-        let few = self.rows <= ROWS_STREAMED && matches!(self.a, Left::Rows(..));
-        if few {
-            let (_, numbers) = self.b.all_words();
-            for panel in self.panels.clone() {
-                for k in (0..self.b.inner).step_by(DEPTH) {
-                    match numbers {
-                        1 => self.streamed::<S, 1, N>(simd, (panel, k)),
-                        2 => self.streamed::<S, 2, N>(simd, (panel, k)),
-                        _ => self.streamed::<S, 4, N>(simd, (panel, k)),
+    fn all<S: Simd, const N: usize>(&mut self, simd: S, scratch: &mut Scratch) {
+        let (inner, panels) = (self.b.inner, self.panels.clone());
+        let depth = if self.rows * inner <= TILED_NUMBERS_MAX { inner } else { DEPTH.min(inner) };
+        if scratch.tiles.len() < self.rows * depth {
+            scratch.tiles = Buffer::zeros(self.rows * depth);
+        }
+        if scratch.widened.len() < DEPTH * self.b.width {
+            scratch.widened = Buffer::zeros(DEPTH * self.b.width);
+        }
+        let Scratch { tiles, widened } = scratch;
+        for first in (0..inner).step_by(depth) {
+            let end = inner.min(first + depth);
+            for k in (first..end).step_by(DEPTH) {
+                let own = k..end.min(k + DEPTH);
+                let len = self.rows * own.len();
+                self.tile(own, &mut tiles[(k - first) * self.rows..][..len]);
+            }
+            for panel in panels.clone() {
+                for k in (first..end).step_by(DEPTH) {
+                    let own = k..end.min(k + DEPTH);
+                    // What is read after this.
+                    let next = if own.end < end {
+                        (panel, own.end)
+                    } else if panel + 1 < panels.end {
+                        (panel + 1, first)
+                    } else {
+                        (panels.start, end)
+                    };
+                    let tiles = &tiles[(k - first) * self.rows..][..self.rows * own.len()];
+                    match self.b.all_words().1 {
+                        1 => self.part::<S, 1, N>(simd, (panel, own), next, (tiles, widened)),
+                        2 => self.part::<S, 2, N>(simd, (panel, own), next, (tiles, widened)),
+                        _ => self.part::<S, 4, N>(simd, (panel, own), next, (tiles, widened)),
                     }
                 }
             }
-            return;
-        }
-        let mut widened = Buffer::zeros(if self.b.all_words().1 > 1 { DEPTH * self.b.width } else { 0 });
-        for k in (0..self.b.inner).step_by(DEPTH) {
-            if let Left::Columns(values, distance) = self.a {
-                let form = (self.rows, DEPTH.min(self.b.inner - k));
-                turn(&values[k * distance..], distance, form, &mut turned);
-            }
-            for panel in self.panels.clone() {
-                self.part::<S, N>(simd, (panel, k), (&turned, &mut widened));
-            }
         }
     }
 
-    /// What the sums from `k` on, at most [`DEPTH`] long, add to one panel's columns of few rows: numbers are
-    /// widened in registers, and memory brings the next words while these are worked on.
+    /// Sums `own` of the left factor as tiles `[sums, rows of the tile]`, one after the other.
     #[inline(always)]
-    fn streamed<S: Simd, const K: usize, const N: usize>(&mut self, simd: S, (panel, k): (usize, usize)) {
-        let (rows, a, b) = (self.rows, self.a, self.b);
-        let Left::Rows(values, distance) = a else { return };
-        let depth = DEPTH.min(b.inner - k);
-        let (words, _) = b.all_words();
-        let at = panel * b.words(K) + k / K * b.width;
-        let end = at + depth.div_ceil(K) * b.width;
-        let b_rows = S::as_simd_u32s(&words[at..end]).0.as_chunks::<N>().0;
-        let far = size_of_val(words) >= AHEAD_BYTES_MIN;
-        let next = if far { &words[end..words.len().min(end + DEPTH / K * b.width)] } else { &[] };
-        let tiles = rows.div_ceil(ROWS);
-        let mut ahead = Ahead::new(next, (AHEAD_ROWS * b.width).div_ceil(tiles));
-        let mut to = self.target(simd, (panel, k));
-        let mut row = 0;
-        while row < rows {
-            let a = &values[row * distance + k..];
-            let (form, at_a) = (depth, (a, distance));
-            // Rows that are left over go together as well: a panel is loaded once for all of them.
-            let tile = ROWS.min(rows - row);
-            match tile {
-                6 => to.put(row, by_words::<S, K, 6, N>(simd, at_a, (b_rows, form), &mut ahead)),
-                5 => to.put(row, by_words::<S, K, 5, N>(simd, at_a, (b_rows, form), &mut ahead)),
-                4 => to.put(row, by_words::<S, K, 4, N>(simd, at_a, (b_rows, form), &mut ahead)),
-                3 => to.put(row, by_words::<S, K, 3, N>(simd, at_a, (b_rows, form), &mut ahead)),
-                2 => to.put(row, by_words::<S, K, 2, N>(simd, at_a, (b_rows, form), &mut ahead)),
-                _ => to.put(row, by_words::<S, K, 1, N>(simd, at_a, (b_rows, form), &mut ahead)),
+    fn tile(&self, own: Range<usize>, to: &mut [f32]) {
+        let depth = own.len();
+        for (row, count) in tiles(self.rows) {
+            let to = &mut to[row * depth..][..count * depth];
+            match (self.a, count) {
+                (Left::Rows(values, distance), 1) => {
+                    to.copy_from_slice(&values[row * distance..][own.clone()])
+                }
+                (Left::Rows(values, distance), _) => {
+                    for i in 0..count {
+                        let from = &values[(row + i) * distance..][own.clone()];
+                        for (to, from) in to.chunks_exact_mut(count).zip(from) {
+                            to[i] = *from;
+                        }
+                    }
+                }
+                (Left::Columns(values, distance), _) => {
+                    let from = values[own.start * distance..].chunks(distance);
+                    for (to, from) in to.chunks_exact_mut(count).zip(from) {
+                        to.copy_from_slice(&from[row..row + count]);
+                    }
+                }
             }
-            row += tile;
         }
     }
 
+    /// What the sums `own`, at most [`DEPTH`] long, add to one panel's columns of all rows. Memory brings the words
+    /// from `next` on meanwhile.
     #[inline(always)]
-    fn target<S: Simd>(&mut self, simd: S, (panel, k): (usize, usize)) -> Target<'_, S> {
-        let first = (panel - self.panels.start) * self.b.width;
-        let (add, columns, scales) = (self.add || k > 0, self.columns, self.b.scales(panel));
-        Target { simd, add, c: &mut *self.c, columns, first, scales }
-    }
-
-    /// What the sums from `k` on, at most [`DEPTH`] long, add to one panel's columns of all rows.
-    #[inline(always)]
-    fn part<S: Simd, const N: usize>(
+    fn part<S: Simd, const K: usize, const N: usize>(
         &mut self,
         simd: S,
-        (panel, k): (usize, usize),
-        (turned, widened): (&[f32], &mut [f32]),
+        (panel, own): (usize, Range<usize>),
+        next: (usize, usize),
+        (left, scratch): (&[f32], &mut [f32]),
     ) {
-        let (rows, a, b) = (self.rows, self.a, self.b);
-        let depth = DEPTH.min(b.inner - k);
-        let len = depth * b.width;
-        let values = match b.all_words() {
-            (words, 1) => &words[(panel * b.inner + k) * b.width..][..len],
-            _ => {
-                b.widen(panel, k..k + depth, widened);
-                bytemuck::cast_slice(&widened[..len])
-            }
-        };
-        let b_rows = S::as_simd_f32s(bytemuck::cast_slice(values)).0.as_chunks::<N>().0;
-        let mut to = self.target(simd, (panel, k));
-        let mut row = 0;
-        while row + ROWS <= rows {
-            let sums: [[S::f32s; N]; ROWS] = match a {
-                Left::Rows(values, distance) => {
-                    by_rows(simd, &values[row * distance + k..], distance, b_rows)
-                }
-                Left::Columns(..) => by_turned(simd, &turned[row * depth..], b_rows),
-            };
-            to.put(row, sums);
-            row += ROWS;
+        let (rows, b, depth) = (self.rows, self.b, own.len());
+        let words = b.all_words().0;
+        let at = |(panel, k): (usize, usize)| panel * b.words(K) + k / K * b.width;
+        let len = depth.div_ceil(K) * b.width;
+        let own_words = &words[at((panel, own.start))..][..len];
+        let next = at(next).min(words.len());
+        let far = size_of_val(words) >= AHEAD_BYTES_MIN;
+        let next = if far { &words[next..words.len().min(next + DEPTH.div_ceil(K) * b.width)] } else { &[] };
+        let count = rows.div_ceil(ROWS);
+        let mut ahead = Ahead::new(next, (AHEAD_ROWS * b.width).div_ceil(count));
+        let add = self.add || own.start > 0;
+        let first = (panel - self.panels.start) * b.width;
+        let mut to =
+            Target { simd, add, c: &mut *self.c, columns: self.columns, first, scales: b.scales(panel) };
+        if K > 1 && count >= TILES_WIDENED {
+            let widened = &mut scratch[..depth * b.width];
+            widen::<S, K, N>(simd, own_words, widened);
+            let b = S::as_simd_u32s(bytemuck::cast_slice(widened)).0.as_chunks::<N>().0;
+            // The words are fewer than the numbers, so fewer are asked for at once.
+            ahead.at_once((AHEAD_ROWS * self.b.width / K).div_ceil(count));
+            rows_by_tiles::<S, 1, N>(simd, (rows, left), (b, depth), &mut ahead, &mut to);
+        } else {
+            let b = S::as_simd_u32s(own_words).0.as_chunks::<N>().0;
+            rows_by_tiles::<S, K, N>(simd, (rows, left), (b, depth), &mut ahead, &mut to);
         }
-        while row < rows {
-            let sums: [[S::f32s; N]; 1] = match a {
-                Left::Rows(values, distance) => {
-                    by_rows(simd, &values[row * distance + k..], distance, b_rows)
-                }
-                Left::Columns(values, distance) => {
-                    by_column(simd, &values[k * distance + row..], distance, b_rows)
-                }
-            };
-            to.put(row, sums);
-            row += 1;
+    }
+}
+
+/// First row and number of rows of each tile: as equal as can be, as a small one takes longer for each of its rows.
+#[inline(always)]
+fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = rows.div_ceil(ROWS);
+    let (each, more) = (rows / count.max(1), rows % count.max(1));
+    (0..count).map(move |tile| (tile * each + tile.min(more), each + usize::from(tile < more)))
+}
+
+#[inline(always)]
+fn rows_by_tiles<S: Simd, const K: usize, const N: usize>(
+    simd: S,
+    (rows, left): (usize, &[f32]),
+    b: (&[[S::u32s; N]], usize),
+    ahead: &mut Ahead<'_>,
+    to: &mut Target<'_, S>,
+) {
+    for (row, count) in tiles(rows) {
+        let a = &left[row * b.1..][..count * b.1];
+        match count {
+            6 => to.put(row, by_tile::<S, K, 6, N>(simd, a, b, ahead)),
+            5 => to.put(row, by_tile::<S, K, 5, N>(simd, a, b, ahead)),
+            4 => to.put(row, by_tile::<S, K, 4, N>(simd, a, b, ahead)),
+            3 => to.put(row, by_tile::<S, K, 3, N>(simd, a, b, ahead)),
+            2 => to.put(row, by_tile::<S, K, 2, N>(simd, a, b, ahead)),
+            _ => to.put(row, by_tile::<S, K, 1, N>(simd, a, b, ahead)),
+        }
+    }
+}
+
+/// Sums over `depth` numbers that lie `K` to a word.
+#[inline(always)]
+fn by_tile<S: Simd, const K: usize, const M: usize, const N: usize>(
+    simd: S,
+    a: &[f32],
+    (b, depth): (&[[S::u32s; N]], usize),
+    ahead: &mut Ahead<'_>,
+) -> [[S::f32s; N]; M] {
+    let mut sums = [[simd.splat_f32s(0.0); N]; M];
+    let a = &a.as_chunks::<M>().0[..depth];
+    let (words, places) = a.as_chunks::<K>();
+    let (a_blocks, a_rest) = words.as_chunks::<AHEAD_ROWS>();
+    let (b_blocks, b_rest) = b.as_chunks::<AHEAD_ROWS>();
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        ahead.ask();
+        for (a, b) in a.iter().zip(b) {
+            add_word::<S, K, M, N>(simd, a, *b, &mut sums);
+        }
+    }
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        add_word::<S, K, M, N>(simd, a, *b, &mut sums);
+    }
+    // The last word holds fewer numbers than others.
+    for (place, a) in places.iter().enumerate() {
+        add_number(simd, a, widened::<S, K, N>(simd, b[words.len()], place), &mut sums);
+    }
+    sums
+}
+
+#[inline(always)]
+fn add_word<S: Simd, const K: usize, const M: usize, const N: usize>(
+    simd: S,
+    a: &[[f32; M]; K],
+    b: [S::u32s; N],
+    sums: &mut [[S::f32s; N]; M],
+) {
+    for (place, a) in a.iter().enumerate() {
+        add_number(simd, a, widened::<S, K, N>(simd, b, place), sums);
+    }
+}
+
+#[inline(always)]
+fn add_number<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    a: &[f32; M],
+    b: [S::f32s; N],
+    sums: &mut [[S::f32s; N]; M],
+) {
+    for m in 0..M {
+        let factor = simd.splat_f32s(a[m]);
+        for n in 0..N {
+            sums[m][n] = simd.mul_add_f32s(factor, b[n], sums[m][n]);
+        }
+    }
+}
+
+/// Words of a part of a panel as numbers, before scales.
+#[inline(always)]
+fn widen<S: Simd, const K: usize, const N: usize>(simd: S, words: &[u32], to: &mut [f32]) {
+    let words = S::as_simd_u32s(words).0.as_chunks::<N>().0;
+    let to = S::as_mut_simd_f32s(to).0.as_chunks_mut::<N>().0;
+    for (to, words) in to.chunks_mut(K).zip(words) {
+        for (place, to) in to.iter_mut().enumerate() {
+            *to = widened::<S, K, N>(simd, *words, place);
         }
     }
 }
@@ -224,107 +336,6 @@ fn widened<S: Simd, const K: usize, const N: usize>(
         }
     }
     numbers
-}
-
-/// Sums over `depth` numbers that lie `K` to a word.
-#[inline(always)]
-fn by_words<S: Simd, const K: usize, const M: usize, const N: usize>(
-    simd: S,
-    (a, distance): (&[f32], usize),
-    (b, depth): (&[[S::u32s; N]], usize),
-    ahead: &mut Ahead<'_>,
-) -> [[S::f32s; N]; M] {
-    let mut sums = [[simd.splat_f32s(0.0); N]; M];
-    let rows: [&[f32]; M] = std::array::from_fn(|m| &a[m * distance..][..depth]);
-    let whole = depth / K;
-    #[allow(clippy::needless_range_loop, reason = "the place is also one of the word's")]
-    for (chunk, b) in b[..whole].chunks(AHEAD_ROWS).enumerate() {
-        ahead.ask();
-        let first = chunk * AHEAD_ROWS * K;
-        let rows: [&[[f32; K]]; M] =
-            std::array::from_fn(|m| &rows[m][first..][..b.len() * K].as_chunks::<K>().0[..b.len()]);
-        for (word, b) in b.iter().enumerate() {
-            for place in 0..K {
-                let b = widened::<S, K, N>(simd, *b, place);
-                for m in 0..M {
-                    let factor = simd.splat_f32s(rows[m][word][place]);
-                    for n in 0..N {
-                        sums[m][n] = simd.mul_add_f32s(factor, b[n], sums[m][n]);
-                    }
-                }
-            }
-        }
-    }
-    for place in 0..depth % K {
-        let b = widened::<S, K, N>(simd, b[whole], place);
-        for m in 0..M {
-            let factor = simd.splat_f32s(rows[m][whole * K + place]);
-            for n in 0..N {
-                sums[m][n] = simd.mul_add_f32s(factor, b[n], sums[m][n]);
-            }
-        }
-    }
-    sums
-}
-
-/// Columns of a left factor as tiles `[depth, ROWS]`, one after the other.
-fn turn(a: &[f32], distance: usize, (rows, depth): (usize, usize), to: &mut [f32]) {
-    for (tile, to) in to.chunks_exact_mut(ROWS * depth).take(rows / ROWS).enumerate() {
-        for (to, from) in to.as_chunks_mut::<ROWS>().0.iter_mut().zip(a.chunks(distance)) {
-            to.copy_from_slice(&from[tile * ROWS..(tile + 1) * ROWS]);
-        }
-    }
-}
-
-#[inline(always)]
-fn by_rows<S: Simd, const M: usize, const N: usize>(
-    simd: S,
-    a: &[f32],
-    distance: usize,
-    b: &[[S::f32s; N]],
-) -> [[S::f32s; N]; M] {
-    let mut sums = [[simd.splat_f32s(0.0); N]; M];
-    let rows: [&[f32]; M] = std::array::from_fn(|m| &a[m * distance..][..b.len()]);
-    for (k, b) in b.iter().enumerate() {
-        for m in 0..M {
-            let factor = simd.splat_f32s(rows[m][k]);
-            for n in 0..N {
-                sums[m][n] = simd.mul_add_f32s(factor, b[n], sums[m][n]);
-            }
-        }
-    }
-    sums
-}
-
-#[inline(always)]
-fn by_turned<S: Simd, const N: usize>(simd: S, a: &[f32], b: &[[S::f32s; N]]) -> [[S::f32s; N]; ROWS] {
-    let mut sums = [[simd.splat_f32s(0.0); N]; ROWS];
-    for (a, b) in a.as_chunks::<ROWS>().0.iter().zip(b) {
-        for m in 0..ROWS {
-            let factor = simd.splat_f32s(a[m]);
-            for n in 0..N {
-                sums[m][n] = simd.mul_add_f32s(factor, b[n], sums[m][n]);
-            }
-        }
-    }
-    sums
-}
-
-#[inline(always)]
-fn by_column<S: Simd, const N: usize>(
-    simd: S,
-    a: &[f32],
-    distance: usize,
-    b: &[[S::f32s; N]],
-) -> [[S::f32s; N]; 1] {
-    let mut sums = [[simd.splat_f32s(0.0); N]; 1];
-    for (k, b) in b.iter().enumerate() {
-        let factor = simd.splat_f32s(a[k * distance]);
-        for n in 0..N {
-            sums[0][n] = simd.mul_add_f32s(factor, b[n], sums[0][n]);
-        }
-    }
-    sums
 }
 
 /// Where the sums of a panel go.
@@ -371,7 +382,7 @@ impl<S: Simd> Target<'_, S> {
 mod tests {
     use proptest::prelude::{prop_assert, proptest};
 
-    use super::{Packed, Precision, add_multiply, multiply};
+    use super::{Packed, Precision, TILED_NUMBERS_MAX, add_multiply, multiply};
     use crate::panel::Left;
     use crate::test_tensors::{noise, numbers};
 
@@ -412,19 +423,24 @@ mod tests {
         }
     }
 
-    /// Who calls may cut the rows anywhere.
+    /// Who calls may cut the rows anywhere, also where the whole left factor is too large to be tiled at once.
     #[test]
     fn a_row_does_not_depend_on_its_neighbours() {
-        let (a, b) = (numbers(noise::<2>([29, 200], 1)), numbers(noise::<2>([200, 70], 2)));
-        let packed = Packed::rows(&b, 200, 70);
-        let mut whole = vec![0.0; 29 * 70];
-        multiply(29, Left::Rows(&a, 200), &packed, &mut whole);
-        for cut in [1, 5, 6, 12, 17] {
-            let mut parts = vec![0.0; 29 * 70];
-            for (c, a) in parts.chunks_mut(cut * 70).zip(a.chunks(cut * 200)) {
-                multiply(c.len() / 70, Left::Rows(a, 200), &packed, c);
+        let (inner, columns) = (300, 70);
+        for rows in [29, TILED_NUMBERS_MAX / inner + 5] {
+            let (a, b) = (numbers(noise::<2>([rows, inner], 1)), numbers(noise::<2>([columns, inner], 2)));
+            for precision in [Precision::F32, Precision::Bf16, Precision::I8] {
+                let packed = Packed::of_weights(&[&b], inner, precision);
+                let mut whole = vec![0.0; rows * columns];
+                multiply(rows, Left::Rows(&a, inner), &packed, &mut whole);
+                for cut in [1, 5, 6, 12, 17] {
+                    let mut parts = vec![0.0; rows * columns];
+                    for (c, a) in parts.chunks_mut(cut * columns).zip(a.chunks(cut * inner)) {
+                        multiply(c.len() / columns, Left::Rows(a, inner), &packed, c);
+                    }
+                    assert_eq!(parts, whole, "{rows} rows in blocks of {cut}, {precision:?}");
+                }
             }
-            assert_eq!(parts, whole, "in blocks of {cut}");
         }
     }
 

@@ -15,6 +15,9 @@ use crate::simd;
 /// Columns of every tile are a multiple of this many: the widest vector there is.
 pub(crate) const LANES: usize = 16;
 
+/// With at most so many rows, tiles are twice as wide where there are 16 registers.
+const FEW_ROWS: usize = 2;
+
 /// What the largest score of a row begins as: below every score, and finite, so that the difference of two
 /// such is 0 and not NaN.
 pub(crate) const LOWEST: f32 = -1e30;
@@ -75,24 +78,34 @@ pub(crate) struct Form {
 /// # Panics
 /// If a slice is shorter than the form says.
 pub(crate) fn product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<false>(form, a, b, c);
+    multiply::<false>((form, form.columns), a, b, c);
+}
+
+/// The first `columns` columns of [`product`]; the others stay as they are.
+///
+/// # Panics
+/// If the columns are no multiple of [`LANES`].
+pub(crate) fn product_of_first(columns: usize, form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    multiply::<false>((form, columns), a, b, c);
 }
 
 /// `c += a b`, otherwise as [`product`]. The sums of a product are complete before they are added to `c`:
 /// sums over many tiles so lose less to rounding than one long sum.
 pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<true>(form, a, b, c);
+    multiply::<true>((form, form.columns), a, b, c);
 }
 
 #[inline(never)]
-fn multiply<const ADD: bool>(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    assert_eq!(form.columns % LANES, 0, "columns come in whole vectors");
+fn multiply<const ADD: bool>((form, columns): (Form, usize), a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    assert!(form.columns % LANES == 0 && columns % LANES == 0, "columns come in whole vectors");
     assert!(b.len() >= form.inner * form.columns && c.len() >= form.rows * form.columns);
-    simd::arch().dispatch(Product::<ADD> { form, a, b, c });
+    simd::arch().dispatch(Product::<ADD> { form, columns: columns.min(form.columns), a, b, c });
 }
 
 struct Product<'a, 'c, const ADD: bool> {
     form: Form,
+    /// How many columns are computed.
+    columns: usize,
     a: Left<'a>,
     b: &'a [f32],
     c: &'c mut [f32],
@@ -111,15 +124,27 @@ impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
             c: S::as_mut_simd_f32s(self.c).0,
             vectors: self.form.columns / S::F32_LANES,
         };
-        let mut vector = 0;
-        // Sums fill most of the registers: a number that is loaded so takes part in as many of them as can be.
+        let (end, mut vector) = (self.columns / S::F32_LANES, 0);
+        // Sums fill most of the registers: a number that is loaded so takes part in as many of them as can be. Few
+        // rows have wide tiles, as the next term of a sum waits for the last one.
         if S::REGISTER_COUNT >= 32 {
-            while vector + 4 <= panels.vectors {
+            while vector + 4 <= end {
                 panels.band::<6, 4>(vector);
                 vector += 4;
             }
+        } else if self.form.rows == 1 {
+            while vector + 8 <= end {
+                panels.band::<1, 8>(vector);
+                vector += 8;
+            }
         }
-        while vector + 2 <= panels.vectors {
+        if self.form.rows <= FEW_ROWS {
+            while vector + 4 <= end {
+                panels.band::<FEW_ROWS, 4>(vector);
+                vector += 4;
+            }
+        }
+        while vector + 2 <= end {
             if S::REGISTER_COUNT >= 32 {
                 panels.band::<8, 2>(vector)
             } else {
@@ -127,7 +152,7 @@ impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
             }
             vector += 2;
         }
-        while vector < panels.vectors {
+        while vector < end {
             panels.band::<8, 1>(vector);
             vector += 1;
         }
@@ -152,17 +177,17 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
             self.tile::<M, N>(row, vector);
             row += M;
         }
-        if row + 4 <= self.form.rows {
-            self.tile::<4, N>(row, vector);
-            row += 4;
-        }
-        if row + 2 <= self.form.rows {
-            self.tile::<2, N>(row, vector);
-            row += 2;
-        }
-        while row < self.form.rows {
-            self.tile::<1, N>(row, vector);
-            row += 1;
+        // Rows that are left over go together, and so do few rows.
+        match self.form.rows - row {
+            0 => {}
+            1 if M > 1 => self.tile::<1, N>(row, vector),
+            2 if M > 2 => self.tile::<2, N>(row, vector),
+            3 if M > 3 => self.tile::<3, N>(row, vector),
+            4 if M > 4 => self.tile::<4, N>(row, vector),
+            5 if M > 5 => self.tile::<5, N>(row, vector),
+            6 if M > 6 => self.tile::<6, N>(row, vector),
+            _ if M > 7 => self.tile::<7, N>(row, vector),
+            _ => unreachable!("fewer rows are left than a tile has"),
         }
     }
 
@@ -348,17 +373,23 @@ impl RunningRow {
 }
 
 /// [`soften`] for a tile with one row a query: row `i` sees the first `seen.0 + i * seen.1` keys of the tile,
-/// and the weights of the others become 0. A row's arithmetic does not depend on the other rows.
+/// and the weights of the others become 0. A row's arithmetic does not depend on the other rows. Keys behind the
+/// first `keys`, which no row sees, stay as they are.
 ///
 /// # Shapes
-/// `tile` is `[rows, keys]` with one entry of `running` a row; the keys are a multiple of [`LANES`].
+/// `tile` is `[rows, all keys]` with one entry of `running` a row; both numbers of keys are multiples of [`LANES`].
 #[inline(never)]
-pub(crate) fn soften_rows(tile: &mut [f32], seen: (isize, isize), running: &mut [RunningRow]) {
-    simd::arch().dispatch(SoftenRows { tile, seen, running });
+pub(crate) fn soften_rows(
+    (tile, keys): (&mut [f32], usize),
+    seen: (isize, isize),
+    running: &mut [RunningRow],
+) {
+    simd::arch().dispatch(SoftenRows { tile, keys, seen, running });
 }
 
 struct SoftenRows<'a> {
     tile: &'a mut [f32],
+    keys: usize,
     seen: (isize, isize),
     running: &'a mut [RunningRow],
 }
@@ -368,14 +399,14 @@ impl WithSimd for SoftenRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let keys = self.tile.len() / self.running.len();
+        let all = self.tile.len() / self.running.len();
         let mut numbers = [0.0; LANES];
         for (lane, number) in numbers.iter_mut().enumerate() {
             *number = lane as f32;
         }
         let first = S::as_simd_f32s(&numbers).0[0];
-        for (row, (tile, running)) in self.tile.chunks_exact_mut(keys).zip(self.running).enumerate() {
-            let tile = S::as_mut_simd_f32s(tile).0;
+        for (row, (tile, running)) in self.tile.chunks_exact_mut(all).zip(self.running).enumerate() {
+            let tile = S::as_mut_simd_f32s(&mut tile[..self.keys]).0;
             let seen = simd.splat_f32s((self.seen.0 + row as isize * self.seen.1) as f32);
             let sees = |vector: usize| {
                 let key = simd.add_f32s(first, simd.splat_f32s((vector * S::F32_LANES) as f32));

@@ -18,6 +18,11 @@ impl<'a> Ahead<'a> {
         Self { left: words, at_once: at_once.next_multiple_of(LINE) }
     }
 
+    /// From here on, how many words a request is for.
+    pub(crate) fn at_once(&mut self, words: usize) {
+        self.at_once = words.next_multiple_of(LINE);
+    }
+
     /// Asks for the next words.
     #[inline(always)]
     pub(crate) fn ask(&mut self) {

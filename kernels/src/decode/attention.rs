@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use super::cache::{BLOCK_POSITIONS, Context, Shape};
-use crate::panel::{Buffer, Form, Left, RunningRow, add_product, product, soften_rows};
+use crate::panel::{Buffer, Form, LANES, Left, RunningRow, add_product, product_of_first, soften_rows};
 use crate::prefetch::Ahead;
 use crate::simd;
 
@@ -74,9 +74,11 @@ pub(super) fn attend(
             ahead.ask();
             let scores = &mut scratch.scores[..rows * BLOCK_POSITIONS];
             let form = Form { rows, inner: shape.head_width, columns: BLOCK_POSITIONS };
-            product(form, Left::Rows(queries.values, queries.distance), keys, scores);
+            let columns = BLOCK_POSITIONS.min((seen_by_last - first).next_multiple_of(LANES));
+            product_of_first(columns, form, Left::Rows(queries.values, queries.distance), keys, scores);
             let seen_by_first = (queries.position.0 + 1) as isize - first as isize;
-            soften_rows(scores, (seen_by_first, queries.position.1 as isize), &mut scratch.running);
+            let seen = (seen_by_first, queries.position.1 as isize);
+            soften_rows((scores, columns), seen, &mut scratch.running);
             shrink_rows(mixed, &scratch.running);
             ahead.ask();
             // Behind the last key that is seen may stand what an earlier context left.

@@ -1,7 +1,5 @@
 //! The right factor of a product in panels, at one of three precisions.
 
-use std::ops::Range;
-
 use pulp::{Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -156,25 +154,6 @@ impl Packed {
             Values::F32(values) => (bytemuck::cast_slice(values), 1),
             Values::Bf16(words) => (words, 2),
             Values::I8(words, _) => (words, 4),
-        }
-    }
-
-    /// Rows of a panel in f32, before scales.
-    #[inline(always)]
-    pub(super) fn widen(&self, panel: usize, rows: Range<usize>, to: &mut [f32]) {
-        let (words, numbers) = self.all_words();
-        let at = panel * self.words(numbers) + rows.start / numbers * self.width;
-        let words = words[at..].chunks_exact(self.width);
-        for (to, words) in to[..rows.len() * self.width].chunks_mut(numbers * self.width).zip(words) {
-            for (place, to) in to.chunks_exact_mut(self.width).enumerate() {
-                for (to, word) in to.iter_mut().zip(words) {
-                    *to = match numbers {
-                        1 => f32::from_bits(*word),
-                        2 => f32::from_bits((word >> (16 * place)) << 16),
-                        _ => f32::from_bits(((word >> (8 * place)) & 0xff) | WHOLE_BITS) - WHOLE_OFFSET,
-                    };
-                }
-            }
         }
     }
 
