@@ -29,7 +29,7 @@ const TILED_NUMBERS_MAX: usize = 64 << 10;
 /// With at least so many tiles of rows it takes less to widen the numbers of a panel's part once for all.
 const TILES_WIDENED: usize = 2;
 /// A factor of so many bytes is not in a core's cache when it is used again: it is asked for ahead of its use.
-const AHEAD_BYTES_MIN: usize = 256 << 10;
+const AHEAD_BYTES_MIN: usize = 64 << 10;
 /// Rows of words between two requests for words ahead.
 const AHEAD_ROWS: usize = 8;
 
@@ -153,22 +153,44 @@ impl Product<'_, '_> {
         let depth = own.len();
         for (row, count) in tiles(self.rows) {
             let to = &mut to[row * depth..][..count * depth];
-            match (self.a, count) {
-                (Left::Rows(values, distance), 1) => {
-                    to.copy_from_slice(&values[row * distance..][own.clone()])
-                }
-                (Left::Rows(values, distance), _) => {
-                    for i in 0..count {
-                        let from = &values[(row + i) * distance..][own.clone()];
-                        for (to, from) in to.chunks_exact_mut(count).zip(from) {
-                            to[i] = *from;
+            match count {
+                6 => self.fill_tile::<6>(row, own.start, to),
+                5 => self.fill_tile::<5>(row, own.start, to),
+                4 => self.fill_tile::<4>(row, own.start, to),
+                3 => self.fill_tile::<3>(row, own.start, to),
+                2 => self.fill_tile::<2>(row, own.start, to),
+                _ => self.fill_tile::<1>(row, own.start, to),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fill_tile<const M: usize>(&self, row: usize, first: usize, to: &mut [f32]) {
+        let to = to.as_chunks_mut::<M>().0;
+        match self.a {
+            Left::Rows(values, distance) => {
+                // Blocks of eight sums are turned in registers.
+                let (blocks, rest) = to.as_chunks_mut::<8>();
+                let rows: [&[f32]; M] =
+                    std::array::from_fn(|m| &values[(row + m) * distance + first..][..8 * blocks.len() + rest.len()]);
+                for (block, to) in blocks.iter_mut().enumerate() {
+                    let from: [&[f32; 8]; M] = std::array::from_fn(|m| &rows[m].as_chunks::<8>().0[block]);
+                    for k in 0..8 {
+                        for m in 0..M {
+                            to[k][m] = from[m][k];
                         }
                     }
                 }
-                (Left::Columns(values, distance), _) => {
-                    let from = values[own.start * distance..].chunks(distance);
-                    for (to, from) in to.chunks_exact_mut(count).zip(from) {
-                        to.copy_from_slice(&from[row..row + count]);
+                for (k, to) in rest.iter_mut().enumerate() {
+                    for m in 0..M {
+                        to[m] = rows[m][8 * blocks.len() + k];
+                    }
+                }
+            }
+            Left::Columns(values, distance) => {
+                for (to, from) in to.iter_mut().zip(values[first * distance..].chunks(distance)) {
+                    if let Some(from) = from[row..].first_chunk::<M>() {
+                        *to = *from;
                     }
                 }
             }

@@ -178,10 +178,13 @@ impl Packed {
         assert_eq!(b.len(), self.inner * self.columns, "a right factor of the packed form");
         let (width, columns, inner) = (self.width, self.columns, self.inner);
         for (panel, to) in self.filled().chunks_exact_mut(width * inner).enumerate() {
-            let first = panel * width;
-            let own = width.min(columns - first);
-            for (to, row) in to.chunks_exact_mut(width).zip(b.chunks_exact(columns)) {
-                to[..own].copy_from_slice(&row[first..first + own]);
+            let b = b.chunks_exact(columns).map(|row| &row[panel * width..]);
+            // A copy of a length that is not known takes a call.
+            match width {
+                64 => copy_rows::<64>(to, b),
+                16 => copy_rows::<16>(to, b),
+                8 => copy_rows::<8>(to, b),
+                _ => to.chunks_exact_mut(width).zip(b).for_each(|(to, from)| copy_first(to, from)),
             }
         }
     }
@@ -203,6 +206,21 @@ fn set_panel(to: &mut [f32], rows: &[&[f32]]) {
         to.fill(0.0);
     }
     turn_rows(to, rows.iter().copied(), (width, inner));
+}
+
+/// Copies as much of each row as a panel has columns, or as there is.
+fn copy_rows<'a, const WIDTH: usize>(to: &mut [f32], rows: impl Iterator<Item = &'a [f32]>) {
+    for (to, from) in to.as_chunks_mut::<WIDTH>().0.iter_mut().zip(rows) {
+        match from.first_chunk() {
+            Some(from) => *to = *from,
+            None => copy_first(to, from),
+        }
+    }
+}
+
+fn copy_first(to: &mut [f32], from: &[f32]) {
+    let len = to.len().min(from.len());
+    to[..len].copy_from_slice(&from[..len]);
 }
 
 /// Puts rows of `inner` numbers into the columns of a panel.
