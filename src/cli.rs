@@ -334,6 +334,9 @@ pub struct BenchStreambpArgs {
     /// Attention's results that StreamBP keeps for the backward pass, in MiB
     #[arg(long, default_value_t = 96)]
     pub attention_kept_mib: u64,
+    /// Other activations that StreamBP keeps of the same layers, in MiB
+    #[arg(long, default_value_t = 0)]
+    pub activations_kept_mib: u64,
     /// Where StreamBP keeps the layers' inputs
     #[arg(long, default_value = "memory")]
     pub layer_inputs: LayerInputs,

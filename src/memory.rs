@@ -49,6 +49,7 @@ impl RunMemory {
                 ("gradients".to_owned(), memory.gradients),
                 (format!("a micro-batch of {tokens} tokens: inputs of the layers"), memory.layer_inputs),
                 ("  results of attention".to_owned(), memory.attention_kept),
+                ("  other activations".to_owned(), memory.activations_kept),
                 ("  keys and values of a layer".to_owned(), memory.keys_values),
                 ("  ids, angles, statistics".to_owned(), memory.tokens),
                 ("  a chunk in a layer or in the head".to_owned(), memory.layer_chunk.max(memory.head_chunk)),

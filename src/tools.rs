@@ -138,6 +138,7 @@ fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
         layer_chunk_tokens: 1024,
         head_chunk_tokens: 256,
         attention_kept_bytes: 0,
+        activations_kept_bytes: 0,
         layer_inputs: LayerInputs::Memory,
         temperature: 1.0,
     };

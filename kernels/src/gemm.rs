@@ -171,8 +171,9 @@ impl Product<'_, '_> {
             Left::Rows(values, distance) => {
                 // Blocks of eight sums are turned in registers.
                 let (blocks, rest) = to.as_chunks_mut::<8>();
-                let rows: [&[f32]; M] =
-                    std::array::from_fn(|m| &values[(row + m) * distance + first..][..8 * blocks.len() + rest.len()]);
+                let rows: [&[f32]; M] = std::array::from_fn(|m| {
+                    &values[(row + m) * distance + first..][..8 * blocks.len() + rest.len()]
+                });
                 for (block, to) in blocks.iter_mut().enumerate() {
                     let from: [&[f32; 8]; M] = std::array::from_fn(|m| &rows[m].as_chunks::<8>().0[block]);
                     for k in 0..8 {

@@ -241,6 +241,7 @@ mod tests {
             layer_chunk_tokens: 16,
             head_chunk_tokens: 9,
             attention_kept_bytes: 0,
+            activations_kept_bytes: 0,
             layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         };

@@ -532,22 +532,26 @@ mod tests {
         // Single tokens, everything at once, and what may leave a rest.
         let chunk = || prop_oneof![1 => Just(Some(1)), 1 => Just(None), 3 => (2_usize..90).prop_map(Some)];
         let lengths = prop::collection::vec(1_usize..41, 1..6);
-        let cuts = (lengths, chunk(), chunk(), path(), 0_u64..100_000, 0.3..2.0);
-        cuts.prop_map(|(lengths, layer, head, path, attention_kept_bytes, temperature)| {
-            let tokens = lengths.iter().sum();
-            let (layer_chunk_tokens, head_chunk_tokens) = (layer.unwrap_or(tokens), head.unwrap_or(tokens));
-            (
-                lengths,
-                ChunkPlan {
-                    path,
-                    layer_chunk_tokens,
-                    head_chunk_tokens,
-                    attention_kept_bytes,
-                    layer_inputs: LayerInputs::Memory,
-                    temperature,
-                },
-            )
-        })
+        let cuts = (lengths, chunk(), chunk(), path(), (0_u64..100_000, 0_u64..200_000), 0.3..2.0);
+        cuts.prop_map(
+            |(lengths, layer, head, path, (attention_kept_bytes, activations_kept_bytes), temperature)| {
+                let tokens = lengths.iter().sum();
+                let (layer_chunk_tokens, head_chunk_tokens) =
+                    (layer.unwrap_or(tokens), head.unwrap_or(tokens));
+                (
+                    lengths,
+                    ChunkPlan {
+                        path,
+                        layer_chunk_tokens,
+                        head_chunk_tokens,
+                        attention_kept_bytes,
+                        activations_kept_bytes,
+                        layer_inputs: LayerInputs::Memory,
+                        temperature,
+                    },
+                )
+            },
+        )
     }
 
     fn assert_statistics(found: &TokenStats, (logprobs, entropies): &(Vec<f64>, Vec<f64>)) {
@@ -607,6 +611,7 @@ mod tests {
                 layer_chunk_tokens: 16,
                 head_chunk_tokens: 16,
                 attention_kept_bytes,
+                activations_kept_bytes: attention_kept_bytes,
                 layer_inputs: LayerInputs::Bf16,
                 temperature: 1.0,
             };

@@ -67,6 +67,9 @@ pub struct ChunkPlan {
     /// Attention's results of as many layers as fit into so many bytes are kept from the forward pass, and not
     /// computed again; by StreamBP on the CPU only.
     pub attention_kept_bytes: u64,
+    /// Of those layers, the other activations of as many as fit into so many bytes are kept as well, so that nothing of
+    /// them is computed again but norms.
+    pub activations_kept_bytes: u64,
     /// Where the layers' inputs wait for the backward pass.
     pub layer_inputs: LayerInputs,
     /// Logits are divided by this.
@@ -79,6 +82,20 @@ impl ChunkPlan {
         let layer = 4 * tokens * config.heads * (config.head_width + 1);
         (self.attention_kept_bytes / layer as u64).min(config.layers as u64) as usize
     }
+
+    /// Those of them whose other activations are kept.
+    fn whole_layers_kept(&self, config: &DecoderConfig, tokens: usize) -> usize {
+        let layer = 4 * tokens * activations(config);
+        let fit = (self.activations_kept_bytes / layer as u64).min(config.layers as u64) as usize;
+        fit.min(self.layers_kept(config, tokens))
+    }
+}
+
+/// Numbers that a layer keeps for a token beside attention's results: keys and values, the residual behind attention,
+/// both parts of the feed-forward layer, and queries unless a norm of theirs has to be gone through again.
+fn activations(config: &DecoderConfig) -> usize {
+    let query = if config.qk_norm { 0 } else { config.heads };
+    (2 * config.kv_heads + query) * config.head_width + config.hidden + 2 * config.intermediate
 }
 
 /// What the model says of every token that follows another.
@@ -471,6 +488,7 @@ mod tests {
             layer_chunk_tokens,
             head_chunk_tokens,
             attention_kept_bytes: 20_000,
+            activations_kept_bytes: 30_000,
             layer_inputs: LayerInputs::Memory,
             temperature: 0.8,
         }
@@ -594,6 +612,33 @@ mod tests {
             }
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file was left");
+    }
+
+    #[test]
+    fn what_is_kept_changes_no_bit() {
+        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+            let decoder = decoder(family, true);
+            let packed = packed(&[17, 1, 30, 5]);
+            let nothing =
+                ChunkPlan { attention_kept_bytes: 0, activations_kept_bytes: 0, ..plan(true, 7, 11) };
+            let (stats, expected) = gradients(&decoder, &packed, &nothing);
+            let layer = 4 * 53 * super::activations(&decoder.config) as u64;
+            for activations_kept_bytes in [layer - 1, layer, 2 * layer] {
+                let kept =
+                    ChunkPlan { attention_kept_bytes: 1 << 20, activations_kept_bytes, ..nothing.clone() };
+                let whole = kept.whole_layers_kept(&decoder.config, 53);
+                assert_eq!(whole as u64, activations_kept_bytes / layer);
+                let (found_stats, found) = gradients(&decoder, &packed, &kept);
+                assert_eq!(stats, found_stats);
+                for ((name, expected), (_, found)) in expected.named().into_iter().zip(found.named()) {
+                    let bits = |tensor: &Tensor<2>| -> Vec<u32> {
+                        numbers(tensor.clone()).into_iter().map(f32::to_bits).collect()
+                    };
+                    let equal = bits(expected) == bits(found);
+                    assert!(equal, "{family:?}, {whole} layers: {name} differs");
+                }
+            }
+        }
     }
 
     #[test]

@@ -266,6 +266,10 @@ pub struct StreambpConfig {
     /// faster than computing them again; 0 keeps none.
     #[serde(default = "StreambpConfig::default_attention_kept_mib")]
     pub attention_kept_mib: u64,
+    /// Of these layers, the other activations of as many as fit into so many MiB are kept as well: a fifth of the
+    /// products of a step is then not computed again; 0 keeps none. On the CPU only.
+    #[serde(default = "StreambpConfig::default_activations_kept_mib")]
+    pub activations_kept_mib: u64,
     /// Where the layers' inputs wait for the backward pass; anything but memory is for the CPU only.
     #[serde(default)]
     pub layer_inputs: LayerInputsPlace,
@@ -304,6 +308,11 @@ impl StreambpConfig {
         96
     }
 
+    /// All layers of a small model at some ten thousand tokens.
+    fn default_activations_kept_mib() -> u64 {
+        256
+    }
+
     /// The cuts of the passes at this temperature.
     pub fn plan(&self, temperature: f64) -> kernels::ChunkPlan {
         kernels::ChunkPlan {
@@ -315,6 +324,7 @@ impl StreambpConfig {
             layer_chunk_tokens: self.layer_chunk_tokens,
             head_chunk_tokens: self.head_chunk_tokens,
             attention_kept_bytes: self.attention_kept_mib << 20,
+            activations_kept_bytes: self.activations_kept_mib << 20,
             layer_inputs: match self.layer_inputs {
                 LayerInputsPlace::Memory => kernels::LayerInputs::Memory,
                 LayerInputsPlace::Bf16 => kernels::LayerInputs::Bf16,
@@ -332,9 +342,13 @@ impl StreambpConfig {
     /// [`LearnerError::Config`] for a chunk of no tokens, for more memory than there is anywhere, or for a folder
     /// of a file that is not written.
     pub fn check(&self) -> Result<(), LearnerError> {
-        if self.attention_kept_mib > 1 << 40 {
-            let reason = format!("{} MiB are more than any machine has", self.attention_kept_mib);
-            return Err(LearnerError::config("learner.streambp.attention_kept_mib", reason));
+        for (key, mib) in [
+            ("learner.streambp.attention_kept_mib", self.attention_kept_mib),
+            ("learner.streambp.activations_kept_mib", self.activations_kept_mib),
+        ] {
+            if mib > 1 << 40 {
+                return Err(LearnerError::config(key, format!("{mib} MiB are more than any machine has")));
+            }
         }
         if self.layer_inputs_dir.is_some() && self.layer_inputs != LayerInputsPlace::File {
             let reason = "is given, but layer_inputs is not \"file\"";
@@ -352,6 +366,7 @@ impl Default for StreambpConfig {
             layer_chunk_tokens: Self::default_layer_chunk_tokens(),
             head_chunk_tokens: Self::default_head_chunk_tokens(),
             attention_kept_mib: Self::default_attention_kept_mib(),
+            activations_kept_mib: Self::default_activations_kept_mib(),
             layer_inputs: LayerInputsPlace::default(),
             layer_inputs_dir: None,
         }

@@ -110,6 +110,7 @@ fn in_child(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resu
     child.args(["--layer-chunk-tokens", &args.layer_chunk_tokens.to_string()]);
     child.args(["--head-chunk-tokens", &args.head_chunk_tokens.to_string()]);
     child.args(["--attention-kept-mib", &args.attention_kept_mib.to_string()]);
+    child.args(["--activations-kept-mib", &args.activations_kept_mib.to_string()]);
     child.args(["--layer-inputs", &name(args.layer_inputs)?]);
     child.arg(format!("--errors={}", name(args.errors)?));
     match &args.model {
@@ -137,6 +138,7 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
         layer_chunk_tokens: tokens,
         head_chunk_tokens: tokens,
         attention_kept_bytes: 0,
+        activations_kept_bytes: 0,
         layer_inputs: kernels::LayerInputs::Memory,
         temperature: 1.0,
     };
@@ -150,6 +152,7 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
             layer_chunk_tokens: args.layer_chunk_tokens,
             head_chunk_tokens: args.head_chunk_tokens,
             attention_kept_bytes: args.attention_kept_mib << 20,
+            activations_kept_bytes: args.activations_kept_mib << 20,
             layer_inputs: match args.layer_inputs {
                 LayerInputs::Memory => kernels::LayerInputs::Memory,
                 LayerInputs::Bf16 => kernels::LayerInputs::Bf16,

@@ -59,6 +59,7 @@ fn whole() -> ChunkPlan {
         layer_chunk_tokens: 1 << 20,
         head_chunk_tokens: 1 << 20,
         attention_kept_bytes: 0,
+        activations_kept_bytes: 0,
         layer_inputs: LayerInputs::Memory,
         temperature: 1.0,
     }
@@ -96,6 +97,7 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
             layer_chunk_tokens: 7,
             head_chunk_tokens: 5,
             attention_kept_bytes: 0,
+            activations_kept_bytes: 0,
             layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         },
@@ -104,6 +106,7 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
             layer_chunk_tokens: 64,
             head_chunk_tokens: 1,
             attention_kept_bytes: 0,
+            activations_kept_bytes: 0,
             layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         },

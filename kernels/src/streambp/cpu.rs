@@ -14,14 +14,13 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use super::{ChunkPlan, TokenStats, silence_last_entries};
-use crate::attention::Mixed;
 use crate::decoder::{Decoder, Packed};
 use crate::error::KernelError;
 use crate::flex::{Rows, Sum};
 use crate::rows::add_columns;
 use crate::weights::Weights;
 use inputs::KeptInputs;
-use layer::{LayerPass, Workspace};
+use layer::{Keep, KeptLayer, LayerPass, Workspace};
 
 /// One batch on its way through one model whose parameters lie in memory.
 pub(super) struct Pass<'a> {
@@ -39,8 +38,8 @@ pub(super) struct Pass<'a> {
 struct Kept {
     /// Of every layer but the first.
     inputs: KeptInputs,
-    /// Attention's results, one a chunk, of the layers where they are kept.
-    mixed: Vec<Vec<Mixed>>,
+    /// What else is kept of every layer.
+    layers: Vec<KeptLayer>,
 }
 
 impl<'a> Pass<'a> {
@@ -61,7 +60,7 @@ impl<'a> Pass<'a> {
         let mut x = self.embedded();
         let mut workspace = Workspace::default();
         for layer in 0..self.weights.blocks.len() {
-            self.layer(layer).forward(&mut x, &mut workspace, None);
+            self.layer(layer).forward(&mut x, &mut workspace, Keep::Nothing);
         }
         drop(workspace);
         self.head_statistics(&x).0
@@ -92,16 +91,21 @@ impl<'a> Pass<'a> {
     fn forward(&self, x: &mut [f32], workspace: &mut Workspace) -> Result<Kept, KernelError> {
         let layers = self.weights.blocks.len();
         // The last layers' results are used first in the backward pass, and so are held for the shortest time.
-        let first_mixed = layers - self.plan.layers_kept(&self.decoder.config, self.batch.ids.len());
-        let mut kept = Kept { inputs: KeptInputs::new(&self.plan.layer_inputs)?, mixed: Vec::new() };
+        let (config, tokens) = (&self.decoder.config, self.batch.ids.len());
+        let first_mixed = layers - self.plan.layers_kept(config, tokens);
+        let first_whole = layers - self.plan.whole_layers_kept(config, tokens);
+        let mut kept = Kept { inputs: KeptInputs::new(&self.plan.layer_inputs)?, layers: Vec::new() };
         for layer in 0..layers {
             // The first layer's input is looked up again.
             if layer > 0 {
                 kept.inputs.push(x)?;
             }
-            let mut mixed = Vec::new();
-            self.layer(layer).forward(x, workspace, (layer >= first_mixed).then_some(&mut mixed));
-            kept.mixed.push(mixed);
+            let keep = match layer {
+                layer if layer >= first_whole => Keep::Activations,
+                layer if layer >= first_mixed => Keep::Attention,
+                _ => Keep::Nothing,
+            };
+            kept.layers.push(self.layer(layer).forward(x, workspace, keep));
         }
         Ok(kept)
     }
@@ -114,7 +118,7 @@ impl<'a> Pass<'a> {
         (workspace, sums): (&mut Workspace, &mut Weights<Sum>),
     ) -> Result<(), KernelError> {
         let mut input = Vec::new();
-        for (layer, mixed) in kept.mixed.into_iter().enumerate().rev() {
+        for (layer, kept_layer) in kept.layers.into_iter().enumerate().rev() {
             if layer > 0 {
                 kept.inputs.pop(x.len(), &mut input)?;
             } else {
@@ -122,7 +126,7 @@ impl<'a> Pass<'a> {
                 drop(std::mem::take(&mut input));
                 input = self.embedded();
             }
-            self.layer(layer).backward((&input, mixed), x, (workspace, &mut sums.blocks[layer]));
+            self.layer(layer).backward((&input, kept_layer), x, (workspace, &mut sums.blocks[layer]));
         }
         let hidden = self.decoder.config.hidden;
         let to = sums.embedding.slice_mut();

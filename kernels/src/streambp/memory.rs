@@ -17,6 +17,8 @@ pub struct MemoryPlan {
     pub layer_inputs: u64,
     /// Attention's results that are kept for the backward pass.
     pub attention_kept: u64,
+    /// The other activations that are kept.
+    pub activations_kept: u64,
     /// Keys and values of one layer with their gradients.
     pub keys_values: u64,
     /// Ids, angles, statistics and coefficients of all tokens.
@@ -62,6 +64,9 @@ impl MemoryPlan {
             attention_kept: bytes(
                 plan.layers_kept(config, tokens) * tokens * config.heads * (config.head_width + 1),
             ),
+            activations_kept: bytes(
+                plan.whole_layers_kept(config, tokens) * tokens * super::activations(config),
+            ),
             keys_values: bytes(4 * tokens * key),
             // Positions take as much as two of these numbers.
             tokens: bytes(tokens * (config.head_width + 8)),
@@ -73,7 +78,8 @@ impl MemoryPlan {
     /// The most that a step holds at one time beside the weights and the optimizer's moments.
     pub fn step(&self) -> u64 {
         // The head finds the layers' buffers of the forward pass still there.
-        let kept = self.layer_inputs + self.attention_kept + self.keys_values + self.tokens;
+        let kept = self.layer_inputs + self.attention_kept + self.activations_kept;
+        let kept = kept + self.keys_values + self.tokens;
         self.gradients + kept + self.layer_chunk.max(self.head_chunk)
     }
 }
@@ -107,6 +113,8 @@ mod tests {
             layer_chunk_tokens: 10,
             head_chunk_tokens: 5,
             attention_kept_bytes,
+            // Both layers would fit, but only one of them keeps its results of attention.
+            activations_kept_bytes: 2 * 4 * 100 * 168,
             layer_inputs: LayerInputs::Memory,
             temperature: 1.0,
         };
@@ -122,8 +130,10 @@ mod tests {
         assert_eq!(memory.layer_chunk, 4 * (chunk + 2 * block as usize + mixing) as u64);
         assert_eq!(memory.head_chunk, 4 * (5 * (4 * 24 + 31) + 31 * 24));
         assert_eq!(memory.attention_kept, 4 * 100 * 4 * 9);
+        assert_eq!(memory.activations_kept, 4 * 100 * (2 * 16 + 32 + 24 + 2 * 40));
         assert_eq!(memory.tokens, 4 * 100 * 16);
-        let parts = memory.layer_inputs + memory.attention_kept + memory.keys_values + memory.tokens;
+        let kept = memory.attention_kept + memory.activations_kept;
+        let parts = memory.layer_inputs + kept + memory.keys_values + memory.tokens;
         assert_eq!(memory.step(), memory.gradients + parts + memory.layer_chunk.max(memory.head_chunk));
         assert_eq!(MemoryPlan::new(&config, &plan(GradientPath::Unchunked), 100), None);
     }
@@ -137,6 +147,7 @@ mod tests {
                 layer_chunk_tokens: 1,
                 head_chunk_tokens: 1,
                 attention_kept_bytes: 0,
+                activations_kept_bytes: 0,
                 layer_inputs: place,
                 temperature: 1.0,
             };

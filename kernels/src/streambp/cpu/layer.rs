@@ -47,6 +47,52 @@ pub(super) struct Workspace {
     dactive: Vec<f32>,
 }
 
+/// What the forward pass keeps of a layer for the backward pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    /// Attention's results.
+    Attention,
+    /// Everything but norms.
+    Activations,
+}
+
+/// What was kept of a layer.
+#[derive(Default)]
+pub(super) struct KeptLayer {
+    /// One a chunk, or none.
+    chunks: Vec<KeptChunk>,
+    /// Keys and values of all rows, if activations are kept.
+    keys_values: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+struct KeptChunk {
+    mixed: attention::Mixed,
+    activations: Option<Activations>,
+}
+
+/// Rows of one chunk that the backward pass starts from.
+#[derive(Default)]
+struct Activations {
+    /// Rotated; `None` where the norm before needs what it saw.
+    query: Option<Vec<f32>>,
+    residual: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+impl Activations {
+    /// Replaces the workspace's buffers; says whether queries are among them.
+    fn put_into(self, workspace: &mut Workspace) -> bool {
+        (workspace.residual, workspace.gate, workspace.up) = (self.residual, self.gate, self.up);
+        let has_query = self.query.is_some();
+        if let Some(query) = self.query {
+            workspace.query = query;
+        }
+        has_query
+    }
+}
+
 /// The first `len` numbers of a buffer, which grows where it is too short.
 fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
@@ -157,28 +203,36 @@ impl<'a> LayerPass<'a> {
         rotate_rows(x, x.len() / rows.len(), self.angles(rows), false);
     }
 
-    /// Replaces `x` by the block's output. Attention's results go into `kept`, one a chunk, if they are wanted.
-    pub(super) fn forward(
-        &self,
-        x: &mut [f32],
-        workspace: &mut Workspace,
-        mut kept: Option<&mut Vec<attention::Mixed>>,
-    ) {
+    /// Replaces `x` by the block's output, and keeps what is asked for.
+    pub(super) fn forward(&self, x: &mut [f32], workspace: &mut Workspace, keep: Keep) -> KeptLayer {
+        let mut kept = KeptLayer::default();
         let (hidden, intermediate) = (self.config.hidden, self.config.intermediate);
         let weights = self.forward_weights();
         let down = Self::transposed(&self.block.down, intermediate);
         self.keys_values(x, &weights, workspace);
         for rows in chunks(self.tokens(), self.chunk) {
-            let mixed = self.attend((part(x, &rows, hidden), None), &rows, &weights, workspace);
             let count = rows.len();
+            let mixed = self.attend((part(x, &rows, hidden), None), &rows, &weights, workspace);
+            let keeps = keep == Keep::Activations;
+            let widths = if keeps { (hidden, intermediate) } else { (1, 1) };
+            let mut copies = Activations {
+                query: (keeps && self.block.query_norm.is_none())
+                    .then(|| workspace.query[..count * self.query_width()].to_vec()),
+                residual: vec![0.0; count * widths.0],
+                gate: vec![0.0; count * widths.1],
+                up: vec![0.0; if keeps { count * intermediate } else { 0 }],
+            };
+            let up = if keeps { &mut copies.up } else { &mut workspace.up };
             let x = &mut x[rows.start * hidden..rows.end * hidden];
             let buffers = [
                 (x, hidden),
                 (sized(&mut workspace.post_normed, count * hidden), hidden),
                 (sized(&mut workspace.gate, count * intermediate), intermediate),
-                (sized(&mut workspace.up, count * intermediate), intermediate),
+                (sized(up, count * intermediate), intermediate),
+                (&mut copies.residual, widths.0),
+                (&mut copies.gate, widths.1),
             ];
-            for_each_block(buffers, |rows, [x, normed, gate, up]| {
+            for_each_block(buffers, |rows, [x, normed, gate, up, residual_copy, gate_copy]| {
                 let mixed = part(&mixed.result, &rows, self.query_width());
                 let left = Left::Rows(mixed, self.query_width());
                 add_multiply(rows.len(), left, &weights.output, x);
@@ -186,13 +240,22 @@ impl<'a> LayerPass<'a> {
                 norm_rows(x, self.block.post_norm.slice(), self.config.rms_eps, normed);
                 multiply(rows.len(), Left::Rows(normed, hidden), &weights.gate, gate);
                 multiply(rows.len(), Left::Rows(normed, hidden), &weights.up, up);
+                if keeps {
+                    residual_copy.copy_from_slice(x);
+                    gate_copy.copy_from_slice(gate);
+                }
                 swiglu::forward_in_place(gate, up);
                 add_multiply(rows.len(), Left::Rows(gate, intermediate), &down, x);
             });
-            if let Some(kept) = &mut kept {
-                kept.push(mixed);
+            if keep != Keep::Nothing {
+                kept.chunks.push(KeptChunk { mixed, activations: keeps.then_some(copies) });
             }
         }
+        if keep == Keep::Activations {
+            let [keys, values] = [&mut workspace.keys, &mut workspace.values].map(std::mem::take);
+            kept.keys_values = Some((keys, values));
+        }
+        kept
     }
 
     /// Keys and values of all rows into the workspace.
@@ -223,16 +286,17 @@ impl<'a> LayerPass<'a> {
         });
     }
 
-    /// The norm and the queries of a chunk into the workspace, and what attention makes of them, unless that was
-    /// kept.
+    /// The norm and the queries of a chunk into the workspace, and what attention makes of them, but for what was
+    /// kept: attention's result, and queries, which are in the workspace then.
     fn attend(
         &self,
-        (x, kept): (&[f32], Option<attention::Mixed>),
+        (x, kept): (&[f32], Option<(attention::Mixed, bool)>),
         chunk: &Range<usize>,
         weights: &Forward,
         workspace: &mut Workspace,
     ) -> attention::Mixed {
         let (hidden, width, count) = (self.config.hidden, self.query_width(), chunk.len());
+        let has_query = matches!(kept, Some((_, true)));
         // Only a norm's gradient needs what the norm saw.
         let raw_width = if self.block.query_norm.is_some() { width } else { 1 };
         let buffers = [
@@ -243,6 +307,9 @@ impl<'a> LayerPass<'a> {
         for_each_block(buffers, |rows, [normed, query, raw]| {
             let gain = self.block.input_norm.slice();
             norm_rows(part(x, &rows, hidden), gain, self.config.rms_eps, normed);
+            if has_query {
+                return;
+            }
             multiply(rows.len(), Left::Rows(normed, hidden), &weights.query, query);
             add_bias(query, self.block.query_bias.as_ref().map(Rows::slice));
             if self.block.query_norm.is_some() {
@@ -251,7 +318,7 @@ impl<'a> LayerPass<'a> {
             let rows = chunk.start + rows.start..chunk.start + rows.end;
             self.turn_heads(query, self.block.query_norm.as_ref(), &rows);
         });
-        kept.unwrap_or_else(|| {
+        kept.map(|(mixed, _)| mixed).unwrap_or_else(|| {
             let keys_values = (&workspace.keys[..], &workspace.values[..]);
             attention::mix(&self.heads(count, &workspace.query, keys_values), &self.spans(chunk))
         })
@@ -283,20 +350,30 @@ impl<'a> LayerPass<'a> {
     /// pass kept, or empty.
     pub(super) fn backward(
         &self,
-        (x, mut kept): (&[f32], Vec<attention::Mixed>),
+        (x, mut kept): (&[f32], KeptLayer),
         dx: &mut [f32],
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
     ) {
         let hidden = self.config.hidden;
         let (forward, backward) = rayon::join(|| self.forward_weights(), || self.backward_weights());
-        self.keys_values(x, &forward, workspace);
+        match kept.keys_values.take() {
+            Some(keys_values) => (workspace.keys, workspace.values) = keys_values,
+            None => self.keys_values(x, &forward, workspace),
+        }
         let keys = self.tokens() * self.key_width();
         sized(&mut workspace.dkeys, keys).fill(0.0);
         sized(&mut workspace.dvalues, keys).fill(0.0);
         for rows in chunks(self.tokens(), self.chunk).rev() {
             let (x, dx) = (part(x, &rows, hidden), &mut dx[rows.start * hidden..rows.end * hidden]);
-            let mixed = self.attend((x, kept.pop()), &rows, &forward, workspace);
-            self.feed_forward_backward((x, &mixed.result), dx, (&forward, &backward), (workspace, gradients));
+            let (mixed, activations) = match kept.chunks.pop() {
+                Some(KeptChunk { mixed, activations }) => (Some(mixed), activations),
+                None => (None, None),
+            };
+            let has = activations.is_some();
+            let has_query = activations.is_some_and(|activations| activations.put_into(workspace));
+            let mixed = self.attend((x, mixed.map(|mixed| (mixed, has_query))), &rows, &forward, workspace);
+            let weights = (&forward, &backward);
+            self.feed_forward_backward((x, &mixed.result, has), dx, weights, (workspace, gradients));
             let keys_values = (&workspace.keys[..], &workspace.values[..]);
             let inputs = self.heads(rows.len(), &workspace.query, keys_values);
             let sums = (&mut workspace.dkeys[..keys], &mut workspace.dvalues[..keys]);
@@ -312,10 +389,10 @@ impl<'a> LayerPass<'a> {
     }
 
     /// From the output's gradient `dx` to that of attention's result, which goes into the workspace beside the
-    /// residual's.
+    /// residual's. The residual and both parts of the feed-forward layer may be in the workspace already.
     fn feed_forward_backward(
         &self,
-        (x, mixed): (&[f32], &[f32]),
+        (x, mixed, has_activations): (&[f32], &[f32], bool),
         dx: &[f32],
         (forward, backward): (&Forward, &Backward),
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
@@ -339,14 +416,18 @@ impl<'a> LayerPass<'a> {
             let [residual, normed, dresidual, dmixed, gate, up, active, dactive] = buffers;
             let rows = block * ROWS..block * ROWS + residual.len() / hidden;
             let dx = part(dx, &rows, hidden);
-            residual.copy_from_slice(part(x, &rows, hidden));
-            let left = Left::Rows(part(mixed, &rows, width), width);
-            add_multiply(rows.len(), left, &forward.output, residual);
-            add_bias(residual, self.block.output_bias.as_ref().map(Rows::slice));
+            if !has_activations {
+                residual.copy_from_slice(part(x, &rows, hidden));
+                let left = Left::Rows(part(mixed, &rows, width), width);
+                add_multiply(rows.len(), left, &forward.output, residual);
+                add_bias(residual, self.block.output_bias.as_ref().map(Rows::slice));
+            }
             let gain = self.block.post_norm.slice();
             norm_rows(residual, gain, self.config.rms_eps, normed);
-            multiply(rows.len(), Left::Rows(normed, hidden), &forward.gate, gate);
-            multiply(rows.len(), Left::Rows(normed, hidden), &forward.up, up);
+            if !has_activations {
+                multiply(rows.len(), Left::Rows(normed, hidden), &forward.gate, gate);
+                multiply(rows.len(), Left::Rows(normed, hidden), &forward.up, up);
+            }
             multiply(rows.len(), Left::Rows(dx, hidden), &backward.down, dactive);
             swiglu::backward_in_place((gate, up), dactive, active);
             multiply(rows.len(), Left::Rows(gate, intermediate), &backward.gate, dresidual);
