@@ -90,10 +90,13 @@ fn print_row(row: &DecodeRow, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// A text that differs from those of other slots from its first token on, as far as the vocabulary goes: equal
-/// contexts would share their caches, which is less to read.
+/// A text that differs from those of other slots from its first tokens on, which are the digits of the slot's number:
+/// equal contexts would share their caches, which is less to hold and to read.
 fn text(config: &DecoderConfig, tokens: usize, slot: usize) -> Vec<u32> {
-    (0..tokens).map(|t| ((slot + t * 7919 + t * t * (slot + 1)) % config.vocabulary) as u32).collect()
+    let vocabulary = config.vocabulary;
+    let digits = (0..).map_while(|place| vocabulary.checked_pow(place)).map(|unit| slot / unit % vocabulary);
+    let rest = (0..).map(|t: usize| (slot + t * 7919 + t * t * (slot + 1)) % vocabulary);
+    digits.take(4).chain(rest).take(tokens).map(|id| id as u32).collect()
 }
 
 fn prefill(
