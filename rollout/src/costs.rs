@@ -178,7 +178,7 @@ fn undisturbed(run: &[Observation], contention: f64) -> Vec<Observation> {
 /// be told from other work where nothing is rebuilt.
 fn least_squares(steps: &[Observation], with_prefill: bool) -> CostModel {
     let rebuilt = if with_prefill { 1.0 } else { 0.0 };
-    let decode = non_negative(
+    let mut decode = non_negative(
         &steps
             .iter()
             .map(|step| {
@@ -187,6 +187,12 @@ fn least_squares(steps: &[Observation], with_prefill: bool) -> CostModel {
             })
             .collect::<Vec<_>>(),
     );
+    let (passes, decode_s) = (sum(steps, |step| step.weight_passes), sum(steps, |step| step.decode_s));
+    if decode[0] + decode[1] == 0.0 && passes > 0.0 {
+        // Few steps on a disturbed machine can give all time to contexts or to prompts. No decoding is free of passes, and
+        // these steps do not tell the costs apart, so passes take all of it.
+        decode = [decode_s / passes, 0.0, 0.0, 0.0];
+    }
     let learn = non_negative(
         &steps.iter().map(|step| ([step.trained_tokens, 1.0], step.learn_s)).collect::<Vec<_>>(),
     );
@@ -396,6 +402,24 @@ mod tests {
             })
         };
         assert!((whole(&found) / whole(&COSTS) - 1.0).abs() < 0.05, "{found:?}");
+    }
+
+    #[test]
+    fn steps_that_would_make_decoding_free_give_all_time_to_passes() {
+        let step = |passes: f64, contexts: f64| Observation {
+            weight_passes: passes,
+            tokens: 10.0 * passes,
+            context_token_steps: contexts,
+            decode_s: 1e-3 * contexts,
+            learn_s: 1.0,
+            trained_tokens: 10.0,
+            wall_s: 1.0 + 1e-3 * contexts,
+            ..Observation::default()
+        };
+        let found =
+            fit(&[vec![step(4.0, 700.0), step(3.0, 900.0), step(5.0, 800.0)]], None).expect("enough steps");
+        assert!(close(found.decode_step_s, 0.2) && found.context_token_s == 0.0, "{found:?}");
+        found.check().expect("they can be");
     }
 
     #[test]
