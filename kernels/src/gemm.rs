@@ -110,7 +110,7 @@ impl Product<'_, '_> {
     #[inline(always)]
     fn all<S: Simd, const N: usize>(&mut self, simd: S, scratch: &mut Scratch) {
         let (inner, panels) = (self.b.inner, self.panels.clone());
-        let depth = if self.rows * inner <= TILED_NUMBERS_MAX { inner } else { DEPTH.min(inner) };
+        let depth = if self.rows * inner <= TILED_NUMBERS_MAX { inner.max(1) } else { DEPTH.min(inner) };
         if scratch.tiles.len() < self.rows * depth {
             scratch.tiles = Buffer::zeros(self.rows * depth);
         }

@@ -189,8 +189,8 @@ fn least_squares(steps: &[Observation], with_prefill: bool) -> CostModel {
     );
     let (passes, decode_s) = (sum(steps, |step| step.weight_passes), sum(steps, |step| step.decode_s));
     if decode[0] + decode[1] == 0.0 && passes > 0.0 {
-        // Few steps on a disturbed machine can give all time to contexts or to prompts. No decoding is free of passes, and
-        // these steps do not tell the costs apart, so passes take all of it.
+        // Few steps on a disturbed machine can give all time to contexts or to prompts. No decoding is free of passes,
+        // and these steps do not tell the costs apart, so passes take all of it.
         decode = [decode_s / passes, 0.0, 0.0, 0.0];
     }
     let learn = non_negative(
