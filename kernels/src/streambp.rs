@@ -590,6 +590,15 @@ mod tests {
         }
     }
 
+    fn assert_equal_bits(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>) {
+        let bits = |tensor: &Tensor<2>| -> Vec<u32> {
+            numbers(tensor.clone()).into_iter().map(f32::to_bits).collect()
+        };
+        for ((name, expected), (_, found)) in expected.named().into_iter().zip(found.named()) {
+            assert!(bits(expected) == bits(found), "{name} differs");
+        }
+    }
+
     #[test]
     fn layer_inputs_in_a_file_change_no_bit() {
         let folder = tempfile::tempdir().unwrap();
@@ -604,12 +613,7 @@ mod tests {
             let ((stats, expected), (file_stats, found)) =
                 (gradients(&decoder, &packed, &memory), gradients(&decoder, &packed, &file));
             assert_eq!(stats, file_stats);
-            for ((name, expected), (_, found)) in expected.named().into_iter().zip(found.named()) {
-                let bits = |tensor: &Tensor<2>| -> Vec<u32> {
-                    numbers(tensor.clone()).into_iter().map(f32::to_bits).collect()
-                };
-                assert!(bits(expected) == bits(found), "{name} differs");
-            }
+            assert_equal_bits(&found, &expected);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file was left");
     }
@@ -630,13 +634,7 @@ mod tests {
                 assert_eq!(whole as u64, activations_kept_bytes / layer);
                 let (found_stats, found) = gradients(&decoder, &packed, &kept);
                 assert_eq!(stats, found_stats);
-                for ((name, expected), (_, found)) in expected.named().into_iter().zip(found.named()) {
-                    let bits = |tensor: &Tensor<2>| -> Vec<u32> {
-                        numbers(tensor.clone()).into_iter().map(f32::to_bits).collect()
-                    };
-                    let equal = bits(expected) == bits(found);
-                    assert!(equal, "{family:?}, {whole} layers: {name} differs");
-                }
+                assert_equal_bits(&found, &expected);
             }
         }
     }
