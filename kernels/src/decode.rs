@@ -9,9 +9,9 @@ pub(crate) mod cache;
 pub(crate) mod packed;
 mod pass;
 mod prefill;
+mod team;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::RwLock;
 
 use rayon::prelude::*;
 
@@ -19,8 +19,9 @@ use crate::decoder::config::DecoderConfig;
 use crate::rope::Rope;
 use cache::{Blocks, CachePrecision, Context};
 use packed::PackedDecoder;
-use pass::{Part, Pass, Workspace};
+use pass::{Lead, Part, Pass, State, Workspace};
 use prefill::{Filling, Round};
+use team::Team;
 
 /// Tokens that one pass takes through the layers: enough that products are bound by arithmetic, few enough
 /// that the activations of a pass stay in cache.
@@ -30,9 +31,6 @@ pub(crate) const PASS_TOKENS_MAX: usize = 384;
 const CACHED_BYTES_MAX: usize = 16 << 20;
 /// Multiplications below which handing half of them to another thread takes longer than they do.
 const SHARED_WORK_MIN: usize = 1 << 20;
-
-/// How long a thread looks for work before it leaves.
-const AWAKE_MAX: Duration = Duration::from_micros(200);
 
 /// Tokens of contexts that were filled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,21 +163,7 @@ impl CpuSlots {
         for input in inputs {
             parts.push(self.part(model, input, rest.next()));
         }
-        match sharing {
-            Sharing::Alone => self.run(model, &mut parts, sharing),
-            // From outside of the pool every product would wake a thread and wait for it; inside it is handed on.
-            Sharing::Contexts => rayon::scope(|_| self.run(model, &mut parts, sharing)),
-            Sharing::Columns => {
-                let done = AtomicBool::new(false);
-                rayon::scope(|scope| {
-                    for _ in 1..rayon::current_num_threads() {
-                        scope.spawn(|_| stay_awake(&done));
-                    }
-                    self.run(model, &mut parts, sharing);
-                    done.store(true, Ordering::Release);
-                });
-            }
-        }
+        self.run(model, &mut parts, sharing);
         for mut part in parts {
             self.blocks.settle(&mut part.context, part.tokens, model.number());
             self.contexts[part.slot] = part.context;
@@ -225,25 +209,27 @@ impl CpuSlots {
             angles: (&self.angles.cos, &self.angles.sin),
             threads,
         };
-        if sharing == Sharing::Contexts {
-            let share = parts.len().div_ceil(threads);
-            let shares = parts.par_chunks_mut(share).zip(self.workspaces.par_iter_mut());
-            shares.for_each(|(parts, workspace)| pass(1).run_all(parts, workspace, PASS_TOKENS_MAX));
-        } else {
-            pass(threads).run_all(parts, &mut self.workspaces[0], PASS_TOKENS_MAX);
-        }
-    }
-}
-
-/// Takes over work of the pool until there is nothing left to share. Between two products a thread without work
-/// would go to sleep, and waking it takes longer than half of a product. A thread that finds nothing for a while
-/// leaves, so that nobody waits for long whose work it interrupted.
-fn stay_awake(done: &AtomicBool) {
-    let mut worked = Instant::now();
-    while !done.load(Ordering::Acquire) && worked.elapsed() < AWAKE_MAX {
-        match rayon::yield_now() {
-            Some(rayon::Yield::Executed) => worked = Instant::now(),
-            _ => std::hint::spin_loop(),
+        let alone = |parts: &mut [Part<'_>], workspace: &mut Workspace| {
+            let state = RwLock::new(State::new(parts, workspace));
+            Lead { pass: &pass(1), state: &state, team: None }.run_all(PASS_TOKENS_MAX);
+        };
+        match sharing {
+            Sharing::Alone => alone(parts, &mut self.workspaces[0]),
+            // From outside of the pool every product would wake a thread and wait for it; inside it is handed on.
+            Sharing::Contexts => rayon::scope(|_| {
+                let share = parts.len().div_ceil(threads);
+                let shares = parts.par_chunks_mut(share).zip(self.workspaces.par_iter_mut());
+                shares.for_each(|(parts, workspace)| alone(parts, workspace));
+            }),
+            Sharing::Columns => {
+                let (pass, team) = (pass(threads), Team::default());
+                let state = RwLock::new(State::new(parts, &mut self.workspaces[0]));
+                rayon::scope(|scope| {
+                    let team = (&team, scope);
+                    Lead { pass: &pass, state: &state, team: Some(team) }.run_all(PASS_TOKENS_MAX);
+                    team.0.end();
+                });
+            }
         }
     }
 }

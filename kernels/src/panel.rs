@@ -10,6 +10,7 @@ use std::array;
 
 use pulp::{Simd, WithSimd};
 
+use crate::prefetch::Ahead;
 use crate::simd;
 
 /// Columns of every tile are a multiple of this many: the widest vector there is.
@@ -17,6 +18,11 @@ pub(crate) const LANES: usize = 16;
 
 /// With at most so many rows, tiles are twice as wide where there are 16 registers.
 const FEW_ROWS: usize = 2;
+
+/// Terms of sums between two requests for words ahead.
+const AHEAD_TERMS: usize = 4;
+/// Rows of the tiles of many rows.
+const TILE_ROWS: usize = 6;
 
 /// What the largest score of a row begins as: below every score, and finite, so that the difference of two
 /// such is 0 and not NaN.
@@ -78,28 +84,40 @@ pub(crate) struct Form {
 /// # Panics
 /// If a slice is shorter than the form says.
 pub(crate) fn product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<false>((form, form.columns), a, b, c);
+    multiply::<false>((form, form.columns), a, b, c, &[]);
 }
 
-/// The first `columns` columns of [`product`]; the others stay as they are.
+/// The first `columns` columns of [`product`]; the others stay as they are. Memory brings the words `next` meanwhile.
 ///
 /// # Panics
 /// If the columns are no multiple of [`LANES`].
-pub(crate) fn product_of_first(columns: usize, form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<false>((form, columns), a, b, c);
+pub(crate) fn product_of_first(
+    (form, columns): (Form, usize),
+    a: Left<'_>,
+    b: &[f32],
+    c: &mut [f32],
+    next: &[u32],
+) {
+    multiply::<false>((form, columns), a, b, c, next);
 }
 
 /// `c += a b`, otherwise as [`product`]. The sums of a product are complete before they are added to `c`:
-/// sums over many tiles so lose less to rounding than one long sum.
-pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<true>((form, form.columns), a, b, c);
+/// sums over many tiles so lose less to rounding than one long sum. Memory brings the words `next` meanwhile.
+pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32], next: &[u32]) {
+    multiply::<true>((form, form.columns), a, b, c, next);
 }
 
 #[inline(never)]
-fn multiply<const ADD: bool>((form, columns): (Form, usize), a: Left<'_>, b: &[f32], c: &mut [f32]) {
+fn multiply<const ADD: bool>(
+    (form, columns): (Form, usize),
+    a: Left<'_>,
+    b: &[f32],
+    c: &mut [f32],
+    next: &[u32],
+) {
     assert!(form.columns % LANES == 0 && columns % LANES == 0, "columns come in whole vectors");
     assert!(b.len() >= form.inner * form.columns && c.len() >= form.rows * form.columns);
-    simd::arch().dispatch(Product::<ADD> { form, columns: columns.min(form.columns), a, b, c });
+    simd::arch().dispatch(Product::<ADD> { form, columns: columns.min(form.columns), a, b, c, next });
 }
 
 struct Product<'a, 'c, const ADD: bool> {
@@ -109,6 +127,8 @@ struct Product<'a, 'c, const ADD: bool> {
     a: Left<'a>,
     b: &'a [f32],
     c: &'c mut [f32],
+    /// Words that memory brings meanwhile.
+    next: &'a [u32],
 }
 
 impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
@@ -123,13 +143,25 @@ impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
             b: S::as_simd_f32s(self.b).0,
             c: S::as_mut_simd_f32s(self.c).0,
             vectors: self.form.columns / S::F32_LANES,
+            ahead: Ahead::new(self.next, 0),
         };
+        if !self.next.is_empty() {
+            let wide = match self.form.rows {
+                _ if S::REGISTER_COUNT >= 32 => 4,
+                1 => 8,
+                rows if rows <= FEW_ROWS => 4,
+                _ => 2,
+            };
+            let tiles = (self.columns / S::F32_LANES).div_ceil(wide) * self.form.rows.div_ceil(TILE_ROWS);
+            let asks = tiles * self.form.inner.div_ceil(AHEAD_TERMS);
+            panels.ahead.at_once(self.next.len().div_ceil(asks.max(1)));
+        }
         let (end, mut vector) = (self.columns / S::F32_LANES, 0);
         // Sums fill most of the registers: a number that is loaded so takes part in as many of them as can be. Few
         // rows have wide tiles, as the next term of a sum waits for the last one.
         if S::REGISTER_COUNT >= 32 {
             while vector + 4 <= end {
-                panels.band::<6, 4>(vector);
+                panels.band::<TILE_ROWS, 4>(vector);
                 vector += 4;
             }
         } else if self.form.rows == 1 {
@@ -148,7 +180,7 @@ impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
             if S::REGISTER_COUNT >= 32 {
                 panels.band::<8, 2>(vector)
             } else {
-                panels.band::<6, 2>(vector)
+                panels.band::<TILE_ROWS, 2>(vector)
             }
             vector += 2;
         }
@@ -166,6 +198,7 @@ struct Panels<'a, S: Simd, const ADD: bool> {
     b: &'a [S::f32s],
     c: &'a mut [S::f32s],
     vectors: usize,
+    ahead: Ahead<'a>,
 }
 
 impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
@@ -208,7 +241,7 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
 
     #[inline(always)]
     fn sums_by_rows<const M: usize, const N: usize>(
-        &self,
+        &mut self,
         a: &[f32],
         distance: usize,
         vector: usize,
@@ -218,6 +251,9 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
         let rows: [&[f32]; M] = array::from_fn(|m| &a[m * distance..][..inner]);
         let b = self.b[..inner * self.vectors].chunks_exact(self.vectors);
         for (k, b) in b.enumerate().take(inner) {
+            if k % AHEAD_TERMS == 0 {
+                self.ahead.ask();
+            }
             let b: [S::f32s; N] = array::from_fn(|n| b[vector + n]);
             for m in 0..M {
                 let factor = self.simd.splat_f32s(rows[m][k]);
@@ -528,7 +564,7 @@ mod tests {
                 let form = Form { rows, inner, columns };
                 let (mut written, mut added) = (vec![9.0; rows * columns], vec![1.0; rows * columns]);
                 product(form, left, &b, &mut written);
-                add_product(form, left, &b, &mut added);
+                add_product(form, left, &b, &mut added, &[]);
                 for i in 0..rows {
                     for j in 0..columns {
                         let exact: f32 = (0..inner).map(|k| element(i, k) * b[k * columns + j]).sum();

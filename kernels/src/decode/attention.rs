@@ -7,7 +7,6 @@ use std::cell::RefCell;
 
 use super::cache::{BLOCK_POSITIONS, Context, Shape};
 use crate::panel::{Buffer, Form, LANES, Left, RunningRow, add_product, product_of_first, soften_rows};
-use crate::prefetch::Ahead;
 use crate::simd;
 
 /// Queries that go over the keys together: their scores with one block take 16 KiB of first-level cache.
@@ -70,20 +69,19 @@ pub(super) fn attend(
             } else {
                 &[]
             };
-            let mut ahead = Ahead::new(next, next.len() / 2);
-            ahead.ask();
+            let (next_keys, next_values) = next.split_at(next.len() / 2);
             let scores = &mut scratch.scores[..rows * BLOCK_POSITIONS];
             let form = Form { rows, inner: shape.head_width, columns: BLOCK_POSITIONS };
             let columns = BLOCK_POSITIONS.min((seen_by_last - first).next_multiple_of(LANES));
-            product_of_first(columns, form, Left::Rows(queries.values, queries.distance), keys, scores);
+            let left = Left::Rows(queries.values, queries.distance);
+            product_of_first((form, columns), left, keys, scores, next_keys);
             let seen_by_first = (queries.position.0 + 1) as isize - first as isize;
             let seen = (seen_by_first, queries.position.1 as isize);
             soften_rows((scores, columns), seen, &mut scratch.running);
             shrink_rows(mixed, &scratch.running);
-            ahead.ask();
             // Behind the last key that is seen may stand what an earlier context left.
             let form = Form { rows, inner: BLOCK_POSITIONS.min(seen_by_last - first), columns: width };
-            add_product(form, Left::Rows(scores, BLOCK_POSITIONS), values, mixed);
+            add_product(form, Left::Rows(scores, BLOCK_POSITIONS), values, mixed, next_values);
         }
         for (row, mixed) in mixed.chunks_exact(width).enumerate() {
             let inverse = 1.0 / scratch.running[row].total;

@@ -1,15 +1,20 @@
 //! Tokens through the layers.
 //!
-//! Products are cut by their columns: a thread reads some panels of a weight once for all rows. The result of
-//! such a product lies block after block of columns, and the next step collects its rows.
+//! One thread leads a pass from step to step and does what takes little; pieces of products and of attention are
+//! done by the whole team. Products are cut by their columns: a piece reads some panels of a weight once for all
+//! rows. Its result is a block of columns, and the next step collects its rows.
 
 use std::f32::consts::LOG2_E;
+use std::ops::Range;
+use std::sync::{RwLock, RwLockWriteGuard};
 
+use rayon::Scope;
 use rayon::prelude::*;
 
 use super::attention::{QUERIES_MAX, Queries, attend};
 use super::cache::{Context, Shape};
 use super::packed::{PackedBlock, PackedDecoder};
+use super::team::Team;
 use crate::flex::Rows;
 use crate::gemm::{Packed, multiply_panels};
 use crate::panel::Left;
@@ -17,6 +22,8 @@ use crate::{norm, rotary, simd, swiglu};
 
 /// Rows that one task norms or collects: less work than this is not worth handing over.
 const ROWS_SHARED: usize = 32;
+/// With so many contexts for each thread, a piece of attention is a whole context and not one of its heads.
+const CONTEXTS_WHOLE: usize = 4;
 
 /// A context, its new tokens and where their last one's logits go.
 pub(super) struct Part<'a> {
@@ -37,9 +44,16 @@ pub(super) struct Workspace {
     /// `[rows, H D]`.
     mixed: Vec<f32>,
     active: Vec<f32>,
-    /// Results of products, by blocks of columns.
-    blocked: Vec<f32>,
-    blocked_up: Vec<f32>,
+    /// Results of a step's pieces.
+    results: Vec<RwLock<PieceResult>>,
+}
+
+/// What a piece has computed.
+#[derive(Default)]
+struct PieceResult {
+    values: Vec<f32>,
+    /// The other factor of the feed-forward part's activation.
+    up: Vec<f32>,
 }
 
 /// The first `len` numbers of a buffer, which grows where it is too short.
@@ -64,87 +78,289 @@ pub(super) struct Pass<'a> {
 struct Span {
     part: usize,
     /// First token and end in the part's tokens.
-    tokens: std::ops::Range<usize>,
+    tokens: Range<usize>,
     /// Row of the first token.
     row: usize,
 }
 
-impl Pass<'_> {
+/// Attention of some heads of a span's only token, or of all heads of some of its tokens.
+struct Task {
+    span: usize,
+    /// Which numbers of `mixed` it makes.
+    mixed: Range<usize>,
+}
+
+/// What the team does the pieces of.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    /// A weight's product with the rows of a buffer.
+    Product(Source, &'a Packed),
+    /// The activation of a block's feed-forward part.
+    Gated(&'a PackedBlock),
+    /// Attention in a layer.
+    Attend(usize),
+}
+
+/// The left factor of a product.
+#[derive(Clone, Copy)]
+enum Source {
+    Normed,
+    Mixed,
+    Active,
+}
+
+/// Of each piece.
+type Results = [RwLock<PieceResult>];
+
+/// A call's parts and all that is computed of them. Who leads changes it between steps; a step's pieces read it.
+pub(super) struct State<'p, 'a> {
+    parts: &'p mut [Part<'a>],
+    workspace: &'p mut Workspace,
+    spans: Vec<Span>,
+    /// Rows of the left factor of the next product.
+    rows: usize,
+    tasks: Vec<Task>,
+    /// What pieces are of, and how many there are.
+    step: Option<(Step<'p>, usize)>,
+}
+
+impl<'p, 'a> State<'p, 'a> {
+    pub(super) fn new(parts: &'p mut [Part<'a>], workspace: &'p mut Workspace) -> Self {
+        Self { parts, workspace, spans: Vec::new(), rows: 0, tasks: Vec::new(), step: None }
+    }
+}
+
+/// Why no lock is found poisoned.
+const WHOLE: &str = "a pass ends where a piece of it panics";
+
+impl<'p> Pass<'p> {
+    /// Does the piece with this number, from all of the step's pieces down to 1.
+    pub(super) fn piece(&self, state: &State<'p, '_>, number: usize) {
+        let (step, pieces) = state.step.expect("pieces are of a step");
+        let piece = pieces - number;
+        let PieceResult { values, up } = &mut *state.workspace.results[piece].write().expect(WHOLE);
+        match step {
+            Step::Product(source, weight) => {
+                let left = state.left(source, weight);
+                let (panels, columns) = self.share(weight, piece);
+                multiply_panels(left, weight, panels, sized(values, left.0 * columns));
+            }
+            Step::Gated(block) => {
+                let left = state.left(Source::Normed, &block.gate);
+                let (panels, columns) = self.share(&block.gate, piece);
+                let (gate, up) = (sized(values, left.0 * columns), sized(up, left.0 * columns));
+                multiply_panels(left, &block.gate, panels.clone(), gate);
+                multiply_panels(left, &block.up, panels, up);
+                swiglu::forward_in_place(gate, up);
+            }
+            Step::Attend(layer) => {
+                let task = &state.tasks[piece];
+                self.attend(state, layer, task, sized(values, task.mixed.len()));
+            }
+        }
+    }
+
+    /// Panels of a piece of a product, and how many columns they have.
+    fn share(&self, weight: &Packed, piece: usize) -> (Range<usize>, usize) {
+        let each = weight.panels().div_ceil(self.threads);
+        let panels = piece * each..((piece + 1) * each).min(weight.panels());
+        let width = self.columns(weight);
+        (panels, width.min(weight.columns() - piece * width))
+    }
+
+    /// Columns of a piece of a product; the last one may have fewer.
+    fn columns(&self, weight: &Packed) -> usize {
+        weight.panels().div_ceil(self.threads) * weight.panel_columns()
+    }
+
+    fn attend(&self, state: &State<'_, '_>, layer: usize, task: &Task, result: &mut [f32]) {
+        let config = &self.model.config;
+        let (head, group) = (config.head_width, config.heads / config.kv_heads);
+        let query_width = config.heads * head;
+        let distance = query_width + 2 * config.kv_heads * head;
+        let span = &state.spans[task.span];
+        let context = &state.parts[span.part].context;
+        let projected = &state.workspace.projected[span.row * distance..];
+        let begin = task.mixed.start - span.row * query_width;
+        if span.tokens.len() == 1 {
+            // The heads under one key head lie side by side and go together.
+            let heads = result.chunks_exact_mut(group * head).enumerate();
+            for (number, result) in heads {
+                let kv_head = begin / (group * head) + number;
+                for (part, result) in result.chunks_mut(QUERIES_MAX * head).enumerate() {
+                    let values = &projected[(kv_head * group + part * QUERIES_MAX) * head..];
+                    let (rows, position) = (result.len() / head, (context.len(), 0));
+                    let queries = Queries { values, distance: head, rows, position };
+                    attend((&self.shape, context), (layer, kv_head), &queries, (result, head));
+                }
+            }
+            return;
+        }
+        // Of many positions each head goes by itself.
+        let (first, rows) = (begin / query_width, result.len() / query_width);
+        for number in 0..config.heads {
+            let values = &projected[first * distance + number * head..];
+            let position = (context.len() + first, 1);
+            let queries = Queries { values, distance, rows, position };
+            let result = &mut result[number * head..];
+            attend((&self.shape, context), (layer, number / group), &queries, (result, query_width));
+        }
+    }
+}
+
+impl State<'_, '_> {
+    /// The left factor of a product with a weight.
+    fn left(&self, source: Source, weight: &Packed) -> (usize, Left<'_>) {
+        let values = match source {
+            Source::Normed => &self.workspace.normed,
+            Source::Mixed => &self.workspace.mixed,
+            Source::Active => &self.workspace.active,
+        };
+        let inner = weight.inner();
+        (self.rows, Left::Rows(&values[..self.rows * inner], inner))
+    }
+}
+
+type Guard<'s, 'p, 'a> = RwLockWriteGuard<'s, State<'p, 'a>>;
+
+/// The thread that takes the parts of a call through the layers.
+pub(super) struct Lead<'s, 'scope, 'p, 'a> {
+    pub(super) pass: &'scope Pass<'p>,
+    pub(super) state: &'scope RwLock<State<'p, 'a>>,
+    /// Who does pieces beside this thread, and where such threads come from.
+    pub(super) team: Option<(&'scope Team, &'s Scope<'scope>)>,
+}
+
+impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     /// Takes all parts through the layers, at most `tokens_max` tokens at a time.
-    pub(super) fn run_all(&self, parts: &mut [Part<'_>], workspace: &mut Workspace, tokens_max: usize) {
-        let (mut spans, mut rows) = (Vec::with_capacity(parts.len()), 0);
-        for part in 0..parts.len() {
-            let tokens = parts[part].tokens.len();
+    pub(super) fn run_all(&self, tokens_max: usize) {
+        let mut state = self.state.write().expect(WHOLE);
+        let mut rows = 0;
+        for part in 0..state.parts.len() {
+            let tokens = state.parts[part].tokens.len();
             let mut first = 0;
             while first < tokens {
                 let count = (tokens - first).min(tokens_max - rows);
-                spans.push(Span { part, tokens: first..first + count, row: rows });
+                state.spans.push(Span { part, tokens: first..first + count, row: rows });
                 (first, rows) = (first + count, rows + count);
                 if rows == tokens_max {
-                    self.run(parts, &spans, workspace);
-                    spans.clear();
+                    state = self.run(state, rows);
+                    state.spans.clear();
                     rows = 0;
                 }
             }
         }
         if rows > 0 {
-            self.run(parts, &spans, workspace);
+            drop(self.run(state, rows));
         }
     }
 
-    fn run(&self, parts: &mut [Part<'_>], spans: &[Span], workspace: &mut Workspace) {
-        let hidden = self.model.config.hidden;
-        let rows = spans.last().map_or(0, |span| span.row + span.tokens.len());
-        let table = self.model.embedding.slice();
-        let mut x = sized(&mut workspace.x, rows * hidden).chunks_exact_mut(hidden);
-        for span in spans {
-            for (&id, x) in parts[span.part].tokens[span.tokens.clone()].iter().zip(&mut x) {
+    /// Takes the spans through the layers.
+    fn run(&self, mut state: Guard<'scope, 'p, 'a>, rows: usize) -> Guard<'scope, 'p, 'a> {
+        state.rows = rows;
+        self.embed(&mut state);
+        self.set_tasks(&mut state);
+        for (layer, block) in self.pass.model.blocks.iter().enumerate() {
+            self.norm((rows, state.workspace), &block.input_norm);
+            state = self.product(state, Source::Normed, &block.query_key_value);
+            let Workspace { results, projected, .. } = &mut *state.workspace;
+            self.collect((rows, results), &block.query_key_value, projected);
+            self.place(&mut state, (layer, block));
+            let tasks = state.tasks.len();
+            state = self.step(state, Step::Attend(layer), tasks);
+            self.collect_mixed(&mut state);
+            state = self.product(state, Source::Mixed, &block.output);
+            self.add((rows, state.workspace), &block.output, block.output_bias.as_ref());
+            self.norm((rows, state.workspace), &block.post_norm);
+            state = self.step(state, Step::Gated(block), self.pieces(&block.gate));
+            let Workspace { results, active, .. } = &mut *state.workspace;
+            self.collect((rows, results), &block.gate, active);
+            state = self.product(state, Source::Active, &block.down);
+            self.add((rows, state.workspace), &block.down, None);
+        }
+        let State { spans, parts, .. } = &mut *state;
+        spans.iter().for_each(|span| parts[span.part].context.advance(span.tokens.len()));
+        self.head(state)
+    }
+
+    /// Does the pieces of a step, with the team if there is one.
+    fn step(&self, mut state: Guard<'scope, 'p, 'a>, step: Step<'p>, pieces: usize) -> Guard<'scope, 'p, 'a> {
+        state.step = Some((step, pieces));
+        let results = &mut state.workspace.results;
+        results.resize_with(results.len().max(pieces), RwLock::default);
+        let (pass, shared) = (self.pass, self.state);
+        let Some((team, scope)) = self.team else {
+            (1..=pieces).rev().for_each(|number| pass.piece(&state, number));
+            return state;
+        };
+        drop(state);
+        let work = move |number| pass.piece(&shared.read().expect(WHOLE), number);
+        while team.wants_helper(pass.threads - 1) {
+            scope.spawn(move |_| team.help(work));
+        }
+        team.lead(pieces, work);
+        shared.write().expect(WHOLE)
+    }
+
+    /// `rows w^T` by blocks of columns.
+    fn product(
+        &self,
+        state: Guard<'scope, 'p, 'a>,
+        source: Source,
+        weight: &'p Packed,
+    ) -> Guard<'scope, 'p, 'a> {
+        self.step(state, Step::Product(source, weight), self.pieces(weight))
+    }
+
+    fn pieces(&self, weight: &Packed) -> usize {
+        weight.panels().div_ceil(weight.panels().div_ceil(self.pass.threads))
+    }
+
+    fn embed(&self, state: &mut State<'_, '_>) {
+        let hidden = self.pass.model.config.hidden;
+        let table = self.pass.model.embedding.slice();
+        let x = sized(&mut state.workspace.x, state.rows * hidden);
+        let mut x = x.chunks_exact_mut(hidden);
+        for span in &state.spans {
+            for (&id, x) in state.parts[span.part].tokens[span.tokens.clone()].iter().zip(&mut x) {
                 x.copy_from_slice(&table[id as usize * hidden..][..hidden]);
             }
         }
-        for (layer, block) in self.model.blocks.iter().enumerate() {
-            self.project(rows, block, workspace);
-            self.place(parts, spans, (layer, block), workspace);
-            self.attend(parts, spans, layer, workspace);
-            self.after_attention(rows, block, workspace);
-        }
-        for span in spans {
-            parts[span.part].context.advance(span.tokens.len());
-        }
-        self.head(parts, spans, workspace);
     }
 
-    /// Queries, keys and values of all rows.
-    fn project(&self, rows: usize, block: &PackedBlock, workspace: &mut Workspace) {
-        let hidden = self.model.config.hidden;
-        let normed = sized(&mut workspace.normed, rows * hidden);
-        self.norm(&workspace.x[..rows * hidden], &block.input_norm, normed);
-        let weight = &block.query_key_value;
-        self.product((rows, normed), weight, &mut workspace.blocked);
-        let projected = sized(&mut workspace.projected, rows * weight.columns());
-        self.collect((rows, &workspace.blocked), weight, projected);
+    /// Cuts the spans' attention into tasks.
+    fn set_tasks(&self, state: &mut State<'_, '_>) {
+        let config = &self.pass.model.config;
+        let width = config.heads * config.head_width;
+        let is_whole = state.spans.len() >= CONTEXTS_WHOLE * self.pass.threads;
+        state.tasks.clear();
+        for (number, span) in state.spans.iter().enumerate() {
+            let len = match span.tokens.len() {
+                1 if is_whole => width,
+                1 => width / config.kv_heads,
+                _ => QUERIES_MAX * width,
+            };
+            let end = (span.row + span.tokens.len()) * width;
+            let begins = (span.row * width..end).step_by(len);
+            state.tasks.extend(begins.map(|at| Task { span: number, mixed: at..end.min(at + len) }));
+        }
     }
 
     /// Biases, norms and rotations, and keys and values into the caches.
-    fn place(
-        &self,
-        parts: &mut [Part<'_>],
-        spans: &[Span],
-        (layer, block): (usize, &PackedBlock),
-        workspace: &mut Workspace,
-    ) {
-        let config = &self.model.config;
+    fn place(&self, state: &mut State<'_, '_>, (layer, block): (usize, &PackedBlock)) {
+        let config = &self.pass.model.config;
         let (query_width, key_width) =
             (config.heads * config.head_width, config.kv_heads * config.head_width);
         let half = config.head_width / 2;
         let scale = LOG2_E / (config.head_width as f32).sqrt();
-        let mut rows = workspace.projected.chunks_exact_mut(query_width + 2 * key_width);
-        for span in spans {
-            let context = &mut parts[span.part].context;
+        let mut rows = state.workspace.projected.chunks_exact_mut(query_width + 2 * key_width);
+        for span in &state.spans {
+            let context = &mut state.parts[span.part].context;
             let before = context.len();
             for (offset, row) in rows.by_ref().take(span.tokens.len()).enumerate() {
                 let position = before + offset;
-                let angles = [self.angles.0, self.angles.1].map(|table| &table[position * half..][..half]);
+                let (cos, sin) = self.pass.angles;
+                let angles = [cos, sin].map(|table| &table[position * half..][..half]);
                 let (query, rest) = row.split_at_mut(query_width);
                 let (key, value) = rest.split_at_mut(key_width);
                 simd::vectorized(
@@ -160,173 +376,60 @@ impl Pass<'_> {
                         query.iter_mut().for_each(|value| *value *= scale);
                     },
                 );
-                context.write(&self.shape, (layer, position), key, value);
+                context.write(&self.pass.shape, (layer, position), key, value);
             }
         }
-    }
-
-    /// Attention of all rows into `mixed`.
-    fn attend(&self, parts: &[Part<'_>], spans: &[Span], layer: usize, workspace: &mut Workspace) {
-        let config = &self.model.config;
-        let (head, group) = (config.head_width, config.heads / config.kv_heads);
-        let query_width = config.heads * head;
-        let distance = query_width + 2 * config.kv_heads * head;
-        let projected = &workspace.projected;
-        let rows = spans.last().map_or(0, |span| span.row + span.tokens.len());
-        let mixed = sized(&mut workspace.mixed, rows * query_width);
-        // One position's heads under one key head lie side by side and go together; of many positions each head
-        // goes by itself.
-        let one = |span: &Span, kv_head: usize, result: &mut [f32]| {
-            let context = &parts[span.part].context;
-            for (part, result) in result.chunks_mut(QUERIES_MAX * head).enumerate() {
-                let first = kv_head * group + part * QUERIES_MAX;
-                let values = &projected[span.row * distance + first * head..];
-                let (rows, position) = (result.len() / head, (context.len(), 0));
-                let queries = Queries { values, distance: head, rows, position };
-                attend((&self.shape, context), (layer, kv_head), &queries, (result, head));
-            }
-        };
-        let many = |span: &Span, first: usize, result: &mut [f32]| {
-            let context = &parts[span.part].context;
-            let rows = result.len() / query_width;
-            for number in 0..config.heads {
-                let values = &projected[(span.row + first) * distance + number * head..];
-                let position = (context.len() + first, 1);
-                let queries = Queries { values, distance, rows, position };
-                let result = &mut result[number * head..];
-                attend((&self.shape, context), (layer, number / group), &queries, (result, query_width));
-            }
-        };
-        if self.threads == 1 {
-            for (span, result) in of_spans(spans, mixed, query_width) {
-                match span.tokens.len() {
-                    1 => result
-                        .chunks_exact_mut(group * head)
-                        .enumerate()
-                        .for_each(|(kv_head, result)| one(span, kv_head, result)),
-                    _ => result
-                        .chunks_mut(QUERIES_MAX * query_width)
-                        .enumerate()
-                        .for_each(|(tile, result)| many(span, tile * QUERIES_MAX, result)),
-                }
-            }
-            return;
-        }
-        let of_spans: Vec<_> = of_spans(spans, mixed, query_width).collect();
-        of_spans.into_par_iter().for_each(|(span, result)| match span.tokens.len() {
-            1 => result
-                .par_chunks_exact_mut(group * head)
-                .enumerate()
-                .for_each(|(kv_head, result)| one(span, kv_head, result)),
-            _ => result
-                .par_chunks_mut(QUERIES_MAX * query_width)
-                .enumerate()
-                .for_each(|(tile, result)| many(span, tile * QUERIES_MAX, result)),
-        });
-    }
-
-    /// The output projection and the feed-forward part, added to the residual stream.
-    fn after_attention(&self, rows: usize, block: &PackedBlock, workspace: &mut Workspace) {
-        let config = &self.model.config;
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
-        let x = &mut workspace.x[..rows * hidden];
-        let mixed = &workspace.mixed[..rows * config.heads * config.head_width];
-        self.product((rows, mixed), &block.output, &mut workspace.blocked);
-        self.add((rows, &workspace.blocked), (&block.output, block.output_bias.as_ref()), x);
-        let normed = sized(&mut workspace.normed, rows * hidden);
-        self.norm(x, &block.post_norm, normed);
-        self.gated((rows, normed), block, (&mut workspace.blocked, &mut workspace.blocked_up));
-        let active = sized(&mut workspace.active, rows * intermediate);
-        self.collect((rows, &workspace.blocked), &block.gate, active);
-        self.product((rows, active), &block.down, &mut workspace.blocked);
-        self.add((rows, &workspace.blocked), (&block.down, None), x);
     }
 
     /// Logits of the last tokens of all parts that end here and want them.
-    fn head(&self, parts: &mut [Part<'_>], spans: &[Span], workspace: &mut Workspace) {
-        let (hidden, vocabulary) = (self.model.config.hidden, self.model.config.vocabulary);
-        let ends =
-            |part: &Part<'_>, span: &Span| part.logits.is_some() && span.tokens.end == part.tokens.len();
-        let rows = spans.iter().filter(|span| ends(&parts[span.part], span)).count();
-        if rows == 0 {
-            return;
-        }
-        let active = sized(&mut workspace.active, rows * hidden);
-        let last = spans.iter().filter(|span| ends(&parts[span.part], span));
-        for (span, to) in last.zip(active.chunks_exact_mut(hidden)) {
+    fn head(&self, mut state: Guard<'scope, 'p, 'a>) -> Guard<'scope, 'p, 'a> {
+        let model = self.pass.model;
+        let hidden = model.config.hidden;
+        let State { parts, workspace, spans, .. } = &mut *state;
+        let ends = |span: &&Span| {
+            let part = &parts[span.part];
+            part.logits.is_some() && span.tokens.end == part.tokens.len()
+        };
+        // Rows move to the front, each from behind or from where it is.
+        let mut rows = 0;
+        for span in spans.iter().filter(ends) {
             let row = span.row + span.tokens.len() - 1;
-            to.copy_from_slice(&workspace.x[row * hidden..][..hidden]);
+            workspace.x.copy_within(row * hidden..(row + 1) * hidden, rows * hidden);
+            rows += 1;
         }
-        let normed = sized(&mut workspace.normed, rows * hidden);
-        self.norm(active, &self.model.final_norm, normed);
-        self.product((rows, normed), &self.model.head, &mut workspace.blocked);
-        let width = self.columns(&self.model.head);
+        if rows == 0 {
+            return state;
+        }
+        state.rows = rows;
+        self.norm((rows, state.workspace), &model.final_norm);
+        state = self.product(state, Source::Normed, &model.head);
+        let State { parts, spans, workspace, .. } = &mut *state;
+        let width = self.pass.columns(&model.head);
         let mut row = 0;
-        for span in spans {
+        for span in &*spans {
             let part = &mut parts[span.part];
-            if !ends(part, span) {
-                continue;
-            }
-            if let Some(logits) = &mut part.logits {
-                collect_row((rows, &workspace.blocked[..rows * vocabulary]), width, row, logits);
+            if let Some(logits) = part.logits.as_mut().filter(|_| span.tokens.end == part.tokens.len()) {
+                collect_row(&workspace.results, width, row, logits);
                 row += 1;
             }
         }
-    }
-
-    /// Columns of a block of a product's result.
-    fn columns(&self, weight: &Packed) -> usize {
-        weight.panels().div_ceil(self.threads) * weight.panel_columns()
+        state
     }
 
     /// Works on parts of a buffer, on all threads.
     fn parts(&self, buffer: &mut [f32], len: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-        if self.threads > 1 && buffer.len() > len {
+        if self.pass.threads > 1 && buffer.len() > len {
             buffer.par_chunks_mut(len).enumerate().for_each(|(number, part)| work(number, part));
         } else {
             buffer.chunks_mut(len).enumerate().for_each(|(number, part)| work(number, part));
         }
     }
 
-    /// `rows w^T` by blocks of columns.
-    fn product(&self, (rows, left): (usize, &[f32]), weight: &Packed, result: &mut Vec<f32>) {
-        let result = sized(result, rows * weight.columns());
-        let (width, panels) = (self.columns(weight), weight.panels().div_ceil(self.threads));
-        self.parts(result, rows * width, |block, result| {
-            let panels = block * panels..((block + 1) * panels).min(weight.panels());
-            multiply_panels((rows, Left::Rows(left, left.len() / rows)), weight, panels, result);
-        });
-    }
-
-    /// The activation of the feed-forward part by blocks of columns.
-    fn gated(
-        &self,
-        (rows, normed): (usize, &[f32]),
-        block: &PackedBlock,
-        (gate, up): (&mut Vec<f32>, &mut Vec<f32>),
-    ) {
-        let len = rows * block.gate.columns();
-        let (gate, up) = (sized(gate, len), sized(up, len));
-        let (width, panels) = (self.columns(&block.gate), block.gate.panels().div_ceil(self.threads));
-        let work = |number: usize, gate: &mut [f32], up: &mut [f32]| {
-            let panels = number * panels..((number + 1) * panels).min(block.gate.panels());
-            let left = (rows, Left::Rows(normed, normed.len() / rows));
-            multiply_panels(left, &block.gate, panels.clone(), gate);
-            multiply_panels(left, &block.up, panels, up);
-            swiglu::forward_in_place(gate, up);
-        };
-        if self.threads > 1 {
-            let blocks = gate.par_chunks_mut(rows * width).zip(up.par_chunks_mut(rows * width));
-            blocks.enumerate().for_each(|(number, (gate, up))| work(number, gate, up));
-        } else {
-            work(0, gate, up);
-        }
-    }
-
-    fn norm(&self, x: &[f32], gain: &Rows, y: &mut [f32]) {
-        let (gain, eps) = (gain.slice(), self.model.config.rms_eps);
+    fn norm(&self, (rows, workspace): (usize, &mut Workspace), gain: &Rows) {
+        let (gain, eps) = (gain.slice(), self.pass.model.config.rms_eps);
+        let x = &workspace.x[..rows * gain.len()];
         let len = ROWS_SHARED * gain.len();
-        self.parts(y, len, |number, y| {
+        self.parts(sized(&mut workspace.normed, x.len()), len, |number, y| {
             let x = &x[number * len..][..y.len()];
             simd::vectorized(
                 #[inline(always)]
@@ -340,34 +443,46 @@ impl Pass<'_> {
     }
 
     /// A product's result row by row.
-    fn collect(&self, (rows, blocked): (usize, &[f32]), weight: &Packed, to: &mut [f32]) {
-        let (columns, width) = (weight.columns(), self.columns(weight));
-        let blocked = (rows, &blocked[..rows * columns]);
-        self.parts(to, ROWS_SHARED * columns, |number, to| {
+    fn collect(&self, (rows, results): (usize, &Results), weight: &Packed, to: &mut Vec<f32>) {
+        let (columns, width) = (weight.columns(), self.pass.columns(weight));
+        self.parts(sized(to, rows * columns), ROWS_SHARED * columns, |number, to| {
             for (row, to) in to.chunks_exact_mut(columns).enumerate() {
-                collect_row(blocked, width, number * ROWS_SHARED + row, to);
+                collect_row(results, width, number * ROWS_SHARED + row, to);
             }
         });
     }
 
+    /// What attention's tasks have made.
+    fn collect_mixed(&self, state: &mut State<'_, '_>) {
+        let Workspace { results, mixed, .. } = &mut *state.workspace;
+        let config = &self.pass.model.config;
+        let mixed = sized(mixed, state.rows * config.heads * config.head_width);
+        for (task, result) in state.tasks.iter().zip(results) {
+            let result = result.get_mut().expect(WHOLE);
+            mixed[task.mixed.clone()].copy_from_slice(&result.values[..task.mixed.len()]);
+        }
+    }
+
     /// Adds a product's result and a bias to the residual stream.
-    fn add(&self, (rows, blocked): (usize, &[f32]), (weight, bias): (&Packed, Option<&Rows>), x: &mut [f32]) {
-        let (columns, width) = (weight.columns(), self.columns(weight));
-        let blocked = &blocked[..rows * columns];
-        self.parts(x, ROWS_SHARED * columns, |number, x| {
+    fn add(&self, (rows, workspace): (usize, &mut Workspace), weight: &Packed, bias: Option<&Rows>) {
+        let (columns, width) = (weight.columns(), self.pass.columns(weight));
+        let Workspace { results, x, .. } = workspace;
+        self.parts(&mut x[..rows * columns], ROWS_SHARED * columns, |number, x| {
             for (row, x) in x.chunks_exact_mut(columns).enumerate() {
                 let row = number * ROWS_SHARED + row;
-                simd::vectorized(
-                    #[inline(always)]
-                    || {
-                        for (from, x) in blocked.chunks(rows * width).zip(x.chunks_mut(width)) {
-                            simd::add_scaled(x, 1.0, &from[row * x.len()..]);
-                        }
-                        if let Some(bias) = bias {
-                            simd::add_scaled(x, 1.0, bias.slice());
-                        }
-                    },
-                );
+                for (result, x) in results.iter().zip(x.chunks_mut(width)) {
+                    let from = &result.read().expect(WHOLE).values[row * x.len()..];
+                    simd::vectorized(
+                        #[inline(always)]
+                        || simd::add_scaled(x, 1.0, from),
+                    );
+                }
+                if let Some(bias) = bias {
+                    simd::vectorized(
+                        #[inline(always)]
+                        || simd::add_scaled(x, 1.0, bias.slice()),
+                    );
+                }
             }
         });
     }
@@ -385,21 +500,9 @@ fn turn_heads(heads: &mut [f32], (gain, eps): (Option<&Rows>, f64), [cos, sin]: 
 }
 
 /// One row of a result that lies by blocks of columns.
-fn collect_row((rows, blocked): (usize, &[f32]), width: usize, row: usize, to: &mut [f32]) {
-    for (from, to) in blocked.chunks(rows * width).zip(to.chunks_mut(width)) {
-        to.copy_from_slice(&from[row * to.len()..][..to.len()]);
+fn collect_row(results: &Results, width: usize, row: usize, to: &mut [f32]) {
+    for (result, to) in results.iter().zip(to.chunks_mut(width)) {
+        let from = result.read().expect(WHOLE);
+        to.copy_from_slice(&from.values[row * to.len()..][..to.len()]);
     }
-}
-
-/// The rows of each span.
-fn of_spans<'s, 'm>(
-    spans: &'s [Span],
-    mut mixed: &'m mut [f32],
-    width: usize,
-) -> impl Iterator<Item = (&'s Span, &'m mut [f32])> {
-    spans.iter().map(move |span| {
-        let (own, rest) = std::mem::take(&mut mixed).split_at_mut(span.tokens.len() * width);
-        mixed = rest;
-        (span, own)
-    })
 }

@@ -118,6 +118,11 @@ impl Packed {
         packed
     }
 
+    /// Rows of the factor: the length of its sums.
+    pub(crate) fn inner(&self) -> usize {
+        self.inner
+    }
+
     /// Columns of the factor.
     pub(crate) fn columns(&self) -> usize {
         self.columns
