@@ -13,6 +13,9 @@ use crate::{norm, rotary, simd};
 pub(crate) const ROWS: usize = 48;
 /// Rows of a weight whose gradient one task adds to.
 const GRADIENT_ROWS: usize = 24;
+/// Blocks that are handed to a thread at once. Where half of all are, the other threads have nothing left to take
+/// while the last of them is worked on.
+pub(crate) const TASK_BLOCKS: usize = 1;
 
 /// A buffer and the length of its rows.
 pub(crate) type Matrix<'a> = (&'a mut [f32], usize);
@@ -32,7 +35,7 @@ pub(crate) fn for_each_block<const N: usize>(
     work: impl Fn(Range<usize>, [&mut [f32]; N]) + Sync + Send,
 ) {
     let rows = buffers[0].0.len() / buffers[0].1;
-    blocks(buffers).into_par_iter().enumerate().for_each(|(block, parts)| {
+    blocks(buffers).into_par_iter().enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, parts)| {
         work(block * ROWS..((block + 1) * ROWS).min(rows), parts);
     });
 }
@@ -127,7 +130,7 @@ pub(crate) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
 /// `dw += dy^T x`: the gradient of a weight `[out, in]`, with `x` `[rows, in]` packed.
 pub(crate) fn add_weight_gradient(dw: &mut [f32], (dy, out): (&[f32], usize), x: &Packed) {
     let width = dw.len() / out;
-    dw.par_chunks_mut(GRADIENT_ROWS * width).enumerate().for_each(|(part, dw)| {
+    dw.par_chunks_mut(GRADIENT_ROWS * width).enumerate().with_max_len(TASK_BLOCKS).for_each(|(part, dw)| {
         let left = Left::Columns(&dy[part * GRADIENT_ROWS..], out);
         add_multiply(dw.len() / width, left, x, dw);
     });

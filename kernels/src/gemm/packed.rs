@@ -181,8 +181,8 @@ impl Packed {
 
     fn set_rows(&mut self, b: &[f32]) {
         assert_eq!(b.len(), self.inner * self.columns, "a right factor of the packed form");
-        let (width, columns, inner) = (self.width, self.columns, self.inner);
-        for (panel, to) in self.filled().chunks_exact_mut(width * inner).enumerate() {
+        let (width, columns) = (self.width, self.columns);
+        self.for_each_panel(|panel, to| {
             let b = b.chunks_exact(columns).map(|row| &row[panel * width..]);
             // A copy of a length that is not known takes a call.
             match width {
@@ -191,15 +191,23 @@ impl Packed {
                 8 => copy_rows::<8>(to, b),
                 _ => to.chunks_exact_mut(width).zip(b).for_each(|(to, from)| copy_first(to, from)),
             }
-        }
+        });
     }
 
     fn set_transposed(&mut self, b: &[f32]) {
         assert_eq!(b.len(), self.inner * self.columns, "a right factor of the packed form");
         let (width, inner) = (self.width, self.inner);
-        for (panel, to) in self.filled().chunks_exact_mut(width * inner).enumerate() {
+        self.for_each_panel(|panel, to| {
             turn_rows(to, b[panel * width * inner..].chunks_exact(inner).take(width), (width, inner));
-        }
+        });
+    }
+
+    /// Sets each panel by its number, several at a time where there is much to copy.
+    fn for_each_panel(&mut self, set: impl Fn(usize, &mut [f32]) + Sync) {
+        let len = self.width * self.inner;
+        let panels = self.filled().par_chunks_exact_mut(len).enumerate();
+        let at_once = TASK_NUMBERS_MIN.div_ceil(len.max(1));
+        panels.with_min_len(at_once).for_each(|(panel, to)| set(panel, to));
     }
 }
 
@@ -284,6 +292,9 @@ fn fill_words(
         }
     }
 }
+
+/// Numbers that one task copies: less is not worth handing over.
+const TASK_NUMBERS_MIN: usize = 32 << 10;
 
 /// Columns of a register tile on this machine.
 fn panel_width() -> usize {

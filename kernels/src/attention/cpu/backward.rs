@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::{Block, Dims, Inputs, Saved, Span, copy_head};
 use crate::panel::{Buffer, Columns, Form, LANES, Left, add_product, product, soften_both};
+use crate::rows::TASK_BLOCKS;
 use crate::simd;
 
 /// Keys of a tile: both tiles of 64 queries take 32 KiB of first-level cache.
@@ -31,7 +32,8 @@ pub(in crate::attention) fn gradients(
     let mut dquery = vec![0.0; dims.rows * dims.query_stride()];
     for batch in segments(dims, spans).chunks(batch_segments()) {
         let pass = Pass { dims, inputs, saved, deltas: &deltas };
-        let done: Vec<SegmentSums<'_>> = batch.par_iter().map(|segment| pass.segment(*segment)).collect();
+        let done: Vec<SegmentSums<'_>> =
+            batch.par_iter().with_max_len(TASK_BLOCKS).map(|segment| pass.segment(*segment)).collect();
         let rows = dquery.par_chunks_mut(SUMMED_ROWS * dims.query_stride());
         rows.enumerate().for_each(|(part, sums)| {
             for segment in &done {

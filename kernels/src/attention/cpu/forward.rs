@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::{Block, Dims, Inputs, Span};
 use crate::panel::{Buffer, Form, Left, Running, add_product, product, scale_columns, soften};
+use crate::rows::TASK_BLOCKS;
 use crate::simd;
 
 /// Keys of a tile: with 64 queries a tile of scores takes 32 KiB of first-level cache.
@@ -20,7 +21,7 @@ pub(in crate::attention) fn attend(dims: &Dims, inputs: Inputs<'_>, spans: &[Spa
     let mut log_sum_exp = vec![0.0; dims.rows * dims.heads];
     let jobs = jobs(dims, spans, &mut result, &mut log_sum_exp);
     // The last blocks of a span see the most keys: beginning with them leaves the short ones to fill up.
-    jobs.into_par_iter().rev().for_each(|mut job| {
+    jobs.into_par_iter().rev().with_max_len(TASK_BLOCKS).for_each(|mut job| {
         if job.block.queries(dims) < COLUMNS_MIN {
             job.attend_by_rows(dims, inputs);
         } else {

@@ -11,7 +11,7 @@ use super::Pass;
 use crate::flex::Sum;
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
-use crate::rows::{ROWS, add_columns, norm_rows, norm_rows_backward};
+use crate::rows::{ROWS, TASK_BLOCKS, add_columns, norm_rows, norm_rows_backward};
 use crate::simd;
 use crate::streambp::{TokenStats, chunks, silence_last_entries};
 use crate::weights::Weights;
@@ -66,6 +66,7 @@ impl Pass<'_> {
                 .head_weight()
                 .par_chunks(TILE * width)
                 .enumerate()
+                .with_max_len(TASK_BLOCKS)
                 .map(|(tile, weight)| {
                     let entries = weight.len() / width;
                     let mut logits = vec![0.0; entries * rows.len()];
@@ -139,20 +140,24 @@ impl Pass<'_> {
                 let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding).slice_mut();
                 let head_sum = &mut head_sum[slab.start * width..slab.end * width];
                 let tiles = dlogits.par_chunks_mut(TILE * rows.len()).zip(weight.par_chunks(TILE * width));
-                tiles.zip(head_sum.par_chunks_mut(TILE * width)).enumerate().for_each(
-                    |(tile, ((dlogits, weight), sum))| {
+                tiles
+                    .zip(head_sum.par_chunks_mut(TILE * width))
+                    .enumerate()
+                    .with_max_len(TASK_BLOCKS)
+                    .for_each(|(tile, ((dlogits, weight), sum))| {
                         let entries = weight.len() / width;
                         multiply(entries, Left::Rows(weight, width), &columns, dlogits);
                         let first = slab.start + tile * TILE;
                         self.tile_gradient(dlogits, first, &rows, (coefficients, log_totals));
                         add_multiply(entries, Left::Rows(dlogits, rows.len()), &inputs, sum);
+                    });
+                let weight = Packed::rows(weight, slab.len(), width);
+                dnormed.par_chunks_mut(ROWS * width).enumerate().with_max_len(TASK_BLOCKS).for_each(
+                    |(block, dnormed)| {
+                        let left = Left::Columns(&dlogits[block * ROWS..], rows.len());
+                        add_multiply(dnormed.len() / width, left, &weight, dnormed);
                     },
                 );
-                let weight = Packed::rows(weight, slab.len(), width);
-                dnormed.par_chunks_mut(ROWS * width).enumerate().for_each(|(block, dnormed)| {
-                    let left = Left::Columns(&dlogits[block * ROWS..], rows.len());
-                    add_multiply(dnormed.len() / width, left, &weight, dnormed);
-                });
             }
             self.final_norm_backward(x, &mut dnormed, sums);
             x.copy_from_slice(&dnormed);

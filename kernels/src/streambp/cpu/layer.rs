@@ -11,8 +11,8 @@ use crate::flex::{Rows, Sum};
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
 use crate::rows::{
-    ROWS, add_bias, add_columns, add_row_sums, add_weight_gradient, blocks, for_each_block, norm_rows,
-    norm_rows_backward, norm_rows_in_place, part, rotate_rows,
+    ROWS, TASK_BLOCKS, add_bias, add_columns, add_row_sums, add_weight_gradient, blocks, for_each_block,
+    norm_rows, norm_rows_backward, norm_rows_in_place, part, rotate_rows,
 };
 use crate::streambp::chunks;
 use crate::swiglu;
@@ -265,7 +265,7 @@ impl<'a> LayerPass<'a> {
         let values = sized(&mut workspace.values, self.tokens() * width);
         let blocks = head_blocks(keys, (self.tokens(), head)).into_par_iter();
         let blocks = blocks.zip(head_blocks(values, (self.tokens(), head))).enumerate();
-        blocks.for_each(|(block, (keys, values))| {
+        blocks.with_max_len(TASK_BLOCKS).for_each(|(block, (keys, values))| {
             let rows = block * ROWS..((block + 1) * ROWS).min(self.tokens());
             let mut normed = vec![0.0; rows.len() * hidden];
             let gain = self.block.input_norm.slice();
@@ -412,7 +412,7 @@ impl<'a> LayerPass<'a> {
             (sized(&mut workspace.dactive, count * intermediate), intermediate),
         ];
         let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden));
-        blocks.enumerate().for_each(|(block, (buffers, dgain))| {
+        blocks.enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, (buffers, dgain))| {
             let [residual, normed, dresidual, dmixed, gate, up, active, dactive] = buffers;
             let rows = block * ROWS..block * ROWS + residual.len() / hidden;
             let dx = part(dx, &rows, hidden);
@@ -491,7 +491,7 @@ impl<'a> LayerPass<'a> {
             (&mut *dx, hidden),
         ];
         let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden + 2 * head));
-        blocks.enumerate().for_each(|(block, (buffers, dgains))| {
+        blocks.enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, (buffers, dgains))| {
             let [dquery, dkey, raw_key, dnormed, dx] = buffers;
             let rows = block * ROWS..block * ROWS + dx.len() / hidden;
             let angles = self.angles(&(chunk.start + rows.start..chunk.start + rows.end));
