@@ -109,7 +109,7 @@ enum Source {
     Active,
 }
 
-/// Of each piece.
+/// What each piece of a step has computed.
 type Results = [RwLock<PieceResult>];
 
 /// A call's parts and all that is computed of them. Who leads changes it between steps; a step's pieces read it.
@@ -127,6 +127,17 @@ pub(super) struct State<'p, 'a> {
 impl<'p, 'a> State<'p, 'a> {
     pub(super) fn new(parts: &'p mut [Part<'a>], workspace: &'p mut Workspace) -> Self {
         Self { parts, workspace, spans: Vec::new(), rows: 0, tasks: Vec::new(), step: None }
+    }
+
+    /// The left factor of a product with a weight.
+    fn left(&self, source: Source, weight: &Packed) -> (usize, Left<'_>) {
+        let values = match source {
+            Source::Normed => &self.workspace.normed,
+            Source::Mixed => &self.workspace.mixed,
+            Source::Active => &self.workspace.active,
+        };
+        let inner = weight.inner();
+        (self.rows, Left::Rows(&values[..self.rows * inner], inner))
     }
 }
 
@@ -173,6 +184,7 @@ impl<'p> Pass<'p> {
         weight.panels().div_ceil(self.threads) * weight.panel_columns()
     }
 
+    /// Attention of a task, into its part of `mixed`.
     fn attend(&self, state: &State<'_, '_>, layer: usize, task: &Task, result: &mut [f32]) {
         let config = &self.model.config;
         let (head, group) = (config.head_width, config.heads / config.kv_heads);
@@ -208,19 +220,7 @@ impl<'p> Pass<'p> {
     }
 }
 
-impl State<'_, '_> {
-    /// The left factor of a product with a weight.
-    fn left(&self, source: Source, weight: &Packed) -> (usize, Left<'_>) {
-        let values = match source {
-            Source::Normed => &self.workspace.normed,
-            Source::Mixed => &self.workspace.mixed,
-            Source::Active => &self.workspace.active,
-        };
-        let inner = weight.inner();
-        (self.rows, Left::Rows(&values[..self.rows * inner], inner))
-    }
-}
-
+/// The state between two steps.
 type Guard<'s, 'p, 'a> = RwLockWriteGuard<'s, State<'p, 'a>>;
 
 /// The thread that takes the parts of a call through the layers.
@@ -312,10 +312,12 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         self.step(state, Step::Product(source, weight), self.pieces(weight))
     }
 
+    /// How many pieces a product with a weight has.
     fn pieces(&self, weight: &Packed) -> usize {
         weight.panels().div_ceil(weight.panels().div_ceil(self.pass.threads))
     }
 
+    /// The spans' tokens as rows of the residual stream.
     fn embed(&self, state: &mut State<'_, '_>) {
         let hidden = self.pass.model.config.hidden;
         let table = self.pass.model.embedding.slice();
