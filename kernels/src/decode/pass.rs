@@ -171,9 +171,14 @@ impl<'p> Pass<'p> {
         }
     }
 
+    /// Panels of each piece of a product; the last one may have fewer.
+    fn panels_each(&self, weight: &Packed) -> usize {
+        weight.panels().div_ceil(self.threads)
+    }
+
     /// Panels of a piece of a product, and how many columns they have.
     fn share(&self, weight: &Packed, piece: usize) -> (Range<usize>, usize) {
-        let each = weight.panels().div_ceil(self.threads);
+        let each = self.panels_each(weight);
         let panels = piece * each..((piece + 1) * each).min(weight.panels());
         let width = self.columns(weight);
         (panels, width.min(weight.columns() - piece * width))
@@ -181,7 +186,7 @@ impl<'p> Pass<'p> {
 
     /// Columns of a piece of a product; the last one may have fewer.
     fn columns(&self, weight: &Packed) -> usize {
-        weight.panels().div_ceil(self.threads) * weight.panel_columns()
+        self.panels_each(weight) * weight.panel_columns()
     }
 
     /// Attention of a task, into its part of `mixed`.
@@ -314,7 +319,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
 
     /// How many pieces a product with a weight has.
     fn pieces(&self, weight: &Packed) -> usize {
-        weight.panels().div_ceil(weight.panels().div_ceil(self.pass.threads))
+        weight.panels().div_ceil(self.pass.panels_each(weight))
     }
 
     /// The spans' tokens as rows of the residual stream.

@@ -21,6 +21,9 @@ pub(crate) struct Packed {
     values: Values,
 }
 
+/// Numbers that one task copies: less is not worth handing over.
+const TASK_NUMBERS_MIN: usize = 32 << 10;
+
 /// In how many bits a packed factor holds its numbers; sums are in f32 whatever it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -292,9 +295,6 @@ fn fill_words(
         }
     }
 }
-
-/// Numbers that one task copies: less is not worth handing over.
-const TASK_NUMBERS_MIN: usize = 32 << 10;
 
 /// Columns of a register tile on this machine.
 fn panel_width() -> usize {
