@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-use crate::weights::Weights;
+use crate::weights::{InnerOrSelf, Weights};
 
 /// Whether tensors of this device take the fused CPU operations; other devices take burn's own.
 pub(crate) fn is_cpu(device: &Device) -> bool {
@@ -38,6 +38,21 @@ impl Rows {
     }
 }
 
+impl Weights<Tensor<2>> {
+    /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
+    pub fn zeros_like(&self) -> Self {
+        self.map(|_, value| {
+            let value = value.clone().inner_or_self();
+            if !is_cpu(&value.device()) {
+                return value.zeros_like();
+            }
+            // Pages of zeros are made where they are first written to, and so by all threads.
+            let shape = value.shape();
+            tensor_of(vec![0.0; shape.num_elements()], shape)
+        })
+    }
+}
+
 /// The CPU backend's own tensor.
 fn primitive(tensor: DispatchTensor) -> FlexTensor {
     match tensor.kind {
@@ -51,11 +66,21 @@ fn primitive(tensor: DispatchTensor) -> FlexTensor {
 pub(crate) struct Sum(FlexTensor);
 
 impl Sum {
+    /// Takes a tensor out of its place, which holds nothing until [`Sum::into_tensor`] is put there.
+    pub(crate) fn take(place: &mut Tensor<2>) -> Self {
+        Self(primitive(take(place).into_dispatch()).to_contiguous())
+    }
+
+    /// The tensor again.
+    pub(crate) fn into_tensor(self) -> Tensor<2> {
+        Tensor::from_dispatch(dispatched(self.0))
+    }
+
     /// Takes the tensors out of their container, which holds nothing until [`Sum::give_back`].
     pub(crate) fn take_all(tensors: &mut Weights<Tensor<2>>) -> Weights<Self> {
         let taken = tensors.map(|_, tensor| primitive(tensor.clone().into_dispatch()));
         for tensor in tensors.values_mut() {
-            *tensor = Tensor::empty([0, 0], &tensor.device());
+            take(tensor);
         }
         taken.map(|_, tensor| Self(tensor.to_contiguous()))
     }
@@ -69,6 +94,17 @@ impl Sum {
     pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
         self.0.storage_mut::<f32>()
     }
+}
+
+/// Takes a tensor out of its place, so that the next operation on it may reuse its memory.
+pub(crate) fn take(place: &mut Tensor<2>) -> Tensor<2> {
+    let empty = Tensor::empty([0, 0], &place.device());
+    std::mem::replace(place, empty)
+}
+
+/// A tensor of the CPU backend that owns `values`.
+pub(crate) fn tensor_of(values: Vec<f32>, shape: Shape) -> Tensor<2> {
+    Tensor::from_dispatch(dispatched(tensor(values, shape)))
 }
 
 fn dispatched(tensor: FlexTensor) -> DispatchTensor {

@@ -22,6 +22,7 @@ pub mod decoder;
 mod decode;
 pub mod generate;
 pub mod streambp;
+mod update;
 #[cfg(test)]
 mod test_tensors;
 #[cfg(test)]
@@ -37,4 +38,5 @@ pub use simd::{SIMD_VARIABLE, SimdLevel};
 pub use streambp::{
     ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, token_stats,
 };
+pub use update::{AdamW, sums_of_squares};
 pub use weights::{Block, Weights};

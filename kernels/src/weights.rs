@@ -226,11 +226,6 @@ impl<T> Weights<T> {
 }
 
 impl Weights<Tensor<2>> {
-    /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
-    pub fn zeros_like(&self) -> Self {
-        self.map(|_, value| value.clone().inner_or_self().zeros_like())
-    }
-
     /// How many numbers the parameters hold together.
     pub fn count(&self) -> usize {
         self.named().iter().map(|(_, value)| value.dims().iter().product::<usize>()).sum()

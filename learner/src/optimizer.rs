@@ -2,7 +2,7 @@
 //! `f32` on the device; knows nothing of groups.
 
 use burn::tensor::Tensor;
-use kernels::Weights;
+use kernels::{AdamW, Weights, sums_of_squares};
 use serde::{Deserialize, Serialize};
 
 use crate::config::within;
@@ -92,6 +92,11 @@ impl OptimizerConfig {
         }
     }
 
+    /// The decay of a parameter. Norms and biases are `[1, n]` and do not decay.
+    fn decay_of(&self, weight: &Tensor<2>) -> f64 {
+        if weight.dims()[0] == 1 { 0.0 } else { self.weight_decay }
+    }
+
     /// The learning rate of a step, counted from 0, in a run of `steps_total` steps.
     #[must_use]
     pub fn learning_rate_at(&self, step: u64, steps_total: u64) -> f64 {
@@ -160,55 +165,32 @@ impl Optimizer {
     ) {
         self.updates += 1;
         let mut gradients = gradients;
-        let gradients = gradients.values_mut().into_iter().map(|gradient| {
-            let gradient = take(gradient);
-            if rates.gradient_scale < 1.0 { gradient.mul_scalar(rates.gradient_scale) } else { gradient }
-        });
+        let parameters = weights.values_mut().into_iter().zip(gradients.values_mut());
         match &mut self.moments {
             None => {
-                for (weight, gradient) in weights.values_mut().into_iter().zip(gradients) {
-                    let kept = decayed(take(weight), &self.config, rates.learning_rate);
-                    *weight = kept - gradient.mul_scalar(rates.learning_rate);
+                for (weight, gradient) in parameters {
+                    let factor = rates.learning_rate * rates.gradient_scale;
+                    let kept = 1.0 - rates.learning_rate * self.config.decay_of(weight);
+                    *weight = take(weight).mul_scalar(kept) - take(gradient).mul_scalar(factor);
                 }
             }
             Some(moments) => {
                 let first = moments.first.values_mut();
                 let moments = first.into_iter().zip(moments.second.values_mut());
-                for ((weight, gradient), (first, second)) in
-                    weights.values_mut().into_iter().zip(gradients).zip(moments)
-                {
-                    let step = adam_step(&self.config, self.updates, gradient, (first, second));
-                    let kept = decayed(take(weight), &self.config, rates.learning_rate);
-                    *weight = kept - step.mul_scalar(rates.learning_rate);
+                for ((weight, gradient), moments) in parameters.zip(moments) {
+                    let rule = AdamW {
+                        learning_rate: rates.learning_rate,
+                        betas: self.config.betas,
+                        eps: self.config.eps,
+                        weight_decay: self.config.decay_of(weight),
+                        updates: self.updates,
+                        gradient_scale: rates.gradient_scale,
+                    };
+                    rule.update(weight, take(gradient), moments);
                 }
             }
         }
     }
-}
-
-/// Updates the two moments of a parameter and gives the step that is to be scaled by the learning rate.
-fn adam_step(
-    config: &OptimizerConfig,
-    updates: u64,
-    gradient: Tensor<2>,
-    (first, second): (&mut Tensor<2>, &mut Tensor<2>),
-) -> Tensor<2> {
-    let [beta1, beta2] = config.betas;
-    *first = take(first).mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
-    *second = take(second).mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
-    // Bias correction in f64 on the host: 1 - beta^t loses half its digits in f32 at the first updates.
-    let correction1 = 1.0 - beta1.powf(updates as f64);
-    let correction2 = 1.0 - beta2.powf(updates as f64);
-    let root = second.clone().sqrt().mul_scalar(1.0 / correction2.sqrt());
-    first.clone().mul_scalar(1.0 / correction1) / root.add_scalar(config.eps)
-}
-
-/// A weight after decoupled decay. Norms and biases are `[1, n]` and do not decay.
-fn decayed(weight: Tensor<2>, config: &OptimizerConfig, learning_rate: f64) -> Tensor<2> {
-    if config.weight_decay == 0.0 || weight.dims()[0] == 1 {
-        return weight;
-    }
-    weight.mul_scalar(1.0 - learning_rate * config.weight_decay)
 }
 
 /// Takes a tensor out of its place, so that the next operation on it may reuse its memory.
@@ -222,13 +204,11 @@ fn take(place: &mut Tensor<2>) -> Tensor<2> {
 /// # Errors
 /// The name of the first parameter whose gradient holds a number that is not finite.
 pub(crate) fn gradient_norm(gradients: &Weights<Tensor<2>>) -> Result<f64, String> {
-    let named = gradients.named();
-    // Rows first: a sum over millions of squares in one go would lose digits.
-    let squares = named.iter().map(|(_, gradient)| (*gradient).clone().square().sum_dim(1).sum());
-    let squares: Vec<f32> = Tensor::cat(squares.collect(), 0).into_data().iter::<f32>().collect();
+    let (names, tensors): (Vec<String>, Vec<&Tensor<2>>) = gradients.named().into_iter().unzip();
+    let squares = sums_of_squares(&tensors);
     match squares.iter().position(|square| !square.is_finite()) {
-        Some(place) => Err(named[place].0.clone()),
-        None => Ok(squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()),
+        Some(place) => Err(names[place].clone()),
+        None => Ok(squares.iter().sum::<f64>().sqrt()),
     }
 }
 

@@ -16,8 +16,12 @@ use crate::simd;
 use crate::streambp::{TokenStats, chunks, silence_last_entries};
 use crate::weights::Weights;
 
-/// Vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
-const TILE: usize = 256;
+/// The most vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
+const TILE_MAX: usize = 256;
+/// The fewest: a product of fewer rows takes longer for each.
+const TILE_MIN: usize = 16;
+/// Tiles that a small vocabulary is cut into, so that it feeds several cores.
+const TILES: usize = 8;
 /// Vocabulary entries whose logit gradients are held at a time: 8 MiB with a chunk of 512 tokens.
 pub(in crate::streambp) const SLAB: usize = 4096;
 
@@ -36,6 +40,11 @@ impl Pass<'_> {
 
     fn head_weight(&self) -> &[f32] {
         self.weights.head.as_ref().unwrap_or(&self.weights.embedding).slice()
+    }
+
+    /// Vocabulary entries of a tile.
+    fn tile(&self) -> usize {
+        self.decoder.config.vocabulary.div_ceil(TILES).clamp(TILE_MIN, TILE_MAX)
     }
 
     fn inverse_temperature(&self) -> f32 {
@@ -64,14 +73,14 @@ impl Pass<'_> {
             let targets = &self.targets[rows.clone()];
             let tiles: Vec<(TileStats, Vec<(usize, f32)>)> = self
                 .head_weight()
-                .par_chunks(TILE * width)
+                .par_chunks(self.tile() * width)
                 .enumerate()
                 .with_max_len(TASK_BLOCKS)
                 .map(|(tile, weight)| {
                     let entries = weight.len() / width;
                     let mut logits = vec![0.0; entries * rows.len()];
                     multiply(entries, Left::Rows(weight, width), &columns, &mut logits);
-                    let first = tile * TILE;
+                    let first = tile * self.tile();
                     let own = targets.iter().enumerate().filter_map(|(token, &target)| {
                         let entry = (target as usize).checked_sub(first).filter(|&entry| entry < entries)?;
                         Some((token, logits[entry * rows.len() + token]))
@@ -139,15 +148,17 @@ impl Pass<'_> {
                 let dlogits = &mut dlogits[..slab.len() * rows.len()];
                 let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding).slice_mut();
                 let head_sum = &mut head_sum[slab.start * width..slab.end * width];
-                let tiles = dlogits.par_chunks_mut(TILE * rows.len()).zip(weight.par_chunks(TILE * width));
+                let tiles = dlogits
+                    .par_chunks_mut(self.tile() * rows.len())
+                    .zip(weight.par_chunks(self.tile() * width));
                 tiles
-                    .zip(head_sum.par_chunks_mut(TILE * width))
+                    .zip(head_sum.par_chunks_mut(self.tile() * width))
                     .enumerate()
                     .with_max_len(TASK_BLOCKS)
                     .for_each(|(tile, ((dlogits, weight), sum))| {
                         let entries = weight.len() / width;
                         multiply(entries, Left::Rows(weight, width), &columns, dlogits);
-                        let first = slab.start + tile * TILE;
+                        let first = slab.start + tile * self.tile();
                         self.tile_gradient(dlogits, first, &rows, (coefficients, log_totals));
                         add_multiply(entries, Left::Rows(dlogits, rows.len()), &inputs, sum);
                     });

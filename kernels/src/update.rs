@@ -1,0 +1,226 @@
+//! What an optimizer does to one parameter: the update of AdamW, and sums of squares for the gradient's norm.
+//!
+//! On the CPU an update is one pass over memory by all threads, where the same in tensor operations is twelve passes
+//! by one of them; every number is computed by the same operations in the same order, so both give the same bits.
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use crate::flex::{Rows, Sum, is_cpu, take, tensor_of};
+use crate::simd;
+
+/// Numbers of a parameter that one task updates: large enough that handing it over costs nothing beside it, small
+/// enough that a model of a few million parameters feeds many cores.
+const TASK_NUMBERS: usize = 32 << 10;
+/// Squares that are summed in `f32` before their sum is added in `f64`.
+const SQUARES: usize = 1 << 10;
+
+/// The numbers of one AdamW update (arXiv 1711.05101, algorithm 2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// The learning rate of this update.
+    pub learning_rate: f64,
+    /// Decay of the two moments.
+    pub betas: [f64; 2],
+    /// What is added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay.
+    pub weight_decay: f64,
+    /// The update's number, counted from 1, which bias correction needs.
+    pub updates: u64,
+    /// The factor of the gradient, below 1 where it is clipped.
+    pub gradient_scale: f64,
+}
+
+impl AdamW {
+    /// The factors that undo the moments' bias to zero: of the first moment, and of the root of the second.
+    fn corrections(&self) -> [f64; 2] {
+        // In f64: 1 - beta^t loses half its digits in f32 at the first updates.
+        let [first, second] = self.betas.map(|beta| 1.0 - beta.powf(self.updates as f64));
+        [1.0 / first, 1.0 / second.sqrt()]
+    }
+
+    /// Moves a parameter one update along its gradient.
+    ///
+    /// # Shapes
+    /// All four are of the parameter's shape.
+    pub fn update(
+        &self,
+        weight: &mut Tensor<2>,
+        gradient: Tensor<2>,
+        moments: (&mut Tensor<2>, &mut Tensor<2>),
+    ) {
+        if is_cpu(&weight.device()) {
+            self.on_slices(weight, gradient, moments)
+        } else {
+            self.on_tensors(weight, gradient, moments)
+        }
+    }
+
+    fn on_tensors(
+        &self,
+        weight: &mut Tensor<2>,
+        gradient: Tensor<2>,
+        (first, second): (&mut Tensor<2>, &mut Tensor<2>),
+    ) {
+        let [beta1, beta2] = self.betas;
+        let [correction1, correction2] = self.corrections();
+        let gradient =
+            if self.gradient_scale < 1.0 { gradient.mul_scalar(self.gradient_scale) } else { gradient };
+        *first = take(first).mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
+        *second = take(second).mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
+        let root = second.clone().sqrt().mul_scalar(correction2);
+        let step = first.clone().mul_scalar(correction1) / root.add_scalar(self.eps);
+        let kept = if self.weight_decay == 0.0 {
+            take(weight)
+        } else {
+            take(weight).mul_scalar(1.0 - self.learning_rate * self.weight_decay)
+        };
+        *weight = kept - step.mul_scalar(self.learning_rate);
+    }
+
+    fn on_slices(
+        &self,
+        weight: &mut Tensor<2>,
+        gradient: Tensor<2>,
+        (first, second): (&mut Tensor<2>, &mut Tensor<2>),
+    ) {
+        let shape = weight.shape();
+        let shapes = [&gradient, &*first, &*second].map(|tensor| tensor.shape());
+        assert!(shapes.iter().all(|other| *other == shape), "a parameter {shape:?} is moved by {shapes:?}");
+        let (old, gradient) = (Rows::of_tensor(weight), Rows::of_tensor(&gradient));
+        let (old, gradient) = (old.slice(), gradient.slice());
+        // Decoders that were handed out share the old numbers, so the new ones go elsewhere.
+        let mut new = vec![0.0; old.len()];
+        let [mut first_sum, mut second_sum] = [&mut *first, &mut *second].map(Sum::take);
+        let moments = first_sum
+            .slice_mut()
+            .par_chunks_mut(TASK_NUMBERS)
+            .zip(second_sum.slice_mut().par_chunks_mut(TASK_NUMBERS));
+        let known = old.par_chunks(TASK_NUMBERS).zip(gradient.par_chunks(TASK_NUMBERS));
+        new.par_chunks_mut(TASK_NUMBERS).zip(known).zip(moments).for_each(
+            |((new, (old, gradient)), moments)| {
+                self.on_part((new, old), gradient, moments);
+            },
+        );
+        *first = first_sum.into_tensor();
+        *second = second_sum.into_tensor();
+        *weight = tensor_of(new, shape);
+    }
+
+    fn on_part(
+        &self,
+        (new, old): (&mut [f32], &[f32]),
+        gradient: &[f32],
+        (first, second): (&mut [f32], &mut [f32]),
+    ) {
+        let [beta1, beta2] = self.betas.map(|beta| beta as f32);
+        let [rest1, rest2] = self.betas.map(|beta| (1.0 - beta) as f32);
+        let [correction1, correction2] = self.corrections().map(|factor| factor as f32);
+        let (rate, eps, scale) =
+            (self.learning_rate as f32, self.eps as f32, self.gradient_scale.min(1.0) as f32);
+        let kept = (1.0 - self.learning_rate * self.weight_decay) as f32;
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                let moments = first.iter_mut().zip(second);
+                for (((new, old), gradient), (first, second)) in
+                    new.iter_mut().zip(old).zip(gradient).zip(moments)
+                {
+                    let gradient = gradient * scale;
+                    *first = *first * beta1 + gradient * rest1;
+                    *second = *second * beta2 + gradient * gradient * rest2;
+                    let step = *first * correction1 / (second.sqrt() * correction2 + eps);
+                    *new = old * kept - step * rate;
+                }
+            },
+        );
+    }
+}
+
+/// The sum of the squares of each tensor's numbers, with one read from the device. A sum is not finite where a number
+/// is not, or where its square is too large for `f32`.
+///
+/// # Panics
+/// If there is no tensor.
+pub fn sums_of_squares(tensors: &[&Tensor<2>]) -> Vec<f64> {
+    if is_cpu(&tensors[0].device()) {
+        return tensors.iter().map(|tensor| sum_on_slices(Rows::of_tensor(tensor).slice())).collect();
+    }
+    // Rows first: a sum over millions of squares in one go would lose digits.
+    let squares = tensors.iter().map(|tensor| (*tensor).clone().square().sum_dim(1).sum());
+    Tensor::cat(squares.collect(), 0).into_data().iter::<f32>().map(f64::from).collect()
+}
+
+fn sum_on_slices(numbers: &[f32]) -> f64 {
+    let part = |part: &[f32]| -> f64 {
+        simd::vectorized(
+            #[inline(always)]
+            || part.chunks(SQUARES).map(|squares| f64::from(simd::dot(squares, squares))).sum(),
+        )
+    };
+    // The order of the sum is that of the parts, whatever threads there are.
+    let parts: Vec<f64> = numbers.par_chunks(TASK_NUMBERS).map(part).collect();
+    parts.into_iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_tensors::{noise, numbers};
+
+    const RULE: AdamW = AdamW {
+        learning_rate: 0.01,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weight_decay: 0.1,
+        updates: 1,
+        gradient_scale: 1.0,
+    };
+
+    /// Sizes around a task's, with and without clipping and decay.
+    #[test]
+    fn one_pass_over_slices_gives_the_bits_of_tensor_operations() {
+        for (shape, gradient_scale, weight_decay) in [
+            ([1, 7], 1.0, 0.1),
+            ([3, 5], 0.3, 0.0),
+            ([2, TASK_NUMBERS / 2], 0.7, 0.1),
+            ([5, TASK_NUMBERS / 2 + 3], 1.0, 0.0),
+        ] {
+            let start = || [noise(shape, 1), noise(shape, 0).zeros_like(), noise(shape, 0).zeros_like()];
+            let ([mut weight, mut first, mut second], mut plain) = (start(), start());
+            for updates in 1..4 {
+                let rule = AdamW { updates, gradient_scale, weight_decay, ..RULE };
+                let gradient = || noise::<2>(shape, updates + 1);
+                rule.on_slices(&mut weight, gradient(), (&mut first, &mut second));
+                let [weight, first, second] = &mut plain;
+                rule.on_tensors(weight, gradient(), (first, second));
+            }
+            for (found, expected) in [weight, first, second].into_iter().zip(plain) {
+                assert_eq!(found.dims(), shape);
+                assert_eq!(numbers(found), numbers(expected), "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_shares_a_weight_keeps_the_old_numbers() {
+        let [mut weight, mut first, mut second] = [1, 2, 3].map(|seed| noise::<2>([2, 3], seed).square());
+        let (shared, before) = (weight.clone(), numbers(weight.clone()));
+        RULE.update(&mut weight, noise([2, 3], 4), (&mut first, &mut second));
+        assert_eq!(numbers(shared), before);
+        assert!(numbers(weight).iter().zip(&before).all(|(new, old)| new != old));
+    }
+
+    #[test]
+    fn squares_are_summed_whatever_the_size() {
+        let tensors: [Tensor<2>; 3] =
+            [noise([1, 3], 1), noise([2, SQUARES + 1], 2), noise([3, TASK_NUMBERS - 1], 3)];
+        let sums = sums_of_squares(&tensors.each_ref());
+        for (sum, tensor) in sums.into_iter().zip(tensors) {
+            let plain: f64 = numbers(tensor).iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            assert!((sum - plain).abs() <= 1e-6 * plain, "{sum} is not {plain}");
+        }
+        assert!(!sums_of_squares(&[&(noise([1, 3], 1) / 0.0)])[0].is_finite());
+    }
+}
