@@ -8,9 +8,13 @@ use crate::gemm::{Packed, add_multiply};
 use crate::panel::Left;
 use crate::{norm, rotary, simd};
 
-/// Rows of a block: enough that a panel of a weight is used often while it is in first-level cache, few enough
-/// that a block of activations stays in second-level cache and a chunk of some hundred rows feeds many cores.
-pub(crate) const ROWS: usize = 48;
+/// The most rows of a block: enough that a panel of a weight is used often while it is in first-level cache, few
+/// enough that a block of activations stays in second-level cache and a chunk of some hundred rows feeds many cores.
+const ROWS_MAX: usize = 48;
+/// The fewest rows that are worth a block of their own: those of a register tile.
+const ROWS_MIN: usize = 6;
+/// Rows are cut into a multiple of so many blocks, so that two or four threads get equally many.
+const BLOCKS_TOGETHER: usize = 4;
 /// Rows of a weight whose gradient one task adds to.
 const GRADIENT_ROWS: usize = 24;
 /// Blocks that are handed to a thread at once. Where half of all are, the other threads have nothing left to take
@@ -20,13 +24,20 @@ pub(crate) const TASK_BLOCKS: usize = 1;
 /// A buffer and the length of its rows.
 pub(crate) type Matrix<'a> = (&'a mut [f32], usize);
 
-/// Cuts buffers of equally many rows into blocks of [`ROWS`] rows, for one task each.
+/// Rows of each block but the last, of so many rows. Depends on nothing else, so that results do not either.
+pub(crate) fn block_rows(rows: usize) -> usize {
+    let blocks = rows.div_ceil(ROWS_MAX).next_multiple_of(BLOCKS_TOGETHER);
+    rows.div_ceil(blocks.max(1)).max(ROWS_MIN)
+}
+
+/// Cuts buffers of equally many rows into blocks of [`block_rows`], for one task each.
 pub(crate) fn blocks<'a, const N: usize>(buffers: [Matrix<'a>; N]) -> Vec<[&'a mut [f32]; N]> {
     let counts = buffers.each_ref().map(|(values, width)| values.len() / width);
     assert!(counts.iter().all(|count| *count == counts[0]), "buffers of {counts:?} rows");
-    let mut parts = buffers.map(|(values, width)| values.chunks_mut(ROWS * width));
+    let each = block_rows(counts[0]);
+    let mut parts = buffers.map(|(values, width)| values.chunks_mut(each * width));
     let cut = |_| parts.each_mut().map(|parts| parts.next().expect("as many blocks in each buffer"));
-    (0..counts[0].div_ceil(ROWS)).map(cut).collect()
+    (0..counts[0].div_ceil(each)).map(cut).collect()
 }
 
 /// Works on all blocks at once; the first argument is the block's rows.
@@ -35,8 +46,9 @@ pub(crate) fn for_each_block<const N: usize>(
     work: impl Fn(Range<usize>, [&mut [f32]; N]) + Sync + Send,
 ) {
     let rows = buffers[0].0.len() / buffers[0].1;
+    let each = block_rows(rows);
     blocks(buffers).into_par_iter().enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, parts)| {
-        work(block * ROWS..((block + 1) * ROWS).min(rows), parts);
+        work(block * each..((block + 1) * each).min(rows), parts);
     });
 }
 
@@ -120,7 +132,7 @@ pub(crate) fn add_bias(rows: &mut [f32], bias: Option<&[f32]>) {
 /// Adds the sum of all rows: a bias's gradient.
 pub(crate) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
     // One block's sum is complete before it is added: many rows so lose less to rounding.
-    for block in rows.chunks(ROWS * sum.len()) {
+    for block in rows.chunks(ROWS_MAX * sum.len()) {
         let mut total = vec![0.0; sum.len()];
         block.chunks_exact(sum.len()).for_each(|row| add_columns(&mut total, row));
         add_columns(sum, &total);

@@ -11,7 +11,7 @@ use super::Pass;
 use crate::flex::Sum;
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
-use crate::rows::{ROWS, TASK_BLOCKS, add_columns, norm_rows, norm_rows_backward};
+use crate::rows::{TASK_BLOCKS, add_columns, block_rows, norm_rows, norm_rows_backward};
 use crate::simd;
 use crate::streambp::{TokenStats, chunks, silence_last_entries};
 use crate::weights::Weights;
@@ -55,7 +55,7 @@ impl Pass<'_> {
     fn final_normed(&self, hidden: &[f32]) -> Vec<f32> {
         let gain = self.weights.final_norm.slice();
         let mut normed = vec![0.0; hidden.len()];
-        let block = ROWS * gain.len();
+        let block = block_rows(hidden.len() / gain.len()) * gain.len();
         normed.par_chunks_mut(block).zip(hidden.par_chunks(block)).for_each(|(y, x)| {
             norm_rows(x, gain, self.decoder.config.rms_eps, y);
         });
@@ -163,9 +163,10 @@ impl Pass<'_> {
                         add_multiply(entries, Left::Rows(dlogits, rows.len()), &inputs, sum);
                     });
                 let weight = Packed::rows(weight, slab.len(), width);
-                dnormed.par_chunks_mut(ROWS * width).enumerate().with_max_len(TASK_BLOCKS).for_each(
+                let each = block_rows(rows.len());
+                dnormed.par_chunks_mut(each * width).enumerate().with_max_len(TASK_BLOCKS).for_each(
                     |(block, dnormed)| {
-                        let left = Left::Columns(&dlogits[block * ROWS..], rows.len());
+                        let left = Left::Columns(&dlogits[block * each..], rows.len());
                         add_multiply(dnormed.len() / width, left, &weight, dnormed);
                     },
                 );
@@ -207,7 +208,7 @@ impl Pass<'_> {
 
     fn final_norm_backward(&self, x: &[f32], dnormed: &mut [f32], sums: &mut Weights<Sum>) {
         let gain = self.weights.final_norm.slice();
-        let block = ROWS * gain.len();
+        let block = block_rows(x.len() / gain.len()) * gain.len();
         let parts = dnormed.par_chunks_mut(block).zip(x.par_chunks(block));
         let dgains: Vec<Vec<f32>> = parts
             .map(|(dy, x)| {

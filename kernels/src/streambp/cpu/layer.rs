@@ -11,8 +11,8 @@ use crate::flex::{Rows, Sum};
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
 use crate::rows::{
-    ROWS, TASK_BLOCKS, add_bias, add_columns, add_row_sums, add_weight_gradient, blocks, for_each_block,
-    norm_rows, norm_rows_backward, norm_rows_in_place, part, rotate_rows,
+    TASK_BLOCKS, add_bias, add_columns, add_row_sums, add_weight_gradient, block_rows, blocks,
+    for_each_block, norm_rows, norm_rows_backward, norm_rows_in_place, part, rotate_rows,
 };
 use crate::streambp::chunks;
 use crate::swiglu;
@@ -104,9 +104,10 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 /// Cuts `[KV, N, D]` with these `N` and `D` into blocks of rows, each with its part of every head.
 fn head_blocks(values: &mut [f32], (tokens, head): (usize, usize)) -> Vec<Vec<&mut [f32]>> {
-    let mut blocks: Vec<Vec<&mut [f32]>> = (0..tokens.div_ceil(ROWS)).map(|_| Vec::new()).collect();
+    let each = block_rows(tokens);
+    let mut blocks: Vec<Vec<&mut [f32]>> = (0..tokens.div_ceil(each)).map(|_| Vec::new()).collect();
     for rows in values.chunks_exact_mut(tokens * head) {
-        for (block, part) in blocks.iter_mut().zip(rows.chunks_mut(ROWS * head)) {
+        for (block, part) in blocks.iter_mut().zip(rows.chunks_mut(each * head)) {
             block.push(part);
         }
     }
@@ -261,12 +262,13 @@ impl<'a> LayerPass<'a> {
     /// Keys and values of all rows into the workspace.
     fn keys_values(&self, x: &[f32], weights: &Forward, workspace: &mut Workspace) {
         let (hidden, width, head) = (self.config.hidden, self.key_width(), self.config.head_width);
+        let each = block_rows(self.tokens());
         let keys = sized(&mut workspace.keys, self.tokens() * width);
         let values = sized(&mut workspace.values, self.tokens() * width);
         let blocks = head_blocks(keys, (self.tokens(), head)).into_par_iter();
         let blocks = blocks.zip(head_blocks(values, (self.tokens(), head))).enumerate();
         blocks.with_max_len(TASK_BLOCKS).for_each(|(block, (keys, values))| {
-            let rows = block * ROWS..((block + 1) * ROWS).min(self.tokens());
+            let rows = block * each..((block + 1) * each).min(self.tokens());
             let mut normed = vec![0.0; rows.len() * hidden];
             let gain = self.block.input_norm.slice();
             norm_rows(part(x, &rows, hidden), gain, self.config.rms_eps, &mut normed);
@@ -400,7 +402,8 @@ impl<'a> LayerPass<'a> {
         let (hidden, intermediate, width) =
             (self.config.hidden, self.config.intermediate, self.query_width());
         let count = x.len() / hidden;
-        let mut dgains = vec![0.0; count.div_ceil(ROWS) * hidden];
+        let each = block_rows(count);
+        let mut dgains = vec![0.0; count.div_ceil(each) * hidden];
         let buffers = [
             (sized(&mut workspace.residual, count * hidden), hidden),
             (sized(&mut workspace.post_normed, count * hidden), hidden),
@@ -414,7 +417,7 @@ impl<'a> LayerPass<'a> {
         let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden));
         blocks.enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, (buffers, dgain))| {
             let [residual, normed, dresidual, dmixed, gate, up, active, dactive] = buffers;
-            let rows = block * ROWS..block * ROWS + residual.len() / hidden;
+            let rows = block * each..block * each + residual.len() / hidden;
             let dx = part(dx, &rows, hidden);
             if !has_activations {
                 residual.copy_from_slice(part(x, &rows, hidden));
@@ -474,9 +477,9 @@ impl<'a> LayerPass<'a> {
     ) {
         let (hidden, width, key_width) = (self.config.hidden, self.query_width(), self.key_width());
         let (count, eps) = (chunk.len(), self.config.rms_eps);
-        let blocks_count = count.div_ceil(ROWS);
+        let each = block_rows(count);
         let head = self.config.head_width;
-        let mut dgains = vec![0.0; blocks_count * (hidden + 2 * head)];
+        let mut dgains = vec![0.0; count.div_ceil(each) * (hidden + 2 * head)];
         let dkeys = sized(&mut workspace.dkey, count * key_width);
         self.gather_rows(&workspace.dkeys, chunk, dkeys);
         let dvalues = sized(&mut workspace.dvalue, count * key_width);
@@ -493,7 +496,7 @@ impl<'a> LayerPass<'a> {
         let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden + 2 * head));
         blocks.enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, (buffers, dgains))| {
             let [dquery, dkey, raw_key, dnormed, dx] = buffers;
-            let rows = block * ROWS..block * ROWS + dx.len() / hidden;
+            let rows = block * each..block * each + dx.len() / hidden;
             let angles = self.angles(&(chunk.start + rows.start..chunk.start + rows.end));
             let (dgain, dhead_gains) = dgains.split_at_mut(hidden);
             let (dquery_gain, dkey_gain) = dhead_gains.split_at_mut(head);
