@@ -18,7 +18,7 @@ pub const BUILT_IN_LENGTHS: &str = "lognormal:64,1.647";
 pub const BUILT_IN: &str = r#"
 [run]
 seed = 1
-steps = 16
+steps = 40
 
 [data]
 kind = "task"
@@ -29,21 +29,23 @@ difficulty_max = 8
 [rollout]
 output_tokens_max = 512
 segments_max = 4
-trajectories_open_max = 8
+trajectories_open_max = 16
+in_flight_updates = true
+on_update = "keep"
 group_size = 4
 temperature = 1.0
 truncated_reward = "scored"
 
 [queue]
-groups_max = 10
-staleness_versions_max = 4
+groups_max = 12
+staleness_versions_max = 24
 
 [[rewards]]
 kind = "task"
 correctness = true
 
 [learner]
-groups_per_step = 2
+groups_per_step = 1
 batch_tokens_max = 2048
 
 [learner.advantage]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RolloutConfig;
-use crate::decoding::{Begun, CacheUpdate, Decoding, Step};
+use crate::decoding::{Begun, CacheUpdate, Decoding, EndedSegment, Step};
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
 use crate::generator::Generator;
@@ -119,7 +119,10 @@ impl<G: Generator> Actor<G> {
     ) -> Result<Advance, RolloutError> {
         let began = Instant::now();
         faults::pass(Point::Actor).map_err(RolloutError::Fault)?;
-        self.admit(newest().version)?;
+        let version = newest().version;
+        let cut = self.decoding.cut_segments(self.context.config.in_flight_updates.then_some(version));
+        self.count_ended(&cut);
+        self.admit(version)?;
         let intake = &self.context.intake;
         let begun =
             self.decoding.begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
@@ -132,23 +135,30 @@ impl<G: Generator> Actor<G> {
         report.count_begun(&begun);
         report.count_step(&step, self.decoding.scheduler.slot_count());
         report.weight_passes += if decoded { versions.len() as u64 } else { 0 };
-        for ended in &step.ended {
-            let finished = ended.finished.as_ref().map(|(trajectory, _)| trajectory);
-            report.context_token_steps +=
-                last_contexts(finished.unwrap_or_else(|| self.decoding.scheduler.on(ended.slot)));
-            match &ended.finished {
-                Some((trajectory, finish)) => {
-                    report.count_finished(trajectory, *finish);
-                    intake.record(trajectory, Some(*finish), ended.recalled);
-                }
-                None => intake.record(self.decoding.scheduler.on(ended.slot), None, ended.recalled),
-            }
-        }
+        drop(report);
+        self.count_ended(&step.ended);
         let mut groups = std::mem::take(&mut self.ready);
         groups.extend(step.finished().filter_map(|ended| self.unfinished.add(ended)));
+        let mut report = lock(&self.report);
         report.groups += groups.len() as u64;
         report.generating_s += began.elapsed().as_secs_f64();
         Ok(Advance { groups, decoded })
+    }
+
+    /// Counts segments that have ended and writes them down.
+    fn count_ended(&self, segments: &[EndedSegment]) {
+        let mut report = lock(&self.report);
+        for ended in segments {
+            let (trajectory, finish) = match &ended.finished {
+                Some((trajectory, finish)) => (trajectory, Some(*finish)),
+                None => (self.decoding.scheduler.on(ended.slot), None),
+            };
+            report.segments += 1;
+            *report.segments_by_tokens.entry(ended.tokens).or_default() += 1;
+            report.context_token_steps += last_contexts(trajectory);
+            finish.into_iter().for_each(|finish| report.count_finished(trajectory, finish));
+            self.context.intake.record(trajectory, finish, ended.recalled);
+        }
     }
 
     /// Starts groups while a slot would stay free and the pacing allows it.
@@ -183,11 +193,10 @@ impl<G: Generator> Actor<G> {
     /// Where every trajectory is. The segments that have ended are with the intake.
     pub(crate) fn state(&self) -> ActorState {
         let scheduler = &self.decoding.scheduler;
-        let limit = self.context.config.segment_tokens_max();
-        let slots = scheduler.slots().map(|trajectory| {
+        let slots = scheduler.slots().enumerate().map(|(slot, trajectory)| {
             let trajectory = trajectory?;
             let Trajectory { group, member, .. } = *trajectory;
-            let open = trajectory.segments.last().filter(|segment| segment.tokens.len() < limit).cloned();
+            let open = trajectory.segments.last().filter(|_| scheduler.is_inside(slot)).cloned();
             Some(SlotState { group, member, open })
         });
         let waiting = scheduler.waiting().zip(scheduler.steps_waited()).map(|(trajectory, steps)| {
@@ -218,15 +227,14 @@ impl<G: Generator> Actor<G> {
         taken_up: TakenUp,
         weights: impl Fn(u64) -> Option<Versioned<G::Weights>>,
     ) -> Result<(), RolloutError> {
-        let limit = self.context.config.segment_tokens_max();
         // The part of an actor may be smaller than in the run's earlier life.
-        for trajectory in taken_up.slots.iter().map(|(_, trajectory)| trajectory) {
+        for OnSlot { trajectory, .. } in &taken_up.slots {
             self.check_room(&trajectory.prompt)?;
         }
-        for (slot, trajectory) in taken_up.slots {
-            let open = trajectory.segments.last().filter(|segment| segment.tokens.len() < limit);
+        for OnSlot { slot, trajectory, inside } in taken_up.slots {
+            let open = trajectory.segments.last().filter(|_| inside);
             let Some(version) = open.map(|segment| segment.version) else {
-                self.decoding.scheduler.restore(slot, trajectory);
+                self.decoding.scheduler.restore(slot, trajectory, false);
                 continue;
             };
             let weights = weights(version).unwrap_or_else(|| self.context.weights.latest());
@@ -272,14 +280,23 @@ fn last_contexts(trajectory: &Trajectory) -> u64 {
 /// Trajectories of an earlier life of the run.
 #[derive(Debug, Default)]
 pub(crate) struct TakenUp {
-    /// Those that were on a slot, with the slot.
-    pub(crate) slots: Vec<(usize, Trajectory)>,
+    /// Those that were on a slot.
+    pub(crate) slots: Vec<OnSlot>,
     /// Those that wait for a slot or for room, in this order, with the decode steps that they have waited.
     pub(crate) waiting: Vec<(Trajectory, u64)>,
     /// How long contexts got that ended before.
     pub(crate) finished: FinishedContexts,
     /// Those that have ended.
     pub(crate) ended: Vec<(Trajectory, Finish)>,
+}
+
+/// A trajectory of an earlier life of the run that was on a slot.
+#[derive(Debug)]
+pub(crate) struct OnSlot {
+    pub(crate) slot: usize,
+    pub(crate) trajectory: Trajectory,
+    /// Whether its last segment goes on.
+    pub(crate) inside: bool,
 }
 
 /// The trajectories of a new group.
@@ -472,10 +489,6 @@ impl ActorReport {
             self.slot_steps += slots as u64;
             self.slot_steps_busy += step.tokens;
             self.tokens += step.tokens;
-            self.segments += step.ended.len() as u64;
-            for ended in &step.ended {
-                *self.segments_by_tokens.entry(ended.tokens).or_default() += 1;
-            }
             self.blocks_used += step.blocks.0 as u64;
             self.blocks_planned += step.blocks.1 as u64;
             self.prefill_tokens += step.prefilled.computed;
@@ -579,6 +592,29 @@ mod tests {
         // Two tokens of prompt and two drawn under version 0 were computed again under version 3.
         assert_eq!(report.context_tokens_recomputed, 4);
         assert_eq!(script.versions_drawn(0, 0), [0, 0, 3, 3, 3, 3]);
+    }
+
+    // Invariant 1: newer weights end the open segment, whose tokens keep their version, and another one goes on.
+    #[test]
+    fn updates_in_flight_reach_open_trajectories_at_their_next_token() {
+        let script = Script::new(1, |_, _| 99);
+        let config = RolloutConfig { in_flight_updates: true, ..rollout_config(1, 4, 2, GROUP_SIZE) };
+        let mut actor = Actor::new(context(config, 11, 2, 9), 0, script.clone());
+        let weights = actor.context().weights.clone();
+        for published in [&[1][..], &[2, 3], &[], &[], &[], &[], &[], &[]] {
+            actor.advance().expect("the script does not fail");
+            published.iter().for_each(|version| weights.publish(*version, Arc::new(*version)));
+        }
+        assert_eq!(script.versions_drawn(0, 0), [0, 1, 3, 3, 3, 3, 3, 3]);
+        let report = actor.report();
+        assert_eq!((report.decode_steps, report.weight_passes), (8, 8));
+        assert_eq!(report.segments_by_tokens, BTreeMap::from([(1, 2), (2, 1), (4, 1)]));
+        assert_eq!(report.completions_by_segments, BTreeMap::from([(4, 1)]));
+        // Contexts of 2 + 1 and 2 + 2 tokens met newer weights; the boundary after four tokens met none.
+        assert_eq!((report.context_tokens_recomputed, report.context_tokens_kept), (7, 0));
+        assert_eq!(script.rebuilt(), [true, true, false]);
+        // Contexts of 2 to 9 tokens were looked at, each once.
+        assert_eq!(report.context_token_steps, (2..=9).sum::<u64>());
     }
 
     /// Prompt of 2 tokens, 5 segments of 4, and newer weights before each: contexts of 6, 10, 14 and 18 tokens

@@ -112,6 +112,12 @@ pub struct RolloutConfig {
     /// What happens to a cache at a weight update.
     #[serde(default)]
     pub on_update: OnUpdate,
+    /// Whether newer weights end the segments that are open, so that all slots always decode under the newest ones
+    /// (in-flight updates, as in PipelineRL, arXiv 2509.19128): the trajectories go on in another segment each. One
+    /// pass over one version's weights then serves all slots, and an output has as many segments more as there were
+    /// updates while it was drawn.
+    #[serde(default)]
+    pub in_flight_updates: bool,
     /// In how many bits the actors hold their weights. Less is faster and takes less memory, and makes them draw
     /// from another distribution than the learner computes (`learner.mismatch`).
     #[serde(default)]
@@ -200,7 +206,8 @@ impl RolloutConfig {
         Ok(())
     }
 
-    /// The most tokens of one segment; every segment but a trajectory's last has exactly this many.
+    /// The most tokens of one segment. A segment ends where the output has a multiple of so many; every one but a
+    /// trajectory's last has exactly this many, unless in-flight updates end some before.
     pub fn segment_tokens_max(&self) -> usize {
         self.output_tokens_max / self.segments_max
     }

@@ -113,6 +113,31 @@ impl<G: Generator> Decoding<G> {
         Self { on_update: (on_update, segment_tokens_max), ..self }
     }
 
+    /// Ends the open segments that newer weights than theirs end, where in-flight updates are on, and those that an
+    /// earlier life of the run had ended where they are.
+    pub(crate) fn cut_segments(&mut self, newest: Option<u64>) -> Vec<EndedSegment> {
+        let mut cut = Vec::new();
+        for slot in self.scheduler.decoding() {
+            let open = self.scheduler.on(slot).segments.last().expect("it is inside a segment");
+            let ends = match &self.slots[slot].recalled {
+                Some((segment, given)) => *given == segment.tokens.len(),
+                None => newest.is_some_and(|newest| open.version < newest) && !open.tokens.is_empty(),
+            };
+            if ends {
+                let tokens = open.tokens.len();
+                self.scheduler.cut(slot);
+                cut.push(EndedSegment { slot, finished: None, tokens, recalled: self.close(slot) });
+            }
+        }
+        cut
+    }
+
+    /// Forgets the open segment of a slot; says whether it was recalled.
+    fn close(&mut self, slot: usize) -> bool {
+        self.slots[slot].weights = None;
+        self.slots[slot].recalled.take().is_some()
+    }
+
     /// Begins a segment on every slot that is due for one and has room, each under the weights that are newest then, or as
     /// it is recalled.
     pub(crate) fn begin_segments(
@@ -164,7 +189,7 @@ impl<G: Generator> Decoding<G> {
         (weights, recalled): (Versioned<G::Weights>, Option<Segment>),
     ) -> Result<(), RolloutError> {
         let given = trajectory.segments.last().map_or(0, |segment| segment.tokens.len());
-        self.scheduler.restore(slot, trajectory);
+        self.scheduler.restore(slot, trajectory, true);
         match recalled {
             Some(segment) => self.replay(slot, segment, given),
             None => self.begin(slot, &weights, None)?,
@@ -219,10 +244,8 @@ impl<G: Generator> Decoding<G> {
             if outcome == Outcome::Inside {
                 continue;
             }
-            let state = &mut self.slots[drawn.slot];
-            let recalled = state.recalled.take().is_some();
-            state.weights = None;
             let slot = drawn.slot;
+            let recalled = self.close(slot);
             let finished = match outcome {
                 Outcome::Finished(trajectory, finish) => {
                     self.forget(slot);

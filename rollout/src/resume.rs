@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::actor::{Actor, ActorContext, TakenUp};
+use crate::actor::{Actor, ActorContext, OnSlot, TakenUp};
 use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::group::{FinishedGroup, Group};
@@ -128,7 +128,7 @@ impl Parts {
             let Some(SlotState { group, member, open }) = there else { continue };
             if let Some((_, mut trajectory)) = self.unfinished.remove(&(*group, *member)) {
                 trajectory.segments.extend(open.clone());
-                taken_up.slots.push((slot, trajectory));
+                taken_up.slots.push(OnSlot { slot, trajectory, inside: open.is_some() });
             }
         }
         for waiting in &actor.waiting {
@@ -249,6 +249,7 @@ mod tests {
             config.actors = shape.actors;
             config.kv_cache_tokens_max = shape.blocks.map(|blocks| 2 * blocks * shape.actors);
             config.priority = if seed.is_multiple_of(2) { Priority::Oldest } else { Priority::LastMembers };
+            config.in_flight_updates = (seed / 2).is_multiple_of(2);
             let context = context_at(config, seed, PACING, (version, |intake| intake.restored(&state)));
             journal.into_iter().for_each(|journal| context.intake.keep_journal(journal));
             let config = QueueConfig { groups_max: shape.groups_max, staleness_versions_max: 2 };

@@ -120,11 +120,17 @@ impl Scheduler {
             FinishedContexts { count: 0, .. } => longest_prompt + self.limits.output_tokens_max,
             FinishedContexts { count, tokens } => tokens.div_ceil(count) as usize,
         };
-        let needed = |trajectory: &Trajectory| {
+        let needed = |trajectory: &Trajectory, segments: usize| {
             let longest = trajectory.prompt.tokens.len() + self.limits.output_tokens_max;
-            room.taken_by(expected.min(longest).max(self.context_at_end(trajectory, 0)))
+            room.taken_by(expected.min(longest).max(self.context_at_end(trajectory, segments)))
         };
-        all().map(needed).sum::<usize>() + group_size * room.taken_by(expected) <= room.blocks
+        let on_slots = self.slots.iter().map(|slot| match slot {
+            Slot::Free => 0,
+            Slot::Boundary(due) => needed(&due.trajectory, 0),
+            Slot::Decoding(trajectory) => needed(trajectory, 1),
+        });
+        let waiting = self.waiting().map(|trajectory| needed(trajectory, 0));
+        on_slots.chain(waiting).sum::<usize>() + group_size * room.taken_by(expected) <= room.blocks
     }
 
     /// Adds the trajectories of a group to those that wait for a slot.
@@ -178,7 +184,7 @@ impl Scheduler {
                 Slot::Free => free.push(slot),
                 Slot::Boundary(at) => due.push((rank(&at.trajectory), Some(slot), at)),
                 Slot::Decoding(trajectory) => {
-                    decoding.push((rank(&trajectory), self.reserved(room, &trajectory, 0)));
+                    decoding.push((rank(&trajectory), self.reserved(room, &trajectory)));
                     self.slots[slot] = Slot::Decoding(trajectory);
                 }
             }
@@ -204,7 +210,7 @@ impl Scheduler {
             while let Some((_, reserved)) = decoding.next_if(|(other, _)| *other < rank) {
                 allotment.pass(reserved);
             }
-            let reserved = self.reserved(room, &due.trajectory, 1);
+            let reserved = self.reserved(room, &due.trajectory);
             let kept = own[place].take();
             let lost = slot.is_some() && kept.is_none();
             let begins = !lost && allotment.ask(reserved) == Verdict::Begins;
@@ -232,15 +238,20 @@ impl Scheduler {
         })
     }
 
-    /// What a trajectory takes at the end of its segment after `segments` more, and of the one after that.
-    fn reserved(&self, room: Room, trajectory: &Trajectory, segments: usize) -> Reserved {
+    /// What a trajectory takes at the end of the segment that it is in or due for, and of the one after that.
+    fn reserved(&self, room: Room, trajectory: &Trajectory) -> Reserved {
         let at_end = |segments| room.taken_by(self.context_at_end(trajectory, segments));
-        Reserved { now: at_end(segments), next: at_end(segments + 1) }
+        Reserved { now: at_end(1), next: at_end(2) }
     }
 
-    /// Tokens of the context when the segment that was begun last, and `segments` more, are full.
+    /// Tokens of the context when so many segments have ended, the one that it is in or due for being the first.
+    /// With none it is the context as it is, or the end of a segment that newer weights cut short.
     fn context_at_end(&self, trajectory: &Trajectory, segments: usize) -> usize {
-        let full = (trajectory.segments.len() + segments) * self.limits.segment_tokens_max;
+        let (drawn, length) = (trajectory.token_count(), self.limits.segment_tokens_max);
+        let full = match segments {
+            0 => drawn.next_multiple_of(length),
+            _ => (drawn / length + segments) * length,
+        };
         trajectory.prompt.tokens.len() + full.min(self.limits.output_tokens_max)
     }
 
@@ -260,17 +271,26 @@ impl Scheduler {
         }
     }
 
-    /// Puts a trajectory back on the slot that it had, before or inside a segment.
-    pub(crate) fn restore(&mut self, slot: usize, trajectory: Trajectory) {
+    /// Puts a trajectory back on the slot that it had, inside its last segment or before the next one.
+    pub(crate) fn restore(&mut self, slot: usize, trajectory: Trajectory, inside: bool) {
         assert!(matches!(self.slots[slot], Slot::Free), "slot {slot} is taken");
-        let inside = trajectory
-            .segments
-            .last()
-            .is_some_and(|segment| segment.tokens.len() < self.limits.segment_tokens_max);
         self.slots[slot] = match inside {
             true => Slot::Decoding(trajectory),
             false => Slot::Boundary(Due { trajectory, steps: 0 }),
         };
+    }
+
+    /// Whether the trajectory on this slot is inside a segment.
+    pub(crate) fn is_inside(&self, slot: usize) -> bool {
+        matches!(self.slots[slot], Slot::Decoding(_))
+    }
+
+    /// Ends the open segment of the trajectory on this slot where it is.
+    pub(crate) fn cut(&mut self, slot: usize) {
+        let Slot::Decoding(trajectory) = std::mem::replace(&mut self.slots[slot], Slot::Free) else {
+            panic!("slot {slot} is not inside a segment");
+        };
+        self.slots[slot] = Slot::Boundary(Due { trajectory, steps: 0 });
     }
 
     /// The trajectory on each slot.
@@ -690,7 +710,7 @@ mod tests {
                     scheduler.begin(slot, 0);
                 }
                 let reserved: usize =
-                    scheduler.open().map(|open| room.taken_by(scheduler.context_at_end(open, 0))).sum();
+                    scheduler.open().map(|open| room.taken_by(scheduler.context_at_end(open, 1))).sum();
                 prop_assert!(reserved <= room.blocks, "{} of {}", reserved, room.blocks);
                 prop_assert!(!scheduler.decoding().is_empty(), "step {step} draws nothing");
                 let known: Vec<usize> = scheduler.waiting().map(Trajectory::token_count).collect();

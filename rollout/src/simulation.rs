@@ -30,6 +30,7 @@ struct Shape {
     /// Blocks of the cache beyond those of one longest context.
     spare_blocks: Option<usize>,
     priority: Priority,
+    in_flight_updates: bool,
 }
 
 /// Tokens of a block of the cache.
@@ -51,7 +52,7 @@ impl Shape {
         self.segment_tokens * self.segments_max
     }
 
-    /// Blocks of a context with so many full segments.
+    /// Blocks of a context with so many whole segments.
     fn blocks(&self, segments: usize) -> usize {
         (PROMPT + (segments * self.segment_tokens).min(self.limit())).div_ceil(BLOCK)
     }
@@ -105,8 +106,15 @@ impl Member {
         self.segments.iter().map(|(_, tokens)| tokens).sum()
     }
 
-    fn is_due(&self, shape: Shape) -> bool {
-        self.segments.last().is_none_or(|(_, tokens)| *tokens == shape.segment_tokens)
+    /// Whether a segment is to begin before the next token under `version`.
+    fn is_due(&self, shape: Shape, version: u64) -> bool {
+        let newer = |(of, _): &(u64, usize)| shape.in_flight_updates && *of < version;
+        self.tokens().is_multiple_of(shape.segment_tokens) || self.segments.last().is_some_and(newer)
+    }
+
+    /// Whole segments' worth of tokens, or those begun.
+    fn segments_begun(&self, shape: Shape) -> usize {
+        self.tokens().div_ceil(shape.segment_tokens)
     }
 }
 
@@ -137,8 +145,9 @@ impl Simulation {
             (0, _) => PROMPT + self.shape.limit(),
             (count, tokens) => tokens.div_ceil(count),
         };
-        let blocks =
-            |member: &&Member| expected.div_ceil(BLOCK).max(self.shape.blocks(member.segments.len()));
+        let blocks = |member: &&Member| {
+            expected.div_ceil(BLOCK).max(self.shape.blocks(member.segments_begun(self.shape)))
+        };
         let needed: usize = here.iter().map(blocks).sum();
         here.is_empty() || needed + self.shape.group_size * expected.div_ceil(BLOCK) <= bound
     }
@@ -167,10 +176,10 @@ impl Simulation {
         let mut inside: Vec<(Rank, usize)> = Vec::new();
         for (slot, rank) in ranks.into_iter().enumerate() {
             let Some(rank) = rank else { continue };
-            match self.slots[slot].take_if(|member| member.is_due(shape)) {
+            match self.slots[slot].take_if(|member| member.is_due(shape, version)) {
                 Some(member) => due.push((rank, member, Some(slot))),
                 None => {
-                    let segments = self.slots[slot].as_ref().map_or(0, |member| member.segments.len());
+                    let segments = self.slots[slot].as_ref().map_or(0, |member| member.segments_begun(shape));
                     inside.push((rank, segments));
                 }
             }
@@ -183,7 +192,7 @@ impl Simulation {
         for place in 0..due.len() {
             let (rank, mut member, slot) = due[place].clone();
             let own = slot.filter(|slot| !lost.contains(slot));
-            let count = member.segments.len() + 1;
+            let count = member.tokens() / shape.segment_tokens + 1;
             let later: usize = inside
                 .iter()
                 .filter(|(other, _)| *other > rank)
@@ -252,8 +261,9 @@ impl Simulation {
         }
         for slot in &mut self.slots {
             let Some(member) = slot else { continue };
+            let begins = member.is_due(shape, version) && shape.bound().is_none();
             match member.segments.last_mut() {
-                Some((_, tokens)) if *tokens < shape.segment_tokens => *tokens += 1,
+                Some((_, tokens)) if !begins => *tokens += 1,
                 _ => member.segments.push((version, 1)),
             }
             let tokens = member.tokens();
@@ -384,6 +394,7 @@ fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
     let Shape { slots, segment_tokens, segments_max, group_size, groups_per_step, staleness, .. } = shape;
     let mut config = rollout_config(slots, segment_tokens, segments_max, group_size);
     config.priority = shape.priority;
+    config.in_flight_updates = shape.in_flight_updates;
     config.kv_cache_tokens_max = shape.bound().map(|blocks| blocks * BLOCK + 1);
     let context = context(config, 5, groups_per_step as u64, staleness);
     let config = QueueConfig { groups_max: shape.groups_max(), staleness_versions_max: staleness };
@@ -396,8 +407,9 @@ fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
 fn shapes() -> impl Strategy<Value = Shape> {
     let decoding = (1usize..7, 1usize..4, 1usize..5, 1usize..4);
     let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
-    let scarce = (proptest::option::of(0usize..12), any::<bool>());
-    (decoding, learning, scarce).prop_map(|(decoding, learning, (spare_blocks, last_members))| {
+    let scarce = (proptest::option::of(0usize..12), any::<bool>(), any::<bool>());
+    (decoding, learning, scarce).prop_map(|(decoding, learning, scarce)| {
+        let (spare_blocks, last_members, in_flight_updates) = scarce;
         let (slots, segment_tokens, segments_max, group_size) = decoding;
         let (groups_per_step, staleness, room, lengths) = learning;
         let priority = if last_members { Priority::LastMembers } else { Priority::Oldest };
@@ -412,6 +424,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             lengths,
             spare_blocks,
             priority,
+            in_flight_updates,
         }
     })
 }

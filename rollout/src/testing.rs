@@ -120,6 +120,7 @@ pub(crate) fn rollout_config(
         top_p: 1.0,
         top_k: 0,
         on_update: OnUpdate::Recompute,
+        in_flight_updates: false,
         precision: DecodePrecision::F32,
         kv_cache: KvCache::F32,
         kv_cache_tokens_max: None,

@@ -40,7 +40,7 @@ pub enum Finish {
 /// How long outputs and their segments are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputLimits {
-    /// The tokens of every segment but a trajectory's last.
+    /// A segment ends where the output has a multiple of so many tokens.
     pub segment_tokens_max: usize,
     /// The most tokens of one output; a multiple of the segment.
     pub output_tokens_max: usize,
@@ -98,13 +98,14 @@ impl Trajectory {
         self.prompt.tokens.iter().copied().chain(drawn).collect()
     }
 
-    /// Opens a segment under `version`. Versions never fall, and only a full segment has a successor.
+    /// Opens a segment under `version`. Versions never fall, and no segment is empty.
     pub fn start_segment(&mut self, version: u64, limits: OutputLimits) {
         if let Some(last) = self.segments.last() {
             assert!(version >= last.version, "version {version} after version {}", last.version);
-            assert_eq!(last.tokens.len(), limits.segment_tokens_max, "only a full segment has a successor");
+            assert!(!last.tokens.is_empty(), "a segment without tokens has no successor");
         }
-        self.segments.push(Segment { version, tokens: Vec::with_capacity(limits.segment_tokens_max) });
+        let room = limits.segment_tokens_max - self.token_count() % limits.segment_tokens_max;
+        self.segments.push(Segment { version, tokens: Vec::with_capacity(room) });
     }
 
     /// Adds a drawn token to the open segment. An end of output wins over a limit met by the same token.
@@ -116,12 +117,12 @@ impl Trajectory {
             limits.segment_tokens_max
         );
         segment.tokens.push(token);
-        let segment_full = segment.tokens.len() == limits.segment_tokens_max;
+        let drawn = self.token_count();
         if is_eos {
             Progress::Finished(Finish::Stop)
-        } else if self.token_count() == limits.output_tokens_max {
+        } else if drawn == limits.output_tokens_max {
             Progress::Finished(Finish::Length)
-        } else if segment_full {
+        } else if drawn.is_multiple_of(limits.segment_tokens_max) {
             Progress::SegmentFull
         } else {
             Progress::Inside
@@ -239,13 +240,22 @@ mod tests {
         assert_eq!(trajectory.push(token(0), true, LIMITS), Progress::Finished(Finish::Stop));
     }
 
-    // Invariant 1: weights change only between segments.
     #[test]
-    #[should_panic(expected = "only a full segment has a successor")]
-    fn a_segment_cannot_be_left_for_other_weights() {
+    #[should_panic(expected = "a segment without tokens has no successor")]
+    fn a_segment_that_drew_nothing_is_not_left() {
+        started().start_segment(4, LIMITS);
+    }
+
+    // Invariant 1: tokens keep the version that drew them, and a segment cut short moves no boundary.
+    #[test]
+    fn what_follows_a_segment_cut_short_ends_at_the_same_boundary() {
         let mut trajectory = started();
-        trajectory.push(token(2), false, LIMITS);
+        assert_eq!(trajectory.push(token(2), false, LIMITS), Progress::Inside);
         trajectory.start_segment(4, LIMITS);
+        assert_eq!(trajectory.push(token(2), false, LIMITS), Progress::SegmentFull);
+        let drawn: Vec<(u64, usize)> =
+            trajectory.segments.iter().map(|segment| (segment.version, segment.tokens.len())).collect();
+        assert_eq!(drawn, [(3, 1), (4, 1)]);
     }
 
     // Invariant 7: versions never fall.

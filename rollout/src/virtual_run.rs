@@ -243,6 +243,9 @@ impl<'a> VirtualRun<'a> {
             }
             _ => return false,
         };
+        if self.plan.rollout.in_flight_updates {
+            self.slots.cut_segments(version);
+        }
         let filled = self.slots.begin(version, &self.intake);
         self.since.context_tokens_recomputed += filled.recomputed;
         let Some(steps) = self.slots.steps_to_next_end() else {
@@ -311,8 +314,9 @@ impl<'a> VirtualRun<'a> {
         });
         self.queue.learned(groups);
         self.version += 1;
-        // Newer weights may let a group start on a free slot at the next decode step.
-        if self.plan.turns == Turns::Async && self.slots.scheduler.is_hungry() {
+        // Newer weights may end segments, or let a group start on a free slot, at the next decode step.
+        let cuts = self.plan.rollout.in_flight_updates || self.slots.scheduler.is_hungry();
+        if self.plan.turns == Turns::Async && cuts {
             self.cut_leap();
         }
     }
@@ -358,6 +362,8 @@ struct Slots<'a> {
 #[derive(Debug, Clone, Copy, Default)]
 struct OpenSegment {
     version: u64,
+    /// Decode steps made before it.
+    begun: u64,
     tokens: usize,
     /// Tokens of the context at its end.
     context_tokens: usize,
@@ -433,10 +439,10 @@ impl<'a> Slots<'a> {
                 Some(_) => filled.recomputed += context,
             }
             let length = self.lengths.length(self.plan.seed, trajectory.group, trajectory.member);
-            let tokens = (length - drawn).min(segment_tokens_max);
+            let tokens = (length - drawn).min(segment_tokens_max - drawn % segment_tokens_max);
             let stops = drawn + tokens == length;
             let context_tokens = context as usize + tokens;
-            self.open[slot] = OpenSegment { version, tokens, context_tokens, stops };
+            self.open[slot] = OpenSegment { version, begun: self.step, tokens, context_tokens, stops };
             self.ends.push(Reverse((self.step + tokens as u64, slot)));
             self.context_tokens += context;
             *self.versions.entry(version).or_default() += 1;
@@ -476,14 +482,35 @@ impl<'a> Slots<'a> {
         groups
     }
 
-    fn end_segment(&mut self, slot: usize) -> Option<Group> {
-        let OpenSegment { version, tokens, context_tokens, stops } = self.open[slot];
+    /// Ends the open segments of older versions where they are.
+    fn cut_segments(&mut self, newest: u64) {
+        for Reverse((end, slot)) in std::mem::take(&mut self.ends) {
+            let OpenSegment { version, begun, tokens, context_tokens, .. } = self.open[slot];
+            let drawn = (self.step - begun) as usize;
+            if version == newest || drawn == 0 {
+                self.ends.push(Reverse((end, slot)));
+                continue;
+            }
+            self.leave(slot, context_tokens + drawn - tokens);
+            self.scheduler.push_inside(slot, TOKEN, drawn);
+            self.scheduler.cut(slot);
+        }
+    }
+
+    /// Takes a slot whose context has so many tokens out of what decodes.
+    fn leave(&mut self, slot: usize, context_tokens: usize) {
         self.context_tokens -= context_tokens as u64;
+        let version = self.open[slot].version;
         let of_version = self.versions.get_mut(&version).expect("the slot decodes under it");
         *of_version -= 1;
         if *of_version == 0 {
             self.versions.remove(&version);
         }
+    }
+
+    fn end_segment(&mut self, slot: usize) -> Option<Group> {
+        let OpenSegment { tokens, context_tokens, stops, .. } = self.open[slot];
+        self.leave(slot, context_tokens);
         self.scheduler.push_inside(slot, TOKEN, tokens - 1);
         match self.scheduler.push(slot, TOKEN, stops) {
             Outcome::SegmentEnded => None,
@@ -525,7 +552,7 @@ fn unjudged(group: FinishedGroup) -> Group {
 mod tests {
     use std::time::Instant;
 
-    use proptest::prelude::{ProptestConfig, Strategy, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
     use crate::actor::Actor;
@@ -723,9 +750,12 @@ mod tests {
     fn plans() -> impl Strategy<Value = VirtualPlan> {
         let decoding = (1usize..7, 1usize..4, 1usize..5, 2usize..4);
         let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
-        (decoding, learning).prop_map(|((slots, segment, segments, size), (step, staleness, room, seed))| {
+        (decoding, learning, any::<bool>()).prop_map(|(decoding, learning, in_flight_updates)| {
+            let (slots, segment, segments, size) = decoding;
+            let (step, staleness, room, seed) = learning;
+            let rollout = rollout_config(slots, segment, segments, size);
             VirtualPlan {
-                rollout: rollout_config(slots, segment, segments, size),
+                rollout: RolloutConfig { in_flight_updates, ..rollout },
                 queue: QueueConfig { groups_max: step + room, staleness_versions_max: staleness },
                 groups_per_step: step,
                 turns: Turns::Lockstep,

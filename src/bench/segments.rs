@@ -270,9 +270,9 @@ mod tests {
         let plan = Plan::new(&args, place.path()).unwrap();
         let [whole, two] = &plan.rows[..] else { panic!("two rows") };
         assert_eq!((whole.rollout.segments_max, two.rollout.segments_max), (1, 2));
-        assert_eq!((whole.rollout.trajectories_open_max, two.rollout.trajectories_open_max), (8, 3));
-        assert_eq!((whole.queue.staleness_versions_max, two.queue.staleness_versions_max), (0, 4));
-        assert_eq!((whole.queue.groups_max, two.queue.groups_max), (2, 10));
+        assert_eq!((whole.rollout.trajectories_open_max, two.rollout.trajectories_open_max), (4, 3));
+        assert_eq!((whole.queue.staleness_versions_max, two.queue.staleness_versions_max), (0, 24));
+        assert_eq!((whole.queue.groups_max, two.queue.groups_max), (1, 12));
         assert_eq!(whole.learner, two.learner);
         assert_eq!(plan.lengths.as_deref(), Some(BUILT_IN_LENGTHS));
         args.segments = vec![3];
