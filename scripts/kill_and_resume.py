@@ -10,7 +10,7 @@ Needs nothing but Python. Kills are `kill -9`, most of them after a random time,
 written. A run that comes to its end before all kills are used is compared, and the next one begins.
 
 Under "deterministic" and "lockstep" the last weights and moments, all recorded completions and metrics.jsonl without its
-times must be the same bytes. Under "async" every group must be learned from once with all its members, and the lengths of
+times and its counts of filled caches must be the same bytes. Under "async" every group must be learned from once with all its members, and the lengths of
 all completions must be distributed as in the run that nothing stopped (Kolmogorov and Smirnov). Always: no step is
 missing or twice in metrics.jsonl or in the TensorBoard files, and no half-written checkpoint is left.
 
@@ -30,8 +30,8 @@ import sys
 import tempfile
 import time
 
-# What depends on the clock.
-TIMED = ("timing_s/", "time/", "perf/")
+# What depends on the clock, and on how often a resumed run fills its caches again.
+TIMED = ("timing_s/", "time/", "perf/", "segment/prefill_tokens")
 # The shortest life, in seconds: a process that is killed before it has begun shows nothing.
 LIFE_MIN = 0.05
 # Two runs of one kind are told apart by mistake as often as this.
