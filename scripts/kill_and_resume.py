@@ -10,9 +10,9 @@ Needs nothing but Python. Kills are `kill -9`, most of them after a random time,
 written. A run that comes to its end before all kills are used is compared, and the next one begins.
 
 Under "deterministic" and "lockstep" the last weights and moments, all recorded completions and metrics.jsonl without its
-times and its counts of filled caches must be the same bytes. Under "async" every group must be learned from once with all its members, and the lengths of
-all completions must be distributed as in the run that nothing stopped (Kolmogorov and Smirnov). Always: no step is
-missing or twice in metrics.jsonl or in the TensorBoard files, and no half-written checkpoint is left.
+times and its counts of filled caches must be the same bytes. Under "async" every group must be learned from once with all
+its members, and the lengths of all completions must be distributed as in the run that nothing stopped (Kolmogorov and
+Smirnov). Always: no step is missing or twice in metrics.jsonl or in the TensorBoard files, and no half-written checkpoint is left.
 
 Exits with 1 and a line for each difference; the folders then stay.
 """
@@ -31,7 +31,7 @@ import tempfile
 import time
 
 # What depends on the clock, and on how often a resumed run fills its caches again.
-TIMED = ("timing_s/", "time/", "perf/", "segment/prefill_tokens")
+UNCOMPARED = ("timing_s/", "time/", "perf/", "segment/prefill_tokens")
 # The shortest life, in seconds: a process that is killed before it has begun shows nothing.
 LIFE_MIN = 0.05
 # Two runs of one kind are told apart by mistake as often as this.
@@ -128,7 +128,7 @@ def to_the_end(run):
 
 
 def untimed(row):
-    return {tag: value for tag, value in row.items() if not tag.startswith(TIMED)}
+    return {tag: value for tag, value in row.items() if not tag.startswith(UNCOMPARED)}
 
 
 def event_steps(run):
@@ -185,7 +185,7 @@ def same_bytes(whole, broken):
     for one, two in zip(whole.rows(), broken.rows()):
         if json.dumps(untimed(one)) != json.dumps(untimed(two)):
             tags = [tag for tag in one.keys() | two.keys() if one.get(tag) != two.get(tag)]
-            yield f"metrics.jsonl, step {one['step']}: {sorted(tag for tag in tags if not tag.startswith(TIMED))}"
+            yield f"metrics.jsonl, step {one['step']}: {sorted(tag for tag in tags if not tag.startswith(UNCOMPARED))}"
     names = {os.path.relpath(path, whole.folder) for path in glob.glob(os.path.join(whole.folder, "rollouts", "*"))}
     last = whole.last_checkpoint()
     weights = ["model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.json"]

@@ -118,7 +118,7 @@ impl Driver {
         }
     }
 
-    /// Whether what stands with the actors is whole after they failed: under `async` only full segments count.
+    /// Whether what stands with the actors is whole after they failed: under `async` only segments that have ended count.
     #[must_use]
     pub fn survives_failure(&self) -> bool {
         matches!(self, Self::Async(_))

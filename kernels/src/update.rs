@@ -1,7 +1,7 @@
 //! What an optimizer does to one parameter: the update of AdamW, and sums of squares for the gradient's norm.
 //!
 //! On the CPU an update is one pass over memory by all threads, where the same in tensor operations is twelve passes
-//! by one of them; every number is computed by the same operations in the same order, so both give the same bits.
+//! by one of them; an update's numbers come from the same operations in the same order, so both give the same bits.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;

@@ -87,7 +87,7 @@ impl<G: Generator> Actor<G> {
     }
 
     /// The actor that takes the place of one that panicked: it goes on with that one's trajectories from their
-    /// last full segments.
+    /// last segments that had ended.
     ///
     /// # Errors
     /// If the prompts cannot be read again.

@@ -112,7 +112,7 @@ pub struct RolloutConfig {
     /// What happens to a cache at a weight update.
     #[serde(default)]
     pub on_update: OnUpdate,
-    /// Whether newer weights end the segments that are open, so that all slots always decode under the newest ones
+    /// Whether newer weights end the segments that are open, so that all slots decode under the newest ones
     /// (in-flight updates, as in PipelineRL, arXiv 2509.19128): the trajectories go on in another segment each. One
     /// pass over one version's weights then serves all slots, and an output has as many segments more as there were
     /// updates while it was drawn.

@@ -117,7 +117,10 @@ impl<G: Generator> Decoding<G> {
     /// earlier life of the run had ended where they are.
     pub(crate) fn cut_segments(&mut self, newest: Option<u64>) -> Vec<EndedSegment> {
         let mut cut = Vec::new();
-        for slot in self.scheduler.decoding() {
+        for slot in 0..self.slots.len() {
+            if !self.scheduler.is_inside(slot) {
+                continue;
+            }
             let open = self.scheduler.on(slot).segments.last().expect("it is inside a segment");
             let ends = match &self.slots[slot].recalled {
                 Some((segment, given)) => *given == segment.tokens.len(),

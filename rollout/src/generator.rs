@@ -22,8 +22,8 @@ pub trait Generator {
         weights: &Versioned<Self::Weights>,
     ) -> Result<(), GeneratorError>;
 
-    /// Draws one token for each slot that was begun and not released, in any order. A slot whose segment is
-    /// full is begun again or released before the next step. Slots whose segments began under different
+    /// Draws one token for each slot that was begun and not released, in any order. A slot whose segment has
+    /// ended is begun again or released before the next step. Slots whose segments began under different
     /// versions are decoded each under its own.
     fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError>;
 

@@ -143,7 +143,7 @@ pub struct RolloutState {
     /// Scored groups, last in order, that were not in the queue yet.
     pub overflow: usize,
     /// The actors, where they stood still; none under `schedule = "async"`, whose trajectories go on from
-    /// their last full segment on any slot.
+    /// the end of their last segment on any slot.
     pub actors: Vec<ActorState>,
     /// Decoding that the learner had not waited for.
     pub window: Option<WindowState>,

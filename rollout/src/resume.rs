@@ -26,7 +26,7 @@ pub struct Standing<W> {
 /// the queue. The intake of the actors must have been restored from the same state.
 ///
 /// `weights` finds the weights of open segments. Where the number of actors or slots has changed, or where the
-/// state has none, trajectories go on from their last full segment on any slot.
+/// state has none, trajectories go on from the end of their last segment on any slot.
 ///
 /// # Errors
 /// If a prompt is not what it was, or the tokenizer refuses a completion.
@@ -382,7 +382,7 @@ mod tests {
         assert!(error.to_string().contains("was started on another prompt"), "{error}");
     }
 
-    // Trajectories of a run on threads go on from their last full segment, each exactly once.
+    // Trajectories of a run on threads go on from the end of their last segment, each exactly once.
     #[test]
     fn with_other_slots_every_trajectory_goes_on_once() {
         let shape = Shape { overlapped: false, actors: 1, seed: 3, groups_max: 6, blocks: Some(9) };

@@ -61,7 +61,7 @@ impl ActorThreads {
     /// why.
     ///
     /// An actor that panics is started again with a generator that `again` makes, up to [`ACTOR_RESTARTS_MAX`]
-    /// times, and goes on with its trajectories from their last full segments.
+    /// times, and goes on with its trajectories from their last segments that had ended.
     pub fn spawn<G>(
         actors: Vec<Actor<G>>,
         queue: Arc<ReplayQueue>,

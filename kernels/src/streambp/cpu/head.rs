@@ -43,7 +43,7 @@ impl Pass<'_> {
     }
 
     /// Vocabulary entries of a tile.
-    fn tile(&self) -> usize {
+    fn tile_entries(&self) -> usize {
         self.decoder.config.vocabulary.div_ceil(TILES).clamp(TILE_MIN, TILE_MAX)
     }
 
@@ -73,14 +73,14 @@ impl Pass<'_> {
             let targets = &self.targets[rows.clone()];
             let tiles: Vec<(TileStats, Vec<(usize, f32)>)> = self
                 .head_weight()
-                .par_chunks(self.tile() * width)
+                .par_chunks(self.tile_entries() * width)
                 .enumerate()
                 .with_max_len(TASK_BLOCKS)
                 .map(|(tile, weight)| {
                     let entries = weight.len() / width;
                     let mut logits = vec![0.0; entries * rows.len()];
                     multiply(entries, Left::Rows(weight, width), &columns, &mut logits);
-                    let first = tile * self.tile();
+                    let first = tile * self.tile_entries();
                     let own = targets.iter().enumerate().filter_map(|(token, &target)| {
                         let entry = (target as usize).checked_sub(first).filter(|&entry| entry < entries)?;
                         Some((token, logits[entry * rows.len() + token]))
@@ -149,16 +149,16 @@ impl Pass<'_> {
                 let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding).slice_mut();
                 let head_sum = &mut head_sum[slab.start * width..slab.end * width];
                 let tiles = dlogits
-                    .par_chunks_mut(self.tile() * rows.len())
-                    .zip(weight.par_chunks(self.tile() * width));
+                    .par_chunks_mut(self.tile_entries() * rows.len())
+                    .zip(weight.par_chunks(self.tile_entries() * width));
                 tiles
-                    .zip(head_sum.par_chunks_mut(self.tile() * width))
+                    .zip(head_sum.par_chunks_mut(self.tile_entries() * width))
                     .enumerate()
                     .with_max_len(TASK_BLOCKS)
                     .for_each(|(tile, ((dlogits, weight), sum))| {
                         let entries = weight.len() / width;
                         multiply(entries, Left::Rows(weight, width), &columns, dlogits);
-                        let first = slab.start + tile * self.tile();
+                        let first = slab.start + tile * self.tile_entries();
                         self.tile_gradient(dlogits, first, &rows, (coefficients, log_totals));
                         add_multiply(entries, Left::Rows(dlogits, rows.len()), &inputs, sum);
                     });
