@@ -117,7 +117,7 @@ pub struct TokenStats {
 pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> TokenStats {
     check(plan);
     if takes_slices(decoder, plan) {
-        return cpu::Pass::new(decoder, packed, plan).statistics();
+        return in_the_pool(|| cpu::Pass::new(decoder, packed, plan).statistics());
     }
     let pass = Pass::new(decoder, packed, plan);
     let mut x = embed(&decoder.weights.embedding, &packed.ids);
@@ -145,11 +145,11 @@ pub fn accumulate_gradients(
     packed: &Packed,
     plan: &ChunkPlan,
     gradients: &mut Weights<Tensor<2>>,
-    coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+    coefficients: &mut (dyn FnMut(&TokenStats) -> Vec<f32> + Send),
 ) -> Result<TokenStats, KernelError> {
     check(plan);
     if takes_slices(decoder, plan) {
-        return cpu::Pass::new(decoder, packed, plan).gradients(gradients, coefficients);
+        return in_the_pool(|| cpu::Pass::new(decoder, packed, plan).gradients(gradients, coefficients));
     }
     if plan.path != GradientPath::Unchunked && plan.layer_inputs != LayerInputs::Memory {
         let reason = "only StreamBP on the CPU keeps layer inputs elsewhere than in memory as they are";
@@ -164,6 +164,12 @@ pub fn accumulate_gradients(
             Pass::new(decoder, packed, &whole).streamed(gradients, coefficients)
         }
     })
+}
+
+/// Does work of many short parallel steps on a thread of the pool: from outside each of them would wake a thread and
+/// wait for it. A pool of one thread is left to others, who would have to wait for all of it.
+fn in_the_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if rayon::current_num_threads() == 1 { work() } else { rayon::scope(|_| work()) }
 }
 
 /// Whether the passes are those written for slices in memory, and not those of tensors and tapes.
