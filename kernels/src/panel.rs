@@ -10,17 +10,11 @@ use std::array;
 
 use pulp::{Simd, WithSimd};
 
-use crate::prefetch::Ahead;
 use crate::simd;
 
 /// Columns of every tile are a multiple of this many: the widest vector there is.
 pub(crate) const LANES: usize = 16;
 
-/// With at most so many rows, tiles are twice as wide where there are 16 registers.
-const FEW_ROWS: usize = 2;
-
-/// Terms of sums between two requests for words ahead.
-const AHEAD_TERMS: usize = 4;
 /// Rows of the tiles of many rows.
 const TILE_ROWS: usize = 6;
 
@@ -84,40 +78,28 @@ pub(crate) struct Form {
 /// # Panics
 /// If a slice is shorter than the form says.
 pub(crate) fn product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<false>((form, form.columns), a, b, c, &[]);
+    multiply::<false>((form, form.columns), a, b, c);
 }
 
-/// The first `columns` columns of [`product`]; the others stay as they are. Memory brings the words `next` meanwhile.
+/// The first `columns` columns of [`product`]; the others stay as they are.
 ///
 /// # Panics
 /// If the columns are no multiple of [`LANES`].
-pub(crate) fn product_of_first(
-    (form, columns): (Form, usize),
-    a: Left<'_>,
-    b: &[f32],
-    c: &mut [f32],
-    next: &[u32],
-) {
-    multiply::<false>((form, columns), a, b, c, next);
+pub(crate) fn product_of_first((form, columns): (Form, usize), a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    multiply::<false>((form, columns), a, b, c);
 }
 
 /// `c += a b`, otherwise as [`product`]. The sums of a product are complete before they are added to `c`:
-/// sums over many tiles so lose less to rounding than one long sum. Memory brings the words `next` meanwhile.
-pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32], next: &[u32]) {
-    multiply::<true>((form, form.columns), a, b, c, next);
+/// sums over many tiles so lose less to rounding than one long sum.
+pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    multiply::<true>((form, form.columns), a, b, c);
 }
 
 #[inline(never)]
-fn multiply<const ADD: bool>(
-    (form, columns): (Form, usize),
-    a: Left<'_>,
-    b: &[f32],
-    c: &mut [f32],
-    next: &[u32],
-) {
+fn multiply<const ADD: bool>((form, columns): (Form, usize), a: Left<'_>, b: &[f32], c: &mut [f32]) {
     assert!(form.columns % LANES == 0 && columns % LANES == 0, "columns come in whole vectors");
     assert!(b.len() >= form.inner * form.columns && c.len() >= form.rows * form.columns);
-    simd::arch().dispatch(Product::<ADD> { form, columns: columns.min(form.columns), a, b, c, next });
+    simd::arch().dispatch(Product::<ADD> { form, columns: columns.min(form.columns), a, b, c });
 }
 
 struct Product<'a, 'c, const ADD: bool> {
@@ -127,8 +109,6 @@ struct Product<'a, 'c, const ADD: bool> {
     a: Left<'a>,
     b: &'a [f32],
     c: &'c mut [f32],
-    /// Words that memory brings meanwhile.
-    next: &'a [u32],
 }
 
 impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
@@ -143,36 +123,12 @@ impl<const ADD: bool> WithSimd for Product<'_, '_, ADD> {
             b: S::as_simd_f32s(self.b).0,
             c: S::as_mut_simd_f32s(self.c).0,
             vectors: self.form.columns / S::F32_LANES,
-            ahead: Ahead::new(self.next, 0),
         };
-        if !self.next.is_empty() {
-            let wide = match self.form.rows {
-                _ if S::REGISTER_COUNT >= 32 => 4,
-                1 => 8,
-                rows if rows <= FEW_ROWS => 4,
-                _ => 2,
-            };
-            let tiles = (self.columns / S::F32_LANES).div_ceil(wide) * self.form.rows.div_ceil(TILE_ROWS);
-            let asks = tiles * self.form.inner.div_ceil(AHEAD_TERMS);
-            panels.ahead.at_once(self.next.len().div_ceil(asks.max(1)));
-        }
         let (end, mut vector) = (self.columns / S::F32_LANES, 0);
-        // Sums fill most of the registers: a number that is loaded so takes part in as many of them as can be. Few
-        // rows have wide tiles, as the next term of a sum waits for the last one.
+        // Sums fill most of the registers: a number that is loaded so takes part in as many of them as can be.
         if S::REGISTER_COUNT >= 32 {
             while vector + 4 <= end {
                 panels.band::<TILE_ROWS, 4>(vector);
-                vector += 4;
-            }
-        } else if self.form.rows == 1 {
-            while vector + 8 <= end {
-                panels.band::<1, 8>(vector);
-                vector += 8;
-            }
-        }
-        if self.form.rows <= FEW_ROWS {
-            while vector + 4 <= end {
-                panels.band::<FEW_ROWS, 4>(vector);
                 vector += 4;
             }
         }
@@ -198,7 +154,6 @@ struct Panels<'a, S: Simd, const ADD: bool> {
     b: &'a [S::f32s],
     c: &'a mut [S::f32s],
     vectors: usize,
-    ahead: Ahead<'a>,
 }
 
 impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
@@ -241,20 +196,16 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
 
     #[inline(always)]
     fn sums_by_rows<const M: usize, const N: usize>(
-        &mut self,
+        &self,
         a: &[f32],
         distance: usize,
         vector: usize,
     ) -> [[S::f32s; N]; M] {
-        let mut sums = [[self.simd.splat_f32s(0.0); N]; M];
         let inner = self.form.inner;
         let rows: [&[f32]; M] = array::from_fn(|m| &a[m * distance..][..inner]);
-        let b = self.b[..inner * self.vectors].chunks_exact(self.vectors);
-        for (k, b) in b.enumerate().take(inner) {
-            if k % AHEAD_TERMS == 0 {
-                self.ahead.ask();
-            }
-            let b: [S::f32s; N] = array::from_fn(|n| b[vector + n]);
+        let mut sums = [[self.simd.splat_f32s(0.0); N]; M];
+        for (k, b) in self.b.chunks_exact(self.vectors).take(inner).enumerate() {
+            let b: &[S::f32s; N] = b[vector..].first_chunk().expect("a tile lies within the columns");
             for m in 0..M {
                 let factor = self.simd.splat_f32s(rows[m][k]);
                 for n in 0..N {
@@ -273,9 +224,8 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
         vector: usize,
     ) -> [[S::f32s; N]; M] {
         let mut sums = [[self.simd.splat_f32s(0.0); N]; M];
-        let b = self.b[..self.form.inner * self.vectors].chunks_exact(self.vectors);
-        for (b, a) in b.zip(a.chunks(distance)) {
-            let b: [S::f32s; N] = array::from_fn(|n| b[vector + n]);
+        for (b, a) in self.b.chunks_exact(self.vectors).take(self.form.inner).zip(a.chunks(distance)) {
+            let b: &[S::f32s; N] = b[vector..].first_chunk().expect("a tile lies within the columns");
             let a = &a[..M];
             for m in 0..M {
                 let factor = self.simd.splat_f32s(a[m]);
@@ -436,35 +386,42 @@ impl WithSimd for SoftenRows<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let all = self.tile.len() / self.running.len();
-        let mut numbers = [0.0; LANES];
-        for (lane, number) in numbers.iter_mut().enumerate() {
-            *number = lane as f32;
-        }
-        let first = S::as_simd_f32s(&numbers).0[0];
         for (row, (tile, running)) in self.tile.chunks_exact_mut(all).zip(self.running).enumerate() {
-            let tile = S::as_mut_simd_f32s(&mut tile[..self.keys]).0;
-            let seen = simd.splat_f32s((self.seen.0 + row as isize * self.seen.1) as f32);
-            let sees = |vector: usize| {
-                let key = simd.add_f32s(first, simd.splat_f32s((vector * S::F32_LANES) as f32));
-                simd.less_than_f32s(key, seen)
-            };
-            let mut most = simd.splat_f32s(running.largest);
-            for (vector, scores) in tile.iter().enumerate() {
-                most = simd.max_f32s(most, simd.select_f32s(sees(vector), *scores, most));
-            }
-            let largest = simd.reduce_max_f32s(most);
-            let mut sum = simd.splat_f32s(0.0);
-            for (vector, scores) in tile.iter_mut().enumerate() {
-                let weights = exp2(simd, simd.sub_f32s(*scores, simd.splat_f32s(largest)));
-                *scores = simd.select_f32s(sees(vector), weights, simd.splat_f32s(0.0));
-                sum = simd.add_f32s(sum, *scores);
-            }
-            let shrink = exp2(simd, simd.splat_f32s(running.largest - largest));
-            running.shrink = simd.reduce_max_f32s(shrink);
-            running.total = running.total.mul_add(running.shrink, simd.reduce_sum_f32s(sum));
-            running.largest = largest;
+            let seen = self.seen.0 + row as isize * self.seen.1;
+            soften_row(simd, (&mut tile[..self.keys], seen), running);
         }
     }
+}
+
+/// One row of [`soften_rows`]: scores, of which the first `seen` count.
+#[inline(always)]
+pub(crate) fn soften_row<S: Simd>(simd: S, (scores, seen): (&mut [f32], isize), running: &mut RunningRow) {
+    let mut numbers = [0.0; LANES];
+    for (lane, number) in numbers.iter_mut().enumerate() {
+        *number = lane as f32;
+    }
+    let first = S::as_simd_f32s(&numbers).0[0];
+    let scores = S::as_mut_simd_f32s(scores).0;
+    let seen = simd.splat_f32s(seen as f32);
+    let sees = |vector: usize| {
+        let key = simd.add_f32s(first, simd.splat_f32s((vector * S::F32_LANES) as f32));
+        simd.less_than_f32s(key, seen)
+    };
+    let mut most = simd.splat_f32s(running.largest);
+    for (vector, scores) in scores.iter().enumerate() {
+        most = simd.max_f32s(most, simd.select_f32s(sees(vector), *scores, most));
+    }
+    let largest = simd.reduce_max_f32s(most);
+    let mut sum = simd.splat_f32s(0.0);
+    for (vector, scores) in scores.iter_mut().enumerate() {
+        let weights = exp2(simd, simd.sub_f32s(*scores, simd.splat_f32s(largest)));
+        *scores = simd.select_f32s(sees(vector), weights, simd.splat_f32s(0.0));
+        sum = simd.add_f32s(sum, *scores);
+    }
+    let shrink = exp2(simd, simd.splat_f32s(running.largest - largest));
+    running.shrink = simd.reduce_max_f32s(shrink);
+    running.total = running.total.mul_add(running.shrink, simd.reduce_sum_f32s(sum));
+    running.largest = largest;
 }
 
 /// Multiplies every row of a tile by the same row.
@@ -564,7 +521,7 @@ mod tests {
                 let form = Form { rows, inner, columns };
                 let (mut written, mut added) = (vec![9.0; rows * columns], vec![1.0; rows * columns]);
                 product(form, left, &b, &mut written);
-                add_product(form, left, &b, &mut added, &[]);
+                add_product(form, left, &b, &mut added);
                 for i in 0..rows {
                     for j in 0..columns {
                         let exact: f32 = (0..inner).map(|k| element(i, k) * b[k * columns + j]).sum();

@@ -34,6 +34,42 @@ impl<'a> Ahead<'a> {
     }
 }
 
+/// Rows of words of which the first ones will be read soon. Rows begin with lines of the cache.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a> {
+    words: &'a [u32],
+    /// From one row to the next.
+    distance: usize,
+    /// Words of a row that will be read.
+    used: usize,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) const NONE: Lines<'static> = Lines { words: &[], distance: 1, used: 0 };
+
+    /// The first `used` words of rows that lie so far apart.
+    pub(crate) fn of_rows(words: &'a [u32], distance: usize, used: usize) -> Self {
+        Self { words, distance, used }
+    }
+
+    /// How many rows there are.
+    pub(crate) fn count(&self) -> usize {
+        self.words.len() / self.distance
+    }
+
+    /// The rows, for [`Lines::ask`].
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &'a [u32]> + use<'a> {
+        self.words.chunks_exact(self.distance)
+    }
+
+    /// Asks for what will be read of a row.
+    #[inline(always)]
+    pub(crate) fn ask(&self, row: &[u32]) {
+        row[..self.used].chunks(LINE).for_each(|line| ask(&line[0]));
+    }
+}
+
+/// Asks for the line of a word.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[allow(unsafe_code)]
 #[inline(always)]

@@ -3,10 +3,16 @@
 //! Blocks begin at fixed positions of the context and a row's arithmetic does not depend on its neighbours,
 //! so that a position's result is the same whether it was computed alone or among many.
 
+use std::array;
 use std::cell::RefCell;
 
+use pulp::{Simd, WithSimd};
+
 use super::cache::{BLOCK_POSITIONS, Context, Shape};
-use crate::panel::{Buffer, Form, LANES, Left, RunningRow, add_product, product_of_first, soften_rows};
+use crate::panel::{
+    Buffer, Form, LANES, Left, RunningRow, add_product, product_of_first, soften_row, soften_rows,
+};
+use crate::prefetch::Lines;
 use crate::simd;
 
 /// Queries that go over the keys together: their scores with one block take 16 KiB of first-level cache.
@@ -56,39 +62,243 @@ pub(super) fn attend(
         if scratch.mixed.len() < QUERIES_MAX * width {
             scratch.mixed = Buffer::zeros(QUERIES_MAX * width);
         }
-        let mixed = &mut scratch.mixed[..rows * width];
-        mixed.fill(0.0);
+        scratch.mixed[..rows * width].fill(0.0);
         scratch.running.clear();
         scratch.running.resize(rows, RunningRow::NEW);
-        let seen_by_last = queries.position.0 + (rows - 1) * queries.position.1 + 1;
-        for (block, first) in (0..seen_by_last).step_by(BLOCK_POSITIONS).enumerate() {
-            let head = context.head(shape, block, (layer, kv_head));
-            let (keys, values) = shape.widened(head, &mut scratch.widened);
-            let next = if rows <= QUERIES_STREAMED {
-                context.next(shape, (block, seen_by_last), (layer, kv_head))
-            } else {
-                &[]
-            };
-            let (next_keys, next_values) = next.split_at(next.len() / 2);
-            let scores = &mut scratch.scores[..rows * BLOCK_POSITIONS];
-            let form = Form { rows, inner: shape.head_width, columns: BLOCK_POSITIONS };
-            let columns = BLOCK_POSITIONS.min((seen_by_last - first).next_multiple_of(LANES));
-            let left = Left::Rows(queries.values, queries.distance);
-            product_of_first((form, columns), left, keys, scores, next_keys);
-            let seen_by_first = (queries.position.0 + 1) as isize - first as isize;
-            let seen = (seen_by_first, queries.position.1 as isize);
-            soften_rows((scores, columns), seen, &mut scratch.running);
-            shrink_rows(mixed, &scratch.running);
-            // Behind the last key that is seen may stand what an earlier context left.
-            let form = Form { rows, inner: BLOCK_POSITIONS.min(seen_by_last - first), columns: width };
-            add_product(form, Left::Rows(scores, BLOCK_POSITIONS), values, mixed, next_values);
+        let blocks = Blocks { shape, context, layer, kv_head, queries };
+        if rows <= QUERIES_STREAMED {
+            simd::arch().dispatch(Streamed { blocks: &blocks, scratch });
+        } else {
+            blocks.attend_by_tiles(scratch);
         }
-        for (row, mixed) in mixed.chunks_exact(width).enumerate() {
+        for (row, mixed) in scratch.mixed.chunks_exact(width).take(rows).enumerate() {
             let inverse = 1.0 / scratch.running[row].total;
             let to = &mut result[row * distance..][..shape.head_width];
             to.iter_mut().zip(mixed).for_each(|(to, from)| *to = from * inverse);
         }
     });
+}
+
+/// The blocks of a context under one key head, for the queries that go over them.
+struct Blocks<'a> {
+    shape: &'a Shape,
+    context: &'a Context,
+    layer: usize,
+    kv_head: usize,
+    queries: &'a Queries<'a>,
+}
+
+impl<'a> Blocks<'a> {
+    /// Positions that the last query sees.
+    fn seen_by_last(&self) -> usize {
+        let (first, step) = self.queries.position;
+        first + (self.queries.rows - 1) * step + 1
+    }
+
+    /// Numbers and first positions of the blocks that a query sees.
+    fn each(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        (0..self.seen_by_last()).step_by(BLOCK_POSITIONS).enumerate()
+    }
+
+    /// Positions from `first` on that query `row` sees.
+    fn seen(&self, row: usize, first: usize) -> isize {
+        (self.queries.position.0 + row * self.queries.position.1 + 1) as isize - first as isize
+    }
+
+    /// Positions of the block that begins with `first` that the last query sees, and the same in whole vectors.
+    fn positions(&self, first: usize) -> (usize, usize) {
+        let left = self.seen_by_last() - first;
+        (left.min(BLOCK_POSITIONS), left.next_multiple_of(LANES).min(BLOCK_POSITIONS))
+    }
+
+    fn words(&self, block: usize) -> &'a [u32] {
+        self.context.head(self.shape, block, (self.layer, self.kv_head))
+    }
+
+    /// Many queries: what a block is needed for outweighs that it comes from memory.
+    fn attend_by_tiles(&self, scratch: &mut Scratch) {
+        let (shape, queries) = (self.shape, self.queries);
+        let (rows, width) = (queries.rows, shape.value_width);
+        let mixed = &mut scratch.mixed[..rows * width];
+        for (block, first) in self.each() {
+            let (keys, values) = shape.widened(self.words(block), &mut scratch.widened);
+            let scores = &mut scratch.scores[..rows * BLOCK_POSITIONS];
+            let form = Form { rows, inner: shape.head_width, columns: BLOCK_POSITIONS };
+            let (positions, columns) = self.positions(first);
+            let left = Left::Rows(queries.values, queries.distance);
+            product_of_first((form, columns), left, keys, scores);
+            let seen = (self.seen(0, first), queries.position.1 as isize);
+            soften_rows((scores, columns), seen, &mut scratch.running);
+            shrink_rows(mixed, &scratch.running);
+            // Behind the last key that is seen may stand what an earlier context left.
+            let form = Form { rows, inner: positions, columns: width };
+            add_product(form, Left::Rows(scores, BLOCK_POSITIONS), values, mixed);
+        }
+    }
+}
+
+/// Few queries: the work on a block is over sooner than memory brings the next one, and so is asked for meanwhile.
+/// All of it is one function of the instruction set, with the arithmetic of [`Blocks::attend_by_tiles`].
+struct Streamed<'a> {
+    blocks: &'a Blocks<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl WithSimd for Streamed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { blocks, scratch } = self;
+        let Scratch { scores, mixed, widened, running } = scratch;
+        let (shape, rows) = (blocks.shape, blocks.queries.rows);
+        for (block, first) in blocks.each() {
+            let (keys, values) = shape.widened(blocks.words(block), widened);
+            let tile = Tile {
+                simd,
+                blocks,
+                first,
+                keys: S::as_simd_f32s(keys).0,
+                values: S::as_simd_f32s(values).0,
+            };
+            let place = (blocks.layer, blocks.kv_head);
+            let mut next = blocks.context.next(shape, (block, blocks.seen_by_last()), place);
+            let mut row = 0;
+            while row < rows {
+                let state = (&mut scores[..], &mut mixed[..], &mut running[..]);
+                row += match rows - row {
+                    1 => tile.attend::<1, 8>(row, next, state),
+                    2 => tile.attend::<2, 4>(row, next, state),
+                    3 => tile.attend::<3, 4>(row, next, state),
+                    _ => tile.attend::<4, 2>(row, next, state),
+                };
+                // The first queries have asked for all of it.
+                next = [Lines::NONE; 2];
+            }
+        }
+    }
+}
+
+/// One block as few queries go over it.
+struct Tile<'a, S: Simd> {
+    simd: S,
+    blocks: &'a Blocks<'a>,
+    /// First position of the block.
+    first: usize,
+    /// `[D, BLOCK_POSITIONS]`.
+    keys: &'a [S::f32s],
+    /// `[BLOCK_POSITIONS, value_width]`.
+    values: &'a [S::f32s],
+}
+
+impl<S: Simd> Tile<'_, S> {
+    /// `M` queries from `row` on, `N` vectors of columns at a time, while memory brings `next`, keys and values.
+    /// Returns `M`.
+    #[inline(always)]
+    fn attend<const M: usize, const N: usize>(
+        &self,
+        row: usize,
+        next: [Lines<'_>; 2],
+        (scores, mixed, running): (&mut [f32], &mut [f32], &mut [RunningRow]),
+    ) -> usize {
+        let (simd, blocks) = (self.simd, self.blocks);
+        let (head_width, width) = (blocks.shape.head_width, blocks.shape.value_width);
+        let (positions, columns) = blocks.positions(self.first);
+        let scores = &mut scores[..M * BLOCK_POSITIONS];
+        let mixed = S::as_mut_simd_f32s(&mut mixed[row * width..(row + M) * width]).0;
+        let running = &mut running[row..row + M];
+
+        let Queries { values, distance, .. } = *blocks.queries;
+        let queries: [&[f32]; M] = array::from_fn(|m| &values[(row + m) * distance..][..head_width]);
+        let all = BLOCK_POSITIONS / S::F32_LANES;
+        let (to, count) = (S::as_mut_simd_f32s(scores).0, columns / S::F32_LANES);
+        self.product::<M, N>(&queries, (self.keys, all, count), (to, None), next[0]);
+        for (m, (scores, running)) in scores.chunks_exact_mut(BLOCK_POSITIONS).zip(&mut *running).enumerate()
+        {
+            soften_row(simd, (&mut scores[..columns], blocks.seen(row + m, self.first)), running);
+        }
+        // Behind the last key that is seen may stand what an earlier context left.
+        let weights: [&[f32]; M] = array::from_fn(|m| &scores[m * BLOCK_POSITIONS..][..positions]);
+        let all = width / S::F32_LANES;
+        let shrink = array::from_fn(|m| simd.splat_f32s(running[m].shrink));
+        self.product::<M, N>(&weights, (self.values, all, all), (mixed, Some(shrink)), next[1]);
+        M
+    }
+
+    /// `to = left right`, or `to = to shrink + left right`, for the first `count` of the `all` vectors of each row of
+    /// `right` and `to`.
+    #[inline(always)]
+    fn product<const M: usize, const N: usize>(
+        &self,
+        left: &[&[f32]; M],
+        (right, all, count): (&[S::f32s], usize, usize),
+        (to, shrink): (&mut [S::f32s], Option<[S::f32s; M]>),
+        mut next: Lines<'_>,
+    ) {
+        let mut vector = 0;
+        while vector + N <= count {
+            let sums = self.sums::<M, N>(left, (right, all, vector), next);
+            self.put(sums, (&mut *to, all, vector), shrink);
+            (vector, next) = (vector + N, Lines::NONE);
+        }
+        while N > 4 && vector + 4 <= count {
+            let sums = self.sums::<M, 4>(left, (right, all, vector), next);
+            self.put(sums, (&mut *to, all, vector), shrink);
+            (vector, next) = (vector + 4, Lines::NONE);
+        }
+        while vector + 2 <= count {
+            let sums = self.sums::<M, 2>(left, (right, all, vector), next);
+            self.put(sums, (&mut *to, all, vector), shrink);
+            (vector, next) = (vector + 2, Lines::NONE);
+        }
+        while vector < count {
+            let sums = self.sums::<M, 1>(left, (right, all, vector), next);
+            self.put(sums, (&mut *to, all, vector), shrink);
+            (vector, next) = (vector + 1, Lines::NONE);
+        }
+    }
+
+    #[inline(always)]
+    fn put<const M: usize, const N: usize>(
+        &self,
+        sums: [[S::f32s; N]; M],
+        (to, all, vector): (&mut [S::f32s], usize, usize),
+        shrink: Option<[S::f32s; M]>,
+    ) {
+        for (m, sums) in sums.into_iter().enumerate() {
+            for (to, sum) in to[m * all + vector..][..N].iter_mut().zip(sums) {
+                *to = match shrink {
+                    Some(shrink) => self.simd.add_f32s(self.simd.mul_f32s(*to, shrink[m]), sum),
+                    None => sum,
+                };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sums<const M: usize, const N: usize>(
+        &self,
+        left: &[&[f32]; M],
+        (right, all, vector): (&[S::f32s], usize, usize),
+        next: Lines<'_>,
+    ) -> [[S::f32s; N]; M] {
+        let simd = self.simd;
+        let terms = left[0].len();
+        let left = left.map(|row| &row[..terms]);
+        let (mut next_rows, each) = (next.rows(), next.count().div_ceil(terms));
+        let mut sums = [[simd.splat_f32s(0.0); N]; M];
+        for (k, right) in right.chunks_exact(all).take(terms).enumerate() {
+            next_rows.by_ref().take(each).for_each(|row| next.ask(row));
+            let right: &[S::f32s; N] = right[vector..].first_chunk().expect("the vectors lie within a row");
+            for m in 0..M {
+                let factor = simd.splat_f32s(left[m][k]);
+                for n in 0..N {
+                    sums[m][n] = simd.mul_add_f32s(factor, right[n], sums[m][n]);
+                }
+            }
+        }
+        sums
+    }
 }
 
 fn shrink_rows(mixed: &mut [f32], running: &[RunningRow]) {

@@ -14,6 +14,7 @@ use pulp::bytemuck;
 use crate::decoder::config::DecoderConfig;
 use crate::gemm::bf16;
 use crate::panel::{Buffer, LANES};
+use crate::prefetch::Lines;
 use crate::simd;
 
 /// Positions of a block: four of the widest vectors, and 16 KiB of keys of one head of 64.
@@ -95,6 +96,19 @@ impl Shape {
                 (keys, values)
             }
         }
+    }
+
+    /// What of a head's words attention over the first `seen` positions reads: of keys and of values.
+    fn lines<'a>(&self, words: &'a [u32], seen: usize) -> [Lines<'a>; 2] {
+        let numbers = self.precision.numbers();
+        let (keys, values) = words.split_at(BLOCK_POSITIONS * self.head_width / numbers);
+        // The two rounded keys of a word are of positions that are far apart.
+        let used = if self.precision == CachePrecision::F32 { seen } else { BLOCK_POSITIONS / numbers };
+        let row = self.value_width / numbers;
+        [
+            Lines::of_rows(keys, BLOCK_POSITIONS / numbers, used),
+            Lines::of_rows(&values[..seen * row], row, row),
+        ]
     }
 
     /// Writes the key and the value of one position into the words of a head.
@@ -209,21 +223,22 @@ impl Context {
         &self.block(block)[shape.head_at(layer, kv_head)..][..shape.head_words()]
     }
 
-    /// The words that are read after those of a head in a block, where attention goes over so many positions: the
-    /// head in the next block, and after the last one the next head.
+    /// The keys and the values that are read after those of a head in a block, where attention goes over so many
+    /// positions: the head in the next block, and after the last one the next head.
     pub(super) fn next(
         &self,
         shape: &Shape,
         (block, positions): (usize, usize),
         (layer, kv_head): (usize, usize),
-    ) -> &[u32] {
-        let last = (block + 1) * BLOCK_POSITIONS >= positions;
-        let (block, at) = if last {
-            (0, shape.head_at(layer, kv_head) + shape.head_words())
+    ) -> [Lines<'_>; 2] {
+        let end = (block + 1) * BLOCK_POSITIONS;
+        let (block, at, seen) = if end >= positions {
+            (0, shape.head_at(layer, kv_head) + shape.head_words(), positions)
         } else {
-            (block + 1, shape.head_at(layer, kv_head))
+            (block + 1, shape.head_at(layer, kv_head), positions - end)
         };
-        self.block(block).get(at..at + shape.head_words()).unwrap_or(&[])
+        let words = self.block(block).get(at..at + shape.head_words());
+        words.map_or([Lines::NONE; 2], |words| shape.lines(words, seen.min(BLOCK_POSITIONS)))
     }
 
     /// Writes the key and the value, `[KV, D]` each, of one position in one layer.

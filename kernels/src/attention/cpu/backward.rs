@@ -278,10 +278,10 @@ impl LoadedBlock {
 
         let form = Form { rows: keys, inner: block.queries(dims), columns: dims.padded_width() };
         let at = in_segment * dims.padded_width();
-        add_product(form, Left::Rows(scores, columns), &self.gradient_rows, &mut sums.value[at..], &[]);
-        add_product(form, Left::Rows(gradients, columns), &self.query_rows, &mut sums.key[at..], &[]);
+        add_product(form, Left::Rows(scores, columns), &self.gradient_rows, &mut sums.value[at..]);
+        add_product(form, Left::Rows(gradients, columns), &self.query_rows, &mut sums.key[at..]);
         let form = Form { rows: width, inner: keys, columns };
-        add_product(form, Left::Columns(key_rows, width), gradients, &mut self.sums, &[]);
+        add_product(form, Left::Columns(key_rows, width), gradients, &mut self.sums);
     }
 
     /// Appends the block's gradients to rows of `[positions, group * D]`.

@@ -100,7 +100,7 @@ impl Job<'_> {
             soften(tile, block.seen(dims, (first_key, keys), &mut seen), &mut running);
             scale_columns(&mut mixed, &running.shrink);
             let form = Form { rows: width, inner: keys, columns };
-            add_product(form, value_columns, tile, &mut mixed, &[]);
+            add_product(form, value_columns, tile, &mut mixed);
         }
         for query in 0..block.queries(dims) {
             let (position, head) = (query / dims.group(), query % dims.group());
