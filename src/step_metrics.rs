@@ -114,6 +114,7 @@ impl StepMetrics {
         }
         self.add("training/completion_tokens", update.completion_tokens as f64);
         self.add("training/packed_tokens", update.packed_tokens as f64);
+        self.add("training/prompt_tokens_shared", update.prompt_tokens_shared as f64);
         self.add("streambp/micro_batches", update.cuts.micro_batches as f64);
         self.add("streambp/micro_batch_tokens_max", update.cuts.micro_batch_tokens_max as f64);
         self.add("streambp/layer_chunks", update.cuts.layer_chunks as f64);

@@ -3,6 +3,7 @@
 //! There is one forward computation, in `block`, used whole, by chunks and with a cache. What drives it
 //! stands in [`crate::streambp`] (training) and [`crate::generate`] (decoding).
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,34 +84,62 @@ pub(crate) fn id_tensor(ids: &[u32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(ids, shape), device)
 }
 
-/// Whole sequences of tokens one after the other, without padding.
+/// Sequences of tokens one after the other, without padding.
+///
+/// Sequences that begin alike may have their beginning in common: it is a sequence of its own that stands before
+/// them, its rows go through the model once, and each of the others attends to them as if they were its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
     /// The tokens of all sequences.
     pub ids: Vec<u32>,
     /// The length of each sequence; their sum is the number of ids, and none is 0.
     pub lengths: Vec<usize>,
+    /// For each sequence the one before it that is its beginning, if there is one; that one has none itself.
+    pub prefixes: Vec<Option<usize>>,
 }
 
 impl Packed {
-    /// Packs sequences in their order.
+    /// Packs whole sequences in their order.
     ///
     /// # Panics
     /// If there is none or one is empty.
     pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let mut packed = Self { ids: Vec::new(), lengths: Vec::new() };
+        let mut packed = Self::empty();
         for sequence in sequences {
-            assert!(!sequence.is_empty(), "a sequence has at least one token");
-            packed.ids.extend_from_slice(sequence);
-            packed.lengths.push(sequence.len());
+            packed.push(sequence, None);
         }
         assert!(!packed.lengths.is_empty(), "a packed batch has at least one sequence");
         packed
     }
 
+    /// A batch to push sequences to.
+    pub fn empty() -> Self {
+        Self { ids: Vec::new(), lengths: Vec::new(), prefixes: Vec::new() }
+    }
+
+    /// Appends a sequence, without the tokens of its prefix; returns its place among the sequences.
+    ///
+    /// # Panics
+    /// If it is empty, or the prefix is not there or has a prefix itself.
+    pub fn push(&mut self, sequence: &[u32], prefix: Option<usize>) -> usize {
+        assert!(!sequence.is_empty(), "a sequence has at least one token");
+        assert!(prefix.is_none_or(|prefix| self.prefixes[prefix].is_none()), "a prefix is whole");
+        self.ids.extend_from_slice(sequence);
+        self.lengths.push(sequence.len());
+        self.prefixes.push(prefix);
+        self.lengths.len() - 1
+    }
+
+    /// Whether sequences have a beginning in common.
+    pub(crate) fn has_prefixes(&self) -> bool {
+        self.prefixes.iter().any(Option::is_some)
+    }
+
     /// The position of every token in its sequence.
     pub(crate) fn positions(&self) -> Vec<u32> {
-        self.lengths.iter().flat_map(|&length| 0..length as u32).collect()
+        self.parts()
+            .flat_map(|part| (0..part.rows.len()).map(move |row| (part.prefix.len() + row) as u32))
+            .collect()
     }
 
     /// The token that follows each token in its sequence; 0 after a sequence's last, where nothing follows.
@@ -125,18 +154,54 @@ impl Packed {
         next
     }
 
+    /// Where the rows of every sequence lie, and the rows of its keys.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
+        let (mut row, mut key) = (0, 0);
+        let mut rows = Vec::with_capacity(self.lengths.len());
+        self.lengths.iter().zip(&self.prefixes).map(move |(length, prefix)| {
+            rows.push(row..row + length);
+            let prefix = prefix.map_or(0..0, |prefix| rows[prefix].clone());
+            let part = Part { rows: row..row + length, keys: key..key + prefix.len() + length, prefix };
+            (row, key) = (part.rows.end, part.keys.end);
+            part
+        })
+    }
+
     /// Which rows of a chunk attend to which rows of the batch's keys.
     ///
     /// The chunk is rows `start..end` of the batch. The queries of the spans count from `start`.
     pub(crate) fn chunk_spans(&self, start: usize, end: usize) -> Arc<[Span]> {
-        let (mut spans, mut first) = (Vec::new(), 0);
-        for &length in &self.lengths {
-            let (from, to) = (first.max(start), (first + length).min(end));
+        let mut spans = Vec::new();
+        for Part { rows, keys, .. } in self.parts() {
+            let (from, to) = (rows.start.max(start), rows.end.min(end));
             if from < to {
-                spans.push(Span { queries: from - start..to - start, keys: first..to });
+                let seen = keys.end - (rows.end - to);
+                spans.push(Span { queries: from - start..to - start, keys: keys.start..seen });
             }
-            first += length;
         }
         spans.into()
+    }
+}
+
+/// Where one sequence of a batch lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Its rows among those of the batch.
+    pub(crate) rows: Range<usize>,
+    /// The rows of its keys: those of the prefix, then its own.
+    pub(crate) keys: Range<usize>,
+    /// The rows of the prefix among those of the batch; empty where there is none.
+    pub(crate) prefix: Range<usize>,
+}
+
+impl Part {
+    /// The key row of one of its rows.
+    pub(crate) fn key_of(&self, row: usize) -> usize {
+        self.keys.end - (self.rows.end - row)
+    }
+
+    /// The key row of one of the prefix's rows.
+    pub(crate) fn key_of_prefix(&self, row: usize) -> usize {
+        self.keys.start + (row - self.prefix.start)
     }
 }

@@ -36,7 +36,8 @@ pub use gemm::Precision;
 pub use generate::{CACHE_BLOCK_TOKENS, DecodeMemory, DecodeSlots, DecodeWeights, Feed};
 pub use simd::{SIMD_VARIABLE, SimdLevel};
 pub use streambp::{
-    ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, token_stats,
+    ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, shares_prefixes,
+    token_stats,
 };
 pub use update::{AdamW, sums_of_squares};
 pub use weights::{Block, Weights};

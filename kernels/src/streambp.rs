@@ -113,7 +113,7 @@ pub struct TokenStats {
 /// Log-probabilities and entropies of a batch, without gradients; never more logits than a head chunk's.
 ///
 /// # Panics
-/// If a chunk length is 0 or a token is outside the vocabulary.
+/// If a chunk length is 0, a token is outside the vocabulary, or there are prefixes where [`shares_prefixes`] says no.
 pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> TokenStats {
     check(plan);
     if takes_slices(decoder, plan) {
@@ -172,6 +172,11 @@ fn in_the_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if rayon::current_num_threads() == 1 { work() } else { rayon::scope(|_| work()) }
 }
 
+/// Whether sequences of a batch may have their beginnings in common: where StreamBP runs on the CPU.
+pub fn shares_prefixes(decoder: &Decoder, plan: &ChunkPlan) -> bool {
+    takes_slices(decoder, plan)
+}
+
 /// Whether the passes are those written for slices in memory, and not those of tensors and tapes.
 fn takes_slices(decoder: &Decoder, plan: &ChunkPlan) -> bool {
     plan.path == GradientPath::StreamBp && flex::is_cpu(&decoder.device())
@@ -194,6 +199,7 @@ struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     fn new(decoder: &'a Decoder, packed: &'a Packed, plan: &'a ChunkPlan) -> Self {
+        assert!(!packed.has_prefixes(), "tensors and tapes take whole sequences");
         let angles = decoder.angles(&packed.positions());
         Self { decoder, packed, plan, angles, targets: packed.next_tokens() }
     }
@@ -594,6 +600,101 @@ mod tests {
             let (_, streamed) = gradients(&decoder, &packed, &plan(true, layer, head));
             assert_equal_gradients(&streamed, &whole, 1e-5);
         }
+    }
+
+    /// The same sequences with beginnings in common and whole, and for each entry of the first its entry in the other.
+    fn shared_and_whole(prefixes: &[(usize, Vec<usize>)]) -> (Packed, Packed, Vec<Option<usize>>) {
+        let ids = |from: usize, length: usize| -> Vec<u32> {
+            (from..from + length).map(|t| ((t * t + 3 * t) % 31) as u32).collect()
+        };
+        let (mut shared, mut whole, mut entries) = (Packed::empty(), Packed::empty(), Vec::new());
+        for (number, (length, members)) in prefixes.iter().enumerate() {
+            let begin = ids(100 * number, *length);
+            let prefix = shared.push(&begin, None);
+            entries.extend(vec![None; *length]);
+            for (member, &length) in members.iter().enumerate() {
+                let own = ids(100 * number + 7 * member + 50, length);
+                shared.push(&own, Some(prefix));
+                let first = whole.ids.len() + begin.len();
+                entries.extend((first..first + length).map(Some));
+                whole.push(&[&begin[..], &own].concat(), None);
+            }
+        }
+        (shared, whole, entries)
+    }
+
+    fn assert_shared_as_whole(
+        family: Family,
+        (whole_plan, shared_plan): (&ChunkPlan, &ChunkPlan),
+        prefixes: &[(usize, Vec<usize>)],
+    ) {
+        let decoder = decoder(family, true);
+        let (shared, whole, entries) = shared_and_whole(prefixes);
+        let slope = |place: usize, p: f32| (place as f32 * 0.9).sin() * (0.5 - p);
+        let run = |packed: &Packed, plan: &ChunkPlan, places: &[Option<usize>]| {
+            let mut gradients = decoder.weights.zeros_like();
+            let stats = accumulate_gradients(&decoder, packed, plan, &mut gradients, &mut |stats| {
+                let entries = places.iter().zip(&stats.logprobs);
+                entries.map(|(place, p)| place.map_or(0.0, |place| slope(place, *p))).collect()
+            });
+            (stats.unwrap(), gradients)
+        };
+        // A whole sequence has entries of its beginning, which have no slope among the shared ones either.
+        let mut of_whole = vec![None; whole.ids.len()];
+        entries.iter().flatten().for_each(|&entry| of_whole[entry] = Some(entry));
+        let (whole_stats, expected) = run(&whole, whole_plan, &of_whole);
+        let (stats, found) = run(&shared, shared_plan, &entries);
+        assert_equal_gradients(&found, &expected, 1e-5);
+        for (place, entry) in entries.iter().enumerate().filter_map(|(place, entry)| Some((place, (*entry)?)))
+        {
+            let pairs =
+                [(&stats.logprobs, &whole_stats.logprobs), (&stats.entropies, &whole_stats.entropies)];
+            for (found, expected) in pairs {
+                let (found, expected) = (found[place], expected[entry]);
+                assert!(
+                    (found - expected).abs() <= 1e-5 * (1.0 + expected.abs()),
+                    "{place}: {found} and {expected}"
+                );
+            }
+        }
+    }
+
+    /// Guards invariant 4: a beginning that goes through once has the gradients of all that begin with it.
+    #[test]
+    fn a_beginning_in_common_gives_the_gradients_of_whole_sequences() {
+        let prefixes = [(9, vec![5, 1, 12]), (1, vec![3]), (20, vec![2, 2])];
+        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+            for (layer, head) in [(100, 100), (7, 11), (1, 1)] {
+                assert_shared_as_whole(family, (&plan(false, 1, 1), &plan(true, layer, head)), &prefixes);
+            }
+            let nothing = ChunkPlan { attention_kept_bytes: 0, ..plan(true, 10, 10) };
+            let all = ChunkPlan {
+                attention_kept_bytes: 1 << 20,
+                activations_kept_bytes: 1 << 20,
+                ..nothing.clone()
+            };
+            assert_shared_as_whole(family, (&nothing, &all), &prefixes);
+            assert_shared_as_whole(family, (&all, &nothing), &prefixes);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn beginnings_in_common_do_not_depend_on_chunks(
+            prefixes in prop::collection::vec((1_usize..30, prop::collection::vec(1_usize..20, 1..4)), 1..4),
+            layer in 1_usize..60,
+            head in 1_usize..60,
+        ) {
+            assert_shared_as_whole(Family::Qwen3, (&plan(false, 1, 1), &plan(true, layer, head)), &prefixes);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "whole sequences")]
+    fn tapes_take_whole_sequences() {
+        let (shared, ..) = shared_and_whole(&[(3, vec![2, 2])]);
+        token_stats(&decoder(Family::Llama, true), &shared, &plan(false, 1, 1));
     }
 
     fn assert_equal_bits(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>) {

@@ -1,9 +1,11 @@
 //! Packing: from the sequences of an optimizer step to micro-batches under a budget of tokens, which are as
-//! few as first fit makes them and take about the same time. Whole
-//! sequences lie one after the other without padding. A micro-batch knows which entries of its token
+//! few as first fit makes them and take about the same time. Sequences
+//! lie one after the other without padding; those of one prompt can have it in common, so that it goes through the
+//! model once and not once for each member of a group. A micro-batch knows which entries of its token
 //! statistics belong to completion tokens and hands out no others, so a prompt token cannot enter the
 //! loss.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use kernels::{DecoderConfig, Packed, TokenStats};
@@ -55,9 +57,17 @@ pub struct MicroBatch {
     pub packed: Packed,
     /// Where each lies.
     pub rows: Vec<Row>,
+    /// Tokens of whole sequences, each with its prompt.
+    pub tokens: usize,
 }
 
 impl MicroBatch {
+    /// Tokens of prompts that are not computed again for a sequence.
+    #[must_use]
+    pub fn prompt_tokens_shared(&self) -> usize {
+        self.tokens - self.packed.ids.len()
+    }
+
     /// The derivative of the loss by every entry's log-probability: what `slopes` gives for the
     /// completion tokens of each row, 0 for every other entry.
     pub fn coefficients(&self, mut slopes: impl FnMut(&Row) -> Vec<f64>) -> Vec<f32> {
@@ -108,24 +118,43 @@ impl SequenceCost {
 /// Packs the sequences of a step into micro-batches of at most `tokens_max` tokens, prompts included. A
 /// sequence that is longer is a micro-batch of its own. There are as many as first fit makes, longest first,
 /// and the costliest costs at most as much as there. The same sequences always lie in the same way.
+///
+/// With `share_prompts` the sequences of a micro-batch whose prompts are equal have them in common, but for the last
+/// token: what follows it differs, and so it is a row of each.
 #[must_use]
-pub fn micro_batches(sequences: &[Sequence<'_>], tokens_max: usize, cost: &SequenceCost) -> Vec<MicroBatch> {
+pub fn micro_batches(
+    sequences: &[Sequence<'_>],
+    (tokens_max, share_prompts): (usize, bool),
+    cost: &SequenceCost,
+) -> Vec<MicroBatch> {
     let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
-    let lay = |members: Vec<usize>| {
-        let mut batch =
-            MicroBatch { packed: Packed { ids: Vec::new(), lengths: Vec::new() }, rows: Vec::new() };
+    let bins = pack(&lengths, tokens_max, cost);
+    bins.into_iter().map(|members| lay(sequences, &members, share_prompts)).collect()
+}
+
+/// Lays sequences one after the other; those that have their prompt in common follow it.
+fn lay(sequences: &[Sequence<'_>], members: &[usize], share_prompts: bool) -> MicroBatch {
+    let mut batch = MicroBatch { packed: Packed::empty(), rows: Vec::new(), tokens: 0 };
+    let mut of_prompt: HashMap<&[u32], Vec<usize>> = HashMap::new();
+    for &member in members {
+        of_prompt.entry(sequences[member].prompt).or_default().push(member);
+    }
+    for &first in members {
+        // All sequences of a prompt are laid when the first of them is met.
+        let Some(members) = of_prompt.remove(sequences[first].prompt) else { continue };
+        let (last, before) = sequences[first].prompt.split_last().expect("a prompt has at least one token");
+        let shares = share_prompts && members.len() > 1 && !before.is_empty();
+        let prefix = shares.then(|| batch.packed.push(before, None));
         for sequence in members {
-            let Sequence { prompt, completion } = sequences[sequence];
-            assert!(!prompt.is_empty(), "sequence {sequence} has no prompt token");
-            let start = batch.packed.ids.len() + prompt.len() - 1;
+            let Sequence { completion, .. } = sequences[sequence];
+            let own_prompt = if shares { &[] } else { before };
+            let start = batch.packed.ids.len() + own_prompt.len();
+            batch.packed.push(&[own_prompt, &[*last], completion].concat(), prefix);
             batch.rows.push(Row { sequence, entries: start..start + completion.len() });
-            batch.packed.ids.extend_from_slice(prompt);
-            batch.packed.ids.extend_from_slice(completion);
-            batch.packed.lengths.push(prompt.len() + completion.len());
+            batch.tokens += sequences[sequence].len();
         }
-        batch
-    };
-    pack(&lengths, tokens_max, cost).into_iter().map(lay).collect()
+    }
+    batch
 }
 
 /// Items that lie together.
@@ -251,7 +280,7 @@ mod tests {
             Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
             Sequence { prompt: &[6], completion: &[7, 8, 9] },
         ];
-        let batches = micro_batches(&sequences, 100, &COST);
+        let batches = micro_batches(&sequences, (100, false), &COST);
         assert_eq!(batches.len(), 1);
         assert_eq!(batches[0].packed.ids, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         // Give each entry the id of the token that it belongs to, as the decoder would.
@@ -269,9 +298,34 @@ mod tests {
             Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
             Sequence { prompt: &[6], completion: &[7, 8] },
         ];
-        let batch = &micro_batches(&sequences, 100, &COST)[0];
+        let batch = &micro_batches(&sequences, (100, false), &COST)[0];
         let coefficients = batch.coefficients(|row| vec![row.sequence as f64 + 1.0; 2]);
         assert_eq!(coefficients, [0.0, 0.0, 1.0, 1.0, 0.0, 2.0, 2.0, 0.0]);
+    }
+
+    #[test]
+    fn a_prompt_in_common_lies_before_all_that_follow_it() {
+        let sequences = [
+            Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
+            Sequence { prompt: &[6, 7], completion: &[8] },
+            Sequence { prompt: &[1, 2, 3], completion: &[9, 10, 11] },
+            Sequence { prompt: &[12], completion: &[13] },
+            Sequence { prompt: &[12], completion: &[14] },
+        ];
+        let batches = micro_batches(&sequences, (100, true), &COST);
+        let [batch] = &batches[..] else { panic!("{} micro-batches", batches.len()) };
+        let places: Vec<usize> = batch.rows.iter().map(|row| row.sequence).collect();
+        assert_eq!(places, [2, 0, 1, 3, 4]);
+        assert_eq!(batch.packed.ids, [1, 2, 3, 9, 10, 11, 3, 4, 5, 6, 7, 8, 12, 13, 12, 14]);
+        assert_eq!(batch.packed.lengths, [2, 4, 3, 3, 2, 2]);
+        // Where no token is left that they could have in common, they have none.
+        assert_eq!(batch.packed.prefixes, [None, Some(0), Some(0), None, None, None]);
+        assert_eq!((batch.tokens, batch.prompt_tokens_shared()), (18, 2));
+        let stats =
+            TokenStats { logprobs: (0..16).map(|entry| entry as f32).collect(), entropies: vec![0.0; 16] };
+        let seen: Vec<_> = batch.rows.iter().map(|row| row.logprobs(&stats).to_vec()).collect();
+        // Each entry is that of the token before.
+        assert_eq!(seen, [vec![2.0, 3.0, 4.0], vec![6.0, 7.0], vec![10.0], vec![12.0], vec![14.0]]);
     }
 
     proptest! {
@@ -289,7 +343,7 @@ mod tests {
             let sequences: Vec<_> =
                 owned.iter().map(|(prompt, completion)| Sequence { prompt, completion }).collect();
             let mut seen = vec![false; sequences.len()];
-            for batch in micro_batches(&sequences, tokens_max, &COST) {
+            for batch in micro_batches(&sequences, (tokens_max, false), &COST) {
                 prop_assert!(batch.packed.ids.len() <= tokens_max || batch.rows.len() == 1);
                 prop_assert_eq!(batch.packed.lengths.iter().sum::<usize>(), batch.packed.ids.len());
                 let mut start = 0;

@@ -173,8 +173,10 @@ pub struct UpdateReport {
     pub mpt: Option<MptReport>,
     /// Completion tokens: the denominator of the loss.
     pub completion_tokens: usize,
-    /// Tokens that went through the decoder, prompts included.
+    /// Tokens of all sequences, prompts included.
     pub packed_tokens: usize,
+    /// Those of them that did not go through the decoder, because their prompt did already for another sequence.
+    pub prompt_tokens_shared: usize,
     /// How the step was cut.
     pub cuts: CutReport,
 }

@@ -112,7 +112,7 @@ impl SftLearner {
             completion: &sequence.target_tokens,
         });
         let cost = SequenceCost::new(&self.decoder().config);
-        let batches = micro_batches(&rows.collect::<Vec<_>>(), self.config.batch_tokens_max, &cost);
+        let batches = micro_batches(&rows.collect::<Vec<_>>(), (self.config.batch_tokens_max, false), &cost);
         let target_tokens: usize = sequences.iter().map(|sequence| sequence.target_tokens.len()).sum();
         assert!(target_tokens > 0, "a step needs a sequence");
         let share = 1.0 / target_tokens as f64;
@@ -145,7 +145,7 @@ impl SftLearner {
             grad_norm: update.grad_norm,
             learning_rate: update.learning_rate,
             target_tokens,
-            packed_tokens: batches.iter().map(|batch| batch.packed.ids.len()).sum(),
+            packed_tokens: batches.iter().map(|batch| batch.tokens).sum(),
             micro_batches: batches.len(),
             seconds: start.elapsed().as_secs_f64(),
         })

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, token_stats};
+use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, shares_prefixes, token_stats};
 use rollout::{Group, Pulse};
 
 use crate::batch::{MicroBatch, Row, Sequence, SequenceCost, micro_batches};
@@ -180,7 +180,8 @@ impl Learner {
                 })
                 .collect();
             let cost = SequenceCost::new(&self.decoder().config);
-            micro_batches(&sequences, self.config.batch_tokens_max, &cost)
+            let share_prompts = shares_prefixes(self.decoder(), &self.chunk_plan());
+            micro_batches(&sequences, (self.config.batch_tokens_max, share_prompts), &cost)
         };
         let objective = Objective {
             importance: self.config.importance.kind,
@@ -281,7 +282,8 @@ impl Learner {
             tis: plan.loss.objective.tis_cap.map(|_| tally.tis()),
             mpt: plan.loss.mpt.map(|_| tally.mpt()),
             completion_tokens: plan.loss.objective.tokens,
-            packed_tokens: plan.batches.iter().map(|batch| batch.packed.ids.len()).sum(),
+            packed_tokens: plan.batches.iter().map(|batch| batch.tokens).sum(),
+            prompt_tokens_shared: plan.batches.iter().map(MicroBatch::prompt_tokens_shared).sum(),
             cuts: self.cuts(&plan.batches),
         }
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use super::{ChunkPlan, TokenStats, silence_last_entries};
-use crate::decoder::{Decoder, Packed};
+use crate::decoder::{Decoder, Packed, Part};
 use crate::error::KernelError;
 use crate::flex::{Rows, Sum};
 use crate::rows::add_columns;
@@ -32,6 +32,8 @@ pub(super) struct Pass<'a> {
     angles: (Vec<f32>, Vec<f32>),
     /// The token after each token.
     targets: Arc<[u32]>,
+    /// Where the sequences lie.
+    parts: Vec<Part>,
 }
 
 /// What the forward pass leaves for the backward pass.
@@ -52,6 +54,7 @@ impl<'a> Pass<'a> {
             weights: decoder.weights.map(|_, weight| Rows::of_tensor(weight)),
             angles: config.rope.table(config.head_width, &batch.positions()),
             targets: batch.next_tokens().into(),
+            parts: batch.parts().collect(),
         }
     }
 
@@ -154,6 +157,7 @@ impl<'a> Pass<'a> {
             batch: self.batch,
             chunk: self.plan.layer_chunk_tokens,
             angles: (&self.angles.0, &self.angles.1),
+            parts: &self.parts,
         }
     }
 }

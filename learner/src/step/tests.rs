@@ -372,7 +372,9 @@ fn the_report_tells_what_came_in() {
     let update = report.update.unwrap();
     assert!(update.ratio.min < 1.0 && update.ratio.max > 1.0 && update.mismatch_kl > 0.0);
     assert_eq!(update.cuts.micro_batches, 1);
-    assert_eq!(update.cuts.head_chunks, update.packed_tokens.div_ceil(4));
+    let rows = update.packed_tokens - update.prompt_tokens_shared;
+    assert!(update.prompt_tokens_shared > 0);
+    assert_eq!(update.cuts.head_chunks, rows.div_ceil(4));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::attention::{self, Span};
-use crate::decoder::{Packed as Batch, config::DecoderConfig};
+use crate::decoder::{Packed as Batch, Part, config::DecoderConfig};
 use crate::flex::{Rows, Sum};
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
@@ -21,11 +21,13 @@ use crate::weights::Block;
 /// Buffers of one chunk, used for every chunk of every layer.
 #[derive(Default)]
 pub(super) struct Workspace {
-    /// Head by head, `[KV, N, D]` each, with their gradients.
+    /// Head by head, `[KV, key rows, D]` each, with their gradients.
     keys: Vec<f32>,
     values: Vec<f32>,
     dkeys: Vec<f32>,
     dvalues: Vec<f32>,
+    /// Keys or values as they are computed, `[KV, N, D]`, where sequences have prefixes.
+    own: Vec<f32>,
     /// `[chunk, hidden]` each.
     normed: Vec<f32>,
     residual: Vec<f32>,
@@ -62,7 +64,7 @@ pub(super) enum Keep {
 pub(super) struct KeptLayer {
     /// One a chunk, or none.
     chunks: Vec<KeptChunk>,
-    /// Keys and values of all rows, if activations are kept.
+    /// Keys and values of all key rows, if activations are kept.
     keys_values: Option<(Vec<f32>, Vec<f32>)>,
 }
 
@@ -123,6 +125,8 @@ pub(super) struct LayerPass<'a> {
     pub(super) chunk: usize,
     /// Cosines and sines of all rows.
     pub(super) angles: (&'a [f32], &'a [f32]),
+    /// Where the batch's sequences lie.
+    pub(super) parts: &'a [Part],
 }
 
 /// The weights of a block as right factors of `x w^T`.
@@ -157,6 +161,10 @@ impl<'a> LayerPass<'a> {
 
     fn tokens(&self) -> usize {
         self.batch.ids.len()
+    }
+
+    fn key_rows(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.keys.end)
     }
 
     fn angles(&self, rows: &Range<usize>) -> (&'a [f32], &'a [f32]) {
@@ -263,8 +271,18 @@ impl<'a> LayerPass<'a> {
     fn keys_values(&self, x: &[f32], weights: &Forward, workspace: &mut Workspace) {
         let (hidden, width, head) = (self.config.hidden, self.key_width(), self.config.head_width);
         let each = block_rows(self.tokens());
-        let keys = sized(&mut workspace.keys, self.tokens() * width);
-        let values = sized(&mut workspace.values, self.tokens() * width);
+        let key_numbers = self.key_rows() * width;
+        sized(&mut workspace.keys, key_numbers);
+        sized(&mut workspace.values, key_numbers);
+        // Where each row has one key they go where they belong at once.
+        let apart = self.batch.has_prefixes();
+        let mut own = std::mem::take(&mut workspace.own);
+        let count = self.tokens() * width;
+        let (keys, values) = if apart {
+            sized(&mut own, 2 * count).split_at_mut(count)
+        } else {
+            (&mut workspace.keys[..count], &mut workspace.values[..count])
+        };
         let blocks = head_blocks(keys, (self.tokens(), head)).into_par_iter();
         let blocks = blocks.zip(head_blocks(values, (self.tokens(), head))).enumerate();
         blocks.with_max_len(TASK_BLOCKS).for_each(|(block, (keys, values))| {
@@ -284,6 +302,25 @@ impl<'a> LayerPass<'a> {
                     let from = from.chunks_exact(width).map(|row| &row[first * head..(first + 1) * head]);
                     to.chunks_exact_mut(head).zip(from).for_each(|(to, from)| to.copy_from_slice(from));
                 }
+            }
+        });
+        if apart {
+            self.spread(&own[..count], &mut workspace.keys[..key_numbers]);
+            self.spread(&own[count..2 * count], &mut workspace.values[..key_numbers]);
+        }
+        workspace.own = own;
+    }
+
+    /// From `[KV, N, D]` to `[KV, key rows, D]`: each sequence gets its prefix's rows and its own.
+    fn spread(&self, from: &[f32], to: &mut [f32]) {
+        let head = self.config.head_width;
+        let heads = to.par_chunks_mut(self.key_rows() * head).zip(from.par_chunks(self.tokens() * head));
+        heads.with_max_len(TASK_BLOCKS).for_each(|(to, from)| {
+            for Part { rows, keys, prefix } in self.parts {
+                let to = &mut to[keys.start * head..keys.end * head];
+                let (begin, own) = to.split_at_mut(prefix.len() * head);
+                begin.copy_from_slice(part(from, prefix, head));
+                own.copy_from_slice(part(from, rows, head));
             }
         });
     }
@@ -338,10 +375,10 @@ impl<'a> LayerPass<'a> {
     ) -> attention::Heads<'w> {
         attention::Heads {
             query: &query[..rows * self.query_width()],
-            key: &keys[..self.tokens() * self.key_width()],
-            value: &values[..self.tokens() * self.key_width()],
+            key: &keys[..self.key_rows() * self.key_width()],
+            value: &values[..self.key_rows() * self.key_width()],
             query_shape: [rows, self.config.heads, self.config.head_width],
-            key_shape: [self.config.kv_heads, self.tokens(), self.config.head_width],
+            key_shape: [self.config.kv_heads, self.key_rows(), self.config.head_width],
         }
     }
 
@@ -362,7 +399,7 @@ impl<'a> LayerPass<'a> {
             Some(keys_values) => (workspace.keys, workspace.values) = keys_values,
             None => self.keys_values(x, &forward, workspace),
         }
-        let keys = self.tokens() * self.key_width();
+        let keys = self.key_rows() * self.key_width();
         sized(&mut workspace.dkeys, keys).fill(0.0);
         sized(&mut workspace.dvalues, keys).fill(0.0);
         for rows in chunks(self.tokens(), self.chunk).rev() {
@@ -456,13 +493,25 @@ impl<'a> LayerPass<'a> {
         }
     }
 
-    /// Rows `[chunk, KV D]` of what lies head by head.
+    /// Rows `[chunk, KV D]` of gradients that lie head by head: of a prefix's rows the sums over all sequences that it
+    /// begins.
     fn gather_rows(&self, from: &[f32], chunk: &Range<usize>, to: &mut [f32]) {
-        let head = self.config.head_width;
-        for (row, to) in chunk.clone().zip(to.chunks_exact_mut(self.key_width())) {
-            for (kv_head, to) in to.chunks_exact_mut(head).enumerate() {
-                let at = (kv_head * self.tokens() + row) * head;
-                to.copy_from_slice(&from[at..at + head]);
+        let (head, width, key_rows) = (self.config.head_width, self.key_width(), self.key_rows());
+        let heads_of =
+            |key: usize| (0..self.config.kv_heads).map(move |kv_head| (kv_head * key_rows + key) * head);
+        let within = |rows: &Range<usize>| rows.start.max(chunk.start)..rows.end.min(chunk.end);
+        for owner in self.parts {
+            for row in within(&owner.rows) {
+                let to = to[(row - chunk.start) * width..][..width].chunks_exact_mut(head);
+                to.zip(heads_of(owner.key_of(row)))
+                    .for_each(|(to, at)| to.copy_from_slice(&from[at..at + head]));
+            }
+        }
+        for member in self.parts {
+            for row in within(&member.prefix) {
+                let to = to[(row - chunk.start) * width..][..width].chunks_exact_mut(head);
+                to.zip(heads_of(member.key_of_prefix(row)))
+                    .for_each(|(to, at)| add_columns(to, &from[at..at + head]));
             }
         }
     }
