@@ -37,7 +37,7 @@ temperature = 1.0
 truncated_reward = "scored"
 
 [queue]
-groups_max = 12
+groups_max = 2
 staleness_versions_max = 24
 
 [[rewards]]

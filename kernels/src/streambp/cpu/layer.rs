@@ -139,6 +139,11 @@ struct Forward {
     up: Packed,
 }
 
+/// Weights that were packed because something goes forward.
+fn packed(weights: Option<&Forward>) -> &Forward {
+    weights.expect("what goes forward again was not kept")
+}
+
 /// The weights of a block as right factors of `dy w`.
 struct Backward {
     query: Packed,
@@ -221,7 +226,7 @@ impl<'a> LayerPass<'a> {
         self.keys_values(x, &weights, workspace);
         for rows in chunks(self.tokens(), self.chunk) {
             let count = rows.len();
-            let mixed = self.attend((part(x, &rows, hidden), None), &rows, &weights, workspace);
+            let mixed = self.attend((part(x, &rows, hidden), None), &rows, Some(&weights), workspace);
             let keeps = keep == Keep::Activations;
             let widths = if keeps { (hidden, intermediate) } else { (1, 1) };
             let mut copies = Activations {
@@ -331,7 +336,7 @@ impl<'a> LayerPass<'a> {
         &self,
         (x, kept): (&[f32], Option<(attention::Mixed, bool)>),
         chunk: &Range<usize>,
-        weights: &Forward,
+        weights: Option<&Forward>,
         workspace: &mut Workspace,
     ) -> attention::Mixed {
         let (hidden, width, count) = (self.config.hidden, self.query_width(), chunk.len());
@@ -349,7 +354,7 @@ impl<'a> LayerPass<'a> {
             if has_query {
                 return;
             }
-            multiply(rows.len(), Left::Rows(normed, hidden), &weights.query, query);
+            multiply(rows.len(), Left::Rows(normed, hidden), &packed(weights).query, query);
             add_bias(query, self.block.query_bias.as_ref().map(Rows::slice));
             if self.block.query_norm.is_some() {
                 raw.copy_from_slice(query);
@@ -394,10 +399,14 @@ impl<'a> LayerPass<'a> {
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
     ) {
         let hidden = self.config.hidden;
-        let (forward, backward) = rayon::join(|| self.forward_weights(), || self.backward_weights());
+        // Where all was kept, nothing goes forward again but what a head's norm saw.
+        let has_heads = self.block.query_norm.is_none() && self.block.key_norm.is_none();
+        let goes_forward = kept.keys_values.is_none() || !has_heads;
+        let (forward, backward) =
+            rayon::join(|| goes_forward.then(|| self.forward_weights()), || self.backward_weights());
         match kept.keys_values.take() {
             Some(keys_values) => (workspace.keys, workspace.values) = keys_values,
-            None => self.keys_values(x, &forward, workspace),
+            None => self.keys_values(x, packed(forward.as_ref()), workspace),
         }
         let keys = self.key_rows() * self.key_width();
         sized(&mut workspace.dkeys, keys).fill(0.0);
@@ -410,20 +419,16 @@ impl<'a> LayerPass<'a> {
             };
             let has = activations.is_some();
             let has_query = activations.is_some_and(|activations| activations.put_into(workspace));
-            let mixed = self.attend((x, mixed.map(|mixed| (mixed, has_query))), &rows, &forward, workspace);
-            let weights = (&forward, &backward);
+            let weights = (forward.as_ref(), &backward);
+            let kept = mixed.map(|mixed| (mixed, has_query));
+            let mixed = self.attend((x, kept), &rows, weights.0, workspace);
             self.feed_forward_backward((x, &mixed.result, has), dx, weights, (workspace, gradients));
             let keys_values = (&workspace.keys[..], &workspace.values[..]);
             let inputs = self.heads(rows.len(), &workspace.query, keys_values);
             let sums = (&mut workspace.dkeys[..keys], &mut workspace.dvalues[..keys]);
             let dmixed = &workspace.dmixed[..rows.len() * self.query_width()];
             let mut dquery = attention::mix_backward(&inputs, (&mixed, dmixed), &self.spans(&rows), sums);
-            self.projections_backward(
-                (x, &rows),
-                (&mut dquery, dx),
-                (&forward, &backward),
-                (workspace, gradients),
-            );
+            self.projections_backward((x, &rows), (&mut dquery, dx), weights, (workspace, gradients));
         }
     }
 
@@ -433,7 +438,7 @@ impl<'a> LayerPass<'a> {
         &self,
         (x, mixed, has_activations): (&[f32], &[f32], bool),
         dx: &[f32],
-        (forward, backward): (&Forward, &Backward),
+        (forward, backward): (Option<&Forward>, &Backward),
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
     ) {
         let (hidden, intermediate, width) =
@@ -459,14 +464,14 @@ impl<'a> LayerPass<'a> {
             if !has_activations {
                 residual.copy_from_slice(part(x, &rows, hidden));
                 let left = Left::Rows(part(mixed, &rows, width), width);
-                add_multiply(rows.len(), left, &forward.output, residual);
+                add_multiply(rows.len(), left, &packed(forward).output, residual);
                 add_bias(residual, self.block.output_bias.as_ref().map(Rows::slice));
             }
             let gain = self.block.post_norm.slice();
             norm_rows(residual, gain, self.config.rms_eps, normed);
             if !has_activations {
-                multiply(rows.len(), Left::Rows(normed, hidden), &forward.gate, gate);
-                multiply(rows.len(), Left::Rows(normed, hidden), &forward.up, up);
+                multiply(rows.len(), Left::Rows(normed, hidden), &packed(forward).gate, gate);
+                multiply(rows.len(), Left::Rows(normed, hidden), &packed(forward).up, up);
             }
             multiply(rows.len(), Left::Rows(dx, hidden), &backward.down, dactive);
             swiglu::backward_in_place((gate, up), dactive, active);
@@ -521,7 +526,7 @@ impl<'a> LayerPass<'a> {
         &self,
         (x, chunk): (&[f32], &Range<usize>),
         (dquery, dx): (&mut [f32], &mut [f32]),
-        (forward, backward): (&Forward, &Backward),
+        (forward, backward): (Option<&Forward>, &Backward),
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
     ) {
         let (hidden, width, key_width) = (self.config.hidden, self.query_width(), self.key_width());
@@ -557,7 +562,7 @@ impl<'a> LayerPass<'a> {
                 norm_rows_backward(raw, gain.slice(), eps, (dquery, dquery_gain));
             }
             if let Some(gain) = &self.block.key_norm {
-                multiply(rows.len(), Left::Rows(normed, hidden), &forward.key, raw_key);
+                multiply(rows.len(), Left::Rows(normed, hidden), &packed(forward).key, raw_key);
                 add_bias(raw_key, self.block.key_bias.as_ref().map(Rows::slice));
                 norm_rows_backward(raw_key, gain.slice(), eps, (dkey, dkey_gain));
             }
