@@ -6,7 +6,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::flex::{Rows, Sum, is_cpu, take, tensor_of};
+use crate::flex::{Rows, Sum, is_cpu, take};
 use crate::simd;
 
 /// Numbers of a parameter that one task updates: large enough that handing it over costs nothing beside it, small
@@ -82,38 +82,30 @@ impl AdamW {
     fn on_slices(
         &self,
         weight: &mut Tensor<2>,
-        gradient: Tensor<2>,
+        mut gradient: Tensor<2>,
         (first, second): (&mut Tensor<2>, &mut Tensor<2>),
     ) {
         let shape = weight.shape();
         let shapes = [&gradient, &*first, &*second].map(|tensor| tensor.shape());
         assert!(shapes.iter().all(|other| *other == shape), "a parameter {shape:?} is moved by {shapes:?}");
-        let (old, gradient) = (Rows::of_tensor(weight), Rows::of_tensor(&gradient));
-        let (old, gradient) = (old.slice(), gradient.slice());
-        // Decoders that were handed out share the old numbers, so the new ones go elsewhere.
-        let mut new = vec![0.0; old.len()];
-        let [mut first_sum, mut second_sum] = [&mut *first, &mut *second].map(Sum::take);
+        let old = Rows::of_tensor(weight);
+        // Decoders that were handed out share the old numbers. The new ones take the place of the gradient, which
+        // nobody needs after this, so that no memory is asked for.
+        let [mut new, mut first_sum, mut second_sum] =
+            [&mut gradient, &mut *first, &mut *second].map(Sum::take);
         let moments = first_sum
             .slice_mut()
             .par_chunks_mut(TASK_NUMBERS)
             .zip(second_sum.slice_mut().par_chunks_mut(TASK_NUMBERS));
-        let known = old.par_chunks(TASK_NUMBERS).zip(gradient.par_chunks(TASK_NUMBERS));
-        new.par_chunks_mut(TASK_NUMBERS).zip(known).zip(moments).for_each(
-            |((new, (old, gradient)), moments)| {
-                self.on_part((new, old), gradient, moments);
-            },
-        );
+        let numbers = new.slice_mut().par_chunks_mut(TASK_NUMBERS).zip(old.slice().par_chunks(TASK_NUMBERS));
+        numbers.zip(moments).for_each(|((gradient, old), moments)| self.on_part((gradient, old), moments));
         *first = first_sum.into_tensor();
         *second = second_sum.into_tensor();
-        *weight = tensor_of(new, shape);
+        *weight = new.into_tensor();
     }
 
-    fn on_part(
-        &self,
-        (new, old): (&mut [f32], &[f32]),
-        gradient: &[f32],
-        (first, second): (&mut [f32], &mut [f32]),
-    ) {
+    /// Replaces gradients by new weights.
+    fn on_part(&self, (gradients, old): (&mut [f32], &[f32]), (first, second): (&mut [f32], &mut [f32])) {
         let [beta1, beta2] = self.betas.map(|beta| beta as f32);
         let [rest1, rest2] = self.betas.map(|beta| (1.0 - beta) as f32);
         let [correction1, correction2] = self.corrections().map(|factor| factor as f32);
@@ -124,14 +116,12 @@ impl AdamW {
             #[inline(always)]
             || {
                 let moments = first.iter_mut().zip(second);
-                for (((new, old), gradient), (first, second)) in
-                    new.iter_mut().zip(old).zip(gradient).zip(moments)
-                {
-                    let gradient = gradient * scale;
+                for ((number, old), (first, second)) in gradients.iter_mut().zip(old).zip(moments) {
+                    let gradient = *number * scale;
                     *first = *first * beta1 + gradient * rest1;
                     *second = *second * beta2 + gradient * gradient * rest2;
                     let step = *first * correction1 / (second.sqrt() * correction2 + eps);
-                    *new = old * kept - step * rate;
+                    *number = old * kept - step * rate;
                 }
             },
         );
