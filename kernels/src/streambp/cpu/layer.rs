@@ -141,7 +141,7 @@ struct Forward {
 
 /// Weights that were packed because something goes forward.
 fn packed(weights: Option<&Forward>) -> &Forward {
-    weights.expect("what goes forward again was not kept")
+    weights.expect("weights that something goes forward through are packed")
 }
 
 /// The weights of a block as right factors of `dy w`.
