@@ -272,7 +272,7 @@ mod tests {
         assert_eq!((whole.rollout.segments_max, two.rollout.segments_max), (1, 2));
         assert_eq!((whole.rollout.trajectories_open_max, two.rollout.trajectories_open_max), (4, 3));
         assert_eq!((whole.queue.staleness_versions_max, two.queue.staleness_versions_max), (0, 24));
-        assert_eq!((whole.queue.groups_max, two.queue.groups_max), (1, 12));
+        assert_eq!((whole.queue.groups_max, two.queue.groups_max), (1, 2));
         assert_eq!(whole.learner, two.learner);
         assert_eq!(plan.lengths.as_deref(), Some(BUILT_IN_LENGTHS));
         args.segments = vec![3];
