@@ -3,6 +3,7 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::weights::{InnerOrSelf, Weights};
 
@@ -38,6 +39,9 @@ impl Rows {
     }
 }
 
+/// Numbers of a task that writes zeros.
+const ZEROS_AT_ONCE: usize = 64 << 10;
+
 impl Weights<Tensor<2>> {
     /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
     pub fn zeros_like(&self) -> Self {
@@ -46,9 +50,12 @@ impl Weights<Tensor<2>> {
             if !is_cpu(&value.device()) {
                 return value.zeros_like();
             }
-            // Pages of zeros are made where they are first written to, and so by all threads.
+            // New memory is written by all threads before it is read: a page that is read first is given twice, and
+            // the second time every processor has to forget the first one.
             let shape = value.shape();
-            tensor_of(vec![0.0; shape.num_elements()], shape)
+            let mut zeros = vec![0.0; shape.num_elements()];
+            zeros.par_chunks_mut(ZEROS_AT_ONCE).for_each(|part| part.fill(0.0));
+            tensor_of(zeros, shape)
         })
     }
 }
