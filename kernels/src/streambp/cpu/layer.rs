@@ -26,8 +26,6 @@ pub(super) struct Workspace {
     values: Vec<f32>,
     dkeys: Vec<f32>,
     dvalues: Vec<f32>,
-    /// Keys or values as they are computed, `[KV, N, D]`, where sequences have prefixes.
-    own: Vec<f32>,
     /// `[chunk, hidden]` each.
     normed: Vec<f32>,
     residual: Vec<f32>,
@@ -64,8 +62,8 @@ pub(super) enum Keep {
 pub(super) struct KeptLayer {
     /// One a chunk, or none.
     chunks: Vec<KeptChunk>,
-    /// Keys and values of all key rows, if activations are kept.
-    keys_values: Option<(Vec<f32>, Vec<f32>)>,
+    /// Keys and values of all rows, `[KV, N, D]`, if activations are kept.
+    keys_values: Option<[Vec<f32>; 2]>,
 }
 
 struct KeptChunk {
@@ -266,8 +264,12 @@ impl<'a> LayerPass<'a> {
             }
         }
         if keep == Keep::Activations {
-            let [keys, values] = [&mut workspace.keys, &mut workspace.values].map(std::mem::take);
-            kept.keys_values = Some((keys, values));
+            let own = if self.batch.has_prefixes() {
+                [&mut workspace.dkeys, &mut workspace.dvalues]
+            } else {
+                [&mut workspace.keys, &mut workspace.values]
+            };
+            kept.keys_values = Some(own.map(std::mem::take));
         }
         kept
     }
@@ -276,18 +278,14 @@ impl<'a> LayerPass<'a> {
     fn keys_values(&self, x: &[f32], weights: &Forward, workspace: &mut Workspace) {
         let (hidden, width, head) = (self.config.hidden, self.key_width(), self.config.head_width);
         let each = block_rows(self.tokens());
-        let key_numbers = self.key_rows() * width;
-        sized(&mut workspace.keys, key_numbers);
-        sized(&mut workspace.values, key_numbers);
-        // Where each row has one key they go where they belong at once.
-        let apart = self.batch.has_prefixes();
-        let mut own = std::mem::take(&mut workspace.own);
         let count = self.tokens() * width;
-        let (keys, values) = if apart {
-            sized(&mut own, 2 * count).split_at_mut(count)
+        // Where sequences have prefixes, the gradients' buffers, which nobody needs yet, hold what is copied from.
+        let (keys, values) = if self.batch.has_prefixes() {
+            (&mut workspace.dkeys, &mut workspace.dvalues)
         } else {
-            (&mut workspace.keys[..count], &mut workspace.values[..count])
+            (&mut workspace.keys, &mut workspace.values)
         };
+        let (keys, values) = (sized(keys, count), sized(values, count));
         let blocks = head_blocks(keys, (self.tokens(), head)).into_par_iter();
         let blocks = blocks.zip(head_blocks(values, (self.tokens(), head))).enumerate();
         blocks.with_max_len(TASK_BLOCKS).for_each(|(block, (keys, values))| {
@@ -309,25 +307,29 @@ impl<'a> LayerPass<'a> {
                 }
             }
         });
-        if apart {
-            self.spread(&own[..count], &mut workspace.keys[..key_numbers]);
-            self.spread(&own[count..2 * count], &mut workspace.values[..key_numbers]);
+        if self.batch.has_prefixes() {
+            let own = [&mut workspace.dkeys, &mut workspace.dvalues].map(std::mem::take);
+            self.spread(&own, workspace);
+            [workspace.dkeys, workspace.dvalues] = own;
         }
-        workspace.own = own;
     }
 
-    /// From `[KV, N, D]` to `[KV, key rows, D]`: each sequence gets its prefix's rows and its own.
-    fn spread(&self, from: &[f32], to: &mut [f32]) {
-        let head = self.config.head_width;
-        let heads = to.par_chunks_mut(self.key_rows() * head).zip(from.par_chunks(self.tokens() * head));
-        heads.with_max_len(TASK_BLOCKS).for_each(|(to, from)| {
-            for Part { rows, keys, prefix } in self.parts {
-                let to = &mut to[keys.start * head..keys.end * head];
-                let (begin, own) = to.split_at_mut(prefix.len() * head);
-                begin.copy_from_slice(part(from, prefix, head));
-                own.copy_from_slice(part(from, rows, head));
-            }
-        });
+    /// Keys and values from `[KV, N, D]` to the workspace's `[KV, key rows, D]`: each sequence gets its prefix's rows and
+    /// its own.
+    fn spread(&self, own: &[Vec<f32>; 2], workspace: &mut Workspace) {
+        let (head, width) = (self.config.head_width, self.key_width());
+        for (from, to) in own.iter().zip([&mut workspace.keys, &mut workspace.values]) {
+            let (from, to) = (&from[..self.tokens() * width], sized(to, self.key_rows() * width));
+            let heads = to.par_chunks_mut(self.key_rows() * head).zip(from.par_chunks(self.tokens() * head));
+            heads.with_max_len(TASK_BLOCKS).for_each(|(to, from)| {
+                for Part { rows, keys, prefix } in self.parts {
+                    let to = &mut to[keys.start * head..keys.end * head];
+                    let (begin, own) = to.split_at_mut(prefix.len() * head);
+                    begin.copy_from_slice(part(from, prefix, head));
+                    own.copy_from_slice(part(from, rows, head));
+                }
+            });
+        }
     }
 
     /// The norm and the queries of a chunk into the workspace, and what attention makes of them, but for what was
@@ -405,7 +407,8 @@ impl<'a> LayerPass<'a> {
         let (forward, backward) =
             rayon::join(|| goes_forward.then(|| self.forward_weights()), || self.backward_weights());
         match kept.keys_values.take() {
-            Some(keys_values) => (workspace.keys, workspace.values) = keys_values,
+            Some(own) if self.batch.has_prefixes() => self.spread(&own, workspace),
+            Some(own) => [workspace.keys, workspace.values] = own,
             None => self.keys_values(x, packed(forward.as_ref()), workspace),
         }
         let keys = self.key_rows() * self.key_width();
