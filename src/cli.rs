@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kernels::Precision;
+use rollout::KvCache;
 use serde::{Deserialize, Serialize};
 
 /// The version with the commit it was built from.
@@ -96,6 +97,24 @@ impl From<DecodePrecision> for Precision {
             DecodePrecision::F32 => Self::F32,
             DecodePrecision::Bf16 => Self::Bf16,
             DecodePrecision::I8 => Self::I8,
+        }
+    }
+}
+
+/// In how many bits keys and values are cached.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheBits {
+    /// As they are
+    F32,
+    /// Rounded to 16 bits
+    Bf16,
+}
+
+impl From<CacheBits> for KvCache {
+    fn from(bits: CacheBits) -> Self {
+        match bits {
+            CacheBits::F32 => Self::F32,
+            CacheBits::Bf16 => Self::Bf16,
         }
     }
 }
@@ -370,6 +389,9 @@ pub struct BenchDecodeArgs {
     /// How the matrices are held
     #[arg(long, default_value = "f32")]
     pub precision: DecodePrecision,
+    /// How keys and values are cached
+    #[arg(long, value_name = "PRECISION", default_value = "f32")]
+    pub kv_cache: CacheBits,
     /// Measurements of each, whose median counts
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,

@@ -6,11 +6,16 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use kernels::{DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Device, Feed, Precision};
+use kernels::{
+    CACHE_BLOCK_TOKENS, DecodeMemory, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Device, Feed,
+    Precision,
+};
+use rollout::KvCache;
 use serde::Serialize;
 
 use super::{available_bytes, median, shape};
 use crate::cli::BenchDecodeArgs;
+use crate::generator;
 
 /// Seconds of steps that one repeat takes at least.
 const REPEAT_S: f64 = 0.3;
@@ -36,7 +41,17 @@ struct DecodeRow {
     /// Tokens of a context: when it is filled, or before the first step that is measured.
     context: usize,
     precision: Precision,
+    kv_cache: KvCache,
     tokens_per_s: f64,
+}
+
+/// What all rows have in common.
+struct Bench {
+    config: DecoderConfig,
+    precision: Precision,
+    weights: DecodeWeights,
+    kv_cache: KvCache,
+    repeats: usize,
 }
 
 /// Prints one row for each context and batch.
@@ -49,26 +64,34 @@ pub fn decode(args: &BenchDecodeArgs) -> Result<()> {
         Some(model) => Decoder::load(model, &device)?,
         None => Decoder::random(shape(&args.shape)?, 1, &device),
     };
-    let weights = DecodeWeights::rounded(&decoder, args.precision.into())?;
-    let model = (decoder.config.clone(), args.precision.into());
+    let bench = Bench {
+        config: decoder.config.clone(),
+        precision: args.precision.into(),
+        weights: DecodeWeights::rounded(&decoder, args.precision.into())?,
+        kv_cache: args.kv_cache.into(),
+        repeats: args.repeats.max(1),
+    };
     drop(decoder);
     if args.batches.contains(&0) || args.contexts.contains(&0) {
         bail!("batches and contexts are above 0");
     }
     if !args.json {
-        println!("{:<8} {:>6} {:>8} {:>10} {:>12}", "phase", "batch", "context", "precision", "tokens/s");
+        println!(
+            "{:<8} {:>6} {:>8} {:>10} {:>9} {:>12}",
+            "phase", "batch", "context", "precision", "kv cache", "tokens/s"
+        );
     }
     for &context in &args.contexts {
-        print_row(&prefill(&model, &weights, context, args.repeats), args.json)?;
+        print_row(&bench.prefill(context)?, args.json)?;
         for &batch in &args.batches {
-            let bytes = cache_bytes(&model.0, batch, context + STEPS_MAX);
+            let bytes = bench.cache_bytes(batch, context + STEPS_MAX);
             match available_bytes() {
                 Some(available) if bytes > available => eprintln!(
                     "skipped: {batch} contexts of {context} tokens take {} MiB of keys and values and {} are free",
                     bytes >> 20,
                     available >> 20
                 ),
-                _ => print_row(&steps(&model, &weights, (batch, context), args.repeats), args.json)?,
+                _ => print_row(&bench.steps(batch, context)?, args.json)?,
             }
         }
     }
@@ -86,7 +109,8 @@ fn print_row(row: &DecodeRow, json: bool) -> Result<()> {
     };
     let DecodeRow { batch, context, tokens_per_s, .. } = row;
     let precision = format!("{:?}", row.precision).to_lowercase();
-    println!("{phase:<8} {batch:>6} {context:>8} {precision:>10} {tokens_per_s:>12.1}");
+    let kv_cache = format!("{:?}", row.kv_cache).to_lowercase();
+    println!("{phase:<8} {batch:>6} {context:>8} {precision:>10} {kv_cache:>9} {tokens_per_s:>12.1}");
     Ok(())
 }
 
@@ -99,65 +123,55 @@ fn text(config: &DecoderConfig, tokens: usize, slot: usize) -> Vec<u32> {
     digits.take(4).chain(rest).take(tokens).map(|id| id as u32).collect()
 }
 
-fn prefill(
-    (config, precision): &(DecoderConfig, Precision),
-    weights: &DecodeWeights,
-    context: usize,
-    repeats: usize,
-) -> DecodeRow {
-    let text = text(config, context, 0);
-    let mut slots = DecodeSlots::new(config, 1, context, &Device::flex());
-    let mut rates = Vec::new();
-    for _ in 0..repeats.max(1) {
-        let start = Instant::now();
-        slots.prefill(weights, &[Feed { slot: 0, tokens: &text }]);
-        rates.push(context as f64 / start.elapsed().as_secs_f64());
+impl Bench {
+    /// Slots for so many contexts of at most so many tokens.
+    fn slots(&self, contexts: usize, tokens_max: usize) -> Result<DecodeSlots> {
+        let precision = generator::precision(self.kv_cache);
+        Ok(DecodeSlots::rounded(&self.config, (contexts, tokens_max), precision, &Device::flex())?)
     }
-    DecodeRow {
-        phase: Phase::Prefill,
-        batch: 1,
-        context,
-        precision: *precision,
-        tokens_per_s: median(&mut rates),
-    }
-}
 
-fn steps(
-    (config, precision): &(DecoderConfig, Precision),
-    weights: &DecodeWeights,
-    (batch, context): (usize, usize),
-    repeats: usize,
-) -> DecodeRow {
-    let texts: Vec<Vec<u32>> = (0..batch).map(|slot| text(config, context, slot)).collect();
-    let repeats = repeats.max(1);
-    let steps_max = (STEPS_MAX / repeats).max(1);
-    let mut slots = DecodeSlots::new(config, batch, context + 1 + repeats * steps_max, &Device::flex());
-    let contexts: Vec<Feed<'_>> =
-        texts.iter().enumerate().map(|(slot, tokens)| Feed { slot, tokens }).collect();
-    slots.prefill(weights, &contexts);
-    let feeds: Vec<Feed<'_>> =
-        texts.iter().enumerate().map(|(slot, text)| Feed { slot, tokens: &text[..1] }).collect();
-    slots.step(weights, &feeds);
-    let mut rates = Vec::new();
-    for _ in 0..repeats {
-        let (start, mut steps) = (Instant::now(), 0);
-        while steps < steps_max && (steps == 0 || start.elapsed().as_secs_f64() < REPEAT_S) {
-            slots.step(weights, &feeds);
-            steps += 1;
+    fn prefill(&self, context: usize) -> Result<DecodeRow> {
+        let text = text(&self.config, context, 0);
+        let mut slots = self.slots(1, context)?;
+        let mut rates = Vec::new();
+        for _ in 0..self.repeats {
+            let start = Instant::now();
+            slots.prefill(&self.weights, &[Feed { slot: 0, tokens: &text }]);
+            rates.push(context as f64 / start.elapsed().as_secs_f64());
         }
-        rates.push((steps * batch) as f64 / start.elapsed().as_secs_f64());
+        Ok(self.row(Phase::Prefill, (1, context), rates))
     }
-    DecodeRow {
-        phase: Phase::Decode,
-        batch,
-        context,
-        precision: *precision,
-        tokens_per_s: median(&mut rates),
-    }
-}
 
-/// Memory of the keys and values of some contexts.
-fn cache_bytes(config: &DecoderConfig, contexts: usize, tokens: usize) -> u64 {
-    let token = 2 * config.layers * config.kv_heads * config.head_width * size_of::<f32>();
-    (contexts * tokens * token) as u64
+    fn steps(&self, batch: usize, context: usize) -> Result<DecodeRow> {
+        let texts: Vec<Vec<u32>> = (0..batch).map(|slot| text(&self.config, context, slot)).collect();
+        let steps_max = (STEPS_MAX / self.repeats).max(1);
+        let mut slots = self.slots(batch, context + 1 + self.repeats * steps_max)?;
+        let contexts: Vec<Feed<'_>> =
+            texts.iter().enumerate().map(|(slot, tokens)| Feed { slot, tokens }).collect();
+        slots.prefill(&self.weights, &contexts);
+        let feeds: Vec<Feed<'_>> =
+            texts.iter().enumerate().map(|(slot, text)| Feed { slot, tokens: &text[..1] }).collect();
+        slots.step(&self.weights, &feeds);
+        let mut rates = Vec::new();
+        for _ in 0..self.repeats {
+            let (start, mut steps) = (Instant::now(), 0);
+            while steps < steps_max && (steps == 0 || start.elapsed().as_secs_f64() < REPEAT_S) {
+                slots.step(&self.weights, &feeds);
+                steps += 1;
+            }
+            rates.push((steps * batch) as f64 / start.elapsed().as_secs_f64());
+        }
+        Ok(self.row(Phase::Decode, (batch, context), rates))
+    }
+
+    fn row(&self, phase: Phase, (batch, context): (usize, usize), mut rates: Vec<f64>) -> DecodeRow {
+        let (precision, kv_cache) = (self.precision, self.kv_cache);
+        DecodeRow { phase, batch, context, precision, kv_cache, tokens_per_s: median(&mut rates) }
+    }
+
+    /// Memory of the keys and values of some contexts.
+    fn cache_bytes(&self, contexts: usize, tokens: usize) -> u64 {
+        let block = DecodeMemory::cache_block(&self.config, generator::precision(self.kv_cache));
+        (contexts * tokens.div_ceil(CACHE_BLOCK_TOKENS)) as u64 * block
+    }
 }

@@ -6,9 +6,9 @@
 use std::array;
 use std::cell::RefCell;
 
-use pulp::{Simd, WithSimd};
+use pulp::{Simd, WithSimd, bytemuck};
 
-use super::cache::{BLOCK_POSITIONS, Context, Shape};
+use super::cache::{BLOCK_POSITIONS, CachePrecision, Context, Shape};
 use crate::panel::{
     Buffer, Form, LANES, Left, RunningRow, add_product, product_of_first, soften_row, soften_rows,
 };
@@ -138,7 +138,8 @@ impl<'a> Blocks<'a> {
 }
 
 /// Few queries: the work on a block is over sooner than memory brings the next one, and so is asked for meanwhile.
-/// All of it is one function of the instruction set, with the arithmetic of [`Blocks::attend_by_tiles`].
+/// All of it is one function of the instruction set, with the arithmetic of [`Blocks::attend_by_tiles`]. What is held
+/// in fewer bits is widened in registers.
 struct Streamed<'a> {
     blocks: &'a Blocks<'a>,
     scratch: &'a mut Scratch,
@@ -149,18 +150,23 @@ impl WithSimd for Streamed<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        match self.blocks.shape.precision {
+            CachePrecision::F32 => self.attend::<S, Whole>(simd),
+            CachePrecision::Bf16 => self.attend::<S, Halves>(simd),
+        }
+    }
+}
+
+impl Streamed<'_> {
+    #[inline(always)]
+    fn attend<S: Simd, H: Held<S>>(self, simd: S) {
         let Self { blocks, scratch } = self;
-        let Scratch { scores, mixed, widened, running } = scratch;
+        let Scratch { scores, mixed, running, .. } = scratch;
         let (shape, rows) = (blocks.shape, blocks.queries.rows);
         for (block, first) in blocks.each() {
-            let (keys, values) = shape.widened(blocks.words(block), widened);
-            let tile = Tile {
-                simd,
-                blocks,
-                first,
-                keys: S::as_simd_f32s(keys).0,
-                values: S::as_simd_f32s(values).0,
-            };
+            let (keys, values) = shape.keys_and_values(blocks.words(block));
+            let tile =
+                Tile::<S, H> { simd, blocks, first, keys: H::vectors(keys), values: H::vectors(values) };
             let place = (blocks.layer, blocks.kv_head);
             let mut next = blocks.context.next(shape, (block, blocks.seen_by_last()), place);
             let mut row = 0;
@@ -179,19 +185,103 @@ impl WithSimd for Streamed<'_> {
     }
 }
 
+/// How rows of numbers are held. Vectors of a row are counted in the order in which widening gives them.
+trait Held<S: Simd> {
+    /// What is loaded at once.
+    type Loaded: Copy;
+    /// Vectors of numbers that are loaded at once.
+    const EACH: usize;
+
+    fn vectors(words: &[u32]) -> &[Self::Loaded];
+
+    /// The numbers of the first `N` vectors of what is left of a row.
+    fn numbers<const N: usize>(simd: S, row: &[Self::Loaded]) -> [S::f32s; N];
+
+    /// Where a vector stands in a row of `all`.
+    fn place(vector: usize, all: usize) -> usize;
+
+    /// How many vectors are to be gone over for the first `count` places of a row of `all`.
+    fn reach(count: usize, all: usize) -> usize;
+}
+
+/// In 32 bits.
+struct Whole;
+
+impl<S: Simd> Held<S> for Whole {
+    type Loaded = S::f32s;
+    const EACH: usize = 1;
+
+    #[inline(always)]
+    fn vectors(words: &[u32]) -> &[S::f32s] {
+        S::as_simd_f32s(bytemuck::cast_slice(words)).0
+    }
+
+    #[inline(always)]
+    fn numbers<const N: usize>(_: S, row: &[S::f32s]) -> [S::f32s; N] {
+        *row.first_chunk().expect("the vectors lie within a row")
+    }
+
+    #[inline(always)]
+    fn place(vector: usize, _: usize) -> usize {
+        vector
+    }
+
+    #[inline(always)]
+    fn reach(count: usize, _: usize) -> usize {
+        count
+    }
+}
+
+/// In 16 bits, the first half of a row low and the second half high in its words.
+struct Halves;
+
+impl<S: Simd> Held<S> for Halves {
+    type Loaded = S::u32s;
+    const EACH: usize = 2;
+
+    #[inline(always)]
+    fn vectors(words: &[u32]) -> &[S::u32s] {
+        S::as_simd_u32s(words).0
+    }
+
+    #[inline(always)]
+    fn numbers<const N: usize>(simd: S, row: &[S::u32s]) -> [S::f32s; N] {
+        let row = &row[..N / 2];
+        array::from_fn(
+            #[inline(always)]
+            |n| {
+                simd.transmute_f32s_u32s(match n % 2 {
+                    0 => simd.wrapping_dyn_shl_u32s(row[n / 2], simd.splat_u32s(16)),
+                    _ => simd.and_u32s(row[n / 2], simd.splat_u32s(0xffff_0000)),
+                })
+            },
+        )
+    }
+
+    #[inline(always)]
+    fn place(vector: usize, all: usize) -> usize {
+        vector / 2 + vector % 2 * (all / 2)
+    }
+
+    #[inline(always)]
+    fn reach(count: usize, all: usize) -> usize {
+        all.min(2 * count)
+    }
+}
+
 /// One block as few queries go over it.
-struct Tile<'a, S: Simd> {
+struct Tile<'a, S: Simd, H: Held<S>> {
     simd: S,
     blocks: &'a Blocks<'a>,
     /// First position of the block.
     first: usize,
     /// `[D, BLOCK_POSITIONS]`.
-    keys: &'a [S::f32s],
+    keys: &'a [H::Loaded],
     /// `[BLOCK_POSITIONS, value_width]`.
-    values: &'a [S::f32s],
+    values: &'a [H::Loaded],
 }
 
-impl<S: Simd> Tile<'_, S> {
+impl<S: Simd, H: Held<S>> Tile<'_, S, H> {
     /// `M` queries from `row` on, `N` vectors of columns at a time, while memory brings `next`, keys and values.
     /// Returns `M`.
     #[inline(always)]
@@ -226,32 +316,32 @@ impl<S: Simd> Tile<'_, S> {
     }
 
     /// `to = left right`, or `to = to shrink + left right`, for the first `count` of the `all` vectors of each row of
-    /// `right` and `to`.
+    /// `right` and `to`; vectors behind them may be written as well.
     #[inline(always)]
     fn product<const M: usize, const N: usize>(
         &self,
         left: &[&[f32]; M],
-        (right, all, count): (&[S::f32s], usize, usize),
+        (right, all, count): (&[H::Loaded], usize, usize),
         (to, shrink): (&mut [S::f32s], Option<[S::f32s; M]>),
         mut next: Lines<'_>,
     ) {
-        let mut vector = 0;
-        while vector + N <= count {
+        let (mut vector, end) = (0, H::reach(count, all));
+        while vector + N <= end {
             let sums = self.sums::<M, N>(left, (right, all, vector), next);
             self.put(sums, (&mut *to, all, vector), shrink);
             (vector, next) = (vector + N, Lines::NONE);
         }
-        while N > 4 && vector + 4 <= count {
+        while N > 4 && vector + 4 <= end {
             let sums = self.sums::<M, 4>(left, (right, all, vector), next);
             self.put(sums, (&mut *to, all, vector), shrink);
             (vector, next) = (vector + 4, Lines::NONE);
         }
-        while vector + 2 <= count {
+        while vector + 2 <= end {
             let sums = self.sums::<M, 2>(left, (right, all, vector), next);
             self.put(sums, (&mut *to, all, vector), shrink);
             (vector, next) = (vector + 2, Lines::NONE);
         }
-        while vector < count {
+        while H::EACH == 1 && vector < end {
             let sums = self.sums::<M, 1>(left, (right, all, vector), next);
             self.put(sums, (&mut *to, all, vector), shrink);
             (vector, next) = (vector + 1, Lines::NONE);
@@ -266,7 +356,9 @@ impl<S: Simd> Tile<'_, S> {
         shrink: Option<[S::f32s; M]>,
     ) {
         for (m, sums) in sums.into_iter().enumerate() {
-            for (to, sum) in to[m * all + vector..][..N].iter_mut().zip(sums) {
+            let to = &mut to[m * all..][..all];
+            for (n, sum) in sums.into_iter().enumerate() {
+                let to = &mut to[H::place(vector + n, all)];
                 *to = match shrink {
                     Some(shrink) => self.simd.add_f32s(self.simd.mul_f32s(*to, shrink[m]), sum),
                     None => sum,
@@ -279,7 +371,7 @@ impl<S: Simd> Tile<'_, S> {
     fn sums<const M: usize, const N: usize>(
         &self,
         left: &[&[f32]; M],
-        (right, all, vector): (&[S::f32s], usize, usize),
+        (right, all, vector): (&[H::Loaded], usize, usize),
         next: Lines<'_>,
     ) -> [[S::f32s; N]; M] {
         let simd = self.simd;
@@ -287,9 +379,9 @@ impl<S: Simd> Tile<'_, S> {
         let left = left.map(|row| &row[..terms]);
         let (mut next_rows, each) = (next.rows(), next.count().div_ceil(terms));
         let mut sums = [[simd.splat_f32s(0.0); N]; M];
-        for (k, right) in right.chunks_exact(all).take(terms).enumerate() {
+        for (k, right) in right.chunks_exact(all / H::EACH).take(terms).enumerate() {
             next_rows.by_ref().take(each).for_each(|row| next.ask(row));
-            let right: &[S::f32s; N] = right[vector..].first_chunk().expect("the vectors lie within a row");
+            let right: [S::f32s; N] = H::numbers(simd, &right[vector / H::EACH..]);
             for m in 0..M {
                 let factor = simd.splat_f32s(left[m][k]);
                 for n in 0..N {

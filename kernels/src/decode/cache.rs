@@ -7,6 +7,7 @@
 //! along a row's lanes, without a step across them.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::{Arc, Weak};
 
 use pulp::bytemuck;
@@ -46,9 +47,9 @@ pub(crate) struct Shape {
     layers: usize,
     pub(super) kv_heads: usize,
     pub(super) head_width: usize,
-    /// The head width in whole vectors: the distance of the rows of values.
+    /// The head width in whole vectors of words: the distance of the rows of values.
     pub(super) value_width: usize,
-    precision: CachePrecision,
+    pub(super) precision: CachePrecision,
 }
 
 impl Shape {
@@ -57,7 +58,7 @@ impl Shape {
             layers: config.layers,
             kv_heads: config.kv_heads,
             head_width: config.head_width,
-            value_width: config.head_width.next_multiple_of(LANES),
+            value_width: config.head_width.next_multiple_of(LANES * precision.numbers()),
             precision,
         }
     }
@@ -80,17 +81,22 @@ impl Shape {
         (layer * self.kv_heads + kv_head) * self.head_words()
     }
 
+    /// The words of keys and of values of one head.
+    pub(super) fn keys_and_values<'a>(&self, words: &'a [u32]) -> (&'a [u32], &'a [u32]) {
+        words.split_at(BLOCK_POSITIONS * self.head_width / self.precision.numbers())
+    }
+
     /// Keys and values of one head in f32; rounded ones are widened into `scratch`.
     pub(super) fn widened<'a>(&self, words: &'a [u32], scratch: &'a mut Buffer) -> (&'a [f32], &'a [f32]) {
-        let keys_len = BLOCK_POSITIONS * self.head_width;
+        let (key_words, value_words) = self.keys_and_values(words);
         match self.precision {
-            CachePrecision::F32 => bytemuck::cast_slice(words).split_at(keys_len),
+            CachePrecision::F32 => (bytemuck::cast_slice(key_words), bytemuck::cast_slice(value_words)),
             CachePrecision::Bf16 => {
                 if scratch.len() < self.head_len() {
                     *scratch = Buffer::zeros(self.head_len());
                 }
-                let (keys, values) = scratch[..self.head_len()].split_at_mut(keys_len);
-                let (key_words, value_words) = words.split_at(keys_len / 2);
+                let scratch = &mut scratch[..self.head_len()];
+                let (keys, values) = scratch.split_at_mut(BLOCK_POSITIONS * self.head_width);
                 widen_rows((key_words, BLOCK_POSITIONS), keys);
                 widen_rows((value_words, self.value_width), values);
                 (keys, values)
@@ -101,12 +107,11 @@ impl Shape {
     /// What of a head's words attention over the first `seen` positions reads: of keys and of values.
     fn lines<'a>(&self, words: &'a [u32], seen: usize) -> [Lines<'a>; 2] {
         let numbers = self.precision.numbers();
-        let (keys, values) = words.split_at(BLOCK_POSITIONS * self.head_width / numbers);
-        // The two rounded keys of a word are of positions that are far apart.
-        let used = if self.precision == CachePrecision::F32 { seen } else { BLOCK_POSITIONS / numbers };
-        let row = self.value_width / numbers;
+        let (keys, values) = self.keys_and_values(words);
+        let (distance, row) = (BLOCK_POSITIONS / numbers, self.value_width / numbers);
         [
-            Lines::of_rows(keys, BLOCK_POSITIONS / numbers, used),
+            // The second half of rounded keys is held in the words of the first.
+            Lines::of_rows(keys, distance, seen.min(distance)),
             Lines::of_rows(&values[..seen * row], row, row),
         ]
     }
@@ -126,9 +131,12 @@ impl Shape {
                 for (row, from) in keys.chunks_exact_mut(BLOCK_POSITIONS / 2).zip(key) {
                     put(row, column, *from);
                 }
-                let row = &mut values[column * self.value_width / 2..][..self.value_width / 2];
-                for (place, from) in value.iter().enumerate() {
-                    put(row, place, *from);
+                let half = self.value_width / 2;
+                let (low, high) = value.split_at(value.len().min(half));
+                let (low, high) = (low.iter().map(|low| bf16(*low)), high.iter().map(|high| bf16(*high)));
+                let row = values[column * half..][..half].iter_mut();
+                for (word, (low, high)) in row.zip(low.zip(high.chain(iter::repeat(0)))) {
+                    *word = u32::from(low) | u32::from(high) << 16;
                 }
             }
         }
