@@ -139,11 +139,19 @@ pub(crate) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
     }
 }
 
-/// `dw += dy^T x`: the gradient of a weight `[out, in]`, with `x` `[rows, in]` packed.
-pub(crate) fn add_weight_gradient(dw: &mut [f32], (dy, out): (&[f32], usize), x: &Packed) {
-    let width = dw.len() / out;
-    dw.par_chunks_mut(GRADIENT_ROWS * width).enumerate().with_max_len(TASK_BLOCKS).for_each(|(part, dw)| {
-        let left = Left::Columns(&dy[part * GRADIENT_ROWS..], out);
+/// What is added to the gradient `dw` of a weight `[out, in]`: `dw`, `dy` with its width `out`, and `x` `[rows, in]`
+/// packed.
+pub(crate) type WeightGradient<'a> = (&'a mut [f32], (&'a [f32], usize), &'a Packed);
+
+/// `dw += dy^T x` for some weights at once.
+pub(crate) fn add_weight_gradients<const N: usize>(gradients: [WeightGradient<'_>; N]) {
+    let tasks = gradients.into_iter().flat_map(|(dw, (dy, out), x)| {
+        let width = dw.len() / out;
+        let parts = dw.chunks_mut(GRADIENT_ROWS * width).enumerate();
+        parts.map(move |(part, dw)| (dw, Left::Columns(&dy[part * GRADIENT_ROWS..], out), x, width))
+    });
+    let tasks: Vec<_> = tasks.collect();
+    tasks.into_par_iter().with_max_len(TASK_BLOCKS).for_each(|(dw, left, x, width)| {
         add_multiply(dw.len() / width, left, x, dw);
     });
 }

@@ -50,7 +50,8 @@ impl MemoryPlan {
         // In the order of the buffers of a layer: rows of the hidden width, queries, keys, the feed-forward part,
         // and the packed inputs of the weights' gradients.
         let raw = usize::from(config.qk_norm);
-        let row = 5 * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + intermediate + hidden;
+        let packed = 2 * hidden + query + intermediate;
+        let row = 5 * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + packed;
         let mixing = mix_backward_numbers(
             &[chunk, config.heads, config.head_width],
             &[config.kv_heads, tokens, config.head_width],
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(memory.keys_values, 4 * 4 * 100 * 16);
         // One segment a key head: the sums of 10 queries, and two of keys and two copies, which are padded to 16.
         let mixing = 2 * (10 * 2 * 8 + 2 * 100 * (8 + 16));
-        let chunk = 10 * (6 * 24 + 4 * 32 + 3 * 16 + 5 * 40);
+        let chunk = 10 * (7 * 24 + 5 * 32 + 3 * 16 + 5 * 40);
         assert_eq!(memory.layer_chunk, 4 * (chunk + 2 * block as usize + mixing) as u64);
         assert_eq!(memory.head_chunk, 4 * (5 * (4 * 24 + 31) + 31 * 24));
         assert_eq!(memory.attention_kept, 4 * 100 * 4 * 9);

@@ -34,16 +34,18 @@ pub(in crate::attention) fn gradients(
         let pass = Pass { dims, inputs, saved, deltas: &deltas };
         let done: Vec<SegmentSums<'_>> =
             batch.par_iter().with_max_len(TASK_BLOCKS).map(|segment| pass.segment(*segment)).collect();
-        let rows = dquery.par_chunks_mut(SUMMED_ROWS * dims.query_stride());
-        rows.enumerate().for_each(|(part, sums)| {
-            for segment in &done {
-                segment.add_to_queries(dims, part * SUMMED_ROWS, sums);
-            }
-        });
-        for segment in &done {
-            segment.add_to_keys(dims, (&segment.key, dkey));
-            segment.add_to_keys(dims, (&segment.value, dvalue));
-        }
+        let add_to_queries = || {
+            let rows = dquery.par_chunks_mut(SUMMED_ROWS * dims.query_stride());
+            rows.enumerate().for_each(|(part, sums)| {
+                for segment in &done {
+                    segment.add_to_queries(dims, part * SUMMED_ROWS, sums);
+                }
+            });
+        };
+        let add_to_keys = || done.iter().for_each(|segment| segment.add_to_keys(dims, (&segment.key, dkey)));
+        let add_to_values =
+            || done.iter().for_each(|segment| segment.add_to_keys(dims, (&segment.value, dvalue)));
+        rayon::join(add_to_queries, || rayon::join(add_to_keys, add_to_values));
     }
     dquery
 }

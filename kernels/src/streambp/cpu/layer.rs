@@ -11,7 +11,7 @@ use crate::flex::{Rows, Sum};
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
 use crate::rows::{
-    TASK_BLOCKS, add_bias, add_columns, add_row_sums, add_weight_gradient, block_rows, blocks,
+    TASK_BLOCKS, add_bias, add_columns, add_row_sums, add_weight_gradients, block_rows, blocks,
     for_each_block, norm_rows, norm_rows_backward, norm_rows_in_place, part, rotate_rows,
 };
 use crate::streambp::chunks;
@@ -153,6 +153,20 @@ struct Backward {
     down: Packed,
 }
 
+/// Rows of a chunk that gradients of weights are products of, as [`LayerPass::backward`] leaves them.
+struct FeedForward<'w> {
+    /// Attention's result.
+    mixed: &'w [f32],
+    /// The gradient of the block's output.
+    dx: &'w [f32],
+    normed: &'w [f32],
+    post_normed: &'w [f32],
+    active: &'w [f32],
+    dgate: &'w [f32],
+    dup: &'w [f32],
+    dresidual: &'w [f32],
+}
+
 impl<'a> LayerPass<'a> {
     fn query_width(&self) -> usize {
         self.config.heads * self.config.head_width
@@ -224,7 +238,7 @@ impl<'a> LayerPass<'a> {
         self.keys_values(x, &weights, workspace);
         for rows in chunks(self.tokens(), self.chunk) {
             let count = rows.len();
-            let mixed = self.attend((part(x, &rows, hidden), None), &rows, Some(&weights), workspace);
+            let mixed = self.attend((part(x, &rows, hidden), None), &rows, &weights, workspace);
             let keeps = keep == Keep::Activations;
             let widths = if keeps { (hidden, intermediate) } else { (1, 1) };
             let mut copies = Activations {
@@ -332,17 +346,15 @@ impl<'a> LayerPass<'a> {
         }
     }
 
-    /// The norm and the queries of a chunk into the workspace, and what attention makes of them, but for what was
-    /// kept: attention's result, and queries, which are in the workspace then.
+    /// The norm and the queries of a chunk into the workspace, and what attention makes of them unless that was kept.
     fn attend(
         &self,
-        (x, kept): (&[f32], Option<(attention::Mixed, bool)>),
+        (x, mixed): (&[f32], Option<attention::Mixed>),
         chunk: &Range<usize>,
-        weights: Option<&Forward>,
+        weights: &Forward,
         workspace: &mut Workspace,
     ) -> attention::Mixed {
         let (hidden, width, count) = (self.config.hidden, self.query_width(), chunk.len());
-        let has_query = matches!(kept, Some((_, true)));
         // Only a norm's gradient needs what the norm saw.
         let raw_width = if self.block.query_norm.is_some() { width } else { 1 };
         let buffers = [
@@ -353,10 +365,7 @@ impl<'a> LayerPass<'a> {
         for_each_block(buffers, |rows, [normed, query, raw]| {
             let gain = self.block.input_norm.slice();
             norm_rows(part(x, &rows, hidden), gain, self.config.rms_eps, normed);
-            if has_query {
-                return;
-            }
-            multiply(rows.len(), Left::Rows(normed, hidden), &packed(weights).query, query);
+            multiply(rows.len(), Left::Rows(normed, hidden), &weights.query, query);
             add_bias(query, self.block.query_bias.as_ref().map(Rows::slice));
             if self.block.query_norm.is_some() {
                 raw.copy_from_slice(query);
@@ -364,7 +373,7 @@ impl<'a> LayerPass<'a> {
             let rows = chunk.start + rows.start..chunk.start + rows.end;
             self.turn_heads(query, self.block.query_norm.as_ref(), &rows);
         });
-        kept.map(|(mixed, _)| mixed).unwrap_or_else(|| {
+        mixed.unwrap_or_else(|| {
             let keys_values = (&workspace.keys[..], &workspace.values[..]);
             attention::mix(&self.heads(count, &workspace.query, keys_values), &self.spans(chunk))
         })
@@ -411,9 +420,9 @@ impl<'a> LayerPass<'a> {
             Some(own) => [workspace.keys, workspace.values] = own,
             None => self.keys_values(x, packed(forward.as_ref()), workspace),
         }
-        let keys = self.key_rows() * self.key_width();
-        sized(&mut workspace.dkeys, keys).fill(0.0);
-        sized(&mut workspace.dvalues, keys).fill(0.0);
+        let key_numbers = self.key_rows() * self.key_width();
+        sized(&mut workspace.dkeys, key_numbers).fill(0.0);
+        sized(&mut workspace.dvalues, key_numbers).fill(0.0);
         for rows in chunks(self.tokens(), self.chunk).rev() {
             let (x, dx) = (part(x, &rows, hidden), &mut dx[rows.start * hidden..rows.end * hidden]);
             let (mixed, activations) = match kept.chunks.pop() {
@@ -423,23 +432,43 @@ impl<'a> LayerPass<'a> {
             let has = activations.is_some();
             let has_query = activations.is_some_and(|activations| activations.put_into(workspace));
             let weights = (forward.as_ref(), &backward);
-            let kept = mixed.map(|mixed| (mixed, has_query));
-            let mixed = self.attend((x, kept), &rows, weights.0, workspace);
-            self.feed_forward_backward((x, &mixed.result, has), dx, weights, (workspace, gradients));
-            let keys_values = (&workspace.keys[..], &workspace.values[..]);
-            let inputs = self.heads(rows.len(), &workspace.query, keys_values);
-            let sums = (&mut workspace.dkeys[..keys], &mut workspace.dvalues[..keys]);
-            let dmixed = &workspace.dmixed[..rows.len() * self.query_width()];
-            let mut dquery = attention::mix_backward(&inputs, (&mixed, dmixed), &self.spans(&rows), sums);
-            self.projections_backward((x, &rows), (&mut dquery, dx), weights, (workspace, gradients));
+            let mixed = match mixed {
+                Some(mixed) if has_query => mixed,
+                mixed => self.attend((x, mixed), &rows, packed(weights.0), workspace),
+            };
+            let kept = (has, has_query);
+            self.feed_forward_backward((x, &mixed.result, kept), dx, weights, (workspace, gradients));
+            let Workspace { dkeys, dvalues, keys, values, query, dmixed, .. } = workspace;
+            let inputs = self.heads(rows.len(), query, (keys, values));
+            let sums = (&mut dkeys[..key_numbers], &mut dvalues[..key_numbers]);
+            let dmixed = &dmixed[..rows.len() * self.query_width()];
+            let spans = self.spans(&rows);
+            let feed_forward = FeedForward {
+                mixed: &mixed.result,
+                dx,
+                normed: &workspace.normed,
+                post_normed: &workspace.post_normed,
+                active: &workspace.active,
+                dgate: &workspace.gate,
+                dup: &workspace.up,
+                dresidual: &workspace.dresidual,
+            };
+            // Neither needs the other.
+            let (mut dquery, normed) = rayon::join(
+                || attention::mix_backward(&inputs, (&mixed, dmixed), &spans, sums),
+                || self.feed_forward_gradients(&feed_forward, rows.len(), gradients),
+            );
+            let projected = (&mut dquery[..], &normed);
+            self.projections_backward((x, &rows), (projected, dx), weights, (workspace, gradients));
         }
     }
 
     /// From the output's gradient `dx` to that of attention's result, which goes into the workspace beside the
-    /// residual's. The residual and both parts of the feed-forward layer may be in the workspace already.
+    /// residual's. The residual and both parts of the feed-forward layer may be in the workspace already; so may
+    /// queries, and then the norm before them is gone through here.
     fn feed_forward_backward(
         &self,
-        (x, mixed, has_activations): (&[f32], &[f32], bool),
+        (x, mixed, (has_activations, has_query)): (&[f32], &[f32], (bool, bool)),
         dx: &[f32],
         (forward, backward): (Option<&Forward>, &Backward),
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
@@ -450,6 +479,7 @@ impl<'a> LayerPass<'a> {
         let each = block_rows(count);
         let mut dgains = vec![0.0; count.div_ceil(each) * hidden];
         let buffers = [
+            (sized(&mut workspace.normed, count * hidden), hidden),
             (sized(&mut workspace.residual, count * hidden), hidden),
             (sized(&mut workspace.post_normed, count * hidden), hidden),
             (sized(&mut workspace.dresidual, count * hidden), hidden),
@@ -461,20 +491,23 @@ impl<'a> LayerPass<'a> {
         ];
         let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden));
         blocks.enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, (buffers, dgain))| {
-            let [residual, normed, dresidual, dmixed, gate, up, active, dactive] = buffers;
+            let [normed, residual, post_normed, dresidual, dmixed, gate, up, active, dactive] = buffers;
             let rows = block * each..block * each + residual.len() / hidden;
-            let dx = part(dx, &rows, hidden);
+            let (x, dx) = (part(x, &rows, hidden), part(dx, &rows, hidden));
+            if has_query {
+                norm_rows(x, self.block.input_norm.slice(), self.config.rms_eps, normed);
+            }
             if !has_activations {
-                residual.copy_from_slice(part(x, &rows, hidden));
+                residual.copy_from_slice(x);
                 let left = Left::Rows(part(mixed, &rows, width), width);
                 add_multiply(rows.len(), left, &packed(forward).output, residual);
                 add_bias(residual, self.block.output_bias.as_ref().map(Rows::slice));
             }
             let gain = self.block.post_norm.slice();
-            norm_rows(residual, gain, self.config.rms_eps, normed);
+            norm_rows(residual, gain, self.config.rms_eps, post_normed);
             if !has_activations {
-                multiply(rows.len(), Left::Rows(normed, hidden), &packed(forward).gate, gate);
-                multiply(rows.len(), Left::Rows(normed, hidden), &packed(forward).up, up);
+                multiply(rows.len(), Left::Rows(post_normed, hidden), &packed(forward).gate, gate);
+                multiply(rows.len(), Left::Rows(post_normed, hidden), &packed(forward).up, up);
             }
             multiply(rows.len(), Left::Rows(dx, hidden), &backward.down, dactive);
             swiglu::backward_in_place((gate, up), dactive, active);
@@ -486,23 +519,38 @@ impl<'a> LayerPass<'a> {
         });
         let sums = gradients.post_norm.slice_mut();
         dgains.chunks_exact(hidden).for_each(|dgain| add_columns(sums, dgain));
-        let active = Packed::rows(&workspace.active[..count * intermediate], count, intermediate);
-        add_weight_gradient(gradients.down.slice_mut(), (dx, hidden), &active);
-        let normed = Packed::rows(&workspace.post_normed[..count * hidden], count, hidden);
-        let dgate = &workspace.gate[..count * intermediate];
-        add_weight_gradient(gradients.gate.slice_mut(), (dgate, intermediate), &normed);
-        let dup = &workspace.up[..count * intermediate];
-        add_weight_gradient(gradients.up.slice_mut(), (dup, intermediate), &normed);
-        let mixed = Packed::rows(mixed, count, width);
-        let dresidual = &workspace.dresidual[..count * hidden];
-        add_weight_gradient(gradients.output.slice_mut(), (dresidual, hidden), &mixed);
+    }
+
+    /// Adds to the gradients of the feed-forward part and of attention's output. Returns the rows that queries, keys
+    /// and values are of, packed for theirs.
+    fn feed_forward_gradients(
+        &self,
+        rows: &FeedForward<'_>,
+        count: usize,
+        gradients: &mut Block<Sum>,
+    ) -> Packed {
+        let (hidden, intermediate, width) =
+            (self.config.hidden, self.config.intermediate, self.query_width());
+        let pack = |values: &[f32], width| Packed::rows(&values[..count * width], count, width);
+        let ((normed, post_normed), (active, mixed)) = rayon::join(
+            || rayon::join(|| pack(rows.normed, hidden), || pack(rows.post_normed, hidden)),
+            || rayon::join(|| pack(rows.active, intermediate), || pack(rows.mixed, width)),
+        );
+        let dresidual = &rows.dresidual[..count * hidden];
+        add_weight_gradients([
+            (gradients.down.slice_mut(), (rows.dx, hidden), &active),
+            (gradients.gate.slice_mut(), (&rows.dgate[..count * intermediate], intermediate), &post_normed),
+            (gradients.up.slice_mut(), (&rows.dup[..count * intermediate], intermediate), &post_normed),
+            (gradients.output.slice_mut(), (dresidual, hidden), &mixed),
+        ]);
         if let Some(bias) = &mut gradients.output_bias {
             add_row_sums(bias.slice_mut(), dresidual);
         }
+        normed
     }
 
-    /// Rows `[chunk, KV D]` of gradients that lie head by head: of a prefix's rows the sums over all sequences that it
-    /// begins.
+    /// Some rows of `[N, KV D]` of gradients that lie head by head: of a prefix's rows the sums over all sequences that
+    /// it begins.
     fn gather_rows(&self, from: &[f32], chunk: &Range<usize>, to: &mut [f32]) {
         let (head, width, key_rows) = (self.config.head_width, self.key_width(), self.key_rows());
         let heads_of =
@@ -528,7 +576,7 @@ impl<'a> LayerPass<'a> {
     fn projections_backward(
         &self,
         (x, chunk): (&[f32], &Range<usize>),
-        (dquery, dx): (&mut [f32], &mut [f32]),
+        ((dquery, normed), dx): ((&mut [f32], &Packed), &mut [f32]),
         (forward, backward): (Option<&Forward>, &Backward),
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
     ) {
@@ -537,27 +585,29 @@ impl<'a> LayerPass<'a> {
         let each = block_rows(count);
         let head = self.config.head_width;
         let mut dgains = vec![0.0; count.div_ceil(each) * (hidden + 2 * head)];
-        let dkeys = sized(&mut workspace.dkey, count * key_width);
-        self.gather_rows(&workspace.dkeys, chunk, dkeys);
-        let dvalues = sized(&mut workspace.dvalue, count * key_width);
-        self.gather_rows(&workspace.dvalues, chunk, dvalues);
-        let dvalues = &*dvalues;
-        let (normed, raw_query) = (&workspace.normed[..count * hidden], &workspace.raw_query);
+        let (dkeys, dvalues) = (&workspace.dkeys, &workspace.dvalues);
+        let dkey_rows = sized(&mut workspace.dkey, count * key_width);
+        let dvalue_rows = sized(&mut workspace.dvalue, count * key_width);
+        let (normed_rows, raw_query) = (&workspace.normed[..count * hidden], &workspace.raw_query);
         let buffers = [
             (&mut *dquery, width),
-            (&mut *dkeys, key_width),
+            (&mut *dkey_rows, key_width),
+            (&mut *dvalue_rows, key_width),
             (sized(&mut workspace.raw_key, count * key_width), key_width),
             (sized(&mut workspace.dnormed, count * hidden), hidden),
             (&mut *dx, hidden),
         ];
         let blocks = blocks(buffers).into_par_iter().zip(dgains.par_chunks_mut(hidden + 2 * head));
         blocks.enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, (buffers, dgains))| {
-            let [dquery, dkey, raw_key, dnormed, dx] = buffers;
+            let [dquery, dkey, dvalue, raw_key, dnormed, dx] = buffers;
             let rows = block * each..block * each + dx.len() / hidden;
-            let angles = self.angles(&(chunk.start + rows.start..chunk.start + rows.end));
+            let of_batch = chunk.start + rows.start..chunk.start + rows.end;
+            let angles = self.angles(&of_batch);
             let (dgain, dhead_gains) = dgains.split_at_mut(hidden);
             let (dquery_gain, dkey_gain) = dhead_gains.split_at_mut(head);
-            let normed = part(normed, &rows, hidden);
+            let normed = part(normed_rows, &rows, hidden);
+            self.gather_rows(dkeys, &of_batch, dkey);
+            self.gather_rows(dvalues, &of_batch, dvalue);
             rotate_rows(dquery, width, angles, true);
             rotate_rows(dkey, key_width, angles, true);
             if let Some(gain) = &self.block.query_norm {
@@ -571,21 +621,21 @@ impl<'a> LayerPass<'a> {
             }
             multiply(rows.len(), Left::Rows(dquery, width), &backward.query, dnormed);
             add_multiply(rows.len(), Left::Rows(dkey, key_width), &backward.key, dnormed);
-            let dvalue = part(dvalues, &rows, key_width);
             add_multiply(rows.len(), Left::Rows(dvalue, key_width), &backward.value, dnormed);
             let gain = self.block.input_norm.slice();
             norm_rows_backward(part(x, &rows, hidden), gain, eps, (dnormed, dgain));
             dx.copy_from_slice(part(&workspace.dresidual, &rows, hidden));
             add_columns(dx, dnormed);
         });
-        let normed = Packed::rows(normed, count, hidden);
-        add_weight_gradient(gradients.query.slice_mut(), (dquery, width), &normed);
-        add_weight_gradient(gradients.key.slice_mut(), (dkeys, key_width), &normed);
-        add_weight_gradient(gradients.value.slice_mut(), (dvalues, key_width), &normed);
+        add_weight_gradients([
+            (gradients.query.slice_mut(), (dquery, width), normed),
+            (gradients.key.slice_mut(), (dkey_rows, key_width), normed),
+            (gradients.value.slice_mut(), (dvalue_rows, key_width), normed),
+        ]);
         for (bias, rows) in [
             (&mut gradients.query_bias, &*dquery),
-            (&mut gradients.key_bias, &*dkeys),
-            (&mut gradients.value_bias, dvalues),
+            (&mut gradients.key_bias, &*dkey_rows),
+            (&mut gradients.value_bias, &*dvalue_rows),
         ] {
             if let Some(bias) = bias {
                 add_row_sums(bias.slice_mut(), rows);
