@@ -52,7 +52,7 @@ impl RunMemory {
                 ("  other activations".to_owned(), memory.activations_kept),
                 ("  keys and values of a layer".to_owned(), memory.keys_values),
                 ("  ids, angles, statistics".to_owned(), memory.tokens),
-                ("  a chunk in a layer or in the head".to_owned(), memory.layer_chunk.max(memory.head_chunk)),
+                ("  a chunk in a layer and in the head".to_owned(), memory.layer_chunk + memory.head_chunk),
             ]);
         }
         parts.extend([

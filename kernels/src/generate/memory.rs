@@ -79,9 +79,9 @@ mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let of = |slots, positions| pool.install(|| DecodeMemory::new(&config, slots, positions));
         let memory = of(5, 70);
-        // Two blocks a slot; values are filled up to the width of a vector.
+        // Two blocks a slot; values are filled up to the width of a vector of words.
         assert_eq!(memory.cache, 4 * 5 * 2 * (64 * 2 * 2 * (8 + 16)));
-        assert_eq!(DecodeMemory::cache_block(&config, CachePrecision::Bf16), 2 * (64 * 2 * 2 * (8 + 16)));
+        assert_eq!(DecodeMemory::cache_block(&config, CachePrecision::Bf16), 2 * (64 * 2 * 2 * (8 + 32)));
         assert_eq!(memory.packed, 4 * (2 * (32 * 24 + 2 * (16 * 24) + 24 * 32 + 3 * (24 * 40)) + 31 * 24));
         assert_eq!(DecodeMemory::packed_at(&config, Precision::F32), memory.packed);
         assert_eq!(DecodeMemory::packed_at(&config, Precision::Bf16), memory.packed / 2);

@@ -8,6 +8,7 @@
 pub(super) mod head;
 mod inputs;
 mod layer;
+mod spares;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::rows::add_columns;
 use crate::weights::Weights;
 use inputs::KeptInputs;
 use layer::{Keep, KeptLayer, LayerPass, Workspace};
+use spares::Spares;
 
 /// One batch on its way through one model whose parameters lie in memory.
 pub(super) struct Pass<'a> {
@@ -60,13 +62,17 @@ impl<'a> Pass<'a> {
 
     /// Statistics of the batch, without gradients.
     pub(super) fn statistics(&self) -> TokenStats {
-        let mut x = self.embedded();
-        let mut workspace = Workspace::default();
+        let mut workspace = Workspace::of_last_pass();
+        let mut x = self.embedded(&mut workspace.spares);
         for layer in 0..self.weights.blocks.len() {
             self.layer(layer).forward(&mut x, &mut workspace, Keep::Nothing);
         }
-        drop(workspace);
-        self.head_statistics(&x).0
+        let (stats, _) = self.head_statistics(&x);
+        workspace.spares.give(x);
+        // The next backward pass will need what this one had no use for.
+        workspace.spares.keep_all();
+        workspace.leave();
+        stats
     }
 
     /// Forward, the caller's coefficients and the backward pass, added to `gradients`.
@@ -75,8 +81,8 @@ impl<'a> Pass<'a> {
         gradients: &mut Weights<Tensor<2>>,
         coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
     ) -> Result<TokenStats, KernelError> {
-        let mut workspace = Workspace::default();
-        let mut x = self.embedded();
+        let mut workspace = Workspace::of_last_pass();
+        let mut x = self.embedded(&mut workspace.spares);
         let kept = self.forward(&mut x, &mut workspace)?;
         let (stats, log_totals) = self.head_statistics(&x);
         let mut column = coefficients(&stats);
@@ -87,6 +93,9 @@ impl<'a> Pass<'a> {
         self.head_backward(&mut x, (&column, &log_totals), &mut sums);
         let done = self.backward(kept, &mut x, (&mut workspace, &mut sums));
         Sum::give_back(sums, gradients);
+        workspace.spares.give(x);
+        workspace.spares.keep_given();
+        workspace.leave();
         done.map(|()| stats)
     }
 
@@ -101,7 +110,7 @@ impl<'a> Pass<'a> {
         for layer in 0..layers {
             // The first layer's input is looked up again.
             if layer > 0 {
-                kept.inputs.push(x)?;
+                kept.inputs.push(x, &mut workspace.spares)?;
             }
             let keep = match layer {
                 layer if layer >= first_whole => Keep::Activations,
@@ -123,14 +132,15 @@ impl<'a> Pass<'a> {
         let mut input = Vec::new();
         for (layer, kept_layer) in kept.layers.into_iter().enumerate().rev() {
             if layer > 0 {
-                kept.inputs.pop(x.len(), &mut input)?;
+                kept.inputs.pop(x.len(), &mut input, &mut workspace.spares)?;
             } else {
                 // The buffer is given up before its successor is made.
-                drop(std::mem::take(&mut input));
-                input = self.embedded();
+                workspace.spares.give(std::mem::take(&mut input));
+                input = self.embedded(&mut workspace.spares);
             }
             self.layer(layer).backward((&input, kept_layer), x, (workspace, &mut sums.blocks[layer]));
         }
+        workspace.spares.give(input);
         let hidden = self.decoder.config.hidden;
         let to = sums.embedding.slice_mut();
         for (&id, row) in self.batch.ids.iter().zip(x.chunks_exact(hidden)) {
@@ -140,12 +150,12 @@ impl<'a> Pass<'a> {
     }
 
     /// Rows of the embedding, `[N, hidden]`.
-    fn embedded(&self) -> Vec<f32> {
+    fn embedded(&self, spares: &mut Spares) -> Vec<f32> {
         let hidden = self.decoder.config.hidden;
         let table = self.weights.embedding.slice();
-        let mut x = Vec::with_capacity(self.batch.ids.len() * hidden);
-        for &id in &self.batch.ids {
-            x.extend_from_slice(&table[id as usize * hidden..(id as usize + 1) * hidden]);
+        let mut x = spares.take(self.batch.ids.len() * hidden);
+        for (&id, x) in self.batch.ids.iter().zip(x.chunks_exact_mut(hidden)) {
+            x.copy_from_slice(&table[id as usize * hidden..(id as usize + 1) * hidden]);
         }
         x
     }

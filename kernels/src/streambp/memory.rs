@@ -4,8 +4,8 @@ use super::{ChunkPlan, GradientPath, LayerInputs};
 use crate::attention::mix_backward_numbers;
 use crate::decoder::config::DecoderConfig;
 
-/// Bytes of the parts of one step by StreamBP on the CPU, in f32. The parts of the layers and of the head are
-/// not held at the same time.
+/// Bytes of the parts of one step by StreamBP on the CPU, in f32. All are held at the same time: a micro-batch leaves
+/// its buffers to the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// The parameters.
@@ -78,10 +78,10 @@ impl MemoryPlan {
 
     /// The most that a step holds at one time beside the weights and the optimizer's moments.
     pub fn step(&self) -> u64 {
-        // The head finds the layers' buffers of the forward pass still there.
+        // The head finds the layers' buffers of the pass before still there.
         let kept = self.layer_inputs + self.attention_kept + self.activations_kept;
         let kept = kept + self.keys_values + self.tokens;
-        self.gradients + kept + self.layer_chunk.max(self.head_chunk)
+        self.gradients + kept + self.layer_chunk + self.head_chunk
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(memory.tokens, 4 * 100 * 16);
         let kept = memory.attention_kept + memory.activations_kept;
         let parts = memory.layer_inputs + kept + memory.keys_values + memory.tokens;
-        assert_eq!(memory.step(), memory.gradients + parts + memory.layer_chunk.max(memory.head_chunk));
+        assert_eq!(memory.step(), memory.gradients + parts + memory.layer_chunk + memory.head_chunk);
         assert_eq!(MemoryPlan::new(&config, &plan(GradientPath::Unchunked), 100), None);
     }
 

@@ -1,10 +1,12 @@
 //! One transformer block, forward and backward.
 
+use std::mem;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::spares::{Spares, fill_with_zeros, zeros};
 use crate::attention::{self, Span};
 use crate::decoder::{Packed as Batch, Part, config::DecoderConfig};
 use crate::flex::{Rows, Sum};
@@ -45,6 +47,24 @@ pub(super) struct Workspace {
     up: Vec<f32>,
     active: Vec<f32>,
     dactive: Vec<f32>,
+    /// What has served elsewhere.
+    pub(super) spares: Spares,
+}
+
+/// The workspace of the last pass that has ended, for the next one.
+static LEFT: Mutex<Option<Box<Workspace>>> = Mutex::new(None);
+
+impl Workspace {
+    /// What the last pass has left, unless another one has it now.
+    pub(super) fn of_last_pass() -> Box<Self> {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    /// Ends a pass.
+    pub(super) fn leave(self: Box<Self>) {
+        let before = LEFT.lock().unwrap_or_else(PoisonError::into_inner).replace(self);
+        drop(before);
+    }
 }
 
 /// What the forward pass keeps of a layer for the backward pass.
@@ -84,10 +104,13 @@ struct Activations {
 impl Activations {
     /// Replaces the workspace's buffers; says whether queries are among them.
     fn put_into(self, workspace: &mut Workspace) -> bool {
-        (workspace.residual, workspace.gate, workspace.up) = (self.residual, self.gate, self.up);
         let has_query = self.query.is_some();
-        if let Some(query) = self.query {
-            workspace.query = query;
+        let Workspace { residual, gate, up, query, spares, .. } = workspace;
+        let kept = [Some(self.residual), Some(self.gate), Some(self.up), self.query];
+        for (place, kept) in [residual, gate, up, query].into_iter().zip(kept) {
+            if let Some(kept) = kept {
+                spares.give(mem::replace(place, kept));
+            }
         }
         has_query
     }
@@ -96,8 +119,9 @@ impl Activations {
 /// The first `len` numbers of a buffer, which grows where it is too short.
 fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
+        // The buffer is given up before its successor is made.
         *buffer = Vec::new();
-        buffer.resize(len, 0.0);
+        *buffer = zeros(len);
     }
     &mut buffer[..len]
 }
@@ -240,25 +264,32 @@ impl<'a> LayerPass<'a> {
             let count = rows.len();
             let mixed = self.attend((part(x, &rows, hidden), None), &rows, &weights, workspace);
             let keeps = keep == Keep::Activations;
-            let widths = if keeps { (hidden, intermediate) } else { (1, 1) };
-            let mut copies = Activations {
-                query: (keeps && self.block.query_norm.is_none())
-                    .then(|| workspace.query[..count * self.query_width()].to_vec()),
-                residual: vec![0.0; count * widths.0],
-                gate: vec![0.0; count * widths.1],
-                up: vec![0.0; if keeps { count * intermediate } else { 0 }],
+            let keeps_query = keeps && self.block.query_norm.is_none();
+            // What is not kept still is a buffer with rows.
+            let mut room = |keeps: bool, width: usize| match keeps {
+                true => (workspace.spares.take(count * width), width),
+                false => (vec![0.0; count], 1),
             };
-            let up = if keeps { &mut copies.up } else { &mut workspace.up };
+            let (mut query_copy, query_width) = room(keeps_query, self.query_width());
+            let (mut residual_copy, residual_width) = room(keeps, hidden);
+            let (mut gate_copy, gate_width) = room(keeps, intermediate);
+            let mut up_kept = keeps.then(|| workspace.spares.take(count * intermediate));
+            let query = &workspace.query;
+            let up = up_kept.as_mut().unwrap_or(&mut workspace.up);
             let x = &mut x[rows.start * hidden..rows.end * hidden];
             let buffers = [
                 (x, hidden),
                 (sized(&mut workspace.post_normed, count * hidden), hidden),
                 (sized(&mut workspace.gate, count * intermediate), intermediate),
                 (sized(up, count * intermediate), intermediate),
-                (&mut copies.residual, widths.0),
-                (&mut copies.gate, widths.1),
+                (&mut query_copy, query_width),
+                (&mut residual_copy, residual_width),
+                (&mut gate_copy, gate_width),
             ];
-            for_each_block(buffers, |rows, [x, normed, gate, up, residual_copy, gate_copy]| {
+            for_each_block(buffers, |rows, [x, normed, gate, up, query_copy, residual_copy, gate_copy]| {
+                if keeps_query {
+                    query_copy.copy_from_slice(part(query, &rows, query_width));
+                }
                 let mixed = part(&mixed.result, &rows, self.query_width());
                 let left = Left::Rows(mixed, self.query_width());
                 add_multiply(rows.len(), left, &weights.output, x);
@@ -274,16 +305,20 @@ impl<'a> LayerPass<'a> {
                 add_multiply(rows.len(), Left::Rows(gate, intermediate), &down, x);
             });
             if keep != Keep::Nothing {
-                kept.chunks.push(KeptChunk { mixed, activations: keeps.then_some(copies) });
+                let activations = up_kept.map(|up| Activations {
+                    query: keeps_query.then_some(query_copy),
+                    residual: residual_copy,
+                    gate: gate_copy,
+                    up,
+                });
+                kept.chunks.push(KeptChunk { mixed, activations });
             }
         }
         if keep == Keep::Activations {
-            let own = if self.batch.has_prefixes() {
-                [&mut workspace.dkeys, &mut workspace.dvalues]
-            } else {
-                [&mut workspace.keys, &mut workspace.values]
-            };
-            kept.keys_values = Some(own.map(std::mem::take));
+            let Workspace { keys, values, dkeys, dvalues, spares, .. } = workspace;
+            let own = if self.batch.has_prefixes() { [dkeys, dvalues] } else { [keys, values] };
+            let len = self.tokens() * self.key_width();
+            kept.keys_values = Some(own.map(|buffer| mem::replace(buffer, spares.take(len))));
         }
         kept
     }
@@ -322,7 +357,7 @@ impl<'a> LayerPass<'a> {
             }
         });
         if self.batch.has_prefixes() {
-            let own = [&mut workspace.dkeys, &mut workspace.dvalues].map(std::mem::take);
+            let own = [&mut workspace.dkeys, &mut workspace.dvalues].map(mem::take);
             self.spread(&own, workspace);
             [workspace.dkeys, workspace.dvalues] = own;
         }
@@ -416,13 +451,19 @@ impl<'a> LayerPass<'a> {
         let (forward, backward) =
             rayon::join(|| goes_forward.then(|| self.forward_weights()), || self.backward_weights());
         match kept.keys_values.take() {
-            Some(own) if self.batch.has_prefixes() => self.spread(&own, workspace),
-            Some(own) => [workspace.keys, workspace.values] = own,
+            Some(own) if self.batch.has_prefixes() => {
+                self.spread(&own, workspace);
+                own.into_iter().for_each(|buffer| workspace.spares.give(buffer));
+            }
+            Some([keys, values]) => {
+                workspace.spares.give(mem::replace(&mut workspace.keys, keys));
+                workspace.spares.give(mem::replace(&mut workspace.values, values));
+            }
             None => self.keys_values(x, packed(forward.as_ref()), workspace),
         }
         let key_numbers = self.key_rows() * self.key_width();
-        sized(&mut workspace.dkeys, key_numbers).fill(0.0);
-        sized(&mut workspace.dvalues, key_numbers).fill(0.0);
+        fill_with_zeros(sized(&mut workspace.dkeys, key_numbers));
+        fill_with_zeros(sized(&mut workspace.dvalues, key_numbers));
         for rows in chunks(self.tokens(), self.chunk).rev() {
             let (x, dx) = (part(x, &rows, hidden), &mut dx[rows.start * hidden..rows.end * hidden]);
             let (mixed, activations) = match kept.chunks.pop() {

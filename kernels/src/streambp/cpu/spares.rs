@@ -1,0 +1,130 @@
+//! Buffers that have served, for the next use of their size.
+//!
+//! New memory costs a fault for every page, and zeros that one thread writes while others wait. Micro-batches are
+//! about equally large, so that one finds nearly all that it needs where the one before has left it.
+
+use rayon::prelude::*;
+
+/// Numbers of a task that writes or copies.
+const TASK_NUMBERS: usize = 64 << 10;
+
+/// Buffers that nobody uses.
+#[derive(Default)]
+pub(super) struct Spares {
+    /// That have served this pass.
+    given: Vec<Vec<f32>>,
+    /// That have served the pass before and not this one.
+    old: Vec<Vec<f32>>,
+}
+
+impl Spares {
+    /// A buffer of so many numbers, whichever they are.
+    pub(super) fn take(&mut self, len: usize) -> Vec<f32> {
+        for buffers in [&mut self.given, &mut self.old] {
+            let numbered = buffers.iter().map(Vec::capacity).enumerate();
+            let fitting = numbered.filter(|(_, capacity)| (len..=2 * len).contains(capacity));
+            if let Some((place, _)) = fitting.min_by_key(|(_, capacity)| *capacity) {
+                let mut buffer = buffers.swap_remove(place);
+                buffer.resize(len, 0.0);
+                return buffer;
+            }
+        }
+        // What the pass before needed makes room, so that the needs of both are never held together.
+        let mut freed = 0;
+        while freed < len {
+            let Some(buffer) = self.old.pop() else { break };
+            freed += buffer.capacity();
+        }
+        zeros(len)
+    }
+
+    /// A copy of some numbers.
+    pub(super) fn copy(&mut self, from: &[f32]) -> Vec<f32> {
+        let mut copy = self.take(from.len());
+        let parts = copy.par_chunks_mut(TASK_NUMBERS).zip(from.par_chunks(TASK_NUMBERS));
+        parts.for_each(|(to, from)| to.copy_from_slice(from));
+        copy
+    }
+
+    /// Takes back what nobody needs any more.
+    pub(super) fn give(&mut self, buffer: Vec<f32>) {
+        if buffer.capacity() > 0 {
+            self.given.push(buffer);
+        }
+    }
+
+    /// Ends a pass: what it had no use for is given up.
+    pub(super) fn keep_given(&mut self) {
+        self.old = std::mem::take(&mut self.given);
+    }
+
+    /// Ends a pass and gives up nothing.
+    pub(super) fn keep_all(&mut self) {
+        self.old.append(&mut self.given);
+    }
+}
+
+/// New zeros, which all threads write.
+pub(super) fn zeros(len: usize) -> Vec<f32> {
+    let mut zeros = vec![0.0; len];
+    fill_with_zeros(&mut zeros);
+    zeros
+}
+
+/// Writes zeros on all threads.
+pub(super) fn fill_with_zeros(values: &mut [f32]) {
+    values.par_chunks_mut(TASK_NUMBERS).for_each(|part| part.fill(0.0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Spares, zeros};
+
+    #[test]
+    fn buffers_serve_again_where_they_are_about_as_large() {
+        let mut spares = Spares::default();
+        let (small, large) = (spares.take(80), spares.take(1000));
+        let places = [small.as_ptr(), large.as_ptr()];
+        spares.give(small);
+        spares.give(large);
+        spares.keep_given();
+        let large = spares.take(600);
+        assert_eq!((large.as_ptr(), large.len()), (places[1], 600));
+        spares.give(large);
+        // Less than half of one is no use for it.
+        let small = spares.take(400);
+        assert_ne!(small.as_ptr(), places[1]);
+        let large = spares.take(1000);
+        assert_eq!((large.as_ptr(), large.len()), (places[1], 1000));
+    }
+
+    #[test]
+    fn what_two_passes_have_no_use_for_is_given_up() {
+        let mut spares = Spares::default();
+        let buffer = spares.take(100);
+        spares.give(buffer);
+        spares.keep_given();
+        assert_eq!((spares.given.len(), spares.old.len()), (0, 1));
+        spares.keep_given();
+        assert_eq!((spares.given.len(), spares.old.len()), (0, 0));
+        // A pass that needs larger ones gives up as much before it has them.
+        for len in [100, 110, 120] {
+            let buffer = zeros(len);
+            spares.give(buffer);
+        }
+        spares.keep_given();
+        assert_eq!(spares.take(200).len(), 200);
+        assert_eq!(spares.old.len(), 1);
+    }
+
+    #[test]
+    fn copies_are_equal_whatever_a_buffer_held() {
+        let mut spares = Spares::default();
+        for len in [5, 200_000, 190_000, 200_000] {
+            let from: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            let copy = spares.copy(&from);
+            assert_eq!(copy, from);
+            spares.give(copy);
+        }
+    }
+}
