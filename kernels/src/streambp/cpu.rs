@@ -9,6 +9,7 @@ pub(super) mod head;
 mod inputs;
 mod layer;
 mod spares;
+mod workspace;
 
 use std::sync::Arc;
 
@@ -21,8 +22,9 @@ use crate::flex::{Rows, Sum};
 use crate::rows::add_columns;
 use crate::weights::Weights;
 use inputs::KeptInputs;
-use layer::{Keep, KeptLayer, LayerPass, Workspace};
+use layer::LayerPass;
 use spares::Spares;
+use workspace::{Keep, KeptLayer, Workspace};
 
 /// One batch on its way through one model whose parameters lie in memory.
 pub(super) struct Pass<'a> {

@@ -2,11 +2,12 @@
 
 use std::mem;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::spares::{Spares, fill_with_zeros, zeros};
+use super::spares::fill_with_zeros;
+use super::workspace::{Activations, Keep, KeptChunk, KeptLayer, Workspace, sized};
 use crate::attention::{self, Span};
 use crate::decoder::{Packed as Batch, Part, config::DecoderConfig};
 use crate::flex::{Rows, Sum};
@@ -19,112 +20,6 @@ use crate::rows::{
 use crate::streambp::chunks;
 use crate::swiglu;
 use crate::weights::Block;
-
-/// Buffers of one chunk, used for every chunk of every layer.
-#[derive(Default)]
-pub(super) struct Workspace {
-    /// Head by head, `[KV, key rows, D]` each, with their gradients.
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    dkeys: Vec<f32>,
-    dvalues: Vec<f32>,
-    /// `[chunk, hidden]` each.
-    normed: Vec<f32>,
-    residual: Vec<f32>,
-    post_normed: Vec<f32>,
-    dnormed: Vec<f32>,
-    dresidual: Vec<f32>,
-    /// `[chunk, H D]` each; the raw ones are from before norm and rotation.
-    query: Vec<f32>,
-    raw_query: Vec<f32>,
-    dmixed: Vec<f32>,
-    /// `[chunk, KV D]` each.
-    raw_key: Vec<f32>,
-    dkey: Vec<f32>,
-    dvalue: Vec<f32>,
-    /// `[chunk, intermediate]` each; the first two become their own gradients.
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    active: Vec<f32>,
-    dactive: Vec<f32>,
-    /// What has served elsewhere.
-    pub(super) spares: Spares,
-}
-
-/// The workspace of the last pass that has ended, for the next one.
-static LEFT: Mutex<Option<Box<Workspace>>> = Mutex::new(None);
-
-impl Workspace {
-    /// What the last pass has left, unless another one has it now.
-    pub(super) fn of_last_pass() -> Box<Self> {
-        LEFT.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
-    }
-
-    /// Ends a pass.
-    pub(super) fn leave(self: Box<Self>) {
-        let before = LEFT.lock().unwrap_or_else(PoisonError::into_inner).replace(self);
-        drop(before);
-    }
-}
-
-/// What the forward pass keeps of a layer for the backward pass.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
-    Nothing,
-    /// Attention's results.
-    Attention,
-    /// Everything but norms.
-    Activations,
-}
-
-/// What was kept of a layer.
-#[derive(Default)]
-pub(super) struct KeptLayer {
-    /// One a chunk, or none.
-    chunks: Vec<KeptChunk>,
-    /// Keys and values of all rows, `[KV, N, D]`, if activations are kept.
-    keys_values: Option<[Vec<f32>; 2]>,
-}
-
-struct KeptChunk {
-    mixed: attention::Mixed,
-    activations: Option<Activations>,
-}
-
-/// Rows of one chunk that the backward pass starts from.
-#[derive(Default)]
-struct Activations {
-    /// Rotated; `None` where the norm before needs what it saw.
-    query: Option<Vec<f32>>,
-    residual: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-}
-
-impl Activations {
-    /// Replaces the workspace's buffers; says whether queries are among them.
-    fn put_into(self, workspace: &mut Workspace) -> bool {
-        let has_query = self.query.is_some();
-        let Workspace { residual, gate, up, query, spares, .. } = workspace;
-        let kept = [Some(self.residual), Some(self.gate), Some(self.up), self.query];
-        for (place, kept) in [residual, gate, up, query].into_iter().zip(kept) {
-            if let Some(kept) = kept {
-                spares.give(mem::replace(place, kept));
-            }
-        }
-        has_query
-    }
-}
-
-/// The first `len` numbers of a buffer, which grows where it is too short.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        // The buffer is given up before its successor is made.
-        *buffer = Vec::new();
-        *buffer = zeros(len);
-    }
-    &mut buffer[..len]
-}
 
 /// Cuts `[KV, N, D]` with these `N` and `D` into blocks of rows, each with its part of every head.
 fn head_blocks(values: &mut [f32], (tokens, head): (usize, usize)) -> Vec<Vec<&mut [f32]>> {

@@ -1,0 +1,113 @@
+//! The buffers of a pass through the layers, and what of them is kept between forward and backward.
+
+use std::mem;
+use std::sync::{Mutex, PoisonError};
+
+use super::spares::{Spares, zeros};
+use crate::attention;
+
+/// Buffers of one chunk, used for every chunk of every layer.
+#[derive(Default)]
+pub(super) struct Workspace {
+    /// Head by head, `[KV, key rows, D]` each, with their gradients.
+    pub(super) keys: Vec<f32>,
+    pub(super) values: Vec<f32>,
+    pub(super) dkeys: Vec<f32>,
+    pub(super) dvalues: Vec<f32>,
+    /// `[chunk, hidden]` each.
+    pub(super) normed: Vec<f32>,
+    pub(super) residual: Vec<f32>,
+    pub(super) post_normed: Vec<f32>,
+    pub(super) dnormed: Vec<f32>,
+    pub(super) dresidual: Vec<f32>,
+    /// `[chunk, H D]` each; the raw ones are from before norm and rotation.
+    pub(super) query: Vec<f32>,
+    pub(super) raw_query: Vec<f32>,
+    pub(super) dmixed: Vec<f32>,
+    /// `[chunk, KV D]` each.
+    pub(super) raw_key: Vec<f32>,
+    pub(super) dkey: Vec<f32>,
+    pub(super) dvalue: Vec<f32>,
+    /// `[chunk, intermediate]` each; the first two become their own gradients.
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
+    pub(super) active: Vec<f32>,
+    pub(super) dactive: Vec<f32>,
+    /// What has served elsewhere.
+    pub(super) spares: Spares,
+}
+
+/// The workspace of the last pass that has ended, for the next one.
+static LEFT: Mutex<Option<Box<Workspace>>> = Mutex::new(None);
+
+impl Workspace {
+    /// What the last pass has left, unless another one has it now.
+    pub(super) fn of_last_pass() -> Box<Self> {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    /// Ends a pass.
+    pub(super) fn leave(self: Box<Self>) {
+        let before = LEFT.lock().unwrap_or_else(PoisonError::into_inner).replace(self);
+        drop(before);
+    }
+}
+
+/// What the forward pass keeps of a layer for the backward pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    /// Attention's results.
+    Attention,
+    /// Everything but norms.
+    Activations,
+}
+
+/// What was kept of a layer.
+#[derive(Default)]
+pub(super) struct KeptLayer {
+    /// One a chunk, or none.
+    pub(super) chunks: Vec<KeptChunk>,
+    /// Keys and values of all rows, `[KV, N, D]`, if activations are kept.
+    pub(super) keys_values: Option<[Vec<f32>; 2]>,
+}
+
+pub(super) struct KeptChunk {
+    pub(super) mixed: attention::Mixed,
+    pub(super) activations: Option<Activations>,
+}
+
+/// Rows of one chunk that the backward pass starts from.
+#[derive(Default)]
+pub(super) struct Activations {
+    /// Rotated; `None` where the norm before needs what it saw.
+    pub(super) query: Option<Vec<f32>>,
+    pub(super) residual: Vec<f32>,
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
+}
+
+impl Activations {
+    /// Replaces the workspace's buffers; says whether queries are among them.
+    pub(super) fn put_into(self, workspace: &mut Workspace) -> bool {
+        let has_query = self.query.is_some();
+        let Workspace { residual, gate, up, query, spares, .. } = workspace;
+        let kept = [Some(self.residual), Some(self.gate), Some(self.up), self.query];
+        for (place, kept) in [residual, gate, up, query].into_iter().zip(kept) {
+            if let Some(kept) = kept {
+                spares.give(mem::replace(place, kept));
+            }
+        }
+        has_query
+    }
+}
+
+/// The first `len` numbers of a buffer, which grows where it is too short.
+pub(super) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        // The buffer is given up before its successor is made.
+        *buffer = Vec::new();
+        *buffer = zeros(len);
+    }
+    &mut buffer[..len]
+}
