@@ -3,8 +3,8 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
-use rayon::prelude::*;
 
+use crate::rows::zeros;
 use crate::weights::{InnerOrSelf, Weights};
 
 /// Whether tensors of this device take the fused CPU operations; other devices take burn's own.
@@ -39,9 +39,6 @@ impl Rows {
     }
 }
 
-/// Numbers of a task that writes zeros.
-const ZEROS_AT_ONCE: usize = 64 << 10;
-
 impl Weights<Tensor<2>> {
     /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
     pub fn zeros_like(&self) -> Self {
@@ -50,12 +47,8 @@ impl Weights<Tensor<2>> {
             if !is_cpu(&value.device()) {
                 return value.zeros_like();
             }
-            // New memory is written by all threads before it is read: a page that is read first is given twice, and
-            // the second time every processor has to forget the first one.
             let shape = value.shape();
-            let mut zeros = vec![0.0; shape.num_elements()];
-            zeros.par_chunks_mut(ZEROS_AT_ONCE).for_each(|part| part.fill(0.0));
-            tensor_of(zeros, shape)
+            tensor_of(zeros(shape.num_elements()), shape)
         })
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::spares::fill_with_zeros;
 use super::workspace::{Activations, Keep, KeptChunk, KeptLayer, Workspace, sized};
 use crate::attention::{self, Span};
 use crate::decoder::{Packed as Batch, Part, config::DecoderConfig};
@@ -15,7 +14,7 @@ use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
 use crate::rows::{
     TASK_BLOCKS, add_bias, add_columns, add_row_sums, add_weight_gradients, block_rows, blocks,
-    for_each_block, norm_rows, norm_rows_backward, norm_rows_in_place, part, rotate_rows,
+    fill_with_zeros, for_each_block, norm_rows, norm_rows_backward, norm_rows_in_place, part, rotate_rows,
 };
 use crate::streambp::chunks;
 use crate::swiglu;

@@ -5,8 +5,7 @@
 
 use rayon::prelude::*;
 
-/// Numbers of a task that writes or copies.
-const TASK_NUMBERS: usize = 64 << 10;
+use crate::rows::{TASK_NUMBERS, zeros};
 
 /// Buffers that nobody uses.
 #[derive(Default)]
@@ -62,18 +61,6 @@ impl Spares {
     pub(super) fn keep_all(&mut self) {
         self.old.append(&mut self.given);
     }
-}
-
-/// New zeros, which all threads write.
-pub(super) fn zeros(len: usize) -> Vec<f32> {
-    let mut zeros = vec![0.0; len];
-    fill_with_zeros(&mut zeros);
-    zeros
-}
-
-/// Writes zeros on all threads.
-pub(super) fn fill_with_zeros(values: &mut [f32]) {
-    values.par_chunks_mut(TASK_NUMBERS).for_each(|part| part.fill(0.0));
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use super::spares::{Spares, zeros};
+use super::spares::Spares;
 use crate::attention;
+use crate::rows::zeros;
 
 /// Buffers of one chunk, used for every chunk of every layer.
 #[derive(Default)]
