@@ -19,8 +19,11 @@ pub use packed::Precision;
 pub(crate) use packed::{Packed, bf16};
 use packed::{WHOLE_BITS, WHOLE_OFFSET};
 
-/// Length of the sums between two visits of a result: a panel's part of so many rows stays in first-level cache.
-const DEPTH: usize = 128;
+/// The longest sums between two visits of a result. A panel's part of so many rows is read again from the nearest
+/// caches for each tile; longer parts leave them, and shorter ones have the result visited more often.
+const DEPTH_MAX: usize = 512;
+/// As many where numbers are widened first, into a buffer that has to be in those caches as well.
+const DEPTH_WIDENED_MAX: usize = 128;
 /// Rows of a register tile: with four vectors of columns they fill 24 of 32 registers, with two 12 of 16.
 const ROWS: usize = 6;
 /// A left factor of at most so many numbers is read again for each panel from second-level cache, so that the right
@@ -110,24 +113,26 @@ impl Product<'_, '_> {
     #[inline(always)]
     fn all<S: Simd, const N: usize>(&mut self, simd: S, scratch: &mut Scratch) {
         let (inner, panels) = (self.b.inner, self.panels.clone());
-        let depth = if self.rows * inner <= TILED_NUMBERS_MAX { inner.max(1) } else { DEPTH.min(inner) };
+        let numbers = self.b.all_words().1;
+        let part = part_depth(inner, if numbers == 1 { DEPTH_MAX } else { DEPTH_WIDENED_MAX });
+        let depth = if self.rows * inner <= TILED_NUMBERS_MAX { inner.max(1) } else { part };
         if scratch.tiles.len() < self.rows * depth {
             scratch.tiles = Buffer::zeros(self.rows * depth);
         }
-        if scratch.widened.len() < DEPTH * self.b.width {
-            scratch.widened = Buffer::zeros(DEPTH * self.b.width);
+        if numbers > 1 && scratch.widened.len() < part * self.b.width {
+            scratch.widened = Buffer::zeros(part * self.b.width);
         }
         let Scratch { tiles, widened } = scratch;
         for first in (0..inner).step_by(depth) {
             let end = inner.min(first + depth);
-            for k in (first..end).step_by(DEPTH) {
-                let own = k..end.min(k + DEPTH);
+            for k in (first..end).step_by(part) {
+                let own = k..end.min(k + part);
                 let len = self.rows * own.len();
                 self.tile(own, &mut tiles[(k - first) * self.rows..][..len]);
             }
             for panel in panels.clone() {
-                for k in (first..end).step_by(DEPTH) {
-                    let own = k..end.min(k + DEPTH);
+                for k in (first..end).step_by(part) {
+                    let own = k..end.min(k + part);
                     // What is read after this.
                     let next = if own.end < end {
                         (panel, own.end)
@@ -137,7 +142,7 @@ impl Product<'_, '_> {
                         (panels.start, end)
                     };
                     let tiles = &tiles[(k - first) * self.rows..][..self.rows * own.len()];
-                    match self.b.all_words().1 {
+                    match numbers {
                         1 => self.part::<S, 1, N>(simd, (panel, own), next, (tiles, widened)),
                         2 => self.part::<S, 2, N>(simd, (panel, own), next, (tiles, widened)),
                         _ => self.part::<S, 4, N>(simd, (panel, own), next, (tiles, widened)),
@@ -198,7 +203,7 @@ impl Product<'_, '_> {
         }
     }
 
-    /// What the sums `own`, at most [`DEPTH`] long, add to one panel's columns of all rows. Memory brings the words
+    /// What the sums `own`, a part of [`part_depth`], add to one panel's columns of all rows. Memory brings the words
     /// from `next` on meanwhile.
     #[inline(always)]
     fn part<S: Simd, const K: usize, const N: usize>(
@@ -215,7 +220,7 @@ impl Product<'_, '_> {
         let own_words = &words[at((panel, own.start))..][..len];
         let next = at(next).min(words.len());
         let far = size_of_val(words) >= AHEAD_BYTES_MIN;
-        let next = if far { &words[next..words.len().min(next + DEPTH.div_ceil(K) * b.width)] } else { &[] };
+        let next = if far { &words[next..words.len().min(next + len)] } else { &[] };
         let count = rows.div_ceil(ROWS);
         let mut ahead = Ahead::new(next, (AHEAD_ROWS * b.width).div_ceil(count));
         let add = self.add || own.start > 0;
@@ -234,6 +239,12 @@ impl Product<'_, '_> {
             rows_by_tiles::<S, K, N>(simd, (rows, left), (b, depth), &mut ahead, &mut to);
         }
     }
+}
+
+/// The longest part of sums of some length that are cut into parts as equal as can be, of whole steps of
+/// [`AHEAD_ROWS`] words of any precision.
+fn part_depth(inner: usize, most: usize) -> usize {
+    inner.div_ceil(inner.div_ceil(most).max(1)).next_multiple_of(4 * AHEAD_ROWS).clamp(1, most)
 }
 
 /// First row and number of rows of each tile: as equal as can be, as a small one takes longer for each of its rows.
