@@ -421,7 +421,7 @@ pub struct BenchSegmentsArgs {
     /// Lengths in place of the model's own: lognormal:MEDIAN,SIGMA, uniform:LOW,HIGH, constant:N, a histogram or a run
     #[arg(long, value_name = "SPEC")]
     pub lengths: Option<String>,
-    /// Optimizer steps of each row, of which the first is left out
+    /// Optimizer steps of each row, of which the first quarter, in which slots fill, is left out
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
     /// Decoding slots where there are segments; by default those of the config
@@ -465,7 +465,7 @@ pub struct SimulateArgs {
     /// Numbers of segments; 0 is whole outputs in turns with the learner
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_value = "0,1,2,4,8,16")]
     pub segments: Vec<usize>,
-    /// Steps of each row, of which the first is left out; by default those of the config
+    /// Steps of each row, of which the first quarter, in which slots fill, is left out; by default those of the config
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
     /// Sets rollout.trajectories_open_max where there are segments

@@ -79,7 +79,8 @@ pub fn row_config(config: &RunConfig, segments: usize, slots: Option<usize>) -> 
     config
 }
 
-/// One number of segments. Everything but `trained_tokens` and `accuracy` leaves the first step out.
+/// One number of segments. Everything but `trained_tokens`, `accuracy` and `per_step` leaves the first steps out, as many
+/// as [`filling_steps`] says.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct SegmentRow {
     /// The most segments of an output; 0 is whole outputs in turns with the learner.
@@ -112,7 +113,7 @@ pub struct SegmentRow {
     /// Accuracy of the last weights on held-out problems.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// What each step took, for `simulate --costs-of`.
+    /// What each step but the first took, for `simulate --costs-of`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_step: Vec<Observation>,
 }
@@ -136,15 +137,26 @@ pub struct RowStep {
     pub half_limit_share: f64,
 }
 
+/// Of a run of so many steps, those at its beginning in which slots fill and short outputs come first, since long ones
+/// take longer to end: a quarter, rounded up. What is decoded in them is learned from later, so that they say little of
+/// how fast a run is that goes on.
+#[must_use]
+pub fn filling_steps(steps: usize) -> usize {
+    steps.div_ceil(4)
+}
+
 impl SegmentRow {
-    /// Sums up all steps of a run but the first.
+    /// Sums up the steps of a run after those in which its slots fill.
     ///
     /// # Errors
     /// If no step is left.
     pub fn of((segments, slots): (usize, usize), steps: &[RowStep]) -> Result<Self> {
-        let [_, rest @ ..] = steps else { bail!("the run made no step") };
+        let rest = &steps[filling_steps(steps.len())..];
         if rest.is_empty() {
-            bail!("the run made one step, and the first one is left out: give it more");
+            bail!(
+                "of {} step(s) the first quarter is left out, and none remains: give the run more",
+                steps.len()
+            );
         }
         let sum = |part: fn(&RowStep) -> f64| rest.iter().map(part).sum::<f64>();
         let mean = |part: fn(&RowStep) -> f64| sum(part) / rest.len() as f64;
@@ -311,14 +323,18 @@ mod tests {
     }
 
     #[test]
-    fn a_row_leaves_the_first_step_out() {
+    fn a_row_leaves_out_the_steps_in_which_slots_fill() {
         let row = SegmentRow::of((4, 8), &[step(100.0, 7.0), step(2.0, 10.0), step(4.0, 20.0)]).unwrap();
         assert_eq!((row.segments, row.slots), (4, 8));
         assert_eq!((row.trained_tokens_per_s, row.step_s, row.slot_use), (5.0, 3.0, 0.75));
         assert_eq!((row.decoding_share, row.staleness_max, row.mean_length), (0.5, 20.0, 3.0));
         assert_eq!(row.trained_tokens, 37.0);
-        let error = SegmentRow::of((4, 8), &[step(1.0, 1.0)]).unwrap_err().to_string();
-        assert!(error.contains("the first one is left out"), "{error}");
+        let five = [100.0, 50.0, 1.0, 1.0, 1.0].map(|wall_s| step(wall_s, 2.0));
+        assert_eq!(SegmentRow::of((4, 8), &five).unwrap().step_s, 1.0);
+        for steps in [&five[..0], &five[..1]] {
+            let error = SegmentRow::of((4, 8), steps).unwrap_err().to_string();
+            assert!(error.contains("the first quarter is left out"), "{error}");
+        }
     }
 
     #[test]

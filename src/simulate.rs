@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use rollout::{
-    CostModel, LengthDistribution, Observation, Turns, VirtualPlan, VirtualStep, fit_costs, run_virtually,
+    Contention, CostModel, LengthDistribution, Observation, Turns, VirtualPlan, VirtualStep, fit_costs,
+    run_virtually,
 };
 use serde::Serialize;
 
@@ -70,14 +71,15 @@ pub fn simulate(args: &SimulateArgs) -> Result<()> {
 fn costs_line(costs: &CostModel) -> String {
     format!(
         "costs: decode step {:.3} ms, slot {:.1} us, context token {:.1} ns, prefill token {:.1} us, learned token \
-         {:.1} us, learner's step {:.1} ms, contention {:.2}",
+         {:.1} us, learner's step {:.1} ms, contention {:.2} of decoding and {:.2} of learning",
         costs.decode_step_s * 1e3,
         costs.decode_slot_s * 1e6,
         costs.context_token_s * 1e9,
         costs.prefill_token_s * 1e6,
         costs.learn_token_s * 1e6,
         costs.learn_step_s * 1e3,
-        costs.contention
+        costs.contention.decode,
+        costs.contention.learn
     )
 }
 
@@ -147,7 +149,7 @@ fn costs(args: &SimulateArgs) -> Result<CostModel> {
         bail!("--contention {contention}: at least 1, which is two devices");
     }
     let found = match &args.costs_of {
-        Some(path) => fit_costs(&observations(path)?, given.contention)
+        Some(path) => fit_costs(&observations(path)?, given.contention.map(Contention::of_both))
             .map_err(|reason| anyhow::anyhow!("--costs-of {}: {reason}", path.display()))?,
         None => CostModel::default(),
     };
@@ -158,7 +160,7 @@ fn costs(args: &SimulateArgs) -> Result<CostModel> {
         prefill_token_s: given.prefill_token_us.map_or(found.prefill_token_s, |us| us * 1e-6),
         learn_token_s: given.learn_token_us.map_or(found.learn_token_s, |us| us * 1e-6),
         learn_step_s: given.learn_step_ms.map_or(found.learn_step_s, |ms| ms * 1e-3),
-        contention: given.contention.unwrap_or(found.contention),
+        contention: given.contention.map_or(found.contention, Contention::of_both),
     };
     costs.check().map_err(anyhow::Error::msg)?;
     Ok(costs)
@@ -314,7 +316,12 @@ mod tests {
         let found = costs(&args).unwrap();
         assert_eq!(
             found,
-            CostModel { decode_step_s: 0.007, decode_slot_s: 3e-6, contention: 1.5, ..CostModel::default() }
+            CostModel {
+                decode_step_s: 0.007,
+                decode_slot_s: 3e-6,
+                contention: Contention::of_both(1.5),
+                ..CostModel::default()
+            }
         );
         let error = costs(&parsed(&["--contention", "0.5"])).unwrap_err().to_string();
         assert_eq!(error, "--contention 0.5: at least 1, which is two devices");
@@ -329,7 +336,7 @@ mod tests {
         let args = parsed(&["--segments", "0,1,2,4", "--steps", "8"]);
         let (config, lengths) = (config(&args).unwrap(), LengthDistribution::parse("constant:100").unwrap());
         // Nothing is gained by segments where all outputs have one length, so one is enough.
-        let costs = CostModel { contention: 1.0, ..CostModel::default() };
+        let costs = CostModel { contention: Contention::of_both(1.0), ..CostModel::default() };
         let simulation = Simulation { config: &config, lengths: &lengths, costs: &costs, args: &args };
         let Recommendation { recommended, .. } = simulation.recommend().unwrap();
         assert_eq!(recommended.segments, 1);

@@ -19,8 +19,26 @@ pub struct CostModel {
     pub learn_token_s: f64,
     /// What each step of the learner takes besides.
     pub learn_step_s: f64,
-    /// How many times as long both sides take while both are busy: 1 on separate devices, 2 on a shared one.
-    pub contention: f64,
+    /// How many times as long each side takes while both are busy.
+    pub contention: Contention,
+}
+
+/// How many times as long each side takes while both are busy: 1 on separate devices; on a shared one 2, or less for the
+/// side that gets more of it and more for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contention {
+    /// Filling caches and decoding.
+    pub decode: f64,
+    /// Learning.
+    pub learn: f64,
+}
+
+impl Contention {
+    /// Each side takes so many times as long.
+    pub const fn of_both(factor: f64) -> Self {
+        Self { decode: factor, learn: factor }
+    }
 }
 
 impl Default for CostModel {
@@ -34,7 +52,7 @@ impl Default for CostModel {
             prefill_token_s: 400e-6,
             learn_token_s: 1.5e-3,
             learn_step_s: 0.1,
-            contention: 2.0,
+            contention: Contention::of_both(2.0),
         }
     }
 }
@@ -70,8 +88,11 @@ impl CostModel {
         if self.decode_step_s + self.decode_slot_s == 0.0 {
             return Err("decode_step and decode_slot are both 0: decoding would take no time".to_string());
         }
-        if !(self.contention.is_finite() && self.contention >= 1.0) {
-            return Err(format!("contention must be finite and at least 1, got {}", self.contention));
+        let Contention { decode, learn } = self.contention;
+        if let Some(factor) =
+            [decode, learn].into_iter().find(|factor| !(factor.is_finite() && *factor >= 1.0))
+        {
+            return Err(format!("contention must be finite and at least 1, got {factor}"));
         }
         Ok(())
     }
@@ -117,6 +138,11 @@ pub struct Observation {
 const OVERLAP_MIN: f64 = 0.05;
 /// Steps that decoding costs are fitted to, at least.
 const STEPS_MIN: usize = 3;
+/// Tokens of filled caches over tokens drawn, from which on what filling costs is to be seen: a run that fills prompts
+/// and rebuilds nothing does not show it beside all that decoding costs.
+const FILLED_MIN: f64 = 0.25;
+/// Contention beyond 10 is a machine that did something else as well.
+const LOST_MAX: f64 = 0.9;
 
 /// Finds the costs that explain what runs took, each given as its steps.
 ///
@@ -126,7 +152,7 @@ const STEPS_MIN: usize = 3;
 ///
 /// # Errors
 /// If there are too few steps.
-pub fn fit(runs: &[Vec<Observation>], contention: Option<f64>) -> Result<CostModel, String> {
+pub fn fit(runs: &[Vec<Observation>], contention: Option<Contention>) -> Result<CostModel, String> {
     let steps: usize = runs.iter().map(Vec::len).sum();
     if steps < STEPS_MIN {
         return Err(format!("{steps} steps beside the first of each run; costs need {STEPS_MIN}"));
@@ -140,14 +166,19 @@ pub fn fit(runs: &[Vec<Observation>], contention: Option<f64>) -> Result<CostMod
     if apart.iter().map(|run| run.len()).sum::<usize>() < STEPS_MIN {
         let contention = contention.unwrap_or(default.contention);
         let alone: Vec<Observation> = runs.iter().flat_map(|run| undisturbed(run, contention)).collect();
-        return Ok(CostModel { contention, ..least_squares(&alone, true) });
+        return Ok(CostModel { contention, ..least_squares(&alone) });
     }
     let alone: Vec<Observation> = apart.into_iter().flatten().copied().collect();
-    let costs = least_squares(&alone, together.is_empty());
+    let costs = least_squares(&alone);
     if together.is_empty() {
         return Ok(CostModel { contention: contention.unwrap_or(default.contention), ..costs });
     }
     Ok(beside(&together, &costs, contention))
+}
+
+/// Whether a run tells what filling caches costs.
+fn fills(run: &[Observation]) -> bool {
+    sum(run, |step| step.prefill_tokens) >= FILLED_MIN * sum(run, |step| step.tokens)
 }
 
 fn sum(run: &[Observation], part: impl Fn(&Observation) -> f64) -> f64 {
@@ -165,28 +196,33 @@ fn overlap(run: &[Observation]) -> f64 {
 }
 
 /// The steps as they would have been had each side been alone.
-fn undisturbed(run: &[Observation], contention: f64) -> Vec<Observation> {
-    let lost_s = overlap_s(run) * (1.0 - 1.0 / contention);
-    let share = |seconds: f64| (1.0 - lost_s / seconds.max(f64::MIN_POSITIVE)).max(0.0);
-    let (decode, learn) = (share(sum(run, |step| step.decode_s)), share(sum(run, |step| step.learn_s)));
+fn undisturbed(run: &[Observation], contention: Contention) -> Vec<Observation> {
+    let both_s = overlap_s(run);
+    let share = |seconds: f64, contention: f64| {
+        (1.0 - both_s * (1.0 - 1.0 / contention) / seconds.max(f64::MIN_POSITIVE)).max(0.0)
+    };
+    let decode = share(sum(run, |step| step.decode_s), contention.decode);
+    let learn = share(sum(run, |step| step.learn_s), contention.learn);
     run.iter()
         .map(|step| Observation { decode_s: step.decode_s * decode, learn_s: step.learn_s * learn, ..*step })
         .collect()
 }
 
-/// Decoding and learning costs of steps in which each side was alone. Prompts are filled in every run, too few to
-/// be told from other work where nothing is rebuilt.
-fn least_squares(steps: &[Observation], with_prefill: bool) -> CostModel {
-    let rebuilt = if with_prefill { 1.0 } else { 0.0 };
+/// Decoding and learning costs of steps in which each side was alone. A token of a filled cache costs what a busy slot
+/// does beside the pass over the weights, unless the steps tell.
+fn least_squares(steps: &[Observation]) -> CostModel {
+    let (fills, fill) = if fills(steps) { (1.0, 0.0) } else { (0.0, 1.0) };
     let mut decode = non_negative(
         &steps
             .iter()
             .map(|step| {
-                let prefill = rebuilt * step.prefill_tokens;
-                ([step.weight_passes, step.tokens, step.context_token_steps, prefill], step.decode_s)
+                let tokens = step.tokens + fill * step.prefill_tokens;
+                let filled = fills * step.prefill_tokens;
+                ([step.weight_passes, tokens, step.context_token_steps, filled], step.decode_s)
             })
             .collect::<Vec<_>>(),
     );
+    decode[3] += fill * decode[1];
     let (passes, decode_s) = (sum(steps, |step| step.weight_passes), sum(steps, |step| step.decode_s));
     if decode[0] + decode[1] == 0.0 && passes > 0.0 {
         // Few steps on a disturbed machine can give all time to contexts or to prompts. No decoding is free of passes,
@@ -203,38 +239,42 @@ fn least_squares(steps: &[Observation], with_prefill: bool) -> CostModel {
         prefill_token_s: decode[3],
         learn_token_s: learn[0],
         learn_step_s: learn[1],
-        contention: 1.0,
+        contention: Contention::of_both(1.0),
     }
 }
 
-/// Adds to the costs of work alone what is seen only where both sides go on at the same time: contention and the
-/// filling of caches. Of `o` seconds that overlap each side loses `o (1 - 1/contention)`; decoding takes the tokens of
-/// caches longer besides, and runs that rebuild much tell the two apart.
-fn beside(runs: &[&[Observation]], costs: &CostModel, contention: Option<f64>) -> CostModel {
-    /// Contention beyond 4 is a machine that did something else as well.
-    const LOST_MAX: f64 = 0.75;
-    let learn = |step: &Observation| costs.learn_step_s + costs.learn_token_s * step.trained_tokens;
-    let decode = |step: &Observation| {
+/// Adds to the costs of work alone what is seen only where both sides go on at the same time: contention, and the
+/// filling of caches where they are rebuilt. Of `o` seconds that overlap a side loses `o (1 - 1/contention)`; decoding
+/// takes the tokens of caches longer besides, and runs that rebuild much tell the two apart.
+fn beside(runs: &[&[Observation]], costs: &CostModel, contention: Option<Contention>) -> CostModel {
+    let learn_s = |step: &Observation| costs.learn_step_s + costs.learn_token_s * step.trained_tokens;
+    let decode_s = |step: &Observation| {
         costs.decode_step_s * step.weight_passes
             + costs.decode_slot_s * step.tokens
             + costs.context_token_s * step.context_token_steps
     };
-    let known = contention.map(|contention| 1.0 - 1.0 / contention);
-    let rows = runs.iter().flat_map(|run| {
-        let both_s = overlap_s(run);
-        let learner_lost_s = sum(run, |step| step.learn_s - learn(step));
-        let decoding_lost_s = sum(run, |step| step.decode_s - decode(step));
-        let filled = sum(run, |step| step.prefill_tokens);
-        match known {
-            None => [([both_s, 0.0], learner_lost_s), ([both_s, filled], decoding_lost_s)],
-            Some(lost) => [([0.0, 0.0], 0.0), ([0.0, filled], decoding_lost_s - lost * both_s)],
-        }
-    });
-    let [lost, prefill_token_s] = non_negative(&rows.collect::<Vec<_>>());
-    let contention = contention.unwrap_or(1.0 / (1.0 - lost.min(LOST_MAX)));
-    // A token of a filled cache takes no longer than one that is decoded alone.
-    let prefill_token_s = prefill_token_s.min(costs.decode_step_s + costs.decode_slot_s);
-    CostModel { contention, prefill_token_s, ..*costs }
+    let rebuilds = runs.iter().any(|run| fills(run));
+    // Of what is known already nothing is to be found.
+    let given = contention.map(|contention| 1.0 - 1.0 / contention.decode);
+    let (known_lost, finds_lost) = given.map_or((0.0, 1.0), |lost| (lost, 0.0));
+    let (known_fill_s, finds_fill) = if rebuilds { (0.0, 1.0) } else { (costs.prefill_token_s, 0.0) };
+    let (mut learning, mut decoding) = (Vec::new(), Vec::new());
+    for run in runs {
+        let (both_s, filled) = (overlap_s(run), sum(run, |step| step.prefill_tokens));
+        learning.push(([both_s], sum(run, |step| step.learn_s - learn_s(step))));
+        let known_s = known_lost * both_s + known_fill_s * filled;
+        let lost_s = sum(run, |step| step.decode_s - decode_s(step)) - known_s;
+        decoding.push(([finds_lost * both_s, finds_fill * filled], lost_s));
+    }
+    let [learn] = non_negative(&learning);
+    let [decode, fill_s] = non_negative(&decoding);
+    let factor = |lost: f64| 1.0 / (1.0 - lost.min(LOST_MAX));
+    CostModel {
+        contention: contention.unwrap_or(Contention { decode: factor(decode), learn: factor(learn) }),
+        // A token of a filled cache takes no longer than one that is decoded alone.
+        prefill_token_s: (known_fill_s + fill_s).min(costs.decode_step_s + costs.decode_slot_s),
+        ..*costs
+    }
 }
 
 /// The least squares solution among those without negative factors: every choice of factors that are not 0 is
@@ -317,7 +357,7 @@ mod tests {
         prefill_token_s: 5e-4,
         learn_token_s: 0.002,
         learn_step_s: 0.25,
-        contention: 1.6,
+        contention: Contention { decode: 2.4, learn: 1.6 },
     };
 
     fn close(found: f64, expected: f64) -> bool {
@@ -352,10 +392,11 @@ mod tests {
             + COSTS.context_token_s * made.context_token_steps
             + COSTS.prefill_token_s * made.prefill_tokens;
         let learn_s = COSTS.learn_step_s + COSTS.learn_token_s * made.trained_tokens;
-        // Side by side from the start: until the shorter one has ended both are slow.
-        let both_s = if overlaps { decode_s.min(learn_s) * COSTS.contention } else { 0.0 };
-        let lost_s = both_s * (1.0 - 1.0 / COSTS.contention);
-        (made.decode_s, made.learn_s) = (decode_s + lost_s, learn_s + lost_s);
+        // Side by side from the start: until one has ended both are slow.
+        let Contention { decode, learn } = COSTS.contention;
+        let both_s = if overlaps { (decode_s * decode).min(learn_s * learn) } else { 0.0 };
+        made.decode_s = decode_s + both_s * (1.0 - 1.0 / decode);
+        made.learn_s = learn_s + both_s * (1.0 - 1.0 / learn);
         made.wall_s = made.decode_s + made.learn_s - both_s;
         made
     }
@@ -372,7 +413,8 @@ mod tests {
             (found.prefill_token_s, expected.prefill_token_s),
             (found.learn_token_s, expected.learn_token_s),
             (found.learn_step_s, expected.learn_step_s),
-            (found.contention, expected.contention),
+            (found.contention.decode, expected.contention.decode),
+            (found.contention.learn, expected.contention.learn),
         ];
         assert!(pairs.iter().all(|(one, two)| close(*one, *two)), "{found:?}");
     }
@@ -385,8 +427,27 @@ mod tests {
 
     #[test]
     fn turns_alone_say_nothing_of_contention() {
-        let found = fit(&[run(1, false)], Some(1.3)).expect("enough steps");
-        assert_found(&found, &CostModel { contention: 1.3, prefill_token_s: 0.0, ..COSTS });
+        let contention = Contention::of_both(1.3);
+        let found = fit(&[run(1, false)], Some(contention)).expect("enough steps");
+        assert_found(&found, &CostModel { contention, prefill_token_s: COSTS.decode_slot_s, ..COSTS });
+    }
+
+    /// Runs that rebuild nothing: what their few prompt tokens cost is no place for what the sides take from each other.
+    #[test]
+    fn few_tokens_of_prompts_cost_what_a_slot_does() {
+        let prompts = |mut step: Observation, overlaps: bool| {
+            let own_s = if overlaps { COSTS.prefill_token_s * step.prefill_tokens } else { 0.0 };
+            step.prefill_tokens = 60.0;
+            step.decode_s += COSTS.decode_slot_s * 60.0 - own_s;
+            step.wall_s += COSTS.decode_slot_s * 60.0 - own_s;
+            step
+        };
+        let runs = [(1, false), (2, true), (3, true)];
+        let runs = runs.map(|(seed, overlaps)| {
+            run(seed, overlaps).into_iter().map(|step| prompts(step, overlaps)).collect::<Vec<_>>()
+        });
+        let found = fit(&runs, None).expect("enough steps");
+        assert_found(&found, &CostModel { prefill_token_s: COSTS.decode_slot_s, ..COSTS });
     }
 
     #[test]
@@ -431,7 +492,7 @@ mod tests {
         COSTS.check().expect("they can be");
         let negative = CostModel { learn_token_s: -1.0, ..COSTS };
         assert!(negative.check().expect_err("negative").starts_with("learn_token must"));
-        let half = CostModel { contention: 0.5, ..COSTS };
+        let half = CostModel { contention: Contention::of_both(0.5), ..COSTS };
         assert!(half.check().expect_err("faster together").starts_with("contention must"));
         let free = CostModel { decode_step_s: 0.0, decode_slot_s: 0.0, ..COSTS };
         assert!(free.check().expect_err("no time").contains("would take no time"));

@@ -38,7 +38,7 @@ mod simulation;
 
 pub use actor::{Actor, ActorContext, ActorReport, Advance};
 pub use config::{DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig};
-pub use costs::{CostModel, DecodeWork, Observation, fit as fit_costs};
+pub use costs::{Contention, CostModel, DecodeWork, Observation, fit as fit_costs};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};

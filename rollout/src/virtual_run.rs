@@ -14,7 +14,7 @@ use serde_json::Map;
 
 use crate::actor::{UnfinishedGroups, members};
 use crate::config::{QueueConfig, RolloutConfig};
-use crate::costs::{CostModel, DecodeWork};
+use crate::costs::{Contention, CostModel, DecodeWork};
 use crate::error::RolloutError;
 use crate::group::{FinishedGroup, Group, ScoredCompletion};
 use crate::intake::Intake;
@@ -263,23 +263,29 @@ impl<'a> VirtualRun<'a> {
     /// Lets time pass until the next thing ends.
     fn pass(&mut self) -> Result<(), RolloutError> {
         let (decoding, learning) = (self.decoding.as_ref(), self.learning.as_ref());
-        let (work_s, slower) = match (decoding.map(|leap| leap.left_s), learning.map(|step| step.left_s)) {
-            (Some(decode), Some(learn)) => (decode.min(learn), self.costs.contention),
-            (Some(left_s), None) | (None, Some(left_s)) => (left_s, 1.0),
+        let shared = match (decoding, learning) {
+            (Some(_), Some(_)) => self.costs.contention,
             (None, None) => {
                 let (version, wanted) = (self.version, self.plan.groups_per_step);
                 return Err(RolloutError::Starved { version, wanted, queued: self.queue.len() });
             }
+            _ => Contention::of_both(1.0),
         };
-        self.now_s += work_s * slower;
+        let needs_s = [
+            decoding.map_or(f64::INFINITY, |leap| leap.left_s * shared.decode),
+            learning.map_or(f64::INFINITY, |step| step.left_s * shared.learn),
+        ];
+        let passed_s = needs_s[0].min(needs_s[1]);
+        self.now_s += passed_s;
+        // What needs no longer than that has nothing left, to the bit.
+        let left_s = |needs_s: f64, factor: f64| (needs_s - passed_s) / factor;
         if let Some(leap) = &mut self.decoding {
-            self.since.decoding_s += work_s * slower;
-            leap.left_s -= work_s;
+            self.since.decoding_s += passed_s;
+            leap.left_s = left_s(needs_s[0], shared.decode);
         }
         if let Some(step) = &mut self.learning {
-            step.left_s -= work_s;
+            step.left_s = left_s(needs_s[1], shared.learn);
         }
-        // What has the least left has nothing left, to the bit.
         if let Some(leap) = self.decoding.take_if(|leap| leap.left_s <= 0.0) {
             self.end_leap(&leap);
         }
@@ -573,7 +579,7 @@ mod tests {
         prefill_token_s: 0.0,
         learn_token_s: 0.5,
         learn_step_s: 2.0,
-        contention: 1.0,
+        contention: Contention::of_both(1.0),
     };
 
     fn lengths(spec: &str) -> LengthDistribution {
@@ -624,9 +630,13 @@ mod tests {
         let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &COSTS);
         assert_eq!(ends(&steps), [12.0, 18.0, 24.0, 30.0]);
         assert_eq!(steps.iter().map(|step| step.staleness[0]).collect::<Vec<_>>(), [0, 1, 1, 1]);
-        let shared = CostModel { contention: 2.0, ..COSTS };
+        let shared = CostModel { contention: Contention::of_both(2.0), ..COSTS };
         let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &shared);
         assert_eq!(ends(&steps), [18.0, 30.0, 42.0, 54.0], "as in turns, but for the learner's first step");
+        // The first step of the learner takes 7.5, in which decoding gets 2.5 of its 6 done; the others are alone.
+        let unequal = CostModel { contention: Contention { decode: 3.0, learn: 1.25 }, ..COSTS };
+        let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &unequal);
+        assert_eq!(ends(&steps)[..2], [13.5, 13.5 + 3.5 + 7.5]);
         let windows = run(&plan(Turns::Deterministic, (2, 4, 1), 1), "constant:4", &COSTS);
         assert_eq!(ends(&windows), [12.0, 18.0, 24.0, 30.0]);
     }
@@ -698,7 +708,7 @@ mod tests {
             prompt_tokens: 100,
             cache_block_tokens: 1,
         };
-        let costs = CostModel { contention: 1.0, ..COSTS };
+        let costs = CostModel { contention: Contention::of_both(1.0), ..COSTS };
         for in_flight_updates in [false, true] {
             big.rollout.in_flight_updates = in_flight_updates;
             let steps = run(&big, "lognormal:800,1.2", &costs);
@@ -787,11 +797,11 @@ mod tests {
         }
 
         #[test]
-        fn every_group_comes_once_and_every_token_is_drawn_once(plan in plans(), contention in 1.0..2.0f64) {
+        fn every_group_comes_once_and_every_token_is_drawn_once(plan in plans(), decode in 1.0..3.0f64, learn in 1.0..2.0f64) {
             for turns in [Turns::Async, Turns::Lockstep, Turns::Deterministic] {
                 let plan = VirtualPlan { turns, ..plan.clone() };
                 let spec = lengths("uniform:1,13");
-                let costs = CostModel { contention, ..COSTS };
+                let costs = CostModel { contention: Contention { decode, learn }, ..COSTS };
                 let steps = run_virtually(&plan, (&spec, &costs), |_| {}).expect("never starved");
                 let mut groups: Vec<u64> = steps.iter().flat_map(|step| step.groups.clone()).collect();
                 groups.sort_unstable();
