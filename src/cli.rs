@@ -521,7 +521,7 @@ pub struct CostArgs {
     /// What each step of the learner takes besides
     #[arg(long, value_name = "MS")]
     pub learn_step_ms: Option<f64>,
-    /// How many times as long both sides take while both are busy: 1 on separate devices, 2 on one device
+    /// How many times as long each side takes while both are busy: 1 on separate devices, 2 on one device
     #[arg(long, value_name = "FACTOR")]
     pub contention: Option<f64>,
 }
