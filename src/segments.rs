@@ -79,8 +79,8 @@ pub fn row_config(config: &RunConfig, segments: usize, slots: Option<usize>) -> 
     config
 }
 
-/// One number of segments. Everything but `trained_tokens`, `accuracy` and `per_step` leaves the first steps out, as many
-/// as [`filling_steps`] says.
+/// One number of segments. Everything but `trained_tokens`, `accuracy` and `per_step` leaves the first quarter
+/// of the steps out.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct SegmentRow {
     /// The most segments of an output; 0 is whole outputs in turns with the learner.
@@ -140,8 +140,7 @@ pub struct RowStep {
 /// Of a run of so many steps, those at its beginning in which slots fill and short outputs come first, since long ones
 /// take longer to end: a quarter, rounded up. What is decoded in them is learned from later, so that they say little of
 /// how fast a run is that goes on.
-#[must_use]
-pub fn filling_steps(steps: usize) -> usize {
+fn filling_steps(steps: usize) -> usize {
     steps.div_ceil(4)
 }
 

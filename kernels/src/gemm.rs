@@ -428,7 +428,7 @@ mod tests {
         #[test]
         fn products_of_every_form_equal_plain_sums(
             rows in 1_usize..60,
-            inner in 1_usize..300,
+            inner in 1_usize..700,
             columns in 1_usize..140,
         ) {
             let a = numbers(noise::<2>([rows, inner], 1));
@@ -460,7 +460,7 @@ mod tests {
     /// Who calls may cut the rows anywhere, also where the whole left factor is too large to be tiled at once.
     #[test]
     fn a_row_does_not_depend_on_its_neighbours() {
-        let (inner, columns) = (300, 70);
+        let (inner, columns) = (1100, 70);
         for rows in [29, TILED_NUMBERS_MAX / inner + 5] {
             let (a, b) = (numbers(noise::<2>([rows, inner], 1)), numbers(noise::<2>([columns, inner], 2)));
             for precision in [Precision::F32, Precision::Bf16, Precision::I8] {
