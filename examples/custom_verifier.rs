@@ -1,7 +1,7 @@
 //! A verifier of one's own in a real training run: answers that never show a `0` are worth more.
 //!
 //! ```text
-//! cargo run --release -p longhaul-rewards --example custom_verifier
+//! cargo run --release --example custom_verifier
 //! ```
 //!
 //! A verifier is a type with one method. It is registered under a name, and `[[rewards]]` in the config asks
