@@ -9,6 +9,7 @@ mod random;
 mod stopwatch;
 mod tasks;
 mod boxed;
+mod latex;
 mod math;
 mod tags;
 mod format;

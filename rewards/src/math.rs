@@ -26,13 +26,8 @@
 //!
 //! Every answer is data: nothing is run, and text, depth, numbers and work are bounded.
 
-mod ratio;
 mod wide;
 mod complex;
-mod unit;
-mod expression;
-mod lexer;
-mod parse;
 mod evaluate;
 mod scalar;
 mod chain;
@@ -44,6 +39,7 @@ mod extract;
 mod near_miss;
 
 use crate::boxed::BOX_BYTES_MAX;
+use crate::latex;
 use crate::{Answer, RewardError, Verdict, Verifier};
 
 pub use extract::{AnswerKind, extract_answer};
@@ -119,7 +115,7 @@ pub fn is_equivalent(reference: &str, answer: &str, config: &MathConfig) -> bool
 
 /// Whether a text is mathematics that this verifier can read.
 pub fn is_readable(text: &str) -> bool {
-    text.len() <= BOX_BYTES_MAX && parse::parse(text, true).is_ok()
+    text.len() <= BOX_BYTES_MAX && latex::parse(text, true).is_ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Equations and inequalities: what a chain such as `x = 2 + 3 = 5` says, and when two chains say the same.
 
-use crate::math::expression::{Constant, Expression, Function, Relation};
+use crate::latex::expression::{Constant, Expression, Function, Relation};
 use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable, proportion};
 
 /// Whether an expression only names something, so that `name = value` means the value: letters and functions of

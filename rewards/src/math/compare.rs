@@ -1,12 +1,12 @@
 //! When two answers are the same: what kind each is, which kinds may stand for each other, and in which of them
 //! order matters.
 
+use crate::latex::expression::{Constant, Expression, Relation};
+use crate::latex::parse;
 use crate::math::MathConfig;
 use crate::math::chain::{final_value, interval, is_same_chain, named_value};
 use crate::math::evaluate::Budget;
-use crate::math::expression::{Constant, Expression, Relation};
 use crate::math::normal::{choice, is_same_text, is_same_words, trimmed};
-use crate::math::parse::parse;
 use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable};
 
 /// Parts of a list that are matched in any order; their number is squared.

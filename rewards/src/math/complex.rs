@@ -3,7 +3,7 @@
 //! Two of them are taken for equal exactly if their difference is within both errors, so cancellation neither hides
 //! a difference nor makes one. What leaves the range of floats is no number at all.
 
-use crate::math::ratio::Ratio;
+use crate::latex::ratio::Ratio;
 use crate::math::wide::{PI, Wide};
 
 /// Relative error of one operation, with a margin of about ten over what the arithmetic of [`Wide`] keeps.

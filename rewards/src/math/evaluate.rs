@@ -6,9 +6,9 @@
 
 use std::cell::Cell;
 
+use crate::latex::expression::{Constant, Expression, Function};
+use crate::latex::ratio::Ratio;
 use crate::math::complex::Complex;
-use crate::math::expression::{Constant, Expression, Function};
-use crate::math::ratio::Ratio;
 
 /// The Mersenne prime of the field.
 const PRIME: u64 = (1 << 61) - 1;

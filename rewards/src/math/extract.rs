@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use crate::boxed::{BOX_BYTES_MAX, Boxed, last_box};
+use crate::latex::parse;
 use crate::math::number::number_length;
-use crate::math::parse::parse;
 
 /// A way to write down a final answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -1,10 +1,10 @@
 //! Equality of single values: numbers, constants, functions of variables, and values with units.
 
+use crate::latex::expression::{Constant, Expression, Function, Number};
+use crate::latex::ratio::Ratio;
+use crate::latex::unit::Unit;
 use crate::math::complex::Complex;
 use crate::math::evaluate::{Budget, Evaluation, POINTS, exact, in_field};
-use crate::math::expression::{Constant, Expression, Function, Number};
-use crate::math::ratio::Ratio;
-use crate::math::unit::Unit;
 
 /// Points that two functions must agree at, beside disagreeing nowhere.
 const AGREEMENTS: usize = 3;

@@ -1,9 +1,9 @@
 //! Cuts LaTeX and plain mathematics into tokens, in one pass. What only sets type (`\left`, `\displaystyle`, spaces)
 //! is gone afterwards; what is not mathematics is an error, and such an answer is compared as text.
 
-use crate::math::expression::{Constant, Function, Number, Relation};
-use crate::math::ratio::Ratio;
-use crate::math::unit::Unit;
+use crate::latex::expression::{Constant, Function, Number, Relation};
+use crate::latex::ratio::Ratio;
+use crate::latex::unit::Unit;
 
 /// More tokens than this are no final answer. A list of a thousand numbers fits.
 const TOKENS_MAX: usize = 4096;
@@ -35,7 +35,7 @@ pub(super) enum Token {
 
 /// The text is not mathematics that is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unreadable;
+pub(crate) struct Unreadable;
 
 /// The tokens of a text. With `thousands` a comma before three digits joins `1,234` to one number.
 pub(super) fn lex(text: &str, thousands: bool) -> Result<Vec<Token>, Unreadable> {

@@ -19,7 +19,7 @@ const REDUCED_BITS_MAX: u64 = 1 << 10;
 
 /// A fraction; the denominator is positive.
 #[derive(Clone, Debug)]
-pub(super) struct Ratio {
+pub(crate) struct Ratio {
     top: BigInt,
     bottom: BigInt,
 }
@@ -41,12 +41,12 @@ impl Ratio {
     }
 
     /// An integer.
-    pub(super) fn whole(value: i64) -> Ratio {
+    pub(crate) fn whole(value: i64) -> Ratio {
         Ratio { top: BigInt::from(value), bottom: BigInt::one() }
     }
 
     /// Decimal digits with `places` of them behind the point, times ten to the power of `exponent`.
-    pub(super) fn from_digits(digits: &[u8], places: usize, exponent: i64) -> Option<Ratio> {
+    pub(crate) fn from_digits(digits: &[u8], places: usize, exponent: i64) -> Option<Ratio> {
         let whole = BigUint::parse_bytes(digits, 10)?;
         let top = BigInt::from_biguint(Sign::Plus, whole);
         let shift = exponent.checked_sub(i64::try_from(places).ok()?)?;
@@ -54,32 +54,32 @@ impl Ratio {
     }
 
     /// Digits in a base, as in `1011_2`; `None` if a digit does not belong to the base.
-    pub(super) fn in_base(digits: &str, base: u32) -> Option<Ratio> {
+    pub(crate) fn in_base(digits: &str, base: u32) -> Option<Ratio> {
         let top = BigInt::parse_bytes(digits.as_bytes(), base)?;
         Some(Ratio { top, bottom: BigInt::one() })
     }
 
-    pub(super) fn is_zero(&self) -> bool {
+    pub(crate) fn is_zero(&self) -> bool {
         self.top.is_zero()
     }
 
-    pub(super) fn is_negative(&self) -> bool {
+    pub(crate) fn is_negative(&self) -> bool {
         self.top.is_negative()
     }
 
     /// The bits of numerator and denominator, which is what arithmetic on it costs.
-    pub(super) fn bits(&self) -> u64 {
+    pub(crate) fn bits(&self) -> u64 {
         self.top.bits() + self.bottom.bits()
     }
 
     /// Its value if it is an integer of 64 bits.
-    pub(super) fn to_i64(&self) -> Option<i64> {
+    pub(crate) fn to_i64(&self) -> Option<i64> {
         let (quotient, rest) = self.top.div_rem(&self.bottom);
         if rest.is_zero() { quotient.to_i64() } else { None }
     }
 
     /// Numerator and denominator without common divisors, if both are small.
-    pub(super) fn small_parts(&self) -> Option<(i64, i64)> {
+    pub(crate) fn small_parts(&self) -> Option<(i64, i64)> {
         if self.bits() > 2 * REDUCED_BITS_MAX {
             return None;
         }
@@ -89,7 +89,7 @@ impl Ratio {
 
     /// Whether its decimal expansion ends: the denominator in lowest terms has no factors but 2 and 5. What is too
     /// long to tell is taken to end.
-    pub(super) fn terminates(&self) -> bool {
+    pub(crate) fn terminates(&self) -> bool {
         if self.bits() > 4 * REDUCED_BITS_MAX {
             return true;
         }
@@ -102,27 +102,27 @@ impl Ratio {
         bottom.is_one()
     }
 
-    pub(super) fn negative(&self) -> Ratio {
+    pub(crate) fn negative(&self) -> Ratio {
         Ratio { top: -&self.top, bottom: self.bottom.clone() }
     }
 
-    pub(super) fn plus(&self, other: &Ratio) -> Option<Ratio> {
+    pub(crate) fn plus(&self, other: &Ratio) -> Option<Ratio> {
         if self.bottom == other.bottom {
             return Ratio::new(&self.top + &other.top, self.bottom.clone());
         }
         Ratio::new(&self.top * &other.bottom + &other.top * &self.bottom, &self.bottom * &other.bottom)
     }
 
-    pub(super) fn times(&self, other: &Ratio) -> Option<Ratio> {
+    pub(crate) fn times(&self, other: &Ratio) -> Option<Ratio> {
         Ratio::new(&self.top * &other.top, &self.bottom * &other.bottom)
     }
 
-    pub(super) fn over(&self, other: &Ratio) -> Option<Ratio> {
+    pub(crate) fn over(&self, other: &Ratio) -> Option<Ratio> {
         Ratio::new(&self.top * &other.bottom, &self.bottom * &other.top)
     }
 
     /// An integer power, if it has a bounded number of bits.
-    pub(super) fn power(&self, exponent: i64) -> Option<Ratio> {
+    pub(crate) fn power(&self, exponent: i64) -> Option<Ratio> {
         self.power_of(exponent, POWER_BITS_MAX)
     }
 
@@ -142,7 +142,7 @@ impl Ratio {
     }
 
     /// The exact root, if it is rational.
-    pub(super) fn root(&self, degree: u32) -> Option<Ratio> {
+    pub(crate) fn root(&self, degree: u32) -> Option<Ratio> {
         if degree == 0 || self.bits() > POWER_BITS_MAX || (self.is_negative() && degree.is_multiple_of(2)) {
             return None;
         }
@@ -155,14 +155,14 @@ impl Ratio {
     }
 
     /// The factorial of a small whole number.
-    pub(super) fn factorial(&self) -> Option<Ratio> {
+    pub(crate) fn factorial(&self) -> Option<Ratio> {
         let count = self.to_i64().filter(|count| (0..=3000).contains(count))?;
         let top = (2..=count).fold(BigInt::one(), |product, factor| product * factor);
         Some(Ratio { top, bottom: BigInt::one() })
     }
 
     /// `n` choose `k` for small whole numbers.
-    pub(super) fn binomial(&self, other: &Ratio) -> Option<Ratio> {
+    pub(crate) fn binomial(&self, other: &Ratio) -> Option<Ratio> {
         let (n, k) = (self.to_i64()?, other.to_i64()?);
         if !(0..=3000).contains(&n) || k < 0 {
             return None;
@@ -178,14 +178,14 @@ impl Ratio {
     }
 
     /// The value modulo a prime, or `None` if the denominator is a multiple of it.
-    pub(super) fn modulo(&self, prime: u64) -> Option<(u64, u64)> {
+    pub(crate) fn modulo(&self, prime: u64) -> Option<(u64, u64)> {
         let part = |value: &BigInt| value.mod_floor(&BigInt::from(prime)).to_u64();
         let (top, bottom) = (part(&self.top)?, part(&self.bottom)?);
         (bottom != 0).then_some((top, bottom))
     }
 
     /// Numerator and denominator as sums of two floats each, or `None` outside their range.
-    pub(super) fn float_parts(&self) -> Option<[(f64, f64); 2]> {
+    pub(crate) fn float_parts(&self) -> Option<[(f64, f64); 2]> {
         // Digits far beyond the floats' own are shifted out of both, which the ratio does not see.
         let excess = self.top.bits().max(self.bottom.bits()).saturating_sub(900);
         let split = |value: &BigInt| {

@@ -4,9 +4,9 @@
 
 mod atoms;
 
-use crate::math::expression::{Constant, Expression, Function};
-use crate::math::lexer::{Token, Unreadable, lex};
-use crate::math::unit::Unit;
+use crate::latex::expression::{Constant, Expression, Function};
+use crate::latex::lexer::{Token, Unreadable, lex};
+use crate::latex::unit::Unit;
 
 /// Levels of nesting. Written mathematics stays under ten; each level takes some ten frames of the stack.
 const DEPTH_MAX: usize = 64;
@@ -18,7 +18,7 @@ const QUALIFIERS: [&str; 16] = [
 ];
 
 /// The expression that a text is. With `thousands` a comma before three digits joins `1,234` to one number.
-pub(super) fn parse(text: &str, thousands: bool) -> Result<Expression, Unreadable> {
+pub(crate) fn parse(text: &str, thousands: bool) -> Result<Expression, Unreadable> {
     let tokens = lex(text, thousands)?;
     let mut parser = Parser { tokens: &tokens, at: 0, depth: 0, bars: 0 };
     let expression = parser.rows()?;

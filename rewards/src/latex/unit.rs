@@ -1,10 +1,10 @@
 //! Units of measure: what they measure and by which factor.
 
-use crate::math::ratio::Ratio;
+use crate::latex::ratio::Ratio;
 
 /// A product of powers of base units, and the factor to them.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Unit {
+pub(crate) struct Unit {
     factor: Ratio,
     /// Base units by name with their exponents, sorted, none of them zero.
     bases: Vec<(String, i64)>,
@@ -62,7 +62,7 @@ const NEVER_BARE: &[&str] = &["in", "ms", "hz"];
 
 impl Unit {
     /// A unit by its name, known or not; a word that nobody knows is what is counted (`apples`).
-    pub(super) fn named(word: &str) -> Unit {
+    pub(crate) fn named(word: &str) -> Unit {
         let word = word.trim_end_matches('.').to_lowercase();
         let has = |names: &str| names.split(' ').any(|name| name == word);
         if let Some((_, base, exponent, top, bottom)) = KNOWN.iter().find(|entry| has(entry.0)) {
@@ -79,7 +79,7 @@ impl Unit {
     }
 
     /// Whether a word of two or three letters outside of any text command is a unit rather than a product.
-    pub(super) fn is_bare(word: &str) -> bool {
+    pub(crate) fn is_bare(word: &str) -> bool {
         let has = |names: &str| names.split(' ').any(|name| name == word);
         word.len() > 1
             && !NEVER_BARE.contains(&word)
@@ -87,12 +87,12 @@ impl Unit {
     }
 
     /// The unit that is none.
-    pub(super) fn none() -> Unit {
+    pub(crate) fn none() -> Unit {
         Unit { factor: Ratio::whole(1), bases: Vec::new() }
     }
 
     /// A whole power of it, if it is a small one.
-    pub(super) fn power(&self, exponent: i64) -> Option<Unit> {
+    pub(crate) fn power(&self, exponent: i64) -> Option<Unit> {
         if !(-9..=9).contains(&exponent) || exponent == 0 {
             return None;
         }
@@ -101,7 +101,7 @@ impl Unit {
     }
 
     /// The product of two.
-    pub(super) fn times(&self, other: &Unit) -> Option<Unit> {
+    pub(crate) fn times(&self, other: &Unit) -> Option<Unit> {
         let mut bases = self.bases.clone();
         for (name, power) in &other.bases {
             match bases.iter_mut().find(|(known, _)| known == name) {
@@ -115,7 +115,7 @@ impl Unit {
     }
 
     /// How many of the other unit one of this is, or `None` if they measure different things.
-    pub(super) fn factor_to(&self, other: &Unit) -> Option<Ratio> {
+    pub(crate) fn factor_to(&self, other: &Unit) -> Option<Ratio> {
         if self.bases != other.bases { None } else { self.factor.over(&other.factor) }
     }
 }

@@ -1,9 +1,9 @@
 //! What the grammar's rules end in: numbers, names, functions with their arguments, brackets, sets, matrices.
 
 use super::{Parsed, Parser, join_factor, one_or};
-use crate::math::expression::{Expression, Function, Relation};
-use crate::math::lexer::{Token, Unreadable};
-use crate::math::unit::Unit;
+use crate::latex::expression::{Expression, Function, Relation};
+use crate::latex::lexer::{Token, Unreadable};
+use crate::latex::unit::Unit;
 
 impl Parser<'_> {
     pub(super) fn atom(&mut self) -> Parsed {

@@ -1,24 +1,24 @@
 //! The tree that an answer is read into. It holds what was written, not what it is worth: `2/4` stays a quotient.
 
-use crate::math::ratio::Ratio;
-use crate::math::unit::Unit;
+use crate::latex::ratio::Ratio;
+use crate::latex::unit::Unit;
 
 /// A number as it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Number {
+pub(crate) struct Number {
     /// Its exact value.
-    pub(super) value: Ratio,
+    pub(crate) value: Ratio,
     /// Digits behind the decimal point, less the decimal exponent; `None` without a point.
-    pub(super) places: Option<i64>,
+    pub(crate) places: Option<i64>,
     /// Significant digits: those from the first that is not zero.
-    pub(super) digits: usize,
+    pub(crate) digits: usize,
     /// The text of an integer with leading zeros kept, for bases and times; empty if it was no plain integer.
-    pub(super) plain: String,
+    pub(crate) plain: String,
 }
 
 /// Constants with a value of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Constant {
+pub(crate) enum Constant {
     Pi,
     E,
     I,
@@ -27,7 +27,7 @@ pub(super) enum Constant {
 
 /// Functions that are evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Function {
+pub(crate) enum Function {
     Sin,
     Cos,
     Tan,
@@ -57,7 +57,7 @@ pub(super) enum Function {
 
 /// What stands between the members of a chain `a = b < c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Relation {
+pub(crate) enum Relation {
     Equal,
     Approximate,
     NotEqual,
@@ -70,7 +70,7 @@ pub(super) enum Relation {
 
 impl Relation {
     /// The relation that holds with both sides exchanged, or multiplied by a negative number.
-    pub(super) fn flipped(self) -> Relation {
+    pub(crate) fn flipped(self) -> Relation {
         match self {
             Relation::Less => Relation::Greater,
             Relation::LessOrEqual => Relation::GreaterOrEqual,
@@ -81,14 +81,14 @@ impl Relation {
     }
 
     /// Whether this is one of the four orderings.
-    pub(super) fn is_order(self) -> bool {
+    pub(crate) fn is_order(self) -> bool {
         self != self.flipped()
     }
 }
 
 /// One answer, or a part of one.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Expression {
+pub(crate) enum Expression {
     Number(Number),
     /// Digits with a base, `1011_2`.
     Based(String, u32),
@@ -130,7 +130,7 @@ pub(super) enum Expression {
 
 impl Expression {
     /// An integer that was not written but is meant, such as the degree of a square root.
-    pub(super) fn whole(value: i64) -> Expression {
+    pub(crate) fn whole(value: i64) -> Expression {
         Expression::Number(Number {
             value: Ratio::whole(value),
             places: None,
@@ -140,7 +140,7 @@ impl Expression {
     }
 
     /// The direct parts.
-    pub(super) fn parts(&self) -> Vec<&Expression> {
+    pub(crate) fn parts(&self) -> Vec<&Expression> {
         match self {
             Expression::Number(_)
             | Expression::Based(..)
@@ -172,12 +172,12 @@ impl Expression {
     }
 
     /// Whether this or any part of it satisfies a condition.
-    pub(super) fn any(&self, condition: &dyn Fn(&Expression) -> bool) -> bool {
+    pub(crate) fn any(&self, condition: &dyn Fn(&Expression) -> bool) -> bool {
         condition(self) || self.parts().into_iter().any(|part| part.any(condition))
     }
 
     /// The same tree with its direct parts replaced.
-    pub(super) fn map_parts(&self, change: &mut dyn FnMut(&Expression) -> Expression) -> Expression {
+    pub(crate) fn map_parts(&self, change: &mut dyn FnMut(&Expression) -> Expression) -> Expression {
         let mut all = |parts: &[Expression]| parts.iter().map(&mut *change).collect::<Vec<_>>();
         match self {
             Expression::Sum(parts) => Expression::Sum(all(parts)),

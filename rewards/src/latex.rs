@@ -1,0 +1,12 @@
+//! The reader of LaTeX and plain mathematics: text to tokens, tokens to a tree that holds what was written.
+//!
+//! What a tree is worth is not decided here. The mathematics verifier evaluates and compares it, and the format
+//! verifier asks whether there is one.
+
+pub(crate) mod ratio;
+pub(crate) mod unit;
+pub(crate) mod expression;
+mod lexer;
+mod parse;
+
+pub(crate) use parse::parse;
