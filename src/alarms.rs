@@ -43,7 +43,7 @@ pub struct StepFacts {
     pub clipped_ratio: f64,
     /// The mean reward.
     pub reward: f64,
-    /// Entropy and gradient norm of the update, where there was one.
+    /// Entropy and gradient norm of the update, where there was one and tokens to learn from in it.
     pub update: Option<(f64, f64)>,
     /// Groups that grew too old, since the run began.
     pub dropped_stale: u64,
@@ -58,7 +58,7 @@ impl StepFacts {
             dead: report.dead,
             clipped_ratio: report.lengths.clipped_ratio,
             reward: report.rewards.mean,
-            update: report.update.as_ref().map(|update| (update.entropy, update.grad_norm)),
+            update: report.update.and_then(|update| Some((update.tokens?.entropy, update.grad_norm))),
             dropped_stale: queue.drops.get(&DropReason::Stale).copied().unwrap_or(0),
         }
     }

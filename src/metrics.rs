@@ -98,7 +98,8 @@ impl MetricsWriter {
 
     /// Writes the numbers of one step: a line with every scalar, and an event for every scalar and histogram.
     ///
-    /// A value that is not finite becomes `null` in the line and stays what it is in TensorBoard.
+    /// What is not a number was not measured, and is in neither. An infinite value becomes `null` in the line and stays
+    /// what it is in TensorBoard.
     ///
     /// # Errors
     /// If the line cannot be written. TensorBoard's failure is one warning and ends the events, not the run.
@@ -112,8 +113,9 @@ impl MetricsWriter {
         histograms: &[(&str, &[f64])],
     ) -> Result<()> {
         self.write_line(step, scalars).with_context(|| self.lines_path.display().to_string())?;
+        let measured = scalars.iter().filter(|(_, value)| !value.is_nan());
         let mut values: Vec<Summary> =
-            scalars.iter().map(|(tag, value)| scalar(tag.as_ref(), *value as f32)).collect();
+            measured.map(|(tag, value)| scalar(tag.as_ref(), *value as f32)).collect();
         values.extend(histograms.iter().filter_map(|(tag, values)| histogram(tag, values)));
         self.write_event(step, values);
         Ok(())
@@ -128,10 +130,13 @@ impl MetricsWriter {
         faults::pass(Point::Metrics)?;
         let mut tags = BTreeSet::from(["step"]);
         let mut line = serde_json::Serializer::new(&mut self.lines);
-        let mut object = line.serialize_map(Some(scalars.len() + 1))?;
+        let mut object = line.serialize_map(None)?;
         object.serialize_entry("step", &step)?;
         for (tag, value) in scalars {
             assert!(tags.insert(tag.as_ref()), "the metric {} is recorded twice in a step", tag.as_ref());
+            if value.is_nan() {
+                continue;
+            }
             object.serialize_entry(tag.as_ref(), value)?;
         }
         object.end()?;
@@ -338,7 +343,7 @@ mod tests {
         assert_eq!(
             lines(folder.path()),
             [
-                serde_json::json!({"step": 3, "reward": 0.5, "kl": null}),
+                serde_json::json!({"step": 3, "reward": 0.5}),
                 serde_json::json!({"step": 4, "rewards/task/mean": null})
             ]
         );
@@ -347,12 +352,8 @@ mod tests {
         assert_eq!(events.iter().map(Event::get_step).collect::<Vec<_>>(), [0, 3, 4, 4]);
         assert!(events[1].get_wall_time() >= before && events[1].get_wall_time() <= wall_time());
         let values = events[1].get_summary().get_value();
-        assert_eq!(
-            values.iter().map(Summary_Value::get_tag).collect::<Vec<_>>(),
-            ["reward", "kl", "advantages"]
-        );
+        assert_eq!(values.iter().map(Summary_Value::get_tag).collect::<Vec<_>>(), ["reward", "advantages"]);
         assert_eq!(values[0].get_simple_value(), 0.5);
-        assert!(values[1].get_simple_value().is_nan());
         let body = &events[3].get_summary().get_value()[0].get_tensor().get_string_val()[0];
         assert_eq!(body, b"1 + 1 = 2");
     }

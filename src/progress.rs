@@ -41,8 +41,8 @@ pub struct ProgressLine {
     pub accuracy: Option<f64>,
     /// The mean length of the step's completions in tokens.
     pub mean_length: f64,
-    /// The mean entropy of the step's tokens, in nats.
-    pub entropy: f64,
+    /// The mean entropy of the step's tokens, in nats; `None` where it learned from none.
+    pub entropy: Option<f64>,
     /// The groups that wait in the replay queue.
     pub queue_groups: usize,
     /// The groups that the replay queue holds at most.
@@ -51,6 +51,8 @@ pub struct ProgressLine {
     pub tokens_per_second: f64,
     /// What is left at the speed so far; `None` before there is a speed.
     pub seconds_left: Option<f64>,
+    /// Why the step had nothing to learn from, if it had not.
+    pub nothing: Option<String>,
 }
 
 /// What a run was and what it reached.
@@ -187,30 +189,35 @@ const HEAD: &str = "     step   reward  accuracy   length  entropy    queue    t
 fn row(line: &ProgressLine) -> String {
     let step = format!("{}/{}", line.step, line.steps);
     let queue = format!("{}/{}", line.queue_groups, line.queue_groups_max);
-    format!(
-        "{step:>9} {:>8.3}  {:>8} {:>8.1} {:>8.3} {queue:>8} {:>8} {:>9}",
+    let numbers = format!(
+        "{step:>9} {:>8.3}  {:>8} {:>8.1} {:>8} {queue:>8} {:>8} {:>9}",
         line.reward,
         fraction(line.accuracy),
         line.mean_length,
-        line.entropy,
+        fraction(line.entropy),
         rate(line.tokens_per_second),
         line.seconds_left.map_or_else(|| "-".to_owned(), duration),
-    )
+    );
+    match &line.nothing {
+        Some(nothing) => format!("{numbers}\n{:>9} {nothing}", ""),
+        None => numbers,
+    }
 }
 
 fn sentence(line: &ProgressLine) -> String {
     format!(
-        "step {}/{}  reward {:.3}  accuracy {}  length {:.1}  entropy {:.3}  queue {}/{}  {} tokens/s  left {}",
+        "step {}/{}  reward {:.3}  accuracy {}  length {:.1}  entropy {}  queue {}/{}  {} tokens/s  left {}{}",
         line.step,
         line.steps,
         line.reward,
         fraction(line.accuracy),
         line.mean_length,
-        line.entropy,
+        fraction(line.entropy),
         line.queue_groups,
         line.queue_groups_max,
         rate(line.tokens_per_second),
         line.seconds_left.map_or_else(|| "-".to_owned(), duration),
+        line.nothing.as_ref().map_or_else(String::new, |nothing| format!("  {nothing}")),
     )
 }
 
@@ -274,11 +281,12 @@ mod tests {
             reward: 0.5341,
             accuracy: Some(0.4125),
             mean_length: 212.34,
-            entropy: 0.2134,
+            entropy: Some(0.2134),
             queue_groups: 3,
             queue_groups_max: 8,
             tokens_per_second: 1843.2,
             seconds_left: Some(192.4),
+            nothing: None,
         }
     }
 
@@ -291,6 +299,18 @@ mod tests {
         let unknown = ProgressLine { accuracy: None, seconds_left: None, ..line() };
         assert!(sentence(&unknown).contains("accuracy -  length"));
         assert!(sentence(&unknown).ends_with("left -"));
+    }
+
+    #[test]
+    fn a_step_that_learned_nothing_says_so() {
+        let nothing = "nothing to learn from: all 16 groups had equal rewards (0 all right, 16 all wrong)";
+        let line = ProgressLine { entropy: None, nothing: Some(nothing.to_owned()), ..line() };
+        assert!(sentence(&line).contains("entropy -  queue"));
+        assert!(sentence(&line).ends_with(&format!("left 3m 12s  {nothing}")));
+        let (numbers, reason) =
+            row(&line).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        assert_eq!(numbers.len(), HEAD.len());
+        assert_eq!(reason.trim_start(), nothing);
     }
 
     #[test]

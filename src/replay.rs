@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use kernels::Decoder;
-use learner::Learner;
+use learner::{Learner, StepReport};
 use rollout::{Group, read_groups};
 
 use crate::cli::{ReplayArgs, RunPlace};
@@ -11,7 +11,7 @@ use crate::eval::reward_weights;
 use crate::metrics::MetricsWriter;
 use crate::model::{companions, open_device};
 use crate::run_folder::{RunFolder, start_log};
-use crate::step_metrics::StepMetrics;
+use crate::step_metrics::{StepMetrics, nothing_learned};
 
 /// Makes one optimizer step for every `learner.groups_per_step` groups of the file; the last may have fewer.
 ///
@@ -62,17 +62,14 @@ fn run(
     let _log = start_log(Some(&folder))?;
     let mut metrics = MetricsWriter::create(folder.path())?;
     let companions = companions(&config.model.path)?;
+    let mut learned_steps = 0;
     for batch in batches {
         let report = learner.step(batch)?;
         let mut step = StepMetrics::default();
         step.add_step(&report);
         metrics.record(report.version, &step.into_values(), &[])?;
-        let update = report.update.as_ref();
-        let (loss, norm) = update.map_or((f64::NAN, f64::NAN), |update| (update.loss, update.grad_norm));
-        println!(
-            "step {}: {} groups, reward {:.4}, loss {loss:.6}, gradient norm {norm:.6}",
-            report.version, report.groups, report.rewards.mean
-        );
+        learned_steps += u64::from(!report.learned_nothing());
+        println!("{}", line(&report));
         let (every, step) = (config.checkpoint.every_steps, report.version);
         if every > 0 && step % every == 0 {
             learner::checkpoint::save(&folder.checkpoint(step), &learner, &companions)?;
@@ -81,6 +78,19 @@ fn run(
     let last = folder.checkpoint(learner.version());
     learner::checkpoint::save(&last, &learner, &companions)?;
     crate::checkpoints::prune(&folder, &config.checkpoint)?;
-    println!("weights in {}", last.display());
+    let nothing = if learned_steps == 0 { "; no step had anything to learn from" } else { "" };
+    println!("weights in {}{nothing}", last.display());
     Ok(())
+}
+
+/// A step for a person.
+fn line(report: &StepReport) -> String {
+    let start =
+        format!("step {}: {} groups, reward {:.4}, ", report.version, report.groups, report.rewards.mean);
+    match (nothing_learned(report), &report.update) {
+        (None, Some(update)) => {
+            format!("{start}loss {:.6}, gradient norm {:.6}", update.loss, update.grad_norm)
+        }
+        (nothing, _) => start + &nothing.unwrap_or_default(),
+    }
 }

@@ -5,7 +5,7 @@
 //!   config.toml            the resolved config; its first line marks the folder as a run's
 //!   metrics.jsonl          one object a step
 //!   tensorboard/           the same numbers, histograms and texts
-//!   rollouts/              step-000012.jsonl: the completions that step 12 learned from
+//!   rollouts/              step-000012.jsonl: the completions that step 12 had
 //!   checkpoints/step-12/   a Hugging Face directory, the trainer's state and that of the rollout
 //!   journal/               the segments that ended since the last checkpoints
 //!   log                    everything that was said, with times

@@ -278,7 +278,8 @@ fn row_step(line: &Value, schedule: Schedule, evaluated_s: f64) -> Result<RowSte
         Schedule::Lockstep => decode_s + needed("timing_s/reward")?,
         Schedule::Async | Schedule::Deterministic => needed("time/trainer_waiting_for_data")?,
     };
-    let trained_tokens = or_zero("training/completion_tokens");
+    // Tokens of answers that teach nothing cost the learner nothing.
+    let trained_tokens = or_zero("training/completion_tokens") - or_zero("training/tokens_skipped");
     let prompts = or_zero("training/packed_tokens") - trained_tokens;
     Ok(RowStep {
         costs: Observation {

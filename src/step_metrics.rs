@@ -3,8 +3,28 @@
 //! `async` only there and in `queue/` and `segment/`.
 
 use learner::StepReport;
-use learner::report::{Spread, UpdateReport};
+use learner::report::{Spread, TokenReport, UpdateReport};
 use rollout::{ActorReport, DropReason, QueueReport};
+
+/// Why a step had nothing to learn from, if it had not.
+#[must_use]
+pub fn nothing_learned(report: &StepReport) -> Option<String> {
+    if !report.learned_nothing() {
+        return None;
+    }
+    let (dead, groups) = (&report.dead, report.groups);
+    let why = if dead.total() == groups {
+        format!(
+            "all {groups} groups had equal rewards ({} all right, {} all wrong)",
+            dead.all_correct, dead.all_wrong
+        )
+    } else if report.update.is_some_and(|update| update.tokens.is_some()) {
+        "every token is masked or clipped".to_owned()
+    } else {
+        "no completion has an advantage".to_owned()
+    };
+    Some(format!("nothing to learn from: {why}"))
+}
 
 /// Metrics of one step, as tags and values.
 #[derive(Default)]
@@ -77,6 +97,7 @@ impl StepMetrics {
         self.add("training/groups_dropped", report.dropped_groups as f64);
         self.add("training/groups_all_correct", report.dead.all_correct as f64);
         self.add("training/groups_all_wrong", report.dead.all_wrong as f64);
+        self.add("training/groups_all_equal", report.dead.all_equal as f64);
         self.add("training/updated", f64::from(u8::from(report.update.is_some())));
         if let Some(update) = &report.update {
             self.add_update(update);
@@ -93,32 +114,42 @@ impl StepMetrics {
 
     fn add_update(&mut self, update: &UpdateReport) {
         self.add("loss", update.loss);
-        self.add("entropy", update.entropy);
-        self.add_some("kl", update.kl);
         self.add("grad_norm", update.grad_norm);
         self.add("learning_rate", update.learning_rate);
-        self.add("clip_ratio/low_mean", update.clip.low);
-        self.add("clip_ratio/high_mean", update.clip.high);
-        self.add("clip_ratio/region_mean", update.clip.region);
-        self.add("mismatch/kl", update.mismatch_kl);
-        self.add_spread("mismatch/ratio", update.ratio);
-        if let Some(tis) = &update.tis {
-            self.add_spread("mismatch/tis_weight", tis.weight);
-            self.add("mismatch/tis_capped_fraction", tis.capped_fraction);
-        }
-        if let Some(mpt) = &update.mpt {
-            self.add("mpt/masked_fraction", mpt.masked_fraction);
-            self.add("mpt/masked_positive_fraction", mpt.masked_positive_fraction);
-            self.add("mpt/mastered_fraction", mpt.mastered_fraction);
-            self.add("mpt/open_fraction", mpt.open_fraction);
+        if let Some(tokens) = &update.tokens {
+            self.add_tokens(tokens);
         }
         self.add("training/completion_tokens", update.completion_tokens as f64);
+        self.add("training/completions_skipped", update.skipped.completions as f64);
+        self.add("training/tokens_skipped", update.skipped.tokens as f64);
+        self.add("training/completions_zero_slope", update.completions_zero_slope as f64);
         self.add("training/packed_tokens", update.packed_tokens as f64);
         self.add("training/prompt_tokens_shared", update.prompt_tokens_shared as f64);
         self.add("streambp/micro_batches", update.cuts.micro_batches as f64);
         self.add("streambp/micro_batch_tokens_max", update.cuts.micro_batch_tokens_max as f64);
         self.add("streambp/layer_chunks", update.cuts.layer_chunks as f64);
         self.add("streambp/head_chunks", update.cuts.head_chunks as f64);
+    }
+
+    /// What the model said of the tokens; a step without any has none of these.
+    fn add_tokens(&mut self, tokens: &TokenReport) {
+        self.add("entropy", tokens.entropy);
+        self.add_some("kl", tokens.kl);
+        self.add("clip_ratio/low_mean", tokens.clip.low);
+        self.add("clip_ratio/high_mean", tokens.clip.high);
+        self.add("clip_ratio/region_mean", tokens.clip.region);
+        self.add("mismatch/kl", tokens.mismatch_kl);
+        self.add_spread("mismatch/ratio", tokens.ratio);
+        if let Some(tis) = &tokens.tis {
+            self.add_spread("mismatch/tis_weight", tis.weight);
+            self.add("mismatch/tis_capped_fraction", tis.capped_fraction);
+        }
+        if let Some(mpt) = &tokens.mpt {
+            self.add("mpt/masked_fraction", mpt.masked_fraction);
+            self.add("mpt/masked_positive_fraction", mpt.masked_positive_fraction);
+            self.add("mpt/mastered_fraction", mpt.mastered_fraction);
+            self.add("mpt/open_fraction", mpt.open_fraction);
+        }
     }
 
     /// What the actors did since the step before.

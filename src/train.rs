@@ -12,8 +12,9 @@ use learner::{Learner, Snapshot, StepReport};
 use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
-    Actor, ActorContext, ActorReport, Bell, CompletionRecord, Group, Intake, LengthDistribution, Pacing,
-    PromptSource, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing, Versioned, WeightsCell,
+    Actor, ActorContext, ActorReport, Bell, CompletionRecord, CompletionUse, Group, Intake,
+    LengthDistribution, Pacing, PromptSource, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing,
+    Versioned, WeightsCell,
 };
 
 use crate::alarms::{Alarms, StepFacts};
@@ -30,7 +31,7 @@ use crate::policy::{Policy, precision};
 use crate::progress::{Progress, ProgressLine, Summary};
 use crate::run_folder::RunFolder;
 use crate::shutdown::Shutdown;
-use crate::step_metrics::StepMetrics;
+use crate::step_metrics::{StepMetrics, nothing_learned};
 use crate::watchdog::{Stalled, Watchdog, Watched};
 
 /// What a run came to.
@@ -340,7 +341,7 @@ impl<'a> Run<'a> {
             Ok(report) => report,
             Err(error) => return Err(self.written_down(groups, error.into())),
         };
-        self.trained_tokens += report.update.as_ref().map_or(0, |update| update.completion_tokens as u64);
+        self.trained_tokens += report.update.as_ref().map_or(0, |update| update.trained_tokens() as u64);
         self.queue.learned(groups);
         self.publish()?;
         Ok(report)
@@ -428,13 +429,14 @@ impl<'a> Run<'a> {
             reward: report.rewards.mean,
             accuracy: report.rewards.accuracy,
             mean_length: report.lengths.all.mean,
-            entropy: report.update.as_ref().map_or(f64::NAN, |update| update.entropy),
+            entropy: report.update.as_ref().and_then(|update| update.tokens).map(|tokens| tokens.entropy),
             queue_groups: queue.groups,
             queue_groups_max: queue.groups_max,
             tokens_per_second: tokens as f64 / seconds,
             seconds_left: Some(
                 self.start.elapsed().as_secs_f64() / (step - self.first_step) as f64 * left as f64,
             ),
+            nothing: nothing_learned(report),
         });
         let every = self.config.metrics.completions_every_steps;
         if due(every, step) {
@@ -447,8 +449,12 @@ impl<'a> Run<'a> {
             }
         }
         if self.config.metrics.rollouts {
-            let scored = groups.iter().flat_map(|group| &group.completions);
-            self.folder.write_rollouts(step, scored.map(CompletionRecord::of))?;
+            let scored = groups.iter().flat_map(|group| &group.completions).zip(&report.uses);
+            let record = |(scored, used): (_, &CompletionUse)| CompletionRecord {
+                used: Some(*used),
+                ..CompletionRecord::of(scored)
+            };
+            self.folder.write_rollouts(step, scored.map(record))?;
         }
         Ok(())
     }

@@ -131,7 +131,8 @@ pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Toke
 /// result is added to `gradients`. Returns the statistics.
 ///
 /// `coefficients` returns one number an entry of the statistics; those of the last entries of sequences are
-/// taken as 0.
+/// taken as 0. Where all are 0 nothing goes backward, and by StreamBP on the CPU no chunk does that has no sequence
+/// with another one: `gradients` are the same to the bit, as zeros would be added.
 ///
 /// # Errors
 /// [`KernelError::File`] with the folder, where the layers' inputs cannot be put aside or got back; `gradients`
@@ -268,16 +269,18 @@ impl<'a> Pass<'a> {
         stats
     }
 
-    /// The caller's coefficients as a column.
+    /// The caller's coefficients as a column; `None` where all are 0.
     fn coefficient_column(
         &self,
         stats: &TokenStats,
         coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
-    ) -> Tensor<2> {
+    ) -> Option<Tensor<2>> {
         let mut column = coefficients(stats);
         assert_eq!(column.len(), self.tokens(), "one coefficient an entry of the statistics");
         silence_last_entries(self.packed, &mut column);
-        Tensor::from_data(TensorData::new(column, [self.tokens(), 1]), &self.decoder.device())
+        let is_live = column.iter().any(|coefficient| *coefficient != 0.0);
+        let column = TensorData::new(column, [self.tokens(), 1]);
+        is_live.then(|| Tensor::from_data(column, &self.decoder.device()))
     }
 
     /// Everything on one tape: the plain computation that the streamed one must equal.
@@ -301,7 +304,7 @@ impl<'a> Pass<'a> {
         let mut stats = TokenStats { logprobs, entropies };
         silence_last_entries(self.packed, &mut stats.logprobs);
         silence_last_entries(self.packed, &mut stats.entropies);
-        let column = self.coefficient_column(&stats, coefficients);
+        let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
         let mut tape = (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
         let mut sums = gradients.values_mut();
         for ((_, weight), sum) in weights.named().into_iter().zip(&mut sums) {
@@ -323,7 +326,7 @@ impl<'a> Pass<'a> {
         }
         let hidden = inputs.pop().expect("the last layer's output was pushed");
         let stats = self.head_statistics(&hidden);
-        let column = self.coefficient_column(&stats, coefficients);
+        let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
         let mut upstream = self.head_backward(hidden, column, gradients);
         for (layer, block) in weights.blocks.iter().enumerate().rev() {
             let x = inputs.pop().expect("one input a layer");
@@ -743,6 +746,84 @@ mod tests {
                 assert_eq!(stats, found_stats);
                 assert_equal_bits(&found, &expected);
             }
+        }
+    }
+
+    /// Gradients of a batch some of whose sequences have no slope, on top of what is there, with all chunks gone
+    /// through or only those with a slope.
+    fn sparse_gradients(
+        decoder: &Decoder,
+        packed: &Packed,
+        plan: &ChunkPlan,
+        live: &[bool],
+        skips: bool,
+    ) -> (TokenStats, Weights<Tensor<2>>) {
+        let mut places = Vec::new();
+        for (length, live) in packed.lengths.iter().zip(live) {
+            places.extend(vec![*live; *length]);
+        }
+        let mut gradients = decoder.weights.map(|_, weight| weight.clone() * 0.01);
+        let mut slopes = |stats: &TokenStats| {
+            let entries = stats.logprobs.iter().zip(&places).enumerate();
+            entries
+                .map(|(k, (p, live))| if *live { (k as f32 * 0.9).sin() * (0.5 - p) } else { 0.0 })
+                .collect()
+        };
+        let mut pass = super::cpu::Pass::new(decoder, packed, plan);
+        pass.skips = skips;
+        let stats = pass.gradients(&mut gradients, &mut slopes).unwrap();
+        (stats, gradients)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// What is left out of the backward pass would have added zeros.
+        #[test]
+        fn chunks_without_slopes_change_no_bit(
+            prefixes in prop::collection::vec(
+                (1_usize..12, prop::collection::vec((1_usize..24, prop::bool::ANY), 1..4)),
+                1..5,
+            ),
+            family in prop::sample::select(vec![Family::Llama, Family::Qwen2, Family::Qwen3]),
+            layer in 1_usize..40,
+            head in 1_usize..40,
+            kept in prop::sample::select(vec![0_u64, 9000, 1 << 20]),
+        ) {
+            let decoder = decoder(family, true);
+            let lengths: Vec<(usize, Vec<usize>)> = prefixes
+                .iter()
+                .map(|(prefix, members)| (*prefix, members.iter().map(|(length, _)| *length).collect()))
+                .collect();
+            let (shared, _, _) = shared_and_whole(&lengths);
+            // The beginnings have no slope of their own.
+            let live: Vec<bool> = prefixes
+                .iter()
+                .flat_map(|(_, members)| std::iter::once(false).chain(members.iter().map(|(_, live)| *live)))
+                .collect();
+            let plan =
+                ChunkPlan { attention_kept_bytes: kept, activations_kept_bytes: kept, ..plan(true, layer, head) };
+            let (stats, whole) = sparse_gradients(&decoder, &shared, &plan, &live, false);
+            let (found_stats, found) = sparse_gradients(&decoder, &shared, &plan, &live, true);
+            assert_eq!(stats, found_stats);
+            assert_equal_bits(&found, &whole);
+        }
+    }
+
+    /// On every path, and with what is there before.
+    #[test]
+    fn coefficients_of_zero_add_nothing() {
+        let decoder = decoder(Family::Qwen3, false);
+        let packed = packed(&[17, 1, 30]);
+        for path in [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp] {
+            let plan = ChunkPlan { path, ..plan(true, 7, 11) };
+            let before = decoder.weights.map(|_, weight| weight.clone() * 0.01);
+            let mut gradients = before.clone();
+            let stats = accumulate_gradients(&decoder, &packed, &plan, &mut gradients, &mut |stats| {
+                vec![0.0; stats.logprobs.len()]
+            });
+            assert_equal_bits(&gradients, &before);
+            let (expected, _) = super::tests::gradients(&decoder, &packed, &plan);
+            assert_eq!(stats.unwrap(), expected, "{path:?}");
         }
     }
 

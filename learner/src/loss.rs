@@ -69,6 +69,13 @@ impl Objective {
         config.enabled.then_some((config.coefficient, config.estimator))
     }
 
+    /// Whether a token of this advantage can have a slope, as far as is known without any log-probability: the
+    /// policy's term is proportional to the advantage.
+    #[must_use]
+    pub fn may_have_slope(&self, advantage: f64) -> bool {
+        advantage != 0.0 || self.kl.is_some()
+    }
+
     /// What one token adds to the step.
     #[must_use]
     pub fn token(&self, token: &LossToken) -> TokenLoss {
@@ -248,6 +255,27 @@ mod tests {
         let result = objective.token(&masked);
         assert!((result.kl - 0.148_721_270_700_128).abs() < 1e-12, "{result:?}");
         assert!((result.loss - 0.1 * result.kl / 2.0).abs() < 1e-15, "{result:?}");
+    }
+
+    proptest! {
+        /// What is skipped has a slope of 0, whatever the log-probabilities are.
+        #[test]
+        fn without_advantage_and_penalty_there_is_no_slope(
+            learner_logprob in -40.0_f64..0.0,
+            actor_logprob in -40.0_f64..0.0,
+            importance in prop::sample::select(vec![ImportanceKind::Pois, ImportanceKind::Sais]),
+            tis_cap in prop::option::of(0.1_f64..4.0),
+            masked in any::<bool>(),
+        ) {
+            let plain = Objective { tis_cap, ..objective(importance, 3) };
+            let token =
+                LossToken { learner_logprob, actor_logprob, reference_logprob: -1.0, advantage: 0.0, masked };
+            prop_assert!(!plain.may_have_slope(0.0) && !plain.may_have_slope(-0.0));
+            prop_assert_eq!((plain.token(&token).slope, plain.token(&token).loss), (0.0, 0.0));
+            prop_assert!(plain.may_have_slope(1e-9));
+            let penalised = Objective { kl: Some((0.1, KlEstimator::K1)), ..plain };
+            prop_assert!(penalised.may_have_slope(0.0));
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use rollout::CompletionUse;
+
 /// Mean, smallest and largest of a list.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
@@ -52,12 +54,22 @@ pub struct StepReport {
     pub dead: DeadGroups,
     /// Groups that dynamic sampling left out: all dead ones where it is on, else 0.
     pub dropped_groups: usize,
+    /// What became of each completion, in the order of groups and members.
+    pub uses: Vec<CompletionUse>,
     /// The update; `None` where every group was dropped, so that the weights stay as they were.
     pub update: Option<UpdateReport>,
     /// Where the time went.
     pub seconds: StepSeconds,
     /// Raw values for histograms.
     pub values: StepValues,
+}
+
+impl StepReport {
+    /// Whether no completion of the step gave a gradient.
+    #[must_use]
+    pub fn learned_nothing(&self) -> bool {
+        self.update.as_ref().is_none_or(|update| update.tokens.is_none() || update.grad_norm == 0.0)
+    }
 }
 
 /// What the verifiers gave.
@@ -148,19 +160,55 @@ impl DeadGroups {
     }
 }
 
-/// The update of a step, over the completion tokens that were trained on.
+/// The update of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UpdateReport {
     /// Token mean over the whole step, penalty included.
     pub loss: f64,
-    /// Mean entropy of the distributions that the tokens were drawn from, in nats, under the learner.
-    pub entropy: f64,
-    /// Mean divergence from the reference, unweighted; `None` where there is none.
-    pub kl: Option<f64>,
     /// Norm over all gradients together, before clipping.
     pub grad_norm: f64,
     /// Of this step.
     pub learning_rate: f64,
+    /// What the model said of the tokens; `None` where every completion was skipped.
+    pub tokens: Option<TokenReport>,
+    /// Completion tokens: the denominator of the loss.
+    pub completion_tokens: usize,
+    /// What went through no pass, because it was known to have no slope.
+    pub skipped: SkippedReport,
+    /// Completions that went forward and turned out to have no slope, because all their tokens are masked or clipped.
+    pub completions_zero_slope: usize,
+    /// Tokens of all sequences that went through the model, prompts included.
+    pub packed_tokens: usize,
+    /// Those of them that did not go through the decoder, because their prompt did already for another sequence.
+    pub prompt_tokens_shared: usize,
+    /// How the step was cut.
+    pub cuts: CutReport,
+}
+
+impl UpdateReport {
+    /// Completion tokens that went through the model.
+    #[must_use]
+    pub fn trained_tokens(&self) -> usize {
+        self.completion_tokens - self.skipped.tokens
+    }
+}
+
+/// Completions in the denominator of the loss whose slopes are 0 whatever the model says of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SkippedReport {
+    /// How many there are.
+    pub completions: usize,
+    /// Their completion tokens.
+    pub tokens: usize,
+}
+
+/// What the model said of the completion tokens of a step that were not skipped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenReport {
+    /// Mean entropy of the distributions that the tokens were drawn from, in nats, under the learner.
+    pub entropy: f64,
+    /// Mean divergence from the reference, unweighted; `None` where there is none.
+    pub kl: Option<f64>,
     /// Fractions of tokens whose ratio ran into a limit; all 0 under POIS, whose ratio is 1.
     pub clip: ClipReport,
     /// `exp(learner - actor)` of the tokens, under POIS too, where the loss does not use it.
@@ -171,14 +219,6 @@ pub struct UpdateReport {
     pub tis: Option<TisReport>,
     /// The mask; `None` where it is off.
     pub mpt: Option<MptReport>,
-    /// Completion tokens: the denominator of the loss.
-    pub completion_tokens: usize,
-    /// Tokens of all sequences, prompts included.
-    pub packed_tokens: usize,
-    /// Those of them that did not go through the decoder, because their prompt did already for another sequence.
-    pub prompt_tokens_shared: usize,
-    /// How the step was cut.
-    pub cuts: CutReport,
 }
 
 /// Fractions of tokens whose ratio ran into a limit.
@@ -192,7 +232,7 @@ pub struct ClipReport {
     pub region: f64,
 }
 
-/// What truncated importance sampling did, over all completion tokens, masked ones too.
+/// What truncated importance sampling did, over the completion tokens, masked ones too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TisReport {
     /// The weights as they were used.
@@ -204,7 +244,7 @@ pub struct TisReport {
 /// What the mask did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MptReport {
-    /// Fraction of all completion tokens that is masked.
+    /// Fraction of the completion tokens that is masked.
     pub masked_fraction: f64,
     /// Fraction of the positive completions' tokens that is masked.
     pub masked_positive_fraction: f64,

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use rollout::{Completion, Group, ScoredCompletion};
+use rollout::{Completion, CompletionUse, Group, ScoredCompletion};
 
 use crate::advantage::{
     self, GroupAdvantages, GroupOutcome, GroupRole, GroupVariance, MissingCorrectness, RewardTerm, mean_std,
 };
 use crate::config::{AdvantageConfig, LearnerConfig, MptPositive};
 use crate::error::LearnerError;
+use crate::loss::Objective;
 use crate::report::{
     DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RewardReport, Spread,
     StepValues, mean_of,
@@ -95,6 +96,20 @@ impl<'a> Selection<'a> {
 
     fn drops(&self, group: &GroupAdvantages) -> bool {
         self.dynamic_sampling && group.variance != GroupVariance::Varied
+    }
+
+    /// What becomes of each completion, in the order of groups and members.
+    pub(crate) fn uses(&self, objective: &Objective) -> Vec<CompletionUse> {
+        let of_group = |group: &GroupAdvantages| {
+            let drops = self.drops(group);
+            let of = |advantage: &f64| match (drops, objective.may_have_slope(*advantage)) {
+                (true, _) => CompletionUse::Dropped,
+                (false, false) => CompletionUse::ZeroAdvantage,
+                (false, true) => CompletionUse::Trained,
+            };
+            group.advantages.iter().map(of).collect::<Vec<_>>()
+        };
+        self.advantages.iter().flat_map(of_group).collect()
     }
 
     pub(crate) fn dropped_groups(&self) -> usize {
@@ -263,6 +278,9 @@ fn not_finite(place: (u64, &Group, usize), quantity: &'static str, value: f64) -
     }
 }
 
+/// The largest size of a reward: squares of such numbers, summed over more completions than any step has, are finite.
+const REWARD_MAX: f64 = 1e140;
+
 /// Groups may come from a file, so all that the arithmetic takes for granted is checked here.
 pub(crate) fn check_groups(step: u64, groups: &[Group], vocabulary: usize) -> Result<(), LearnerError> {
     groups.iter().try_for_each(|group| check_group(step, group, vocabulary))
@@ -288,8 +306,16 @@ fn check_group(step: u64, group: &Group, vocabulary: usize) -> Result<(), Learne
         if scored.reward.correctness.is_some_and(|correctness| correctness > 1) {
             return fail(format!("completion {member} has a correctness that is neither 0 nor 1"));
         }
-        if !scored.reward.total.is_finite() {
-            return Err(not_finite((step, group, member), "the reward", scored.reward.total));
+        let reward = scored.reward.total;
+        if !reward.is_finite() {
+            return Err(not_finite((step, group, member), "the reward", reward));
+        }
+        let mut values = std::iter::once(reward).chain(scored.reward.parts.values().copied());
+        if let Some(large) = values.find(|value| value.is_finite() && value.abs() > REWARD_MAX) {
+            return fail(format!(
+                "completion {member} has a reward of {large:e}; beyond {REWARD_MAX:e} in size a group has no finite \
+                 standard deviation"
+            ));
         }
         if let Some(token) = scored.completion.tokens().find(|token| !token.logprob.is_finite()) {
             let value = f64::from(token.logprob);

@@ -4,19 +4,21 @@
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, shares_prefixes, token_stats};
+use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, token_stats};
 use rollout::{Group, Pulse};
 
-use crate::batch::{MicroBatch, Row, Sequence, SequenceCost, micro_batches};
-use crate::config::{LearnerConfig, MptScope};
+use crate::batch::{MicroBatch, Row};
+use crate::config::LearnerConfig;
 use crate::error::LearnerError;
-use crate::loss::Objective;
-use crate::mpt::MptRule;
 use crate::optimizer::OptimizerConfig;
-use crate::report::{CutReport, StepReport, StepSeconds, UpdateReport};
+use crate::report::{CutReport, StepReport, StepSeconds, TokenReport, UpdateReport};
 use crate::selection::{Selection, TrainedCompletion, check_groups};
 use crate::snapshot::{Snapshot, Trainee, Update};
-use crate::tally::{CompletionStats, StepLoss, Tally};
+use crate::tally::{CompletionStats, Tally};
+
+mod plan;
+
+use plan::Plan;
 
 /// Turns groups into new weights, one optimizer step a call.
 #[derive(Debug)]
@@ -28,13 +30,6 @@ pub struct Learner {
     /// The factors of the rewards by name, where the advantages of each are combined.
     reward_weights: Vec<(String, f64)>,
     pulse: Pulse,
-}
-
-/// What one step needs besides the weights: its completions, how they lie, and their loss.
-struct Plan<'a> {
-    completions: Vec<TrainedCompletion<'a>>,
-    batches: Vec<MicroBatch>,
-    loss: StepLoss,
 }
 
 impl Learner {
@@ -159,6 +154,7 @@ impl Learner {
             grpo_lambda: selection.grpo_lambda_report(&self.config.advantage),
             dead: selection.dead_groups(),
             dropped_groups: selection.dropped_groups(),
+            uses: selection.uses(&self.objective(1)),
             update,
             seconds,
             values,
@@ -169,57 +165,14 @@ impl Learner {
         self.config.streambp.plan(self.temperature)
     }
 
-    fn plan<'a>(&self, completions: Vec<TrainedCompletion<'a>>, seconds: &mut StepSeconds) -> Plan<'a> {
-        let tokens = completions.iter().map(|trained| trained.ids.len()).sum();
-        let batches = {
-            let sequences: Vec<Sequence<'_>> = completions
-                .iter()
-                .map(|trained| Sequence {
-                    prompt: &trained.completion.prompt.tokens,
-                    completion: &trained.ids,
-                })
-                .collect();
-            let cost = SequenceCost::new(&self.decoder().config);
-            let share_prompts = shares_prefixes(self.decoder(), &self.chunk_plan());
-            micro_batches(&sequences, (self.config.batch_tokens_max, share_prompts), &cost)
-        };
-        let objective = Objective {
-            importance: self.config.importance.kind,
-            tis_cap: self.config.mismatch.and_then(|mismatch| mismatch.cap()),
-            clip: self.config.clip,
-            kl: Objective::kl_of(&self.config.kl),
-            tokens,
-        };
-        let mpt = MptRule::from_config(&self.config.mpt);
-        let whole_step = mpt.is_some() && self.config.mpt.scope == MptScope::Batch;
-        let entropy_of_step = whole_step.then(|| self.entropy_of(&batches, tokens, seconds));
-        let loss = StepLoss { step: self.version(), objective, mpt, entropy_of_step };
-        Plan { completions, batches, loss }
-    }
-
-    /// Mean token entropy over the step, in a pass of its own: the mask of the first micro-batch depends
-    /// on the last one.
-    fn entropy_of(&self, batches: &[MicroBatch], tokens: usize, seconds: &mut StepSeconds) -> f64 {
-        let start = Instant::now();
-        let mut sum = 0.0;
-        for batch in batches {
-            self.pulse.beat();
-            let stats = token_stats(self.decoder(), &batch.packed, &self.chunk_plan());
-            for row in &batch.rows {
-                sum += row.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();
-            }
-        }
-        seconds.statistics += start.elapsed().as_secs_f64();
-        sum / tokens as f64
-    }
-
     /// Gradients of the whole step, then the update. Gives the report and the ratios for its histogram.
     fn train(
         &mut self,
         plan: &Plan<'_>,
         seconds: &mut StepSeconds,
     ) -> Result<(UpdateReport, Vec<f64>), LearnerError> {
-        let mut tally = Tally::new(plan.loss.objective.tokens);
+        let tokens = plan.completions.iter().map(|trained| trained.ids.len()).sum();
+        let mut tally = Tally::new(tokens);
         let mut gradients = self.decoder().weights.zeros_like();
         for batch in &plan.batches {
             self.pulse.beat();
@@ -231,6 +184,7 @@ impl Learner {
             seconds.gradients += start.elapsed().as_secs_f64();
         }
         let start = Instant::now();
+        // Also where nothing had a slope: moments and decay go on as under any gradient of zeros.
         let update = self.trainee.update(gradients, || prompt_names(&plan.completions))?;
         seconds.optimizer = start.elapsed().as_secs_f64();
         Ok((self.update_report(plan, &tally, update), tally.ratios))
@@ -270,18 +224,23 @@ impl Learner {
     }
 
     fn update_report(&self, plan: &Plan<'_>, tally: &Tally, update: Update) -> UpdateReport {
-        UpdateReport {
-            loss: tally.loss,
+        let tokens = || TokenReport {
             entropy: tally.entropy_mean(),
             kl: self.reference.as_ref().map(|_| tally.kl_mean()),
-            grad_norm: update.grad_norm,
-            learning_rate: update.learning_rate,
             clip: tally.clip(),
             ratio: tally.ratio(),
             mismatch_kl: tally.mismatch_mean(),
             tis: plan.loss.objective.tis_cap.map(|_| tally.tis()),
             mpt: plan.loss.mpt.map(|_| tally.mpt()),
+        };
+        UpdateReport {
+            loss: tally.loss,
+            grad_norm: update.grad_norm,
+            learning_rate: update.learning_rate,
+            tokens: (!plan.completions.is_empty()).then(tokens),
             completion_tokens: plan.loss.objective.tokens,
+            skipped: plan.skipped(),
+            completions_zero_slope: tally.completions_zero_slope,
             packed_tokens: plan.batches.iter().map(|batch| batch.tokens).sum(),
             prompt_tokens_shared: plan.batches.iter().map(MicroBatch::prompt_tokens_shared).sum(),
             cuts: self.cuts(&plan.batches),
@@ -314,5 +273,7 @@ fn prompt_names(completions: &[TrainedCompletion<'_>]) -> String {
     if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
+#[cfg(test)]
+mod skip_tests;
 #[cfg(test)]
 mod tests;

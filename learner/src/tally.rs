@@ -26,7 +26,7 @@ pub(crate) struct CompletionStats<'a> {
     pub(crate) reference_logprobs: &'a [f32],
 }
 
-/// Running sums over the completion tokens of a step.
+/// Running sums over the completion tokens of a step that are not skipped.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) loss: f64,
@@ -46,6 +46,8 @@ pub(crate) struct Tally {
     positive_tokens: usize,
     positive_completions: usize,
     open_completions: usize,
+    /// Completions without a slope.
+    pub(crate) completions_zero_slope: usize,
     ratio_stride: usize,
     pub(crate) ratios: Vec<f64>,
 }
@@ -90,6 +92,7 @@ impl StepLoss {
             }
             slopes.push(slope);
         }
+        tally.completions_zero_slope += usize::from(slopes.iter().all(|slope| *slope as f32 == 0.0));
         Ok(slopes)
     }
 
@@ -123,7 +126,7 @@ fn add(spread: &mut Spread, value: f64) {
 }
 
 impl Tally {
-    /// An empty tally of a step that will have this many tokens.
+    /// An empty tally that will see this many tokens.
     pub(crate) fn new(tokens: usize) -> Self {
         let empty = Spread { mean: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
         Self {
@@ -142,6 +145,7 @@ impl Tally {
             positive_tokens: 0,
             positive_completions: 0,
             open_completions: 0,
+            completions_zero_slope: 0,
             ratio_stride: tokens.div_ceil(RATIOS_MAX).max(1),
             ratios: Vec::new(),
         }

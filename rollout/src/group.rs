@@ -96,6 +96,21 @@ pub struct CompletionRecord {
     /// The completion's text.
     #[serde(default)]
     pub completion: String,
+    /// What the step did with it; absent where no step has had it.
+    #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
+    pub used: Option<CompletionUse>,
+}
+
+/// What an optimizer step does with a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompletionUse {
+    /// It is learned from.
+    Trained,
+    /// It has no advantage and adds nothing to the gradient; it counts in the loss's denominator.
+    ZeroAdvantage,
+    /// Dynamic sampling leaves its group out.
+    Dropped,
 }
 
 /// The tokens of a completion that one policy version drew.
@@ -137,6 +152,7 @@ impl CompletionRecord {
             finish: completion.finish,
             prompt: completion.prompt.text.clone(),
             completion: completion.text.clone(),
+            used: None,
         }
     }
 

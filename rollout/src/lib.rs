@@ -43,7 +43,8 @@ pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 pub use group::{
-    CompletionRecord, FinishedGroup, Group, ScoredCompletion, SegmentRecord, read_groups, write_group,
+    CompletionRecord, CompletionUse, FinishedGroup, Group, ScoredCompletion, SegmentRecord, read_groups,
+    write_group,
 };
 pub use intake::{Intake, IntakeReport};
 pub use journal::Journal;

@@ -11,6 +11,7 @@ mod end_to_end;
 mod faults;
 mod memory;
 mod mismatch;
+mod nothing_learned;
 mod parity;
 mod replay_parity;
 mod score;

@@ -8,6 +8,7 @@
 pub(super) mod head;
 mod inputs;
 mod layer;
+mod live;
 mod spares;
 mod workspace;
 
@@ -23,6 +24,7 @@ use crate::rows::add_columns;
 use crate::weights::Weights;
 use inputs::KeptInputs;
 use layer::LayerPass;
+use live::LiveRows;
 use spares::Spares;
 use workspace::{Keep, KeptLayer, Workspace};
 
@@ -38,6 +40,8 @@ pub(super) struct Pass<'a> {
     targets: Arc<[u32]>,
     /// Where the sequences lie.
     parts: Vec<Part>,
+    /// Whether chunks without slopes are left out of the backward pass; a test compares with one that is whole.
+    pub(super) skips: bool,
 }
 
 /// What the forward pass leaves for the backward pass.
@@ -59,6 +63,7 @@ impl<'a> Pass<'a> {
             angles: config.rope.table(config.head_width, &batch.positions()),
             targets: batch.next_tokens().into(),
             parts: batch.parts().collect(),
+            skips: true,
         }
     }
 
@@ -90,10 +95,18 @@ impl<'a> Pass<'a> {
         let mut column = coefficients(&stats);
         assert_eq!(column.len(), self.batch.ids.len(), "one coefficient an entry of the statistics");
         silence_last_entries(self.batch, &mut column);
+        let live = if self.skips { LiveRows::new(self.batch, &column) } else { LiveRows::all(self.batch) };
+        if live.is_empty() {
+            // The next backward pass will need what this one had no use for.
+            workspace.spares.give(x);
+            workspace.spares.keep_all();
+            workspace.leave();
+            return Ok(stats);
+        }
         let mut sums = Sum::take_all(gradients);
         // From here on `x` is the gradient of what it was.
-        self.head_backward(&mut x, (&column, &log_totals), &mut sums);
-        let done = self.backward(kept, &mut x, (&mut workspace, &mut sums));
+        self.head_backward(&mut x, (&column, &log_totals), &live, &mut sums);
+        let done = self.backward(kept, &mut x, (&mut workspace, &mut sums), &live);
         Sum::give_back(sums, gradients);
         workspace.spares.give(x);
         workspace.spares.keep_given();
@@ -130,6 +143,7 @@ impl<'a> Pass<'a> {
         mut kept: Kept,
         x: &mut [f32],
         (workspace, sums): (&mut Workspace, &mut Weights<Sum>),
+        live: &LiveRows,
     ) -> Result<(), KernelError> {
         let mut input = Vec::new();
         for (layer, kept_layer) in kept.layers.into_iter().enumerate().rev() {
@@ -140,7 +154,8 @@ impl<'a> Pass<'a> {
                 workspace.spares.give(std::mem::take(&mut input));
                 input = self.embedded(&mut workspace.spares);
             }
-            self.layer(layer).backward((&input, kept_layer), x, (workspace, &mut sums.blocks[layer]));
+            let gradients = &mut sums.blocks[layer];
+            self.layer(layer).backward((&input, kept_layer), x, (workspace, gradients), live);
         }
         workspace.spares.give(input);
         let hidden = self.decoder.config.hidden;

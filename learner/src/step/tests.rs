@@ -5,9 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    AdvantageConfig, Combine, ImportanceKind, LayerInputsPlace, MismatchConfig, MptPositive, Surrogates,
+    AdvantageConfig, Combine, ImportanceKind, LayerInputsPlace, MismatchConfig, MptPositive, MptScope,
+    Surrogates,
 };
-use crate::report::Spread;
+use crate::report::{SkippedReport, Spread};
 use crate::testing::{
     Member, VOCABULARY, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
 };
@@ -55,8 +56,11 @@ fn the_on_policy_loss_is_the_token_mean_of_the_advantages() {
     let update = report.update.unwrap();
     assert!((update.loss - expected).abs() < 1e-12, "{} is not {expected}", update.loss);
     assert_eq!(update.completion_tokens, 51);
-    assert_eq!(update.packed_tokens, 51 + 3 * (3 + 1 + 5));
-    assert_eq!((update.clip.region, update.mpt, update.kl), (0.0, None, None));
+    // Those without an advantage go through no pass.
+    assert_eq!(update.skipped, SkippedReport { completions: 6, tokens: 33 });
+    assert_eq!(update.packed_tokens, 18 + 3 * 3);
+    let tokens = update.tokens.unwrap();
+    assert_eq!((tokens.clip.region, tokens.mpt, tokens.kl), (0.0, None, None));
 }
 
 #[test]
@@ -94,8 +98,9 @@ fn no_cut_changes_the_update() {
         config.streambp.enabled = false;
         let mut learner = full_learner(config);
         let update = learner.step(groups()).unwrap().update.unwrap();
-        assert!(update.mpt.unwrap().masked_fraction > 0.0, "the mask must be in play: {update:?}");
-        assert!(update.clip.low > 0.0 && update.clip.high > 0.0, "the limits must be in play: {update:?}");
+        let tokens = update.tokens.unwrap();
+        assert!(tokens.mpt.unwrap().masked_fraction > 0.0, "the mask must be in play: {update:?}");
+        assert!(tokens.clip.low > 0.0 && tokens.clip.high > 0.0, "the limits must be in play: {update:?}");
         (update, weights_of(learner.decoder()))
     };
     for (tokens, layer_chunk, head_chunk) in [(1, 1, 1), (20, 7, 3), (40, 500, 500), (1000, 16, 1000)] {
@@ -109,7 +114,7 @@ fn no_cut_changes_the_update() {
         assert!(error < 1e-5, "budget {tokens}, chunks {layer_chunk} and {head_chunk}: {error}");
         assert!((update.loss - whole.0.loss).abs() < 1e-6, "{} and {}", update.loss, whole.0.loss);
         // The two models are far apart, so the divergence is large and its error relative.
-        let (kl, whole_kl) = (update.kl.unwrap(), whole.0.kl.unwrap());
+        let (kl, whole_kl) = (update.tokens.unwrap().kl.unwrap(), whole.0.tokens.unwrap().kl.unwrap());
         assert!((kl - whole_kl).abs() < 1e-5 * whole_kl, "{kl} and {whole_kl}");
     }
 }
@@ -127,15 +132,16 @@ fn no_cut_changes_a_weighted_update() {
         (update, weights_of(learner.decoder()))
     };
     let whole = step((1000, 1000, 1000));
-    let tis = whole.0.tis.unwrap();
-    assert!(whole.0.mpt.unwrap().masked_fraction > 0.0 && tis.capped_fraction > 0.0, "{:?}", whole.0);
+    let tokens = whole.0.tokens.unwrap();
+    let tis = tokens.tis.unwrap();
+    assert!(tokens.mpt.unwrap().masked_fraction > 0.0 && tis.capped_fraction > 0.0, "{:?}", whole.0);
     assert!(tis.weight.max == 1.25 && tis.weight.min < 1.0, "{tis:?}");
     for cut in [(1, 1, 1), (20, 7, 3), (40, 500, 500)] {
         let (update, weights) = step(cut);
         let error = relative_error(&weights, &whole.1);
         assert!(error < 1e-5, "{cut:?}: {error}");
         assert!((update.loss - whole.0.loss).abs() < 1e-6, "{} and {}", update.loss, whole.0.loss);
-        let tis_error = (update.tis.unwrap().weight.mean - tis.weight.mean).abs();
+        let tis_error = (update.tokens.unwrap().tis.unwrap().weight.mean - tis.weight.mean).abs();
         assert!(tis_error < 1e-6, "{cut:?}: {tis_error}");
     }
 }
@@ -156,7 +162,7 @@ fn the_weighted_loss_is_that_of_the_tokens() {
         config.mismatch = Some(MismatchConfig::Tis { cap: 1.25 });
         let mut weighted = learner(config);
         let chunks = weighted.chunk_plan();
-        let (mut loss, mut weights, mut capped) = (0.0, 0.0, 0.0);
+        let (mut loss, mut weights, mut capped, mut tokens) = (0.0, 0.0, 0.0, 0.0);
         let groups = groups();
         let completions = groups.iter().flat_map(|group| &group.completions);
         for (scored, advantage) in completions.zip(advantages) {
@@ -167,18 +173,23 @@ fn the_weighted_loss_is_that_of_the_tokens() {
                 let learner_logprob = f64::from(stats.logprobs[prompt.len() - 1 + place]);
                 let ratio = (learner_logprob - f64::from(token.logprob)).exp();
                 loss -= ratio.min(1.25) * advantage / 51.0;
-                weights += ratio.min(1.25) / 51.0;
-                capped += f64::from(u8::from(ratio > 1.25)) / 51.0;
+                // What has no advantage is not looked at.
+                let seen = f64::from(u8::from(advantage != 0.0));
+                tokens += seen;
+                weights += seen * ratio.min(1.25);
+                capped += seen * f64::from(u8::from(ratio > 1.25));
             }
         }
+        let (weights, capped) = (weights / tokens, capped / tokens);
         let update = weighted.step(groups).unwrap().update.unwrap();
         assert!((update.loss - loss).abs() < 1e-5, "{} is not {loss}", update.loss);
-        let tis = update.tis.unwrap();
+        let report = update.tokens.unwrap();
+        let tis = report.tis.unwrap();
         assert!((tis.weight.mean - weights).abs() < 1e-5, "{tis:?} is not {weights}");
         assert!((tis.capped_fraction - capped).abs() < 1e-9, "{tis:?} is not {capped}");
         // The denominator stays the number of tokens, and the divergence is measured all the same.
-        assert_eq!(update.completion_tokens, 51);
-        assert!(update.mismatch_kl > 0.0);
+        assert_eq!((update.completion_tokens, 51 - update.skipped.tokens), (51, tokens as usize));
+        assert!(report.mismatch_kl > 0.0);
     }
 }
 
@@ -224,7 +235,7 @@ fn a_mask_over_the_step_goes_by_the_entropy_of_the_step() {
         config.mpt.sigma = sigma;
         config.batch_tokens_max = 20;
         let report = full_learner(config).step(groups()).unwrap();
-        (report.update.unwrap(), report.seconds.statistics)
+        (report.update.unwrap().tokens.unwrap(), report.seconds.statistics)
     };
     let (open, seconds) = entropies_below(10.0);
     assert_eq!(open.mpt.unwrap().open_fraction, 1.0);
@@ -304,6 +315,23 @@ fn what_is_not_finite_stops_the_step_before_the_weights_change() {
 }
 
 #[test]
+fn a_reward_without_a_finite_spread_stops_the_step() {
+    for (reward, part) in [(1e308, 0.0), (-2e140, 0.0), (1.0, 1e308)] {
+        let mut spoiled = groups();
+        spoiled[1].completions[2].reward.total = reward;
+        *spoiled[1].completions[2].reward.parts.get_mut("length").unwrap() = part;
+        let message = learner(learner_config()).step(spoiled).unwrap_err().to_string();
+        let place = "step 0, group 1 (prompt prompt-1): completion 2 has a reward of ";
+        assert!(message.starts_with(place) && message.contains("1e140"), "{message}");
+    }
+    let mut large = groups();
+    large[0].completions[0].reward.total = 1e140;
+    let report = learner(learner_config()).step(large).unwrap();
+    assert!(report.rewards.mean.is_finite() && report.rewards.std.is_finite());
+    assert!(report.update.unwrap().loss.is_finite());
+}
+
+#[test]
 fn weights_that_are_not_finite_stop_the_step() {
     let mut broken = decoder(1);
     broken.weights.final_norm = broken.weights.final_norm.mul_scalar(f32::NAN);
@@ -370,7 +398,8 @@ fn the_report_tells_what_came_in() {
     assert_eq!(report.values.lengths, [7.0, 2.0, 9.0, 5.0, 8.0, 3.0, 6.0, 10.0, 1.0]);
     assert_eq!(report.values.ratios.len(), 34);
     let update = report.update.unwrap();
-    assert!(update.ratio.min < 1.0 && update.ratio.max > 1.0 && update.mismatch_kl > 0.0);
+    let tokens = update.tokens.unwrap();
+    assert!(tokens.ratio.min < 1.0 && tokens.ratio.max > 1.0 && tokens.mismatch_kl > 0.0);
     assert_eq!(update.cuts.micro_batches, 1);
     let rows = update.packed_tokens - update.prompt_tokens_shared;
     assert!(update.prompt_tokens_shared > 0);
@@ -392,7 +421,7 @@ fn entropy_and_mismatch_are_those_of_the_training_forward() {
             entropy += f64::from(stats.entropies[1 + place]) / 7.0;
         }
     }
-    let update = learner.step(one).unwrap().update.unwrap();
+    let update = learner.step(one).unwrap().update.unwrap().tokens.unwrap();
     assert!((update.entropy - entropy).abs() < 1e-5, "{} is not {entropy}", update.entropy);
     assert!(
         (update.mismatch_kl - mismatch).abs() < 1e-5 * mismatch,

@@ -8,6 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Pass;
+use super::live::LiveRows;
 use crate::flex::Sum;
 use crate::gemm::{Packed, add_multiply, multiply};
 use crate::panel::Left;
@@ -132,12 +133,17 @@ impl Pass<'_> {
         &self,
         x: &mut [f32],
         (coefficients, log_totals): (&[f32], &[f32]),
+        live: &LiveRows,
         sums: &mut Weights<Sum>,
     ) {
         let width = self.decoder.config.hidden;
         let vocabulary = self.decoder.config.vocabulary;
         for rows in self.head_chunks() {
             let x = &mut x[rows.start * width..rows.end * width];
+            if !live.any(&rows) {
+                x.fill(0.0);
+                continue;
+            }
             let normed = self.final_normed(x);
             let columns = Packed::transposed(&normed, width, rows.len());
             let inputs = Packed::rows(&normed, rows.len(), width);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::live::LiveRows;
 use super::workspace::{Activations, Keep, KeptChunk, KeptLayer, Workspace, sized};
 use crate::attention::{self, Span};
 use crate::decoder::{Packed as Batch, Part, config::DecoderConfig};
@@ -331,12 +332,13 @@ impl<'a> LayerPass<'a> {
     ///
     /// Chunks go from the last to the first: the gradients of a chunk's own keys and values are complete once
     /// the chunk has been through attention, because only it and later chunks see them. `kept` is what the forward
-    /// pass kept, or empty.
+    /// pass kept, or empty. Where no row of a chunk is live, `dx` is 0 and stays so.
     pub(super) fn backward(
         &self,
         (x, mut kept): (&[f32], KeptLayer),
         dx: &mut [f32],
         (workspace, gradients): (&mut Workspace, &mut Block<Sum>),
+        live: &LiveRows,
     ) {
         let hidden = self.config.hidden;
         // Where all was kept, nothing goes forward again but what a head's norm saw.
@@ -360,7 +362,11 @@ impl<'a> LayerPass<'a> {
         fill_with_zeros(sized(&mut workspace.dvalues, key_numbers));
         for rows in chunks(self.tokens(), self.chunk).rev() {
             let (x, dx) = (part(x, &rows, hidden), &mut dx[rows.start * hidden..rows.end * hidden]);
-            let (mixed, activations) = match kept.chunks.pop() {
+            let kept_chunk = kept.chunks.pop();
+            if !live.any(&rows) {
+                continue;
+            }
+            let (mixed, activations) = match kept_chunk {
                 Some(KeptChunk { mixed, activations }) => (Some(mixed), activations),
                 None => (None, None),
             };
