@@ -20,7 +20,7 @@ use crate::{RewardError, Verifier};
 
 /// One `[[rewards]]` entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
+#[serde(try_from = "Map<String, Value>", into = "WrittenEntry")]
 pub struct RewardConfig {
     /// Name in the metrics, unique in a run; the kind's own name if none is given.
     pub name: String,
@@ -81,7 +81,7 @@ impl TryFrom<Map<String, Value>> for RewardConfig {
         let weight = take(&mut entry, "weight")?.unwrap_or(1.0);
         let correctness = take(&mut entry, "correctness")?.unwrap_or(false);
         let gate = take(&mut entry, "gate")?;
-        let kind: RewardKind = serde_json::from_value(Value::Object(entry)).map_err(|error| {
+        let mut kind: RewardKind = serde_json::from_value(Value::Object(entry)).map_err(|error| {
             let message = error.to_string();
             // The kind does not know the keys that were taken out before it was asked.
             match message.starts_with("unknown field") {
@@ -89,6 +89,9 @@ impl TryFrom<Map<String, Value>> for RewardConfig {
                 false => message,
             }
         })?;
+        if let RewardKind::Judge(config) = &mut kind {
+            config.fill_in();
+        }
         let name = match (name, &kind) {
             (Some(name), _) => name,
             (None, RewardKind::Custom {}) => return Err("missing field `name`".to_string()),
@@ -98,16 +101,23 @@ impl TryFrom<Map<String, Value>> for RewardConfig {
     }
 }
 
-impl From<RewardConfig> for Map<String, Value> {
+/// An entry as it is written. It holds no JSON value: with `arbitrary_precision` the numbers of one are objects
+/// to every format but JSON.
+#[derive(Serialize)]
+struct WrittenEntry {
+    #[serde(flatten)]
+    kind: RewardKind,
+    name: String,
+    weight: f64,
+    correctness: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<String>,
+}
+
+impl From<RewardConfig> for WrittenEntry {
     fn from(config: RewardConfig) -> Self {
-        let mut entry = config.kind.entry();
-        entry.insert("name".to_string(), config.name.into());
-        entry.insert("weight".to_string(), config.weight.into());
-        entry.insert("correctness".to_string(), config.correctness.into());
-        if let Some(gate) = config.gate {
-            entry.insert("gate".to_string(), gate.into());
-        }
-        entry
+        let RewardConfig { name, weight, correctness, gate, kind } = config;
+        WrittenEntry { kind, name, weight, correctness, gate }
     }
 }
 
@@ -288,7 +298,9 @@ mod tests {
             {"kind": "think_length", "unit": "share", "min": 0.5, "max": 0.75, "limit": 1},
             {"kind": "repetition", "n": 3, "max_penalty": 1},
             {"kind": "process", "command": ["a", "b"], "environment": {"A": "B"}, "on_error": "zero"},
-            {"kind": "judge", "url": "http://a", "model": "m", "api_key_env": "KEY"}
+            {"kind": "judge", "url": "http://a", "model": "m", "api_key_env": "KEY"},
+            {"kind": "judge", "name": "other", "url": "http://a", "model": "m", "max_completion_tokens": 9,
+             "temperature": "omit", "request": {"a": {"b": [true, 1, 0.5, "c"]}}}
         ]"#;
         let configs: Vec<RewardConfig> = serde_json::from_str(json).unwrap();
         assert_eq!(configs[0], RewardConfig::new(RewardKind::Task {}, 1.0, true));
@@ -296,6 +308,8 @@ mod tests {
         let written = serde_json::to_string(&configs).unwrap();
         assert_eq!(serde_json::from_str::<Vec<RewardConfig>>(&written).unwrap(), configs);
         assert!(written.contains(r#""name":"task","weight":1.0"#), "{written}");
+        // The limit that holds is written down.
+        assert_eq!(written.matches(r#""max_tokens":1000"#).count(), 1, "{written}");
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //!
 //! The judged text is hostile: it may claim to be the verdict, or tell the judge what to say. It is fenced by a word
 //! that it cannot know, and only what the judge writes is read. What a judge can still be talked into is the
-//! judge's weakness, which no parsing repairs.
+//! judge's weakness, which no parsing repairs. What the judge thinks on its way is not its verdict, and a reply that
+//! was cut off has none.
 
 mod prompt;
+mod request;
+mod reply;
 mod client;
 #[cfg(test)]
 mod tests;
@@ -20,9 +23,12 @@ use regex::{Regex, RegexBuilder};
 
 use crate::on_error::OnError;
 use crate::process::in_range;
+use crate::thoughts::outside_thoughts;
 use crate::{Answer, RewardError, Verdict, Verifier};
 use client::{Client, Failure, Key};
 use prompt::Template;
+use reply::Reply;
+pub use request::{JudgeTemperature, Omitted, RequestValue};
 
 /// Requests at the same time. Each is a thread that waits.
 const CONCURRENCY: RangeInclusive<usize> = 1..=512;
@@ -64,18 +70,24 @@ pub struct JudgeConfig {
     /// Milliseconds for one answer with all its tries and the waits between them.
     #[serde(default = "two_minutes")]
     pub timeout_ms: u64,
-    /// Tokens that the judge may write.
-    #[serde(default = "thousand")]
-    pub max_tokens: u32,
+    /// Tokens that the judge may write, its thoughts among them; 1000 where this key and the next are absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// The same under the name that newer services ask for. Only one of the two is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_completion_tokens: Option<u32>,
     /// Temperature of the judge. At 0 the same answer gets the same verdict as far as the service allows.
     #[serde(default)]
-    pub temperature: f64,
+    pub temperature: JudgeTemperature,
     /// Name of the environment variable with the key. The key itself stands in no config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
     /// What an answer is worth that the judge gave no verdict for.
     #[serde(default)]
     pub on_error: OnError,
+    /// Further fields of the request, as the service knows them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub request: BTreeMap<String, RequestValue>,
 }
 
 /// `no` alone is too common a word to be a verdict, except where the reply begins with it.
@@ -99,10 +111,6 @@ fn two_minutes() -> u64 {
     120_000
 }
 
-fn thousand() -> u32 {
-    1000
-}
-
 impl JudgeConfig {
     fn check(&self) -> Result<(), RewardError> {
         if self.model.is_empty() {
@@ -112,8 +120,12 @@ impl JudgeConfig {
         in_range("concurrency", self.concurrency, &CONCURRENCY)?;
         in_range("retries", self.retries, &RETRIES)?;
         in_range("timeout_ms", self.timeout_ms, &MILLISECONDS)?;
-        in_range("max_tokens", self.max_tokens, &TOKENS)?;
-        in_range("temperature", self.temperature, &(0.0..=2.0))
+        let (key, tokens) = self.limit()?;
+        in_range(key, tokens, &TOKENS)?;
+        if let JudgeTemperature::Number(temperature) = self.temperature {
+            in_range("temperature", temperature, &(0.0..=2.0))?;
+        }
+        self.check_request()
     }
 
     fn pattern(&self) -> Result<Regex, RewardError> {
@@ -147,6 +159,7 @@ struct Counters {
     requests: AtomicU64,
     retries: AtomicU64,
     timeouts: AtomicU64,
+    cut_off: AtomicU64,
     failures: AtomicU64,
 }
 
@@ -182,9 +195,26 @@ impl JudgeVerifier {
         })
     }
 
-    /// The value of the last verdict in a reply.
-    fn value(&self, reply: &str) -> Option<f64> {
-        let verdict = self.pattern.captures_iter(reply).last()?.get(1)?.as_str().trim();
+    /// The verdict in a reply, or why there is none.
+    fn value(&self, reply: Reply) -> Result<f64, String> {
+        let words = match reply {
+            Reply::Whole(words) => words,
+            Reply::Silent(reason) => return Err(reason),
+            Reply::CutOff(reason) => {
+                self.counters.cut_off.fetch_add(1, Ordering::Relaxed);
+                return Err(reason);
+            }
+        };
+        let shown = self.client.shown(&words);
+        let Some(said) = outside_thoughts(&words) else {
+            return Err(format!("the judge's reply ends inside a thought, so it gives no verdict: {shown}"));
+        };
+        self.last_verdict(said).ok_or_else(|| format!("the judge's reply has no verdict: {shown}"))
+    }
+
+    /// The value of the last verdict in what the judge says.
+    fn last_verdict(&self, said: &str) -> Option<f64> {
+        let verdict = self.pattern.captures_iter(said).last()?.get(1)?.as_str().trim();
         match verdict {
             yes if yes.eq_ignore_ascii_case("yes") => Some(1.0),
             no if no.eq_ignore_ascii_case("no") => Some(0.0),
@@ -201,9 +231,9 @@ impl Verifier for JudgeVerifier {
         let reply = self.client.ask(&question, &self.counters);
         self.under_way.1.recv().expect("both ends are ours");
         let reason = match reply {
-            Ok(reply) => match self.value(&reply) {
-                Some(value) => return Ok(Verdict::from(value)),
-                None => format!("the judge's reply has no verdict: {}", self.client.shown(&reply)),
+            Ok(reply) => match self.value(reply) {
+                Ok(value) => return Ok(Verdict::from(value)),
+                Err(reason) => self.client.shown(&reason),
             },
             Err(Failure::Refused(reason)) => {
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
@@ -248,6 +278,7 @@ impl Verifier for JudgeVerifier {
             read("requests", &counters.requests),
             read("retries", &counters.retries),
             read("timeouts", &counters.timeouts),
+            read("cut_off", &counters.cut_off),
             read("failures", &counters.failures),
         ])
     }

@@ -10,6 +10,7 @@ mod stopwatch;
 mod tasks;
 mod boxed;
 mod latex;
+mod thoughts;
 mod math;
 mod tags;
 mod format;
@@ -29,7 +30,7 @@ mod weighted;
 
 pub use config::{RewardConfig, RewardContext, RewardKind, TruncatedReward};
 pub use format::{FormatConfig, FormatStyle, FormatVerifier, is_well_formed};
-pub use judge::{JudgeConfig, JudgeVerifier};
+pub use judge::{JudgeConfig, JudgeTemperature, JudgeVerifier, Omitted, RequestValue};
 pub use length::{LengthConfig, LengthShape, LengthVerifier};
 pub use math::{AnswerKind, MathConfig, MathVerifier, extract_answer, is_equivalent, is_readable};
 pub use on_error::OnError;

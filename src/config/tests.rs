@@ -146,6 +146,39 @@ fn the_resolved_config_has_every_default_and_reads_as_the_same() {
 }
 
 #[test]
+fn entries_with_tables_are_written_as_toml() {
+    let entries = r#"
+[[rewards]]
+kind = "process"
+weight = 0.25
+command = ["reward"]
+environment = { A = "B" }
+
+[[rewards]]
+kind = "judge"
+url = "http://127.0.0.1:1"
+model = "m"
+max_completion_tokens = 900
+temperature = "omit"
+[rewards.request]
+reasoning_effort = "low"
+top_p = 0.9
+chat_template_kwargs = { enable_thinking = false, budget = 1 }
+"#;
+    let folder = folder(&format!("{TRAIN}{entries}"));
+    let config = RunConfig::load(&folder.path().join("a.toml"), &[]).unwrap();
+    let text = config.resolved();
+    for line in
+        ["weight = 0.25", "top_p = 0.9", "enable_thinking = false", "budget = 1", "temperature = \"omit\""]
+    {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains('$'), "{text}");
+    fs::write(folder.path().join("resolved.toml"), &text).unwrap();
+    assert_eq!(RunConfig::load(&folder.path().join("resolved.toml"), &[]).unwrap(), config);
+}
+
+#[test]
 fn the_resolved_sft_config_reads_as_the_same() {
     let folder = folder(SFT);
     let Config::Sft(config) = Config::load(&folder.path().join("a.toml"), &[]).unwrap() else {

@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use ureq::http::Uri;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 
+use super::reply::Reply;
+use super::request::Body;
 use super::{Counters, JudgeConfig};
 use crate::RewardError;
 use crate::random::{key_of, key_of_text};
@@ -64,9 +65,7 @@ pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
     key: Option<Key>,
-    model: String,
-    max_tokens: u32,
-    temperature: f64,
+    body: Body,
     retries: u32,
     timeout: Duration,
 }
@@ -88,23 +87,15 @@ impl Client {
             agent: agent.build().new_agent(),
             url,
             key,
-            model: config.model.clone(),
-            max_tokens: config.max_tokens,
-            temperature: config.temperature,
+            body: Body::new(config)?,
             retries: config.retries,
             timeout: Duration::from_millis(config.timeout_ms),
         })
     }
 
-    /// The text of the judge's reply.
-    pub(super) fn ask(&self, question: &str, counters: &Counters) -> Result<String, Failure> {
-        let body = json!({
-            "model": self.model,
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-        });
-        let (body, deadline) = (body.to_string(), Instant::now() + self.timeout);
+    /// The judge's reply.
+    pub(super) fn ask(&self, question: &str, counters: &Counters) -> Result<Reply, Failure> {
+        let (body, deadline) = (self.body.with(question), Instant::now() + self.timeout);
         let late = |last: &str| {
             counters.timeouts.fetch_add(1, Ordering::Relaxed);
             Failure::Unjudged(format!("no verdict in {} ms{last}", self.timeout.as_millis()))
@@ -133,7 +124,7 @@ impl Client {
         }
     }
 
-    fn attempt(&self, body: &str, deadline: Instant) -> Result<String, Fault> {
+    fn attempt(&self, body: &str, deadline: Instant) -> Result<Reply, Fault> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Fault::TimedOut);
@@ -150,7 +141,7 @@ impl Client {
         let read = response.body_mut().with_config().limit(bytes_max).read_to_vec();
         if status.is_success() {
             let read = read.map_err(|error| self.fault(&error))?;
-            return content(&read).map_err(|reason| Fault::Passing(self.shown(&reason), None));
+            return Reply::read(&read).map_err(|reason| Fault::Passing(self.shown(&reason), None));
         }
         // The status says enough where its explanation cannot be read.
         let words = read.unwrap_or_default();
@@ -183,17 +174,6 @@ impl Client {
         };
         let plain = |character: char| if character.is_control() { ' ' } else { character };
         words.chars().take(CHARACTERS_SHOWN).map(plain).collect()
-    }
-}
-
-/// The judge's words in a response.
-fn content(body: &[u8]) -> Result<String, String> {
-    let response: Value = serde_json::from_slice(body).map_err(|error| {
-        format!("the judge's response is no JSON ({error}): {}", String::from_utf8_lossy(body))
-    })?;
-    match response.pointer("/choices/0/message/content").and_then(Value::as_str) {
-        Some(content) => Ok(content.to_string()),
-        None => Err(format!("the judge's response has no `choices[0].message.content`: {response}")),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::{JudgeConfig, JudgeVerifier};
+use super::{JudgeConfig, JudgeTemperature, JudgeVerifier, RequestValue};
 use crate::on_error::OnError;
 use crate::{Answer, RewardError, Verdict, Verifier};
 
@@ -288,6 +288,127 @@ fn the_key_is_in_the_request_and_nowhere_else() {
     println!("{} {}", reason(&verifier), reason(&verifier));
 }
 
+fn text(content: &str, end: Value) -> Value {
+    json!({"message": {"content": content}, "finish_reason": end})
+}
+
+fn parts(parts: Value) -> Value {
+    json!({"message": {"content": parts}, "finish_reason": "stop"})
+}
+
+fn stop() -> Value {
+    json!("stop")
+}
+
+/// A judge that gives these replies in turn.
+fn replies(choices: Vec<Value>) -> (Server, JudgeVerifier) {
+    let body = move |number: usize| json!({"choices": [choices[number]]}).to_string();
+    let server = Server::new(move |number, _| response("200 OK", "", &body(number)));
+    let verifier = JudgeVerifier::new(config(&server)).unwrap();
+    (server, verifier)
+}
+
+#[test]
+fn a_whole_reply_gives_the_verdict_that_the_judge_says() {
+    let verdicts = [
+        (text("Equal.\nVerdict: YES", stop()), 1.0),
+        (text("Equal.\nVerdict: YES", Value::Null), 1.0),
+        (text("Equal.\nVerdict: YES", json!("EOS_token")), 1.0),
+        (text("<think>Verdict: no?</think>\n\nYes.", stop()), 1.0),
+        (text("Hm, verdict: yes?</think>Verdict: NO", stop()), 0.0),
+        (text("[THINK]Verdict: no[/THINK]**Verdict: yes**", stop()), 1.0),
+        (text("<Reasoning>a <reasoning>b</reasoning> c</Reasoning>no", stop()), 0.0),
+        (
+            text(
+                "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>yes",
+                stop(),
+            ),
+            1.0,
+        ),
+        (text("It wrote `<think>`, which is no answer. Verdict: NO", stop()), 0.0),
+        (parts(json!([{"type": "text", "text": "Verd"}, {"type": "output_text", "text": "ict: YES"}])), 1.0),
+        (
+            parts(json!([{"type": "thinking", "thinking": "verdict: no"}, {"type": "text", "text": "Yes"}])),
+            1.0,
+        ),
+        (
+            json!({"message": {"content": "No", "reasoning_content": "verdict: yes"}, "finish_reason": "stop"}),
+            0.0,
+        ),
+    ];
+    let (_server, verifier) = replies(verdicts.iter().map(|(choice, _)| choice.clone()).collect());
+    for (choice, expected) in &verdicts {
+        assert_eq!(value(&verifier), *expected, "{choice}");
+    }
+    assert_eq!(counts(&verifier), [verdicts.len() as u64, 0, 0, 0]);
+}
+
+#[test]
+fn thoughts_and_replies_that_are_cut_off_give_no_verdict() {
+    let cut = "is not whole";
+    let silent = [
+        (text("Equal.\nVerdict: YES", json!("length")), cut),
+        (text("Verdict: YES", json!("max_tokens")), cut),
+        (text("Verdict: YES", json!("content_filter")), cut),
+        (text("Verdict: YES", json!({"type": "length", "length": 9})), cut),
+        (json!({"message": {"content": null}, "finish_reason": "length"}), cut),
+        (text("<think>The verdict: yes. But", stop()), "inside a thought"),
+        (text("Verdict: YES <THINKING> or not?", stop()), "inside a thought"),
+        (text("<think>It says <think>x</think> verdict: yes", stop()), "inside a thought"),
+        (text("<think>verdict: yes, no, yes</think>\nThey are equal.", stop()), "has no verdict"),
+        (text("The verdict: yes.</reflection> They differ.", stop()), "has no verdict"),
+        (text("\u{25c1}think\u{25b7}verdict: yes", stop()), "inside a thought"),
+        (text(" \n", stop()), "is empty"),
+        (
+            json!({"message": {"content": "", "reasoning": "Verdict: yes"}, "finish_reason": "stop"}),
+            "no content",
+        ),
+        (json!({"message": {"reasoning_content": "Verdict: yes"}, "finish_reason": "stop"}), "no content"),
+        (parts(json!([{"type": "text", "text": "Verdict: yes", "thought": true}])), "is empty"),
+        (
+            json!({"message": {"content": "Yes", "refusal": "I cannot judge."}, "finish_reason": "stop"}),
+            "refuses",
+        ),
+        (parts(json!([{"type": "refusal", "refusal": "I cannot judge."}])), "refuses"),
+    ];
+    let (_server, verifier) = replies(silent.iter().map(|(choice, _)| choice.clone()).collect());
+    for (choice, words) in &silent {
+        let reason = reason(&verifier);
+        assert!(reason.contains(words), "{choice}: {reason}");
+    }
+    // None of them is asked again, and each is counted.
+    let asked = silent.len() as u64;
+    assert_eq!(counts(&verifier), [asked, 0, 0, asked]);
+    assert_eq!(verifier.counters()["cut_off"], 5);
+}
+
+#[test]
+fn the_request_holds_what_the_config_says_and_nothing_else() {
+    let server = Server::new(|_, _| says("Verdict: YES"));
+    let sent = |changes: Value| {
+        let mut entry = json!({"url": server.url, "model": "judge"});
+        entry.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let config: JudgeConfig = serde_json::from_value(entry).unwrap();
+        assert_eq!(value(&JudgeVerifier::new(config).unwrap()), 1.0);
+        let request = server.requests().pop().unwrap();
+        let mut body: Value = serde_json::from_str(request.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        body.as_object_mut().unwrap().remove("messages").unwrap();
+        body
+    };
+    assert_eq!(sent(json!({})), json!({"model": "judge", "max_tokens": 1000, "temperature": 0.0}));
+    assert_eq!(
+        sent(json!({"max_completion_tokens": 77, "temperature": "omit"})),
+        json!({"model": "judge", "max_completion_tokens": 77})
+    );
+    let further = json!({
+        "chat_template_kwargs": {"enable_thinking": false}, "reasoning_effort": "low", "top_k": 20,
+        "top_p": 0.95, "stop": ["###", "\n\n"],
+    });
+    let mut expected = json!({"model": "judge", "max_tokens": 9, "temperature": 0.5});
+    expected.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
+    assert_eq!(sent(json!({"max_tokens": 9, "temperature": 0.5, "request": further})), expected);
+}
+
 #[test]
 fn a_config_is_checked_by_its_keys() {
     let server = Server::new(|_, _| Vec::new());
@@ -307,8 +428,22 @@ fn a_config_is_checked_by_its_keys() {
     refused(|config| config.concurrency = 0, "concurrency");
     refused(|config| config.retries = 21, "retries");
     refused(|config| config.timeout_ms = 0, "timeout_ms");
-    refused(|config| config.max_tokens = 0, "max_tokens");
-    refused(|config| config.temperature = f64::NAN, "temperature");
+    refused(|config| config.max_tokens = Some(0), "max_tokens");
+    refused(|config| config.max_completion_tokens = Some(0), "max_completion_tokens");
+    let both = |config: &mut JudgeConfig| {
+        (config.max_tokens, config.max_completion_tokens) = (Some(9), Some(9));
+    };
+    refused(both, "max_completion_tokens");
+    refused(|config| config.temperature = JudgeTemperature::Number(f64::NAN), "temperature");
+    for own in ["model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream", "n"] {
+        let request = [(own.to_string(), RequestValue::Flag(true))].into();
+        let error = JudgeVerifier::new(JudgeConfig { request, ..config(&server) }).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("request.{own}: ")), "{error}");
+    }
+    let infinite = RequestValue::List(vec![RequestValue::Number(f64::INFINITY)]);
+    let request = [("top_p".to_string(), infinite)].into();
+    let error = JudgeVerifier::new(JudgeConfig { request, ..config(&server) }).unwrap_err().to_string();
+    assert!(error.starts_with("request.top_p: "), "{error}");
     refused(|config| config.api_key_env = Some("A=B".to_string()), "api_key_env");
     refused(|config| config.api_key_env = Some("LONGHAUL_TEST_NOT_SET".to_string()), "api_key_env");
     assert!(server.requests().is_empty());

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::boxed::{BOX_BYTES_MAX, Boxed, last_box};
 use crate::latex::parse;
 use crate::math::number::number_length;
+use crate::thoughts::behind_last_thought;
 
 /// A way to write down a final answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,18 +29,16 @@ pub enum AnswerKind {
 pub(crate) const ORDER: [AnswerKind; 5] =
     [AnswerKind::Boxed, AnswerKind::Tag, AnswerKind::Phrase, AnswerKind::Hashes, AnswerKind::Last];
 
-/// Marks between which a model thinks. An answer stands behind them.
-const THOUGHTS: [(&str, &str); 2] = [("<think>", "</think>"), ("<thinking>", "</thinking>")];
-
 /// Boxes that are joined to a list; a longer row is no answer.
 const JOINED_MAX: usize = 32;
 
 /// Bytes before a box in which the box before it must begin to be joined, and a formula's longest length.
 const WINDOW: usize = 1024;
 
-/// The final answer of a completion, or `None` if it has none. What is thought before `</think>` does not count.
+/// The final answer of a completion, or `None` if it has none. What stands before the end of its last thought does not
+/// count, and nor does a completion that ends within one.
 pub fn extract_answer<'a>(completion: &'a str, order: &[AnswerKind]) -> Option<Cow<'a, str>> {
-    let text = behind_thoughts(completion)?;
+    let text = behind_last_thought(completion)?;
     order.iter().find_map(|kind| match kind {
         AnswerKind::Boxed => boxed(text),
         AnswerKind::Tag => tagged(text).map(Cow::Borrowed),
@@ -84,21 +83,6 @@ fn unescaped(text: &str) -> String {
         rest = behind;
     }
     single + rest
-}
-
-/// The text behind the last thought, or `None` if the last one was not closed.
-fn behind_thoughts(text: &str) -> Option<&str> {
-    // The last mark of either kind tells; a search for one byte is much faster than one for a word.
-    for (at, _) in text.rmatch_indices('<') {
-        let rest = &text[at..];
-        if let Some(behind) = THOUGHTS.iter().find_map(|(_, close)| rest.strip_prefix(close)) {
-            return Some(behind);
-        }
-        if THOUGHTS.iter().any(|(open, _)| rest.starts_with(open)) {
-            return None;
-        }
-    }
-    Some(text)
 }
 
 /// The last place of a mark, which begins with an ASCII sign that is rare in text.

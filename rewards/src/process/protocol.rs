@@ -72,7 +72,12 @@ pub(super) fn read(line: &[u8]) -> Said {
         Err(error) => Said::Nonsense(id, format!("{error} in {}", shown(line))),
         Ok(Reply { id, error: Some(error), .. }) => Said::Error(id, shown(error.as_bytes())),
         Ok(Reply { id, reward: Some(value), parts, .. }) => {
-            Said::Verdict(id, Verdict { value, parts: parts.unwrap_or_default() })
+            let parts = parts.unwrap_or_default();
+            // JSON has no infinite number, but one that is too large for 64 bits is read as one.
+            if parts.values().chain([&value]).any(|number| !number.is_finite()) {
+                return Said::Nonsense(Some(id), format!("number out of range in {}", shown(line)));
+            }
+            Said::Verdict(id, Verdict { value, parts })
         }
         Ok(Reply { id, .. }) => {
             Said::Nonsense(Some(id), format!("neither `reward` nor `error` in {}", shown(line)))
@@ -146,11 +151,12 @@ mod tests {
             r#"{"id":5,"reward":"1"}"#,
             r#"{"id":5,"reward":1,"part":{}}"#,
             r#"{"id":5,"reward":1,"parts":{"a":null}}"#,
+            r#"{"id":5,"reward":1e999}"#,
+            r#"{"id":5,"reward":1,"parts":{"a":-1e999}}"#,
         ] {
             assert_eq!(nonsense(line).0, Some(5), "{line}");
         }
-        for line in ["", "hello", r#"{"id":5,"reward":NaN}"#, r#"{"id":5,"reward":1e999}"#, r#"{"reward":1}"#]
-        {
+        for line in ["", "hello", r#"{"id":5,"reward":NaN}"#, r#"{"reward":1}"#] {
             assert_eq!(nonsense(line).0, None, "{line}");
         }
         assert!(matches!(read(b"{\"id\":1,\"reward\":1,\"error\":\"\xff\"}"), Said::Nonsense(None, _)));

@@ -1,0 +1,323 @@
+//! Where a text thinks: the marks that reasoning models put around their thoughts, in one list for every verifier.
+//!
+//! What is thought is no answer. The shapes of marks are read by rules and not as a table of strings, because models
+//! write one name in many ways: `<think>`, `</THINK >`, `<seed:think>`, `<think effort="high">`, `[THINK]`,
+//! `◁think▷`, `<|begin_of_thought|>`. A mark between quotes or backticks is spoken about and ends or begins nothing.
+//! `format` and `think_length` ask for the one form of `tags` instead: they pay for a form, and this file only looks
+//! for what must not count. Everything is linear in the text.
+
+/// Words that a name of a thought ends with.
+const WORDS: [&str; 10] = [
+    "think",      // DeepSeek-R1, Qwen3, GLM, Kimi, Seed-OSS, Magistral
+    "thinking",   // Command A, and prompts after Claude's
+    "thought",    // Sky-T1, OpenThoughts, Gemma
+    "thoughts",   // prompts that ask for them
+    "reasoning",  // GRPO recipes that ask for `<reasoning>` and `<answer>`
+    "reflection", // Reflection Llama, inside or behind its thoughts
+    "analysis",   // gpt-oss, and prompts that ask for one before the answer
+    "scratchpad", // prompts that ask for one
+    "monologue",  // `<inner_monologue>`
+    "cot",        // `<cot>`, a chain of thought
+];
+/// Words of the channels whose text is not the answer, in the format of gpt-oss (harmony). A commentary speaks to
+/// tools.
+const SILENT_CHANNELS: [&str; 6] = ["analysis", "commentary", "think", "thinking", "thought", "reasoning"];
+/// What marks begin with.
+const SIGNS: [char; 3] = ['<', '[', '◁'];
+/// Quotes and backticks around a mark that is only spoken about.
+const QUOTES: [char; 9] = ['`', '"', '\'', '“', '”', '‘', '’', '«', '»'];
+/// Bytes of the longest mark, attributes and all.
+const MARK_BYTES_MAX: usize = 256;
+/// Begins the message of a channel.
+const MESSAGE: &str = "<|message|>";
+
+/// What a mark says about the text behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// A thought begins, perhaps inside another.
+    Opens,
+    /// The innermost thought ends.
+    Closes,
+    /// A channel for thoughts begins. Channels are not nested.
+    Channel,
+    /// A channel for the answer begins, or the channel for thoughts ends.
+    Answer,
+}
+
+/// The text behind the last mark, or all of it without one; `None` if that mark begins a thought.
+pub(crate) fn behind_last_thought(text: &str) -> Option<&str> {
+    // One search a sign: a search for one byte is much faster than one for any of several characters.
+    let last = SIGNS.iter().filter_map(|sign| {
+        text.rmatch_indices(*sign).find_map(|(at, _)| mark(text, at).map(|(mark, end)| (at, mark, end)))
+    });
+    match last.max_by_key(|(at, _, _)| *at) {
+        None => Some(text),
+        Some((_, Mark::Closes | Mark::Answer, end)) => Some(&text[end..]),
+        Some((_, Mark::Opens | Mark::Channel, _)) => None,
+    }
+}
+
+/// What a text says outside of thoughts at its end: the text behind the last thought, or `None` if a thought is still
+/// open there. This is the strict reading. A thought inside another has to be closed itself, since whoever quotes
+/// somebody else's thoughts in its own has not come to an answer.
+pub(crate) fn outside_thoughts(text: &str) -> Option<&str> {
+    if let Some(rest) = without_special_tokens(text) {
+        return rest;
+    }
+    let (mut open, mut behind) = (0_usize, 0);
+    for (at, _) in text.match_indices(SIGNS) {
+        // A sign inside the mark before it, as in its attributes, is part of it.
+        if at < behind {
+            continue;
+        }
+        let Some((mark, end)) = mark(text, at) else { continue };
+        behind = end;
+        open = match mark {
+            Mark::Opens => open + 1,
+            Mark::Closes => open.saturating_sub(1),
+            Mark::Channel => 1,
+            Mark::Answer => 0,
+        };
+    }
+    (open == 0).then(|| &text[behind..])
+}
+
+/// The answer of a gpt-oss reply whose special tokens a server has dropped, so that `analysisWe need ...` and
+/// `assistantfinalVerdict: YES` are glued together; the inner `None` where there is no answer.
+fn without_special_tokens(text: &str) -> Option<Option<&str>> {
+    let rest = text.trim_start().strip_prefix("analysis")?;
+    let is_glued = rest.starts_with(|next: char| next.is_uppercase() || next.is_numeric());
+    is_glued.then(|| rest.rsplit_once("assistantfinal").map(|(_, answer)| answer))
+}
+
+/// The mark that begins at this sign, and where it ends.
+fn mark(text: &str, at: usize) -> Option<(Mark, usize)> {
+    let rest = &text[at..];
+    let rest = &rest[..rest.floor_char_boundary(MARK_BYTES_MAX)];
+    let (mark, length) = match rest.chars().next()? {
+        '<' => special_token(rest).or_else(|| tag(rest))?,
+        '[' => bracketed(rest, '[', ']', is_think)?,
+        _ => bracketed(rest, '◁', '▷', is_thought)?,
+    };
+    let end = at + length;
+    let is_quoted = text[..at].ends_with(QUOTES) && text[end..].starts_with(QUOTES);
+    (!is_quoted).then_some((mark, end))
+}
+
+/// `<|begin_of_thought|>`, `<|END_THINKING|>`, `<｜think▁start｜>`, and the channels of harmony and of Gemma.
+fn special_token(rest: &str) -> Option<(Mark, usize)> {
+    const CHANNEL_END: &str = "<channel|>";
+    if rest.starts_with(CHANNEL_END) {
+        return Some((Mark::Answer, CHANNEL_END.len()));
+    }
+    let inner = rest.strip_prefix("<|").or_else(|| rest.strip_prefix("<｜"))?;
+    let (name, after) = inner.split_once('>')?;
+    let name = name.trim_end_matches(['|', '｜']).to_lowercase();
+    let length = rest.len() - after.len();
+    let words: Vec<&str> = name.split([' ', '_', '▁', '-', '/']).collect();
+    let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
+    match name.as_str() {
+        "channel" => return Some(channel(rest, length)),
+        // Apertus.
+        "inner_prefix" => return Some((Mark::Opens, length)),
+        "inner_suffix" => return Some((Mark::Closes, length)),
+        _ if !has(&WORDS) || has(&["no"]) => return None,
+        _ => {}
+    }
+    let closes = name.starts_with('/') || has(&["end", "stop"]);
+    Some((if closes { Mark::Closes } else { Mark::Opens }, length))
+}
+
+/// The channel whose name stands behind `length` bytes: `analysis<|message|>` and the like.
+fn channel(rest: &str, length: usize) -> (Mark, usize) {
+    let after = &rest[length..];
+    let name = after.trim_start();
+    let name = &name[..name.find(|next: char| !next.is_ascii_alphabetic()).unwrap_or(name.len())];
+    let is_silent = SILENT_CHANNELS.iter().any(|silent| name.eq_ignore_ascii_case(silent));
+    let line = after.lines().next().unwrap_or_default();
+    let end = match line.find(MESSAGE) {
+        Some(at) => at + MESSAGE.len(),
+        None => after.len() - after.trim_start().len() + name.len(),
+    };
+    (if is_silent { Mark::Channel } else { Mark::Answer }, length + end)
+}
+
+/// `<think>`, `</seed:think>`, `<reasoning effort="high">`. One that closes itself holds no thought.
+fn tag(rest: &str) -> Option<(Mark, usize)> {
+    let inner = rest.strip_prefix('<')?;
+    let (closes, inner) = match inner.strip_prefix('/') {
+        Some(inner) => (true, inner.trim_start()),
+        None => (false, inner),
+    };
+    let is_part = |next: char| next.is_alphanumeric() || ['_', '-', ':', '.'].contains(&next);
+    let (name, after) = inner.split_at(inner.find(|next| !is_part(next))?);
+    if !is_thought(name) {
+        return None;
+    }
+    let (attributes, after) = after.split_once('>')?;
+    // In `a <think and b> c` nothing is a tag.
+    let is_tag = attributes.trim().is_empty()
+        || (attributes.starts_with(char::is_whitespace)
+            && attributes.contains('=')
+            && !closes
+            && !attributes.contains('<')
+            && !attributes.ends_with('/'));
+    let mark = if closes { Mark::Closes } else { Mark::Opens };
+    is_tag.then(|| (mark, rest.len() - after.len()))
+}
+
+/// `[THINK]` and `◁/think▷`: a name between two signs.
+fn bracketed(rest: &str, open: char, close: char, is_name: impl Fn(&str) -> bool) -> Option<(Mark, usize)> {
+    let (name, after) = rest.strip_prefix(open)?.split_once(close)?;
+    let (mark, name) = match name.strip_prefix('/') {
+        Some(name) => (Mark::Closes, name),
+        None => (Mark::Opens, name),
+    };
+    is_name(name).then(|| (mark, rest.len() - after.len()))
+}
+
+/// Whether brackets around this name are Magistral's. Other words in brackets are headings.
+fn is_think(name: &str) -> bool {
+    ["think", "thinking"].iter().any(|word| name.eq_ignore_ascii_case(word))
+}
+
+/// Whether a tag of this name holds a thought: its last part ends with one of the words, as in `thinking_process`,
+/// `chain_of_thought` and `antThinking`. `no_think` asks for none.
+fn is_thought(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let name = name.strip_suffix("process").unwrap_or(&name).trim_end_matches(['_', '-']);
+    let mut parts = name.rsplit(['_', '-', ':', '.']);
+    let last = parts.next().unwrap_or_default();
+    let is_negated = last.starts_with("no") || parts.next() == Some("no");
+    !is_negated && WORDS.iter().any(|word| last.ends_with(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    /// An opening mark with its closing one, as models write them.
+    const PAIRS: [(&str, &str); 22] = [
+        ("<think>", "</think>"),
+        ("<THINK>", "</Think >"),
+        ("<think effort=\"high\">", "</ think>"),
+        ("<thinking>", "</thinking>"),
+        ("<thought>", "</thought>"),
+        ("<reasoning>", "</reasoning>"),
+        ("<analysis>", "</analysis>"),
+        ("<reflection>", "</reflection>"),
+        ("<scratchpad>", "</scratchpad>"),
+        ("<inner_monologue>", "</inner_monologue>"),
+        ("<thinking_process>", "</thinking_process>"),
+        ("<antThinking>", "</antThinking>"),
+        ("<seed:think>", "</seed:think>"),
+        ("<longcat_think>", "</longcat_think>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<｜think▁start｜>", "<｜think▁end｜>"),
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("<|channel>thought\n", "<channel|>"),
+    ];
+
+    #[test]
+    fn what_stands_behind_a_thought_is_said() {
+        for (open, close) in PAIRS {
+            let expect = |text: String, expected: Option<&str>| {
+                assert_eq!(behind_last_thought(&text), expected, "{text}");
+                assert_eq!(outside_thoughts(&text), expected, "{text}");
+            };
+            expect(format!("{open}a{close}b"), Some("b"));
+            expect(format!("a{close}b"), Some("b"));
+            expect(format!("b{open}a"), None);
+            expect(format!("b{open}a{close}"), Some(""));
+            expect(format!("{open}a{close}b{open}a{close}c"), Some("c"));
+            expect(format!("{open}a{close}b{open}a"), None);
+        }
+    }
+
+    #[test]
+    fn a_thought_inside_another_is_closed_itself() {
+        for (open, close) in PAIRS {
+            let text = format!("{open}a{open}b{close}c");
+            // The channels of harmony are not nested: a final one ends whatever was before it.
+            let expected = close.contains("channel").then_some("c");
+            assert_eq!(outside_thoughts(&text), expected, "{text}");
+            assert_eq!(behind_last_thought(&text), Some("c"), "{text}");
+            assert_eq!(outside_thoughts(&format!("{text}{close}d")), Some("d"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_mark_hides_nothing() {
+        for text in [
+            "",
+            "a < think > b",
+            "a<think b>c",
+            "<thinker>",
+            "<no_think>",
+            "<nothink>",
+            "<|no_think|>",
+            "<think/>",
+            "<think />",
+            "[analysis]",
+            "[t]hink]",
+            "<|im_start|>",
+            "<answer>4</answer>",
+            "it wrote `<think>` and \"</think>\"",
+            "analysis shows 4",
+            "Analysis: 4",
+            "<think",
+            "<|think",
+            "◁think",
+        ] {
+            assert_eq!(outside_thoughts(text), Some(text), "{text}");
+            assert_eq!(behind_last_thought(text), Some(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reply_of_gpt_oss_without_its_special_tokens_is_known() {
+        assert_eq!(outside_thoughts("analysisWe check.assistantfinalVerdict: YES"), Some("Verdict: YES"));
+        assert_eq!(outside_thoughts("analysisWe check. Verdict: YES"), None);
+    }
+
+    #[test]
+    fn the_search_is_linear() {
+        for piece in ["<", "[", "<|", "◁", "<think", "<think a", "[think", "<|channel|>", "`<think>`"] {
+            let text = piece.repeat(200_000);
+            let start = std::time::Instant::now();
+            outside_thoughts(&text);
+            behind_last_thought(&text);
+            assert!(start.elapsed().as_secs_f64() < 5.0, "{piece}");
+        }
+    }
+
+    proptest! {
+        /// Against counting, for the one pair of marks.
+        #[test]
+        fn thoughts_agree_with_counting(pieces in proptest::collection::vec(
+            proptest::sample::select(vec!["<think>", "</think>", "a", " ", "<", "é", "`"]), 0..12,
+        )) {
+            let text: String = pieces.concat().replace("`<", "` <");
+            let (mut open, mut said) = (0_i32, String::new());
+            for piece in text.split_inclusive('>') {
+                said.push_str(piece);
+                if piece.ends_with("</think>") {
+                    open = (open - 1).max(0);
+                    said.clear();
+                } else if piece.ends_with("<think>") {
+                    open += 1;
+                    said.clear();
+                }
+            }
+            prop_assert_eq!(outside_thoughts(&text), (open == 0).then_some(said.as_str()), "{}", text);
+            let last = (text.rfind("<think>"), text.rfind("</think>"));
+            prop_assert!(behind_last_thought(&text).is_some() == (last.0 <= last.1), "{}", text);
+        }
+    }
+}
