@@ -4,9 +4,13 @@
 //! verifier asks whether there is one.
 
 pub(crate) mod ratio;
+mod unicode;
 pub(crate) mod unit;
 pub(crate) mod expression;
+pub(crate) mod label;
+pub(crate) mod qualifier;
 mod lexer;
 mod parse;
 
-pub(crate) use parse::parse;
+pub(crate) use parse::{is_typeset, parse};
+pub(crate) use unicode::folded;

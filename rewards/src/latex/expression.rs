@@ -66,6 +66,10 @@ pub(crate) enum Relation {
     Greater,
     GreaterOrEqual,
     Element,
+    /// `\equiv`.
+    Congruent,
+    /// One that is compared by its name.
+    Other(&'static str),
 }
 
 impl Relation {
@@ -78,6 +82,23 @@ impl Relation {
             Relation::GreaterOrEqual => Relation::LessOrEqual,
             other => other,
         }
+    }
+
+    /// Whether this says that one statement follows from another.
+    pub(crate) fn is_implication(self) -> bool {
+        const NAMES: [&str; 10] = [
+            "Rightarrow",
+            "Leftrightarrow",
+            "Longrightarrow",
+            "Longleftrightarrow",
+            "implies",
+            "iff",
+            "to",
+            "rightarrow",
+            "longrightarrow",
+            "because",
+        ];
+        matches!(self, Relation::Other(name) if NAMES.contains(&name))
     }
 
     /// Whether this is one of the four orderings.
@@ -110,14 +131,22 @@ pub(crate) enum Expression {
     Percent(Box<Expression>),
     Degrees(Box<Expression>),
     Measure(Box<Expression>, Unit),
+    /// `5 \pmod 7` and `19 \bmod 7`: a number and its modulus.
+    Modulo(Box<[Expression; 2]>),
     /// `a : b : c`, which may also be a time.
     Proportion(Vec<Expression>),
     /// Two or more parts in round or square brackets: a tuple or an interval.
     Bracket(char, Vec<Expression>, char),
     /// What stands in curly brackets.
     Set(Vec<Expression>),
-    /// Parts with commas, `and` or `or` between them and no brackets around.
+    /// Parts with commas between them and no brackets around.
     List(Vec<Expression>),
+    /// Parts with `and` between them, which hold together.
+    And(Vec<Expression>),
+    /// Parts with `or` between them, of which any may hold.
+    Or(Vec<Expression>),
+    /// The pieces of a function: values with their conditions.
+    Pieces(Vec<[Expression; 2]>),
     Union(Vec<Expression>),
     Intersection(Vec<Expression>),
     Difference(Box<[Expression; 2]>),
@@ -155,6 +184,7 @@ impl Expression {
             Expression::Quotient(pair)
             | Expression::Power(pair)
             | Expression::Root(pair)
+            | Expression::Modulo(pair)
             | Expression::Difference(pair) => pair.iter().collect(),
             Expression::Sum(parts)
             | Expression::Product(parts)
@@ -164,9 +194,12 @@ impl Expression {
             | Expression::Bracket(_, parts, _)
             | Expression::Set(parts)
             | Expression::List(parts)
+            | Expression::And(parts)
+            | Expression::Or(parts)
             | Expression::Union(parts)
             | Expression::Intersection(parts)
             | Expression::Chain(parts, _) => parts.iter().collect(),
+            Expression::Pieces(pieces) => pieces.iter().flatten().collect(),
             Expression::Matrix(rows) => rows.iter().flatten().collect(),
         }
     }
@@ -188,6 +221,8 @@ impl Expression {
             Expression::Bracket(open, parts, close) => Expression::Bracket(*open, all(parts), *close),
             Expression::Set(parts) => Expression::Set(all(parts)),
             Expression::List(parts) => Expression::List(all(parts)),
+            Expression::And(parts) => Expression::And(all(parts)),
+            Expression::Or(parts) => Expression::Or(all(parts)),
             Expression::Union(parts) => Expression::Union(all(parts)),
             Expression::Intersection(parts) => Expression::Intersection(all(parts)),
             Expression::Chain(parts, relations) => Expression::Chain(all(parts), relations.clone()),
@@ -204,6 +239,11 @@ impl Expression {
             Expression::Root(pair) => Expression::Root(Box::new([change(&pair[0]), change(&pair[1])])),
             Expression::Difference(pair) => {
                 Expression::Difference(Box::new([change(&pair[0]), change(&pair[1])]))
+            }
+            Expression::Modulo(pair) => Expression::Modulo(Box::new([change(&pair[0]), change(&pair[1])])),
+            Expression::Pieces(pieces) => {
+                let piece = |[value, condition]: &[Expression; 2]| [change(value), change(condition)];
+                Expression::Pieces(pieces.iter().map(piece).collect())
             }
             leaf => leaf.clone(),
         }

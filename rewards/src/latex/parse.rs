@@ -1,28 +1,51 @@
 //! Reads tokens into an [`Expression`] by recursive descent. Depth and size are bounded, so hostile nesting is an
-//! error and not an overflow. Binding, from the loosest: `;` and `,` lists, relations, unions, proportions, sums,
-//! products (also without a sign), powers and what stands behind a value (`!`, `%`, `°`, units).
+//! error and not an overflow. Binding, from the loosest: `;` and `,` lists, `or`, `and`, relations, unions, moduli,
+//! proportions, sums, products (also without a sign), powers and what stands behind a value (`!`, `%`, `°`, units).
+//!
+//! What is well-formed and has no value that could be worked out (`\sum`, `\cancel`, `A \subset B`) is read too, as a
+//! function or relation that is known by its name.
 
 mod atoms;
+mod environments;
+mod lists;
+mod measures;
+mod scripts;
 
-use crate::latex::expression::{Constant, Expression, Function};
+use crate::latex::expression::{Expression, Function, Relation};
 use crate::latex::lexer::{Token, Unreadable, lex};
-use crate::latex::unit::Unit;
+use crate::latex::unicode::folded;
 
-/// Levels of nesting. Written mathematics stays under ten; each level takes some ten frames of the stack.
-const DEPTH_MAX: usize = 64;
-
-/// Words behind a number that make it another answer.
-const QUALIFIERS: [&str; 16] = [
-    "not", "no", "is", "are", "was", "if", "when", "unless", "than", "more", "less", "fewer", "except",
-    "without", "wrong", "but",
-];
+/// Levels of nesting, two for each pair of brackets. Written mathematics stays under twenty; each level takes some
+/// six frames of the stack.
+const DEPTH_MAX: usize = 128;
 
 /// The expression that a text is. With `thousands` a comma before three digits joins `1,234` to one number.
 pub(crate) fn parse(text: &str, thousands: bool) -> Result<Expression, Unreadable> {
-    let tokens = lex(text, thousands)?;
-    let mut parser = Parser { tokens: &tokens, at: 0, depth: 0, bars: 0 };
+    read(text, thousands).map(|reading| reading.expression)
+}
+
+/// Whether a text is mathematics as it is typeset: it can be read, and has neither bare words nor the loose ends of a
+/// sentence.
+pub(crate) fn is_typeset(text: &str) -> bool {
+    read(text, true).is_ok_and(|reading| !reading.loose)
+}
+
+/// What a text was read as.
+struct Reading {
+    expression: Expression,
+    /// Whether something was let pass that no one would typeset so.
+    loose: bool,
+}
+
+fn read(text: &str, thousands: bool) -> Result<Reading, Unreadable> {
+    let lexed = lex(&folded(text), thousands)?;
+    let mut parser =
+        Parser { tokens: &lexed.tokens, at: 0, depth: 0, bars: 0, aligned: false, loose: lexed.loose };
     let expression = parser.rows()?;
-    if parser.at == tokens.len() { Ok(expression) } else { Err(Unreadable) }
+    if parser.at < lexed.tokens.len() {
+        return Err(Unreadable);
+    }
+    Ok(Reading { expression, loose: parser.loose })
 }
 
 struct Parser<'a> {
@@ -31,6 +54,9 @@ struct Parser<'a> {
     depth: usize,
     /// Absolute values that are open: inside one, a bar closes.
     bars: usize,
+    /// Whether `&` aligns what stands here, rather than separating cells.
+    aligned: bool,
+    loose: bool,
 }
 
 type Parsed = Result<Expression, Unreadable>;
@@ -68,10 +94,13 @@ impl<'a> Parser<'a> {
 
     /// Lists between semicolons, and between lines.
     fn rows(&mut self) -> Parsed {
+        self.skip_lead();
         let mut rows = vec![self.list()?];
         while self.is_sign(';') || self.is_sign('\n') {
+            self.loose |= self.is_sign('\n');
             self.at += 1;
             if self.peek().is_none() {
+                self.loose = true;
                 break;
             }
             rows.push(self.list()?);
@@ -79,39 +108,34 @@ impl<'a> Parser<'a> {
         Ok(one_or(rows, Expression::List))
     }
 
+    /// Steps over what joins an answer to the work before it: `\therefore`, and a relation whose left side stands there.
+    fn skip_lead(&mut self) {
+        while self.take('∴') {}
+        let lead = match self.peek() {
+            Some(Token::Relation(Relation::Equal | Relation::Approximate)) => true,
+            Some(Token::Relation(relation)) => relation.is_implication(),
+            _ => false,
+        };
+        self.at += usize::from(lead);
+        self.loose |= lead;
+    }
+
     fn list(&mut self) -> Parsed {
         Ok(one_or(self.items(&[','])?, Expression::List))
     }
 
-    /// Relations between commas, `and` and `or`.
-    fn items(&mut self, commas: &[char]) -> Result<Vec<Expression>, Unreadable> {
-        let mut items = Vec::new();
-        loop {
-            while self.peek() == Some(&Token::Separator) {
-                self.at += 1;
-            }
-            items.push(self.chain()?);
-            let comma = commas.iter().any(|&comma| self.take(comma));
-            let word = self.peek() == Some(&Token::Separator);
-            self.at += usize::from(word);
-            if !comma && !word {
-                return Ok(items);
-            }
-            if self.peek().is_none() {
-                // A comma at the end belongs to the sentence around.
-                return if word { Err(Unreadable) } else { Ok(items) };
-            }
-        }
-    }
-
     /// `a = b < c`.
     fn chain(&mut self) -> Parsed {
+        self.skip_alignment();
         let mut members = vec![self.union()?];
         let mut relations = Vec::new();
+        self.skip_alignment();
         while let Some(Token::Relation(relation)) = self.peek() {
             self.at += 1;
+            self.skip_alignment();
             relations.push(*relation);
             members.push(self.union()?);
+            self.skip_alignment();
         }
         Ok(match members.pop() {
             Some(member) if relations.is_empty() => member,
@@ -120,6 +144,11 @@ impl<'a> Parser<'a> {
                 Expression::Chain(members, relations)
             }
         })
+    }
+
+    /// Steps over the marks of alignment in an environment that has them.
+    fn skip_alignment(&mut self) {
+        while self.aligned && self.take('&') {}
     }
 
     /// `A ∪ B`, `A ∩ B`, `A ∖ B`.
@@ -145,13 +174,48 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `a : b`.
+    /// `a : b`, and a modulus behind it.
     fn proportion(&mut self) -> Parsed {
         let mut parts = vec![self.sum()?];
         while self.take(':') {
             parts.push(self.sum()?);
         }
-        Ok(one_or(parts, Expression::Proportion))
+        let value = match parts.pop() {
+            // The half of the day belongs to the whole time.
+            Some(Expression::Measure(minutes, unit)) if !parts.is_empty() && unit.is_day_half() => {
+                parts.push(*minutes);
+                Expression::Measure(Box::new(Expression::Proportion(parts)), unit)
+            }
+            last => {
+                parts.extend(last);
+                one_or(parts, Expression::Proportion)
+            }
+        };
+        Ok(match self.modulus()? {
+            Some(modulus) => Expression::Modulo(Box::new([value, modulus])),
+            None => value,
+        })
+    }
+
+    /// `\pmod 7`, `\bmod 7`, `(mod 7)`.
+    fn modulus(&mut self) -> Result<Option<Expression>, Unreadable> {
+        match self.tokens[self.at..] {
+            [Token::Command("pmod"), ..] => {
+                self.at += 1;
+                self.argument().map(Some)
+            }
+            [Token::Modulo, ..] => {
+                self.at += 1;
+                self.sum().map(Some)
+            }
+            [Token::Sign('('), Token::Modulo, ..] => {
+                self.at += 2;
+                let modulus = self.sum()?;
+                self.expect(')')?;
+                Ok(Some(modulus))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn sum(&mut self) -> Parsed {
@@ -165,6 +229,8 @@ impl<'a> Parser<'a> {
                 return Ok(one_or(terms, Expression::Sum));
             }
             self.at += usize::from(sign.is_some());
+            // Before the first term one sign is enough.
+            self.loose |= terms.is_empty() && sign.is_some() && (self.is_sign('-') || self.is_sign('+'));
             let term = self.product()?;
             terms.push(match sign {
                 Some('-') => Expression::Negative(Box::new(term)),
@@ -182,25 +248,25 @@ impl<'a> Parser<'a> {
                 factors.push(self.factor()?);
             } else if self.take('/') {
                 let left = one_or(factors, Expression::Product);
-                factors = vec![Expression::Quotient(Box::new([left, self.factor()?]))];
-            } else if self.is_plain_fraction() && factors.len() == 1 {
-                let Some(whole) = factors.pop().filter(is_whole) else { return Err(Unreadable) };
-                let (top, _) = (self.atom()?, self.at += 1);
-                let part = Expression::Quotient(Box::new([top, self.atom()?]));
-                factors.push(Expression::Sum(vec![whole, part]));
+                factors = vec![divided(left, self.factor()?)];
+            } else if let Some(Token::Binary(name)) = self.peek() {
+                self.at += 1;
+                let left = one_or(factors, Expression::Product);
+                factors = vec![Expression::Unknown(name.to_string(), vec![left, self.factor()?])];
             } else if self.begins_value() {
+                let begins_with_digit = matches!(self.peek(), Some(Token::Number(_)));
                 let right = self.nested(Self::power)?;
-                join_factor(&mut factors, right)?;
+                if begins_with_digit && matches!(right, Expression::Number(_) | Expression::Sum(_)) {
+                    // `2 3` is nothing.
+                    return Err(Unreadable);
+                }
+                self.loose |= begins_with_digit;
+                join_factor(&mut factors, right);
             } else {
                 let product = one_or(factors, Expression::Product);
                 return self.measure(product);
             }
         }
-    }
-
-    /// Whether the fraction of a mixed number such as `2 1/2` stands here.
-    fn is_plain_fraction(&self) -> bool {
-        matches!(self.tokens[self.at..], [Token::Number(_), Token::Sign('/'), Token::Number(_), ..])
     }
 
     /// A factor with its own sign, as in `2 * -3`.
@@ -217,136 +283,43 @@ impl<'a> Parser<'a> {
     /// Whether a factor without a multiplication sign begins here.
     fn begins_value(&self) -> bool {
         match self.peek() {
-            Some(Token::Number(_) | Token::Name(_) | Token::Function(_) | Token::Constant(_)) => true,
-            Some(Token::Command(name)) => !matches!(*name, "choose" | "over"),
-            Some(Token::Begin(_)) => true,
+            Some(
+                Token::Number(_)
+                | Token::Based(..)
+                | Token::Name(_)
+                | Token::Function(_)
+                | Token::Operator(_)
+                | Token::Constant(_)
+                | Token::Accent(_)
+                | Token::Begin(_),
+            ) => true,
+            Some(Token::Command("frac")) => !self.is_unit_fraction(),
+            Some(Token::Command(name)) => !matches!(*name, "choose" | "over" | "pmod"),
+            Some(Token::Sign('(')) => self.tokens.get(self.at + 1) != Some(&Token::Modulo),
+            Some(Token::Sign('{')) => !self.is_braced_unit(),
             Some(Token::Sign(sign)) => {
-                matches!(sign, '(' | '[' | '{' | '⦃' | '⟨' | '⌊' | '⌈') || (*sign == '|' && self.bars == 0)
+                matches!(sign, '[' | '⦃' | '⟨' | '⌊' | '⌈') || (*sign == '|' && self.bars == 0)
             }
             _ => false,
         }
-    }
-
-    /// The unit behind a value, if there is one.
-    fn measure(&mut self, value: Expression) -> Parsed {
-        if !matches!(self.peek(), Some(Token::Word(_))) || matches!(value, Expression::Text(_)) {
-            return Ok(value);
-        }
-        let (mut unit, mut divides, mut power) = (Unit::none(), false, 1);
-        loop {
-            match self.peek() {
-                Some(Token::Word(word)) => {
-                    self.at += 1;
-                    match word.to_lowercase().as_str() {
-                        "per" => divides = true,
-                        "square" | "sq" => power = 2,
-                        "cubic" | "cu" => power = 3,
-                        "squared" | "cubed" => return Err(Unreadable),
-                        // What is said about a number is not what it counts.
-                        word if QUALIFIERS.contains(&word) => return Err(Unreadable),
-                        // These say nothing, and neither do pronouns of what is counted.
-                        "of" | "the" | "a" | "an" | "each" | "total" => {}
-                        _ => {
-                            let exponent = self.unit_exponent()? * power * if divides { -1 } else { 1 };
-                            let factor = Unit::named(word).power(exponent).ok_or(Unreadable)?;
-                            unit = unit.times(&factor).ok_or(Unreadable)?;
-                            power = 1;
-                        }
-                    }
-                }
-                Some(Token::Sign('/')) if matches!(self.tokens.get(self.at + 1), Some(Token::Word(_))) => {
-                    self.at += 1;
-                    divides = true;
-                }
-                Some(Token::Sign('*')) if matches!(self.tokens.get(self.at + 1), Some(Token::Word(_))) => {
-                    self.at += 1;
-                }
-                _ => return Ok(Expression::Measure(Box::new(value), unit)),
-            }
-        }
-    }
-
-    /// The power of a unit: `cm^2`, `cm^{2}`.
-    fn unit_exponent(&mut self) -> Result<i64, Unreadable> {
-        if !self.take('^') {
-            return Ok(1);
-        }
-        match self.argument()? {
-            Expression::Number(number) => number.value.to_i64().ok_or(Unreadable),
-            Expression::Negative(inner) => match *inner {
-                Expression::Number(number) => number.value.to_i64().map(|value| -value).ok_or(Unreadable),
-                _ => Err(Unreadable),
-            },
-            _ => Err(Unreadable),
-        }
-    }
-
-    /// A value with everything that is attached to it.
-    fn power(&mut self) -> Parsed {
-        let mut value = self.atom()?;
-        loop {
-            if self.take('^') {
-                if self.take('°') || self.is_braced('°') {
-                    value = Expression::Degrees(Box::new(value));
-                    continue;
-                }
-                if self.tokens[self.at..].starts_with(&[Token::Sign('{'), Token::Sign('}')]) {
-                    // What stood there made an ordinal of the number.
-                    self.at += 2;
-                    continue;
-                }
-                if self.take('\'') || self.is_braced('\'') {
-                    value = primed(value)?;
-                    continue;
-                }
-                let exponent = self.nested(Self::exponent)?;
-                value = Expression::Power(Box::new([value, exponent]));
-            } else if self.take('!') {
-                value = Expression::Call(Function::Factorial, vec![value]);
-            } else if self.take('%') {
-                value = Expression::Percent(Box::new(value));
-            } else if self.take('°') {
-                value = Expression::Degrees(Box::new(value));
-            } else if self.take('\'') {
-                value = primed(value)?;
-            } else if self.is_sign('_') {
-                value = self.subscript(value)?;
-            } else {
-                return Ok(value);
-            }
-        }
-    }
-
-    /// What `^` raises to: a braced expression, or one token with a sign and a power of its own (`2^-1`, `2^2^3`).
-    fn exponent(&mut self) -> Parsed {
-        if self.take('-') {
-            return Ok(Expression::Negative(Box::new(self.nested(Self::exponent)?)));
-        }
-        let value = self.argument()?;
-        if self.take('^') {
-            let exponent = self.nested(Self::exponent)?;
-            return Ok(Expression::Power(Box::new([value, exponent])));
-        }
-        Ok(value)
-    }
-
-    /// Steps over `{sign}` if it stands here.
-    fn is_braced(&mut self, sign: char) -> bool {
-        let braced = [Token::Sign('{'), Token::Sign(sign), Token::Sign('}')];
-        let found = self.tokens[self.at..].starts_with(&braced);
-        self.at += if found { 3 } else { 0 };
-        found
     }
 
     /// One argument of a command: a group in braces, or one token; of a number only its first digit.
     fn argument(&mut self) -> Parsed {
         self.nested(|parser| match parser.peek() {
             Some(Token::Sign('{')) => parser.group(),
+            // A number that is raised begins no mixed number.
+            Some(Token::Number(number)) => {
+                parser.at += 1;
+                Ok(Expression::Number(number.clone()))
+            }
             Some(
-                Token::Number(_)
-                | Token::Name(_)
+                Token::Name(_)
+                | Token::Based(..)
                 | Token::Constant(_)
                 | Token::Command(_)
+                | Token::Accent(_)
+                | Token::Word(_)
                 | Token::Function(_),
             ) => parser.atom(),
             Some(Token::Sign('(' | '|')) => parser.atom(),
@@ -358,8 +331,7 @@ impl<'a> Parser<'a> {
     fn group(&mut self) -> Parsed {
         self.expect('{')?;
         let bars = std::mem::take(&mut self.bars);
-        let items = self.items(&[',', ';'])?;
-        let mut content = one_or(items, Expression::List);
+        let mut content = one_or(self.items(&[',', ';'])?, Expression::List);
         if let Some(Token::Command(name @ ("choose" | "over"))) = self.peek() {
             self.at += 1;
             let lower = self.sum()?;
@@ -371,50 +343,6 @@ impl<'a> Parser<'a> {
         self.bars = bars;
         self.expect('}')?;
         Ok(content)
-    }
-
-    /// Puts a subscript to a name, or a base to digits.
-    fn subscript(&mut self, value: Expression) -> Parsed {
-        self.expect('_')?;
-        let start = self.at;
-        match value {
-            Expression::Symbol(name) => {
-                // Whatever the subscript is, it is only a name.
-                self.skip_argument()?;
-                let written: Vec<String> = self.tokens[start..self.at].iter().filter_map(written).collect();
-                Ok(Expression::Symbol(format!("{name}_{}", written.concat())))
-            }
-            Expression::Number(number) => {
-                let base = match self.argument()? {
-                    Expression::Number(base) => base.value.to_i64().and_then(|base| u32::try_from(base).ok()),
-                    _ => None,
-                };
-                let base = base.filter(|base| (2..=36).contains(base)).ok_or(Unreadable)?;
-                if number.plain.is_empty() {
-                    Err(Unreadable)
-                } else {
-                    Ok(Expression::Based(number.plain, base))
-                }
-            }
-            Expression::Bracket(..) | Expression::Product(_) | Expression::Sum(_) => Err(Unreadable),
-            _ => Err(Unreadable),
-        }
-    }
-
-    /// Steps over a group or one token.
-    fn skip_argument(&mut self) -> Result<(), Unreadable> {
-        let mut open = 0usize;
-        loop {
-            match self.peek().ok_or(Unreadable)? {
-                Token::Sign('{') => open += 1,
-                Token::Sign('}') => open = open.checked_sub(1).ok_or(Unreadable)?,
-                _ => {}
-            }
-            self.at += 1;
-            if open == 0 {
-                return Ok(());
-            }
-        }
     }
 }
 
@@ -429,49 +357,36 @@ fn one_or(mut parts: Vec<Expression>, whole: fn(Vec<Expression>) -> Expression) 
     }
 }
 
-/// Appends a factor that stands without a sign: `2\frac{1}{2}` and `2 1/2` are sums, `2 3` is nothing.
-fn join_factor(factors: &mut Vec<Expression>, right: Expression) -> Result<(), Unreadable> {
-    let last_is_whole = factors.last().is_some_and(is_whole);
-    match right {
-        Expression::Quotient(pair) if last_is_whole && pair.iter().all(is_mixed_part) => {
-            let whole = factors.pop().ok_or(Unreadable)?;
-            factors.push(Expression::Sum(vec![whole, Expression::Quotient(pair)]));
-            Ok(())
+/// Appends a factor that stands without a sign. A condition in brackets is the argument of the name before it:
+/// `P(X = 2)`.
+fn join_factor(factors: &mut Vec<Expression>, right: Expression) {
+    match (factors.last_mut(), right) {
+        (
+            Some(last @ Expression::Symbol(_)),
+            condition @ (Expression::Chain(..) | Expression::And(_) | Expression::Or(_)),
+        ) => {
+            if let Expression::Symbol(name) = last {
+                *last = Expression::Unknown(std::mem::take(name), vec![condition]);
+            }
         }
-        Expression::Number(_) if !factors.is_empty() => Err(Unreadable),
-        right => {
-            factors.push(right);
-            Ok(())
-        }
+        (_, right) => factors.push(right),
     }
 }
 
-/// Whether this is an integer that was written as one.
-fn is_whole(part: &Expression) -> bool {
-    matches!(part, Expression::Number(number) if !number.plain.is_empty())
-}
-
-/// Whether this may be the numerator or denominator of a mixed number.
-fn is_mixed_part(part: &Expression) -> bool {
-    matches!(part, Expression::Number(number) if number.places.is_none() && number.value.to_i64().is_some())
-}
-
-fn primed(value: Expression) -> Parsed {
-    match value {
-        Expression::Symbol(name) => Ok(Expression::Symbol(name + "'")),
-        _ => Err(Unreadable),
-    }
-}
-
-/// How a token reads in a subscript.
-fn written(token: &Token) -> Option<String> {
-    match token {
-        Token::Sign('{' | '}') => None,
-        Token::Sign(sign) => Some(sign.to_string()),
-        Token::Number(number) => Some(number.plain.clone()),
-        Token::Name(name) | Token::Word(name) => Some(name.clone()),
-        Token::Constant(Constant::E) => Some("e".to_string()),
-        Token::Constant(Constant::I) => Some("i".to_string()),
-        other => Some(format!("{other:?}")),
+/// A quotient with a slash. A percent or degree sign behind two numbers belongs to both: `100/3\%`.
+fn divided(left: Expression, right: Expression) -> Expression {
+    let quotient = |left, right| Expression::Quotient(Box::new([left, right]));
+    match (left, right) {
+        (left @ Expression::Number(_), Expression::Percent(right))
+            if matches!(*right, Expression::Number(_)) =>
+        {
+            Expression::Percent(Box::new(quotient(left, *right)))
+        }
+        (left @ Expression::Number(_), Expression::Degrees(right))
+            if matches!(*right, Expression::Number(_)) =>
+        {
+            Expression::Degrees(Box::new(quotient(left, *right)))
+        }
+        (left, right) => quotient(left, right),
     }
 }

@@ -74,8 +74,7 @@ impl Ratio {
 
     /// Its value if it is an integer of 64 bits.
     pub(crate) fn to_i64(&self) -> Option<i64> {
-        let (quotient, rest) = self.top.div_rem(&self.bottom);
-        if rest.is_zero() { quotient.to_i64() } else { None }
+        self.to_whole()?.to_i64()
     }
 
     /// Numerator and denominator without common divisors, if both are small.
@@ -152,6 +151,18 @@ impl Ratio {
             (Pow::pow(&root, degree) == *value).then_some(root)
         };
         Ratio::new(exact(&(&self.top / &divisor))?, exact(&(&self.bottom / &divisor))?)
+    }
+
+    /// What is left of a whole number after a modulus.
+    pub(crate) fn residue(&self, modulus: &Ratio) -> Option<Ratio> {
+        let (value, modulus) =
+            (self.to_whole()?, modulus.to_whole().filter(|modulus| modulus.is_positive())?);
+        Some(Ratio { top: value.mod_floor(&modulus), bottom: BigInt::one() })
+    }
+
+    fn to_whole(&self) -> Option<BigInt> {
+        let (quotient, rest) = self.top.div_rem(&self.bottom);
+        rest.is_zero().then_some(quotient)
     }
 
     /// The factorial of a small whole number.

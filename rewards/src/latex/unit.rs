@@ -46,9 +46,33 @@ const KNOWN: &[(&str, &str, i64, i64, i64)] = &[
     ("dozen", "", 1, 12, 1),
     ("kwh", "kwh", 1, 1, 1),
     ("n newton newtons", "newton", 1, 1, 1),
+    ("kn kilonewton kilonewtons", "newton", 1, 1000, 1),
     ("j joule joules", "joule", 1, 1, 1),
+    ("kj kilojoule kilojoules", "joule", 1, 1000, 1),
     ("w watt watts", "watt", 1, 1, 1),
+    ("kw kilowatt kilowatts", "watt", 1, 1000, 1),
     ("hz hertz", "s", -1, 1, 1),
+    ("khz kilohertz", "s", -1, 1000, 1),
+    ("mhz megahertz", "s", -1, 1_000_000, 1),
+    ("ghz gigahertz", "s", -1, 1_000_000_000, 1),
+    ("pa pascal pascals", "pascal", 1, 1, 1),
+    ("kpa kilopascal kilopascals", "pascal", 1, 1000, 1),
+    ("v volt volts", "volt", 1, 1, 1),
+    ("kv kilovolt kilovolts", "volt", 1, 1000, 1),
+    ("ampere amperes amp amps", "ampere", 1, 1, 1),
+    ("ma milliampere milliamperes", "ampere", 1, 1, 1000),
+    ("ohm ohms omega", "ohm", 1, 1, 1),
+    ("kohm kohms kiloohm kiloohms komega", "ohm", 1, 1000, 1),
+    ("mol mole moles", "mole", 1, 1, 1),
+    ("kelvin kelvins", "kelvin", 1, 1, 1),
+    ("celsius centigrade", "celsius", 1, 1, 1),
+    ("fahrenheit", "fahrenheit", 1, 1, 1),
+    ("nm nanometer nanometers nanometre nanometres", "m", 1, 1, 1_000_000_000),
+    ("micrometer micrometers micrometre micrometres micron microns mum", "m", 1, 1, 1_000_000),
+    ("ns nanosecond nanoseconds", "s", 1, 1, 1_000_000_000),
+    ("microsecond microseconds mus", "s", 1, 1, 1_000_000),
+    ("am", "am", 1, 1, 1),
+    ("pm", "pm", 1, 1, 1),
     ("rad rads radian radians", "", 1, 1, 1),
     ("unit units", "", 1, 1, 1),
 ];
@@ -58,7 +82,14 @@ const SPEEDS: &[(&str, i64, i64)] = &[("mph", 1_609_344, 3_600_000), ("kph kmh",
 
 /// Letters that are a unit only where they are marked as text, because without it they are variables; among longer
 /// words those that are also something else.
-const NEVER_BARE: &[&str] = &["in", "ms", "hz"];
+const NEVER_BARE: &[&str] = &[
+    "in", "ms", "hz", "kn", "kj", "kw", "pa", "kv", "ma", "nm", "ns", "mum", "mus", "am", "pm", "amp",
+    "omega", "komega", "mol", "khz", "mhz", "ghz", "kpa",
+];
+
+/// Units that are written with capitals inside, which tells them from products.
+const BARE_WITH_CAPITALS: &[&str] =
+    &["Hz", "kHz", "MHz", "GHz", "Pa", "kPa", "kJ", "kW", "kN", "kV", "mA", "kWh", "mL", "mol"];
 
 impl Unit {
     /// A unit by its name, known or not; a word that nobody knows is what is counted (`apples`).
@@ -81,9 +112,27 @@ impl Unit {
     /// Whether a word of two or three letters outside of any text command is a unit rather than a product.
     pub(crate) fn is_bare(word: &str) -> bool {
         let has = |names: &str| names.split(' ').any(|name| name == word);
-        word.len() > 1
-            && !NEVER_BARE.contains(&word)
-            && (KNOWN.iter().any(|entry| has(entry.0)) || SPEEDS.iter().any(|entry| has(entry.0)))
+        BARE_WITH_CAPITALS.contains(&word)
+            || word.len() > 1
+                && !NEVER_BARE.contains(&word)
+                && (KNOWN.iter().any(|entry| has(entry.0)) || SPEEDS.iter().any(|entry| has(entry.0)))
+    }
+
+    /// Whether a word is the name of a unit.
+    pub(crate) fn is_known(word: &str) -> bool {
+        let word = word.to_lowercase();
+        let has = |names: &str| names.split(' ').any(|name| name == word);
+        KNOWN.iter().any(|entry| has(entry.0)) || SPEEDS.iter().any(|entry| has(entry.0))
+    }
+
+    /// Whether this is the half of a day that a time is in.
+    pub(crate) fn is_day_half(&self) -> bool {
+        matches!(&self.bases[..], [(name, 1)] if name == "am" || name == "pm")
+    }
+
+    /// Whether this measures something known, rather than counting things.
+    pub(crate) fn is_physical(&self) -> bool {
+        !self.bases.is_empty() && self.bases.iter().all(|(name, _)| KNOWN.iter().any(|entry| entry.1 == name))
     }
 
     /// The unit that is none.

@@ -10,8 +10,11 @@ pub(super) fn is_name(expression: &Expression) -> bool {
         Expression::Symbol(_) | Expression::Unknown(..) | Expression::Text(_) => true,
         Expression::Constant(Constant::E | Constant::I) => true,
         Expression::Product(parts) => is_named_product(parts),
-        Expression::Bracket(_, parts, _) | Expression::Proportion(parts) => parts.iter().all(is_name),
-        Expression::Quotient(pair) => pair.iter().all(is_name),
+        Expression::Bracket(_, parts, _)
+        | Expression::Proportion(parts)
+        | Expression::Union(parts)
+        | Expression::Intersection(parts) => parts.iter().all(is_name),
+        Expression::Quotient(pair) | Expression::Difference(pair) => pair.iter().all(is_name),
         Expression::Call(Function::Absolute, parts) => parts.iter().all(is_name),
         Expression::Call(_, parts) if is_angular(expression) => parts.iter().all(is_name),
         Expression::Degrees(part) => is_name(part),
@@ -64,7 +67,7 @@ pub(super) fn named_value(expression: &Expression) -> Option<(&Expression, &Expr
     let (first, last) = (members.first()?, members.last()?);
     let gives_value = match relations {
         [Relation::Element | Relation::Approximate] => true,
-        _ => relations.iter().all(|&relation| relation == Relation::Equal),
+        _ => relations.iter().all(|relation| matches!(relation, Relation::Equal | Relation::Congruent)),
     };
     if !gives_value {
         return None;
@@ -155,7 +158,7 @@ pub(super) fn is_same_chain(left: &Expression, right: &Expression, rules: &Rules
 fn moved(chain: &Expression) -> Option<(Expression, Relation)> {
     let Expression::Chain(members, relations) = chain else { return None };
     match (without_approximation(members, relations), members.len()) {
-        ((_, [relation]), 2) if *relation != Relation::Element => {
+        ((_, [relation]), 2) if !matches!(relation, Relation::Element | Relation::Other(_)) => {
             let right = Expression::Negative(Box::new(members[1].clone()));
             Some((Expression::Sum(vec![members[0].clone(), right]), *relation))
         }

@@ -2,11 +2,14 @@
 //! order matters.
 
 use crate::latex::expression::{Constant, Expression, Relation};
-use crate::latex::parse;
+use crate::latex::{folded, parse};
 use crate::math::MathConfig;
 use crate::math::chain::{final_value, interval, is_same_chain, named_value};
+use crate::math::clock::is_same_time;
 use crate::math::evaluate::Budget;
+use crate::math::measured::measured;
 use crate::math::normal::{choice, is_same_text, is_same_words, trimmed};
+use crate::math::region::{is_same_region, joins_regions};
 use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable};
 
 /// Parts of a list that are matched in any order; their number is squared.
@@ -14,7 +17,8 @@ const UNORDERED_MAX: usize = 256;
 
 /// Whether an answer equals the reference. Both are bare: no sentence stands around them.
 pub(super) fn is_same_answer(reference: &str, answer: &str, config: &MathConfig) -> bool {
-    let (reference, answer) = (trimmed(reference), trimmed(answer));
+    let (reference, answer) = (folded(reference), folded(answer));
+    let (reference, answer) = (trimmed(&reference), trimmed(&answer));
     if is_same_text(reference, answer) {
         return true;
     }
@@ -47,7 +51,29 @@ fn readings(text: &str) -> Vec<Expression> {
     let joined = parse(text, true).ok();
     let listed = if text.contains(',') { parse(text, false).ok() } else { None };
     let listed = listed.filter(|listed| joined.as_ref() != Some(listed));
-    joined.into_iter().chain(listed).map(|expression| signs_taken(&expression)).collect()
+    joined.into_iter().chain(listed).map(|expression| signs_taken(&settled(expression))).collect()
+}
+
+/// The answer with `and` and `or` as commas where they say the same: between values, and between equations of one
+/// name. Between letters, words, and what holds of several names they do not.
+fn settled(expression: Expression) -> Expression {
+    match expression {
+        Expression::And(parts) if are_solutions(&parts) => Expression::List(parts),
+        Expression::Or(parts) if are_solutions(&parts) => Expression::List(parts),
+        Expression::Or(parts) => Expression::Or(parts.into_iter().map(settled).collect()),
+        other => other,
+    }
+}
+
+fn are_solutions(parts: &[Expression]) -> bool {
+    let is_lone = |part: &Expression| match part {
+        Expression::Symbol(_) | Expression::Text(_) | Expression::And(_) | Expression::Or(_) => false,
+        Expression::Chain(..) => {
+            named_value(part).is_some_and(|(_, value)| !matches!(value, Expression::Text(_)))
+        }
+        _ => true,
+    };
+    parts.iter().all(is_lone) && names(parts).len() <= 1
 }
 
 /// The answer with `±` replaced by the two values that it stands for.
@@ -82,7 +108,7 @@ fn signed(expression: &Expression, lower: bool) -> Expression {
 fn items(expression: &Expression, unions: bool) -> Vec<Expression> {
     match expression {
         Expression::List(parts) => parts.clone(),
-        Expression::Union(parts) if unions => parts.clone(),
+        Expression::Or(parts) | Expression::Union(parts) if unions => parts.clone(),
         other => vec![other.clone()],
     }
 }
@@ -91,6 +117,11 @@ fn items(expression: &Expression, unions: bool) -> Vec<Expression> {
 fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
     if rules.budget.spend(10).is_none() {
         return false;
+    }
+    if (joins_regions(reference) || joins_regions(answer))
+        && is_same_region(reference, answer, rules) == Some(true)
+    {
+        return true;
     }
     if let Some(same) = is_same_collection(reference, answer, rules) {
         return same;
@@ -109,7 +140,24 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
 /// Lists and sets, which have no order of their own; `None` if neither side is one.
 fn is_same_collection(reference: &Expression, answer: &Expression, rules: &Rules) -> Option<bool> {
     Some(match (reference, answer) {
-        (Expression::List(left), Expression::List(right)) => are_same_lists(left, right, rules),
+        (Expression::List(left), Expression::List(right))
+        | (Expression::And(left), Expression::And(right) | Expression::List(right))
+        | (Expression::List(left), Expression::And(right)) => are_same_lists(left, right, rules),
+        (Expression::Or(left), Expression::Or(right)) => are_same_lists(left, right, rules),
+        // Without values for their ends, inequalities with commas are the parts of a union.
+        (Expression::Or(list), Expression::List(other)) | (Expression::List(list), Expression::Or(other)) => {
+            list.iter().chain(other).all(|part| interval(part).is_some())
+                && are_same_lists(list, other, rules)
+        }
+        (Expression::Or(_), Expression::Union(_)) | (Expression::Union(_), Expression::Or(_)) => {
+            are_matched(&intervals(reference)?, &intervals(answer)?, rules)
+        }
+        (Expression::Or(_), _) | (_, Expression::Or(_)) => false,
+        (Expression::And(_), Expression::Union(_)) | (Expression::Union(_), Expression::And(_)) => false,
+        (Expression::And(parts), _) => return Some(is_same(&Expression::List(parts.clone()), answer, rules)),
+        (_, Expression::And(parts)) => {
+            return Some(is_same(reference, &Expression::List(parts.clone()), rules));
+        }
         (Expression::Set(left) | Expression::List(left), Expression::Set(right))
         | (Expression::Set(left), Expression::List(right)) => {
             are_matched(&values(left), &values(right), rules)
@@ -170,8 +218,27 @@ fn are_same_lists(left: &[Expression], right: &[Expression], rules: &Rules) -> b
             same_name && are_matched(&values(left), &values(right), rules)
         }
         (_, 0) | (0, _) => are_equal_in_order(&values(left), &values(right), rules),
+        // `x_1 = 1, x_2 = -2` is `x = 1, -2`.
+        (_, 1) if are_numbered(&left_names, right_names[0]) => {
+            are_matched(&values(left), &values(right), rules)
+        }
+        (1, _) if are_numbered(&right_names, left_names[0]) => {
+            are_matched(&values(left), &values(right), rules)
+        }
         _ => are_matched(left, right, rules),
     }
+}
+
+/// Whether names are one name with numbers below it.
+fn are_numbered(names: &[&Expression], name: &Expression) -> bool {
+    let Expression::Symbol(base) = name else { return false };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    names.iter().all(|name| match name {
+        Expression::Symbol(name) => {
+            name.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix('_')).is_some_and(is_number)
+        }
+        _ => false,
+    })
 }
 
 /// The different names of a list's parts.
@@ -246,8 +313,10 @@ fn are_equal_members(reference: &Expression, answer: &Expression, rules: &Rules)
     let turned: Vec<Expression> = right.iter().rev().cloned().collect();
     let turned_relations: Vec<Relation> =
         right_relations.iter().rev().map(|relation| relation.flipped()).collect();
+    let turns =
+        !right_relations.iter().any(|relation| matches!(relation, Relation::Other(_) | Relation::Element));
     (left_relations == right_relations && are_equal_in_order(left, right, rules))
-        || (*left_relations == turned_relations && are_equal_in_order(left, &turned, rules))
+        || (turns && *left_relations == turned_relations && are_equal_in_order(left, &turned, rules))
 }
 
 /// Whether a chain says no more than a value, set or interval does without it.
@@ -268,7 +337,11 @@ fn is_range_like(expression: &Expression) -> bool {
 
 /// Everything that is neither a list nor a chain.
 fn is_same_plain(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
+    if let Some(same) = is_same_time(reference, answer) {
+        return same;
+    }
     let (left, right) = (reals_written_out(reference), reals_written_out(answer));
+    let (left, right) = units_read(left, right);
     match (&left, &right) {
         (Expression::Bracket(open, left, close), Expression::Bracket(other_open, right, other_close)) => {
             let same_open = open == other_open || is_infinite_end(left.first(), right.first());
@@ -302,12 +375,37 @@ fn is_same_plain(reference: &Expression, answer: &Expression, rules: &Rules) -> 
             _ => false,
         },
         (Expression::Text(left), Expression::Text(right)) => left == right,
+        (Expression::Pieces(left), Expression::Pieces(right)) => are_same_pieces(left, right, rules),
         (left, right) if is_value(left) && is_value(right) => {
             // Only the answer has what the reference lacks, whichever side it is on here.
             rules.is_final(left) && rules.is_final(right) && is_same_value(left, right, rules)
         }
         _ => false,
     }
+}
+
+/// Both sides, with letters as units where the other side has a unit that is known.
+fn units_read(left: Expression, right: Expression) -> (Expression, Expression) {
+    let has_unit = |side: &Expression| matches!(side, Expression::Measure(_, unit) if unit.is_physical());
+    let reads = |side: &Expression, other: &Expression| {
+        (has_unit(other) && side.any(&is_variable)).then(|| measured(side)).flatten()
+    };
+    match (reads(&left, &right), reads(&right, &left)) {
+        (Some(read), _) => (read, right),
+        (_, Some(read)) => (left, read),
+        _ => (left, right),
+    }
+}
+
+/// Functions in pieces: each piece has a partner with its value and its condition.
+fn are_same_pieces(left: &[[Expression; 2]], right: &[[Expression; 2]], rules: &Rules) -> bool {
+    let is_partner = |[value, condition]: &[Expression; 2], [other, other_condition]: &[Expression; 2]| {
+        is_same(value, other, rules) && is_same(condition, other_condition, rules)
+    };
+    left.len() == right.len()
+        && left.len() <= UNORDERED_MAX
+        && left.iter().all(|piece| right.iter().any(|other| is_partner(piece, other)))
+        && right.iter().all(|piece| left.iter().any(|other| is_partner(other, piece)))
 }
 
 /// Whether this is one value rather than several.
@@ -318,6 +416,8 @@ fn is_value(expression: &Expression) -> bool {
             Expression::Bracket(..)
                 | Expression::Set(_)
                 | Expression::List(_)
+                | Expression::And(_)
+                | Expression::Or(_)
                 | Expression::Union(_)
                 | Expression::Intersection(_)
                 | Expression::Difference(_)
@@ -325,6 +425,7 @@ fn is_value(expression: &Expression) -> bool {
                 | Expression::Proportion(_)
                 | Expression::Text(_)
                 | Expression::Chain(..)
+                | Expression::Pieces(_)
         )
     })
 }

@@ -51,6 +51,7 @@ pub(super) fn exact(expression: &Expression, budget: &Budget) -> Option<Ratio> {
         Expression::Root(pair) => value(&pair[1])?
             .root(u32::try_from(value(&pair[0])?.to_i64()?).ok().filter(|&degree| degree < 1000)?)?,
         Expression::Percent(part) => value(part)?.over(&Ratio::whole(100))?,
+        Expression::Modulo(pair) => value(&pair[0])?.residue(&value(&pair[1])?)?,
         Expression::Call(function, parts) => exact_call(*function, parts, budget)?,
         _ => return None,
     };
@@ -105,6 +106,12 @@ fn exact_call(function: Function, parts: &[Expression], budget: &Budget) -> Opti
     }
 }
 
+/// The lower number of a binomial if it is small: then it is a polynomial in the upper one.
+fn small_count(parts: &[Expression], budget: &Budget) -> Option<u64> {
+    let count = exact(parts.get(1)?, budget)?.to_i64()?;
+    u64::try_from(count).ok().filter(|&count| count <= 20)
+}
+
 /// A pseudo-random number for a name at a point: FNV-1a and the finalizer of splitmix64.
 fn drawn(name: &str, point: u64) -> u64 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
@@ -157,6 +164,14 @@ pub(super) fn in_field(expression: &Expression, point: u64, budget: &Budget) -> 
             let power = field_power(value(&pair[0])?, exponent.unsigned_abs());
             budget.spend(100)?;
             if exponent < 0 { field_over(1, power) } else { Some(power) }
+        }
+        Expression::Call(Function::Binomial, parts) if exact(expression, budget).is_none() => {
+            let count = small_count(parts, budget)?;
+            budget.spend(100 * count)?;
+            let top = value(parts.first()?)?;
+            let falling =
+                (0..count).fold(1, |product, step| field_times(product, (top + PRIME - step) % PRIME));
+            field_over(falling, (1..=count).product())
         }
         Expression::Number(_) | Expression::Percent(_) | Expression::Call(..) => {
             let (top, bottom) = exact(expression, budget)?.modulo(PRIME)?;
@@ -340,8 +355,7 @@ impl<'a> Evaluation<'a> {
                     Some(_) => {
                         exact_call(function, parts, self.budget).and_then(|value| Complex::ratio(&value))
                     }
-                    // Of variables they are unknown functions, which are equal for equal arguments.
-                    None => self.unknown(&format!("{function:?}"), parts),
+                    None => self.continued(function, parts),
                 })
             }
             Function::Min | Function::Max | Function::Gcd | Function::Lcm => {
@@ -349,6 +363,26 @@ impl<'a> Evaluation<'a> {
             }
             _ => None,
         }
+    }
+
+    /// The factorial and the binomial of variables, which the gamma function continues: whatever follows from
+    /// n! = n (n-1)! holds there too.
+    fn continued(&self, function: Function, parts: &[Expression]) -> Option<Complex> {
+        self.budget.spend(4000)?;
+        let first = self.value(parts.first()?)?;
+        if function == Function::Factorial {
+            return first.factorial();
+        }
+        if let Some(count) = small_count(parts, self.budget) {
+            return (0..count).try_fold(Complex::ONE, |product, step| {
+                let factor =
+                    first.minus(Complex::real(step as f64))?.over(Complex::real(step as f64 + 1.0))?;
+                product.times(factor)
+            });
+        }
+        let second = self.value(parts.get(1)?)?;
+        let rest = first.minus(second)?;
+        first.factorial()?.over(second.factorial()?.times(rest.factorial()?)?)
     }
 
     fn logarithm(&self, value: Complex) -> Option<Complex> {

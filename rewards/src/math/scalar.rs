@@ -49,9 +49,17 @@ pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: 
         }
         (Expression::Measure(value, unit), other) | (other, Expression::Measure(value, unit)) => {
             // A dozen is a number, not something that is measured.
-            let counted = unit.factor_to(&Unit::none()).filter(|factor| *factor != Ratio::whole(1));
-            same(value, other) || counted.is_some_and(|factor| same(&scaled(value, factor), other))
+            match unit.factor_to(&Unit::none()).filter(|factor| *factor != Ratio::whole(1)) {
+                Some(factor) => same(&scaled(value, factor), other),
+                None => same(value, other),
+            }
         }
+        (Expression::Modulo(left), Expression::Modulo(right)) => {
+            same(&left[1], &right[1])
+                && (same(&left[0], &right[0]) || is_same_number(reference, answer, rules))
+        }
+        (Expression::Modulo(pair), other) => same(&pair[0], other) || is_same_number(reference, other, rules),
+        (other, Expression::Modulo(pair)) => same(other, &pair[0]) || is_same_number(other, answer, rules),
         (Expression::Percent(left), Expression::Percent(right)) => same(left, right),
         (Expression::Percent(value), other) => same(value, other) || is_same_number(reference, other, rules),
         (other, Expression::Percent(value)) => {
@@ -62,7 +70,9 @@ pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: 
             (!is_share && same(other, value)) || is_same_number(other, answer, rules)
         }
         (Expression::Based(left, base), Expression::Based(right, other)) => {
-            base == other && left.trim_start_matches('0') == right.trim_start_matches('0')
+            // Digits of two bases that are both written are two spellings of a number.
+            let same_digits = left.trim_start_matches('0') == right.trim_start_matches('0');
+            base == other && same_digits || base != other && is_same_number(reference, answer, rules)
         }
         (Expression::Based(digits, _), Expression::Number(number))
         | (Expression::Number(number), Expression::Based(digits, _)) => {

@@ -1,7 +1,8 @@
 //! What the grammar's rules end in: numbers, names, functions with their arguments, brackets, sets, matrices.
 
+use super::scripts::written;
 use super::{Parsed, Parser, join_factor, one_or};
-use crate::latex::expression::{Expression, Function, Relation};
+use crate::latex::expression::{Expression, Function, Number, Relation};
 use crate::latex::lexer::{Token, Unreadable};
 use crate::latex::unit::Unit;
 
@@ -17,14 +18,72 @@ impl Parser<'_> {
             _ => self.at += 1,
         }
         match token {
-            Token::Number(number) => Ok(Expression::Number(number.clone())),
+            Token::Number(number) => Ok(self.mixed(number)),
+            Token::Based(digits, base) => Ok(Expression::Based(digits.clone(), *base)),
+            Token::Operator(name) => self.nested(|parser| parser.operator(name)),
+            Token::Accent(name) => self.nested(|parser| parser.accent(name)),
             Token::Name(name) => self.name(name),
             Token::Constant(constant) => Ok(Expression::Constant(*constant)),
             Token::Function(function) => self.nested(|parser| parser.call(*function)),
             Token::Word(word) => self.words(word),
-            Token::Begin(environment) => self.nested(|parser| parser.matrix(environment)),
+            Token::Begin(environment) => self.nested(|parser| parser.environment(environment)),
             Token::Command(name) => self.nested(|parser| parser.command(name)),
             _ => Err(Unreadable),
+        }
+    }
+
+    /// A number, with the fraction behind it if it is a mixed one: `2\frac{1}{2}`, `2 1/2`.
+    fn mixed(&mut self, number: &Number) -> Expression {
+        let whole = Expression::Number(number.clone());
+        match self.plain_fraction().filter(|_| !number.plain.is_empty()) {
+            Some((fraction, length)) => {
+                self.at += length;
+                Expression::Sum(vec![whole, fraction])
+            }
+            None => whole,
+        }
+    }
+
+    /// The fraction of two whole numbers that stands here, and its tokens.
+    fn plain_fraction(&self) -> Option<(Expression, usize)> {
+        let (top, bottom, length) = match &self.tokens[self.at..] {
+            [Token::Number(top), Token::Sign('/'), Token::Number(bottom), ..] => {
+                (plain_whole(top)?, plain_whole(bottom)?, 3)
+            }
+            [Token::Command("frac"), Token::Number(both), ..] if both.plain.len() == 2 => {
+                let digit = |at: usize| Some(i64::from(both.plain.as_bytes().get(at)? - b'0'));
+                (Expression::whole(digit(0)?), Expression::whole(digit(1)?), 2)
+            }
+            [Token::Command("frac"), behind @ ..] => {
+                let (top, first) = plain_argument(behind)?;
+                let (bottom, second) = plain_argument(&behind[first..])?;
+                (top, bottom, 1 + first + second)
+            }
+            _ => return None,
+        };
+        Some((Expression::Quotient(Box::new([top, bottom])), length))
+    }
+
+    /// `\sum`, `\lim` and the like with their scripts and what they act on, known by its name.
+    fn operator(&mut self, name: &str) -> Parsed {
+        let mut name = name.to_string();
+        while self.is_sign('_') || self.is_sign('^') {
+            let start = self.at;
+            self.at += 1;
+            self.skip_argument()?;
+            name.extend(self.tokens[start..self.at].iter().filter_map(written));
+        }
+        let body = self.product()?;
+        Ok(Expression::Unknown(name, vec![body]))
+    }
+
+    /// A mark on its argument. A bar over a segment's letters and the arrow over a vector's name say nothing about
+    /// equality; other marks make another value.
+    fn accent(&mut self, name: &str) -> Parsed {
+        let is_struck = matches!(name, "cancel" | "bcancel" | "xcancel" | "sout");
+        match self.argument()? {
+            letters @ (Expression::Symbol(_) | Expression::Product(_)) if !is_struck => Ok(letters),
+            other => Ok(Expression::Unknown(name.to_string(), vec![other])),
         }
     }
 
@@ -51,6 +110,8 @@ impl Parser<'_> {
             let amount = self.factor()?;
             return Ok(Expression::Measure(Box::new(amount), Unit::named(first)));
         }
+        // A sign of currency without an amount says nothing.
+        self.loose |= is_currency;
         let mut words = vec![first.to_lowercase()];
         while let Some(Token::Word(word)) = self.peek() {
             words.push(word.to_lowercase());
@@ -81,16 +142,10 @@ impl Parser<'_> {
                 };
                 let radicand = match self.peek() {
                     Some(Token::Sign('(' | '{')) => self.atom()?,
-                    Some(Token::Number(_)) => self.atom()?,
                     _ => self.argument()?,
                 };
                 Ok(Expression::Root(Box::new([degree, radicand])))
             }
-            "accent" => match self.argument()? {
-                // The bar over a segment's letters and the arrow over a vector's name say nothing about equality.
-                name @ (Expression::Symbol(_) | Expression::Product(_)) => Ok(name),
-                _ => Err(Unreadable),
-            },
             "emptyset" => Ok(Expression::Set(Vec::new())),
             _ => Err(Unreadable),
         }
@@ -116,17 +171,24 @@ impl Parser<'_> {
 
     /// A function with what it is applied to: `\sin x`, `\sin^2 2x`, `\log_2(8)`.
     fn call(&mut self, function: Function) -> Parsed {
+        if matches!(function, Function::Min | Function::Max) && self.is_sign('_') {
+            return self.operator(if function == Function::Min { "min" } else { "max" });
+        }
         let base = if function == Function::Log && self.take('_') { Some(self.argument()?) } else { None };
         let power = if self.take('^') { Some(self.nested(Self::exponent)?) } else { None };
+        let is_variadic =
+            matches!(function, Function::Min | Function::Max | Function::Gcd | Function::Lcm | Function::Log);
         let arguments = match self.peek() {
-            Some(Token::Sign('(')) => match self.nested(Self::bracket)? {
+            Some(Token::Sign('(' | '[')) => match self.nested(Self::bracket)? {
                 Expression::Bracket('(', items, ')') => items,
                 single => vec![self.attached(single)?],
             },
+            Some(Token::Sign('⦃')) if is_variadic => match self.nested(Self::set)? {
+                Expression::Set(items) => items,
+                condition => vec![condition],
+            },
             _ => vec![self.bare_argument()?],
         };
-        let is_variadic =
-            matches!(function, Function::Min | Function::Max | Function::Gcd | Function::Lcm | Function::Log);
         if arguments.len() != 1 && !is_variadic || function == Function::Log && arguments.len() != 1 {
             return Err(Unreadable);
         }
@@ -157,16 +219,21 @@ impl Parser<'_> {
                     | Token::Name(_)
                     | Token::Constant(_)
                     | Token::Command(_)
+                    | Token::Accent(_)
                     | Token::Sign('{'),
-                ) => true,
+                ) => !matches!(self.peek(), Some(Token::Command("pmod" | "choose" | "over"))),
                 Some(Token::Function(_)) | Some(Token::Sign('|')) => factors.is_empty(),
                 _ => false,
             };
             if !continues {
                 break;
             }
+            let is_number = matches!(self.peek(), Some(Token::Number(_)));
             let factor = self.nested(Self::power)?;
-            join_factor(&mut factors, factor)?;
+            if is_number && !factors.is_empty() {
+                return Err(Unreadable);
+            }
+            join_factor(&mut factors, factor);
         }
         if factors.is_empty() {
             return Err(Unreadable);
@@ -186,14 +253,14 @@ impl Parser<'_> {
         let Some(Token::Sign(open)) = self.peek() else { return Err(Unreadable) };
         self.at += 1;
         let bars = std::mem::take(&mut self.bars);
-        let mut items = self.items(&[',', ';'])?;
+        let items = self.items(&[',', ';'])?;
         self.bars = bars;
         let Some(Token::Sign(close @ (')' | ']' | '⟩'))) = self.peek() else { return Err(Unreadable) };
         self.at += 1;
         // A vector in angle brackets is a tuple.
         let (open, close) = if *open == '⟨' && *close == '⟩' { ('(', ')') } else { (*open, *close) };
         match (items.len(), open, close) {
-            (1, '(', ')') | (1, '[', ']') => items.pop().ok_or(Unreadable),
+            (1, '(', ')') | (1, '[', ']') => Ok(one_or(items, Expression::List)),
             (1, ..) => Err(Unreadable),
             _ => Ok(Expression::Bracket(open, items, close)),
         }
@@ -205,29 +272,57 @@ impl Parser<'_> {
         if self.take('⦄') {
             return Ok(Expression::Set(Vec::new()));
         }
+        if matches!(self.peek(), Some(Token::Begin(_))) {
+            return self.braced_system();
+        }
+        if let [Token::Name(_), Token::Sign(':'), ..] = self.tokens[self.at..] {
+            self.at += 2;
+            return self.set_condition();
+        }
         let bars = std::mem::replace(&mut self.bars, 1);
         let items = self.items(&[',', ';'])?;
         self.bars = bars;
         if self.take('⦄') {
-            let is_builder = matches!(&items[..], [Expression::Proportion(parts)] if matches!(parts[..], [Expression::Symbol(_), _]));
-            return if is_builder { Err(Unreadable) } else { Ok(Expression::Set(items)) };
+            return Ok(Expression::Set(match <[Expression; 1]>::try_from(items) {
+                Ok([Expression::And(parts) | Expression::Or(parts)]) => parts,
+                Ok(single) => single.into(),
+                Err(several) => several,
+            }));
         }
-        let is_name = matches!(&items[..], [Expression::Symbol(_)])
-            || matches!(&items[..], [Expression::Chain(members, relations)]
-                if relations[..] == [Relation::Element] && members.iter().all(|member| matches!(member, Expression::Symbol(_))));
-        if !is_name || !self.take('|') {
-            return Err(Unreadable);
+        let is_name = match &items[..] {
+            [Expression::Symbol(_)] => true,
+            [Expression::Chain(members, relations)] => {
+                relations[..] == [Relation::Element]
+                    && members.iter().all(|member| matches!(member, Expression::Symbol(_)))
+            }
+            _ => false,
+        };
+        if self.take('|') || self.take(':') {
+            let name = one_or(items, Expression::List);
+            let condition = self.set_condition()?;
+            // What is not a name alone makes a set that is only known by how it is written.
+            return Ok(if is_name {
+                condition
+            } else {
+                Expression::Unknown("set".to_string(), vec![name, condition])
+            });
         }
+        Err(Unreadable)
+    }
+
+    /// The condition of `{x | condition}` and the closing bracket.
+    fn set_condition(&mut self) -> Parsed {
         let condition = self.list()?;
         self.expect('⦄')?;
-        Ok(condition)
+        let says_something = !matches!(condition, Expression::Symbol(_) | Expression::Number(_));
+        if says_something { Ok(condition) } else { Err(Unreadable) }
     }
 
     fn absolute(&mut self) -> Parsed {
         self.expect('|')?;
         let bars = self.bars;
         self.bars += 1;
-        let inner = self.sum()?;
+        let inner = self.union()?;
         self.bars = bars;
         self.expect('|')?;
         Ok(Expression::Call(Function::Absolute, vec![inner]))
@@ -240,35 +335,20 @@ impl Parser<'_> {
         self.expect(if is_floor { '⌋' } else { '⌉' })?;
         Ok(Expression::Call(if is_floor { Function::Floor } else { Function::Ceiling }, vec![inner]))
     }
+}
 
-    /// The rows of a matrix environment.
-    fn matrix(&mut self, environment: &str) -> Parsed {
-        match environment {
-            "matrix" | "pmatrix" | "bmatrix" | "smallmatrix" => {}
-            "array" => self.skip_argument()?,
-            _ => return Err(Unreadable),
-        }
-        let mut rows = vec![Vec::new()];
-        loop {
-            match self.peek() {
-                Some(Token::End(name)) if name == environment => {
-                    self.at += 1;
-                    break;
-                }
-                Some(Token::Sign('\n')) => {
-                    self.at += 1;
-                    rows.push(Vec::new());
-                }
-                Some(Token::Sign('&')) => self.at += 1,
-                _ => {
-                    let cell = self.sum()?;
-                    rows.last_mut().ok_or(Unreadable)?.push(cell);
-                }
-            }
-        }
-        rows.retain(|row| !row.is_empty());
-        let width = rows.first().ok_or(Unreadable)?.len();
-        if rows.iter().all(|row| row.len() == width) { Ok(Expression::Matrix(rows)) } else { Err(Unreadable) }
+/// A whole number as a part of a fraction.
+fn plain_whole(number: &Number) -> Option<Expression> {
+    let is_whole = !number.plain.is_empty() && number.value.to_i64().is_some();
+    is_whole.then(|| Expression::Number(number.clone()))
+}
+
+/// A whole number in braces, or one digit without them, and the tokens that it takes.
+fn plain_argument(tokens: &[Token]) -> Option<(Expression, usize)> {
+    match tokens {
+        [Token::Sign('{'), Token::Number(number), Token::Sign('}'), ..] => Some((plain_whole(number)?, 3)),
+        [Token::Number(number), ..] if number.plain.len() == 1 => Some((plain_whole(number)?, 1)),
+        _ => None,
     }
 }
 

@@ -1,0 +1,88 @@
+//! Letters as units: `9.8 m/s^2` beside `9.8\\text{ m/s}^2`. A letter alone is a variable, so this is only read where the
+//! other side has a unit.
+
+use crate::latex::expression::Expression;
+use crate::latex::unit::Unit;
+use crate::math::scalar::is_variable;
+
+/// Units have small powers.
+const POWER_MAX: i64 = 9;
+
+/// The value and the unit of an expression all of whose variables are units; `None` if one of them is none.
+pub(super) fn measured(expression: &Expression) -> Option<Expression> {
+    let mut factors = Vec::new();
+    let unit = split(expression, 1, &mut factors)?;
+    let value = match factors.pop() {
+        Some(single) if factors.is_empty() => single,
+        Some(last) => {
+            factors.push(last);
+            Expression::Product(factors)
+        }
+        None => return None,
+    };
+    Some(Expression::Measure(Box::new(value), unit))
+}
+
+/// Takes the units out of a product; what has no variables is appended to the factors.
+fn split(expression: &Expression, power: i64, factors: &mut Vec<Expression>) -> Option<Unit> {
+    match expression {
+        Expression::Product(parts) => product(parts, power, factors),
+        Expression::Quotient(pair) => {
+            split(&pair[0], power, factors)?.times(&split(&pair[1], -power, factors)?)
+        }
+        Expression::Power(pair) if is_variable(&pair[0]) => {
+            let exponent = match &pair[1] {
+                Expression::Number(number) => number.value.to_i64(),
+                Expression::Negative(part) => match &**part {
+                    Expression::Number(number) => number.value.to_i64().map(|value| -value),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let exponent = exponent.filter(|exponent| exponent.abs() <= POWER_MAX)?;
+            split(&pair[0], power * exponent, factors)
+        }
+        Expression::Measure(value, unit) => split(value, power, factors)?.times(&unit.power(power)?),
+        Expression::Symbol(name) if Unit::is_known(name) => Unit::named(name).power(power),
+        constant if !constant.any(&is_variable) => {
+            let one = Expression::whole(1);
+            factors.push(match power {
+                1 => constant.clone(),
+                -1 => Expression::Quotient(Box::new([one, constant.clone()])),
+                _ => return None,
+            });
+            Some(Unit::none())
+        }
+        _ => None,
+    }
+}
+
+/// A product in which letters beside each other may be one unit: `km` is read as k times m.
+fn product(parts: &[Expression], power: i64, factors: &mut Vec<Expression>) -> Option<Unit> {
+    let mut unit = Unit::none();
+    let mut at = 0;
+    while at < parts.len() {
+        if let [Expression::Symbol(first), Expression::Symbol(second), ..] = &parts[at..] {
+            let joined = format!("{first}{second}");
+            if Unit::is_known(&joined) {
+                unit = unit.times(&Unit::named(&joined).power(power)?)?;
+                at += 2;
+                continue;
+            }
+        }
+        // The power of a unit of two letters stands at its second one.
+        if let [Expression::Symbol(first), Expression::Power(pair), ..] = &parts[at..]
+            && let Expression::Symbol(second) = &pair[0]
+            && Unit::is_known(&format!("{first}{second}"))
+        {
+            let joined = Expression::Symbol(format!("{first}{second}"));
+            let raised = Expression::Power(Box::new([joined, pair[1].clone()]));
+            unit = unit.times(&split(&raised, power, factors)?)?;
+            at += 2;
+            continue;
+        }
+        unit = unit.times(&split(&parts[at], power, factors)?)?;
+        at += 1;
+    }
+    Some(unit)
+}
