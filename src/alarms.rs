@@ -185,7 +185,8 @@ fn truncated(config: &AlarmsSection, step: &StepFacts) -> Condition {
     let share = step.clipped_ratio;
     condition("truncated", None, share > config.truncated_share, || {
         format!(
-            "{:.0} % of the completions are cut off at rollout.output_tokens_max, which counts as wrong",
+            "{:.0} % of the completions are cut off at rollout.output_tokens_max, which counts as wrong; \
+             where the model writes on behind its answer, rollout.stop ends it",
             share * 100.0
         )
     })

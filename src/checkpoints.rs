@@ -22,7 +22,7 @@ use rollout::{Journal, RolloutState, Standing, Versioned};
 use serde::{Deserialize, Serialize};
 
 use crate::alarms::Alarms;
-use crate::config::{Best, CheckpointSection};
+use crate::config::{Best, CheckpointSection, RunConfig};
 use crate::eval::EvalReport;
 use crate::metrics::MetricsPlace;
 use crate::policy::Policy;
@@ -247,6 +247,8 @@ pub struct ConfigChanges {
 pub fn check_config(folder: &RunFolder, resolved: &str, allowed: bool) -> Result<ConfigChanges> {
     let path = folder.config();
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    // A run of an earlier version lacks the keys that have come since. It is as if they had their defaults.
+    let text = RunConfig::load(&path, &[]).map_or(text, |config| config.resolved());
     let before = flat(&text).with_context(|| path.display().to_string())?;
     let now = flat(resolved)?;
     let mut lines = Vec::new();
@@ -351,6 +353,18 @@ mod tests {
         let content = |step| fs::read_to_string(folder.checkpoint(step).join(RUN_FILE)).unwrap();
         assert_eq!([content(1), content(2), content(3)], ["new", "old", "old"]);
         assert!(folder.hidden_checkpoints().unwrap().is_empty() && hidden(".notes").exists());
+    }
+
+    #[test]
+    fn a_run_without_keys_that_are_new_has_their_defaults() {
+        let home = tempfile::tempdir().unwrap();
+        let now = RunConfig::load(Path::new("configs/quickstart.toml"), &[]).unwrap().resolved();
+        let before: Vec<&str> = now.lines().filter(|line| !line.starts_with("stop = ")).collect();
+        let folder = folder(home.path(), &before.join("\n"));
+        assert_eq!(check_config(&folder, &now, false).unwrap(), ConfigChanges::default());
+        let other = now.replacen("stop = []", "stop = [\";\"]", 1);
+        let error = check_config(&folder, &other, false).unwrap_err().to_string();
+        assert!(error.contains("rollout.stop: [] -> [\";\"]"), "{error}");
     }
 
     #[test]

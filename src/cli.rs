@@ -238,7 +238,8 @@ pub struct GenerateArgs {
     /// Puts the prompt into the model's chat template, as one message of the user
     #[arg(long)]
     pub chat: bool,
-    /// Changes a setting: run.{seed,device,threads}, rollout.{output_tokens_max,temperature,top_p,top_k}
+    /// Changes a setting: run.{seed,device,threads}, rollout.{output_tokens_max,temperature,top_p,top_k,
+    /// stop,stop_token_ids,min_tokens,include_stop_str_in_output}
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }

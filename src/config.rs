@@ -13,7 +13,7 @@ use std::path::Path;
 use learner::config::{ClipConfig, KlConfig, MptConfig, StreambpConfig};
 use learner::{LearnerConfig, OptimizerConfig};
 use rewards::{RewardConfig, TruncatedReward};
-use rollout::{DataConfig, QueueConfig, RolloutConfig};
+use rollout::{DataConfig, QueueConfig, RolloutConfig, StopConfig};
 use serde::Serialize;
 
 use document::{Document, Place};
@@ -144,7 +144,7 @@ pub enum Config {
 pub struct ToolConfig {
     /// `run.{seed,device,threads}`
     pub run: SftRunSection,
-    /// `rollout.{output_tokens_max,temperature,top_p,top_k}`
+    /// `rollout.{output_tokens_max,temperature,top_p,top_k}` and what ends the answer.
     pub rollout: ToolSampling,
 }
 
@@ -157,6 +157,8 @@ pub struct Evaluation {
     pub rewards: Vec<RewardConfig>,
     /// The most tokens of an answer.
     pub output_tokens_max: usize,
+    /// What ends an answer before that: the stops of `[rollout]`.
+    pub stops: StopConfig,
     /// `[eval]`
     pub eval: EvalSection,
 }
@@ -273,6 +275,7 @@ impl RunConfig {
                 false => self.eval.rewards.clone(),
             },
             output_tokens_max: self.rollout.output_tokens_max,
+            stops: self.rollout.stops(),
             eval: self.eval.clone(),
         })
     }
@@ -318,6 +321,7 @@ impl SftRunConfig {
             data: held_out(&self.data, &self.eval)?,
             rewards: self.rewards.clone(),
             output_tokens_max: self.sft.output_tokens_max,
+            stops: StopConfig::default(),
             eval: self.eval.clone(),
         })
     }

@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use kernels::Decoder;
 use kernels::sampling::SamplingConfig;
+use learner::report::StoppedBy;
 use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
 use rollout::{
-    DataConfig, EvaluationPlan, Group, OutputLimits, Prompt, PromptSource, Pulse, Scorer, Text, Versioned,
-    evaluate,
+    DataConfig, Ends, EvaluationPlan, Group, OutputLimits, Prompt, PromptSource, Pulse, Scorer, Text,
+    Versioned, evaluate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,9 @@ pub struct EvalReport {
     pub max_length: usize,
     /// Fraction of answers that the output limit cut off.
     pub clipped_ratio: f64,
+    /// What ended the others, as fractions of all answers.
+    #[serde(default)]
+    pub stopped_by: StoppedBy,
     /// Tokens drawn a second.
     pub tokens_per_second: f64,
     /// The whole evaluation, in seconds.
@@ -104,6 +108,7 @@ impl EvalReport {
             max_length: lengths.iter().copied().max().unwrap_or(0),
             clipped_ratio: completions.iter().filter(|scored| scored.completion.truncated()).count() as f64
                 / count,
+            stopped_by: StoppedBy::of(completions.iter().map(|scored| scored.completion.finish)),
             tokens_per_second: tokens as f64 / seconds,
             seconds,
         }
@@ -117,6 +122,9 @@ impl EvalReport {
             (tag("mean_length"), self.mean_length),
             (tag("max_length"), self.max_length as f64),
             (tag("clipped_ratio"), self.clipped_ratio),
+            (tag("stopped_by/eos"), self.stopped_by.eos),
+            (tag("stopped_by/stop_string"), self.stopped_by.stop_string),
+            (tag("stopped_by/stop_token_id"), self.stopped_by.stop_token_id),
             ("timing_s/eval".to_owned(), self.seconds),
             ("perf/eval_tokens_per_second".to_owned(), self.tokens_per_second),
         ];
@@ -176,6 +184,8 @@ impl Evaluator {
             (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
         let rewards = weighted_sum(&config.rewards, Some(&config.data), TruncatedReward::Zero, custom)?;
         let sampling = SamplingConfig { temperature: eval.temperature, top_p: eval.top_p, top_k: eval.top_k };
+        let ends = Ends::new(Arc::clone(text), config.stops.clone(), decoder.config.vocabulary)?;
+        let min_tokens = ends.min_tokens();
         let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
         let slots = eval.trajectories_open_max;
         let positions = longest + output_tokens_max;
@@ -186,8 +196,9 @@ impl Evaluator {
                 group_size: eval.pass_k,
                 seed: eval.seed,
             },
-            scorer: Scorer::new(Arc::clone(text), rewards),
-            generator: DecoderGenerator::new(decoder, (slots, positions), sampling),
+            scorer: Scorer::new(Arc::clone(text), rewards).with_ends(ends),
+            generator: DecoderGenerator::new(decoder, (slots, positions), sampling)
+                .with_min_tokens(min_tokens),
             pulse: Pulse::default(),
         })
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kernels::sampling::{SamplingConfig, draw, logprob_and_entropy, uniform};
+use kernels::sampling::{SamplingConfig, draw, draw_except, logprob_and_entropy, uniform};
 use kernels::{CachePrecision, DecodeSlots, DecodeWeights, Decoder, Feed, Prefilled};
 use rayon::prelude::*;
 use rollout::{
-    Drawn, Generator, GeneratorError, KvCache, LengthDistribution, PrefilledTokens, SegmentRequest, Token,
-    Versioned,
+    Drawn, Generator, GeneratorError, KvCache, LengthDistribution, MinTokens, PrefilledTokens,
+    SegmentRequest, Token, Versioned,
 };
 
 use crate::policy::Policy;
@@ -23,6 +23,7 @@ pub struct DecoderGenerator {
     slots: Vec<Option<Slot>>,
     /// What caches had been filled with when it was last asked for.
     prefilled: Prefilled,
+    min_tokens: Option<MinTokens>,
     given: Option<GivenLengths>,
 }
 
@@ -77,7 +78,7 @@ impl DecoderGenerator {
     pub fn new(decoder: &Decoder, (slots, positions): (usize, usize), sampling: SamplingConfig) -> Self {
         let cache = DecodeSlots::new(&decoder.config, slots, positions, &decoder.device());
         let slots = (0..slots).map(|_| None).collect();
-        Self { cache, sampling, slots, prefilled: Prefilled::default(), given: None }
+        Self { cache, sampling, slots, prefilled: Prefilled::default(), min_tokens: None, given: None }
     }
 
     /// The same with keys and values cached in fewer bits, which decoders on the CPU can.
@@ -89,6 +90,12 @@ impl DecoderGenerator {
         let cache = DecodeSlots::rounded(&decoder.config, room, precision(kv_cache), &decoder.device())
             .expect("a config that asks for it on another device is refused");
         Self { cache, ..self }
+    }
+
+    /// The same with ends of output that are not drawn at the beginning of an output.
+    #[must_use]
+    pub fn with_min_tokens(self, min_tokens: Option<MinTokens>) -> Self {
+        Self { min_tokens, ..self }
     }
 
     /// Slots in use by the version that decodes them, with the version's weights.
@@ -126,7 +133,13 @@ impl DecoderGenerator {
         let vocabulary = logits.len() / slots.len();
         let tokens = |(&slot, row): (&usize, &[f32])| {
             let state = self.state(slot);
-            let drawn = draw(row, &self.sampling, uniform(state.random_key, state.next_index));
+            let number = uniform(state.random_key, state.next_index);
+            let drawn = match &self.min_tokens {
+                Some(min) if state.next_index < min.tokens => {
+                    draw_except(row, &min.excluded, &self.sampling, number)
+                }
+                _ => draw(row, &self.sampling, number),
+            };
             match &self.given {
                 None => drawn,
                 Some(given) => {
@@ -171,6 +184,8 @@ pub struct Generators {
     pub sampling: SamplingConfig,
     /// In how many bits keys and values are cached.
     pub kv_cache: KvCache,
+    /// What is not drawn at the beginning of an output.
+    pub min_tokens: Option<MinTokens>,
     /// Lengths from outside, which only measurements have.
     pub(crate) given: Option<GivenLengths>,
 }
@@ -181,6 +196,7 @@ impl Generators {
     pub fn make(&self) -> DecoderGenerator {
         let generator = DecoderGenerator::new(&self.decoder, self.room, self.sampling);
         let generator = generator.with_cache(&self.decoder, self.room, self.kv_cache);
+        let generator = generator.with_min_tokens(self.min_tokens.clone());
         DecoderGenerator { given: self.given.clone(), ..generator }
     }
 }

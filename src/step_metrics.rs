@@ -78,6 +78,9 @@ impl StepMetrics {
         self.add("completions/min_length", lengths.all.min);
         self.add("completions/max_length", lengths.all.max);
         self.add("completions/clipped_ratio", lengths.clipped_ratio);
+        self.add("completions/stopped_by/eos", lengths.stopped_by.eos);
+        self.add("completions/stopped_by/stop_string", lengths.stopped_by.stop_string);
+        self.add("completions/stopped_by/stop_token_id", lengths.stopped_by.stop_token_id);
         self.add_some("correct_seq_len", lengths.correct);
         self.add_some("incorrect_seq_len", lengths.incorrect);
         let off_policy = &report.off_policy;

@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kernels::sampling::{SamplingConfig, draw, key, logprob_and_entropy, uniform};
+use kernels::sampling::{SamplingConfig, draw, draw_except, key, logprob_and_entropy, uniform};
 use kernels::{
     ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, Packed,
     Precision, TokenStats, token_stats,
 };
+use rollout::{Ends, TextStream};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
@@ -64,19 +65,76 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     let mut slots = DecodeSlots::new(&model.decoder.config, 1, context.len() + tokens_max + 1, &device);
     let weights = DecodeWeights::new(&model.decoder);
     slots.prefill(&weights, &[Feed { slot: 0, tokens: &context }]);
-    let mut stream = model.text.stream();
-    let mut out = std::io::stdout().lock();
+    let ends = Ends::new(Arc::clone(&model.text), rollout.stops(), model.decoder.config.vocabulary)?;
+    let min_tokens = ends.min_tokens();
+    let mut shown = Shown::new(&ends, std::io::stdout().lock());
+    let prompt_tokens = context.len() + 1;
     for index in 0..tokens_max {
         let logits = slots.step(&weights, &[Feed { slot: 0, tokens: &[last] }]);
-        (last, _) = draw(&logits, &sampling, uniform(key(&[config.run.seed]), index as u64));
-        if model.text.is_eos(last) {
-            break;
+        context.push(last);
+        let number = uniform(key(&[config.run.seed]), index as u64);
+        (last, _) = match &min_tokens {
+            Some(min) if (index as u64) < min.tokens => {
+                draw_except(&logits, &min.excluded, &sampling, number)
+            }
+            _ => draw(&logits, &sampling, number),
+        };
+        if let Some(finish) = ends.finish(context.iter().rev().copied(), index, last) {
+            context.push(last);
+            let (prompt, drawn) = context.split_at(prompt_tokens);
+            return shown.end(&ends.ended_text(prompt, drawn, finish)?.text);
         }
-        write!(out, "{}", stream.push(last)?)?;
-        out.flush()?;
+        shown.push(last)?;
     }
-    writeln!(out)?;
-    Ok(())
+    shown.end_as_it_is()
+}
+
+/// An answer as it appears.
+struct Shown<'a, W> {
+    out: W,
+    stream: TextStream<'a>,
+    text: String,
+    /// Bytes of the text that are out.
+    shown: usize,
+    /// Bytes at the end of the text that may be the beginning of a stop string that is not to be shown.
+    undecided: usize,
+}
+
+impl<'a, W: Write> Shown<'a, W> {
+    fn new(ends: &'a Ends, out: W) -> Self {
+        let (stream, undecided) = (ends.text().stream(), ends.undecided_bytes());
+        Self { out, stream, text: String::new(), shown: 0, undecided }
+    }
+
+    /// Shows what the token makes certain.
+    fn push(&mut self, id: u32) -> Result<()> {
+        self.text.push_str(&self.stream.push(id)?);
+        let certain = self.text.floor_char_boundary(self.text.len().saturating_sub(self.undecided));
+        self.show(certain)
+    }
+
+    fn show(&mut self, to: usize) -> Result<()> {
+        if to > self.shown {
+            write!(self.out, "{}", &self.text[self.shown..to])?;
+            self.out.flush()?;
+            self.shown = to;
+        }
+        Ok(())
+    }
+
+    /// The whole text is known.
+    fn end(mut self, whole: &str) -> Result<()> {
+        write!(self.out, "{}", whole.get(self.shown..).unwrap_or_default())?;
+        writeln!(self.out)?;
+        Ok(())
+    }
+
+    /// The limit was met.
+    fn end_as_it_is(mut self) -> Result<()> {
+        self.show(self.text.len())?;
+        writeln!(self.out)?;
+        Ok(())
+    }
 }
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use learner::{Learner, Snapshot, StepReport};
 use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
-    Actor, ActorContext, ActorReport, Bell, CompletionRecord, CompletionUse, Group, Intake,
+    Actor, ActorContext, ActorReport, Bell, CompletionRecord, CompletionUse, Ends, Group, Intake,
     LengthDistribution, Pacing, PromptSource, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing,
     Versioned, WeightsCell,
 };
@@ -197,6 +197,8 @@ impl Actors {
         });
         let prompts = PromptSource::open(&config.data, Split::Train, config.run.seed, Arc::clone(&text))?;
         let output_tokens_max = rollout.output_tokens_max;
+        let ends = Ends::new(Arc::clone(&text), rollout.stops(), model.decoder.config.vocabulary)?;
+        let min_tokens = ends.min_tokens();
         let context = Arc::new(ActorContext {
             pulses: Pulses::default(),
             config: rollout.clone(),
@@ -205,7 +207,8 @@ impl Actors {
             scorer: Scorer::new(
                 text,
                 weighted_sum(&config.rewards, Some(&config.data), rollout.truncated_reward, custom)?,
-            ),
+            )
+            .with_ends(ends),
             weights: Arc::clone(&weights),
             intake,
         });
@@ -219,6 +222,7 @@ impl Actors {
                 top_k: rollout.top_k,
             },
             kv_cache: rollout.kv_cache,
+            min_tokens,
             given,
         };
         let actors = (0..rollout.actors)

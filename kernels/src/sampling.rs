@@ -34,6 +34,11 @@ impl SamplingConfig {
         Self { temperature, top_p: 1.0, top_k: 0 }
     }
 
+    /// The temperature that log-probabilities are given at.
+    fn temperature_of_logprobs(&self) -> f64 {
+        if self.temperature == 0.0 { 1.0 } else { self.temperature }
+    }
+
     /// Checks the ranges of the keys.
     ///
     /// # Errors
@@ -70,17 +75,46 @@ pub fn draw(logits: &[f32], config: &SamplingConfig, uniform: f64) -> (u32, f32)
     assert!(!logits.is_empty(), "a draw needs at least one logit");
     assert!((0.0..1.0).contains(&uniform), "a draw needs a number in [0, 1), not {uniform}");
     let Some(peak) = peak(logits) else { return (0, f32::NAN) };
-    let greedy = config.temperature == 0.0;
-    let distribution = Distribution::new(logits, logits[peak], if greedy { 1.0 } else { config.temperature });
-    let filtered = (config.top_k != 0 && config.top_k < logits.len()) || config.top_p < 1.0;
-    let token = if greedy {
+    let distribution = Distribution::new(logits, logits[peak], config.temperature_of_logprobs());
+    let token = pick_from(&distribution, peak, config, uniform);
+    (token_id(token), distribution.logprob(token))
+}
+
+/// [`draw`] where some tokens are never drawn, as if their logits were minus infinity before all filters. The
+/// log-probability stays that of the full distribution, with these tokens in it.
+///
+/// Where no other token has a finite logit, nothing is excluded. Ids without a logit are passed over.
+///
+/// # Panics
+/// As [`draw`].
+pub fn draw_except(logits: &[f32], excluded: &[u32], config: &SamplingConfig, uniform: f64) -> (u32, f32) {
+    let mut masked = logits.to_vec();
+    for id in excluded {
+        if let Some(logit) = masked.get_mut(*id as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    // Without a distribution, before or after, there is nothing to choose between.
+    let (Some(whole_peak), Some(masked_peak)) = (peak(logits), peak(&masked)) else {
+        return draw(logits, config, uniform);
+    };
+    let temperature = config.temperature_of_logprobs();
+    let rest = Distribution::new(&masked, masked[masked_peak], temperature);
+    let token = pick_from(&rest, masked_peak, config, uniform);
+    let whole = Distribution::new(logits, logits[whole_peak], temperature);
+    (token_id(token), whole.logprob(token))
+}
+
+/// The token that `uniform` picks after the filters; the distribution's most likely token is `peak`.
+fn pick_from(distribution: &Distribution<'_>, peak: usize, config: &SamplingConfig, uniform: f64) -> usize {
+    let filtered = (config.top_k != 0 && config.top_k < distribution.logits.len()) || config.top_p < 1.0;
+    if config.temperature == 0.0 {
         peak
     } else if filtered {
-        pick(&kept_tokens(&distribution, config), uniform)
+        pick(&kept_tokens(distribution, config), uniform)
     } else {
         distribution.pick(uniform)
-    };
-    (token_id(token), (distribution.scaled(token) - distribution.total.ln()) as f32)
+    }
 }
 
 /// The log-probability of one token and the entropy of the whole distribution, in nats, at a temperature
@@ -176,6 +210,10 @@ impl<'a> Distribution<'a> {
     /// A logit's distance from the largest over the temperature.
     fn scaled(&self, token: usize) -> f64 {
         (f64::from(self.logits[token]) - f64::from(self.largest)) / self.temperature
+    }
+
+    fn logprob(&self, token: usize) -> f32 {
+        (self.scaled(token) - self.total.ln()) as f32
     }
 
     fn weights(&self, block: &[f32]) -> [f32; BLOCK] {
@@ -469,6 +507,41 @@ mod tests {
         }
         assert_eq!(draw(&[1.0, 2.0], &SamplingConfig::at_temperature(1e-300), 0.7), (1, 0.0));
         assert_eq!(logprob_and_entropy(&logits, 1.0, 1), (0.0, 0.0));
+    }
+
+    // The token is drawn as if the excluded ones were not there; its log-prob is the one that a later pass finds.
+    #[test]
+    fn excluded_tokens_are_never_drawn_and_stay_in_the_logprob() {
+        let logits = [4.0, 1.0, 3.0, -2.0, 2.5, 4.5];
+        let excluded = [5, 0, 5, 99];
+        let masked = [f32::NEG_INFINITY, 1.0, 3.0, -2.0, 2.5, f32::NEG_INFINITY];
+        for config in [
+            SamplingConfig::GREEDY,
+            SamplingConfig::at_temperature(0.7),
+            SamplingConfig { temperature: 1.3, top_p: 0.8, top_k: 3 },
+            SamplingConfig { temperature: 1.0, top_p: 1.0, top_k: 1 },
+        ] {
+            let temperature = config.temperature_of_logprobs();
+            for uniform in [0.0, 0.3, 0.6, 0.9, 0.999] {
+                let (token, logprob) = draw_except(&logits, &excluded, &config, uniform);
+                assert_eq!(token, draw(&masked, &config, uniform).0, "{config:?} at {uniform}");
+                let expected = logprob_and_entropy(&logits, temperature, token).0;
+                assert!((logprob - expected).abs() < 1e-6, "{logprob} for {expected}");
+                assert_eq!(draw_except(&logits, &[], &config, uniform), draw(&logits, &config, uniform));
+            }
+        }
+    }
+
+    #[test]
+    fn excluding_every_token_excludes_none() {
+        let config = SamplingConfig::at_temperature(1.0);
+        let logits = [1.0, f32::NEG_INFINITY, 2.0];
+        assert_eq!(draw_except(&logits, &[0, 2], &config, 0.1), draw(&logits, &config, 0.1));
+        assert_eq!(draw_except(&[1.0, f32::NAN], &[1], &config, 0.1).0, 0);
+        assert!(
+            draw_except(&[1.0, f32::NAN], &[1], &config, 0.1).1.is_nan(),
+            "an excluded NaN is still told"
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use rollout::CompletionUse;
+use rollout::{CompletionUse, Finish};
+use serde::{Deserialize, Serialize};
 
 /// Mean, smallest and largest of a list.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,10 +106,36 @@ pub struct LengthReport {
     pub all: Spread,
     /// Fraction of completions that the output limit cut off.
     pub clipped_ratio: f64,
+    /// What ended the others.
+    pub stopped_by: StoppedBy,
     /// Mean of the right answers.
     pub correct: Option<f64>,
     /// Mean of the wrong answers.
     pub incorrect: Option<f64>,
+}
+
+/// What ended completions before the output limit, as fractions of all completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct StoppedBy {
+    /// An end of output of the tokenizer.
+    pub eos: f64,
+    /// A stop string.
+    pub stop_string: f64,
+    /// A stop token id.
+    pub stop_token_id: f64,
+}
+
+impl StoppedBy {
+    /// The fractions among completions that ended so.
+    pub fn of(finishes: impl Iterator<Item = Finish> + Clone) -> Self {
+        let count = finishes.clone().count().max(1) as f64;
+        let share = |wanted| finishes.clone().filter(|finish| *finish == wanted).count() as f64 / count;
+        Self {
+            eos: share(Finish::Eos),
+            stop_string: share(Finish::StopString),
+            stop_token_id: share(Finish::StopToken),
+        }
+    }
 }
 
 /// How far the trajectories are from the weights in training.

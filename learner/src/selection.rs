@@ -13,7 +13,7 @@ use crate::error::LearnerError;
 use crate::loss::Objective;
 use crate::report::{
     DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RewardReport, Spread,
-    StepValues, mean_of,
+    StepValues, StoppedBy, mean_of,
 };
 
 /// A completion with all that the loss needs to know of it.
@@ -125,7 +125,7 @@ impl<'a> Selection<'a> {
         }
     }
 
-    fn scored(&self) -> impl Iterator<Item = &'a ScoredCompletion> {
+    fn scored(&self) -> impl Iterator<Item = &'a ScoredCompletion> + Clone {
         self.groups.iter().flat_map(|group| &group.completions)
     }
 
@@ -164,6 +164,7 @@ impl<'a> Selection<'a> {
         LengthReport {
             all: spread(self.scored().map(length_of)),
             clipped_ratio: truncated as f64 / self.scored().count() as f64,
+            stopped_by: StoppedBy::of(self.scored().map(|scored| scored.completion.finish)),
             correct: mean_of(lengths(true)),
             incorrect: mean_of(lengths(false)),
         }

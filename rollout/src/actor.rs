@@ -128,8 +128,7 @@ impl<G: Generator> Actor<G> {
             self.decoding.begin_segments(newest, |trajectory, version| intake.recall(trajectory, version))?;
         // Slots under different versions are decoded each under its own weights.
         let versions: BTreeSet<u64> = self.decoding.weights().map(|weights| weights.version).collect();
-        let text = self.context.scorer.text();
-        let step = self.decoding.step(|id| text.is_eos(id))?;
+        let step = self.decoding.step(self.context.scorer.ends())?;
         let decoded = step.tokens > 0;
         let mut report = lock(&self.report);
         report.count_begun(&begun);
@@ -567,7 +566,7 @@ mod tests {
         assert_eq!((groups[0].id, groups[0].members.len()), (0, 3));
         let ends: Vec<(usize, Finish)> =
             groups[0].members.iter().map(|(ended, finish)| (ended.token_count(), *finish)).collect();
-        assert_eq!(ends, [(1, Finish::Stop), (2, Finish::Stop), (3, Finish::Stop)]);
+        assert_eq!(ends, [(1, Finish::Eos), (2, Finish::Eos), (3, Finish::Eos)]);
         assert_eq!(actor.report().slot_use(), 1.0);
     }
 
@@ -762,6 +761,41 @@ mod tests {
                     prop_assert_eq!(kept.collect::<Vec<_>>(), versions);
                 }
             }
+        }
+    }
+
+    // A stop string is found wherever the borders of segments lie, and on any number of slots: an output is what it
+    // would be without stops, up to the token that completes one.
+    #[test]
+    fn stop_strings_cut_outputs_alike_over_borders_of_segments() {
+        let run = |slots: usize, segment: usize, stop: &[&str]| {
+            let script = Script::new(slots, |_, _| 99);
+            let mut config = rollout_config(slots, segment, 12 / segment, GROUP_SIZE);
+            config.stop = stop.iter().map(|string| (*string).to_string()).collect();
+            let mut actor = Actor::new(context(config, 11, 20, 1), 0, script);
+            let mut groups: Vec<FinishedGroup> = Vec::new();
+            while groups.len() < 20 {
+                groups.extend(actor.advance().expect("no failure").groups);
+            }
+            groups.sort_by_key(|group| group.id);
+            let members = groups.into_iter().take(20).flat_map(|group| group.members);
+            members.map(|(ended, finish)| (ended.context(), finish)).collect::<Vec<_>>()
+        };
+        let whole = run(2, 12, &[]);
+        // The letters `cab` and `dd`, in ids.
+        let stops: [&[u32]; 2] = [&[4, 2, 3], &[5, 5]];
+        let expected: Vec<(Vec<u32>, Finish)> = whole
+            .iter()
+            .map(|(ids, finish)| {
+                // Two tokens are the prompt's, where a stop may begin.
+                let end = (3..=ids.len()).find(|end| stops.iter().any(|stop| ids[..*end].ends_with(stop)));
+                end.map_or((ids.clone(), *finish), |end| (ids[..end].to_vec(), Finish::StopString))
+            })
+            .collect();
+        let lengths: BTreeSet<usize> = expected.iter().map(|(ids, _)| ids.len()).collect();
+        assert!(lengths.len() > 6, "stops at many places, two segments in among them: {lengths:?}");
+        for (slots, segment) in [(1, 12), (2, 1), (3, 2), (5, 3), (4, 4)] {
+            assert_eq!(run(slots, segment, &["cab", "dd"]), expected, "{slots} slots, segments of {segment}");
         }
     }
 

@@ -1,10 +1,13 @@
 //! The knobs of `[rollout]` and `[queue]`, with the checks that need no other file. Reading TOML, line
 //! numbers and the checks between crates belong to the composition root.
 
+mod stops;
+
 use rewards::TruncatedReward;
 use serde::{Deserialize, Serialize};
 
 use crate::error::RolloutError;
+pub use stops::StopConfig;
 
 /// What happens to the cache of an open trajectory when newer weights arrive at its segment boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -109,6 +112,21 @@ pub struct RolloutConfig {
     /// The number of likeliest tokens that are drawn from; 0 is all of them.
     #[serde(default)]
     pub top_k: usize,
+    /// An output ends with the token that completes one of these strings; they are found across the borders of
+    /// tokens.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// An output ends with one of these tokens, as with the ends of output that the model's files name.
+    #[serde(default)]
+    pub stop_token_ids: Vec<u32>,
+    /// Nothing ends an output before it has so many tokens: no end of output and no stop token id is drawn, and stop
+    /// strings are not looked for.
+    #[serde(default)]
+    pub min_tokens: usize,
+    /// Whether the text that rewards see has the stop string that ended it, and what its last token writes behind
+    /// it. The tokens that are trained on have both in any case.
+    #[serde(default = "yes")]
+    pub include_stop_str_in_output: bool,
     /// What happens to a cache at a weight update.
     #[serde(default)]
     pub on_update: OnUpdate,
@@ -140,6 +158,10 @@ pub struct RolloutConfig {
 
 fn one() -> usize {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn whole_mass() -> f64 {
@@ -186,7 +208,18 @@ impl RolloutConfig {
                 ),
             });
         }
+        self.stops().check(self.output_tokens_max)?;
         self.check_sampling()
+    }
+
+    /// What ends outputs before their limit.
+    pub fn stops(&self) -> StopConfig {
+        StopConfig {
+            stop: self.stop.clone(),
+            stop_token_ids: self.stop_token_ids.clone(),
+            min_tokens: self.min_tokens,
+            include_stop_str_in_output: self.include_stop_str_in_output,
+        }
     }
 
     fn check_sampling(&self) -> Result<(), RolloutError> {

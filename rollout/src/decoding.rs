@@ -3,6 +3,7 @@
 //! queue.
 
 use crate::config::OnUpdate;
+use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 use crate::random::trajectory_key;
@@ -230,7 +231,7 @@ impl<G: Generator> Decoding<G> {
     }
 
     /// Draws one token on every slot that decodes.
-    pub(crate) fn step(&mut self, is_eos: impl Fn(u32) -> bool) -> Result<Step, RolloutError> {
+    pub(crate) fn step(&mut self, ends: &Ends) -> Result<Step, RolloutError> {
         let decoding = self.scheduler.decoding();
         if decoding.is_empty() {
             return Ok(Step::default());
@@ -243,7 +244,8 @@ impl<G: Generator> Decoding<G> {
         let mut step = Step { tokens, blocks, prefilled: self.generator.take_prefilled(), ended: Vec::new() };
         for drawn in drawn {
             let token = drawn.token;
-            let outcome = self.scheduler.push(drawn.slot, token, is_eos(token.id));
+            let end = ends.finish_of(self.scheduler.on(drawn.slot), token.id);
+            let outcome = self.scheduler.push(drawn.slot, token, end);
             if outcome == Outcome::Inside {
                 continue;
             }

@@ -45,7 +45,7 @@ pub fn evaluate<G: Generator>(
     let mut finished = Vec::new();
     loop {
         decoding.begin_segments(|| weights.clone(), |_, _| None)?;
-        let step = decoding.step(|id| scorer.text().is_eos(id))?;
+        let step = decoding.step(scorer.ends())?;
         if step.tokens == 0 {
             break;
         }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::error::RolloutError;
 use crate::prompt::Prompt;
-use crate::trajectory::{Completion, Finish, Segment, Token, Trajectory};
+use crate::trajectory::{Completion, Finish, Segment, StopReason, Token, Trajectory};
 
 /// All trajectories of one prompt, ended and not scored yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +89,10 @@ pub struct CompletionRecord {
     pub parts: BTreeMap<String, f64>,
     /// Why the completion ended.
     #[serde(default)]
-    pub finish: Finish,
+    pub finish: FinishReason,
+    /// The stop string or the stop token id that ended the completion; absent for an end of output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<StopReason>,
     /// The prompt's text.
     #[serde(default)]
     pub prompt: String,
@@ -111,6 +114,17 @@ pub enum CompletionUse {
     ZeroAdvantage,
     /// Dynamic sampling leaves its group out.
     Dropped,
+}
+
+/// Why a recorded completion ended, by the names that inference servers have for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// By its last token. Which stop that was is in `stop_reason`.
+    #[default]
+    Stop,
+    /// By the output limit.
+    Length,
 }
 
 /// The tokens of a completion that one policy version drew.
@@ -149,7 +163,11 @@ impl CompletionRecord {
             reward: reward.total,
             correctness: reward.correctness,
             parts: reward.parts.clone(),
-            finish: completion.finish,
+            finish: match completion.finish {
+                Finish::Length => FinishReason::Length,
+                Finish::Eos | Finish::StopString | Finish::StopToken => FinishReason::Stop,
+            },
+            stop_reason: completion.stop_reason.clone(),
             prompt: completion.prompt.text.clone(),
             completion: completion.text.clone(),
             used: None,
@@ -179,6 +197,15 @@ impl CompletionRecord {
             }
         }
         Ok(())
+    }
+
+    fn finish(&self) -> Finish {
+        match (self.finish, &self.stop_reason) {
+            (FinishReason::Length, _) => Finish::Length,
+            (FinishReason::Stop, None) => Finish::Eos,
+            (FinishReason::Stop, Some(StopReason::String(_))) => Finish::StopString,
+            (FinishReason::Stop, Some(StopReason::TokenId(_))) => Finish::StopToken,
+        }
     }
 
     fn token_segments(&self) -> Vec<Segment> {
@@ -251,7 +278,8 @@ fn add(group: &mut Group, record: CompletionRecord) -> Result<(), String> {
         group: group.id,
         member: u32::try_from(group.completions.len()).map_err(|error| error.to_string())?,
         segments: record.token_segments(),
-        finish: record.finish,
+        finish: record.finish(),
+        stop_reason: record.stop_reason,
         text: record.completion,
     };
     let reward = Reward { total: record.reward, correctness: record.correctness, parts: record.parts };
@@ -301,6 +329,36 @@ mod tests {
             "reward": 1.0, "correctness": 1, "parts": {"letters": 1.0}, "finish": "stop", "prompt": "ab", "completion": "ab",
         });
         assert_eq!(record, expected);
+    }
+
+    #[test]
+    fn what_ended_a_completion_survives_being_recorded() {
+        let mut whole = group(0, &[(3, 2), (3, 2), (3, 2), (3, 2)]);
+        let reasons = [
+            (Finish::Eos, None),
+            (Finish::Length, None),
+            (Finish::StopString, Some(StopReason::String("\n".to_string()))),
+            (Finish::StopToken, Some(StopReason::TokenId(198))),
+        ];
+        for (scored, (finish, stop_reason)) in whole.completions.iter_mut().zip(reasons.clone()) {
+            (scored.completion.finish, scored.completion.stop_reason) = (finish, stop_reason);
+        }
+        let mut written = Vec::new();
+        write_group(&mut written, &whole).expect("memory has room");
+        let written = String::from_utf8(written).expect("JSON is UTF-8");
+        let field = |line: usize, name: &str| {
+            let line = written.lines().nth(line).expect("four lines");
+            serde_json::from_str::<Value>(line).expect("JSON")[name].clone()
+        };
+        assert_eq!([0, 1, 2, 3].map(|line| field(line, "finish")), ["stop", "length", "stop", "stop"]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|line| field(line, "stop_reason")),
+            [Value::Null, Value::Null, "\n".into(), 198.into()]
+        );
+        let read = read(&written).expect("our own lines");
+        let ends =
+            |scored: &ScoredCompletion| (scored.completion.finish, scored.completion.stop_reason.clone());
+        assert_eq!(read[0].completions.iter().map(ends).collect::<Vec<_>>(), reasons);
     }
 
     fn line(group: &str, change: impl FnOnce(&mut Value)) -> String {

@@ -220,7 +220,7 @@ mod tests {
         for version in versions {
             trajectory.start_segment(*version, LIMITS);
             for id in 0..2 {
-                trajectory.push(Token { id, logprob: -0.1 / (group + 1) as f32 }, false, LIMITS);
+                trajectory.push(Token { id, logprob: -0.1 / (group + 1) as f32 }, None, LIMITS);
             }
         }
         trajectory
@@ -258,7 +258,7 @@ mod tests {
         let mut journal = open(folder.path(), 0, u64::MAX);
         journal.append(&trajectory(1, &[0]), None);
         journal.begin(5);
-        journal.append(&trajectory(2, &[5]), Some(Finish::Stop));
+        journal.append(&trajectory(2, &[5]), Some(Finish::Eos));
         assert!(open(folder.path(), 0, 9).recall(&trajectory(1, &[]), 9).is_some());
         assert!(open(folder.path(), 0, 9).recall(&trajectory(2, &[]), 9).is_some());
         assert!(open(folder.path(), 5, 9).recall(&trajectory(1, &[]), 9).is_none());

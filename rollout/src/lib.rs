@@ -10,10 +10,13 @@ mod config;
 mod random;
 pub mod faults;
 mod pulse;
+mod token_bytes;
+mod stop_strings;
 mod text;
 mod prompt;
 mod lengths;
 mod trajectory;
+mod ends;
 mod scheduler;
 mod weights;
 mod generator;
@@ -37,14 +40,15 @@ mod testing;
 mod simulation;
 
 pub use actor::{Actor, ActorContext, ActorReport, Advance};
-pub use config::{DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig};
+pub use config::{DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, StopConfig};
 pub use costs::{Contention, CostModel, DecodeWork, Observation, fit as fit_costs};
+pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 pub use group::{
-    CompletionRecord, CompletionUse, FinishedGroup, Group, ScoredCompletion, SegmentRecord, read_groups,
-    write_group,
+    CompletionRecord, CompletionUse, FinishReason, FinishedGroup, Group, ScoredCompletion, SegmentRecord,
+    read_groups, write_group,
 };
 pub use intake::{Intake, IntakeReport};
 pub use journal::Journal;
@@ -62,6 +66,8 @@ pub use schedule::{ACTOR_RESTARTS_MAX, ActorThreads, Lockstep};
 pub use scheduler::{FinishedContexts, Outcome, Pacing, Room, Scheduler};
 pub use scorer::{Scored, Scorer};
 pub use text::{Text, TextStream};
-pub use trajectory::{Completion, Finish, OutputLimits, Progress, Segment, Token, Trajectory};
+pub use trajectory::{
+    Completion, EndedText, Finish, OutputLimits, Progress, Segment, StopReason, Token, Trajectory,
+};
 pub use virtual_run::{Turns, VirtualPlan, VirtualStep, run_virtually};
 pub use weights::{Bell, Versioned, WeightsCell};

@@ -250,6 +250,11 @@ mod tests {
             config.kv_cache_tokens_max = shape.blocks.map(|blocks| 2 * blocks * shape.actors);
             config.priority = if seed.is_multiple_of(2) { Priority::Oldest } else { Priority::LastMembers };
             config.in_flight_updates = (seed / 2).is_multiple_of(2);
+            if seed.is_multiple_of(3) {
+                config.stop = ["ba", "cdc"].map(str::to_string).to_vec();
+                config.stop_token_ids = vec![5];
+                config.min_tokens = 2;
+            }
             let context = context_at(config, seed, PACING, (version, |intake| intake.restored(&state)));
             journal.into_iter().for_each(|journal| context.intake.keep_journal(journal));
             let config = QueueConfig { groups_max: shape.groups_max, staleness_versions_max: 2 };

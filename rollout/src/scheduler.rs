@@ -319,12 +319,13 @@ impl Scheduler {
         self.slots_where(|slot| matches!(slot, Slot::Decoding(_)))
     }
 
-    /// Takes a drawn token. The slot of a finished trajectory is free afterwards.
-    pub fn push(&mut self, slot: usize, token: Token, is_eos: bool) -> Outcome {
+    /// Takes a drawn token, and what it ends the output by, if it does. The slot of a finished trajectory is free
+    /// afterwards.
+    pub fn push(&mut self, slot: usize, token: Token, end: Option<Finish>) -> Outcome {
         let Slot::Decoding(mut trajectory) = std::mem::replace(&mut self.slots[slot], Slot::Free) else {
             panic!("slot {slot} drew a token and decodes nothing");
         };
-        match trajectory.push(token, is_eos, self.limits) {
+        match trajectory.push(token, end, self.limits) {
             Progress::Inside => {
                 self.slots[slot] = Slot::Decoding(trajectory);
                 Outcome::Inside
@@ -482,8 +483,8 @@ mod tests {
         scheduler.admit(group(0, 4));
         assert!(!scheduler.is_hungry(), "four wait for two slots");
         assert_eq!(begin_all(&mut scheduler, 0), [0, 1]);
-        assert_eq!(scheduler.push(0, token(2), false), Outcome::Inside);
-        let Outcome::Finished(first, Finish::Stop) = scheduler.push(1, token(EOS), true) else {
+        assert_eq!(scheduler.push(0, token(2), None), Outcome::Inside);
+        let Outcome::Finished(first, Finish::Eos) = scheduler.push(1, token(EOS), Some(Finish::Eos)) else {
             panic!("an end of output finishes");
         };
         assert_eq!(first.member, 1);
@@ -500,11 +501,11 @@ mod tests {
         let mut scheduler = Scheduler::new(2, OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 });
         scheduler.admit(group(0, 1));
         begin_all(&mut scheduler, 0);
-        scheduler.push(0, token(2), false);
+        scheduler.push(0, token(2), None);
         scheduler.admit(group(1, 1));
         begin_all(&mut scheduler, 1);
-        assert_eq!(scheduler.push(0, token(3), false), Outcome::SegmentEnded);
-        assert_eq!(scheduler.push(1, token(3), false), Outcome::Inside);
+        assert_eq!(scheduler.push(0, token(3), None), Outcome::SegmentEnded);
+        assert_eq!(scheduler.push(1, token(3), None), Outcome::Inside);
         assert_eq!(begin_all(&mut scheduler, 2), [0], "slot 1 is inside its segment");
         let versions: Vec<Vec<u64>> = scheduler
             .open()
@@ -556,7 +557,7 @@ mod tests {
                     version += u64::from(publish);
                     let expected = drawn.entry(on_slot[slot]).or_default();
                     expected.push(id);
-                    let outcome = scheduler.push(slot, token(id), id == EOS);
+                    let outcome = scheduler.push(slot, token(id), (id == EOS).then_some(Finish::Eos));
                     if let Outcome::Finished(trajectory, finish) = outcome {
                         let count = trajectory.token_count();
                         let (last, full) = trajectory.segments.split_last().expect("it has a segment");
@@ -567,7 +568,7 @@ mod tests {
                         prop_assert_eq!(ids, expected.as_slice());
                         let at_limit = count == limits.output_tokens_max;
                         let eos = ids.last() == Some(&EOS);
-                        prop_assert_eq!(finish, if eos { Finish::Stop } else { Finish::Length });
+                        prop_assert_eq!(finish, if eos { Finish::Eos } else { Finish::Length });
                         prop_assert!(eos || at_limit);
                     } else {
                         prop_assert!(id != EOS);
@@ -587,7 +588,8 @@ mod tests {
             let trajectory = scheduler.on(slot);
             let (group, member) = (trajectory.group, trajectory.member);
             let is_last = trajectory.token_count() + 1 == length(group, member);
-            let outcome = scheduler.push(slot, token(if is_last { EOS } else { 2 }), is_last);
+            let outcome =
+                scheduler.push(slot, token(if is_last { EOS } else { 2 }), is_last.then_some(Finish::Eos));
             if let Outcome::Finished(..) = outcome {
                 ended.push((group, member));
             }
@@ -718,7 +720,7 @@ mod tests {
                 for slot in scheduler.decoding() {
                     let (group, member) = (scheduler.on(slot).group, scheduler.on(slot).member);
                     let is_last = scheduler.on(slot).token_count() + 1 == length(group, member);
-                    if let Outcome::Finished(trajectory, _) = scheduler.push(slot, token(2), is_last) {
+                    if let Outcome::Finished(trajectory, _) = scheduler.push(slot, token(2), is_last.then_some(Finish::Eos)) {
                         let expected = length(group, member).min(limits.output_tokens_max);
                         prop_assert_eq!(trajectory.token_count(), expected);
                         *ended.entry(group).or_default() += 1;

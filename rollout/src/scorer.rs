@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rewards::{Answer, Reward, RewardError, WeightedSum};
 
+use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
 use crate::group::{FinishedGroup, Group, ScoredCompletion};
@@ -17,7 +18,7 @@ use crate::trajectory::{Completion, Finish, Trajectory};
 
 /// Decodes and scores. Several threads may score at once.
 pub struct Scorer {
-    text: Arc<Text>,
+    ends: Ends,
     rewards: WeightedSum,
     nanoseconds: AtomicU64,
 }
@@ -39,12 +40,18 @@ pub enum Scored {
 impl Scorer {
     /// A scorer by these rewards; how truncated answers count is in them.
     pub fn new(text: Arc<Text>, rewards: WeightedSum) -> Self {
-        Self { text, rewards, nanoseconds: AtomicU64::new(0) }
+        Self { ends: Ends::of(text), rewards, nanoseconds: AtomicU64::new(0) }
     }
 
-    /// The tokenizer that decodes completions.
-    pub fn text(&self) -> &Text {
-        &self.text
+    /// The same for outputs that have other ends than the tokenizer's alone.
+    #[must_use]
+    pub fn with_ends(self, ends: Ends) -> Self {
+        Self { ends, ..self }
+    }
+
+    /// What ends outputs, and makes their texts.
+    pub fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Seconds spent in scoring, summed over threads.
@@ -98,9 +105,10 @@ impl Scorer {
 
     /// The ended trajectory with its text.
     fn completion(&self, trajectory: Trajectory, finish: Finish) -> Result<Completion, RolloutError> {
-        let drawn = &trajectory.context()[trajectory.prompt.tokens.len()..];
-        let written = self.text.decode(drawn)?;
-        Ok(Completion::new(trajectory, finish, written))
+        let context = trajectory.context();
+        let (prompt, drawn) = context.split_at(trajectory.prompt.tokens.len());
+        let ended = self.ends.ended_text(prompt, drawn, finish)?;
+        Ok(Completion::new(trajectory, finish, ended))
     }
 }
 
@@ -148,9 +156,9 @@ mod tests {
         let mut trajectory = Trajectory::new(prompt(group), group, member);
         trajectory.start_segment(1, limits);
         for id in ids {
-            trajectory.push(Token { id: *id, logprob: -0.5 }, *id == 0, limits);
+            trajectory.push(Token { id: *id, logprob: -0.5 }, (*id == 0).then_some(Finish::Eos), limits);
         }
-        (trajectory, Finish::Stop)
+        (trajectory, Finish::Eos)
     }
 
     fn score(groups: &[&[&[u32]]]) -> Result<Vec<Scored>, RolloutError> {

@@ -8,6 +8,7 @@ use serde_json::Map;
 
 use crate::actor::ActorContext;
 use crate::config::{DecodePrecision, KvCache, OnUpdate, Priority, RolloutConfig};
+use crate::ends::Ends;
 use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::group::{CompletionRecord, Group, ScoredCompletion};
@@ -87,7 +88,8 @@ pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
             group: id,
             member: member as u32,
             segments: vec![Segment { version, tokens: (0..tokens).map(token).collect() }],
-            finish: Finish::Stop,
+            finish: Finish::Eos,
+            stop_reason: None,
             text: "ab".to_string(),
         },
         reward: Reward { total: 1.0, correctness: Some(1), parts: [("letters".to_string(), 1.0)].into() },
@@ -119,6 +121,10 @@ pub(crate) fn rollout_config(
         temperature: 1.0,
         top_p: 1.0,
         top_k: 0,
+        stop: Vec::new(),
+        stop_token_ids: Vec::new(),
+        min_tokens: 0,
+        include_stop_str_in_output: true,
         on_update: OnUpdate::Recompute,
         in_flight_updates: false,
         precision: DecodePrecision::F32,
@@ -155,11 +161,12 @@ pub(crate) fn context_at(
     let data = DataConfig::Jsonl(JsonlConfig { path, prompt_field, answer_field, completion_field });
     let text = text();
     let bell = Bell::new();
+    let ends = Ends::new(text.clone(), config.stops(), 7).expect("stops of the seven tokens");
     Arc::new(ActorContext {
         config,
         seed,
         prompts: PromptSource::open(&data, Split::Train, seed, text.clone()).expect("four good lines"),
-        scorer: Scorer::new(text, letters()),
+        scorer: Scorer::new(text, letters()).with_ends(ends),
         weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell.clone())),
         intake: Arc::new(intake(Intake::new(pacing, bell))),
         pulses: Pulses::default(),

@@ -14,6 +14,7 @@ use tokenizers::{
 };
 
 use crate::error::RolloutError;
+use crate::token_bytes::TokenBytes;
 
 /// Words whose tokens a tokenizer remembers, on each thread that encodes. Words of a language are soon among them;
 /// prompts that are made for one use would fill its usual 10,000 with what never comes again, and a run would grow
@@ -110,6 +111,11 @@ impl Text {
         self.tokenizer
             .decode(written, true)
             .map_err(|error| RolloutError::Tokenizer { action: "decode", reason: error.to_string() })
+    }
+
+    /// What each token writes, in bytes.
+    pub(crate) fn token_bytes(&self) -> Result<TokenBytes, RolloutError> {
+        TokenBytes::new(&self.tokenizer)
     }
 
     /// Decodes an output while it is generated.

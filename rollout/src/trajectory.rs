@@ -26,15 +26,37 @@ pub struct Segment {
     pub tokens: Vec<Token>,
 }
 
-/// Why a completion ended.
+/// Why a completion ended. Checkpoints and journals have the place of a variant in this list, so others go behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// The policy drew an end of output.
+    /// The policy drew an end of output, which the tokenizer's files name.
     #[default]
-    Stop,
+    Eos,
     /// The output limit was met: the completion is truncated.
     Length,
+    /// The last token completed a string of `rollout.stop`.
+    StopString,
+    /// The last token is one of `rollout.stop_token_ids`.
+    StopToken,
+}
+
+/// Which of the stops of `[rollout]` ended a completion; as vLLM's `stop_reason`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StopReason {
+    /// This stop string.
+    String(String),
+    /// This stop token id.
+    TokenId(u32),
+}
+
+/// The text of a completion, and what stopped it where that was no end of output of the tokenizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndedText {
+    /// What the rewards see.
+    pub text: String,
+    /// The stop string or the stop token id.
+    pub stop_reason: Option<StopReason>,
 }
 
 /// How long outputs and their segments are.
@@ -98,6 +120,13 @@ impl Trajectory {
         self.prompt.tokens.iter().copied().chain(drawn).collect()
     }
 
+    /// The ids drawn so far and those of the prompt before them, from the last one to the first.
+    pub(crate) fn ids_backwards(&self) -> impl Iterator<Item = u32> + '_ {
+        let segments = self.segments.iter().rev();
+        let drawn = segments.flat_map(|segment| segment.tokens.iter().rev().map(|token| token.id));
+        drawn.chain(self.prompt.tokens.iter().rev().copied())
+    }
+
     /// Opens a segment under `version`. Versions never fall, and no segment is empty.
     pub fn start_segment(&mut self, version: u64, limits: OutputLimits) {
         if let Some(last) = self.segments.last() {
@@ -108,8 +137,9 @@ impl Trajectory {
         self.segments.push(Segment { version, tokens: Vec::with_capacity(room) });
     }
 
-    /// Adds a drawn token to the open segment. An end of output wins over a limit met by the same token.
-    pub fn push(&mut self, token: Token, is_eos: bool, limits: OutputLimits) -> Progress {
+    /// Adds a drawn token to the open segment. What the token itself ends the output by, if it does, wins over a
+    /// limit that it meets.
+    pub fn push(&mut self, token: Token, end: Option<Finish>, limits: OutputLimits) -> Progress {
         let segment = self.segments.last_mut().expect("a token is drawn inside a segment that was started");
         assert!(
             segment.tokens.len() < limits.segment_tokens_max,
@@ -118,8 +148,8 @@ impl Trajectory {
         );
         segment.tokens.push(token);
         let drawn = self.token_count();
-        if is_eos {
-            Progress::Finished(Finish::Stop)
+        if let Some(finish) = end {
+            Progress::Finished(finish)
         } else if drawn == limits.output_tokens_max {
             Progress::Finished(Finish::Length)
         } else if drawn.is_multiple_of(limits.segment_tokens_max) {
@@ -130,7 +160,7 @@ impl Trajectory {
     }
 }
 
-/// A finished output with its text. An end of output is the last of its tokens and not in its text.
+/// A finished output with its text. An end of output or a stop token id is the last of its tokens and not in its text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
     /// What was answered.
@@ -143,19 +173,22 @@ pub struct Completion {
     pub segments: Vec<Segment>,
     /// Why it ended.
     pub finish: Finish,
+    /// The stop of `[rollout]` that ended it, if one did.
+    pub stop_reason: Option<StopReason>,
     /// The decoded text.
     pub text: String,
 }
 
 impl Completion {
     /// A trajectory that has come to its end.
-    pub fn new(trajectory: Trajectory, finish: Finish, text: String) -> Self {
+    pub fn new(trajectory: Trajectory, finish: Finish, ended: EndedText) -> Self {
         let Trajectory { prompt, group, member, segments } = trajectory;
         assert!(
             !segments.is_empty() && segments.iter().all(|segment| !segment.tokens.is_empty()),
             "member {member} of group {group} finished with an empty segment"
         );
-        Self { prompt, group, member, segments, finish, text }
+        let EndedText { text, stop_reason } = ended;
+        Self { prompt, group, member, segments, finish, stop_reason, text }
     }
 
     /// All tokens, in order.
@@ -218,13 +251,17 @@ mod tests {
     #[test]
     fn a_trajectory_goes_from_segment_to_segment_to_its_limit() {
         let mut trajectory = started();
-        assert_eq!(trajectory.push(token(2), false, LIMITS), Progress::Inside);
-        assert_eq!(trajectory.push(token(3), false, LIMITS), Progress::SegmentFull);
+        assert_eq!(trajectory.push(token(2), None, LIMITS), Progress::Inside);
+        assert_eq!(trajectory.push(token(3), None, LIMITS), Progress::SegmentFull);
         trajectory.start_segment(5, LIMITS);
-        assert_eq!(trajectory.push(token(4), false, LIMITS), Progress::Inside);
-        assert_eq!(trajectory.push(token(5), false, LIMITS), Progress::Finished(Finish::Length));
+        assert_eq!(trajectory.push(token(4), None, LIMITS), Progress::Inside);
+        assert_eq!(trajectory.push(token(5), None, LIMITS), Progress::Finished(Finish::Length));
         assert_eq!(trajectory.context(), [&prompt(0).tokens[..], &[2, 3, 4, 5]].concat());
-        let completion = Completion::new(trajectory, Finish::Length, "abcd".to_string());
+        let completion = Completion::new(
+            trajectory,
+            Finish::Length,
+            EndedText { text: "abcd".to_string(), stop_reason: None },
+        );
         assert_eq!(completion.token_ids(), [2, 3, 4, 5]);
         assert_eq!((completion.oldest_version(), completion.newest_version()), (3, 5));
         assert_eq!((completion.version_count(), completion.truncated()), (2, true));
@@ -233,11 +270,11 @@ mod tests {
     #[test]
     fn an_end_of_output_wins_over_the_limit() {
         let mut trajectory = started();
-        trajectory.push(token(2), false, LIMITS);
-        trajectory.push(token(2), false, LIMITS);
+        trajectory.push(token(2), None, LIMITS);
+        trajectory.push(token(2), None, LIMITS);
         trajectory.start_segment(3, LIMITS);
-        trajectory.push(token(2), false, LIMITS);
-        assert_eq!(trajectory.push(token(0), true, LIMITS), Progress::Finished(Finish::Stop));
+        trajectory.push(token(2), None, LIMITS);
+        assert_eq!(trajectory.push(token(0), Some(Finish::Eos), LIMITS), Progress::Finished(Finish::Eos));
     }
 
     #[test]
@@ -250,9 +287,9 @@ mod tests {
     #[test]
     fn what_follows_a_segment_cut_short_ends_at_the_same_boundary() {
         let mut trajectory = started();
-        assert_eq!(trajectory.push(token(2), false, LIMITS), Progress::Inside);
+        assert_eq!(trajectory.push(token(2), None, LIMITS), Progress::Inside);
         trajectory.start_segment(4, LIMITS);
-        assert_eq!(trajectory.push(token(2), false, LIMITS), Progress::SegmentFull);
+        assert_eq!(trajectory.push(token(2), None, LIMITS), Progress::SegmentFull);
         let drawn: Vec<(u64, usize)> =
             trajectory.segments.iter().map(|segment| (segment.version, segment.tokens.len())).collect();
         assert_eq!(drawn, [(3, 1), (4, 1)]);
@@ -263,8 +300,8 @@ mod tests {
     #[should_panic(expected = "version 2 after version 3")]
     fn versions_never_fall_inside_a_trajectory() {
         let mut trajectory = started();
-        trajectory.push(token(2), false, LIMITS);
-        trajectory.push(token(2), false, LIMITS);
+        trajectory.push(token(2), None, LIMITS);
+        trajectory.push(token(2), None, LIMITS);
         trajectory.start_segment(2, LIMITS);
     }
 }

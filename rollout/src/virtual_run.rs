@@ -22,7 +22,7 @@ use crate::lengths::LengthDistribution;
 use crate::prompt::Prompt;
 use crate::queue::ReplayQueue;
 use crate::scheduler::{Outcome, Pacing, Room, Scheduler};
-use crate::trajectory::{Completion, Finish, OutputLimits, Token, Trajectory};
+use crate::trajectory::{Completion, EndedText, Finish, OutputLimits, Token, Trajectory};
 use crate::weights::Bell;
 
 /// All tokens are this one.
@@ -522,7 +522,7 @@ impl<'a> Slots<'a> {
         let OpenSegment { tokens, context_tokens, stops, .. } = self.open[slot];
         self.leave(slot, context_tokens);
         self.scheduler.push_inside(slot, TOKEN, tokens - 1);
-        match self.scheduler.push(slot, TOKEN, stops) {
+        match self.scheduler.push(slot, TOKEN, stops.then_some(Finish::Eos)) {
             Outcome::SegmentEnded => None,
             Outcome::Finished(trajectory, finish) => {
                 self.cached[slot] = false;
@@ -552,7 +552,7 @@ fn without_tokens(mut trajectory: Trajectory) -> Trajectory {
 fn unjudged(group: FinishedGroup) -> Group {
     let prompt = Arc::clone(&group.members[0].0.prompt);
     let scored = |(trajectory, finish): (Trajectory, Finish)| ScoredCompletion {
-        completion: Completion::new(trajectory, finish, String::new()),
+        completion: Completion::new(trajectory, finish, EndedText::default()),
         reward: Reward { total: 0.0, correctness: None, parts: BTreeMap::new() },
     };
     Group::new(group.id, prompt, group.members.into_iter().map(scored).collect())

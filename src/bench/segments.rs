@@ -179,7 +179,7 @@ fn base_config(args: &BenchSegmentsArgs, folder: &Path) -> Result<RunConfig> {
     Ok(RunConfig::load(&file, &set)?)
 }
 
-/// Rewards that do not depend on what was answered.
+/// Rewards that do not depend on what was answered, and no stops: outputs end where the given lengths say.
 fn reward_by_place(config: &mut RunConfig) {
     config.rewards = vec![RewardConfig {
         name: ALTERNATING.to_owned(),
@@ -190,6 +190,9 @@ fn reward_by_place(config: &mut RunConfig) {
     }];
     config.eval.rewards.clear();
     config.rollout.truncated_reward = TruncatedReward::Scored;
+    config.rollout.stop.clear();
+    config.rollout.stop_token_ids.clear();
+    config.rollout.min_tokens = 0;
 }
 
 /// Every second answer of those that are asked about together is right.

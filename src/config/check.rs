@@ -102,6 +102,7 @@ pub(super) fn score(document: &Document, config: &ScoreConfig) -> Result<(), Con
 pub(super) fn tool(document: &Document, config: &ToolConfig) -> Result<(), ConfigError> {
     device(document, config.run.device, config.run.threads)?;
     at_least_one(document, "rollout.output_tokens_max", config.rollout.output_tokens_max)?;
+    complain(document, "", config.rollout.stops().check(config.rollout.output_tokens_max))?;
     sampling(document, "rollout", config.rollout.temperature, config.rollout.top_p)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use learner::config::StreambpConfig;
 use rewards::{DemonstrationConfig, RewardConfig};
+use rollout::StopConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Console;
@@ -334,10 +335,39 @@ pub struct ToolSampling {
     pub top_p: f64,
     /// The number of likeliest tokens that are drawn from; 0 is all of them.
     pub top_k: usize,
+    /// The answer ends with the token that completes one of these strings.
+    pub stop: Vec<String>,
+    /// The answer ends with one of these tokens.
+    pub stop_token_ids: Vec<u32>,
+    /// Nothing ends the answer before it has so many tokens.
+    pub min_tokens: usize,
+    /// Whether the stop string is shown, and what its last token writes behind it.
+    pub include_stop_str_in_output: bool,
+}
+
+impl ToolSampling {
+    /// What ends the answer before its limit.
+    pub fn stops(&self) -> StopConfig {
+        StopConfig {
+            stop: self.stop.clone(),
+            stop_token_ids: self.stop_token_ids.clone(),
+            min_tokens: self.min_tokens,
+            include_stop_str_in_output: self.include_stop_str_in_output,
+        }
+    }
 }
 
 impl Default for ToolSampling {
     fn default() -> Self {
-        Self { output_tokens_max: 1024, temperature: 1.0, top_p: 1.0, top_k: 0 }
+        Self {
+            output_tokens_max: 1024,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            stop: Vec::new(),
+            stop_token_ids: Vec::new(),
+            min_tokens: 0,
+            include_stop_str_in_output: true,
+        }
     }
 }

@@ -487,6 +487,9 @@ fn tools_take_settings_from_the_command_line() {
     for (set, expected) in [
         ("rollout.temprature=1", "unknown key `rollout.temprature`; the nearest known key is `temperature`"),
         ("rollout.top_p=0", "rollout.top_p: must be above 0 and at most 1, got 0"),
+        ("rollout.stop_string=[]", "unknown key `rollout.stop_string`; the nearest known key is `stop"),
+        ("rollout.stop=[\"\"]", "rollout.stop: an empty string would end every output"),
+        ("rollout.min_tokens=1024", "rollout.min_tokens: 1024 leaves no output an end before"),
         ("eval.problems=1", "unknown section `eval`"),
     ] {
         let message = ToolConfig::for_generate(&[set.to_owned()]).unwrap_err().to_string();

@@ -16,4 +16,5 @@ mod parity;
 mod replay_parity;
 mod score;
 mod segments;
+mod stops;
 mod tidy;
