@@ -265,6 +265,14 @@ impl RunConfig {
         to_toml(self)
     }
 
+    /// The files and folders that a run reads.
+    #[must_use]
+    pub fn files_read(&self) -> Vec<&Path> {
+        let reference = self.learner.kl.reference.as_deref();
+        let further = reference.into_iter().chain(self.eval.data.as_deref()).chain(data_file(&self.data));
+        std::iter::once(self.model.path.as_path()).chain(further).collect()
+    }
+
     /// What is measured on held-out prompts; `None` where there is no held-out data.
     #[must_use]
     pub fn evaluation(&self) -> Option<Evaluation> {
@@ -312,6 +320,13 @@ impl SftRunConfig {
     #[must_use]
     pub fn resolved(&self) -> String {
         to_toml(self)
+    }
+
+    /// The files and folders that a run reads.
+    #[must_use]
+    pub fn files_read(&self) -> Vec<&Path> {
+        let further = self.eval.data.as_deref().into_iter().chain(data_file(&self.data));
+        self.model.path.as_deref().into_iter().chain(further).collect()
     }
 
     /// What is measured on held-out prompts; `None` where there is no held-out data.
@@ -425,6 +440,14 @@ impl ToolConfig {
 fn eval_section(document: &mut Document) -> Result<EvalSection, ConfigError> {
     let rewards = document.sections_in("eval", "rewards")?;
     Ok(EvalSection { rewards, ..document.section("eval")? })
+}
+
+/// The file of the prompts, where they are not made.
+fn data_file(data: &DataConfig) -> Option<&Path> {
+    match data {
+        DataConfig::Task(_) => None,
+        DataConfig::Jsonl(file) => Some(&file.path),
+    }
 }
 
 fn held_out(data: &DataConfig, eval: &EvalSection) -> Option<DataConfig> {

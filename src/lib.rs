@@ -5,6 +5,7 @@
 //! threads, their folder and their terminal.
 
 pub mod cli;
+pub mod output;
 pub mod progress;
 pub mod config;
 pub mod run_folder;

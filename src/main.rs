@@ -7,6 +7,7 @@ use clap::Parser;
 use longhaul::cli::{Bench, Cli, Command, TrainArgs};
 use longhaul::config::RunConfig;
 use longhaul::eval::no_custom_verifiers;
+use longhaul::output::keep_apart;
 use longhaul::watchdog::{STALLED, Stalled};
 use longhaul::{bench, replay, score, simulate, tools, train, warm_start};
 
@@ -67,6 +68,9 @@ fn run(command: &Command) -> Result<()> {
 
 fn run_train(args: &TrainArgs) -> Result<()> {
     let config = RunConfig::load(&args.config, &args.overrides.set)?;
+    if args.start.resume.is_none() {
+        keep_apart(&args.place, &[&args.config])?;
+    }
     let name = args.config.file_stem().map_or("train".into(), |stem| stem.to_string_lossy());
     train::train_from(config, &name, (&args.place, &args.start), &no_custom_verifiers)?;
     Ok(())

@@ -12,6 +12,7 @@ use crate::checkpoints::{self, ResumePoint, check_config};
 use crate::cli::{LATEST, RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
 use crate::metrics::MetricsWriter;
+use crate::output::keep_apart;
 use crate::run_folder::{LogGuard, RunFolder, start_log};
 
 /// Where a training run begins.
@@ -52,6 +53,7 @@ impl Origin {
             moments = start.fork_optimizer.then(|| checkpoint.clone());
             config.model.path = checkpoint;
         }
+        keep_apart(place, &config.files_read())?;
         let model = config.model.path.clone();
         Ok(Self { model, point: None, moments, resumed: None, learns_otherwise: false, notes })
     }

@@ -10,6 +10,7 @@ use crate::config::ReplayConfig;
 use crate::eval::reward_weights;
 use crate::metrics::MetricsWriter;
 use crate::model::{companions, open_device};
+use crate::output::keep_apart;
 use crate::run_folder::{RunFolder, start_log};
 use crate::step_metrics::{StepMetrics, nothing_learned};
 
@@ -19,6 +20,9 @@ use crate::step_metrics::{StepMetrics, nothing_learned};
 /// Names the file and line of a record that cannot be trained on, or what is wrong with model or config.
 pub fn replay(args: &ReplayArgs) -> Result<()> {
     let config = ReplayConfig::load(&args.config, &args.overrides.set)?;
+    let mut read = vec![args.config.as_path(), &args.rollouts, &config.model.path];
+    read.extend(config.learner.kl.reference.as_deref());
+    keep_apart(&args.place, &read)?;
     let device = open_device((config.run.device, config.run.threads))?;
     // Ids are given, so the model needs no tokenizer.
     let decoder = Decoder::load(&config.model.path, &device)?;

@@ -1,7 +1,6 @@
 //! `longhaul score`: answers in a file are judged by the rewards of a config, without a model and without a run.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::ScoreArgs;
 use crate::config::ScoreConfig;
 use crate::eval::{no_custom_verifiers, weighted_sum};
+use crate::output::{Inputs, Output};
 use crate::run_folder::start_log;
 
 /// Rows that are judged together. Verifiers that wait for somebody else overlap their waiting within a batch;
@@ -46,34 +46,52 @@ struct Tally {
 /// `parts`. A row whose verifier failed and whose config says to skip has a `reward` of null and `skipped`.
 ///
 /// # Errors
-/// Names the file and the line that cannot be judged; what was judged before it is in the output.
+/// Names the file and the line that cannot be judged, and the file with what was judged before it.
 pub fn score(args: &ScoreArgs) -> Result<()> {
     let _log = start_log(None)?;
     let config = ScoreConfig::load(&args.rewards, &args.overrides.set)?;
     let truncated = config.truncated_reward();
     let rewards = weighted_sum(&config.rewards, config.data.as_ref(), truncated, &no_custom_verifiers)?;
-    let input = File::open(&args.input).with_context(|| args.input.display().to_string())?;
-    let size = input.metadata().map_or(0, |file| file.len());
-    let output = File::create(&args.output).with_context(|| args.output.display().to_string())?;
-    let mut output = BufWriter::new(output);
-    let mut reader = BufReader::new(input);
-    let bar = progress_bar(size);
-    let (start, mut tally, mut number) = (Instant::now(), Tally::default(), 0);
+    let mut inputs = Inputs::default();
+    inputs.note(&args.rewards);
+    let input = inputs.open(&args.input)?;
+    let bar = progress_bar(input.metadata().map_or(0, |file| file.len()));
+    let mut output = Output::create(&args.output, &inputs)?;
+    let (start, mut tally, mut reader) = (Instant::now(), Tally::default(), BufReader::new(input));
+    let judged = judge(args, (&config, &rewards), (&mut reader, &mut output), (&mut tally, &bar));
+    let is_stdout = output.is_stdout();
+    match judged {
+        Ok(()) => output.finish()?,
+        Err(error) => return Err(output.fail(error)),
+    }
+    bar.finish_and_clear();
+    let counters = rewards.counters();
+    let counters =
+        counters.iter().filter(|(_, value)| **value > 0).map(|(name, value)| format!("{name}: {value}"));
+    for line in std::iter::once(tally.line(start.elapsed())).chain(counters) {
+        // What reads the judged lines there should find nothing else among them.
+        if is_stdout { eprintln!("{line}") } else { println!("{line}") }
+    }
+    Ok(())
+}
+
+/// Judges batch after batch; what is known is written after each.
+fn judge(
+    args: &ScoreArgs,
+    (config, rewards): (&ScoreConfig, &WeightedSum),
+    (reader, output): (&mut impl BufRead, &mut Output),
+    (tally, bar): (&mut Tally, &ProgressBar),
+) -> Result<()> {
+    let mut number = 0;
     loop {
-        let batch = read_batch(&mut reader, (&args.input, &mut number), &config, &bar)?;
+        let batch = read_batch(reader, (&args.input, &mut number), config, bar)?;
         if batch.is_empty() {
-            break;
+            return Ok(());
         }
-        let written = write_batch(&rewards, batch, (&args.input, &mut output), &mut tally);
+        let written = write_batch(rewards, batch, (&args.input, output), tally);
         output.flush().with_context(|| args.output.display().to_string())?;
         written?;
     }
-    bar.finish_and_clear();
-    println!("{}", tally.line(start.elapsed()));
-    for (counter, value) in rewards.counters().iter().filter(|(_, value)| **value > 0) {
-        println!("{counter}: {value}");
-    }
-    Ok(())
 }
 
 fn progress_bar(bytes: u64) -> ProgressBar {
@@ -150,8 +168,7 @@ fn write_batch(
     for (row, reward) in rows.into_iter().zip(scored) {
         let place = || format!("{}:{}", file.display(), row.number);
         let line = tally.add(row.line.clone(), reward).with_context(place)?;
-        serde_json::to_writer(&mut *output, &line)?;
-        output.write_all(b"\n")?;
+        writeln!(output, "{}", serde_json::to_string(&line)?)?;
     }
     Ok(())
 }

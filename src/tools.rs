@@ -1,7 +1,7 @@
 //! The commands that train nothing: `eval`, `generate`, `logprobs` and `check`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +18,7 @@ use crate::config::{Config, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
 use crate::memory::RunMemory;
 use crate::model::{Model, open_device};
+use crate::output::{Inputs, Output};
 use crate::policy::Policy;
 
 /// `longhaul eval`: held-out accuracy, pass@k and lengths of a model.
@@ -155,11 +156,26 @@ struct TokenNumbers {
 pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
     let config = ToolConfig::for_logprobs(&args.set)?;
     let device = open_device((config.run.device, config.run.threads))?;
+    let mut inputs = Inputs::default();
+    inputs.note(&args.model);
+    let input = inputs.open(&args.input)?;
+    // What cannot be written is said before gigabytes are read.
+    let mut output = Output::create(&args.output, &inputs)?;
     let decoder = Decoder::load(&args.model, &device)?;
     let weights = args.cached.then(|| DecodeWeights::new(&decoder));
-    let input = File::open(&args.input).with_context(|| args.input.display().to_string())?;
-    let output = File::create(&args.output).with_context(|| args.output.display().to_string())?;
-    let mut output = BufWriter::new(output);
+    let written = write_logprobs(args, (&decoder, weights.as_ref()), input, &mut output);
+    match written {
+        Ok(()) => output.finish(),
+        Err(error) => Err(output.fail(error)),
+    }
+}
+
+fn write_logprobs(
+    args: &LogprobsArgs,
+    (decoder, weights): (&Decoder, Option<&DecodeWeights>),
+    input: File,
+    output: &mut Output,
+) -> Result<()> {
     for (number, line) in BufReader::new(input).lines().enumerate() {
         let place = || format!("{}:{}", args.input.display(), number + 1);
         let line = line.with_context(place)?;
@@ -174,20 +190,19 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
         if tokens.is_empty() {
             bail!("{}: `tokens` is empty", place());
         }
-        let stats = if let Some(weights) = &weights {
-            cached_stats((&decoder, weights), &tokens)
-        } else {
-            forward_stats(&decoder, &tokens)
+        let stats = match weights {
+            Some(weights) => cached_stats((decoder, weights), &tokens),
+            None => forward_stats(decoder, &tokens),
         };
         let count = tokens.len() - 1;
         let numbers = TokenNumbers {
             logprobs: stats.logprobs[..count].to_vec(),
             entropies: stats.entropies[..count].to_vec(),
         };
-        serde_json::to_writer(&mut output, &numbers)?;
-        output.write_all(b"\n").with_context(|| args.output.display().to_string())?;
+        let line = serde_json::to_string(&numbers)?;
+        writeln!(output, "{line}").with_context(|| args.output.display().to_string())?;
     }
-    output.flush().with_context(|| args.output.display().to_string())
+    Ok(())
 }
 
 fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {

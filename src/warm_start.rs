@@ -17,6 +17,7 @@ use crate::config::SftRunConfig;
 use crate::eval::{EvalReport, Evaluator, no_custom_verifiers};
 use crate::metrics::MetricsWriter;
 use crate::model::{Model, open_device};
+use crate::output::keep_apart;
 use crate::policy::Policy;
 use crate::progress::{Progress, Summary};
 use crate::run_folder::{RunFolder, start_log};
@@ -31,13 +32,16 @@ const LINE_STEPS: u64 = 25;
 /// What is wrong with the config, the model or the data.
 pub fn sft(args: &SftArgs) -> Result<()> {
     let config = SftRunConfig::load(&args.config, &args.overrides.set)?;
+    let place = &args.place;
+    keep_apart(place, &config.files_read().into_iter().chain([args.config.as_path()]).collect::<Vec<_>>())?;
     let device = open_device((config.run.device, config.run.threads))?;
     let name = args.config.file_stem().map_or("sft".into(), |stem| stem.to_string_lossy());
-    let place = &args.place;
+    // A model that cannot be read must not cost the run that --overwrite replaces.
+    let given = config.model.path.as_ref().map(|path| Model::load(path, &device)).transpose()?;
     let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder))?;
-    let model = match (&config.model.path, &config.model.create) {
-        (Some(path), _) => Model::load(path, &device)?,
+    let model = match (given, &config.model.create) {
+        (Some(model), _) => model,
         (None, Some(create)) => Model::create(create, config.run.seed, folder.path(), &device)?,
         (None, None) => bail!("model: neither path nor create is given"),
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::binary::{longhaul, success};
+use crate::binary::{longhaul, repository, success};
 
 const REWARDS: &str = r#"
 [[rewards]]
@@ -70,7 +70,51 @@ fn a_row_that_cannot_be_judged_is_named_and_those_before_it_are_kept() {
     let error = String::from_utf8_lossy(&ran.stderr);
     assert!(!ran.status.success());
     assert!(error.contains("answers.jsonl:2: ") && error.contains("`answer` is missing"), "{error}");
-    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 1);
+    // The file itself is for what is whole.
+    let partial = folder.join("scored.jsonl.partial");
+    assert!(error.contains("scored.jsonl.partial") && !output.exists(), "{error}");
+    assert_eq!(fs::read_to_string(&partial).unwrap().lines().count(), 1);
+    // Another try, from what is left, takes neither.
+    fs::write(&input, "{\"completion\": \"4\", \"answer\": \"4\", \"tokens\": 1}\n").unwrap();
+    success(&["score", "--rewards", &rewards, "--input", &input, "--output", output.to_str().unwrap()]);
+    assert!(output.exists() && partial.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_read_is_not_written() {
+    let place = tempdir().unwrap();
+    let folder = place.path();
+    let rewards = written(folder, "rewards.toml", REWARDS);
+    let line = "{\"completion\": \"4\", \"answer\": \"4\", \"tokens\": 1}\n";
+    let input = written(folder, "answers.jsonl", line);
+    let link = folder.join("link.jsonl");
+    std::os::unix::fs::symlink("answers.jsonl", &link).unwrap();
+    let link = link.to_str().unwrap();
+    let model = repository().join("tests/fixtures/parity/llama_tied");
+    let model = model.to_str().unwrap();
+    let weights = format!("{model}/config.json");
+    let commands: [&[&str]; 5] = [
+        &["score", "--rewards", &rewards, "--input", &input, "--output", &input],
+        &["score", "--rewards", &rewards, "--input", link, "--output", &input],
+        &["score", "--rewards", &rewards, "--input", &input, "--output", &rewards],
+        &["logprobs", "--model", model, "--input", &input, "--output", link],
+        &["logprobs", "--model", model, "--input", &input, "--output", &weights],
+    ];
+    for command in commands {
+        let before = fs::read_to_string(&weights).unwrap();
+        let ran = longhaul(command);
+        let error = String::from_utf8_lossy(&ran.stderr);
+        assert!(!ran.status.success() && error.contains("this is the same file as"), "{command:?}: {error}");
+        assert_eq!(fs::read_to_string(&input).unwrap(), line, "{command:?}");
+        assert_eq!(fs::read_to_string(&rewards).unwrap(), REWARDS, "{command:?}");
+        assert_eq!(fs::read_to_string(&weights).unwrap(), before, "{command:?}");
+    }
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
+    // The standard output is no file to lose, and holds nothing but the lines.
+    let ran = success(&["score", "--rewards", &rewards, "--input", &input, "--output", "/dev/stdout"]);
+    let rows: Vec<Value> = ran.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((rows.len(), &rows[0]["correctness"]), (1, &Value::from(1)));
 }
 
 #[test]
