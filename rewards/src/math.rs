@@ -40,6 +40,8 @@ mod number;
 mod extract;
 #[cfg(test)]
 mod near_miss;
+#[cfg(test)]
+mod notation;
 
 use crate::boxed::BOX_BYTES_MAX;
 use crate::latex;

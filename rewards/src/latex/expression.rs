@@ -84,7 +84,7 @@ impl Relation {
         }
     }
 
-    /// Whether this says that one statement follows from another.
+    /// Whether this says that one statement follows from another. Plain arrows do so between equations.
     pub(crate) fn is_implication(self) -> bool {
         const NAMES: [&str; 10] = [
             "Rightarrow",

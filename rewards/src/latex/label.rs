@@ -1,5 +1,8 @@
 //! Digits in groups that are no arithmetic: dates, telephone numbers, scores, numbers of articles.
 
+/// Groups of one label. The number of a book has five; a limit keeps the search linear.
+const GROUPS_MAX: usize = 8;
+
 /// The length of a row of whole numbers with one kind of hyphen or slash between them and no spaces, which names
 /// something: three groups or more, or two of which one has a leading zero. `3-1` and `1/2` are arithmetic.
 pub(crate) fn label_length(text: &str) -> Option<usize> {
@@ -11,6 +14,9 @@ pub(crate) fn label_length(text: &str) -> Option<usize> {
         }
         has_zero |= digits > 1 && text[at..].starts_with('0');
         (at, groups) = (at + digits, groups + 1);
+        if groups > GROUPS_MAX {
+            return None;
+        }
         let next = text[at..].chars().next().filter(|&next| is_joint(next));
         match next {
             Some(next) if joint.is_none_or(|joint| joint == next) => {

@@ -6,7 +6,7 @@ mod numbers;
 mod words;
 
 use crate::latex::expression::{Constant, Function, Number, Relation};
-use crate::latex::unit::Unit;
+use crate::latex::unit::{Unit, scale};
 
 use commands::Meaning;
 use words::{day_half, letter, plain_word};
@@ -69,7 +69,8 @@ pub(super) struct Lexed {
 /// The tokens of a text. With `thousands` a comma before three digits joins `1,234` to one number.
 pub(super) fn lex(text: &str, thousands: bool) -> Result<Lexed, Unreadable> {
     let tokens = Vec::with_capacity(16);
-    let mut lexer = Lexer { text, at: 0, thousands, tokens, loose: false, upright: Vec::new() };
+    let mut lexer =
+        Lexer { text, at: 0, thousands, tokens, loose: false, negates: false, upright: Vec::new() };
     while lexer.at < text.len() {
         lexer.step()?;
         if lexer.tokens.len() > TOKENS_MAX {
@@ -85,6 +86,8 @@ struct Lexer<'a> {
     thousands: bool,
     tokens: Vec<Token>,
     loose: bool,
+    /// Whether a relation behind `\not` is being read.
+    negates: bool,
     /// Where the text commands end that stand around, the innermost last. Their braces are no tokens.
     upright: Vec<usize>,
 }
@@ -136,6 +139,11 @@ impl<'a> Lexer<'a> {
         if rest.starts_with("{}") && !self.wants_argument() {
             self.at += 2;
             return Ok(());
+        }
+        // `a{=}b` has other spaces than `a=b`.
+        if let Some(sign) = braced_sign(rest).filter(|_| !self.wants_argument()) {
+            self.at += 3;
+            return self.character(sign);
         }
         self.at += first.len_utf8();
         self.character(first)
@@ -194,7 +202,10 @@ impl<'a> Lexer<'a> {
         let run = &rest[..length];
         self.at += length;
         let ends_value = self.follows_value();
-        if length == 1 && self.goes_on_unit() && Unit::is_known(run) {
+        let is_unit_word = run == "per" && matches!(self.tokens.last(), Some(Token::Word(_)))
+            || matches!(run, "sq" | "cu") && matches!(self.tokens.last(), Some(Token::Number(_)))
+            || run == "in" && ends_value && self.rest().trim().is_empty();
+        if is_unit_word || length == 1 && self.goes_on_unit() && Unit::is_known(run) {
             self.tokens.push(Token::Word(run.to_string()));
         } else if length == 1 && run.eq_ignore_ascii_case("x") && self.is_times_sign() {
             self.sign('*');
@@ -211,7 +222,7 @@ impl<'a> Lexer<'a> {
             self.tokens.push(Token::Word(run.to_string()));
         } else if length > VARIABLES_MAX {
             let is_figure = length <= CAPITALS_MAX && run.bytes().all(|letter| letter.is_ascii_uppercase());
-            self.loose |= !(is_figure || ends_value && Unit::is_known(run));
+            self.loose |= !(is_figure || ends_value && (Unit::is_known(run) || scale(run).is_some()));
             self.tokens.push(Token::Word(run.to_string()));
         } else {
             self.tokens.extend(run.split("").filter(|letter| !letter.is_empty()).map(letter));
@@ -221,7 +232,8 @@ impl<'a> Lexer<'a> {
 
     /// Whether the last tokens are a unit and what joins the next one to it.
     fn goes_on_unit(&self) -> bool {
-        matches!(self.tokens[..], [.., Token::Word(_), Token::Sign('/' | '*')])
+        matches!(&self.tokens[..], [.., Token::Word(word)] if Unit::is_known(word))
+            || matches!(self.tokens[..], [.., Token::Word(_), Token::Sign('/' | '*')])
             || matches!(
                 self.tokens[..],
                 [.., Token::Word(_), Token::Sign('^'), Token::Number(_), Token::Sign('/' | '*')]
@@ -251,7 +263,12 @@ impl<'a> Lexer<'a> {
     fn follows_value(&self) -> bool {
         matches!(
             self.tokens.last(),
-            Some(Token::Number(_) | Token::Word(_) | Token::Constant(_) | Token::Sign('}' | ')' | '/' | '|'))
+            Some(
+                Token::Number(_)
+                    | Token::Word(_)
+                    | Token::Constant(_)
+                    | Token::Sign('}' | ')' | '/' | '|' | '°')
+            )
         )
     }
 
@@ -275,7 +292,11 @@ impl<'a> Lexer<'a> {
             return Ok(());
         }
         match commands::meaning(name).ok_or(Unreadable)? {
-            Meaning::Nothing => Ok(()),
+            Meaning::Nothing => {
+                // `\mathopen{}` shows nothing.
+                self.at += if self.rest().starts_with("{}") { 2 } else { 0 };
+                Ok(())
+            }
             Meaning::Token(token) => {
                 self.tokens.push(token);
                 Ok(())
@@ -339,10 +360,15 @@ impl<'a> Lexer<'a> {
 
     /// `\not` and the relation behind it.
     fn negated(&mut self) -> Result<(), Unreadable> {
+        // A relation is negated once, which also bounds the depth of the steps below.
+        if std::mem::replace(&mut self.negates, true) {
+            return Err(Unreadable);
+        }
         let count = self.tokens.len();
         while self.tokens.len() == count && self.at < self.text.len() {
             self.step()?;
         }
+        self.negates = false;
         let Some(Token::Relation(relation)) = self.tokens.last_mut() else { return Err(Unreadable) };
         *relation = match relation {
             Relation::Equal => Relation::NotEqual,
@@ -371,7 +397,9 @@ impl<'a> Lexer<'a> {
         match relation {
             Some(relation) => {
                 self.at = self.text.len() - after.len();
-                self.tokens.push(Token::Relation(relation));
+                // Before the answer it says nothing, like any sign of equality there.
+                let leads = relation == Relation::Equal && self.tokens.is_empty();
+                self.tokens.extend((!leads).then_some(Token::Relation(relation)));
             }
             None => {
                 self.at = self.text.len() - behind.len();
@@ -417,6 +445,16 @@ fn argument(text: &str) -> Option<(&str, &str)> {
         _ => first.len_utf8(),
     };
     Some(text.split_at(length))
+}
+
+/// A sign that stands in braces alone, other than the comma of thousands.
+fn braced_sign(text: &str) -> Option<char> {
+    match text.as_bytes() {
+        [b'{', sign @ (b':' | b'=' | b'<' | b'>' | b'+' | b'-' | b'*' | b'/'), b'}', ..] => {
+            Some(char::from(*sign))
+        }
+        _ => None,
+    }
 }
 
 /// Relations and operations of two signs.

@@ -97,12 +97,13 @@ impl<'a> Parser<'a> {
         self.skip_lead();
         let mut rows = vec![self.list()?];
         while self.is_sign(';') || self.is_sign('\n') {
-            self.loose |= self.is_sign('\n');
-            self.at += 1;
+            let is_row = self.take('\n');
+            self.at += usize::from(!is_row);
             if self.peek().is_none() {
-                self.loose = true;
+                self.loose |= !is_row;
                 break;
             }
+            self.loose |= is_row;
             rows.push(self.list()?);
         }
         Ok(one_or(rows, Expression::List))
@@ -116,8 +117,8 @@ impl<'a> Parser<'a> {
             Some(Token::Relation(relation)) => relation.is_implication(),
             _ => false,
         };
+        self.loose |= matches!(self.peek(), Some(Token::Relation(Relation::Equal)));
         self.at += usize::from(lead);
-        self.loose |= lead;
     }
 
     fn list(&mut self) -> Parsed {
@@ -260,7 +261,7 @@ impl<'a> Parser<'a> {
                     // `2 3` is nothing.
                     return Err(Unreadable);
                 }
-                self.loose |= begins_with_digit;
+                self.loose |= begins_with_digit && matches!(factors.last(), Some(Expression::Number(_)));
                 join_factor(&mut factors, right);
             } else {
                 let product = one_or(factors, Expression::Product);
@@ -363,7 +364,12 @@ fn join_factor(factors: &mut Vec<Expression>, right: Expression) {
     match (factors.last_mut(), right) {
         (
             Some(last @ Expression::Symbol(_)),
-            condition @ (Expression::Chain(..) | Expression::And(_) | Expression::Or(_)),
+            condition @ (Expression::Chain(..)
+            | Expression::And(_)
+            | Expression::Or(_)
+            | Expression::Union(_)
+            | Expression::Intersection(_)
+            | Expression::Difference(_)),
         ) => {
             if let Expression::Symbol(name) = last {
                 *last = Expression::Unknown(std::mem::take(name), vec![condition]);

@@ -77,6 +77,22 @@ const KNOWN: &[(&str, &str, i64, i64, i64)] = &[
     ("unit units", "", 1, 1, 1),
 ];
 
+/// Large numbers that are written as words: `1.5 million`.
+const SCALES: [(&str, i64); 5] = [
+    ("hundred", 100),
+    ("thousand", 1000),
+    ("million", 1_000_000),
+    ("billion", 1_000_000_000),
+    ("trillion", 1_000_000_000_000),
+];
+
+/// The number that a word multiplies the number before it with.
+pub(crate) fn scale(word: &str) -> Option<i64> {
+    let word = word.to_lowercase();
+    let singular = word.strip_suffix('s').unwrap_or(&word);
+    SCALES.iter().find(|(name, _)| *name == singular).map(|(_, factor)| *factor)
+}
+
 /// Speeds that are one word.
 const SPEEDS: &[(&str, i64, i64)] = &[("mph", 1_609_344, 3_600_000), ("kph kmh", 1000, 3600)];
 
@@ -89,7 +105,7 @@ const NEVER_BARE: &[&str] = &[
 
 /// Units that are written with capitals inside, which tells them from products.
 const BARE_WITH_CAPITALS: &[&str] =
-    &["Hz", "kHz", "MHz", "GHz", "Pa", "kPa", "kJ", "kW", "kN", "kV", "mA", "kWh", "mL", "mol"];
+    &["Hz", "kHz", "MHz", "GHz", "Pa", "kPa", "kJ", "kW", "kN", "kV", "mA", "kWh", "mL", "mol", "USD"];
 
 impl Unit {
     /// A unit by its name, known or not; a word that nobody knows is what is counted (`apples`).

@@ -15,7 +15,10 @@ pub(super) fn is_name(expression: &Expression) -> bool {
         | Expression::Union(parts)
         | Expression::Intersection(parts) => parts.iter().all(is_name),
         Expression::Quotient(pair) | Expression::Difference(pair) => pair.iter().all(is_name),
-        Expression::Call(Function::Absolute, parts) => parts.iter().all(is_name),
+        Expression::Call(
+            Function::Absolute | Function::Min | Function::Max | Function::Gcd | Function::Lcm,
+            parts,
+        ) => parts.iter().all(is_name),
         Expression::Call(_, parts) if is_angular(expression) => parts.iter().all(is_name),
         Expression::Degrees(part) => is_name(part),
         _ => false,
@@ -77,6 +80,27 @@ pub(super) fn named_value(expression: &Expression) -> Option<(&Expression, &Expr
         // `3 = x`.
         (false, true) if members.len() == 2 && relations == [Relation::Equal] => Some((last, first)),
         _ => None,
+    }
+}
+
+/// Whether this says that one statement follows from another.
+pub(super) fn is_deduction(expression: &Expression) -> bool {
+    matches!(expression, Expression::Chain(_, relations) if relations.iter().any(|relation| relation.is_implication()))
+}
+
+/// What an answer comes to that says how it follows: of `2x = 84 \Rightarrow x = 42` the last statement.
+pub(super) fn concluded(expression: Expression) -> Expression {
+    if let Expression::List(parts) = expression {
+        return Expression::List(parts.into_iter().map(concluded).collect());
+    }
+    let Expression::Chain(members, relations) = &expression else { return expression };
+    let Some(at) = relations.iter().rposition(|relation| relation.is_implication()) else {
+        return expression;
+    };
+    match &members[at + 1..] {
+        [single] if is_variable(single) || relations[at] == Relation::Other("to") => expression,
+        [single] => single.clone(),
+        several => Expression::Chain(several.to_vec(), relations[at + 1..].to_vec()),
     }
 }
 

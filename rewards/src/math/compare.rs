@@ -4,10 +4,10 @@
 use crate::latex::expression::{Constant, Expression, Relation};
 use crate::latex::{folded, parse};
 use crate::math::MathConfig;
-use crate::math::chain::{final_value, interval, is_same_chain, named_value};
+use crate::math::chain::{concluded, final_value, interval, is_deduction, is_same_chain, named_value};
 use crate::math::clock::is_same_time;
 use crate::math::evaluate::Budget;
-use crate::math::measured::measured;
+use crate::math::measured::units_read;
 use crate::math::normal::{choice, is_same_text, is_same_words, trimmed};
 use crate::math::region::{is_same_region, joins_regions};
 use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable};
@@ -36,6 +36,8 @@ fn is_same_content(reference: &str, answer: &str, config: &MathConfig) -> bool {
     if left.is_empty() || right.is_empty() {
         return is_same_text(reference, answer) || is_same_words(reference, answer);
     }
+    let deduces = left.iter().any(|reading| reading.any(&is_deduction));
+    let right = if deduces { right } else { right.into_iter().map(concluded).collect() };
     let has = |condition: &dyn Fn(&Expression) -> bool| left.iter().any(|reading| reading.any(condition));
     let rules = Rules {
         decimal_digits: config.decimal_digits,
@@ -123,6 +125,9 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
     {
         return true;
     }
+    if let (Some(left), Some(right)) = (assignments(reference), assignments(answer)) {
+        return are_matched(&left, &right, rules);
+    }
     if let Some(same) = is_same_collection(reference, answer, rules) {
         return same;
     }
@@ -134,6 +139,28 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
                 || final_value(answer, rules).is_some_and(|value| is_same(other, value, rules))
         }
         _ => is_same_plain(reference, answer, rules),
+    }
+}
+
+/// Names with their values, of `(x, y) = (1, 2)` as of `x = 1, y = 2`.
+fn assignments(expression: &Expression) -> Option<Vec<Expression>> {
+    match expression {
+        Expression::Chain(members, relations) if relations[..] == [Relation::Equal] => {
+            let [Expression::Bracket('(', names, ')'), Expression::Bracket('(', values, ')')] = &members[..]
+            else {
+                return None;
+            };
+            let is_named = names.len() == values.len() && names.iter().all(is_variable);
+            let chain = |(name, value): (&Expression, &Expression)| {
+                Expression::Chain(vec![name.clone(), value.clone()], vec![Relation::Equal])
+            };
+            is_named.then(|| names.iter().zip(values).map(chain).collect())
+        }
+        Expression::List(parts) | Expression::And(parts) => {
+            let is_assignment = names(parts).len() == parts.len() && parts.len() > 1;
+            is_assignment.then(|| parts.clone())
+        }
+        _ => None,
     }
 }
 
@@ -381,19 +408,6 @@ fn is_same_plain(reference: &Expression, answer: &Expression, rules: &Rules) -> 
             rules.is_final(left) && rules.is_final(right) && is_same_value(left, right, rules)
         }
         _ => false,
-    }
-}
-
-/// Both sides, with letters as units where the other side has a unit that is known.
-fn units_read(left: Expression, right: Expression) -> (Expression, Expression) {
-    let has_unit = |side: &Expression| matches!(side, Expression::Measure(_, unit) if unit.is_physical());
-    let reads = |side: &Expression, other: &Expression| {
-        (has_unit(other) && side.any(&is_variable)).then(|| measured(side)).flatten()
-    };
-    match (reads(&left, &right), reads(&right, &left)) {
-        (Some(read), _) => (read, right),
-        (_, Some(read)) => (left, read),
-        _ => (left, right),
     }
 }
 

@@ -8,8 +8,21 @@ use crate::math::scalar::is_variable;
 /// Units have small powers.
 const POWER_MAX: i64 = 9;
 
+/// Both sides, with letters as units where the other side has a unit that is known.
+pub(super) fn units_read(left: Expression, right: Expression) -> (Expression, Expression) {
+    let has_unit = |side: &Expression| matches!(side, Expression::Measure(_, unit) if unit.is_physical());
+    let reads = |side: &Expression, other: &Expression| {
+        (has_unit(other) && side.any(&is_variable)).then(|| measured(side)).flatten()
+    };
+    match (reads(&left, &right), reads(&right, &left)) {
+        (Some(read), _) => (read, right),
+        (_, Some(read)) => (left, read),
+        _ => (left, right),
+    }
+}
+
 /// The value and the unit of an expression all of whose variables are units; `None` if one of them is none.
-pub(super) fn measured(expression: &Expression) -> Option<Expression> {
+fn measured(expression: &Expression) -> Option<Expression> {
     let mut factors = Vec::new();
     let unit = split(expression, 1, &mut factors)?;
     let value = match factors.pop() {
@@ -64,7 +77,9 @@ fn product(parts: &[Expression], power: i64, factors: &mut Vec<Expression>) -> O
     while at < parts.len() {
         if let [Expression::Symbol(first), Expression::Symbol(second), ..] = &parts[at..] {
             let joined = format!("{first}{second}");
-            if Unit::is_known(&joined) {
+            // `N m` is no nanometre.
+            let is_prefixed = first.starts_with(|letter: char| letter.is_lowercase());
+            if is_prefixed && Unit::is_known(&joined) {
                 unit = unit.times(&Unit::named(&joined).power(power)?)?;
                 at += 2;
                 continue;
@@ -74,6 +89,8 @@ fn product(parts: &[Expression], power: i64, factors: &mut Vec<Expression>) -> O
         if let [Expression::Symbol(first), Expression::Power(pair), ..] = &parts[at..]
             && let Expression::Symbol(second) = &pair[0]
             && Unit::is_known(&format!("{first}{second}"))
+            // `m s^{-2}` are two units.
+            && !(Unit::is_known(first) && Unit::is_known(second))
         {
             let joined = Expression::Symbol(format!("{first}{second}"));
             let raised = Expression::Power(Box::new([joined, pair[1].clone()]));

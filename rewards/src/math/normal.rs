@@ -6,7 +6,7 @@ pub(super) fn trimmed(text: &str) -> &str {
     let mut text = text.trim();
     loop {
         let before = text;
-        text = text.trim_end_matches(['.', ',', ';', ':', '\u{3002}']).trim();
+        text = without_stops(text).trim();
         for (open, close) in
             [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
         {
@@ -23,6 +23,14 @@ pub(super) fn trimmed(text: &str) -> &str {
             return text;
         }
     }
+}
+
+/// Without the full stop of a sentence and the like. The dots of a decimal that goes on, `0.333...`, stay.
+fn without_stops(text: &str) -> &str {
+    let body = text.trim_end_matches(['.', ',', ';', ':', '\u{3002}']);
+    let whole = body.trim_end_matches(|last: char| last.is_ascii_digit());
+    let goes_on = text[body.len()..].starts_with("...") && whole.len() < body.len() && whole.ends_with('.');
+    if goes_on { &text[..body.len() + 3] } else { body }
 }
 
 /// The letter of a multiple choice and what stands behind it: `(A)`, `A.`, `\textbf{(A) } 5`, `A) 5`.
@@ -160,5 +168,5 @@ pub(super) fn is_same_words(left: &str, right: &str) -> bool {
 
 fn text_key(text: &str) -> String {
     let text = plain(text, true);
-    text.trim_end_matches(['.', ',']).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
+    without_stops(&text).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
 }

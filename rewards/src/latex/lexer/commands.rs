@@ -41,9 +41,12 @@ const TEXTS: &str = " text textbf textit textrm textnormal textsf texttt textsc 
     framebox makebox mathrm mathit mathbf mathsf mathtt mathnormal mathcal mathbb mathfrak mathscr operatorname bf rm boldsymbol \
     bm pmb ";
 
+/// Commands with an option that is not shown and an argument that is.
+const DROPPED_NONE: &str = " bbox hyperref fancybox ";
+
 /// Commands with one argument that is not shown.
 const DROPPED_ONE: &str = " color textcolor colorbox tag label phantom hphantom vphantom class cssId style htmlClass htmlId \
-    htmlStyle href raisebox scalebox rotatebox require bbox enclose cite ref eqref hypertarget hyperlink ";
+    htmlStyle href raisebox scalebox rotatebox require enclose cite ref eqref hypertarget hyperlink ";
 
 /// Commands with two arguments that are not shown.
 const DROPPED_TWO: &str = " fcolorbox rule resizebox definecolor setcounter ";
@@ -259,6 +262,7 @@ pub(super) fn meaning(name: &str) -> Option<Meaning> {
         _ if has(DELIMITERS, name) => Meaning::Delimiter,
         _ if has(TEXTS, name) => Meaning::Text,
         _ if has(SILENT, name) => Meaning::Nothing,
+        _ if has(DROPPED_NONE, name) => Meaning::Dropped(0),
         _ if has(DROPPED_ONE, name) => Meaning::Dropped(1),
         _ if has(DROPPED_TWO, name) => Meaning::Dropped(2),
         _ if has(LENGTHS, name) => Meaning::Length,
@@ -326,6 +330,9 @@ fn token(name: &str) -> Option<Token> {
         "in" | "isin" => relation(Relation::Element),
         "infty" => Some(Token::Constant(Constant::Infinity)),
         "pi" => Some(Token::Constant(Constant::Pi)),
+        "pounds" => Some(Token::Word("sterling".to_string())),
+        "texteuro" | "euro" => Some(Token::Word("euro".to_string())),
+        "textdollar" => Some(Token::Word("dollar".to_string())),
         "imath" => Some(Token::Constant(Constant::I)),
         "R" | "Reals" => Some(Token::Name("Reals".to_string())),
         "cdots" | "dots" | "ldots" | "dotsc" | "dotsb" => Some(Token::Name("dots".to_string())),

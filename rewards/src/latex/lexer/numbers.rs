@@ -52,6 +52,7 @@ impl Lexer<'_> {
                 match period(&part[..places]) {
                     Some(period) => {
                         repeating = period;
+                        places -= period;
                         end += length;
                     }
                     None if places > 3 => end += length,

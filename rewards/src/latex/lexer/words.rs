@@ -10,7 +10,10 @@ impl Lexer<'_> {
         let rest = self.rest();
         let trimmed = rest.trim_start();
         let Some(inner) = trimmed.strip_prefix('{') else {
-            // `\mathbf v` and `\bf x` mark one letter.
+            if matches!(name, "bf" | "rm") {
+                return Ok(());
+            }
+            // `\mathbf v` marks one letter.
             let is_mark = trimmed.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '\\');
             return if is_mark { Ok(()) } else { Err(Unreadable) };
         };

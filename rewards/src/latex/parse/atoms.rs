@@ -107,7 +107,12 @@ impl Parser<'_> {
     fn words(&mut self, first: &str) -> Parsed {
         let is_currency = matches!(first, "dollar" | "euro" | "sterling" | "yen" | "rupee");
         if is_currency && (self.begins_value() || self.is_sign('-')) {
-            let amount = self.factor()?;
+            let mut amount = self.factor()?;
+            if let [Token::Sign('/'), Token::Number(_), ..] = self.tokens[self.at..] {
+                self.at += 1;
+                amount = Expression::Quotient(Box::new([amount, self.factor()?]));
+            }
+            let amount = self.scaled(amount);
             return Ok(Expression::Measure(Box::new(amount), Unit::named(first)));
         }
         // A sign of currency without an amount says nothing.

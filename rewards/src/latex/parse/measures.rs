@@ -4,16 +4,7 @@ use super::{Parsed, Parser};
 use crate::latex::expression::Expression;
 use crate::latex::lexer::{Token, Unreadable};
 use crate::latex::qualifier::qualifies;
-use crate::latex::unit::Unit;
-
-/// Large numbers that are written as words: `1.5 million`.
-const SCALES: [(&str, i64); 5] = [
-    ("hundred", 100),
-    ("thousand", 1000),
-    ("million", 1_000_000),
-    ("billion", 1_000_000_000),
-    ("trillion", 1_000_000_000_000),
-];
+use crate::latex::unit::{Unit, scale};
 
 /// A unit that is being read.
 struct Building {
@@ -66,16 +57,11 @@ impl Parser<'_> {
     }
 
     /// A value times the large numbers behind it.
-    fn scaled(&mut self, mut value: Expression) -> Expression {
+    pub(super) fn scaled(&mut self, mut value: Expression) -> Expression {
         while let Some(Token::Word(word)) = self.peek() {
-            let word = word.to_lowercase();
-            let Some((_, factor)) =
-                SCALES.iter().find(|(name, _)| word.strip_suffix('s').unwrap_or(&word) == *name)
-            else {
-                break;
-            };
+            let Some(factor) = scale(word) else { break };
             self.at += 1;
-            value = Expression::Product(vec![value, Expression::whole(*factor)]);
+            value = Expression::Product(vec![value, Expression::whole(factor)]);
         }
         value
     }
