@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use learner::StepReport;
+use learner::config::DynamicSampling;
 use learner::report::DeadGroups;
+use learner::{LearnerConfig, StepReport};
 use rollout::{DropReason, QueueReport};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,10 @@ pub struct StepFacts {
     pub groups: usize,
     /// Groups whose rewards are all equal.
     pub dead: DeadGroups,
+    /// What becomes of them.
+    pub dynamic_sampling: DynamicSampling,
+    /// The groups of a step by the config.
+    pub groups_per_step: usize,
     /// The fraction of completions cut off at the output limit.
     pub clipped_ratio: f64,
     /// The mean reward.
@@ -52,10 +57,12 @@ pub struct StepFacts {
 impl StepFacts {
     /// Of a step.
     #[must_use]
-    pub fn of(report: &StepReport, queue: &QueueReport) -> Self {
+    pub fn of(report: &StepReport, queue: &QueueReport, config: &LearnerConfig) -> Self {
         Self {
             groups: report.groups,
             dead: report.dead,
+            dynamic_sampling: config.dynamic_sampling,
+            groups_per_step: config.groups_per_step,
             clipped_ratio: report.lengths.clipped_ratio,
             reward: report.rewards.mean,
             update: report.update.and_then(|update| Some((update.tokens?.entropy, update.grad_norm))),
@@ -82,6 +89,7 @@ impl Alarms {
         let conditions = [
             Some(truncated(config, step)),
             Some(zero_variance(step)),
+            Some(dead_groups(step)),
             Some(self.stale(step)),
             Some(self.constant(step)),
             low_entropy(config, step),
@@ -197,9 +205,49 @@ fn zero_variance(step: &StepFacts) -> Condition {
     condition("zero_variance", None, dead.total() == step.groups, || {
         format!(
             "nothing is learned: in every group all rewards are equal ({} groups all right, {} all wrong); easier or \
-             harder prompts, or a larger group_size, would tell answers apart",
-            dead.all_correct, dead.all_wrong
+             harder prompts, or a larger rollout.group_size, would tell answers apart, and {}",
+            dead.all_correct,
+            dead.all_wrong,
+            match step.dynamic_sampling {
+                DynamicSampling::Refill => format!(
+                    "learner.refill_batches_max lets learner.dynamic_sampling look at no more than {} groups a step",
+                    step.groups
+                ),
+                DynamicSampling::Off | DynamicSampling::Drop =>
+                    "learner.dynamic_sampling = \"refill\" would look for groups that teach something"
+                        .to_owned(),
+            }
         )
+    })
+}
+
+/// Most of a step teaches nothing; where nothing does, [`zero_variance`] says so.
+fn dead_groups(step: &StepFacts) -> Condition {
+    let live = step.groups - step.dead.total();
+    let few = match step.dynamic_sampling {
+        DynamicSampling::Refill => live < step.groups_per_step,
+        DynamicSampling::Off | DynamicSampling::Drop => 2 * live < step.groups,
+    };
+    condition("dead_groups", None, few && live > 0, || {
+        let start = format!(
+            "a step learns from {live} of its {} groups: in the others all rewards are equal",
+            step.groups
+        );
+        match step.dynamic_sampling {
+            DynamicSampling::Off => format!(
+                "{start}, and they count in the loss's denominator; learner.dynamic_sampling = \"refill\" leaves them \
+                 out and takes further groups for them"
+            ),
+            DynamicSampling::Drop => format!(
+                "{start}, and nothing takes their place; learner.dynamic_sampling = \"refill\" takes further groups \
+                 for them"
+            ),
+            DynamicSampling::Refill => format!(
+                "{start}, and learner.refill_batches_max allows no more to reach learner.groups_per_step = {}; easier \
+                 or harder prompts, or a larger rollout.group_size, would tell answers apart",
+                step.groups_per_step
+            ),
+        }
     })
 }
 
@@ -231,6 +279,8 @@ mod tests {
         StepFacts {
             groups: 4,
             dead: DeadGroups::default(),
+            dynamic_sampling: DynamicSampling::Off,
+            groups_per_step: 4,
             clipped_ratio: 0.1,
             reward: 0.5,
             update: Some((1.0, 2.0)),
@@ -278,6 +328,35 @@ mod tests {
         assert_eq!(raised, []);
     }
 
+    /// The first sentence where so many of eight groups of a step of four are dead.
+    fn said_of_dead(dynamic_sampling: DynamicSampling, all_wrong: usize) -> Option<String> {
+        let facts = |_: u64, step: &mut StepFacts| {
+            step.dead.all_wrong = all_wrong;
+            (step.groups, step.dynamic_sampling) = (8, dynamic_sampling);
+        };
+        said(&AlarmsSection::default(), 3, facts).into_iter().next().map(|(_, sentence)| sentence)
+    }
+
+    #[test]
+    fn dead_groups_are_told_by_what_becomes_of_them() {
+        use DynamicSampling::{Drop, Off, Refill};
+        let refill = "learner.dynamic_sampling = \"refill\"";
+        for (kind, dead, words) in [
+            (Off, 8, ["nothing is learned", refill]),
+            (Drop, 8, ["nothing is learned", refill]),
+            (Refill, 8, ["nothing is learned", "learner.refill_batches_max"]),
+            (Off, 5, ["learns from 3 of its 8 groups", "denominator; learner.dynamic_sampling = \"refill\""]),
+            (Drop, 5, ["learns from 3 of its 8 groups", "nothing takes their place"]),
+            (Refill, 5, ["learns from 3 of its 8 groups", "learner.groups_per_step = 4"]),
+        ] {
+            let sentence = said_of_dead(kind, dead).expect("it is said");
+            assert!(words.iter().all(|word| sentence.contains(word)), "{sentence}");
+        }
+        for kind in [Off, Drop, Refill] {
+            assert_eq!(said_of_dead(kind, 4), None);
+        }
+    }
+
     #[test]
     fn each_condition_has_its_alarm() {
         let config = AlarmsSection { entropy_min: 0.2, ..AlarmsSection::default() };
@@ -291,6 +370,8 @@ mod tests {
             first(&|_, step| (step.dead, step.update) = (dead, None)),
             (3, "nothing is learned: in".into())
         );
+        let dead = DeadGroups { all_wrong: 2, all_correct: 1, ..DeadGroups::default() };
+        assert_eq!(first(&|_, step| step.dead = dead), (3, "a step learns from".into()));
         assert_eq!(first(&|_, step| step.reward = 0.25), (21, "the mean reward is".into()));
         assert_eq!(first(&|number, step| step.dropped_stale = 5 * number), (3, "5 groups were older".into()));
         assert_eq!(first(&|_, step| step.update = Some((0.1, 2.0))), (3, "the entropy is 0.1000,".into()));

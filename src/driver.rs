@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use rollout::{
     Actor, ActorReport, ActorThreads, Group, Lockstep, Overlapped, ReplayQueue, RolloutError, Standing,
+    StepRequest,
 };
 
 use crate::checkpoints::ResumePoint;
@@ -60,20 +61,20 @@ impl Driver {
         })
     }
 
-    /// `count` groups for a learner at `version`; `last` says that no more will be wanted.
+    /// The groups of a step for a learner at `version`.
     ///
     /// # Errors
     /// What stopped the actors, or that the queue is closed.
     pub fn take(
         &mut self,
         queue: &ReplayQueue,
-        (count, last): (usize, bool),
+        request: &StepRequest<'_>,
         version: u64,
     ) -> Result<Vec<Group>, RolloutError> {
         match self {
-            Self::Async(_) => queue.take(count, version),
-            Self::Deterministic(overlapped) => overlapped.take(queue, (count, last), version),
-            Self::Lockstep(lockstep) => lockstep.take(queue, count, version),
+            Self::Async(_) => request.serve(queue, |count| queue.take(count, version)),
+            Self::Deterministic(overlapped) => overlapped.take(queue, request, version),
+            Self::Lockstep(lockstep) => lockstep.take(queue, request, version),
         }
     }
 

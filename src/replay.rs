@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use kernels::Decoder;
-use learner::{Learner, StepReport};
+use learner::{Learner, StepReport, further_groups};
 use rollout::{Group, read_groups};
 
 use crate::cli::{ReplayArgs, RunPlace};
@@ -14,7 +14,8 @@ use crate::output::keep_apart;
 use crate::run_folder::{RunFolder, start_log};
 use crate::step_metrics::{StepMetrics, nothing_learned};
 
-/// Makes one optimizer step for every `learner.groups_per_step` groups of the file; the last may have fewer.
+/// Makes one optimizer step for every `learner.groups_per_step` groups of the file, with those that it refills; the last
+/// may have fewer.
 ///
 /// # Errors
 /// Names the file and line of a record that cannot be trained on, or what is wrong with model or config.
@@ -40,40 +41,66 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
         config.learner.clone(),
         config.optimizer.clone(),
         config.temperature(),
-        batches.len() as u64,
+        batches.steps.len() as u64,
         reference,
     )?;
     let learner = learner.with_reward_weights(reward_weights(&config.rewards));
     run(&config, learner, batches, &args.place)
 }
 
-fn batches(groups: Vec<Group>, config: &ReplayConfig) -> Vec<Vec<Group>> {
-    let mut batches: Vec<Vec<Group>> =
-        groups.chunks(config.learner.groups_per_step).map(<[Group]>::to_vec).collect();
-    if config.run.steps > 0 {
-        batches.truncate(usize::try_from(config.run.steps).unwrap_or(usize::MAX));
+/// The groups of each step, in the order of the file. A step that refills takes the groups that follow in the place of
+/// those that teach nothing, as the recorded one did; with the file ends what it can take.
+fn batches(groups: Vec<Group>, config: &ReplayConfig) -> Batches {
+    let learner = &config.learner;
+    let weights = reward_weights(&config.rewards);
+    let steps_max = if config.run.steps > 0 { config.run.steps } else { u64::MAX };
+    let mut groups = groups.into_iter().peekable();
+    let mut batches = Batches { steps: Vec::new(), missing: 0 };
+    while groups.peek().is_some() && (batches.steps.len() as u64) < steps_max {
+        let mut step: Vec<Group> = groups.by_ref().take(learner.groups_per_step).collect();
+        loop {
+            let further = further_groups(learner, &weights, &step);
+            if further == 0 {
+                break;
+            }
+            if groups.peek().is_none() {
+                batches.missing = further;
+                break;
+            }
+            step.extend(groups.by_ref().take(further));
+        }
+        batches.steps.push(step);
     }
     batches
 }
 
-fn run(
-    config: &ReplayConfig,
-    mut learner: Learner,
-    batches: Vec<Vec<Group>>,
-    place: &RunPlace,
-) -> Result<()> {
+/// The groups of a recording by steps.
+struct Batches {
+    steps: Vec<Vec<Group>>,
+    /// Groups that the last step would have taken beyond the end of the recording.
+    missing: usize,
+}
+
+fn run(config: &ReplayConfig, mut learner: Learner, batches: Batches, place: &RunPlace) -> Result<()> {
     let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder))?;
     let mut metrics = MetricsWriter::create(folder.path())?;
     let companions = companions(&config.model.path)?;
     let mut learned_steps = 0;
-    for batch in batches {
+    let steps = batches.steps.len();
+    for batch in batches.steps {
         let report = learner.step(batch)?;
         let mut step = StepMetrics::default();
         step.add_step(&report);
         metrics.record(report.version, &step.into_values(), &[])?;
         learned_steps += u64::from(!report.learned_nothing());
         println!("{}", line(&report));
+        if batches.missing > 0 && report.version == steps as u64 {
+            tracing::warn!(
+                "step {steps}: the recording ends, and {} groups that learner.dynamic_sampling would take are not in it",
+                batches.missing
+            );
+        }
         let (every, step) = (config.checkpoint.every_steps, report.version);
         if every > 0 && step % every == 0 {
             learner::checkpoint::save(&folder.checkpoint(step), &learner, &companions)?;

@@ -101,6 +101,10 @@ impl StepMetrics {
         self.add("training/groups_all_correct", report.dead.all_correct as f64);
         self.add("training/groups_all_wrong", report.dead.all_wrong as f64);
         self.add("training/groups_all_equal", report.dead.all_equal as f64);
+        if let Some(refill) = &report.refill {
+            self.add("dynamic_sampling/groups_refilled", refill.groups as f64);
+            self.add("dynamic_sampling/groups_missing", refill.missing as f64);
+        }
         self.add("training/updated", f64::from(u8::from(report.update.is_some())));
         if let Some(update) = &report.update {
             self.add_update(update);

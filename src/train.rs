@@ -1,7 +1,8 @@
 //! The whole run on one page: actors fill the queue, the learner empties it, and every step goes through
 //! `Run::learn` and `Run::record`. Both schedules share everything but who drives the actors.
 
-use std::path::{Path, PathBuf};
+use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,9 +13,9 @@ use learner::{Learner, Snapshot, StepReport};
 use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
-    Actor, ActorContext, ActorReport, Bell, CompletionRecord, CompletionUse, Ends, Group, Intake,
-    LengthDistribution, Pacing, PromptSource, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing,
-    Versioned, WeightsCell,
+    Actor, ActorContext, ActorReport, Bell, CompletionRecord, Ends, Group, Intake, LengthDistribution,
+    Pacing, PromptSource, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing, StepRequest, Versioned,
+    WeightsCell,
 };
 
 use crate::alarms::{Alarms, StepFacts};
@@ -24,15 +25,19 @@ use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
 use crate::driver::Driver;
 use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
 use crate::generator::{DecoderGenerator, Generators, GivenLengths};
-use crate::metrics::{MetricsWriter, completion_markdown};
+use crate::metrics::MetricsWriter;
 use crate::model::{Model, open_device};
 use crate::origin::Origin;
 use crate::policy::{Policy, precision};
-use crate::progress::{Progress, ProgressLine, Summary};
+use crate::progress::{Progress, Summary};
 use crate::run_folder::RunFolder;
 use crate::shutdown::Shutdown;
-use crate::step_metrics::{StepMetrics, nothing_learned};
+use crate::step_metrics::StepMetrics;
 use crate::watchdog::{Stalled, Watchdog, Watched};
+
+mod show;
+
+use show::facts;
 
 /// What a run came to.
 #[derive(Clone, Debug)]
@@ -253,6 +258,8 @@ struct Run<'a> {
     after: Option<EvalReport>,
     alarms: Alarms,
     pulse: Pulse,
+    /// Times that the step has asked for further groups.
+    refill_rounds: Cell<u64>,
     /// Seconds of packing the newest weights.
     packing_s: f64,
     /// Seconds and bytes of the checkpoint after the step before, if there was one.
@@ -292,6 +299,7 @@ impl<'a> Run<'a> {
             after: None,
             alarms: Alarms::default(),
             pulse,
+            refill_rounds: Cell::new(0),
             packing_s: 0.0,
             saved: (0.0, 0),
             trained_tokens: 0,
@@ -319,7 +327,10 @@ impl<'a> Run<'a> {
         while self.goes_on() && !shutdown.requested() {
             let version = self.learner.version();
             self.pulse.waits(&format!("for {count} groups, for step {}", version + 1));
-            let groups = driver.take(&self.queue, (count, version + 1 == steps), version)?;
+            self.refill_rounds.set(0);
+            let further = |groups: &[Group]| self.further_groups(groups);
+            let request = StepRequest { groups: count, further: &further, last: version + 1 == steps };
+            let groups = driver.take(&self.queue, &request, version)?;
             self.pulse.beat();
             self.pulse.works(&format!("learns, step {}", version + 1));
             let report = self.learn(&groups)?;
@@ -328,6 +339,18 @@ impl<'a> Run<'a> {
             self.save_if_due(driver)?;
         }
         Ok(())
+    }
+
+    /// How many groups the step still wants in the place of those that teach nothing.
+    fn further_groups(&self, groups: &[Group]) -> usize {
+        self.pulse.beat();
+        let further = self.learner.further_groups(groups);
+        if further > 0 {
+            self.refill_rounds.update(|rounds| rounds + 1);
+            let (step, there) = (self.learner.version() + 1, groups.len());
+            self.pulse.waits(&format!("for {further} further groups beside {there}, for step {step}"));
+        }
+        further
     }
 
     fn goes_on(&self) -> bool {
@@ -382,6 +405,9 @@ impl<'a> Run<'a> {
         self.trainer_waited_before = queue.trainer_waiting_s;
         let mut metrics = StepMetrics::default();
         metrics.add_step(report);
+        if report.refill.is_some() {
+            metrics.add("dynamic_sampling/rounds", self.refill_rounds.get() as f64);
+        }
         metrics.add_actors(&since);
         metrics.add_queue(&queue, waited);
         let seconds = self.step_start.elapsed().as_secs_f64();
@@ -396,7 +422,8 @@ impl<'a> Run<'a> {
         let (saving_s, saved_bytes) = std::mem::take(&mut self.saved);
         metrics.add("timing_s/checkpoint", saving_s);
         metrics.add("perf/checkpoint_bytes", saved_bytes as f64);
-        let (values, alarms) = self.alarms.look(&self.config.alarms, &StepFacts::of(report, &queue));
+        let facts = StepFacts::of(report, &queue, &self.config.learner);
+        let (values, alarms) = self.alarms.look(&self.config.alarms, &facts);
         metrics.extend(values);
         if let Some(found) = self.evaluate_if_due(step)? {
             metrics.extend(found.metrics());
@@ -413,52 +440,6 @@ impl<'a> Run<'a> {
         self.show(groups, report, (&queue, seconds))?;
         for alarm in alarms {
             tracing::warn!("step {step}: {alarm}");
-        }
-        Ok(())
-    }
-
-    /// The step for a person: its line, some of its completions, and all of them as JSON lines.
-    fn show(
-        &mut self,
-        groups: &[Group],
-        report: &StepReport,
-        (queue, seconds): (&rollout::QueueReport, f64),
-    ) -> Result<()> {
-        let step = report.version;
-        let tokens = report.update.as_ref().map_or(0, |update| update.completion_tokens);
-        let left = self.config.run.steps.saturating_sub(step);
-        self.progress.step(&ProgressLine {
-            step,
-            steps: self.config.run.steps,
-            reward: report.rewards.mean,
-            accuracy: report.rewards.accuracy,
-            mean_length: report.lengths.all.mean,
-            entropy: report.update.as_ref().and_then(|update| update.tokens).map(|tokens| tokens.entropy),
-            queue_groups: queue.groups,
-            queue_groups_max: queue.groups_max,
-            tokens_per_second: tokens as f64 / seconds,
-            seconds_left: Some(
-                self.start.elapsed().as_secs_f64() / (step - self.first_step) as f64 * left as f64,
-            ),
-            nothing: nothing_learned(report),
-        });
-        let every = self.config.metrics.completions_every_steps;
-        if due(every, step) {
-            let completions = groups.iter().filter_map(|group| group.completions.first());
-            for (place, scored) in completions.take(self.config.metrics.completions_logged).enumerate() {
-                let completion = &scored.completion;
-                let (reward, tokens) = (scored.reward.total, completion.token_count());
-                let body = completion_markdown(&completion.prompt.text, &completion.text, reward, tokens);
-                self.metrics.text(step, &format!("completions/{place}"), &body);
-            }
-        }
-        if self.config.metrics.rollouts {
-            let scored = groups.iter().flat_map(|group| &group.completions).zip(&report.uses);
-            let record = |(scored, used): (_, &CompletionUse)| CompletionRecord {
-                used: Some(*used),
-                ..CompletionRecord::of(scored)
-            };
-            self.folder.write_rollouts(step, scored.map(record))?;
         }
         Ok(())
     }
@@ -599,25 +580,4 @@ fn due(every: u64, step: u64) -> bool {
 
 fn is_closed(error: &RolloutError) -> bool {
     matches!(error, RolloutError::Closed)
-}
-
-/// What the header of a run says.
-fn facts(config: &RunConfig, decoder: &Decoder, folder: &Path) -> Vec<(&'static str, String)> {
-    let rollout = &config.rollout;
-    vec![
-        (
-            "model",
-            format!(
-                "{}, {:.2} M parameters",
-                config.model.path.display(),
-                decoder.weights.count() as f64 / 1e6
-            ),
-        ),
-        (
-            "outputs",
-            format!("up to {} tokens in {} segments", rollout.output_tokens_max, rollout.segments_max),
-        ),
-        ("step", format!("{} groups of {} completions", config.learner.groups_per_step, rollout.group_size)),
-        ("run", folder.display().to_string()),
-    ]
 }

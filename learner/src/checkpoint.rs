@@ -264,8 +264,10 @@ fn save_moments(path: &Path, trainee: &Trainee) -> Result<(), LearnerError> {
 fn read(dir: &Path, trainee: &mut Trainee) -> Result<TrainerState, LearnerError> {
     let path = dir.join(STATE_FILE);
     let text = fs::read(&path).map_err(|error| LearnerError::file(&path, error))?;
-    let state: TrainerState =
-        serde_json::from_slice(&text).map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
+    // By way of a value: enums with a tag do not read numbers out of a text whose digits are all kept.
+    let state: TrainerState = serde_json::from_slice(&text)
+        .and_then(serde_json::from_value)
+        .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
     if state.format != FORMAT {
         let reason = format!("has format {}, this program reads {FORMAT}", state.format);
         return Err(LearnerError::checkpoint(&path, reason));
@@ -312,6 +314,7 @@ fn read_moment(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{AdvantageConfig, MismatchConfig, Surrogates};
     use crate::testing::{decoder, groups, learner_config, optimizer_config, weights_of};
 
     fn learner(decoder: Decoder, kind: &str) -> Learner {
@@ -363,6 +366,21 @@ mod tests {
         assert_eq!(left, ["step-1"]);
         assert!(dir.join("policy-0/model.safetensors").exists());
         manifest::verify(&dir).unwrap();
+    }
+
+    #[test]
+    fn settings_come_back_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("step-0");
+        let mut config = learner_config();
+        config.advantage =
+            AdvantageConfig::GrpoLambda { lambda: 0.1 + 0.2, alpha: 1e-7, surrogates: Surrogates::Add };
+        config.mismatch = Some(MismatchConfig::Tis { cap: 2.0 });
+        let new =
+            || Learner::new(decoder(1), config.clone(), optimizer_config("sgd"), 1.0, 10, None).unwrap();
+        save(&dir, &new(), &[]).unwrap();
+        let state = load_optimizer(&dir, &mut new()).unwrap();
+        assert_eq!(state.settings, Settings::Learner(config.clone()));
     }
 
     #[test]

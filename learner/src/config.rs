@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::LearnerError;
 
+mod sampling;
+
+pub use sampling::DynamicSampling;
+
 /// The section `[learner]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,9 +22,13 @@ pub struct LearnerConfig {
     pub groups_per_step: usize,
     /// Tokens, prompts included, in one micro-batch. A longer sequence is a micro-batch of its own.
     pub batch_tokens_max: usize,
-    /// Leaves groups of equal rewards out of the step (DAPO).
+    /// What becomes of groups of equal rewards, which teach nothing.
     #[serde(default)]
-    pub dynamic_sampling: bool,
+    pub dynamic_sampling: DynamicSampling,
+    /// The most groups that `dynamic_sampling = "refill"` takes for a step, as a multiple of `groups_per_step`; the step
+    /// then goes on with those of them that teach something.
+    #[serde(default = "LearnerConfig::default_refill_batches_max")]
+    pub refill_batches_max: usize,
     /// From rewards to advantages.
     pub advantage: AdvantageConfig,
     /// What the importance ratio divides by.
@@ -405,6 +413,21 @@ pub enum KlEstimator {
 }
 
 impl LearnerConfig {
+    /// Enough where a quarter of the groups teach something. Where fewer do, other prompts serve better than more of
+    /// the same, and an alarm says so.
+    fn default_refill_batches_max() -> usize {
+        4
+    }
+
+    /// The most groups that one step takes.
+    #[must_use]
+    pub fn step_groups_max(&self) -> usize {
+        match self.dynamic_sampling {
+            DynamicSampling::Refill => self.groups_per_step.saturating_mul(self.refill_batches_max),
+            DynamicSampling::Off | DynamicSampling::Drop => self.groups_per_step,
+        }
+    }
+
     /// Says which value cannot be meant.
     ///
     /// # Errors
@@ -413,6 +436,7 @@ impl LearnerConfig {
     pub fn check(&self) -> Result<(), LearnerError> {
         at_least_one("learner.groups_per_step", self.groups_per_step)?;
         at_least_one("learner.batch_tokens_max", self.batch_tokens_max)?;
+        at_least_one("learner.refill_batches_max", self.refill_batches_max)?;
         self.advantage.check()?;
         self.check_mismatch()?;
         self.clip.check()?;

@@ -15,6 +15,7 @@ pub mod optimizer;
 
 pub mod report;
 mod selection;
+mod refill;
 mod tally;
 mod snapshot;
 mod step;
@@ -27,6 +28,7 @@ mod testing;
 pub use config::LearnerConfig;
 pub use error::LearnerError;
 pub use optimizer::OptimizerConfig;
+pub use refill::further_groups;
 pub use report::StepReport;
 pub use sft::SftLearner;
 pub use snapshot::Snapshot;

@@ -55,6 +55,8 @@ pub struct StepReport {
     pub dead: DeadGroups,
     /// Groups that dynamic sampling left out: all dead ones where it is on, else 0.
     pub dropped_groups: usize,
+    /// What dynamic sampling took in the place of dead groups; `None` where it refills nothing.
+    pub refill: Option<RefillReport>,
     /// What became of each completion, in the order of groups and members.
     pub uses: Vec<CompletionUse>,
     /// The update; `None` where every group was dropped, so that the weights stay as they were.
@@ -185,6 +187,15 @@ impl DeadGroups {
     pub fn total(&self) -> usize {
         self.all_correct + self.all_wrong + self.all_equal
     }
+}
+
+/// What dynamic sampling took in the place of dead groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefillReport {
+    /// Groups beyond `groups_per_step`.
+    pub groups: usize,
+    /// Groups that teach something and are missing to `groups_per_step`.
+    pub missing: usize,
 }
 
 /// The update of a step.

@@ -8,12 +8,12 @@ use rollout::{Completion, CompletionUse, Group, ScoredCompletion};
 use crate::advantage::{
     self, GroupAdvantages, GroupOutcome, GroupRole, GroupVariance, MissingCorrectness, RewardTerm, mean_std,
 };
-use crate::config::{AdvantageConfig, LearnerConfig, MptPositive};
+use crate::config::{AdvantageConfig, DynamicSampling, LearnerConfig, MptPositive};
 use crate::error::LearnerError;
 use crate::loss::Objective;
 use crate::report::{
-    DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RewardReport, Spread,
-    StepValues, StoppedBy, mean_of,
+    DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RefillReport, RewardReport,
+    Spread, StepValues, StoppedBy, mean_of,
 };
 
 /// A completion with all that the loss needs to know of it.
@@ -41,7 +41,7 @@ pub(crate) struct Selection<'a> {
     pub(crate) groups: &'a [Group],
     outcomes: Vec<GroupOutcome>,
     pub(crate) advantages: Vec<GroupAdvantages>,
-    pub(crate) dynamic_sampling: bool,
+    dynamic_sampling: DynamicSampling,
 }
 
 impl<'a> Selection<'a> {
@@ -95,7 +95,20 @@ impl<'a> Selection<'a> {
     }
 
     fn drops(&self, group: &GroupAdvantages) -> bool {
-        self.dynamic_sampling && group.variance != GroupVariance::Varied
+        self.dynamic_sampling != DynamicSampling::Off && group.variance != GroupVariance::Varied
+    }
+
+    /// Groups that teach something.
+    pub(crate) fn live_groups(&self) -> usize {
+        self.advantages.iter().filter(|group| group.variance == GroupVariance::Varied).count()
+    }
+
+    /// What refilling came to; `None` where it is off.
+    pub(crate) fn refill_report(&self, groups_per_step: usize) -> Option<RefillReport> {
+        (self.dynamic_sampling == DynamicSampling::Refill).then(|| RefillReport {
+            groups: self.groups.len().saturating_sub(groups_per_step),
+            missing: groups_per_step.saturating_sub(self.live_groups()),
+        })
     }
 
     /// What becomes of each completion, in the order of groups and members.

@@ -11,6 +11,7 @@ use crate::batch::{MicroBatch, Row};
 use crate::config::LearnerConfig;
 use crate::error::LearnerError;
 use crate::optimizer::OptimizerConfig;
+use crate::refill::further_groups;
 use crate::report::{CutReport, StepReport, StepSeconds, TokenReport, UpdateReport};
 use crate::selection::{Selection, TrainedCompletion, check_groups};
 use crate::snapshot::{Snapshot, Trainee, Update};
@@ -99,6 +100,12 @@ impl Learner {
         Self { pulse, ..self }
     }
 
+    /// How many further groups a step wants that has these ([`further_groups`]).
+    #[must_use]
+    pub fn further_groups(&self, groups: &[Group]) -> usize {
+        further_groups(&self.config, &self.reward_weights, groups)
+    }
+
     /// The weights in training.
     #[must_use]
     pub fn decoder(&self) -> &Decoder {
@@ -154,6 +161,7 @@ impl Learner {
             grpo_lambda: selection.grpo_lambda_report(&self.config.advantage),
             dead: selection.dead_groups(),
             dropped_groups: selection.dropped_groups(),
+            refill: selection.refill_report(self.config.groups_per_step),
             uses: selection.uses(&self.objective(1)),
             update,
             seconds,

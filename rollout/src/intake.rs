@@ -39,8 +39,11 @@ struct State {
 pub struct IntakeReport {
     /// Groups started; the next one has this number.
     pub groups_started: u64,
-    /// Groups among them that replace dropped ones.
+    /// Groups that were allowed beside those of the learner's steps: in the place of dropped ones, and those that steps
+    /// took beyond `groups_per_step`.
     pub groups_replaced: u64,
+    /// Groups that the step which is being put together may take beyond `groups_per_step`.
+    pub groups_refilled: u64,
 }
 
 impl Intake {
@@ -72,7 +75,8 @@ impl Intake {
     pub fn admit(&self, version: u64) -> Option<u64> {
         let mut state = lock(&self.state);
         let group = state.report.groups_started;
-        if group >= self.pacing.groups_started_max(version, state.report.groups_replaced) {
+        let IntakeReport { groups_replaced, groups_refilled, .. } = state.report;
+        if group >= self.pacing.groups_started_max(version, groups_replaced + groups_refilled) {
             return None;
         }
         state.report.groups_started += 1;
@@ -135,6 +139,15 @@ impl Intake {
         self.bell.ring();
     }
 
+    /// Allows the step that is being put together `groups` groups in all beyond `groups_per_step`. A run that was
+    /// interrupted in the middle of that has been allowed some already.
+    pub(crate) fn refill(&self, groups: u64) {
+        let mut state = lock(&self.state);
+        state.report.groups_refilled = state.report.groups_refilled.max(groups);
+        drop(state);
+        self.bell.ring();
+    }
+
     /// The groups that were started at `version` or before and have neither reached the learner nor been
     /// dropped.
     pub fn started_up_to(&self, version: u64) -> BTreeSet<u64> {
@@ -143,12 +156,16 @@ impl Intake {
         waiting.filter(|group| group.started_version <= version).map(|group| group.id).collect()
     }
 
-    /// The learner has learned from these groups, or they were dropped: nothing of them is kept any more.
-    pub fn leave(&self, groups: impl IntoIterator<Item = u64>) {
+    /// A step of the learner is over, and these groups were all that it had: nothing of them is kept any more.
+    pub fn learned(&self, groups: impl IntoIterator<Item = u64>) {
         let mut state = lock(&self.state);
+        let mut count = 0;
         for group in groups {
             state.on_the_way.remove(&group);
+            count += 1;
         }
+        state.report.groups_refilled = 0;
+        state.report.groups_replaced += u64::saturating_sub(count, self.pacing.groups_per_step);
     }
 
     /// Drops groups and allows as many others for them, in one go.
@@ -210,9 +227,35 @@ mod tests {
         intake.replace(1);
         assert_eq!(bell.rings(), 1);
         assert_eq!((intake.admit(1), intake.admit(1)), (Some(6), None));
-        assert_eq!(intake.report(), IntakeReport { groups_started: 7, groups_replaced: 1 });
-        intake.leave([1, 2, 5]);
+        let report = IntakeReport { groups_started: 7, groups_replaced: 1, groups_refilled: 0 };
+        assert_eq!(intake.report(), report);
+        intake.learned([1, 2]);
+        assert_eq!(intake.report(), report);
         assert_eq!(intake.started_up_to(0), [0, 3].into());
-        assert_eq!(intake.started_up_to(1), [0, 3, 4, 6].into());
+        assert_eq!(intake.started_up_to(1), [0, 3, 4, 5, 6].into());
+    }
+
+    #[test]
+    fn a_step_that_takes_more_lets_as_many_more_start() {
+        let bell = Bell::new();
+        let pacing = Pacing { groups_per_step: 2, staleness_versions_max: 0 };
+        let intake = Intake::new(pacing, bell.clone());
+        let admitted =
+            |intake: &Intake, version| std::iter::from_fn(|| intake.admit(version)).collect::<Vec<u64>>();
+        assert_eq!(admitted(&intake, 0), [0, 1]);
+        intake.refill(1);
+        assert_eq!((admitted(&intake, 0), bell.rings()), (vec![2], 1));
+        intake.refill(3);
+        assert_eq!(admitted(&intake, 0), [3, 4]);
+        // Interrupted here, the step is put together once more.
+        let (report, groups) = intake.snapshot(0);
+        let state = RolloutState { intake: report, groups, ..RolloutState::default() };
+        let intake = Intake::new(pacing, bell).restored(&state);
+        intake.refill(1);
+        assert_eq!(admitted(&intake, 0), Vec::<u64>::new(), "what was allowed is not allowed twice");
+        intake.refill(3);
+        intake.learned(0..5);
+        assert_eq!(admitted(&intake, 0), Vec::<u64>::new());
+        assert_eq!(admitted(&intake, 1), [5, 6]);
     }
 }

@@ -152,7 +152,7 @@ pub struct RolloutState {
 }
 
 /// Begins a file of a [`RolloutState`]; another number stands for another form of what follows.
-const MAGIC: &[u8] = b"longhaul rollout 2\n";
+const MAGIC: &[u8] = b"longhaul rollout 3\n";
 
 impl RolloutState {
     /// The state as the content of a file, floats to the bit.

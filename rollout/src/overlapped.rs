@@ -1,7 +1,7 @@
 //! One actor beside the learner, by a logical clock (`schedule = "deterministic"`): decoding and learning
 //! overlap, and yet the same seed gives the same run bit for bit, whatever the threads do.
 //!
-//! The clock ticks when the learner takes a batch. From then on the actor decodes a *window*: until as many
+//! The clock ticks when the learner has taken its batch. From then on the actor decodes a *window*: until as many
 //! groups have ended as the next batch needs, counted in decode steps and not in time, all segments under the
 //! weights that were the newest at the tick. The learner takes its next batch when both are done. So what is
 //! decoded under which version depends on lengths alone. All slots are one batch of one decoder, whatever
@@ -23,6 +23,7 @@ use crate::group::{FinishedGroup, Group};
 use crate::ledger::WindowState;
 use crate::pulse::Pulse;
 use crate::queue::{DropReason, ReplayQueue};
+use crate::request::StepRequest;
 use crate::resume::Standing;
 use crate::schedule::{deliver, message, with_scorer};
 use crate::scorer::{Scored, Scorer};
@@ -136,15 +137,30 @@ where
         })
     }
 
-    /// Waits for the window that is being decoded, hands out `count` groups for a learner at
-    /// `learner_version`, and orders the next window unless this is the `last` batch.
+    /// Waits for the window that is being decoded, hands out the groups of `request` for a learner at
+    /// `learner_version`, and orders the next window unless no more will be wanted. Further groups are waited for window
+    /// by window.
     ///
     /// # Errors
     /// What stopped the actor, or [`RolloutError::Closed`].
     pub fn take(
         &mut self,
         queue: &ReplayQueue,
-        (count, last): (usize, bool),
+        request: &StepRequest<'_>,
+        learner_version: u64,
+    ) -> Result<Vec<Group>, RolloutError> {
+        let groups = request.serve(queue, |count| self.take_some(queue, count, learner_version))?;
+        if !request.last {
+            // The next step will want about as many as this one has taken.
+            self.order_next(groups.len().min(queue.groups_max()), queue);
+        }
+        Ok(groups)
+    }
+
+    fn take_some(
+        &mut self,
+        queue: &ReplayQueue,
+        count: usize,
         learner_version: u64,
     ) -> Result<Vec<Group>, RolloutError> {
         let began = Instant::now();
@@ -161,9 +177,6 @@ where
             self.report = lock(&self.actor).report();
             if let Some(groups) = queue.try_take(count, learner_version)? {
                 queue.count_trainer_waiting(began.elapsed().as_secs_f64());
-                if !last {
-                    self.order_next(count, queue);
-                }
                 return Ok(groups);
             }
             // With groups left over the queue was full, and stale ones among them have just made room.
@@ -209,7 +222,7 @@ where
         Ok(Standing { state, weights: actor.weights().chain(window).cloned().collect() })
     }
 
-    /// As many groups as the next batch needs beside those that wait already.
+    /// A window of as many groups as `count` needs beside those that wait already.
     fn order_next(&mut self, count: usize, queue: &ReplayQueue) {
         let ready = queue.len() + self.overflow.len();
         let groups = count.saturating_sub(ready).max(1);

@@ -4,7 +4,7 @@
 //! First come, first served alone would always leave the longest outputs behind until they are too old: a
 //! bias against just what a run wants to learn. So a group that would be too old for the next step is due:
 //! it goes into this one, and the learner waits for it. By the pacing no more groups are due than a step
-//! takes, so with room for all groups on the way (`groups_per_step * (1 + staleness_versions_max)`) nothing
+//! takes, also where some steps take more than others, so with room for all groups on the way (`groups_per_step * (1 + staleness_versions_max)`) nothing
 //! is dropped. A queue with less room fills up while it waits; then it hands out what it has, and the late
 //! group may be lost.
 
@@ -110,7 +110,13 @@ impl ReplayQueue {
 
     /// The learner has learned from these groups.
     pub fn learned(&self, groups: &[Group]) {
-        self.intake.leave(groups.iter().map(|group| group.id));
+        self.intake.learned(groups.iter().map(|group| group.id));
+    }
+
+    /// The step that is being put together takes `groups` groups in all beyond `groups_per_step`: as many more may
+    /// start.
+    pub(crate) fn refill(&self, groups: u64) {
+        self.intake.refill(groups);
     }
 
     /// Puts a group in, waiting for room.

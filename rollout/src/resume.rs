@@ -44,7 +44,9 @@ pub fn take_up<G: Generator>(
     parts.scored.sort_by_key(|(place, _)| *place);
     let mut scored: Vec<Group> = parts.scored.drain(..).map(|(_, group)| group).collect();
     let overflow = scored.split_off(scored.len().saturating_sub(state.overflow));
-    queue.restore(scored, (state.groups_pushed, state.groups_taken), &state.drops);
+    // What the learner had taken and not learned from waits again.
+    let with_learner = state.groups.iter().filter(|group| group.taken).count() as u64;
+    queue.restore(scored, (state.groups_pushed, state.groups_taken - with_learner), &state.drops);
     let in_place = parts.in_place(state, actors);
     for (number, actor) in actors.iter_mut().enumerate() {
         let taken_up = match in_place {
@@ -189,6 +191,9 @@ fn check(prompt: &Prompt, group: &GroupState) -> Result<(), RolloutError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
@@ -196,6 +201,7 @@ mod tests {
     use crate::journal::Journal;
     use crate::ledger::ActorState;
     use crate::overlapped::Overlapped;
+    use crate::request::StepRequest;
     use crate::schedule::Lockstep;
     use crate::scheduler::Pacing;
     use crate::testing::{Script, context_at, records, rollout_config};
@@ -216,6 +222,9 @@ mod tests {
         context: Arc<ActorContext<u64>>,
         driver: Driver,
         version: u64,
+        shape: Shape,
+        /// The group at whose first token the run is asked to stop.
+        stops_at: Arc<AtomicU64>,
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -226,6 +235,16 @@ mod tests {
         groups_max: usize,
         /// Blocks of two tokens in each actor's cache.
         blocks: Option<usize>,
+        /// Of five groups, those that teach nothing and are refilled.
+        dead_of_five: u64,
+    }
+
+    impl Shape {
+        /// How many further groups a step wants beside these.
+        fn further(self, groups: &[Group]) -> usize {
+            let live = groups.iter().filter(|group| (3 * group.id + self.seed) % 5 >= self.dead_of_five);
+            GROUPS_PER_STEP.saturating_sub(live.count()).min(3 * GROUPS_PER_STEP - groups.len())
+        }
     }
 
     /// None, or as few blocks as hold a prompt of 2 and an output of 12 tokens, and up to eight more.
@@ -237,7 +256,13 @@ mod tests {
         /// From the beginning, or from what was written down after step `version`.
         fn new(shape: Shape, from: Option<(u64, &[u8])>, journal: Option<Journal>) -> Self {
             let seed = shape.seed;
+            let (stops_at, closes) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::new(OnceLock::new()));
+            let (stop, close) = (Arc::clone(&stops_at), Arc::clone(&closes));
             let mut script = Script::new(3, move |group, member| {
+                if group >= stop.load(Ordering::Relaxed) {
+                    let queue: &Arc<ReplayQueue> = close.get().expect("set before anything is drawn");
+                    queue.close();
+                }
                 ((group * 7 + u64::from(member) * 13 + seed) % 11) as usize + 1
             });
             script.cache = (2, shape.blocks.unwrap_or(usize::MAX));
@@ -259,6 +284,7 @@ mod tests {
             journal.into_iter().for_each(|journal| context.intake.keep_journal(journal));
             let config = QueueConfig { groups_max: shape.groups_max, staleness_versions_max: 2 };
             let queue = Arc::new(ReplayQueue::new(config, context.intake.clone()));
+            closes.set(Arc::clone(&queue)).expect("set once");
             let mut actors: Vec<Actor<Script>> =
                 (0..shape.actors).map(|number| Actor::new(context.clone(), number, script.clone())).collect();
             let weights = |version| Some(Versioned { version, weights: Arc::new(version) });
@@ -272,21 +298,26 @@ mod tests {
             } else {
                 Driver::Lockstep(Lockstep::new(actors, overflow))
             };
-            Self { script, queue, context, driver, version }
+            Self { script, queue, context, driver, version, shape, stops_at }
         }
 
         fn step(&mut self) -> Vec<String> {
+            self.try_step().expect("never starved")
+        }
+
+        fn try_step(&mut self) -> Result<Vec<String>, RolloutError> {
+            let shape = self.shape;
+            let further = move |groups: &[Group]| shape.further(groups);
+            let request = StepRequest { further: &further, ..StepRequest::of(GROUPS_PER_STEP) };
             let groups = match &mut self.driver {
-                Driver::Lockstep(lockstep) => lockstep.take(&self.queue, GROUPS_PER_STEP, self.version),
-                Driver::Overlapped(overlapped) => {
-                    overlapped.take(&self.queue, (GROUPS_PER_STEP, false), self.version)
-                }
+                Driver::Lockstep(lockstep) => lockstep.take(&self.queue, &request, self.version),
+                Driver::Overlapped(overlapped) => overlapped.take(&self.queue, &request, self.version),
             };
-            let groups = groups.expect("never starved");
+            let groups = groups?;
             self.version += 1;
             self.context.weights.publish(self.version, Arc::new(self.version));
             self.queue.learned(&groups);
-            records(&groups)
+            Ok(records(&groups))
         }
 
         /// What is on the slots of each actor, who waits, and for how long.
@@ -317,10 +348,11 @@ mod tests {
             seed in 0..1000_u64,
             groups_max in 2..8_usize,
             blocks in bounds(),
+            dead_of_five in 0..=5_u64,
             stops in proptest::collection::btree_set(0..STEPS, 0..4),
         ) {
             let actors = if overlapped { 1 } else { 1 + seed as usize % 2 };
-            let shape = Shape { overlapped, actors, seed, groups_max, blocks };
+            let shape = Shape { overlapped, actors, seed, groups_max, blocks, dead_of_five };
             let mut unbroken = Life::new(shape, None, None);
             let mut broken = Life::new(shape, None, None);
             for step in 0..STEPS {
@@ -333,6 +365,51 @@ mod tests {
             }
         }
 
+        // Invariant 9: a run that is stopped while it puts a step together is the run, and so are its counters.
+        #[test]
+        fn a_run_that_is_stopped_within_a_step_is_the_run(
+            overlapped in any::<bool>(),
+            seed in 0..1000_u64,
+            groups_max in 2..8_usize,
+            blocks in bounds(),
+            dead_of_five in 0..=5_u64,
+            stops in proptest::collection::btree_set(1..60_u64, 1..6),
+        ) {
+            let actors = if overlapped { 1 } else { 1 + seed as usize % 2 };
+            let shape = Shape { overlapped, actors, seed, groups_max, blocks, dead_of_five };
+            let mut unbroken = Life::new(shape, None, None);
+            let mut broken = Life::new(shape, None, None);
+            let mut stops = stops.into_iter();
+            let mut stop = stops.next();
+            for step in 0..STEPS {
+                let expected = unbroken.step();
+                let found = loop {
+                    broken.stops_at.store(stop.unwrap_or(u64::MAX), Ordering::Relaxed);
+                    let found = broken.try_step();
+                    if !broken.queue.is_closed() {
+                        break found.expect("never starved");
+                    }
+                    stop = stops.next();
+                    let written = broken.written();
+                    let version = broken.version;
+                    broken = Life::new(shape, Some((version, &written)), None);
+                    if let Ok(found) = found {
+                        break found;
+                    }
+                };
+                prop_assert_eq!(expected, found, "step {}", step);
+                let state = |life: &mut Life| -> RolloutState {
+                    postcard::from_bytes(&life.written()).expect("our own bytes")
+                };
+                let (whole, found) = (state(&mut unbroken), state(&mut broken));
+                // With a window that it still has to finish a run is behind the other one.
+                if found.window.is_none() {
+                    prop_assert_eq!((whole.actors, whole.intake), (found.actors, found.intake), "step {}", step);
+                    prop_assert_eq!((whole.groups_taken, whole.drops), (found.groups_taken, found.drops));
+                }
+            }
+        }
+
         // Invariant 9: after a kill the journal gives back what was drawn since the checkpoint.
         #[test]
         fn nothing_that_was_drawn_is_drawn_again(
@@ -342,7 +419,7 @@ mod tests {
             saved in 0..6_u64,
             killed_after in 0..6_u64,
         ) {
-            let shape = Shape { overlapped, actors: 1, seed, groups_max: 6, blocks };
+            let shape = Shape { overlapped, actors: 1, seed, groups_max: 6, blocks, dead_of_five: seed % 4 };
             let mut unbroken = Life::new(shape, None, None);
             let steps: Vec<Vec<String>> = (0..STEPS).map(|_| unbroken.step()).collect();
 
@@ -373,7 +450,8 @@ mod tests {
 
     #[test]
     fn other_data_are_refused() {
-        let shape = Shape { overlapped: false, actors: 1, seed: 1, groups_max: 4, blocks: None };
+        let shape =
+            Shape { overlapped: false, actors: 1, seed: 1, groups_max: 4, blocks: None, dead_of_five: 0 };
         let mut life = Life::new(shape, None, None);
         life.step();
         let mut state: RolloutState = postcard::from_bytes(&life.written()).expect("our own bytes");
@@ -390,7 +468,8 @@ mod tests {
     // Trajectories of a run on threads go on from the end of their last segment, each exactly once.
     #[test]
     fn with_other_slots_every_trajectory_goes_on_once() {
-        let shape = Shape { overlapped: false, actors: 1, seed: 3, groups_max: 6, blocks: Some(9) };
+        let shape =
+            Shape { overlapped: false, actors: 1, seed: 3, groups_max: 6, blocks: Some(9), dead_of_five: 0 };
         let mut life = Life::new(shape, None, None);
         let mut records: Vec<String> = (0..4).flat_map(|_| life.step()).collect();
         let written = life.written();

@@ -15,6 +15,7 @@ use crate::group::{FinishedGroup, Group};
 use crate::intake::Intake;
 use crate::pulse::Pulse;
 use crate::queue::{DropReason, ReplayQueue};
+use crate::request::StepRequest;
 use crate::resume::Standing;
 use crate::scorer::{Scored, Scorer};
 use crate::sync::{Mutex, Receiver, Sender, bounded, lock};
@@ -300,9 +301,18 @@ impl<G: Generator> Lockstep<G> {
         Standing { state, weights: self.actors.iter().flat_map(Actor::weights).cloned().collect() }
     }
 
-    /// Decodes until the queue can hand out `count` groups for a learner at `learner_version`, and takes
+    /// Decodes until the queue can hand out the groups of `request` for a learner at `learner_version`, and takes
     /// them.
     pub fn take(
+        &mut self,
+        queue: &ReplayQueue,
+        request: &StepRequest<'_>,
+        learner_version: u64,
+    ) -> Result<Vec<Group>, RolloutError> {
+        request.serve(queue, |count| self.take_some(queue, count, learner_version))
+    }
+
+    fn take_some(
         &mut self,
         queue: &ReplayQueue,
         count: usize,
@@ -394,7 +404,11 @@ mod tests {
         let mut lockstep = Lockstep::new(actors, Vec::new());
         let mut groups = Vec::new();
         for version in 0..10 {
-            groups.extend(lockstep.take(&queue, GROUPS_PER_STEP, version).expect("the pacing starts enough"));
+            groups.extend(
+                lockstep
+                    .take(&queue, &StepRequest::of(GROUPS_PER_STEP), version)
+                    .expect("the pacing starts enough"),
+            );
             weights.publish(version + 1, Arc::new(version + 1));
         }
         assert_eq!(groups.len(), 20);
@@ -418,7 +432,8 @@ mod tests {
         let mut lockstep = Lockstep::new(actors, Vec::new());
         let mut taken = Vec::new();
         for version in 0..300 {
-            let groups = lockstep.take(&queue, GROUPS_PER_STEP, version).expect("never starved");
+            let groups =
+                lockstep.take(&queue, &StepRequest::of(GROUPS_PER_STEP), version).expect("never starved");
             taken.extend(groups.iter().map(|group| group.id));
             weights.publish(version + 1, Arc::new(version + 1));
         }
@@ -451,7 +466,7 @@ mod tests {
         let (actors, queue) = run(1, 9, &uneven(4));
         let mut lockstep = Lockstep::new(actors, Vec::new());
         // 2 groups a step and staleness 1 allow 4 groups at version 0.
-        let error = lockstep.take(&queue, 5, 0).expect_err("5 > 4");
+        let error = lockstep.take(&queue, &StepRequest::of(5), 0).expect_err("5 > 4");
         assert!(matches!(error, RolloutError::Starved { version: 0, wanted: 5, queued: 4 }), "{error}");
     }
 
@@ -459,7 +474,8 @@ mod tests {
     fn a_closed_queue_ends_lockstep() {
         let (actors, queue) = run(1, 4, &uneven(4));
         queue.close();
-        assert!(matches!(Lockstep::new(actors, Vec::new()).take(&queue, 1, 0), Err(RolloutError::Closed)));
+        let taken = Lockstep::new(actors, Vec::new()).take(&queue, &StepRequest::of(1), 0);
+        assert!(matches!(taken, Err(RolloutError::Closed)));
     }
 
     // Invariants 5 and 7: threads, pacing and back-pressure end in whole, fresh groups; joining leaves no
@@ -512,7 +528,8 @@ mod tests {
         let (actors, queue) = run(1, 4, &script);
         let mut lockstep = Lockstep::new(actors, Vec::new());
         let ids = |groups: Vec<Group>| groups.iter().map(|group| group.id).collect::<Vec<_>>();
-        assert_eq!(ids(lockstep.take(&queue, 4, 0).expect("group 4 is started for group 2")), [0, 1, 3, 4]);
+        let taken = lockstep.take(&queue, &StepRequest::of(4), 0).expect("group 4 is started for group 2");
+        assert_eq!(ids(taken), [0, 1, 3, 4]);
         assert_eq!(queue.report().drops, BTreeMap::from([(DropReason::Unscored, 1)]));
 
         let (actors, queue) = run(1, 4, &script);

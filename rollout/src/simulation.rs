@@ -12,6 +12,7 @@ use crate::group::Group;
 use crate::overlapped::Overlapped;
 use crate::queue::{DropReason, ReplayQueue};
 use crate::random::trajectory_key;
+use crate::request::StepRequest;
 use crate::schedule::Lockstep;
 use crate::testing::{Script, context, rollout_config};
 
@@ -31,6 +32,8 @@ struct Shape {
     spare_blocks: Option<usize>,
     priority: Priority,
     in_flight_updates: bool,
+    /// Of five groups, those that teach nothing and are refilled.
+    dead_of_five: u64,
 }
 
 /// Tokens of a block of the cache.
@@ -42,6 +45,17 @@ const PROMPT: usize = 2;
 impl Shape {
     fn length(&self, group: u64, member: u32) -> usize {
         1 + (trajectory_key(self.lengths, group, member) % 13) as usize
+    }
+
+    /// How many further groups a step wants beside these.
+    fn further(&self, groups: impl Iterator<Item = u64>) -> usize {
+        let live = |id: &u64| trajectory_key(self.lengths + 1, *id, 0) % 5 >= self.dead_of_five;
+        let (mut count, mut lives) = (0, 0);
+        for id in groups {
+            count += 1;
+            lives += usize::from(live(&id));
+        }
+        self.groups_per_step.saturating_sub(lives).min(3 * self.groups_per_step - count)
     }
 
     fn groups_max(&self) -> usize {
@@ -92,6 +106,8 @@ struct Simulation {
     started: Vec<Started>,
     groups_started: u64,
     dropped: u64,
+    /// Groups that steps have taken beyond `groups_per_step`.
+    refilled: u64,
     /// Groups in the queue, and those that have no room in it yet.
     queue: Vec<u64>,
     overflow: Vec<u64>,
@@ -130,6 +146,7 @@ impl Simulation {
             started,
             groups_started: 0,
             dropped: 0,
+            refilled: 0,
             queue,
             overflow,
             finished,
@@ -233,7 +250,8 @@ impl Simulation {
     /// One decode step under `version`: the groups that ended, or `None` if there was nothing to decode.
     fn decode(&mut self, version: u64) -> Option<Vec<u64>> {
         let shape = self.shape;
-        let allowed = shape.groups_per_step as u64 * (version + 1 + shape.staleness) + self.dropped;
+        let steps = shape.groups_per_step as u64 * (version + 1 + shape.staleness);
+        let allowed = steps + self.dropped + self.refilled;
         while self.slots.iter().filter(|slot| slot.is_none()).count() > self.waiting.len()
             && self.groups_started < allowed
             && self.expects_room()
@@ -297,9 +315,9 @@ impl Simulation {
         versions.min().expect("a group has tokens")
     }
 
-    /// What the queue hands out to a learner at `version`, if it does.
-    fn try_take(&mut self, version: u64) -> Option<Vec<Started>> {
-        let Shape { groups_per_step, staleness, .. } = self.shape;
+    /// The `count` groups that the queue hands out to a learner at `version`, if it does.
+    fn try_take(&mut self, version: u64, count: usize) -> Option<Vec<Started>> {
+        let staleness = self.shape.staleness;
         while !self.overflow.is_empty() && self.queue.len() < self.shape.groups_max() {
             self.queue.push(self.overflow.remove(0));
         }
@@ -316,15 +334,15 @@ impl Simulation {
             .map(|group| group.id)
             .collect();
         let late = due.iter().filter(|id| !self.queue.contains(id)).count();
-        let spare = groups_per_step.saturating_sub(due.len() - late);
+        let spare = count.saturating_sub(due.len() - late);
         let waits = late > 0 && spare > 0 && self.queue.len() < self.shape.groups_max();
-        if self.queue.len() < groups_per_step || waits {
+        if self.queue.len() < count || waits {
             return None;
         }
         // Due ones first, then by age in the queue; they are handed out in the queue's order.
         let mut places: Vec<usize> = (0..self.queue.len()).collect();
         places.sort_by_key(|place| (!due.contains(&self.queue[*place]), *place));
-        places.truncate(groups_per_step);
+        places.truncate(count);
         places.sort_unstable();
         let ids: Vec<u64> = places.into_iter().map(|place| self.queue[place]).collect();
         self.queue.retain(|id| !ids.contains(id));
@@ -339,28 +357,51 @@ impl Simulation {
 
     /// `schedule = "deterministic"`: the window after a batch begins before the learner has made new weights.
     fn take_overlapped(&mut self, version: u64) -> Vec<Started> {
-        loop {
-            let taken = self.try_take(version);
-            if taken.is_some() || self.overflow.is_empty() {
-                let ready = self.queue.len() + self.overflow.len();
-                self.window(self.shape.groups_per_step.saturating_sub(ready).max(1), version);
+        let groups = self.served(|simulation, count| {
+            loop {
+                if let Some(groups) = simulation.try_take(version, count) {
+                    return groups;
+                }
+                if simulation.overflow.is_empty() {
+                    simulation.window_for(count, version);
+                }
             }
-            if let Some(groups) = taken {
+        });
+        self.window_for(groups.len().min(self.shape.groups_max()), version);
+        groups
+    }
+
+    /// A window of the groups that are missing to `count`.
+    fn window_for(&mut self, count: usize, version: u64) {
+        let ready = self.queue.len() + self.overflow.len();
+        self.window(count.saturating_sub(ready).max(1), version);
+    }
+
+    /// The groups of a step, those in the place of dead ones included.
+    fn served(&mut self, mut take: impl FnMut(&mut Self, usize) -> Vec<Started>) -> Vec<Started> {
+        let mut groups = take(self, self.shape.groups_per_step);
+        loop {
+            let further = self.shape.further(groups.iter().map(|group| group.id));
+            if further == 0 {
                 return groups;
             }
+            self.refilled += further as u64;
+            groups.extend(take(self, further));
         }
     }
 
     /// `schedule = "lockstep"`: one decode step at a time, and only while the learner waits.
     fn take_lockstep(&mut self, version: u64) -> Vec<Started> {
-        loop {
-            if let Some(groups) = self.try_take(version) {
-                return groups;
+        self.served(|simulation, count| {
+            loop {
+                if let Some(groups) = simulation.try_take(version, count) {
+                    return groups;
+                }
+                if simulation.overflow.is_empty() {
+                    simulation.window_of_one_step(version);
+                }
             }
-            if self.overflow.is_empty() {
-                self.window_of_one_step(version);
-            }
-        }
+        })
     }
 
     fn window_of_one_step(&mut self, version: u64) {
@@ -407,9 +448,9 @@ fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
 fn shapes() -> impl Strategy<Value = Shape> {
     let decoding = (1usize..7, 1usize..4, 1usize..5, 1usize..4);
     let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
-    let scarce = (proptest::option::of(0usize..12), any::<bool>(), any::<bool>());
+    let scarce = (proptest::option::of(0usize..12), any::<bool>(), any::<bool>(), 0u64..=5);
     (decoding, learning, scarce).prop_map(|(decoding, learning, scarce)| {
-        let (spare_blocks, last_members, in_flight_updates) = scarce;
+        let (spare_blocks, last_members, in_flight_updates, dead_of_five) = scarce;
         let (slots, segment_tokens, segments_max, group_size) = decoding;
         let (groups_per_step, staleness, room, lengths) = learning;
         let priority = if last_members { Priority::LastMembers } else { Priority::Oldest };
@@ -425,11 +466,16 @@ fn shapes() -> impl Strategy<Value = Shape> {
             spare_blocks,
             priority,
             in_flight_updates,
+            dead_of_five,
         }
     })
 }
 
 const STEPS: u64 = 12;
+
+fn further(shape: Shape) -> impl Fn(&[Group]) -> usize {
+    move |groups| shape.further(groups.iter().map(|group| group.id))
+}
 
 fn stale(queue: &ReplayQueue) -> u64 {
     queue.report().drops.get(&DropReason::Stale).copied().unwrap_or(0)
@@ -446,8 +492,10 @@ proptest! {
         let weights = actor.context().weights.clone();
         let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
         let mut simulation = Simulation::new(shape);
+        let further = further(shape);
+        let request = StepRequest { further: &further, ..StepRequest::of(shape.groups_per_step) };
         for version in 0..STEPS {
-            let groups = overlapped.take(&queue, (shape.groups_per_step, false), version).expect("never starved");
+            let groups = overlapped.take(&queue, &request, version).expect("never starved");
             prop_assert_eq!(real(&groups), simulated(simulation.take_overlapped(version)), "step {}", version);
             weights.publish(version + 1, Arc::new(version + 1));
             queue.learned(&groups);
@@ -462,8 +510,10 @@ proptest! {
         let weights = actor.context().weights.clone();
         let mut lockstep = Lockstep::new(vec![actor], Vec::new());
         let mut simulation = Simulation::new(shape);
+        let further = further(shape);
+        let request = StepRequest { further: &further, ..StepRequest::of(shape.groups_per_step) };
         for version in 0..STEPS {
-            let groups = lockstep.take(&queue, shape.groups_per_step, version).expect("never starved");
+            let groups = lockstep.take(&queue, &request, version).expect("never starved");
             prop_assert_eq!(real(&groups), simulated(simulation.take_lockstep(version)), "step {}", version);
             prop_assert_eq!(lockstep.report().parked, simulation.parked, "step {}", version);
             weights.publish(version + 1, Arc::new(version + 1));

@@ -568,6 +568,7 @@ mod tests {
     use crate::actor::Actor;
     use crate::config::OnUpdate;
     use crate::overlapped::Overlapped;
+    use crate::request::StepRequest;
     use crate::schedule::Lockstep;
     use crate::testing::{Script, context, rollout_config};
 
@@ -749,16 +750,17 @@ mod tests {
             queue.learned(groups);
             weights.publish(version + 1, Arc::new(version + 1));
         };
+        let request = StepRequest::of(plan.groups_per_step);
         if plan.turns == Turns::Lockstep {
             let mut lockstep = Lockstep::new(vec![actor], Vec::new());
             for version in 0..plan.steps {
-                learn(version, &lockstep.take(&queue, plan.groups_per_step, version).expect("never starved"));
+                learn(version, &lockstep.take(&queue, &request, version).expect("never starved"));
             }
         } else {
             let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
             for version in 0..plan.steps {
-                let wanted = (plan.groups_per_step, version + 1 == plan.steps);
-                learn(version, &overlapped.take(&queue, wanted, version).expect("never starved"));
+                let request = StepRequest { last: version + 1 == plan.steps, ..request };
+                learn(version, &overlapped.take(&queue, &request, version).expect("never starved"));
             }
         }
         taken

@@ -128,7 +128,8 @@ fn the_resolved_config_has_every_default_and_reads_as_the_same() {
     for line in [
         "top_p = 1.0",
         "on_update = \"recompute\"",
-        "dynamic_sampling = false",
+        "dynamic_sampling = \"off\"",
+        "refill_batches_max = 4",
         "problems = 256",
         "keep_last = 2",
         "sigma = 0.2",

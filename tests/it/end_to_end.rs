@@ -90,7 +90,7 @@ fn an_async_run_writes_what_a_run_folder_holds() {
 #[test]
 fn recorded_segments_are_full_and_their_versions_rise() {
     let place = tempdir().unwrap();
-    let run = small_run(&place.path().join("run"), &[]);
+    let run = small_run(&place.path().join("run"), &["learner.dynamic_sampling=drop"]);
     let records = records(&run);
     assert_eq!(records.len(), 4 * 3 * 4);
     for record in &records {
@@ -111,12 +111,13 @@ fn recorded_segments_are_full_and_their_versions_rise() {
 #[test]
 fn recorded_completions_are_replayed_to_new_weights() {
     let place = tempdir().unwrap();
-    let run = small_run(&place.path().join("run"), &[]);
+    let run = small_run(&place.path().join("run"), &["learner.dynamic_sampling=drop"]);
     let (rollouts, replay) = (run.join("rollouts/step-000001.jsonl"), place.path().join("replay"));
     let arguments = ["replay", "configs/quickstart.toml", "--rollouts", rollouts.to_str().unwrap()];
     let place =
         ["--run", replay.to_str().unwrap(), "--set", "learner.groups_per_step=1", "--set", "run.steps=0"];
-    let said = success(&[&arguments[..], &place].concat());
+    let drops = ["--set", "learner.dynamic_sampling=drop"];
+    let said = success(&[&arguments[..], &place, &drops].concat());
     assert_eq!(said.lines().filter(|line| line.starts_with("step ")).count(), 3, "{said}");
     assert!(replay.join("checkpoints/step-3/model.safetensors").is_file());
 }
@@ -127,7 +128,7 @@ fn a_replay_needs_no_tokenizer() {
     let place = tempdir().unwrap();
     let fixtures = crate::binary::repository().join("tests/fixtures");
     let config = format!(
-        "[model]\npath = {:?}\n[learner]\ngroups_per_step = 2\nbatch_tokens_max = 64\ndynamic_sampling = false\n\
+        "[model]\npath = {:?}\n[learner]\ngroups_per_step = 2\nbatch_tokens_max = 64\ndynamic_sampling = \"off\"\n\
          [learner.advantage]\nkind = \"grpo\"\n[optimizer]\nkind = \"sgd\"\nlearning_rate = 0.1\n",
         fixtures.join("replay/model")
     );

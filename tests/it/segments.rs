@@ -96,7 +96,7 @@ fn a_config_with_an_evaluation_gets_an_accuracy_at_its_own_lengths() {
     let place = tempdir().unwrap();
     let mut arguments =
         with_set(&["bench", "segments", "configs/quickstart.toml", "--segments", "0,2", "--json"]);
-    arguments.extend(["--set", "eval.problems=4", "--set", "learner.dynamic_sampling=false"]);
+    arguments.extend(["--set", "eval.problems=4", "--set", "learner.dynamic_sampling=off"]);
     let found = rows(&bench(place.path(), &arguments));
     assert_eq!(found.len(), 2);
     for row in &found {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 fn minimal() -> serde_json::Value {
     json!({
-        "groups_per_step": 8, "batch_tokens_max": 4096, "dynamic_sampling": true,
+        "groups_per_step": 8, "batch_tokens_max": 4096, "dynamic_sampling": "drop",
         "advantage": {"kind": "grpo_lambda", "lambda": 0.2, "alpha": 0.2},
         "importance": {"kind": "pois"},
     })

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::config::{AdvantageConfig, Combine, ImportanceKind, MismatchConfig, MptScope, Surrogates};
+use crate::config::{
+    AdvantageConfig, Combine, DynamicSampling, ImportanceKind, MismatchConfig, MptScope, Surrogates,
+};
 use crate::report::{SkippedReport, StepValues};
 use crate::testing::{
     Member, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
@@ -188,7 +190,8 @@ fn what_became_of_each_completion_is_told() {
         learner(config, "sgd").step(groups()).unwrap().uses
     };
     let of = |trained, dead| [[trained; 3], [dead; 3], [dead; 3]].concat();
-    assert_eq!(uses(false, false), of(Trained, ZeroAdvantage));
-    assert_eq!(uses(false, true), of(Trained, Trained));
-    assert_eq!(uses(true, true), of(Trained, Dropped));
+    assert_eq!(uses(DynamicSampling::Off, false), of(Trained, ZeroAdvantage));
+    assert_eq!(uses(DynamicSampling::Off, true), of(Trained, Trained));
+    assert_eq!(uses(DynamicSampling::Drop, true), of(Trained, Dropped));
+    assert_eq!(uses(DynamicSampling::Refill, false), of(Trained, Dropped));
 }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    AdvantageConfig, Combine, ImportanceKind, LayerInputsPlace, MismatchConfig, MptPositive, MptScope,
-    Surrogates,
+    AdvantageConfig, Combine, DynamicSampling, ImportanceKind, LayerInputsPlace, MismatchConfig, MptPositive,
+    MptScope, Surrogates,
 };
 use crate::report::{SkippedReport, Spread};
 use crate::testing::{
@@ -249,7 +249,7 @@ fn a_mask_over_the_step_goes_by_the_entropy_of_the_step() {
 #[test]
 fn dropped_groups_are_in_no_denominator() {
     let mut config = learner_config();
-    config.dynamic_sampling = true;
+    config.dynamic_sampling = DynamicSampling::Drop;
     let mut dropping = learner(config);
     let report = dropping.step(groups()).unwrap();
     assert_eq!((report.dead.all_correct, report.dead.all_wrong, report.dead.all_equal), (1, 1, 0));
@@ -264,7 +264,7 @@ fn dropped_groups_are_in_no_denominator() {
 #[test]
 fn a_step_without_a_live_group_leaves_the_weights_and_raises_the_version() {
     let mut config = learner_config();
-    config.dynamic_sampling = true;
+    config.dynamic_sampling = DynamicSampling::Drop;
     let mut learner = learner(config);
     let before = weights_of(learner.decoder());
     let report = learner.step(groups().into_iter().skip(1).collect()).unwrap();
@@ -368,7 +368,7 @@ fn groups_that_do_not_fit_are_named() {
 #[test]
 fn the_report_tells_what_came_in() {
     let mut config = full_config();
-    config.dynamic_sampling = true;
+    config.dynamic_sampling = DynamicSampling::Drop;
     let mut learner = full_learner(config);
     learner.trainee.version = 3;
     let report = learner.step(groups()).unwrap();

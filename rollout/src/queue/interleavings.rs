@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::intake::IntakeReport;
+use crate::request::StepRequest;
 use crate::scheduler::Pacing;
 use crate::sync::explore;
 use crate::testing::{group, prompt};
@@ -55,12 +57,18 @@ impl Run {
         }
     }
 
-    /// What the learner does; the groups that it learned from, in order.
-    fn learn(&self) -> Vec<u64> {
+    /// What the learner does; the groups that it learned from, in order. Of its groups those that `teaches` says no to
+    /// are refilled, up to twice a step's.
+    fn learn(&self, teaches: fn(u64) -> bool) -> Vec<u64> {
         let mut learned = Vec::new();
+        let live = |groups: &[Group]| groups.iter().filter(|group| teaches(group.id)).count();
+        let further =
+            |groups: &[Group]| (GROUPS_PER_STEP - live(groups)).min(2 * GROUPS_PER_STEP - groups.len());
+        let request = StepRequest { further: &further, ..StepRequest::of(GROUPS_PER_STEP) };
         for version in 0..STEPS {
-            let groups = self.queue.take(GROUPS_PER_STEP, version).expect("nobody else closes the queue");
-            assert_eq!(groups.len(), GROUPS_PER_STEP);
+            let groups = request.serve(&self.queue, |count| self.queue.take(count, version));
+            let groups = groups.expect("nobody else closes the queue");
+            assert!(live(&groups) == GROUPS_PER_STEP || groups.len() == 2 * GROUPS_PER_STEP);
             for group in &groups {
                 assert!(version - group.oldest_version() <= self.queue.config.staleness_versions_max);
             }
@@ -89,7 +97,13 @@ impl Run {
         let dropped: u64 = state.drops.values().sum();
         let gone = state.groups_taken - with_learner + dropped;
         assert_eq!(state.intake.groups_started, state.groups.len() as u64 + gone, "{state:?}");
-        assert_eq!(state.intake.groups_replaced, dropped, "{state:?}");
+        let steps = state.groups_taken - with_learner;
+        let started = state.intake.groups_started;
+        // Neither with what was dropped nor with what steps took beyond their groups does the pacing lose count.
+        let IntakeReport { groups_replaced, groups_refilled, .. } = state.intake;
+        assert!(groups_replaced >= dropped && groups_refilled <= GROUPS_PER_STEP as u64, "{state:?}");
+        let ahead = GROUPS_PER_STEP as u64 * (2 + self.queue.config.staleness_versions_max);
+        assert!(started <= steps + dropped + ahead + groups_refilled, "{state:?}");
         let ids: BTreeSet<u64> = state.groups.iter().map(|group| group.id).collect();
         assert_eq!(ids.len(), state.groups.len());
     }
@@ -103,11 +117,11 @@ where
     shuttle::thread::spawn(move || body(&run))
 }
 
-fn produce_and_learn(groups_max: usize, staleness_versions_max: u64) {
+fn produce_and_learn(groups_max: usize, staleness_versions_max: u64, teaches: fn(u64) -> bool) {
     let run = Run::new(groups_max, staleness_versions_max);
     let producers = [0, 1].map(|actor| spawn(&run, move |run| run.produce(actor)));
     let observer = spawn(&run, |run| (0..3).for_each(|_| run.check()));
-    let learned = run.learn();
+    let learned = run.learn(teaches);
     run.check();
     run.stop();
     for producer in producers {
@@ -115,7 +129,11 @@ fn produce_and_learn(groups_max: usize, staleness_versions_max: u64) {
     }
     observer.join().expect("the observer does not panic");
     run.check();
-    assert_eq!(learned.len(), STEPS as usize * GROUPS_PER_STEP);
+    let refilled = learned.len() - STEPS as usize * GROUPS_PER_STEP;
+    let dropped: u64 =
+        run.queue.report().drops.iter().filter(|(why, _)| **why != DropReason::Closed).map(|(_, n)| n).sum();
+    let report = run.intake.report();
+    assert_eq!((report.groups_replaced, report.groups_refilled), (dropped + refilled as u64, 0));
     assert!(learned.iter().all(|id| id % 3 != 1), "{learned:?} has a group without a verdict");
     assert_eq!(learned.iter().collect::<BTreeSet<_>>().len(), learned.len(), "{learned:?}");
     let on_the_way: BTreeSet<u64> = run.queue.state(0).groups.iter().map(|group| group.id).collect();
@@ -125,18 +143,26 @@ fn produce_and_learn(groups_max: usize, staleness_versions_max: u64) {
 // Invariant 5: with room for every group on the way, the learner waits for the oldest ones.
 #[test]
 fn every_group_is_handed_out_once_in_any_order_of_the_threads() {
-    explore(|| produce_and_learn(4, 1));
+    explore(|| produce_and_learn(4, 1, |_| true));
 }
 
 // Invariant 5: with as little room as can be, actors wait for the learner and groups become too old.
 #[test]
 fn a_short_queue_loses_no_wake_up() {
-    explore(|| produce_and_learn(2, 1));
+    explore(|| produce_and_learn(2, 1, |_| true));
 }
 
 #[test]
 fn without_staleness_actors_and_learner_take_turns() {
-    explore(|| produce_and_learn(2, 0));
+    explore(|| produce_and_learn(2, 0, |_| true));
+}
+
+// Invariant 5: groups in the place of those that teach nothing starve nobody, with and without room.
+#[test]
+fn a_step_that_takes_more_groups_waits_for_none_that_cannot_start() {
+    explore(|| produce_and_learn(4, 1, |id| id % 2 == 0));
+    explore(|| produce_and_learn(2, 0, |id| id % 2 == 0));
+    explore(|| produce_and_learn(2, 1, |_| false));
 }
 
 // Invariant 7: whoever waits when the queue is closed stops waiting.
