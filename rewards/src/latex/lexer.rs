@@ -218,7 +218,7 @@ impl<'a> Lexer<'a> {
         } else if let Some(token) = plain_word(run) {
             self.loose |= matches!(token, Token::Word(_));
             self.tokens.push(token);
-        } else if Unit::is_bare(run) && (ends_value || self.goes_on_unit()) {
+        } else if (ends_value || self.goes_on_unit()) && Unit::is_bare(run) {
             self.tokens.push(Token::Word(run.to_string()));
         } else if length > VARIABLES_MAX {
             let is_figure = length <= CAPITALS_MAX && run.bytes().all(|letter| letter.is_ascii_uppercase());

@@ -1,5 +1,8 @@
 //! Units of measure: what they measure and by which factor.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use crate::latex::ratio::Ratio;
 
 /// A product of powers of base units, and the factor to them.
@@ -107,38 +110,42 @@ const NEVER_BARE: &[&str] = &[
 const BARE_WITH_CAPITALS: &[&str] =
     &["Hz", "kHz", "MHz", "GHz", "Pa", "kPa", "kJ", "kW", "kN", "kV", "mA", "kWh", "mL", "mol", "USD"];
 
+/// All known units by their names.
+static NAMED: LazyLock<HashMap<&'static str, Unit>> = LazyLock::new(|| {
+    let mut named = HashMap::new();
+    for (names, base, exponent, top, bottom) in KNOWN {
+        let bases = if base.is_empty() { Vec::new() } else { vec![(base.to_string(), *exponent)] };
+        let unit = Unit { factor: fraction(*top, *bottom), bases };
+        named.extend(names.split(' ').map(|name| (name, unit.clone())));
+    }
+    for (names, top, bottom) in SPEEDS {
+        let bases = vec![("m".to_string(), 1), ("s".to_string(), -1)];
+        let unit = Unit { factor: fraction(*top, *bottom), bases };
+        named.extend(names.split(' ').map(|name| (name, unit.clone())));
+    }
+    named
+});
+
 impl Unit {
     /// A unit by its name, known or not; a word that nobody knows is what is counted (`apples`).
     pub(crate) fn named(word: &str) -> Unit {
         let word = word.trim_end_matches('.').to_lowercase();
-        let has = |names: &str| names.split(' ').any(|name| name == word);
-        if let Some((_, base, exponent, top, bottom)) = KNOWN.iter().find(|entry| has(entry.0)) {
-            let bases = if base.is_empty() { Vec::new() } else { vec![(base.to_string(), *exponent)] };
-            return Unit { factor: fraction(*top, *bottom), bases };
-        }
-        if let Some((_, top, bottom)) = SPEEDS.iter().find(|entry| has(entry.0)) {
-            let bases = vec![("m".to_string(), 1), ("s".to_string(), -1)];
-            return Unit { factor: fraction(*top, *bottom), bases };
-        }
-        // Apples and an apple are the same thing.
-        let singular = word.strip_suffix('s').unwrap_or(&word);
-        Unit { factor: Ratio::whole(1), bases: vec![(singular.to_string(), 1)] }
+        NAMED.get(word.as_str()).cloned().unwrap_or_else(|| {
+            // Apples and an apple are the same thing.
+            let singular = word.strip_suffix('s').unwrap_or(&word);
+            Unit { factor: Ratio::whole(1), bases: vec![(singular.to_string(), 1)] }
+        })
     }
 
     /// Whether a word of two or three letters outside of any text command is a unit rather than a product.
     pub(crate) fn is_bare(word: &str) -> bool {
-        let has = |names: &str| names.split(' ').any(|name| name == word);
         BARE_WITH_CAPITALS.contains(&word)
-            || word.len() > 1
-                && !NEVER_BARE.contains(&word)
-                && (KNOWN.iter().any(|entry| has(entry.0)) || SPEEDS.iter().any(|entry| has(entry.0)))
+            || word.len() > 1 && !NEVER_BARE.contains(&word) && NAMED.contains_key(word)
     }
 
     /// Whether a word is the name of a unit.
     pub(crate) fn is_known(word: &str) -> bool {
-        let word = word.to_lowercase();
-        let has = |names: &str| names.split(' ').any(|name| name == word);
-        KNOWN.iter().any(|entry| has(entry.0)) || SPEEDS.iter().any(|entry| has(entry.0))
+        NAMED.contains_key(word) || NAMED.contains_key(word.to_lowercase().as_str())
     }
 
     /// Whether this is the half of a day that a time is in.

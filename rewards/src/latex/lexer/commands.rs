@@ -1,11 +1,15 @@
 //! What each command of LaTeX is to the reader.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use super::Token;
 use super::words::function;
 use crate::latex::expression::{Constant, Relation};
 use crate::latex::unicode::GREEK;
 
 /// What a command does.
+#[derive(Clone)]
 pub(super) enum Meaning {
     /// Sets type or space.
     Nothing,
@@ -228,13 +232,31 @@ const VALUES: &str = " hbar nabla partial aleph beth top bot checkmark bigstar s
     spadesuit heartsuit diamondsuit clubsuit sharp flat natural vdots ddots infinity wp eth angle triangle measuredangle S P \
     circledast blacktriangle bigtriangleup lozenge varpi varsigma digamma varkappa ";
 
-fn has(names: &str, name: &str) -> bool {
-    names.split_ascii_whitespace().any(|known| known == name)
-}
-
-fn known(names: &[&'static str], name: &str) -> Option<&'static str> {
-    names.iter().copied().find(|known| *known == name)
-}
+/// The commands of the lists above by their names.
+static LISTED: LazyLock<HashMap<&'static str, Meaning>> = LazyLock::new(|| {
+    let mut listed = HashMap::new();
+    let mut add = |names: &mut dyn Iterator<Item = &'static str>,
+                   meaning: &dyn Fn(&'static str) -> Meaning| {
+        for name in names {
+            listed.entry(name).or_insert_with(|| meaning(name));
+        }
+    };
+    let name = |name: &str| Meaning::Token(Token::Name(name.to_string()));
+    add(&mut DELIMITERS.split_whitespace(), &|_| Meaning::Delimiter);
+    add(&mut TEXTS.split_whitespace(), &|_| Meaning::Text);
+    add(&mut SILENT.split_whitespace(), &|_| Meaning::Nothing);
+    add(&mut DROPPED_NONE.split_whitespace(), &|_| Meaning::Dropped(0));
+    add(&mut DROPPED_ONE.split_whitespace(), &|_| Meaning::Dropped(1));
+    add(&mut DROPPED_TWO.split_whitespace(), &|_| Meaning::Dropped(2));
+    add(&mut LENGTHS.split_whitespace(), &|_| Meaning::Length);
+    add(&mut ACCENTS.iter().copied(), &|accent| Meaning::Token(Token::Accent(accent)));
+    add(&mut OPERATORS.iter().copied(), &|operator| Meaning::Token(Token::Operator(operator)));
+    add(&mut BINARIES.iter().copied(), &|binary| Meaning::Token(Token::Binary(binary)));
+    add(&mut RELATIONS.iter().copied(), &|other| Meaning::Token(Token::Relation(Relation::Other(other))));
+    add(&mut VALUES.split_whitespace(), &name);
+    add(&mut GREEK.iter().map(|greek| greek.1), &name);
+    listed
+});
 
 /// What a relation is called with `\not` before it.
 pub(super) fn negated(name: &str) -> Option<&'static str> {
@@ -243,7 +265,6 @@ pub(super) fn negated(name: &str) -> Option<&'static str> {
 
 /// What a command does, or `None` for one that is not known.
 pub(super) fn meaning(name: &str) -> Option<Meaning> {
-    // The common ones first; the tables behind are only searched for the others.
     if let Some(token) = token(name) {
         return Some(Meaning::Token(token));
     }
@@ -259,22 +280,7 @@ pub(super) fn meaning(name: &str) -> Option<Meaning> {
         "xLeftarrow" => Meaning::Arrow(Relation::Other("Leftarrow")),
         "xleftrightarrow" => Meaning::Arrow(Relation::Other("leftrightarrow")),
         "xlongequal" => Meaning::Arrow(Relation::Equal),
-        _ if has(DELIMITERS, name) => Meaning::Delimiter,
-        _ if has(TEXTS, name) => Meaning::Text,
-        _ if has(SILENT, name) => Meaning::Nothing,
-        _ if has(DROPPED_NONE, name) => Meaning::Dropped(0),
-        _ if has(DROPPED_ONE, name) => Meaning::Dropped(1),
-        _ if has(DROPPED_TWO, name) => Meaning::Dropped(2),
-        _ if has(LENGTHS, name) => Meaning::Length,
-        _ => {
-            let token = known(ACCENTS, name)
-                .map(Token::Accent)
-                .or_else(|| known(OPERATORS, name).map(Token::Operator))
-                .or_else(|| known(BINARIES, name).map(Token::Binary))
-                .or_else(|| known(RELATIONS, name).map(|name| Token::Relation(Relation::Other(name))))
-                .or_else(|| has(VALUES, name).then(|| Token::Name(name.to_string())))?;
-            Meaning::Token(token)
-        }
+        _ => return LISTED.get(name).cloned(),
     })
 }
 
@@ -336,7 +342,6 @@ fn token(name: &str) -> Option<Token> {
         "imath" => Some(Token::Constant(Constant::I)),
         "R" | "Reals" => Some(Token::Name("Reals".to_string())),
         "cdots" | "dots" | "ldots" | "dotsc" | "dotsb" => Some(Token::Name("dots".to_string())),
-        _ if GREEK.iter().any(|known| known.1 == name) => Some(Token::Name(name.to_string())),
         _ => None,
     }
 }
