@@ -93,6 +93,10 @@ fn without_special_tokens(text: &str) -> Option<Option<&str>> {
 /// The mark that begins at this sign, and where it ends.
 fn mark(text: &str, at: usize) -> Option<(Mark, usize)> {
     let rest = &text[at..];
+    // Most brackets are none, which one look tells.
+    if rest.starts_with('[') && !rest[1..].starts_with(['/', 't', 'T']) {
+        return None;
+    }
     let rest = &rest[..rest.floor_char_boundary(MARK_BYTES_MAX)];
     let (mark, length) = match rest.chars().next()? {
         '<' => special_token(rest).or_else(|| tag(rest))?,

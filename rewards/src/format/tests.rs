@@ -218,6 +218,79 @@ fn near_misses_of_answers() {
     }
 }
 
+/// Mathematics that is well-formed and not worked out.
+#[test]
+fn what_has_no_value_is_well_formed() {
+    for text in [
+        r"\cancel{5}",
+        r"\frac{\cancel{6}}{\cancel{3}}",
+        r"\overset{n}{x}",
+        r"\underset{x}{y}",
+        r"A \xrightarrow{f} B",
+        r"A \xleftarrow[a]{b} B",
+        r"\forall x \in \mathbb{R}",
+        r"\exists n > 5",
+        r"\neg p \lor q",
+        r"p \implies q",
+        r"p \iff q",
+        r"f \colon A \to B",
+        r"\oint_C F",
+        r"\prod_{k=1}^{n} (2k-1)",
+        r"\lim_{n \to \infty} a_n",
+        r"\sup S",
+        r"\det A",
+        r"A \subseteq B",
+        r"x \notin A",
+        r"a \parallel b",
+        r"a \perp b",
+        r"a \propto b",
+        r"\triangle ABC \cong \triangle DEF",
+        r"\underbrace{a+a}_{2}",
+        r"\overline{2a+b}",
+        r"\begin{vmatrix} 1 & 2 \\ 3 & 4 \end{vmatrix}",
+        r"\begin{align*} x &= 1 \\ &= 2 \end{align*}",
+        r"\begin{gathered} x = 1 \\ y = 2 \end{gathered}",
+        r"a \oplus b",
+        r"a \equiv b",
+        r"x^*",
+        r"\mathbb{R}^+",
+        r"\partial f",
+        r"\nabla f",
+        r"\Re z",
+        r"\|v\|",
+        r"\{x : x > 2\}",
+        r"\arg z",
+        r"\max_{x} f",
+        r"\max\{a, b\}",
+    ] {
+        assert!(is_well_formed(text), "{text}");
+    }
+    for text in [
+        r"\cancel",
+        r"\cancel{",
+        r"\overset{n}",
+        r"\xrightarrow{f}",
+        r"\sum_{i=1}^n",
+        r"\lim",
+        r"a \subset",
+        r"\begin{align*} x &= 1 \end{gather*}",
+        r"\begin{cases} x = 1",
+        r"\textcolor{red}",
+        r"\color",
+        r"\not 5",
+        r"a \oplus",
+        r"\hspace{1cm}",
+        r"\tag{1}",
+        "3 mod",
+        r"5 \pmod",
+        "x_",
+        "x_)",
+        "x_{(}",
+    ] {
+        assert!(!is_well_formed(text), "{text}");
+    }
+}
+
 #[test]
 fn the_last_box_decides() {
     let format = FormatVerifier::boxed();

@@ -86,7 +86,7 @@ impl Relation {
 
     /// Whether this says that one statement follows from another. Plain arrows do so between equations.
     pub(crate) fn is_implication(self) -> bool {
-        const NAMES: [&str; 10] = [
+        const NAMES: [&str; 9] = [
             "Rightarrow",
             "Leftrightarrow",
             "Longrightarrow",
@@ -96,7 +96,6 @@ impl Relation {
             "to",
             "rightarrow",
             "longrightarrow",
-            "because",
         ];
         matches!(self, Relation::Other(name) if NAMES.contains(&name))
     }

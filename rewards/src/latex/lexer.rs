@@ -382,7 +382,7 @@ impl<'a> Lexer<'a> {
 
     /// `\overset{!}{=}` is the relation that it is put on. Over a value it is a mark.
     fn stacked(&mut self, mark: &'static str) -> Result<(), Unreadable> {
-        let (_, behind) = argument(self.rest()).ok_or(Unreadable)?;
+        let (put, behind) = argument(self.rest()).ok_or(Unreadable)?;
         let (base, after) = argument(behind).ok_or(Unreadable)?;
         let base = base.trim();
         let relation = match base {
@@ -404,6 +404,7 @@ impl<'a> Lexer<'a> {
             None => {
                 self.at = self.text.len() - behind.len();
                 self.tokens.push(Token::Accent(mark));
+                self.tokens.push(Token::Word(put.trim().to_string()));
             }
         }
         Ok(())

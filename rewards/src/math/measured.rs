@@ -56,7 +56,7 @@ fn split(expression: &Expression, power: i64, factors: &mut Vec<Expression>) -> 
             split(&pair[0], power * exponent, factors)
         }
         Expression::Measure(value, unit) => split(value, power, factors)?.times(&unit.power(power)?),
-        Expression::Symbol(name) if Unit::is_known(name) => Unit::named(name).power(power),
+        Expression::Symbol(name) if is_unit(name) => Unit::named(name).power(power),
         constant if !constant.any(&is_variable) => {
             let one = Expression::whole(1);
             factors.push(match power {
@@ -68,6 +68,16 @@ fn split(expression: &Expression, power: i64, factors: &mut Vec<Expression>) -> 
         }
         _ => None,
     }
+}
+
+/// Whether a name is a unit as it is written: `N` is one and `n` is not.
+fn is_unit(name: &str) -> bool {
+    let is_written = match name.as_bytes() {
+        [b'm' | b's' | b'g' | b'h' | b'l' | b'L' | b'N' | b'J' | b'W' | b'V'] => true,
+        [_] => false,
+        _ => true,
+    };
+    is_written && Unit::is_known(name)
 }
 
 /// A product in which letters beside each other may be one unit: `km` is read as k times m.
@@ -90,7 +100,7 @@ fn product(parts: &[Expression], power: i64, factors: &mut Vec<Expression>) -> O
             && let Expression::Symbol(second) = &pair[0]
             && Unit::is_known(&format!("{first}{second}"))
             // `m s^{-2}` are two units.
-            && !(Unit::is_known(first) && Unit::is_known(second))
+            && !(is_unit(first) && is_unit(second))
         {
             let joined = Expression::Symbol(format!("{first}{second}"));
             let raised = Expression::Power(Box::new([joined, pair[1].clone()]));

@@ -99,7 +99,8 @@ impl Lexer<'_> {
         let length = rest.bytes().take(BASED_DIGITS_MAX + 1).take_while(is_digit).count();
         let behind = rest[length..].strip_prefix('_')?;
         let has_letter = rest[..length].bytes().any(|byte| byte.is_ascii_uppercase());
-        if !has_letter || length > BASED_DIGITS_MAX {
+        // `A_{12}` is a name.
+        if !has_letter || !(2..=BASED_DIGITS_MAX).contains(&length) {
             return None;
         }
         let inner = behind.strip_prefix('{').unwrap_or(behind);
@@ -168,11 +169,12 @@ fn dots(text: &str) -> Option<usize> {
     Some(text.len() - rest.len() + mark.len())
 }
 
-/// The number of digits at the end that visibly repeat: one digit three times, or a longer block twice.
+/// The number of digits at the end that visibly repeat: a block three times, or twice one of several digits that
+/// begins behind the point. `2.718281828...` does not repeat.
 fn period(digits: &str) -> Option<usize> {
     let digits = digits.as_bytes();
     (1..=PERIOD_MAX.min(digits.len() / 2)).find(|&length| {
-        let times = if length == 1 { 3 } else { 2 };
+        let times = if length > 1 && digits.len() == 2 * length { 2 } else { 3 };
         let shown = digits.len().checked_sub(times * length).map(|start| &digits[start..]);
         shown.is_some_and(|shown| shown.iter().zip(&shown[length..]).all(|(left, right)| left == right))
     })
@@ -227,6 +229,8 @@ mod tests {
             ("33", None),
             ("2727", Some(2)),
             ("142857142857", Some(6)),
+            ("718281828", None),
+            ("5272727", Some(2)),
             ("14159", None),
         ] {
             assert_eq!(period(digits), expected, "{digits}");

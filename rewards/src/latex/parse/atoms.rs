@@ -77,13 +77,35 @@ impl Parser<'_> {
         Ok(Expression::Unknown(name, vec![body]))
     }
 
-    /// A mark on its argument. A bar over a segment's letters and the arrow over a vector's name say nothing about
-    /// equality; other marks make another value.
+    /// A mark on its argument. A bar or arc over a segment's letters and the arrow over a vector's name say nothing
+    /// about equality; other marks make another value.
     fn accent(&mut self, name: &str) -> Parsed {
-        let is_struck = matches!(name, "cancel" | "bcancel" | "xcancel" | "sout");
+        let put = match self.peek() {
+            Some(Token::Word(put)) if matches!(name, "overset" | "underset" | "stackrel") => {
+                self.at += 1;
+                put.as_str()
+            }
+            _ => "",
+        };
+        const SILENT: [&str; 13] = [
+            "overline",
+            "overrightarrow",
+            "overleftrightarrow",
+            "vec",
+            "hat",
+            "bar",
+            "tilde",
+            "widehat",
+            "overparen",
+            "wideparen",
+            "overarc",
+            r"\frown",
+            r"\rightarrow",
+        ];
+        let is_silent = SILENT.contains(&name) || SILENT.contains(&put);
         match self.argument()? {
-            letters @ (Expression::Symbol(_) | Expression::Product(_)) if !is_struck => Ok(letters),
-            other => Ok(Expression::Unknown(name.to_string(), vec![other])),
+            letters @ (Expression::Symbol(_) | Expression::Product(_)) if is_silent => Ok(letters),
+            other => Ok(Expression::Unknown(format!("{name} {put}"), vec![other])),
         }
     }
 
