@@ -204,7 +204,8 @@ impl<'a> Lexer<'a> {
         let ends_value = self.follows_value();
         let is_unit_word = run == "per" && matches!(self.tokens.last(), Some(Token::Word(_)))
             || matches!(run, "sq" | "cu") && matches!(self.tokens.last(), Some(Token::Number(_)))
-            || run == "in" && ends_value && self.rest().trim().is_empty();
+            || run == "in" && ends_value && self.rest().trim().is_empty()
+            || self.is_speed(run);
         if is_unit_word || length == 1 && self.goes_on_unit() && Unit::is_known(run) {
             self.tokens.push(Token::Word(run.to_string()));
         } else if length == 1 && run.eq_ignore_ascii_case("x") && self.is_times_sign() {
@@ -212,7 +213,10 @@ impl<'a> Lexer<'a> {
         } else if length == 1 {
             self.tokens.push(letter(run));
         } else if self.is_ordinal(run) {
-            // `12th` is 12.
+            // `12th` is 12, and `the 12th prime` is another number.
+            if self.names_next() {
+                return Err(Unreadable);
+            }
         } else if matches!(run, "min" | "sec") && ends_value && !self.goes_on_with_value() {
             self.tokens.push(Token::Word(run.to_string()));
         } else if let Some(token) = plain_word(run) {
@@ -257,6 +261,22 @@ impl<'a> Lexer<'a> {
     fn is_ordinal(&self, run: &str) -> bool {
         let number = self.tokens.iter().rev().find(|token| !matches!(token, Token::Sign('^' | '{')));
         matches!(run, "st" | "nd" | "rd" | "th") && matches!(number, Some(Token::Number(_)))
+    }
+
+    /// Whether these letters begin `m/s` behind a number and a space.
+    fn is_speed(&self, run: &str) -> bool {
+        let ends = |rest: &str| !rest.starts_with(|next: char| next.is_alphanumeric());
+        let has_gap = self.text[..self.at - run.len()].ends_with(' ');
+        run == "m"
+            && has_gap
+            && self.rest().strip_prefix("/s").is_some_and(ends)
+            && matches!(self.tokens.last(), Some(Token::Number(_)))
+    }
+
+    /// Whether a word stands behind, of which an ordinal says which one it is.
+    fn names_next(&self) -> bool {
+        let word = self.rest().trim_start();
+        word.len() < self.rest().len() && word.bytes().take_while(u8::is_ascii_alphabetic).count() > 2
     }
 
     /// Whether the last token ends a value, so that a unit may follow.

@@ -29,7 +29,7 @@ fn is_fraction(word: &str) -> bool {
         )
 }
 
-const QUALIFIERS: [&str; 127] = [
+const QUALIFIERS: [&str; 128] = [
     // It is denied.
     "not",
     "no",
@@ -126,6 +126,7 @@ const QUALIFIERS: [&str; 127] = [
     "ish",
     "ballpark",
     "either",
+    "too",
     "both",
     // Something is taken away or added.
     "except",

@@ -5,10 +5,12 @@ use crate::latex::expression::{Constant, Expression, Relation};
 use crate::latex::{folded, parse};
 use crate::math::MathConfig;
 use crate::math::chain::{concluded, final_value, interval, is_deduction, is_same_chain, named_value};
+use crate::math::choice::{Choice, choice, dashed_choice, lone_letter};
 use crate::math::clock::is_same_time;
 use crate::math::evaluate::Budget;
 use crate::math::measured::units_read;
-use crate::math::normal::{choice, is_same_text, is_same_words, trimmed};
+use crate::math::normal::{is_same_text, is_same_words, trimmed};
+use crate::math::reduce::{has_arrow, reduced};
 use crate::math::region::{is_same_region, joins_regions};
 use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable};
 
@@ -22,12 +24,30 @@ pub(super) fn is_same_answer(reference: &str, answer: &str, config: &MathConfig)
     if is_same_text(reference, answer) {
         return true;
     }
+    let arrows = [has_arrow(reference), has_arrow(answer)];
+    let (reference, answer) = (reduced(reference, arrows[1]), reduced(answer, arrows[0]));
+    let (reference, answer) = (trimmed(&reference), trimmed(&answer));
     match (choice(reference), choice(answer)) {
-        (Some((left, _)), Some((right, _))) => left == right,
-        (Some((_, rest)), None) if !rest.is_empty() => is_same_content(&rest, answer, config),
-        (None, Some((_, rest))) if !rest.is_empty() => is_same_content(reference, &rest, config),
+        (Some(left), Some(right)) => left.letter == right.letter,
+        (Some(left), None) => {
+            is_letter_of(&left, answer) || is_same_content(text_or(&left, reference), answer, config)
+        }
+        (None, Some(right)) => {
+            is_letter_of(&right, reference) || is_same_content(reference, text_or(&right, answer), config)
+        }
         _ => is_same_content(reference, answer, config),
     }
+}
+
+/// Whether a text is a choice's letter in another way: small and alone, or with a dash behind it.
+fn is_letter_of(choice: &Choice, text: &str) -> bool {
+    let letter = lone_letter(text).or_else(|| dashed_choice(text).map(|found| found.letter));
+    letter == Some(choice.letter)
+}
+
+/// The text of a choice, or all of the answer where it has none.
+fn text_or<'a>(choice: &'a Choice, answer: &'a str) -> &'a str {
+    if choice.text.is_empty() { answer } else { &choice.text }
 }
 
 /// Whether an answer equals the reference, neither of which is a choice's letter.
@@ -349,12 +369,23 @@ fn are_equal_members(reference: &Expression, answer: &Expression, rules: &Rules)
 /// Whether a chain says no more than a value, set or interval does without it.
 fn stands_for(chain: &Expression, other: &Expression, rules: &Rules) -> bool {
     if let Some((_, value)) = named_value(chain) {
-        return is_same(value, other, rules);
+        return is_same(value, other, rules) || is_one_of_equal(chain, other, rules);
     }
     match interval(chain) {
         Some((_, found)) => is_range_like(other) && is_same(&found, other, rules),
         None => false,
     }
+}
+
+/// Whether a value stands in a chain of equal ones, such as the first in `x = 42 cm = 0.42 m`.
+fn is_one_of_equal(chain: &Expression, other: &Expression, rules: &Rules) -> bool {
+    let Expression::Chain(members, relations) = chain else { return false };
+    let [_, values @ ..] = &members[..] else { return false };
+    values.len() > 1
+        && values.iter().all(|value| matches!(value, Expression::Measure(..)))
+        && relations.iter().all(|relation| *relation == Relation::Equal)
+        && values.windows(2).all(|pair| is_same(&pair[0], &pair[1], rules))
+        && values.iter().any(|value| is_same(value, other, rules))
 }
 
 /// Whether this may be equal to an interval.

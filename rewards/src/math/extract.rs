@@ -4,8 +4,14 @@
 use std::borrow::Cow;
 
 use crate::boxed::{BOX_BYTES_MAX, Boxed, last_box};
+use crate::latex::label::label_length;
 use crate::latex::parse;
+use crate::math::choice::choice;
+use crate::math::heading::{behind_hashes, reference_line};
+use crate::math::normal::trimmed;
 use crate::math::number::number_length;
+use crate::math::phrase::behind_phrase;
+use crate::math::statement::value_said;
 use crate::thoughts::behind_last_thought;
 
 /// A way to write down a final answer.
@@ -17,9 +23,9 @@ pub enum AnswerKind {
     Boxed,
     /// The last `<answer>...</answer>`.
     Tag,
-    /// What follows the last `answer is` or `Answer:`.
+    /// What follows the last `answer is`, `Answer:` or `correct option is`.
     Phrase,
-    /// The line behind the last `####`.
+    /// The line behind the last `####`, or the text below where that line is the heading of an answer.
     Hashes,
     /// The last formula between dollars or LaTeX's brackets, or the last number if it stands behind it.
     Last,
@@ -27,10 +33,13 @@ pub enum AnswerKind {
 
 /// The order without a config.
 pub(crate) const ORDER: [AnswerKind; 5] =
-    [AnswerKind::Boxed, AnswerKind::Tag, AnswerKind::Phrase, AnswerKind::Hashes, AnswerKind::Last];
+    [AnswerKind::Boxed, AnswerKind::Tag, AnswerKind::Hashes, AnswerKind::Phrase, AnswerKind::Last];
 
 /// Boxes that are joined to a list; a longer row is no answer.
 const JOINED_MAX: usize = 32;
+
+/// A longer completion is more than a bare answer.
+const WHOLE_BYTES_MAX: usize = 200;
 
 /// Bytes before a box in which the box before it must begin to be joined, and a formula's longest length.
 const WINDOW: usize = 1024;
@@ -41,32 +50,32 @@ pub fn extract_answer<'a>(completion: &'a str, order: &[AnswerKind]) -> Option<C
     let text = behind_last_thought(completion)?;
     order.iter().find_map(|kind| match kind {
         AnswerKind::Boxed => boxed(text),
-        AnswerKind::Tag => tagged(text).map(Cow::Borrowed),
-        AnswerKind::Phrase => behind_phrase(text).map(Cow::Borrowed),
-        AnswerKind::Hashes => behind_hashes(text).map(Cow::Borrowed),
-        AnswerKind::Last => last_value(text).map(Cow::Borrowed),
+        AnswerKind::Tag => tagged(text),
+        AnswerKind::Phrase => behind_phrase(tail(text)),
+        AnswerKind::Hashes => behind_hashes(text),
+        AnswerKind::Last => whole_answer(text).or_else(|| last_value(text)).map(Cow::Borrowed),
     })
 }
 
 /// The answer in a reference: a box (MATH), what follows `####` (GSM8K), or everything.
 pub(super) fn reference_answer(reference: &str) -> Cow<'_, str> {
-    let found = match (boxed(reference), behind_hashes(reference)) {
+    let found = match (boxed(reference), reference_line(reference)) {
         (Some(content), _) => content,
         (None, Some(answer)) => Cow::Borrowed(answer),
-        (None, None) => Cow::Borrowed(reference_text(reference)),
+        (None, None) => reference_text(reference),
     };
     if found.contains(r"\\") && !found.contains(r"\begin") { Cow::Owned(unescaped(&found)) } else { found }
 }
 
 /// A reference without a box: all of it, unless it is a solution that tells its answer in a sentence.
-fn reference_text(reference: &str) -> &str {
+fn reference_text(reference: &str) -> Cow<'_, str> {
     if tail(reference).len() == reference.len()
         && reference.len() > WINDOW / 8
         && parse(reference, true).is_err()
     {
-        return behind_phrase(reference).unwrap_or(reference);
+        return behind_phrase(reference).unwrap_or(Cow::Borrowed(reference));
     }
-    reference
+    Cow::Borrowed(reference)
 }
 
 /// Data that was escaped twice has `\\frac` for `\frac`. Outside of an environment two backslashes before a letter
@@ -86,7 +95,7 @@ fn unescaped(text: &str) -> String {
 }
 
 /// The last place of a mark, which begins with an ASCII sign that is rare in text.
-fn rfind(text: &str, mark: &str) -> Option<usize> {
+pub(super) fn rfind(text: &str, mark: &str) -> Option<usize> {
     let first = char::from(*mark.as_bytes().first()?);
     text.rmatch_indices(first).map(|(at, _)| at).find(|&at| text[at..].starts_with(mark))
 }
@@ -161,91 +170,50 @@ fn named_equals(text: &str) -> Option<&str> {
     is_name.then(|| &text[end + 1..])
 }
 
-/// The content of the last answer tag.
-fn tagged(text: &str) -> Option<&str> {
+/// The content of the last answer tag, or the answer that is announced in it.
+fn tagged(text: &str) -> Option<Cow<'_, str>> {
     let close = rfind(text, "</answer>")?;
     let open = rfind(&text[..close], "<answer>")?;
-    Some(text[open + "<answer>".len()..close].trim())
-}
-
-/// The rest of the line behind the last `####`.
-fn behind_hashes(text: &str) -> Option<&str> {
-    let rest = &text[rfind(text, "####")? + "####".len()..];
-    rest.trim_start_matches('#').trim_start().lines().next().map(str::trim).or(Some(""))
-}
-
-/// What stands behind the last `answer is`, `answers are`, `answer:` or `answer =`.
-fn behind_phrase(text: &str) -> Option<&str> {
-    let text = tail(text);
-    let mut end = text.len();
-    loop {
-        let at = rfind_ignoring_case(&text[..end], b"answer")?;
-        if let Some(value) = phrase_value(&text[at + "answer".len()..]) {
-            return Some(value);
-        }
-        end = at;
+    let content = text[open + "<answer>".len()..close].trim();
+    if content.len() > BOX_BYTES_MAX || parse(content, true).is_ok() {
+        return Some(Cow::Borrowed(content));
     }
+    Some(match value_said(content) {
+        Some(Cow::Borrowed(value)) => Cow::Borrowed(trimmed(value)),
+        Some(Cow::Owned(value)) => Cow::Owned(trimmed(&value).to_string()),
+        None => behind_phrase(content).unwrap_or(Cow::Borrowed(content)),
+    })
 }
 
-fn rfind_ignoring_case(text: &str, word: &[u8]) -> Option<usize> {
-    text.as_bytes().windows(word.len()).rposition(|window| window.eq_ignore_ascii_case(word))
+/// Whether letters in a row are a command or a word of mathematics.
+fn is_mathematics(word: &str) -> bool {
+    word.starts_with('\\')
+        || matches!(word, "or" | "and" | "pi" | "sqrt" | "sin" | "cos" | "tan" | "ln" | "log" | "exp")
 }
 
-/// What an answer is without being told.
-const NO_ANSWERS: [&str; 10] = [
-    "correct",
-    "right",
-    "wrong",
-    "incorrect",
-    "indeed",
-    "reasonable",
-    "unique",
-    "consistent",
-    "verified",
-    "as follows",
-];
-
-/// The value behind the word `answer`, if a verb or a colon joins it.
-fn phrase_value(behind: &str) -> Option<&str> {
-    let rest = behind.strip_prefix(['s', 'S']).unwrap_or(behind);
-    let rest = rest.trim_start_matches(['*', '_', ' ', '}']);
-    let joined = ["is:", "is", "are:", "are", ":", "="].iter().find_map(|joint| rest.strip_prefix(joint))?;
-    let value = joined.trim_start_matches(['*', ':', '_', ' ', '\u{a0}', '\n', '\r', '\t']);
-    // `answer isn't`, `answer is not`.
-    if value.is_empty()
-        || joined.starts_with(|next: char| next.is_ascii_alphanumeric())
-        || value.starts_with("not ")
-    {
+/// A completion that is nothing but an answer: a choice, or one line of mathematics with a number in it.
+fn whole_answer(text: &str) -> Option<&str> {
+    let text = text.trim();
+    if text.len() > WHOLE_BYTES_MAX || text.contains('\n') {
         return None;
     }
-    if let Some((content, _, length)) = formula_at(value) {
-        // `$5$ or $6$` is not one formula.
-        let after = value[length..].trim_start();
-        let goes_on = ["$", r"\(", "or ", "and ", ","].iter().any(|joint| after.starts_with(joint));
-        return Some(if goes_on { sentence(value) } else { content });
+    let plain = trimmed(text);
+    let begins = plain.starts_with(['(', '[', '*', '$', '{', '\\'])
+        || plain.starts_with(|first: char| first.is_ascii_uppercase());
+    if begins && choice(plain).is_some() {
+        return Some(plain);
     }
-    let sentence = sentence(value);
-    let has_digits = sentence.contains(|character: char| character.is_ascii_digit());
-    match parse(sentence, true) {
-        Err(_) if has_digits => last_value(sentence).or(Some(sentence)),
-        // `The answer is correct` tells no answer.
-        _ if NO_ANSWERS.contains(&sentence.trim_end_matches(['.', '!'])) => None,
-        _ => Some(sentence),
-    }
-}
-
-/// The text up to the end of its sentence or line.
-fn sentence(text: &str) -> &str {
-    let line = text.lines().next().unwrap_or("");
-    let end = [". ", ", since", ", because", ", which", ", where", "**", "<"]
-        .iter()
-        .filter_map(|stop| line.find(stop))
-        .min();
-    line[..end.unwrap_or(line.len())].trim()
+    let is_bullet = text.starts_with(['-', '*', '+']) && text[1..].starts_with(' ');
+    let is_letter = |character: char| character.is_ascii_alphabetic() || character == '\\';
+    let has_word = plain
+        .split(|character: char| !is_letter(character))
+        .any(|word| word.len() > 1 && !is_mathematics(word));
+    let has_digit = plain.contains(|character: char| character.is_ascii_digit());
+    (has_digit && !has_word && !is_bullet && parse(plain, true).is_ok()).then_some(plain)
 }
 
 /// The last formula, or the last number if it stands behind it.
-fn last_value(text: &str) -> Option<&str> {
+pub(super) fn last_value(text: &str) -> Option<&str> {
     let text = tail(text);
     let (mut formula, mut name, mut after) = (None, None, 0);
     let mut at = 0;
@@ -282,7 +250,7 @@ fn is_variable(formula: &str) -> bool {
 }
 
 /// The formula that begins at the very start: its content, and the lengths before and with its closing mark.
-fn formula_at(text: &str) -> Option<(&str, usize, usize)> {
+pub(super) fn formula_at(text: &str) -> Option<(&str, usize, usize)> {
     const MARKS: [(&str, &str); 4] = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")];
     let (open, close) = MARKS.iter().find(|(open, _)| text.starts_with(open))?;
     let window = &text[open.len()..text.floor_char_boundary(text.len().min(open.len() + WINDOW))];
@@ -326,7 +294,9 @@ fn last_number(text: &str, start: usize) -> Option<&str> {
             b'0'..=b'9' => !before.is_some_and(|before| before.is_ascii_alphabetic() || before == b'_'),
             byte => b"-+.$\xe2".contains(&byte),
         };
-        match (may_begin && !is_operation).then(|| number_length(&text[at..])).flatten() {
+        // A date is not its last group.
+        let label = if bytes[at].is_ascii_digit() { label_length(&text[at..]) } else { None };
+        match label.or_else(|| (may_begin && !is_operation).then(|| number_length(&text[at..])).flatten()) {
             Some(length) => {
                 last = Some((at, at + length));
                 at += length;

@@ -1,5 +1,17 @@
-//! Answers as text: cleaning before they are parsed, choices such as `(A)`, and the comparison of what is no
-//! mathematics.
+//! Answers as text: cleaning before they are parsed, and the comparison of what is no mathematics.
+
+/// Marks that stand around an answer.
+const MARKS: [(&str, &str); 9] = [
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ("`", "`"),
+    ("\"", "\""),
+    ("“", "”"),
+    ("'", "'"),
+];
 
 /// Removes what surrounds an answer without being part of it: dollars, display brackets, full stops, emphasis.
 pub(super) fn trimmed(text: &str) -> &str {
@@ -7,9 +19,7 @@ pub(super) fn trimmed(text: &str) -> &str {
     loop {
         let before = text;
         text = without_stops(text).trim();
-        for (open, close) in
-            [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
-        {
+        for (open, close) in MARKS {
             let inner = text.strip_prefix(open).and_then(|inner| inner.strip_suffix(close));
             if let Some(inner) = inner.filter(|inner| !inner.contains(open) && !inner.contains(close)) {
                 text = inner.trim();
@@ -31,29 +41,6 @@ fn without_stops(text: &str) -> &str {
     let whole = body.trim_end_matches(|last: char| last.is_ascii_digit());
     let goes_on = text[body.len()..].starts_with("...") && whole.len() < body.len() && whole.ends_with('.');
     if goes_on { &text[..body.len() + 3] } else { body }
-}
-
-/// The letter of a multiple choice and what stands behind it: `(A)`, `A.`, `\textbf{(A) } 5`, `A) 5`.
-pub(super) fn choice(text: &str) -> Option<(char, String)> {
-    let plain = plain(text, false);
-    let mut rest = plain.trim();
-    let open = rest.starts_with(['(', '[']);
-    rest = rest.strip_prefix(['(', '[']).unwrap_or(rest);
-    let letter = rest.chars().next().filter(char::is_ascii_uppercase)?;
-    let after = &rest[1..];
-    let behind = match after.chars().next() {
-        None if !open => "",
-        Some(')' | ']') => &after[1..],
-        Some('.' | ':') if !open => &after[1..],
-        _ => return None,
-    };
-    // `(A)(B)` and `(A), (B)` are no choice of one.
-    let behind = behind.trim_start_matches(['.', ':', '~', ' ']);
-    if behind.starts_with([',', '(', '[', '/', '+', '-', '*', '^', '_', '=', '!']) {
-        None
-    } else {
-        Some((letter, behind.to_string()))
-    }
 }
 
 /// Commands around text, which only set type.

@@ -58,8 +58,12 @@ pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: 
             same(&left[1], &right[1])
                 && (same(&left[0], &right[0]) || is_same_number(reference, answer, rules))
         }
-        (Expression::Modulo(pair), other) => same(&pair[0], other) || is_same_number(reference, other, rules),
-        (other, Expression::Modulo(pair)) => same(other, &pair[0]) || is_same_number(other, answer, rules),
+        (Expression::Modulo(pair), other) => {
+            is_residue(pair, rules) && same(&pair[0], other) || is_same_number(reference, other, rules)
+        }
+        (other, Expression::Modulo(pair)) => {
+            is_residue(pair, rules) && same(other, &pair[0]) || is_same_number(other, answer, rules)
+        }
         (Expression::Percent(left), Expression::Percent(right)) => same(left, right),
         (Expression::Percent(value), other) => same(value, other) || is_same_number(reference, other, rules),
         (other, Expression::Percent(value)) => {
@@ -84,6 +88,15 @@ pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: 
             is_same_number(&left, &right, rules) || is_same_number(reference, answer, rules)
         }
         _ => is_same_number(reference, answer, rules),
+    }
+}
+
+/// Whether a number may stand for its class: `5 \pmod 7` is 5, and `19 \bmod 7` is not 19.
+fn is_residue(pair: &[Expression; 2], rules: &Rules) -> bool {
+    let size = |value: Ratio| if value.is_negative() { value.negative() } else { value };
+    match (exact(&pair[0], &rules.budget), exact(&pair[1], &rules.budget)) {
+        (Some(number), Some(modulus)) => size(number) < size(modulus),
+        _ => true,
     }
 }
 

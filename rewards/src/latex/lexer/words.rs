@@ -3,6 +3,7 @@
 use super::{Lexer, TEXT_DEPTH_MAX, Token, Unreadable};
 use crate::boxed::closing_brace;
 use crate::latex::expression::{Constant, Function};
+use crate::latex::unit::Unit;
 
 impl Lexer<'_> {
     /// The argument of a text command: words, numbers and signs, but no products of letters.
@@ -54,13 +55,18 @@ impl Lexer<'_> {
             self.at += 1;
         }
         if self.is_ordinal(run) {
-            return Ok(());
+            return if self.names_next() { Err(Unreadable) } else { Ok(()) };
         }
         let is_unit = self.follows_value() || self.goes_on_unit() || self.is_in_unit_fraction();
         let is_time = matches!(run, "min" | "sec") && is_unit;
         self.tokens.push(match plain_word(run).filter(|_| !is_time) {
             Some(token) => token,
-            None if length == 1 && !is_unit => letter(run),
+            // `7x` is a product in text, too.
+            None if length == 1
+                && !(is_unit && (Unit::is_known(run) || run.starts_with(char::is_uppercase))) =>
+            {
+                letter(run)
+            }
             None => Token::Word(run.to_string()),
         });
         Ok(())
