@@ -33,6 +33,7 @@ mod scalar;
 mod chain;
 mod clock;
 mod measured;
+mod names;
 mod region;
 mod normal;
 mod choice;

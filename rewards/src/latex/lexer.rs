@@ -1,6 +1,7 @@
 //! Cuts LaTeX and plain mathematics into tokens, in one pass. What only sets type (`\left`, `\displaystyle`, `\color`,
 //! spaces) is gone afterwards; what is not mathematics is an error, and such an answer is compared as text.
 
+mod arguments;
 mod commands;
 mod numbers;
 mod words;
@@ -130,6 +131,11 @@ impl<'a> Lexer<'a> {
             self.tokens.push(token);
             return Ok(());
         }
+        if rest.starts_with("+/-") {
+            self.at += 3;
+            self.sign('±');
+            return Ok(());
+        }
         if rest.starts_with("...") {
             self.at += 3;
             self.tokens.push(Token::Name("dots".to_string()));
@@ -219,6 +225,9 @@ impl<'a> Lexer<'a> {
             }
         } else if matches!(run, "min" | "sec") && ends_value && !self.goes_on_with_value() {
             self.tokens.push(Token::Word(run.to_string()));
+        } else if matches!(run, "abs" | "floor" | "ceil") && !self.rest().trim_start().starts_with('(') {
+            self.loose |= length > VARIABLES_MAX;
+            self.tokens.extend(run.split("").filter(|letter| !letter.is_empty()).map(letter));
         } else if let Some(token) = plain_word(run) {
             self.loose |= matches!(token, Token::Word(_));
             self.tokens.push(token);
@@ -349,91 +358,10 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// Steps over arguments that are not shown, such as a colour, with a star and an option before them.
-    fn drop_arguments(&mut self, arguments: u8) -> Result<(), Unreadable> {
-        let mut rest = self.rest();
-        rest = rest.strip_prefix('*').unwrap_or(rest);
-        if let Some(option) = rest.trim_start().strip_prefix('[') {
-            rest = &option[option.find(']').ok_or(Unreadable)? + 1..];
-        }
-        for _ in 0..arguments {
-            rest = argument(rest).ok_or(Unreadable)?.1;
-        }
-        self.at = self.text.len() - rest.len();
-        Ok(())
-    }
-
-    /// Steps over a length in braces or without them: `\hspace{1cm}`, `\kern 3pt`, `\\[2pt]`.
-    fn drop_length(&mut self) -> Result<(), Unreadable> {
-        if self.rest().trim_start().starts_with(['{', '*']) {
-            return self.drop_arguments(1);
-        }
-        let rest = self.rest().trim_start();
-        let number =
-            rest.trim_start_matches(|next: char| next.is_ascii_digit() || matches!(next, '.' | '-' | '+'));
-        const LENGTHS: [&str; 8] = ["pt", "em", "ex", "mu", "cm", "mm", "in", "px"];
-        let behind =
-            LENGTHS.iter().find_map(|unit| number.trim_start().strip_prefix(unit)).ok_or(Unreadable)?;
-        self.at = self.text.len() - behind.len();
-        Ok(())
-    }
-
-    /// `\not` and the relation behind it.
-    fn negated(&mut self) -> Result<(), Unreadable> {
-        // A relation is negated once, which also bounds the depth of the steps below.
-        if std::mem::replace(&mut self.negates, true) {
-            return Err(Unreadable);
-        }
-        let count = self.tokens.len();
-        while self.tokens.len() == count && self.at < self.text.len() {
-            self.step()?;
-        }
-        self.negates = false;
-        let Some(Token::Relation(relation)) = self.tokens.last_mut() else { return Err(Unreadable) };
-        *relation = match relation {
-            Relation::Equal => Relation::NotEqual,
-            Relation::Element => Relation::Other("notin"),
-            Relation::Congruent => Relation::Other("not equiv"),
-            Relation::Other(name) => Relation::Other(commands::negated(name).ok_or(Unreadable)?),
-            _ => return Err(Unreadable),
-        };
-        Ok(())
-    }
-
-    /// `\overset{!}{=}` is the relation that it is put on. Over a value it is a mark.
-    fn stacked(&mut self, mark: &'static str) -> Result<(), Unreadable> {
-        let (put, behind) = argument(self.rest()).ok_or(Unreadable)?;
-        let (base, after) = argument(behind).ok_or(Unreadable)?;
-        let base = base.trim();
-        let relation = match base {
-            "=" => Some(Relation::Equal),
-            "<" => Some(Relation::Less),
-            ">" => Some(Relation::Greater),
-            _ => match base.strip_prefix('\\').and_then(commands::meaning) {
-                Some(Meaning::Token(Token::Relation(relation))) => Some(relation),
-                _ => None,
-            },
-        };
-        match relation {
-            Some(relation) => {
-                self.at = self.text.len() - after.len();
-                // Before the answer it says nothing, like any sign of equality there.
-                let leads = relation == Relation::Equal && self.tokens.is_empty();
-                self.tokens.extend((!leads).then_some(Token::Relation(relation)));
-            }
-            None => {
-                self.at = self.text.len() - behind.len();
-                self.tokens.push(Token::Accent(mark));
-                self.tokens.push(Token::Word(put.trim().to_string()));
-            }
-        }
-        Ok(())
-    }
-
     /// A backslash before a sign.
     fn escaped(&mut self, sign: char) -> Result<(), Unreadable> {
         match sign {
-            ' ' | ',' | ';' | ':' | '!' | '>' | '/' | '(' | ')' | '[' | ']' | '\n' => {}
+            ' ' | ',' | ';' | ':' | '!' | '>' | '/' | '-' | '(' | ')' | '[' | ']' | '\n' => {}
             '{' => self.sign('⦃'),
             '}' => self.sign('⦄'),
             '\\' => {
@@ -451,21 +379,6 @@ impl<'a> Lexer<'a> {
         }
         Ok(())
     }
-}
-
-/// The argument at the start of a text, in braces or a single character or command, and the text behind it.
-fn argument(text: &str) -> Option<(&str, &str)> {
-    let text = text.trim_start();
-    if let Some(inner) = text.strip_prefix('{') {
-        let end = crate::boxed::closing_brace(inner.as_bytes(), 0)?;
-        return Some((&inner[..end], &inner[end + 1..]));
-    }
-    let first = text.chars().next().filter(|first| *first != '}')?;
-    let length = match first {
-        '\\' => 1 + text[1..].bytes().take_while(u8::is_ascii_alphabetic).count(),
-        _ => first.len_utf8(),
-    };
-    Some(text.split_at(length))
 }
 
 /// A sign that stands in braces alone, other than the comma of thousands.

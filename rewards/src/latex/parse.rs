@@ -95,7 +95,7 @@ impl<'a> Parser<'a> {
     /// Lists between semicolons, and between lines.
     fn rows(&mut self) -> Parsed {
         self.skip_lead();
-        let mut rows = vec![self.list()?];
+        let mut rows = vec![self.stacked()?];
         while self.is_sign(';') || self.is_sign('\n') {
             let is_row = self.take('\n');
             self.at += usize::from(!is_row);
@@ -107,6 +107,23 @@ impl<'a> Parser<'a> {
             rows.push(self.list()?);
         }
         Ok(one_or(rows, Expression::List))
+    }
+
+    /// A list, or two with `\choose` or `\over` between them.
+    fn stacked(&mut self) -> Parsed {
+        let upper = self.list()?;
+        self.stacked_on(upper)
+    }
+
+    /// What stands under a content that was read.
+    fn stacked_on(&mut self, content: Expression) -> Parsed {
+        let Some(Token::Command(name @ ("choose" | "over"))) = self.peek() else { return Ok(content) };
+        self.at += 1;
+        let lower = self.sum()?;
+        Ok(match *name {
+            "over" => Expression::Quotient(Box::new([content, lower])),
+            _ => Expression::Call(Function::Binomial, vec![content, lower]),
+        })
     }
 
     /// Steps over what joins an answer to the work before it: `\therefore`, and a relation whose left side stands there.
@@ -332,15 +349,8 @@ impl<'a> Parser<'a> {
     fn group(&mut self) -> Parsed {
         self.expect('{')?;
         let bars = std::mem::take(&mut self.bars);
-        let mut content = one_or(self.items(&[',', ';'])?, Expression::List);
-        if let Some(Token::Command(name @ ("choose" | "over"))) = self.peek() {
-            self.at += 1;
-            let lower = self.sum()?;
-            content = match *name {
-                "over" => Expression::Quotient(Box::new([content, lower])),
-                _ => Expression::Call(Function::Binomial, vec![content, lower]),
-            };
-        }
+        let content = one_or(self.items(&[',', ';'])?, Expression::List);
+        let content = self.stacked_on(content)?;
         self.bars = bars;
         self.expect('}')?;
         Ok(content)

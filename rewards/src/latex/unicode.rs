@@ -120,6 +120,21 @@ fn character(character: char, folded: &mut String) {
         0xff01..=0xff5e => return folded.extend(char::from_u32(code - 0xff01 + 0x21)),
         // Letters and digits in the types of mathematics.
         0x1d400..=0x1d6a3 => return folded.push(letter((code - 0x1d400) % 52)),
+        0x1d6a8..=0x1d7cb => {
+            // Capitals, nabla, small letters, and variants of some of them.
+            let greek = match (code - 0x1d6a8) % 58 {
+                place @ 0..=24 => 0x391 + place,
+                25 => 0x2207,
+                place @ 26..=50 => 0x3b1 + place - 26,
+                _ => return,
+            };
+            return char::from_u32(greek).into_iter().for_each(|greek| self::character(greek, folded));
+        }
+        // Digits of other scripts.
+        0x660..=0x669 => return folded.extend(char::from_digit(code - 0x660, 10)),
+        0x6f0..=0x6f9 => return folded.extend(char::from_digit(code - 0x6f0, 10)),
+        0x966..=0x96f => return folded.extend(char::from_digit(code - 0x966, 10)),
+        0x9e6..=0x9ef => return folded.extend(char::from_digit(code - 0x9e6, 10)),
         0x1d7ce..=0x1d7ff => return folded.extend(char::from_digit((code - 0x1d7ce) % 10, 10)),
         _ => {}
     }
@@ -231,6 +246,24 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("…", "..."),
     ("⋯", r"\cdots "),
     ("˚º", "°"),
+    ("∘", r"\circ "),
+    ("⊕", r"\oplus "),
+    ("⊗", r"\otimes "),
+    ("∆", r"\Delta "),
+    ("ϵ", r"\epsilon "),
+    ("ℎ", "h"),
+    ("ℯⅇ", "e"),
+    ("ⅈ", "i"),
+    ("ⅆ", "d"),
+    ("㎝", "cm"),
+    ("㎜", "mm"),
+    ("㎞", "km"),
+    ("㎏", "kg"),
+    ("㎡", "m^2"),
+    ("￡", "£"),
+    ("￥", "¥"),
+    ("〔", "("),
+    ("〕", ")"),
     ("℃", "°C"),
     ("℉", "°F"),
     ("\u{2126}", r"\Omega "),

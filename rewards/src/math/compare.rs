@@ -9,6 +9,7 @@ use crate::math::choice::{Choice, choice, dashed_choice, lone_letter};
 use crate::math::clock::is_same_time;
 use crate::math::evaluate::Budget;
 use crate::math::measured::units_read;
+use crate::math::names::{are_numbered, assignments, names, values};
 use crate::math::normal::{is_same_text, is_same_words, trimmed};
 use crate::math::reduce::{has_arrow, reduced};
 use crate::math::region::{is_same_region, joins_regions};
@@ -162,28 +163,6 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
     }
 }
 
-/// Names with their values, of `(x, y) = (1, 2)` as of `x = 1, y = 2`.
-fn assignments(expression: &Expression) -> Option<Vec<Expression>> {
-    match expression {
-        Expression::Chain(members, relations) if relations[..] == [Relation::Equal] => {
-            let [Expression::Bracket('(', names, ')'), Expression::Bracket('(', values, ')')] = &members[..]
-            else {
-                return None;
-            };
-            let is_named = names.len() == values.len() && names.iter().all(is_variable);
-            let chain = |(name, value): (&Expression, &Expression)| {
-                Expression::Chain(vec![name.clone(), value.clone()], vec![Relation::Equal])
-            };
-            is_named.then(|| names.iter().zip(values).map(chain).collect())
-        }
-        Expression::List(parts) | Expression::And(parts) => {
-            let is_assignment = names(parts).len() == parts.len() && parts.len() > 1;
-            is_assignment.then(|| parts.clone())
-        }
-        _ => None,
-    }
-}
-
 /// Lists and sets, which have no order of their own; `None` if neither side is one.
 fn is_same_collection(reference: &Expression, answer: &Expression, rules: &Rules) -> Option<bool> {
     Some(match (reference, answer) {
@@ -251,11 +230,6 @@ fn intervals(expression: &Expression) -> Option<Vec<Expression>> {
     Some(parts?.iter().flat_map(|part| items(part, true)).collect())
 }
 
-/// The parts without their names.
-fn values(parts: &[Expression]) -> Vec<Expression> {
-    parts.iter().map(|part| named_value(part).map_or(part, |(_, value)| value).clone()).collect()
-}
-
 /// Lists without brackets: in any order, unless different names on one side say which part is which.
 fn are_same_lists(left: &[Expression], right: &[Expression], rules: &Rules) -> bool {
     let (left_names, right_names) = (names(left), names(right));
@@ -274,29 +248,6 @@ fn are_same_lists(left: &[Expression], right: &[Expression], rules: &Rules) -> b
         }
         _ => are_matched(left, right, rules),
     }
-}
-
-/// Whether names are one name with numbers below it.
-fn are_numbered(names: &[&Expression], name: &Expression) -> bool {
-    let Expression::Symbol(base) = name else { return false };
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    names.iter().all(|name| match name {
-        Expression::Symbol(name) => {
-            name.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix('_')).is_some_and(is_number)
-        }
-        _ => false,
-    })
-}
-
-/// The different names of a list's parts.
-fn names(parts: &[Expression]) -> Vec<&Expression> {
-    let mut names: Vec<&Expression> = Vec::new();
-    for (name, _) in parts.iter().filter_map(named_value) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
 }
 
 fn are_equal_in_order(left: &[Expression], right: &[Expression], rules: &Rules) -> bool {

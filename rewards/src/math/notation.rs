@@ -352,6 +352,34 @@ fn moduli_bases_and_names() {
 }
 
 #[test]
+fn functions_and_sets_in_plain_spelling() {
+    check(&[
+        case(
+            "2",
+            &["cbrt(8)", "abs(-2)", "floor(2.7)", "ceil(1.2)", r"\max\{1,2\}", r"\sfrac{4}{2}"],
+            &["abs(-3)", "floor(3.1)"],
+        ),
+        case(
+            r"\binom{10}{3}",
+            &[r"{}_{10}C_3", r"^{10}C_3", r"10 \choose 3", "120"],
+            &[r"{}_{10}C_4", r"9 \choose 3"],
+        ),
+        case(r"1\pm\sqrt2", &["1 +/- sqrt(2)", "1±√2"], &["1+√2"]),
+        case("x>3", &[r"\{x: x>3\}", r"\{x\in\mathbb{R}: x>3\}", r"(3,\infty)"], &[r"\{x: x<3\}"]),
+        case(
+            r"5\text{ ft }6\text{ in}",
+            &["5.5 ft", "66 inches"],
+            &["5 ft", "11 ft", r"6\text{ ft }5\text{ in}"],
+        ),
+        case(
+            "42",
+            &[r"\underbrace{42}_{\text{sum}}", r"\begin{aligned}42\end{aligned}", "٤٢"],
+            &[r"\underbrace{43}_{42}"],
+        ),
+    ]);
+}
+
+#[test]
 fn names_with_marks_are_names() {
     check(&[
         case("A_{12}", &["A_{12}"], &["10", "A_{11}", "A"]),

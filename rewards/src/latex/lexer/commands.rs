@@ -37,11 +37,12 @@ const SILENT: &str = " displaystyle textstyle scriptstyle scriptscriptstyle limi
     negthinspace negmedspace negthickspace enskip nonumber notag middle strut mathstrut null allowbreak nobreak noindent centering \
     relax protect hfill tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge bfseries mdseries itshape \
     slshape scshape upshape rmfamily sffamily ttfamily normalfont boldmath unboldmath it em sl sf tt sc cal ensuremath boxed \
-    mathord mathbin mathrel mathopen mathclose mathpunct mathinner mathop underline uline uuline smash mathclap mathllap mathrlap \
+    bold Bbb frak scr num framed ovalbox shadowbox doublebox circled Aboxed vcenter hfil hss leavevmode indent bigskip \
+    medskip smallskip mathord mathbin mathrel mathopen mathclose mathpunct mathinner mathop underline uline uuline smash mathclap mathllap mathrlap \
     rlap llap clap par newline linebreak nolinebreak hline space ";
 
 /// Commands whose argument is text, or letters in another type.
-const TEXTS: &str = " text textbf textit textrm textnormal textsf texttt textsc textsl textup textmd textsuperscript textsubscript emph mbox hbox vbox fbox \
+const TEXTS: &str = " text textbf textit textrm textnormal textsf texttt textsc textsl textup textmd unit si pu textsuperscript textsubscript emph mbox hbox vbox fbox \
     framebox makebox mathrm mathit mathbf mathsf mathtt mathnormal mathcal mathbb mathfrak mathscr operatorname bf rm boldsymbol \
     bm pmb ";
 
@@ -292,7 +293,7 @@ fn token(name: &str) -> Option<Token> {
     let relation = |relation| Some(Token::Relation(relation));
     let sign = |sign| Some(Token::Sign(sign));
     match name {
-        "frac" | "dfrac" | "tfrac" | "cfrac" => Some(Token::Command("frac")),
+        "frac" | "dfrac" | "tfrac" | "cfrac" | "sfrac" | "nicefrac" => Some(Token::Command("frac")),
         "binom" | "dbinom" | "tbinom" => Some(Token::Command("binom")),
         "choose" => Some(Token::Command("choose")),
         "over" => Some(Token::Command("over")),

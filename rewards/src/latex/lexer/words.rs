@@ -135,6 +135,7 @@ pub(super) fn plain_word(word: &str) -> Option<Token> {
         "percent" | "pct" | "percentage" => Token::Sign('%'),
         "degrees" | "degree" | "deg" => Token::Sign('°'),
         "in" => return None,
+        "cbrt" => Token::Command("cbrt"),
         _ => return function(word).map(Token::Function),
     })
 }
@@ -160,6 +161,9 @@ pub(super) fn function(name: &str) -> Option<Function> {
         "max" => Function::Max,
         "gcd" => Function::Gcd,
         "lcm" => Function::Lcm,
+        "floor" => Function::Floor,
+        "ceil" => Function::Ceiling,
+        "abs" => Function::Absolute,
         _ => return None,
     })
 }

@@ -15,6 +15,7 @@ impl Parser<'_> {
             Token::Sign('⦃') => return self.nested(Self::set),
             Token::Sign('|') => return self.nested(Self::absolute),
             Token::Sign('⌊' | '⌈') => return self.nested(Self::rounded),
+            Token::Sign('_' | '^') => return self.nested(Self::combinations),
             _ => self.at += 1,
         }
         match token {
@@ -103,7 +104,15 @@ impl Parser<'_> {
             r"\rightarrow",
         ];
         let is_silent = SILENT.contains(&name) || SILENT.contains(&put);
+        let is_brace = matches!(name, "underbrace" | "overbrace");
         match self.argument()? {
+            // What a brace is labelled with says nothing, unless it counts what dots leave out.
+            whole if is_brace && !whole.any(&|part| *part == Expression::Symbol("dots".to_string())) => {
+                if self.take('_') || self.take('^') {
+                    self.skip_argument()?;
+                }
+                Ok(whole)
+            }
             letters @ (Expression::Symbol(_) | Expression::Product(_)) if is_silent => Ok(letters),
             other => Ok(Expression::Unknown(format!("{name} {put}"), vec![other])),
         }
@@ -157,6 +166,10 @@ impl Parser<'_> {
                 let (top, bottom) = self.two_arguments()?;
                 Ok(Expression::Call(Function::Binomial, vec![top, bottom]))
             }
+            "cbrt" => {
+                let radicand = self.argument()?;
+                Ok(Expression::Root(Box::new([Expression::whole(3), radicand])))
+            }
             "sqrt" => {
                 let degree = match self.is_sign('[') {
                     true => {
@@ -176,6 +189,17 @@ impl Parser<'_> {
             "emptyset" => Ok(Expression::Set(Vec::new())),
             _ => Err(Unreadable),
         }
+    }
+
+    /// `{}_{10}C_3` and `^{10}C_3`.
+    fn combinations(&mut self) -> Parsed {
+        self.at += 1;
+        let upper = self.argument()?;
+        match self.tokens[self.at..] {
+            [Token::Name(ref name), Token::Sign('_'), ..] if name == "C" => self.at += 2,
+            _ => return Err(Unreadable),
+        }
+        Ok(Expression::Call(Function::Binomial, vec![upper, self.argument()?]))
     }
 
     /// Two arguments. Without braces they are one digit each, and `\frac12` has both in one number.
@@ -302,8 +326,13 @@ impl Parser<'_> {
         if matches!(self.peek(), Some(Token::Begin(_))) {
             return self.braced_system();
         }
-        if let [Token::Name(_), Token::Sign(':'), ..] = self.tokens[self.at..] {
-            self.at += 2;
+        let named = match self.tokens[self.at..] {
+            [Token::Name(_), Token::Sign(':'), ..] => 2,
+            [Token::Name(_), Token::Relation(Relation::Element), Token::Name(_), Token::Sign(':'), ..] => 4,
+            _ => 0,
+        };
+        if named > 0 {
+            self.at += named;
             return self.set_condition();
         }
         let bars = std::mem::replace(&mut self.bars, 1);

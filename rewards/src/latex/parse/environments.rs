@@ -5,7 +5,7 @@ use crate::latex::expression::Expression;
 use crate::latex::lexer::{Token, Unreadable};
 
 /// Environments whose rows are equations; `&` aligns them.
-const SYSTEMS: [&str; 13] = [
+const SYSTEMS: [&str; 15] = [
     "aligned",
     "align",
     "alignedat",
@@ -19,6 +19,8 @@ const SYSTEMS: [&str; 13] = [
     "displaymath",
     "math",
     "flalign",
+    "center",
+    "subequations",
 ];
 
 impl Parser<'_> {
@@ -36,6 +38,11 @@ impl Parser<'_> {
             }
             "array" | "tabular" => {
                 let rows = self.matrix(name)?;
+                if let [row] = &rows[..]
+                    && let [single] = &row[..]
+                {
+                    return Ok(single.clone());
+                }
                 let is_system = rows.iter().all(|row| matches!(row[..], [Expression::Chain(..)]));
                 let flat = || rows.iter().flatten().cloned().collect();
                 Ok(if is_system { one_or(flat(), Expression::And) } else { Expression::Matrix(rows) })

@@ -1,9 +1,10 @@
 //! What stands behind a value and measures it: units and their fractions, large numbers in words, degrees.
 
-use super::{Parsed, Parser};
-use crate::latex::expression::Expression;
+use super::{Parsed, Parser, one_or};
+use crate::latex::expression::{Expression, Number};
 use crate::latex::lexer::{Token, Unreadable};
 use crate::latex::qualifier::qualifies;
+use crate::latex::ratio::Ratio;
 use crate::latex::unit::{Unit, scale};
 
 /// A unit that is being read.
@@ -51,9 +52,24 @@ impl Parser<'_> {
                     braces -= 1;
                 }
                 _ if braces > 0 => return Err(Unreadable),
-                _ => return Ok(Expression::Measure(Box::new(value), building.unit)),
+                _ => return Ok(self.compound(value, building.unit)),
             }
         }
+    }
+
+    /// `5 ft 6 in`: a measure with its remainders in smaller units, as one measure in the largest one.
+    fn compound(&mut self, value: Expression, unit: Unit) -> Expression {
+        const REMAINDERS_MAX: usize = 3;
+        let mut terms = vec![value];
+        while let [Token::Number(number), Token::Word(word), ..] = &self.tokens[self.at..] {
+            let factor = Unit::named(word).factor_to(&unit).filter(|factor| *factor < Ratio::whole(1));
+            let Some(factor) = factor.filter(|_| terms.len() <= REMAINDERS_MAX) else { break };
+            self.at += 2;
+            let factor = Number { value: factor, places: None, digits: 0, plain: String::new() };
+            let factors = vec![Expression::Number(factor), Expression::Number(number.clone())];
+            terms.push(Expression::Product(factors));
+        }
+        Expression::Measure(Box::new(one_or(terms, Expression::Sum)), unit)
     }
 
     /// A value times the large numbers behind it.
