@@ -13,6 +13,7 @@ mod memory;
 mod mismatch;
 mod nothing_learned;
 mod parity;
+mod refill;
 mod replay_parity;
 mod score;
 mod segments;
