@@ -34,7 +34,7 @@ impl RunMemory {
         let one = DecodeMemory::new(decoder, rollout.slots_per_actor(), positions);
         let count = rollout.actors as u64;
         let packed = DecodeMemory::packed_at(decoder, precision(rollout.precision));
-        let groups = config.queue.groups_max + 2 * learner.groups_per_step;
+        let groups = config.queue.groups_max + learner.groups_per_step + learner.step_groups_max();
         let completions = groups * rollout.group_size + rollout.trajectories_open_max;
         let moments = if config.optimizer.kind == OptimizerKind::Adamw { 2 } else { 0 };
         let reference = u64::from(learner.kl.enabled && learner.kl.reference.is_some());
@@ -142,9 +142,10 @@ mod tests {
             RunMemory::new(&config, &decoder)
         };
         let (plain, longer) = (of(&[]), of(&["rollout.output_tokens_max=320"]));
-        // 192 tokens more: keys and values of 64 trajectories and 32 answers, tokens of 448 completions.
+        // 192 tokens more: keys and values of 64 trajectories and 32 answers, tokens of 832 completions, of which a step
+        // that refills has 64 groups.
         let caches = 4 * 2 * 4 * 192 * 128 * (64 + 32);
-        let tokens = 448 * 192 * TOKEN_BYTES;
+        let tokens = 832 * 192 * TOKEN_BYTES;
         assert_eq!(longer.total() - plain.total(), caches + tokens);
         assert!(of(&["rollout.actors=2"]).total() > plain.total());
         // Three policies of half as many bytes, and the weights that evaluation then has for itself.

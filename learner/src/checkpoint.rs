@@ -287,6 +287,7 @@ fn read(dir: &Path, trainee: &mut Trainee) -> Result<TrainerState, LearnerError>
         (moments.first, moments.second) = (first, second);
     }
     trainee.optimizer.updates = state.updates;
+    trainee.optimizer.has_moved = true;
     trainee.version = state.version;
     Ok(state)
 }

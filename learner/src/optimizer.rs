@@ -130,6 +130,8 @@ pub(crate) struct Optimizer {
     pub(crate) moments: Option<Moments>,
     /// Updates made so far: AdamW's bias correction counts them, not the steps.
     pub(crate) updates: u64,
+    /// Whether the moments may be other than 0.
+    pub(crate) has_moved: bool,
 }
 
 /// The numbers of one update besides the weights.
@@ -148,12 +150,18 @@ impl Optimizer {
             }
             OptimizerKind::Sgd => None,
         };
-        Self { config, moments, updates: 0 }
+        Self { config, moments, updates: 0, has_moved: false }
     }
 
     /// The factor that brings a gradient of this norm within the limit.
     pub(crate) fn gradient_scale(&self, gradient_norm: f64) -> f64 {
         self.config.clip_norm.map_or(1.0, |limit| (limit / (gradient_norm + 1e-6)).min(1.0))
+    }
+
+    /// Whether an update along gradients of 0 changes neither weights nor moments: nothing decays, and no update before
+    /// it has made a moment.
+    pub(crate) fn rests_without_gradient(&self) -> bool {
+        self.config.weight_decay == 0.0 && (self.moments.is_none() || !self.has_moved)
     }
 
     /// Moves the weights one update along the gradients.
@@ -164,6 +172,7 @@ impl Optimizer {
         rates: Rates,
     ) {
         self.updates += 1;
+        self.has_moved = true;
         let mut gradients = gradients;
         let parameters = weights.values_mut().into_iter().zip(gradients.values_mut());
         match &mut self.moments {

@@ -48,6 +48,20 @@ impl Trainee {
         Snapshot { version: self.version, decoder: Arc::clone(&self.decoder) }
     }
 
+    /// One optimizer step of a gradient that is 0, to the bit as [`Trainee::update`] makes it.
+    pub(crate) fn update_without_gradient(&mut self) -> Update {
+        let learning_rate = self.optimizer.config.learning_rate_at(self.version, self.steps_total);
+        if self.optimizer.rests_without_gradient() {
+            self.optimizer.updates += 1;
+        } else {
+            let gradients = self.decoder.weights.zeros_like();
+            let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(0.0) };
+            let decoder = Arc::make_mut(&mut self.decoder);
+            self.optimizer.update(&mut decoder.weights, gradients, rates);
+        }
+        Update { grad_norm: 0.0, learning_rate }
+    }
+
     /// One optimizer step. `prompts` names what the gradients came from, for an error.
     ///
     /// # Errors

@@ -181,6 +181,13 @@ impl Learner {
     ) -> Result<(UpdateReport, Vec<f64>), LearnerError> {
         let tokens = plan.completions.iter().map(|trained| trained.ids.len()).sum();
         let mut tally = Tally::new(tokens);
+        if plan.batches.is_empty() {
+            let start = Instant::now();
+            // Moments and decay go on as under any gradient of 0.
+            let update = self.trainee.update_without_gradient();
+            seconds.optimizer = start.elapsed().as_secs_f64();
+            return Ok((self.update_report(plan, &tally, update), tally.ratios));
+        }
         let mut gradients = self.decoder().weights.zeros_like();
         for batch in &plan.batches {
             self.pulse.beat();
@@ -192,7 +199,6 @@ impl Learner {
             seconds.gradients += start.elapsed().as_secs_f64();
         }
         let start = Instant::now();
-        // Also where nothing had a slope: moments and decay go on as under any gradient of zeros.
         let update = self.trainee.update(gradients, || prompt_names(&plan.completions))?;
         seconds.optimizer = start.elapsed().as_secs_f64();
         Ok((self.update_report(plan, &tally, update), tally.ratios))

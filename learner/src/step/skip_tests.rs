@@ -164,6 +164,22 @@ fn a_step_of_dead_groups_goes_through_no_pass() {
     }
 }
 
+/// Before any gradient, after one, and with a decay that never rests.
+#[test]
+fn an_update_without_a_gradient_is_that_of_a_gradient_of_zeros() {
+    for (optimizer, weight_decay) in [("adamw", 0.0), ("adamw", 0.1), ("sgd", 0.0), ("sgd", 0.1)] {
+        let optimizer = OptimizerConfig { weight_decay, ..optimizer_config(optimizer) };
+        let new = || Learner::new(decoder(1), learner_config(), optimizer.clone(), 0.85, 10, None).unwrap();
+        let (mut skipping, mut whole) = (new(), new());
+        for groups in [dead_groups(), dead_groups(), groups(), dead_groups()] {
+            skipping.step(groups.clone()).unwrap();
+            whole_step(&mut whole, &groups, true);
+            assert_eq!(bits(&skipping), bits(&whole), "{optimizer:?}");
+            assert_eq!(skipping.trainee.optimizer.updates, whole.trainee.optimizer.updates);
+        }
+    }
+}
+
 #[test]
 fn a_completion_that_is_masked_as_a_whole_is_counted() {
     let mut config = learner_config();
