@@ -10,11 +10,11 @@ use kernels::{
     ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, Packed,
     Precision, TokenStats, token_stats,
 };
-use rollout::{Ends, TextStream};
+use rollout::{Ends, Text, TextStream};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
-use crate::config::{Config, ToolConfig};
+use crate::config::{Config, RunConfig, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
 use crate::memory::RunMemory;
 use crate::model::{Model, open_device};
@@ -230,6 +230,16 @@ fn cached_stats((decoder, weights): (&Decoder, &DecodeWeights), tokens: &[u32]) 
     TokenStats { logprobs, entropies }
 }
 
+/// Refuses stops that the model's vocabulary cannot meet, as a run would.
+fn check_stops(config: &RunConfig, decoder: &DecoderConfig) -> Result<()> {
+    let stops = config.rollout.stops();
+    if stops.stop.is_empty() && stops.stop_token_ids.is_empty() {
+        return Ok(());
+    }
+    Ends::new(Arc::new(Text::load(&config.model.path)?), stops, decoder.vocabulary)?;
+    Ok(())
+}
+
 /// `longhaul check`: the resolved config, or what is wrong with it.
 ///
 /// # Errors
@@ -239,6 +249,36 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     print!("{}", config.resolved());
     let Config::Train(config) = config else { return Ok(()) };
     let decoder = DecoderConfig::read(&config.model.path)?;
+    check_stops(&config, &decoder)?;
     print!("{}", RunMemory::new(&config, &decoder));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rollout::StopConfig;
+
+    use super::*;
+
+    // What may be the beginning of a stop string waits until it is decided.
+    #[test]
+    fn a_stop_string_that_is_not_to_be_shown_never_appears() {
+        let text = Arc::new(Text::load("models/quickstart".as_ref()).unwrap());
+        let stops = StopConfig { stop: vec!["===".to_owned()], ..StopConfig::default() };
+        let ends = Ends::new(Arc::clone(&text), stops, 24).unwrap();
+        let shown_after = |written: &str| {
+            let mut shown = Shown::new(&ends, Vec::new());
+            text.encode_fragment(written).unwrap().into_iter().for_each(|id| shown.push(id).unwrap());
+            shown
+        };
+        for (written, certain) in [("4", ""), ("4==", "4"), ("4==5", "4="), ("4==5+7", "4==5")] {
+            assert_eq!(String::from_utf8(shown_after(written).out).unwrap(), certain);
+        }
+        let mut out = Vec::new();
+        let shown = shown_after("4==");
+        Shown { out: &mut out, stream: shown.stream, text: shown.text, shown: shown.shown, undecided: 2 }
+            .end("4")
+            .unwrap();
+        assert_eq!(out, b"\n", "the third mark ends it, and `4` is out already");
+    }
 }

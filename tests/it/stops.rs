@@ -47,9 +47,11 @@ fn stops_that_can_never_be_met_are_refused() {
         ("rollout.stop=[\"END\"]", "rollout.stop: no token of the tokenizer can end \"END\""),
         ("rollout.stop=[\"\"]", "rollout.stop: an empty string"),
     ] {
-        let arguments = ["generate", "--model", "models/quickstart", "--prompt", PROMPT, "--set", set];
-        let output = longhaul(&arguments);
-        assert!(!output.status.success() && text_of(&output).contains(reason), "{}", text_of(&output));
+        let generate = ["generate", "--model", "models/quickstart", "--prompt", PROMPT, "--set", set];
+        for arguments in [&generate[..], &["check", "configs/quickstart.toml", "--set", set]] {
+            let output = longhaul(arguments);
+            assert!(!output.status.success() && text_of(&output).contains(reason), "{}", text_of(&output));
+        }
     }
 }
 
