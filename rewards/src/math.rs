@@ -1,7 +1,10 @@
 //! The mathematics verifier: the final answer of a completion against the reference answer.
 //!
 //! # Which answer
-//! One final answer counts: the first kind of `extract` that the completion has. Nothing before `</think>` counts.
+//! One final answer counts: the first kind of `extract` that the completion has, and it decides even where its text
+//! cannot be read. Nothing before the end of the last thought counts. Words may stand around the value where they are
+//! known to say no more than that it is the answer: `statement` for sentences, `reduce` for boxes, `phrase` and `heading`
+//! for where they stand. What is denied, hedged or changed is not the number in it.
 //!
 //! # What is equal
 //! - Numbers exactly and at any size: `0.5`, `\frac12`, `1/2`, `2 1/2`, `1,234`, `1.2e3`, `3!`, `\sqrt{16}`.
@@ -16,7 +19,8 @@
 //! - Tuples in order. Sets, unions, lists with commas, `and` or `or` in any order, unless names order them.
 //!   Intervals with their ends. A list of two is never one value.
 //! - `x = 3` is `3`; `x \ge 3` is `[3, \infty)`; equations up to a factor, inequalities with it.
-//! - Choices by their letter, `(A)` or `A.`; words in any case.
+//! - Choices by their letter, `(A)` or `A.`, with nothing but that choice's text behind it; words in any case.
+//! - Dates and other digits in three groups or with leading zeros only as they are written.
 //!
 //! With `final_form` an answer is worked out: where the reference has no variables or functions of angles, it has
 //! none. So `\sin 30^\circ`, which may be the question, is not the `1/2` that was to be found.
@@ -46,6 +50,8 @@ mod number;
 mod extract;
 #[cfg(test)]
 mod near_miss;
+#[cfg(test)]
+mod spoken;
 #[cfg(test)]
 mod notation;
 

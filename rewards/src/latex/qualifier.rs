@@ -29,7 +29,7 @@ fn is_fraction(word: &str) -> bool {
         )
 }
 
-const QUALIFIERS: [&str; 128] = [
+const QUALIFIERS: [&str; 137] = [
     // It is denied.
     "not",
     "no",
@@ -127,6 +127,15 @@ const QUALIFIERS: [&str; 128] = [
     "ballpark",
     "either",
     "too",
+    "lakh",
+    "crore",
+    "gross",
+    "off",
+    "fails",
+    "fail",
+    "failed",
+    "etc",
+    "et",
     "both",
     // Something is taken away or added.
     "except",

@@ -40,7 +40,12 @@ fn without_stops(text: &str) -> &str {
     let body = text.trim_end_matches(['.', ',', ';', ':', '\u{3002}']);
     let whole = body.trim_end_matches(|last: char| last.is_ascii_digit());
     let goes_on = text[body.len()..].starts_with("...") && whole.len() < body.len() && whole.ends_with('.');
-    if goes_on { &text[..body.len() + 3] } else { body }
+    if goes_on {
+        return &text[..body.len() + 3];
+    }
+    // A list that goes on is not its first part.
+    let is_open_list = text.ends_with("...") && text.trim_end_matches('.').trim_end().ends_with(',');
+    if is_open_list { text } else { body }
 }
 
 /// Commands around text, which only set type.

@@ -373,6 +373,8 @@ fn formula_alone(sentence: &str) -> &str {
         {
             content
         }
+        // The dots of a list that goes on stay.
+        _ if sentence.trim_end_matches(['*', '_']).ends_with("...") => sentence,
         _ => sentence.trim_end_matches(['.', '*', '_', ' ']),
     }
 }

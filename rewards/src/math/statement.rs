@@ -162,6 +162,10 @@ fn says_what(pieces: &[Piece], at: usize, text: &str) -> bool {
 /// `must be 5` says it, `might be 5` does not.
 fn may_be(pieces: &[Piece], copula: usize, text: &str) -> bool {
     let word = pieces[copula].word(text);
+    // `less or equal to 5`.
+    if copula > 0 && pieces[copula - 1].word(text).eq_ignore_ascii_case("or") {
+        return false;
+    }
     if !word.eq_ignore_ascii_case("be") && !word.eq_ignore_ascii_case("have") {
         return true;
     }
@@ -292,8 +296,10 @@ fn is_of_unit(piece: &Piece, text: &str) -> bool {
 fn is_reason_at(pieces: &[Piece], at: usize, text: &str) -> bool {
     let word = if pieces[at].kind == Kind::Word { pieces[at].word(text) } else { "" };
     let has_doubt = || {
-        pieces[at..].iter().any(|piece| {
-            piece.kind == Kind::Word && (is_danger(piece.word(text)) || piece.word(text) == "or")
+        pieces[at..].iter().any(|piece| match piece.kind {
+            Kind::Word => is_danger(piece.word(text)) || piece.word(text) == "or",
+            Kind::Value => text[piece.start..piece.end].contains(" or "),
+            Kind::Mark(mark) => mark == '?',
         })
     };
     let has_value = || pieces[at..].iter().any(|piece| piece.kind == Kind::Value);
