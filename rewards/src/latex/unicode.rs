@@ -94,7 +94,12 @@ fn subscript(character: char) -> Option<char> {
 }
 
 fn mapped(character: char, from: &str, to: &str) -> Option<char> {
-    if character.is_ascii() {
+    // The blocks that hold all of them; most characters are in none.
+    let is_script = matches!(
+        u32::from(character),
+        0xb2 | 0xb3 | 0xb9 | 0x2b0..=0x2ff | 0x1d2c..=0x1d6a | 0x2070..=0x209f | 0x2c7c
+    );
+    if !is_script {
         return None;
     }
     from.chars().position(|known| known == character).and_then(|at| to.chars().nth(at))
