@@ -12,6 +12,11 @@ pub(super) struct Choice {
 
 /// The choice that a text is. A small letter is one only with a mark.
 pub(super) fn choice(text: &str) -> Option<Choice> {
+    // Most answers begin with a digit or with a command that is no text, which one look tells.
+    let is_formula = [r"\frac", r"\sqrt", r"\dfrac", r"\pi"].iter().any(|command| text.starts_with(command));
+    if is_formula || text.starts_with(|first: char| first.is_ascii_digit() || first == '-') {
+        return None;
+    }
     let plain = plain(text, false);
     let mut rest = plain.trim();
     let open = rest.starts_with(['(', '[']);

@@ -56,9 +56,11 @@ fn has_words(text: &str) -> bool {
     if text.contains("<<") {
         return true;
     }
-    let mut run = 0;
+    // The letters of a command are no word; those in its braces may be.
+    let (mut run, mut is_command) = (0, false);
     for byte in text.bytes() {
-        run = if byte.is_ascii_alphabetic() { run + 1 } else { 0 };
+        is_command = byte == b'\\' || is_command && byte.is_ascii_alphabetic();
+        run = if byte.is_ascii_alphabetic() && !is_command { run + 1 } else { 0 };
         if run > 1 {
             return true;
         }
