@@ -137,6 +137,10 @@ impl<'a> Lexer<'a> {
             return Ok(());
         }
         if rest.starts_with("...") {
+            // Dots alone are the end of a sentence and no answer.
+            if self.tokens.is_empty() {
+                return Err(Unreadable);
+            }
             self.at += 3;
             self.tokens.push(Token::Name("dots".to_string()));
             return Ok(());

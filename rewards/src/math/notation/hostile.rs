@@ -89,6 +89,13 @@ fn hostile_notation_ends_at_once() {
     }
 }
 
+#[test]
+fn dots_alone_are_no_answer() {
+    for text in ["...", "....", r"\right....", r"\left....\right."] {
+        assert!(!is_readable(text) && !is_well_formed(text), "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_can_be_read_is_itself_in_any_style(text in "[0-9x+*/^(){}., \\\\a-c½²]{0,24}", style in 0usize..STYLES.len()) {
