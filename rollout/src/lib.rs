@@ -67,7 +67,7 @@ pub use resume::{Standing, take_up};
 pub use schedule::{ACTOR_RESTARTS_MAX, ActorThreads, Lockstep};
 pub use scheduler::{FinishedContexts, Outcome, Pacing, Room, Scheduler};
 pub use scorer::{Scored, Scorer};
-pub use text::{Text, TextStream};
+pub use text::{Chat, ChatEnding, TemplateVariables, Text, TextStream};
 pub use trajectory::{
     Completion, EndedText, Finish, OutputLimits, Progress, Segment, StopReason, Token, Trajectory,
 };

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::error::RolloutError;
 use crate::random::shuffled;
-use crate::text::Text;
+use crate::text::{Chat, ChatEnding, TemplateVariables, Text};
 
 /// Where prompts come from; the table `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ pub struct JsonlConfig {
     /// The field with a demonstration for supervised fine-tuning; a line may lack it.
     #[serde(default = "completion_field")]
     pub completion_field: String,
+    /// Variables of the chat template by name, as `enable_thinking` or `tools`. A line's own `tools` and
+    /// `chat_template_kwargs` come before them.
+    #[serde(default, skip_serializing_if = "TemplateVariables::is_empty")]
+    pub template: TemplateVariables,
 }
 
 fn prompt_field() -> String {
@@ -81,7 +85,7 @@ pub struct PromptSource {
 #[derive(Debug)]
 enum Origin {
     Task(Task),
-    Jsonl { path: PathBuf, rows: Vec<Row> },
+    Jsonl { path: PathBuf, rows: Vec<Row>, template: TemplateVariables },
 }
 
 /// One line of a file, checked and split into what each stage needs.
@@ -108,7 +112,7 @@ impl PromptSource {
             DataConfig::Task(config) => Origin::Task(Task::new(config.clone()).map_err(RolloutError::Task)?),
             DataConfig::Jsonl(config) => {
                 let rows = read_rows(config)?;
-                Origin::Jsonl { path: config.path.clone(), rows }
+                Origin::Jsonl { path: config.path.clone(), rows, template: config.template.clone() }
             }
         };
         Ok(Self { origin, split, seed, text, prompt_tokens_max: usize::MAX })
@@ -143,7 +147,9 @@ impl PromptSource {
                     fields: Map::new(),
                 }
             }
-            Origin::Jsonl { path, rows } => self.prompt_of_row(index, path, self.row(index, rows))?,
+            Origin::Jsonl { path, rows, template } => {
+                self.prompt_of_row(index, path, self.row(index, rows), template)?
+            }
         };
         self.check(prompt)
     }
@@ -163,7 +169,7 @@ impl PromptSource {
                     None => task.demonstration_in(&problem, Style::Careful),
                 })
             }
-            Origin::Jsonl { path, rows } => {
+            Origin::Jsonl { path, rows, .. } => {
                 let row = self.row(index, rows);
                 let missing = || RolloutError::line(path, row.line, "no completion to learn from");
                 row.demonstration.clone().ok_or_else(missing)
@@ -177,7 +183,13 @@ impl PromptSource {
         &rows[usize::try_from(place).expect("a place in a list in memory fits its index type")]
     }
 
-    fn prompt_of_row(&self, index: u64, path: &Path, row: &Row) -> Result<Prompt, RolloutError> {
+    fn prompt_of_row(
+        &self,
+        index: u64,
+        path: &Path,
+        row: &Row,
+        template: &TemplateVariables,
+    ) -> Result<Prompt, RolloutError> {
         let id = format!("{}:{}", path.display(), row.line);
         let (text, tokens) = match &row.question {
             Question::Text(text) => (text.clone(), self.text.encode(text)?),
@@ -186,7 +198,11 @@ impl PromptSource {
                     prompt: id.clone(),
                     reason: error.to_string(),
                 };
-                let templated = self.text.render_chat(messages).map_err(refuse)?;
+                let variables = row_variables(row, template);
+                let tools = row.fields.get("tools");
+                let chat =
+                    Chat { messages, tools, variables: &variables, ending: ChatEnding::GenerationPrompt };
+                let templated = self.text.render_chat(&chat).map_err(refuse)?;
                 (last_of_user(messages), self.text.encode_fragment(&templated)?)
             }
         };
@@ -203,6 +219,15 @@ impl PromptSource {
         };
         Err(RolloutError::Prompt { prompt: prompt.id, reason })
     }
+}
+
+/// The variables of the config, and over them those that the line names, as in TRL's data sets.
+fn row_variables(row: &Row, template: &TemplateVariables) -> Map<String, Value> {
+    let mut variables = template.0.clone();
+    if let Some(Value::Object(own)) = row.fields.get("chat_template_kwargs") {
+        variables.extend(own.clone());
+    }
+    variables
 }
 
 fn read_rows(config: &JsonlConfig) -> Result<Vec<Row>, RolloutError> {
@@ -275,6 +300,7 @@ mod tests {
             prompt_field: prompt_field(),
             answer_field: answer_field(),
             completion_field: completion_field(),
+            template: TemplateVariables::default(),
         }
     }
 

@@ -158,7 +158,13 @@ pub(crate) fn context_at(
     let path = files.path().join("prompts.jsonl");
     let [prompt_field, answer_field, completion_field] =
         ["prompt", "answer", "completion"].map(str::to_string);
-    let data = DataConfig::Jsonl(JsonlConfig { path, prompt_field, answer_field, completion_field });
+    let data = DataConfig::Jsonl(JsonlConfig {
+        path,
+        prompt_field,
+        answer_field,
+        completion_field,
+        template: Default::default(),
+    });
     let text = text();
     let bell = Bell::new();
     let ends = Ends::new(text.clone(), config.stops(), 7).expect("stops of the seven tokens");

@@ -1,20 +1,28 @@
 //! Text to token ids and back, as the Hugging Face directory of the model says: `tokenizer.json`, the chat
 //! template and the tokens that end an output. Knows no prompts of a run and never evaluates model output.
 
+mod source;
+mod values;
+mod python;
+mod files;
+mod template;
+mod variables;
+
 use std::path::{Path, PathBuf};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, ErrorKind, context};
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::{
     DecodeStream, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     Tokenizer,
 };
 
 use crate::error::RolloutError;
+use crate::text::files::TokenizerConfig;
+use crate::text::template::ChatTemplates;
 use crate::token_bytes::TokenBytes;
+
+pub use template::{Chat, ChatEnding};
+pub use variables::TemplateVariables;
 
 /// Words whose tokens a tokenizer remembers, on each thread that encodes. Words of a language are soon among them;
 /// prompts that are made for one use would fill its usual 10,000 with what never comes again, and a run would grow
@@ -25,7 +33,8 @@ const WORDS_REMEMBERED_MAX: usize = 1024;
 pub struct Text {
     directory: PathBuf,
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    templates: ChatTemplates,
+    special_tokens: Map<String, Value>,
     eos_ids: Vec<u32>,
 }
 
@@ -46,14 +55,19 @@ impl Text {
         let mut model = tokenizer.get_model().clone();
         model.resize_cache(WORDS_REMEMBERED_MAX);
         tokenizer.with_model(model);
-        let config_path = directory.join("tokenizer_config.json");
-        let config = read_json(&config_path)?.unwrap_or(Value::Null);
-        let eos_ids = eos_ids(directory, &tokenizer, &config)?;
-        let template = match template_source(directory, &config)? {
-            Some((path, source)) => Some(ChatTemplate::new(&path, source, &config)?),
-            None => None,
-        };
-        Ok(Self { directory: directory.to_path_buf(), tokenizer, template, eos_ids })
+        // A file that was saved after a training with a length limit has both, and they are of that use: obeyed, a prompt
+        // would be cut or padded. transformers leaves them out of every call as well.
+        let padding = tokenizer.get_padding().map(|padding| padding.pad_token.clone());
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| RolloutError::content(&path, format!("truncation: {error}")))?;
+        tokenizer.with_padding(None);
+        let config = TokenizerConfig::read(directory)?;
+        config.add_tokens(&mut tokenizer, directory)?;
+        let eos_ids = files::eos_ids(directory, &tokenizer, &config)?;
+        let templates = ChatTemplates::new(files::templates(directory, &config)?);
+        let special_tokens = config.variables(padding.as_deref());
+        Ok(Self { directory: directory.to_path_buf(), tokenizer, templates, special_tokens, eos_ids })
     }
 
     /// Refuses a tokenizer that can produce an id outside an embedding of `vocabulary` rows.
@@ -91,14 +105,13 @@ impl Text {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Chat messages as the prompt text that the template makes of them, opened for the assistant's answer.
+    /// A conversation as the text that the model's chat template makes of it.
     /// The text carries its own special tokens, so its ids are [`Text::encode_fragment`] of it.
-    pub fn render_chat(&self, messages: &[Value]) -> Result<String, RolloutError> {
-        let path = self.directory.join("tokenizer_config.json");
-        let template = self.template.as_ref().ok_or_else(|| {
-            RolloutError::content(&path, "no `chat_template`, but a prompt is a list of messages")
-        })?;
-        template.render(messages).map_err(|error| RolloutError::content(&path, template_error(&error)))
+    ///
+    /// # Errors
+    /// Names the file of the template and its line, for a template that does not compile, raises, or is not there.
+    pub fn render_chat(&self, chat: &Chat<'_>) -> Result<String, RolloutError> {
+        self.templates.render(chat, &self.special_tokens, &self.directory)
     }
 
     /// The text of a completion. The token that ended it, if one did, is not part of the text; neither are
@@ -161,215 +174,17 @@ impl TextStream<'_> {
     }
 }
 
-/// `None` if the file is absent.
-fn read_json(path: &Path) -> Result<Option<Value>, RolloutError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| RolloutError::content(path, error)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(RolloutError::file(path, error)),
-    }
-}
-
-/// The tokenizer's `eos_token` first, then those of `generation_config.json`, or of `config.json` where the
-/// former names none: an instruct model ends its turns with other tokens than its texts.
-fn eos_ids(directory: &Path, tokenizer: &Tokenizer, config: &Value) -> Result<Vec<u32>, RolloutError> {
-    let mut ids = Vec::new();
-    if let Some(token) = special_token(config, "eos_token") {
-        let id = tokenizer.token_to_id(&token).ok_or_else(|| {
-            let path = directory.join("tokenizer_config.json");
-            RolloutError::content(&path, format!("eos_token {token:?} is not in tokenizer.json"))
-        })?;
-        ids.push(id);
-    }
-    let mut listed = Vec::new();
-    for name in ["generation_config.json", "config.json"] {
-        if listed.is_empty() {
-            listed = listed_eos_ids(&directory.join(name))?;
-        }
-    }
-    for id in listed {
-        if !ids.contains(&id) {
-            ids.push(id);
-        }
-    }
-    if ids.is_empty() {
-        return Err(RolloutError::content(
-            directory,
-            "neither tokenizer_config.json (eos_token) nor generation_config.json or config.json \
-             (eos_token_id) names a token that ends an output",
-        ));
-    }
-    Ok(ids)
-}
-
-fn listed_eos_ids(path: &Path) -> Result<Vec<u32>, RolloutError> {
-    let Some(config) = read_json(path)? else { return Ok(Vec::new()) };
-    let listed = match &config["eos_token_id"] {
-        Value::Null => return Ok(Vec::new()),
-        Value::Array(ids) => ids.clone(),
-        id => vec![id.clone()],
-    };
-    listed
-        .iter()
-        .map(|id| {
-            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| {
-                RolloutError::content(path, "eos_token_id is neither a token id nor a list of them")
-            })
-        })
-        .collect()
-}
-
-/// A special token is written as a text or as `{"content": text, ..}`.
-fn special_token(config: &Value, name: &str) -> Option<String> {
-    let token = &config[name];
-    token.as_str().or_else(|| token["content"].as_str()).map(str::to_string)
-}
-
-/// The template and the file it is in: `chat_template.jinja`, or `chat_template` of
-/// `tokenizer_config.json`, which is a text or a list of named ones.
-fn template_source(directory: &Path, config: &Value) -> Result<Option<(PathBuf, String)>, RolloutError> {
-    let path = directory.join("chat_template.jinja");
-    match std::fs::read_to_string(&path) {
-        Ok(source) => return Ok(Some((path, source))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(RolloutError::file(&path, error)),
-    }
-    let path = directory.join("tokenizer_config.json");
-    let source = match &config["chat_template"] {
-        Value::Null => return Ok(None),
-        Value::String(source) => Some(source.as_str()),
-        Value::Array(named) => {
-            let default = named.iter().find(|entry| entry["name"] == "default");
-            default.and_then(|entry| entry["template"].as_str())
-        }
-        _ => None,
-    };
-    let source = source.ok_or_else(|| {
-        RolloutError::content(
-            &path,
-            "chat_template is neither a text nor a list with an entry named `default`",
-        )
-    })?;
-    Ok(Some((path, source.to_string())))
-}
-
-/// A chat template in the environment that transformers gives it.
-struct ChatTemplate {
-    environment: Environment<'static>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
-}
-
-impl ChatTemplate {
-    fn new(path: &Path, source: String, config: &Value) -> Result<Self, RolloutError> {
-        let mut environment = Environment::new();
-        let refuse = |error: minijinja::Error| RolloutError::content(path, template_error(&error));
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(refuse)?);
-        // Templates call methods of Python strings and lists, such as `.strip()` and `.split()`.
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_fixed);
-        environment.add_filter("tojson", python_json);
-        environment.add_template_owned("chat_template", source).map_err(refuse)?;
-        let (bos_token, eos_token) = (special_token(config, "bos_token"), special_token(config, "eos_token"));
-        Ok(Self { environment, bos_token, eos_token })
-    }
-
-    fn render(&self, messages: &[Value]) -> Result<String, minijinja::Error> {
-        let none = minijinja::Value::from(());
-        self.environment.get_template("chat_template")?.render(context! {
-            messages => minijinja::Value::from(Serde(messages)),
-            add_generation_prompt => true,
-            bos_token => self.bos_token.as_deref().unwrap_or_default(),
-            eos_token => self.eos_token.as_deref().unwrap_or_default(),
-            tools => none.clone(),
-            documents => none,
-        })
-    }
-}
-
-fn template_error(error: &minijinja::Error) -> String {
-    format!("chat_template: {error}")
-}
-
-fn raise_exception(message: String) -> Result<String, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The date is always Friday, 26 July 2024, which the templates of Llama 3 fall back to: with today's date
-/// one seed would give another run tomorrow.
-fn strftime_fixed(format: &str) -> String {
-    let fields = [
-        ("%d", "26"),
-        ("%b", "Jul"),
-        ("%B", "July"),
-        ("%m", "07"),
-        ("%Y", "2024"),
-        ("%y", "24"),
-        ("%a", "Fri"),
-        ("%A", "Friday"),
-        ("%H", "00"),
-        ("%M", "00"),
-        ("%S", "00"),
-    ];
-    fields.iter().fold(format.to_string(), |date, (field, value)| date.replace(field, value))
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=indent)` of Python: templates are written against its
-/// spaces.
-fn python_json(value: &minijinja::Value, options: Kwargs) -> Result<minijinja::Value, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // `ensure_ascii`, `separators` and `sort_keys` are accepted and not followed.
-    for name in ["ensure_ascii", "separators", "sort_keys"] {
-        let _: Option<minijinja::Value> = options.get(name)?;
-    }
-    options.assert_all_used()?;
-    let mut written = Vec::new();
-    let outcome = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width);
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut written, formatter))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut written, PythonSpaces)),
-    };
-    outcome
-        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
-        .map(|()| minijinja::Value::from_safe_string(String::from_utf8_lossy(&written).into_owned()))
-}
-
-/// Writes `{"a": 1, "b": 2}` where serde_json's compact form is `{"a":1,"b":2}`.
-struct PythonSpaces;
-
-impl serde_json::ser::Formatter for PythonSpaces {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Map, Value, json};
 
+    use super::{Chat, ChatEnding};
     use crate::testing::{TextFiles, text};
+
+    fn chat(messages: &[Value]) -> Chat<'_> {
+        static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+        Chat { messages, tools: None, variables: &NONE, ending: ChatEnding::GenerationPrompt }
+    }
 
     #[test]
     fn plain_text_goes_to_ids_and_back() {
@@ -474,10 +289,11 @@ mod tests {
         let messages =
             [json!({"role": "system", "content": "Be brief."}), json!({"role": "user", "content": " 1+1 "})];
         assert_eq!(
-            text.render_chat(&messages).expect("two good messages"),
+            text.render_chat(&chat(&messages)).expect("two good messages"),
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
         );
-        let error = text.render_chat(&[json!({"role": "x", "content": ""})]).expect_err("x is no role");
+        let error =
+            text.render_chat(&chat(&[json!({"role": "x", "content": ""})])).expect_err("x is no role");
         assert!(error.to_string().contains("bad role"), "{error}");
     }
 
@@ -490,17 +306,26 @@ mod tests {
             "tokenizer_config.json",
             &json!({"eos_token": "<eos>", "chat_template": named}).to_string(),
         );
-        assert_eq!(files.load().expect("a list").render_chat(&[]).expect("constant"), "<eos>D");
+        assert_eq!(
+            files.load().expect("a list").render_chat(&chat(&[json!({"role": "user"})])).expect("constant"),
+            "<eos>D"
+        );
         files.write("chat_template.jinja", "{{ strftime_now('%d %b %Y') }}|{{ {'a': [1, 2]} | tojson }}");
-        let rendered = files.load().expect("a file").render_chat(&[]).expect("constant");
+        let rendered =
+            files.load().expect("a file").render_chat(&chat(&[json!({"role": "user"})])).expect("constant");
         assert_eq!(rendered, "26 Jul 2024|{\"a\": [1, 2]}");
         files.write("chat_template.jinja", "{% if %}");
-        assert!(files.load().expect_err("no condition").to_string().contains("chat_template.jinja: "));
+        // Only prompts that need the template are refused.
+        let text = files.load().expect("prompts of text need no template");
+        let error =
+            text.render_chat(&chat(&[json!({"role": "user"})])).expect_err("no condition").to_string();
+        assert!(error.contains("chat_template.jinja: chat template: line 1: "), "{error}");
     }
 
     #[test]
     fn messages_need_a_template() {
-        let error = text().render_chat(&[]).expect_err("none is there").to_string();
+        let error =
+            text().render_chat(&chat(&[json!({"role": "user"})])).expect_err("none is there").to_string();
         assert!(error.contains("tokenizer_config.json: no `chat_template`"), "{error}");
     }
 }

@@ -1,0 +1,351 @@
+//! What the files of a Hugging Face directory say beside the tokenizer: special tokens, ends of output, chat templates.
+//! The order in which they win over each other is that of transformers 5.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tokenizers::{AddedToken, Tokenizer};
+
+use crate::error::RolloutError;
+
+/// The tokens that templates and `eos_token` know by a name.
+const NAMED_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// What `tokenizer_config.json` and its older companions say.
+#[derive(Debug)]
+pub(super) struct TokenizerConfig {
+    fields: Map<String, Value>,
+}
+
+/// A chat template and where it is from.
+#[derive(Debug)]
+pub(super) struct TemplateSource {
+    /// `default`, or what the list or the file calls it.
+    pub(super) name: String,
+    /// The file that it is in.
+    pub(super) path: PathBuf,
+    /// The template.
+    pub(super) text: String,
+}
+
+impl TokenizerConfig {
+    /// Reads `tokenizer_config.json`. `special_tokens_map.json` is of the time before `added_tokens_decoder`: where the
+    /// config has that key it is not read.
+    pub(super) fn read(directory: &Path) -> Result<Self, RolloutError> {
+        let read = |name: &str| -> Result<Map<String, Value>, RolloutError> {
+            let path = directory.join(name);
+            match read_json(&path)? {
+                None => Ok(Map::new()),
+                Some(Value::Object(fields)) => Ok(fields),
+                Some(_) => Err(RolloutError::content(&path, "not a JSON object")),
+            }
+        };
+        let mut fields = read("tokenizer_config.json")?;
+        if !fields.contains_key("added_tokens_decoder") {
+            fields.extend(read("special_tokens_map.json")?);
+        }
+        Ok(Self { fields })
+    }
+
+    /// A special token is written as a text or as `{"content": text, ..}`.
+    fn token(&self, name: &str) -> Option<&str> {
+        content(self.fields.get(name)?)
+    }
+
+    /// The variables that a template knows the special tokens by. A token that the model has not is no variable.
+    pub(super) fn variables(&self, padding: Option<&str>) -> Map<String, Value> {
+        let mut tokens = Map::new();
+        for name in NAMED_TOKENS {
+            let token = self.token(name).or(padding.filter(|_| name == "pad_token"));
+            if let Some(token) = token {
+                tokens.insert(name.to_owned(), Value::from(token));
+            }
+        }
+        tokens
+    }
+
+    /// Adds the tokens that only the config has: those of `added_tokens_decoder` in the order of their ids, then special
+    /// tokens by name and the further ones that are not among the tokenizer's added tokens yet.
+    pub(super) fn add_tokens(&self, tokenizer: &mut Tokenizer, directory: &Path) -> Result<(), RolloutError> {
+        let path = directory.join("tokenizer_config.json");
+        let mut listed: Vec<(u32, AddedToken)> = Vec::new();
+        if let Some(Value::Object(decoder)) = self.fields.get("added_tokens_decoder") {
+            for (id, token) in decoder {
+                let wrong =
+                    || RolloutError::content(&path, format!("added_tokens_decoder: {id:?} is no token"));
+                let id = id.parse().map_err(|_| wrong())?;
+                listed.push((id, added_token(token, false).ok_or_else(wrong)?));
+            }
+        }
+        listed.sort_by_key(|(id, _)| *id);
+        let named = |text: &str| NAMED_TOKENS.iter().any(|name| self.token(name) == Some(text));
+        for (id, mut token) in listed {
+            let known =
+                tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|known| same(known, &token));
+            if known {
+                continue;
+            }
+            token.special |= named(&token.content);
+            let content = token.content.clone();
+            add(tokenizer, token, &path)?;
+            let found = tokenizer.token_to_id(&content);
+            if found != Some(id) {
+                let found = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
+                return Err(RolloutError::content(
+                    &path,
+                    format!(
+                        "added_tokens_decoder: {content:?} has id {id}, in tokenizer.json it has {found}"
+                    ),
+                ));
+            }
+        }
+        let further = ["additional_special_tokens", "extra_special_tokens"];
+        let lists = further.iter().filter_map(|name| self.fields.get(*name)?.as_array()).flatten();
+        let special = NAMED_TOKENS.iter().filter_map(|name| self.fields.get(*name)).chain(lists);
+        for token in special.filter_map(|token| added_token(token, true)) {
+            // A token without an id has no row in the embedding either: what names it says so where it is needed.
+            let is_added =
+                tokenizer.get_added_tokens_decoder().values().any(|known| known.content == token.content);
+            if !is_added && tokenizer.token_to_id(&token.content).is_some() {
+                add(tokenizer, token, &path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add(tokenizer: &mut Tokenizer, token: AddedToken, path: &Path) -> Result<(), RolloutError> {
+    let content = token.content.clone();
+    let added =
+        if token.special { tokenizer.add_special_tokens([token]) } else { tokenizer.add_tokens([token]) };
+    let refuse = |error| RolloutError::content(path, format!("token {content:?} cannot be added: {error}"));
+    added.map(drop).map_err(refuse)
+}
+
+/// `AddedToken` compares by its text alone.
+fn same(one: &AddedToken, other: &AddedToken) -> bool {
+    one.content == other.content
+        && (one.single_word, one.lstrip, one.rstrip, one.normalized, one.special)
+            == (other.single_word, other.lstrip, other.rstrip, other.normalized, other.special)
+}
+
+fn content(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token["content"].as_str())
+}
+
+fn added_token(token: &Value, special: bool) -> Option<AddedToken> {
+    let flag = |name: &str| token[name].as_bool();
+    let special = special || flag("special").unwrap_or(false);
+    let added = AddedToken::from(content(token)?.to_owned(), special)
+        .single_word(flag("single_word").unwrap_or(false))
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false));
+    Some(match flag("normalized") {
+        Some(normalized) => added.normalized(normalized),
+        None => added,
+    })
+}
+
+/// The tokenizer's `eos_token` first, then those of `generation_config.json`, or of `config.json` where the
+/// former names none: an instruct model ends its turns with other tokens than its texts.
+pub(super) fn eos_ids(
+    directory: &Path,
+    tokenizer: &Tokenizer,
+    config: &TokenizerConfig,
+) -> Result<Vec<u32>, RolloutError> {
+    let mut ids = Vec::new();
+    if let Some(token) = config.token("eos_token") {
+        let id = tokenizer.token_to_id(token).ok_or_else(|| {
+            let path = directory.join("tokenizer_config.json");
+            RolloutError::content(&path, format!("eos_token {token:?} is not in tokenizer.json"))
+        })?;
+        ids.push(id);
+    }
+    let mut listed = Vec::new();
+    for name in ["generation_config.json", "config.json"] {
+        if listed.is_empty() {
+            listed = listed_eos_ids(&directory.join(name))?;
+        }
+    }
+    for id in listed {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    if ids.is_empty() {
+        return Err(RolloutError::content(
+            directory,
+            "neither tokenizer_config.json or special_tokens_map.json (eos_token) nor generation_config.json or \
+             config.json (eos_token_id) names a token that ends an output",
+        ));
+    }
+    Ok(ids)
+}
+
+fn listed_eos_ids(path: &Path) -> Result<Vec<u32>, RolloutError> {
+    let Some(config) = read_json(path)? else { return Ok(Vec::new()) };
+    let listed = match &config["eos_token_id"] {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(ids) => ids.clone(),
+        id => vec![id.clone()],
+    };
+    listed
+        .iter()
+        .map(|id| {
+            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| {
+                RolloutError::content(path, "eos_token_id is neither a token id nor a list of them")
+            })
+        })
+        .collect()
+}
+
+/// The templates of a directory: `chat_template.jinja` and the files of `additional_chat_templates/`, or, where there are
+/// none, `chat_template` of `tokenizer_config.json`, which is a text or a list of named ones.
+pub(super) fn templates(
+    directory: &Path,
+    config: &TokenizerConfig,
+) -> Result<Vec<TemplateSource>, RolloutError> {
+    let mut sources = Vec::new();
+    let mut files = vec![("default".to_owned(), directory.join("chat_template.jinja"))];
+    let more = directory.join("additional_chat_templates");
+    if more.is_dir() {
+        let entries = std::fs::read_dir(&more).map_err(|error| RolloutError::file(&more, error))?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let jinja = paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "jinja"));
+        files.extend(jinja.filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path))));
+    }
+    for (name, path) in files {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => sources.push(TemplateSource { name, path, text }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(RolloutError::file(&path, error)),
+        }
+    }
+    if !sources.is_empty() {
+        return Ok(sources);
+    }
+    let path = directory.join("tokenizer_config.json");
+    let source = |name: &str, text: &str| TemplateSource {
+        name: name.to_owned(),
+        path: path.clone(),
+        text: text.to_owned(),
+    };
+    match config.fields.get("chat_template") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(vec![source("default", text)]),
+        Some(Value::Array(named)) => {
+            let named = named.iter();
+            Ok(named
+                .filter_map(|one| Some(source(one["name"].as_str()?, one["template"].as_str()?)))
+                .collect())
+        }
+        Some(_) => {
+            Err(RolloutError::content(&path, "chat_template is neither a text nor a list of named texts"))
+        }
+    }
+}
+
+/// `None` if the file is absent.
+fn read_json(path: &Path) -> Result<Option<Value>, RolloutError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| RolloutError::content(path, error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RolloutError::file(path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::testing::TextFiles;
+
+    /// The tokenizer of the tests with more keys.
+    fn files(changes: &Value) -> TextFiles {
+        let files = TextFiles::new();
+        let path = files.path().join("tokenizer.json");
+        let mut tokenizer: Value =
+            serde_json::from_slice(&std::fs::read(path).expect("it is there")).expect("JSON");
+        for (key, value) in changes.as_object().expect("an object") {
+            tokenizer[key] = value.clone();
+        }
+        files.write("tokenizer.json", &tokenizer.to_string());
+        files
+    }
+
+    #[test]
+    fn a_length_limit_and_padding_of_a_former_use_are_not_obeyed() {
+        let truncation =
+            json!({"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"});
+        let padding = json!({"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 1,
+            "pad_type_id": 0, "pad_token": "<unk>"});
+        let text = files(&json!({"truncation": truncation, "padding": padding})).load().expect("a tokenizer");
+        assert_eq!(text.encode("abcde").expect("five characters"), [2, 3, 4, 5, 6]);
+        assert_eq!(text.encode_fragment("a").expect("one character"), [2]);
+    }
+
+    #[test]
+    fn special_tokens_come_from_the_older_file_too() {
+        let files = TextFiles::new();
+        files.write("tokenizer_config.json", "{}");
+        files
+            .write("special_tokens_map.json", r#"{"eos_token": {"content": "<eos>"}, "pad_token": "<unk>"}"#);
+        files.write("chat_template.jinja", "{{ eos_token }}{{ pad_token }}{{ bos_token is defined }}");
+        let text = files.load().expect("an end of output");
+        assert_eq!(text.eos_ids(), &[0]);
+        let variables = serde_json::Map::new();
+        let messages = [json!({"role": "user", "content": ""})];
+        let chat = super::super::Chat {
+            messages: &messages,
+            tools: None,
+            variables: &variables,
+            ending: super::super::ChatEnding::GenerationPrompt,
+        };
+        assert_eq!(text.render_chat(&chat).expect("constant"), "<eos><unk>False");
+        // Where the config has the newer key, transformers does not read the older file.
+        files.write("tokenizer_config.json", r#"{"added_tokens_decoder": {}}"#);
+        assert!(
+            files
+                .load()
+                .expect_err("no end of output")
+                .to_string()
+                .contains("names a token that ends an output")
+        );
+    }
+
+    #[test]
+    fn tokens_that_only_the_config_has_are_one_token() {
+        let files = TextFiles::new();
+        let decoder = |id: &str| {
+            json!({"eos_token": "<eos>", "additional_special_tokens": ["ab"],
+                "added_tokens_decoder": {id: {"content": "<note>", "special": true}}})
+        };
+        files.write("tokenizer_config.json", &decoder("7").to_string());
+        let text = files.load().expect("id 7 is free");
+        assert_eq!(text.encode("a<note>b").expect("known"), [2, 7, 3]);
+        assert_eq!(text.decode(&[2, 7, 3]).expect("known"), "ab", "a special token is no text");
+        files.write("tokenizer_config.json", &decoder("9").to_string());
+        let error = files.load().expect_err("7 comes before 9").to_string();
+        assert!(error.contains("\"<note>\" has id 9, in tokenizer.json it has 7"), "{error}");
+    }
+
+    #[test]
+    fn templates_by_name_are_chosen_as_transformers_does() {
+        let files = TextFiles::new();
+        files.write("chat_template.jinja", "plain");
+        std::fs::create_dir(files.path().join("additional_chat_templates")).expect("the directory is ours");
+        files.write("additional_chat_templates/tool_use.jinja", "tools");
+        let text = files.load().expect("two templates");
+        let (messages, none) = ([json!({"role": "user"})], serde_json::Map::new());
+        let tools = json!([]);
+        let render = |tools| {
+            let ending = super::super::ChatEnding::GenerationPrompt;
+            text.render_chat(&super::super::Chat { messages: &messages, tools, variables: &none, ending })
+        };
+        assert_eq!(render(None).expect("default"), "plain");
+        assert_eq!(render(Some(&tools)).expect("tool_use"), "tools");
+    }
+}

@@ -1,0 +1,142 @@
+//! Python's side of a chat template: the methods, filters and tests that templates are written against and that
+//! minijinja lacks or has otherwise.
+
+mod characters;
+mod date;
+mod filters;
+mod json;
+mod numbers;
+mod strings;
+mod tests_of_values;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use minijinja::value::{Object, ObjectRepr, Rest, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+
+/// Adds all of it to the environment of a template.
+pub(super) fn add_to(environment: &mut Environment<'static>) {
+    minijinja_contrib::add_to_environment(environment);
+    environment.set_unknown_method_callback(method);
+    environment.add_function("strftime_now", date::strftime_fixed);
+    environment.add_function("cycler", cycler);
+    environment.add_filter("tojson", json::to_json);
+    environment.add_filter(super::source::PERCENT_FILTER, strings::percent_format);
+    filters::add_to(environment);
+    tests_of_values::add_to(environment);
+}
+
+/// `str(value)`: floats and what holds them are all that minijinja writes otherwise.
+pub(super) fn printed(value: &Value) -> String {
+    match value.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => repr(value),
+        _ => value.to_string(),
+    }
+}
+
+/// `repr(value)`.
+fn repr(value: &Value) -> String {
+    let items = |value: &Value| value.try_iter().into_iter().flatten().collect::<Vec<Value>>();
+    match value.kind() {
+        ValueKind::Number if !value.is_integer() => {
+            f64::try_from(value.clone()).map_or_else(|_| value.to_string(), numbers::float_text)
+        }
+        ValueKind::Seq => {
+            let items: Vec<String> = items(value).iter().map(repr).collect();
+            match (value.is_tuple(), items.as_slice()) {
+                (true, [only]) => format!("({only},)"),
+                (true, _) => format!("({})", items.join(", ")),
+                (false, _) => format!("[{}]", items.join(", ")),
+            }
+        }
+        ValueKind::Map => {
+            let field = |key: &Value| value.get_item(key).unwrap_or_default();
+            let fields =
+                items(value).into_iter().map(|key| format!("{}: {}", repr(&key), repr(&field(&key))));
+            format!("{{{}}}", fields.collect::<Vec<String>>().join(", "))
+        }
+        _ => format!("{value:?}"),
+    }
+}
+
+/// A method of `str`, `list` or `dict`. Methods that change a value raise, as they do in the sandbox of transformers.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let own = match (value.kind(), value.as_str()) {
+        (ValueKind::String, Some(text)) => strings::method(text, name, args)?,
+        (ValueKind::Seq, _) => sequence_method(value, name, args)?,
+        (ValueKind::Map, _) if name == "copy" => {
+            let () = from_args(args)?;
+            Some(value.clone())
+        }
+        _ => None,
+    };
+    match own {
+        Some(found) => Ok(found),
+        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// `cycler('a', 'b')`: gives its items one after the other, again and again.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: AtomicUsize,
+}
+
+fn cycler(items: Rest<Value>) -> Result<Value, Error> {
+    if items.is_empty() {
+        return Err(Error::new(ErrorKind::MissingArgument, "at least one item has to be provided"));
+    }
+    Ok(Value::from_object(Cycler { items: items.0, at: AtomicUsize::new(0) }))
+}
+
+impl Object for Cycler {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        (key.as_str() == Some("current")).then(|| self.item(self.at.load(Relaxed)))
+    }
+
+    fn call_method(
+        self: &Arc<Self>,
+        _: &mut State<'_, '_>,
+        name: &str,
+        args: &[Value],
+    ) -> Result<Value, Error> {
+        let () = from_args(args)?;
+        match name {
+            "next" => Ok(self.item(self.at.fetch_add(1, Relaxed))),
+            "reset" => {
+                self.at.store(0, Relaxed);
+                Ok(Value::from(()))
+            }
+            _ => Err(Error::from(ErrorKind::UnknownMethod)),
+        }
+    }
+}
+
+impl Cycler {
+    fn item(&self, at: usize) -> Value {
+        self.items[at % self.items.len()].clone()
+    }
+}
+
+fn sequence_method(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    Ok(match name {
+        "index" => {
+            let (wanted,): (&Value,) = from_args(args)?;
+            let place = value.try_iter()?.position(|item| item == *wanted);
+            let missing = || Error::new(ErrorKind::InvalidOperation, format!("{wanted:?} is not in list"));
+            Some(Value::from(place.ok_or_else(missing)?))
+        }
+        "copy" => {
+            let () = from_args(args)?;
+            Some(value.clone())
+        }
+        _ => None,
+    })
+}

@@ -1,0 +1,211 @@
+//! The filters of Jinja2 that minijinja lacks or has otherwise.
+
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+use super::characters::{byte_of, capitalize, is_space, length, split_lines};
+use super::numbers::{float, whole};
+use super::printed as string;
+use super::strings::centered;
+
+/// The widest text that `center` may make.
+const WIDTH_MAX: usize = 1 << 20;
+
+/// The widest margin of `indent`, which stands before each line.
+const INDENT_MAX: usize = 1 << 10;
+
+pub(super) fn add_to(environment: &mut Environment<'static>) {
+    environment.add_filter("int", int);
+    environment.add_filter("float", to_float);
+    environment.add_filter("string", |value: &Value| string(value));
+    environment.add_filter("capitalize", |value: &Value| capitalize(&string(value)));
+    environment.add_filter("title", |value: &Value| title(&string(value)));
+    environment.add_filter("trim", trim);
+    environment.add_filter("center", center);
+    environment.add_filter("wordcount", |value: &Value| word_count(&string(value)));
+    environment.add_filter("striptags", |value: &Value| strip_tags(&string(value)));
+    environment.add_filter("forceescape", |value: &Value| escaped(&string(value)));
+    environment.add_filter("xmlattr", xml_attributes);
+    environment.add_filter("truncate", truncate);
+    environment.add_filter("indent", indent);
+}
+
+/// `int(value, default=0, base=10)`: what is no number is the default.
+fn int(value: &Value, default: Option<Value>, base: Option<u32>, named: Kwargs) -> Result<Value, Error> {
+    let default = default.or(named.get("default")?).unwrap_or(Value::from(0));
+    let base = base.or(named.get("base")?).unwrap_or(10);
+    named.assert_all_used()?;
+    if !(2..=36).contains(&base) {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("{base} is no base from 2 to 36")));
+    }
+    let truncated = |float: f64| (float.is_finite() && float.abs() < 1e38).then_some(float.trunc() as i128);
+    let found = match (value.kind(), value.as_str()) {
+        (_, Some(text)) => whole(text, base).or_else(|| float(text).and_then(truncated)),
+        (ValueKind::Bool, _) => Some(i128::from(value.is_true())),
+        (ValueKind::Number, _) if value.is_integer() => return Ok(value.clone()),
+        (ValueKind::Number, _) => f64::try_from(value.clone()).ok().and_then(truncated),
+        _ => None,
+    };
+    Ok(found.map_or(default, Value::from))
+}
+
+/// `float(value, default=0.0)`.
+fn to_float(value: &Value, default: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let default = default.or(named.get("default")?).unwrap_or(Value::from(0.0));
+    named.assert_all_used()?;
+    let found = match (value.kind(), value.as_str()) {
+        (_, Some(text)) => float(text),
+        (ValueKind::Bool, _) => Some(f64::from(u8::from(value.is_true()))),
+        (ValueKind::Number, _) => f64::try_from(value.clone()).ok(),
+        _ => None,
+    };
+    Ok(found.map_or(default, Value::from))
+}
+
+/// Jinja2's own `title`: words begin behind white space, `-` and opening brackets.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut word = String::new();
+    for character in text.chars() {
+        if is_space(character) || matches!(character, '-' | '(' | '{' | '[' | '<') {
+            out.push_str(&titled(&word));
+            word.clear();
+            out.push(character);
+        } else {
+            word.push(character);
+        }
+    }
+    out + &titled(&word)
+}
+
+fn titled(word: &str) -> String {
+    let Some(first) = word.chars().next() else { return String::new() };
+    first.to_uppercase().chain(word[first.len_utf8()..].to_lowercase().chars()).collect()
+}
+
+fn trim(value: &Value, characters: Option<Value>, named: Kwargs) -> Result<String, Error> {
+    let characters = characters.or(named.get("chars")?).filter(|characters| !characters.is_none());
+    named.assert_all_used()?;
+    let text = string(value);
+    Ok(match characters.as_ref().and_then(Value::as_str) {
+        Some(characters) => text.trim_matches(|character| characters.contains(character)).to_owned(),
+        None => text.trim_matches(is_space).to_owned(),
+    })
+}
+
+fn center(value: &Value, width: Option<i64>, named: Kwargs) -> Result<String, Error> {
+    let width = width.or(named.get("width")?).unwrap_or(80);
+    named.assert_all_used()?;
+    Ok(centered(&string(value), usize::try_from(width).unwrap_or(0).min(WIDTH_MAX), ' '))
+}
+
+/// `truncate(text, length=255, killwords=False, end='...', leeway=5)`: whole words, unless they may be cut.
+fn truncate(
+    value: &Value,
+    most: Option<usize>,
+    cut_words: Option<bool>,
+    end: Option<String>,
+    named: Kwargs,
+) -> Result<String, Error> {
+    let most = most.or(named.get("length")?).unwrap_or(255);
+    let cut_words = cut_words.or(named.get("killwords")?).unwrap_or(false);
+    let end = end.or(named.get("end")?).unwrap_or_else(|| "...".to_owned());
+    let leeway: Option<usize> = named.get("leeway")?;
+    named.assert_all_used()?;
+    let text = string(value);
+    if length(&text) <= most.saturating_add(leeway.unwrap_or(5)) {
+        return Ok(text);
+    }
+    let Some(room) = most.checked_sub(length(&end)) else {
+        let reason = format!("expected length >= {}, got {most}", length(&end));
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    };
+    let kept = &text[..byte_of(&text, room)];
+    let kept = if cut_words { kept } else { kept.rsplit_once(' ').map_or(kept, |(words, _)| words) };
+    Ok(kept.to_owned() + &end)
+}
+
+/// `indent(text, width=4, first=False, blank=False)`: `width` is a number of spaces or the text itself.
+fn indent(
+    value: &Value,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<String, Error> {
+    let width = width.or(named.get("width")?).unwrap_or(Value::from(4));
+    let first = first.or(named.get("first")?).unwrap_or(false);
+    let blank = blank.or(named.get("blank")?).unwrap_or(false);
+    named.assert_all_used()?;
+    let margin = match width.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(usize::try_from(i64::try_from(width)?).unwrap_or(0).min(INDENT_MAX)),
+    };
+    // The filter adds a line end and takes it off again, so that a last one counts as a line.
+    let text = string(value) + "\n";
+    let lines = split_lines(&text, false);
+    let mut out = String::with_capacity(text.len());
+    for (at, line) in lines.iter().enumerate() {
+        let indented = if at == 0 { first } else { blank || !line.is_empty() };
+        out.push_str(if at == 0 { "" } else { "\n" });
+        out.push_str(if indented { &margin } else { "" });
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+/// The number of runs of `\w` characters.
+fn word_count(text: &str) -> usize {
+    text.split(|character: char| !(character.is_alphanumeric() || character == '_'))
+        .filter(|word| !word.is_empty())
+        .count()
+}
+
+/// Comments and tags go, and white space becomes single spaces, as Markup's `striptags` has it.
+fn strip_tags(text: &str) -> String {
+    let text = without(text, "<!--", "-->");
+    let text = without(&text, "<", ">");
+    let words = text.split_whitespace().collect::<Vec<&str>>().join(" ");
+    [("&lt;", "<"), ("&gt;", ">"), ("&#34;", "\""), ("&quot;", "\""), ("&#39;", "'"), ("&amp;", "&")]
+        .iter()
+        .fold(words, |text, (name, character)| text.replace(name, character))
+}
+
+fn without(text: &str, open: &str, close: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(open) {
+        let Some(end) = rest[start..].find(close) else { break };
+        out.push_str(&rest[..start]);
+        rest = &rest[start + end + close.len()..];
+    }
+    out + rest
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+/// ` name="value"` for each entry that is there.
+fn xml_attributes(fields: &Value, space: Option<bool>, _rest: Rest<Value>) -> Result<String, Error> {
+    let mut written = Vec::new();
+    for key in fields.try_iter()? {
+        let field = fields.get_item(&key)?;
+        if !field.is_none() && !field.is_undefined() {
+            written.push(format!("{}=\"{}\"", escaped(&string(&key)), escaped(&string(&field))));
+        }
+    }
+    let space = if space.unwrap_or(true) && length(&written.concat()) > 0 { " " } else { "" };
+    Ok(format!("{space}{}", written.join(" ")))
+}

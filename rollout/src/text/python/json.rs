@@ -1,0 +1,171 @@
+//! `json.dumps`, which the filter `tojson` is in the environment of transformers: nothing is escaped for HTML, and
+//! letters of every script stay as they are unless `ensure_ascii` is asked for.
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Error, ErrorKind, Value};
+
+use super::super::values::WideInteger;
+use super::numbers::float_text;
+
+/// How deep values may lie in each other: Python's own limit is of this order.
+const DEPTH_MAX: usize = 200;
+
+struct Writer {
+    ascii: bool,
+    indent: Option<String>,
+    between_items: String,
+    after_key: String,
+    sorted: bool,
+    out: String,
+}
+
+/// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+pub(super) fn to_json(
+    value: &Value,
+    ensure_ascii: Option<Value>,
+    indent: Option<Value>,
+    separators: Option<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let option = |given: Option<Value>, name: &str| -> Result<Value, Error> {
+        let named: Option<Value> = named.get(name)?;
+        Ok(given.or(named).unwrap_or(Value::from(())))
+    };
+    let (ensure_ascii, indent) = (option(ensure_ascii, "ensure_ascii")?, option(indent, "indent")?);
+    let (separators, sort_keys) = (option(separators, "separators")?, option(None, "sort_keys")?);
+    named.assert_all_used()?;
+    let indent = match (indent.as_str(), indent.is_none()) {
+        (_, true) => None,
+        (Some(text), _) => Some(text.to_owned()),
+        (None, _) => Some(" ".repeat(usize::try_from(i64::try_from(indent)?.clamp(0, 64)).unwrap_or(0))),
+    };
+    let (between_items, after_key) = if separators.is_none() {
+        (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned())
+    } else {
+        let texts: Vec<String> =
+            separators.try_iter()?.filter_map(|text| text.as_str().map(str::to_owned)).collect();
+        <[String; 2]>::try_from(texts).map_err(|_| refused("separators must be two texts"))?.into()
+    };
+    let (ascii, sorted) = (ensure_ascii.is_true(), sort_keys.is_true());
+    let mut writer = Writer { ascii, indent, between_items, after_key, sorted, out: String::new() };
+    writer.value(value, 0)?;
+    Ok(Value::from(writer.out))
+}
+
+fn refused(reason: impl Into<String>) -> Error {
+    Error::new(ErrorKind::BadSerialization, reason.into())
+}
+
+impl Writer {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > DEPTH_MAX {
+            return Err(refused(format!("values in each other more than {DEPTH_MAX} deep")));
+        }
+        if let Some(wide) = value.downcast_object_ref::<WideInteger>() {
+            self.out.push_str(&wide.0);
+            return Ok(());
+        }
+        match value.kind() {
+            ValueKind::None => self.out.push_str("null"),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.out.push_str(&number_text(value)?),
+            ValueKind::String => self.text(value.as_str().unwrap_or_default()),
+            ValueKind::Seq => self.items(value, depth)?,
+            ValueKind::Map => self.entries(value, depth)?,
+            other => return Err(refused(format!("an object of type {other} is not JSON serializable"))),
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, depth: usize) {
+        if let Some(indent) = &self.indent {
+            self.out.push('\n');
+            self.out.push_str(&indent.repeat(depth));
+        }
+    }
+
+    fn items(&mut self, items: &Value, depth: usize) -> Result<(), Error> {
+        self.out.push('[');
+        let mut written = 0;
+        for item in items.try_iter()? {
+            self.separate(&mut written, depth + 1);
+            self.value(&item, depth + 1)?;
+        }
+        self.close(']', written, depth);
+        Ok(())
+    }
+
+    fn entries(&mut self, fields: &Value, depth: usize) -> Result<(), Error> {
+        let mut keys: Vec<Value> = fields.try_iter()?.collect();
+        if self.sorted {
+            keys.sort();
+        }
+        self.out.push('{');
+        let mut written = 0;
+        for key in keys {
+            self.separate(&mut written, depth + 1);
+            let text = match (key.kind(), key.as_str()) {
+                (_, Some(text)) => text.to_owned(),
+                (ValueKind::None, _) => "null".to_owned(),
+                (ValueKind::Bool, _) => key.is_true().to_string(),
+                (ValueKind::Number, _) => number_text(&key)?,
+                (other, _) => return Err(refused(format!("a key of type {other} is not JSON serializable"))),
+            };
+            self.text(&text);
+            self.out.push_str(&self.after_key);
+            self.value(&fields.get_item(&key)?, depth + 1)?;
+        }
+        self.close('}', written, depth);
+        Ok(())
+    }
+
+    fn separate(&mut self, written: &mut usize, depth: usize) {
+        if *written > 0 {
+            self.out.push_str(&self.between_items);
+        }
+        *written += 1;
+        self.line(depth);
+    }
+
+    fn close(&mut self, bracket: char, written: usize, depth: usize) {
+        if written > 0 {
+            self.line(depth);
+        }
+        self.out.push(bracket);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.out.push('"');
+        for character in text.chars() {
+            match character {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                '\t' => self.out.push_str("\\t"),
+                '\u{8}' => self.out.push_str("\\b"),
+                '\u{c}' => self.out.push_str("\\f"),
+                '\0'..='\u{1f}' => self.out.push_str(&format!("\\u{:04x}", u32::from(character))),
+                '\u{80}'.. if self.ascii => {
+                    for unit in character.encode_utf16(&mut [0; 2]) {
+                        self.out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+                _ => self.out.push(character),
+            }
+        }
+        self.out.push('"');
+    }
+}
+
+fn number_text(value: &Value) -> Result<String, Error> {
+    if value.is_integer() {
+        return Ok(value.to_string());
+    }
+    let float = f64::try_from(value.clone())?;
+    Ok(match float {
+        _ if float.is_nan() => "NaN".to_owned(),
+        _ if float.is_infinite() => if float > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+        _ => float_text(float),
+    })
+}

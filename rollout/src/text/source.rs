@@ -1,0 +1,242 @@
+//! The text of a chat template on its way to minijinja: what Jinja2 and its extension in transformers read and
+//! minijinja does not is written in words that both know. No line is added or taken away, so lines in errors stay.
+//!
+//! - Line ends become `\n`, as Jinja2's lexer makes them.
+//! - `{% generation %}` marks what an assistant wrote, for a mask that is not used here. Like a call block it is a
+//!   scope of its own: it becomes `{% with %}`.
+//! - `'text' % operand` formats in Python. minijinja has `%` for numbers alone, so an operator behind a literal becomes
+//!   the filter [`PERCENT_FILTER`].
+
+/// The filter that formats as Python's `text % operand`.
+pub(super) const PERCENT_FILTER: &str = "percent_format";
+
+/// The template as minijinja reads it.
+pub(super) fn for_minijinja(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(start) = rest.find('{') {
+        let (before, from) = rest.split_at(start);
+        out.push_str(before);
+        rest = match from.get(..2) {
+            Some("{#") => copied_until(from, "#}", &mut out),
+            Some("{{") => tag(from, "}}", &mut out),
+            Some("{%") if word_of(from) == "raw" => raw(from, &mut out),
+            Some("{%") => tag(from, "%}", &mut out),
+            _ => {
+                out.push('{');
+                &from[1..]
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Copies to the end of the mark, or all where it never comes, and gives what is left.
+fn copied_until<'a>(text: &'a str, mark: &str, out: &mut String) -> &'a str {
+    let end = text.find(mark).map_or(text.len(), |at| at + mark.len());
+    out.push_str(&text[..end]);
+    &text[end..]
+}
+
+/// The name of a statement: `{%- if x %}` has `if`.
+fn word_of(tag: &str) -> &str {
+    let inside = tag[2..].trim_start_matches(['-', '+']).trim_start();
+    let end = inside.find(|character: char| !is_name(character)).unwrap_or(inside.len());
+    &inside[..end]
+}
+
+fn raw<'a>(from: &'a str, out: &mut String) -> &'a str {
+    let mut at = 2;
+    while let Some(next) = from[at..].find("{%") {
+        at += next;
+        if word_of(&from[at..]) == "endraw" {
+            out.push_str(&from[..at]);
+            return copied_until(&from[at..], "%}", out);
+        }
+        at += 2;
+    }
+    out.push_str(from);
+    ""
+}
+
+/// One tag, from its opening to behind `close`; an open one is left to minijinja, which says so.
+fn tag<'a>(from: &'a str, close: &str, out: &mut String) -> &'a str {
+    let Some(end) = tag_end(from, close) else {
+        out.push_str(from);
+        return "";
+    };
+    let (tag, rest) = from.split_at(end);
+    let renamed = match word_of(tag) {
+        "generation" if close == "%}" => Some(("generation", "with")),
+        "endgeneration" if close == "%}" => Some(("endgeneration", "endwith")),
+        _ => None,
+    };
+    match renamed {
+        Some((word, other)) => out.push_str(&tag.replacen(word, other, 1)),
+        None if tag[2..tag.len() - 2].contains('%') => out.push_str(&with_filters(tag)),
+        None => out.push_str(tag),
+    }
+    rest
+}
+
+/// Where a tag ends: at `close` outside of texts and, as Jinja2's lexer has it, outside of brackets.
+fn tag_end(from: &str, close: &str) -> Option<usize> {
+    let bytes = from.as_bytes();
+    let (mut at, mut depth) = (2, 0_usize);
+    while at < bytes.len() {
+        match bytes[at] {
+            quote @ (b'\'' | b'"') => {
+                at = literal_end(from, at, quote)?;
+                continue;
+            }
+            _ if depth == 0 && from[at..].starts_with(close) => return Some(at + close.len()),
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+        while !from.is_char_boundary(at) {
+            at += 1;
+        }
+    }
+    None
+}
+
+/// Behind the closing quote of the literal that opens at `start`.
+fn literal_end(text: &str, start: usize, quote: u8) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut at = start + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            byte if byte == quote => return Some(at + 1),
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// The tag with each `'text' % operand` as `'text'|percent_format(operand)`.
+fn with_filters(tag: &str) -> String {
+    let mut out = String::with_capacity(tag.len() + 24);
+    let mut at = 0;
+    while at < tag.len() {
+        let Some(quote) = tag[at..].find(['\'', '"']).map(|found| at + found) else { break };
+        let Some(end) = literal_end(tag, quote, tag.as_bytes()[quote]) else { break };
+        out.push_str(&tag[at..end]);
+        at = end;
+        let spaces = tag[end..].len() - tag[end..].trim_start().len();
+        let operator = end + spaces;
+        if tag[operator..].starts_with('%') && !tag[operator..].starts_with("%}") {
+            let operand = operator + 1 + (tag[operator + 1..].len() - tag[operator + 1..].trim_start().len());
+            if let Some(operand_end) = operand_end(tag, operand) {
+                let inner = with_filters(&tag[operand..operand_end]);
+                out.push_str(&format!("|{PERCENT_FILTER}({inner})"));
+                at = operand_end;
+            }
+        }
+    }
+    out.push_str(&tag[at..]);
+    out
+}
+
+/// The end of a primary expression with its attributes, calls, items and filters.
+fn operand_end(tag: &str, start: usize) -> Option<usize> {
+    let mut at = match tag.as_bytes().get(start)? {
+        quote @ (b'\'' | b'"') => literal_end(tag, start, *quote)?,
+        b'(' | b'[' | b'{' => bracket_end(tag, start)?,
+        _ => name_end(tag, start)?,
+    };
+    loop {
+        let next = at + (tag[at..].len() - tag[at..].trim_start().len());
+        at = match tag.as_bytes().get(next) {
+            Some(b'(' | b'[') => bracket_end(tag, next)?,
+            Some(b'.') => name_end(tag, next + 1)?,
+            Some(b'|') => {
+                let name = next + 1 + (tag[next + 1..].len() - tag[next + 1..].trim_start().len());
+                name_end(tag, name)?
+            }
+            _ => return Some(at),
+        };
+    }
+}
+
+fn name_end(tag: &str, start: usize) -> Option<usize> {
+    let end = tag[start..].find(|character: char| !is_name(character)).map_or(tag.len(), |at| start + at);
+    (end > start).then_some(end)
+}
+
+fn bracket_end(tag: &str, start: usize) -> Option<usize> {
+    let bytes = tag.as_bytes();
+    let (mut at, mut depth) = (start, 0_usize);
+    while at < bytes.len() {
+        match bytes[at] {
+            quote @ (b'\'' | b'"') => {
+                at = literal_end(tag, at, quote)?;
+                continue;
+            }
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+fn is_name(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_minijinja;
+
+    #[test]
+    fn line_ends_become_those_of_jinja() {
+        assert_eq!(for_minijinja("a\r\nb\rc\n"), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn generation_is_a_scope_and_keeps_its_white_space() {
+        let source = "{% generation %}x{%- endgeneration -%}{%-  generation+%}";
+        assert_eq!(for_minijinja(source), "{% with %}x{%- endwith -%}{%-  with+%}");
+        let untouched = "{# {% generation %} #}{% raw %}{% generation %}{% endraw %}{{ 'generation' }}{% if generation %}";
+        assert_eq!(for_minijinja(untouched), untouched);
+    }
+
+    #[test]
+    fn a_literal_with_percent_is_formatted() {
+        let cases = [
+            ("{{ '%s-%d' % (a, 2) }}", "{{ '%s-%d'|percent_format((a, 2)) }}"),
+            (
+                "{{ \"%s\" % m.role.strip('%')|upper + 'x' }}",
+                "{{ \"%s\"|percent_format(m.role.strip('%')|upper) + 'x' }}",
+            ),
+            ("{% set x = '%s' % y %}", "{% set x = '%s'|percent_format(y) %}"),
+            ("{%- set x = '%s' % d['a'] -%}", "{%- set x = '%s'|percent_format(d['a']) -%}"),
+            ("{{ loop.index0 % 2 == 0 }}{{ '100 %' }}", "{{ loop.index0 % 2 == 0 }}{{ '100 %' }}"),
+            ("{% if x == 'a'%}{% endif %}", "{% if x == 'a'%}{% endif %}"),
+            ("{{ '%s' % ('%s' % a) }}", "{{ '%s'|percent_format(('%s'|percent_format(a))) }}"),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(for_minijinja(source), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_closed_is_left_as_it_is() {
+        for source in ["{{ 'a", "{% if", "{# x", "{", "{{ '%s' % ", "{% raw %}x", "{{ '\\", "é{{ 'é' % é }}{"]
+        {
+            let _ = for_minijinja(source);
+        }
+        assert_eq!(for_minijinja("{{ 'a"), "{{ 'a");
+    }
+}
