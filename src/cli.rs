@@ -32,6 +32,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Writes the log-probability and entropy of every given token
     Logprobs(LogprobsArgs),
+    /// Writes the token ids of texts and conversations, as a prompt of them has
+    Tokenize(TokenizeArgs),
     /// Runs the learner alone on recorded completions
     Replay(ReplayArgs),
     /// Judges answers in a file by the rewards of a config, without a model
@@ -239,7 +241,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub chat: bool,
     /// Changes a setting: run.{seed,device,threads}, rollout.{output_tokens_max,temperature,top_p,top_k,
-    /// stop,stop_token_ids,min_tokens,include_stop_str_in_output}
+    /// stop,stop_token_ids,min_tokens,include_stop_str_in_output}, data.template.NAME
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -264,6 +266,29 @@ pub struct LogprobsArgs {
     #[arg(long)]
     pub cached: bool,
     /// Changes a setting: run.{device,threads}
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `longhaul tokenize`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  echo '{\"text\":\"1+2=\"}' > in.jsonl\n  longhaul tokenize --model models/quickstart --input in.jsonl --output out.jsonl\n\n\
+                  A line has `text`, or `messages` and, where wanted, `tools`, `chat_template_kwargs`,\n\
+                  `add_generation_prompt = false` or `continue_final_message = true`. Each line of the output has `text`, as\n\
+                  the chat template renders it, and `tokens`."
+)]
+pub struct TokenizeArgs {
+    /// The model: a Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// JSON lines, each with `text` or `messages`
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Where the JSON lines are written
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Changes a setting: data.template.NAME, a variable of the chat template
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }

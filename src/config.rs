@@ -20,7 +20,8 @@ use document::{Document, Place};
 
 pub use sections::{
     AlarmsSection, Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection,
-    ModelSection, RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolSampling,
+    ModelSection, RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolData,
+    ToolSampling,
     WatchdogSection,
 };
 
@@ -146,6 +147,8 @@ pub struct ToolConfig {
     pub run: SftRunSection,
     /// `rollout.{output_tokens_max,temperature,top_p,top_k}` and what ends the answer.
     pub rollout: ToolSampling,
+    /// `data.template`
+    pub data: ToolData,
 }
 
 /// Everything that an evaluation needs to know, whichever config it comes from.
@@ -410,12 +413,20 @@ impl ScoreConfig {
 }
 
 impl ToolConfig {
-    /// The settings of `longhaul generate`: `run.*` and `rollout.*`.
+    /// The settings of `longhaul generate`: `run.*`, `rollout.*` and `data.template.*`.
     ///
     /// # Errors
     /// If an assignment has an unknown key or a value that cannot be meant.
     pub fn for_generate(set: &[String]) -> Result<Self, ConfigError> {
-        Self::from_sections(set, &["run", "rollout"])
+        Self::from_sections(set, &["run", "rollout", "data"])
+    }
+
+    /// The settings of `longhaul tokenize`: `data.template.*`.
+    ///
+    /// # Errors
+    /// If an assignment has an unknown key or an invalid value.
+    pub fn for_tokenize(set: &[String]) -> Result<Self, ConfigError> {
+        Self::from_sections(set, &["data"])
     }
 
     /// The settings of `longhaul logprobs`: `run.*`.
@@ -430,7 +441,11 @@ impl ToolConfig {
         let mut document = Document::empty();
         apply(&mut document, set)?;
         document.allow_only(sections)?;
-        let config = Self { run: document.section("run")?, rollout: document.section("rollout")? };
+        let config = Self {
+            run: document.section("run")?,
+            rollout: document.section("rollout")?,
+            data: document.section("data")?,
+        };
         check::tool(&document, &config)?;
         Ok(config)
     }

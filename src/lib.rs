@@ -27,6 +27,7 @@ pub mod replay;
 pub mod warm_start;
 pub mod score;
 pub mod memory;
+pub mod tokenize;
 pub mod tools;
 pub mod bench;
 pub mod simulate;

@@ -9,7 +9,7 @@ use longhaul::config::RunConfig;
 use longhaul::eval::no_custom_verifiers;
 use longhaul::output::keep_apart;
 use longhaul::watchdog::{STALLED, Stalled};
-use longhaul::{bench, replay, score, simulate, tools, train, warm_start};
+use longhaul::{bench, replay, score, simulate, tokenize, tools, train, warm_start};
 
 fn main() -> ExitCode {
     end_quietly_without_a_reader();
@@ -56,6 +56,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Eval(args) => tools::eval(args),
         Command::Generate(args) => tools::generate(args),
         Command::Logprobs(args) => tools::logprobs(args),
+        Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Replay(args) => replay::replay(args),
         Command::Score(args) => score::score(args),
         Command::Check(args) => tools::check(args),

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::config::{CreateSection, DeviceKind};
 
 /// The files beside the weights that a directory needs to stay whole.
-const COMPANIONS: [&str; 8] = [
+const COMPANIONS: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -23,7 +23,11 @@ const COMPANIONS: [&str; 8] = [
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
+    "tokenizer.model",
 ];
+
+/// The folder of chat templates beside the default one.
+const MORE_TEMPLATES: &str = "additional_chat_templates";
 
 /// The device that a config names, and the size of the pool of threads that computes on the CPU.
 ///
@@ -130,12 +134,21 @@ pub fn write_random(config: DecoderConfig, seed: u64, dir: &Path) -> Result<()> 
 /// # Errors
 /// If one cannot be read.
 pub fn companions(dir: &Path) -> Result<Vec<ExtraFile>> {
-    let files = COMPANIONS.iter().filter(|name| dir.join(name).is_file());
+    let mut names: Vec<String> = COMPANIONS.iter().map(|name| (*name).to_owned()).collect();
+    let more = dir.join(MORE_TEMPLATES);
+    if more.is_dir() {
+        let entries = std::fs::read_dir(&more).with_context(|| more.display().to_string())?;
+        let file_names = entries.flatten().map(|entry| entry.file_name());
+        let mut templates: Vec<String> = file_names.filter_map(|name| name.into_string().ok()).collect();
+        templates.sort();
+        names.extend(templates.iter().map(|name| format!("{MORE_TEMPLATES}/{name}")));
+    }
+    let files = names.into_iter().filter(|name| dir.join(name).is_file());
     files
         .map(|name| {
-            let path = dir.join(name);
+            let path = dir.join(&name);
             let content = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            Ok(ExtraFile::Write { name: (*name).to_owned(), content })
+            Ok(ExtraFile::Write { name, content })
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use kernels::{
     ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, Packed,
     Precision, TokenStats, token_stats,
 };
-use rollout::{Ends, Text, TextStream};
+use rollout::{Chat, ChatEnding, Ends, Text, TextStream};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
@@ -52,8 +52,10 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     let device = open_device((config.run.device, config.run.threads))?;
     let model = Model::load(&args.model, &device)?;
     let mut context = if args.chat {
-        let message = serde_json::json!({"role": "user", "content": args.prompt});
-        model.text.encode_fragment(&model.text.render_chat(&[message])?)?
+        let messages = [serde_json::json!({"role": "user", "content": args.prompt})];
+        let variables = &config.data.template.0;
+        let chat = Chat { messages: &messages, tools: None, variables, ending: ChatEnding::GenerationPrompt };
+        model.text.encode_fragment(&model.text.render_chat(&chat)?)?
     } else {
         model.text.encode(&args.prompt)?
     };

@@ -33,7 +33,7 @@ const FORMAT: u32 = 1;
 pub enum ExtraFile {
     /// Written with this content.
     Write {
-        /// Its name.
+        /// Its name, with `/` where it lies in a folder.
         name: String,
         /// What it holds.
         content: Vec<u8>,
@@ -180,7 +180,13 @@ fn remove_if_there(dir: &Path) -> Result<(), LearnerError> {
 
 fn add_extra(dir: &Path, file: &ExtraFile) -> Result<(), LearnerError> {
     match file {
-        ExtraFile::Write { name, content } => put(&dir.join(name), content),
+        ExtraFile::Write { name, content } => {
+            let path = dir.join(name);
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).map_err(|error| LearnerError::file(folder, error))?;
+            }
+            put(&path, content)
+        }
         ExtraFile::Weights { name, decoder } => {
             let folder = dir.join(name);
             fs::create_dir(&folder).map_err(|error| LearnerError::file(&folder, error))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use learner::config::StreambpConfig;
 use rewards::{DemonstrationConfig, RewardConfig};
-use rollout::StopConfig;
+use rollout::{StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Console;
@@ -321,6 +321,14 @@ pub struct SftPhase {
     /// How the demonstrations are written; absent is as in `[sft]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub demonstrations: Option<DemonstrationConfig>,
+}
+
+/// What a command without data needs of `[data]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolData {
+    /// Variables of the chat template by name.
+    pub template: TemplateVariables,
 }
 
 /// How `longhaul generate` draws.
