@@ -21,8 +21,7 @@ use document::{Document, Place};
 pub use sections::{
     AlarmsSection, Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection,
     ModelSection, RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolData,
-    ToolSampling,
-    WatchdogSection,
+    ToolSampling, WatchdogSection,
 };
 
 /// The tokens of a prompt that are reckoned with where nobody has seen the prompts.
