@@ -28,7 +28,7 @@ use team::Team;
 pub(crate) const PASS_TOKENS_MAX: usize = 384;
 /// A model whose packed weights are smaller stays in the cores' caches, so that each thread takes some of the
 /// contexts through all layers and waits for no other.
-const CACHED_BYTES_MAX: usize = 16 << 20;
+pub(crate) const CACHED_BYTES_MAX: usize = 16 << 20;
 /// Multiplications below which handing half of them to another thread takes longer than they do.
 const SHARED_WORK_MIN: usize = 1 << 20;
 

@@ -17,7 +17,7 @@ use crate::weights::Weights;
 pub(crate) mod block;
 pub mod config;
 pub(crate) mod kv_cache;
-mod load;
+pub(crate) mod load;
 
 use config::DecoderConfig;
 

@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-use crate::rows::zeros;
+use crate::rows::{fill_with_zeros, zeros};
 use crate::weights::{InnerOrSelf, Weights};
 
 /// Whether tensors of this device take the fused CPU operations; other devices take burn's own.
@@ -51,6 +51,26 @@ impl Weights<Tensor<2>> {
             tensor_of(zeros(shape.num_elements()), shape)
         })
     }
+
+    /// Zeros in the memory of these tensors, or of others where somebody shares them.
+    #[must_use]
+    pub fn into_zeros(mut self) -> Self {
+        for value in self.values_mut() {
+            *value = into_zeros(take(value));
+        }
+        self
+    }
+}
+
+/// Zeros of the same shape, in the same memory unless it is shared.
+pub(crate) fn into_zeros(tensor: Tensor<2>) -> Tensor<2> {
+    if !is_cpu(&tensor.device()) {
+        return tensor.zeros_like();
+    }
+    let mut place = tensor;
+    let mut sum = Sum::take(&mut place);
+    fill_with_zeros(sum.slice_mut());
+    sum.into_tensor()
 }
 
 /// The CPU backend's own tensor.

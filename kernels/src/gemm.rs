@@ -16,7 +16,7 @@ use crate::panel::{Buffer, Left};
 use crate::prefetch::Ahead;
 use crate::simd;
 pub use packed::Precision;
-pub(crate) use packed::{Packed, bf16};
+pub(crate) use packed::{Factor, Packed, bf16};
 use packed::{WHOLE_BITS, WHOLE_OFFSET};
 
 /// The longest sums between two visits of a result. A panel's part of so many rows is read again from the nearest
@@ -416,9 +416,13 @@ impl<S: Simd> Target<'_, S> {
 mod tests {
     use proptest::prelude::{prop_assert, proptest};
 
-    use super::{Packed, Precision, TILED_NUMBERS_MAX, add_multiply, multiply};
+    use super::{Factor, Packed, Precision, TILED_NUMBERS_MAX, add_multiply, multiply};
     use crate::panel::Left;
     use crate::test_tensors::{noise, numbers};
+
+    fn packed_weights(weights: Vec<&[f32]>, inner: usize, precision: Precision) -> Packed {
+        Packed::of_weights(&[Factor { weights, inner }], precision).remove(0)
+    }
 
     fn turned(values: &[f32], columns: usize) -> Vec<f32> {
         (0..columns).flat_map(|column| values[column..].iter().step_by(columns).copied()).collect()
@@ -436,7 +440,7 @@ mod tests {
             let (a_turned, b_turned) = (turned(&a, inner), turned(&b, columns));
             // The weights of two products side by side.
             let parts = b_turned.split_at(columns / 2 * inner);
-            let side_by_side = Packed::of_weights(&[parts.0, parts.1], inner, Precision::F32);
+            let side_by_side = packed_weights(vec![parts.0, parts.1], inner, Precision::F32);
             let each = [Packed::rows(&b, inner, columns), Packed::transposed(&b_turned, inner, columns), side_by_side];
             for packed in each {
                 for left in [Left::Rows(&a, inner), Left::Columns(&a_turned, rows)] {
@@ -464,7 +468,7 @@ mod tests {
         for rows in [29, TILED_NUMBERS_MAX / inner + 5] {
             let (a, b) = (numbers(noise::<2>([rows, inner], 1)), numbers(noise::<2>([columns, inner], 2)));
             for precision in [Precision::F32, Precision::Bf16, Precision::I8] {
-                let packed = Packed::of_weights(&[&b], inner, precision);
+                let packed = packed_weights(vec![&b], inner, precision);
                 let mut whole = vec![0.0; rows * columns];
                 multiply(rows, Left::Rows(&a, inner), &packed, &mut whole);
                 for cut in [1, 5, 6, 12, 17] {
@@ -483,7 +487,7 @@ mod tests {
         let (rows, inner, columns) = (7, 150, 70);
         let (a, b) = (numbers(noise::<2>([rows, inner], 1)), numbers(noise::<2>([inner, columns], 2)));
         for (precision, bound) in [(Precision::Bf16, 1.0 / 256.0), (Precision::I8, 0.5 / 127.0)] {
-            let packed = Packed::of_weights(&[&turned(&b, columns)], inner, precision);
+            let packed = packed_weights(vec![&turned(&b, columns)], inner, precision);
             let mut c = vec![0.0; rows * columns];
             multiply(rows, Left::Rows(&a, inner), &packed, &mut c);
             let mut differs = false;

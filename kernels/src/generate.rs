@@ -2,13 +2,16 @@
 //!
 //! On the CPU the engine of `kernels/src/decode.rs` computes, on other devices burn's operations do.
 
+use std::fmt;
+use std::path::Path;
+
 use burn::tensor::Device;
 
 use crate::decode::cache::CachePrecision;
 use crate::decode::packed::PackedDecoder;
 use crate::decode::{CpuSlots, Input, Prefilled};
-use crate::decoder::Decoder;
 use crate::decoder::config::DecoderConfig;
+use crate::decoder::{Decoder, load};
 use crate::gemm::Precision;
 use crate::{KernelError, flex};
 
@@ -28,9 +31,15 @@ pub struct Feed<'a> {
     pub tokens: &'a [u32],
 }
 
-/// A decoder's weights as decoding reads them: packed on the CPU, which takes as much memory again, and as
-/// they are on other devices. Made once for a policy version and shared by all that decode with it.
+/// A decoder's weights as decoding reads them: packed on the CPU, and as they are on other devices. Made once for a
+/// policy version and shared by all that decode with it. What is packed needs the decoder no more.
 pub struct DecodeWeights(Form);
+
+impl fmt::Debug for DecodeWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecodeWeights").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
 
 enum Form {
     Packed(Box<PackedDecoder>),
@@ -70,6 +79,28 @@ impl DecodeWeights {
             Self(Form::Packed(Box::new(PackedDecoder::new(decoder, precision))))
         } else {
             Self(Form::Device(Box::new(decoder.clone())))
+        }
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &DecoderConfig {
+        match &self.0 {
+            Form::Packed(packed) => packed.config(),
+            Form::Device(decoder) => &decoder.config,
+        }
+    }
+
+    /// Writes a Hugging Face directory with the weights in f32, as they are rounded: read and made ready at the same
+    /// precision again, they are the same to the bit. One parameter at a time is unpacked.
+    ///
+    /// # Errors
+    /// As [`Decoder::save`].
+    pub fn save(&self, dir: &Path) -> Result<(), KernelError> {
+        match &self.0 {
+            Form::Packed(packed) => {
+                load::save_numbers(dir, packed.config(), &packed.weights(), |value| value.numbers())
+            }
+            Form::Device(decoder) => decoder.save(dir),
         }
     }
 
@@ -233,6 +264,7 @@ mod tests {
     use crate::decoder::config::Family;
     use crate::gemm::Precision;
     use crate::sampling::logprob_and_entropy;
+    use crate::test_tensors::numbers as values;
     use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, Packed, token_stats};
 
     fn training_logprobs(decoder: &Decoder, text: &[u32]) -> Vec<f32> {
@@ -297,6 +329,36 @@ mod tests {
             assert!(found.iter().all(is_within), "{precision:?}: {found:?}");
             let rounds = found.iter().all(|(mean, _)| *mean > 1e-5);
             assert_eq!(rounds, precision != Precision::F32, "{precision:?}: {found:?}");
+        }
+    }
+
+    /// What a resumed run reads: the same numbers as before in f32, the same rounded ones in less.
+    #[test]
+    fn packed_weights_are_written_as_they_are_rounded() {
+        let shapes = [
+            DecoderConfig::small(Family::Qwen2),
+            DecoderConfig { tied: false, heads: 3, kv_heads: 1, ..DecoderConfig::small(Family::Qwen3) },
+            DecoderConfig { qkv_bias: true, output_bias: true, ..DecoderConfig::small(Family::Llama) },
+        ];
+        for (config, precision) in shapes
+            .iter()
+            .flat_map(|config| [Precision::F32, Precision::Bf16, Precision::I8].map(|to| (config, to)))
+        {
+            let decoder = Decoder::random(config.clone(), 3, &Device::flex());
+            let weights = DecodeWeights::rounded(&decoder, precision).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            weights.save(dir.path()).unwrap();
+            let read = Decoder::load(dir.path(), &Device::flex()).unwrap();
+            let numbers = |decoder: &Decoder| -> Vec<Vec<f32>> {
+                decoder.weights.named().into_iter().map(|(_, value)| values(value.clone())).collect()
+            };
+            assert_eq!(numbers(&read) == numbers(&decoder), precision == Precision::F32, "{precision:?}");
+            let again = DecodeWeights::rounded(&read, precision).unwrap();
+            let logits = [&weights, &again].map(|weights| {
+                let mut slots = DecodeSlots::new(config, 1, 64, &Device::flex());
+                slots.step(weights, &[Feed { slot: 0, tokens: &[3, 1, 4, 1, 5] }])
+            });
+            assert_eq!(logits[0], logits[1], "{precision:?}");
         }
     }
 

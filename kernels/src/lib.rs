@@ -39,5 +39,5 @@ pub use streambp::{
     ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, shares_prefixes,
     token_stats,
 };
-pub use update::{AdamW, sums_of_squares};
+pub use update::{AdamW, descend, sums_of_squares};
 pub use weights::{Block, Weights};

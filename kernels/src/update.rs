@@ -40,16 +40,18 @@ impl AdamW {
         [1.0 / first, 1.0 / second.sqrt()]
     }
 
-    /// Moves a parameter one update along its gradient.
+    /// Moves a parameter one update along its gradient. Returns what is left over, whose memory the next gradient can
+    /// have ([`crate::Weights::into_zeros`]): the parameter as it was, or on devices the gradient.
     ///
     /// # Shapes
-    /// All four are of the parameter's shape.
+    /// All are of the parameter's shape.
+    #[must_use]
     pub fn update(
         &self,
         weight: &mut Tensor<2>,
         gradient: Tensor<2>,
         moments: (&mut Tensor<2>, &mut Tensor<2>),
-    ) {
+    ) -> Tensor<2> {
         if is_cpu(&weight.device()) {
             self.on_slices(weight, gradient, moments)
         } else {
@@ -62,13 +64,13 @@ impl AdamW {
         weight: &mut Tensor<2>,
         gradient: Tensor<2>,
         (first, second): (&mut Tensor<2>, &mut Tensor<2>),
-    ) {
+    ) -> Tensor<2> {
         let [beta1, beta2] = self.betas;
         let [correction1, correction2] = self.corrections();
         let gradient =
             if self.gradient_scale < 1.0 { gradient.mul_scalar(self.gradient_scale) } else { gradient };
         *first = take(first).mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
-        *second = take(second).mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
+        *second = take(second).mul_scalar(beta2) + gradient.clone().square().mul_scalar(1.0 - beta2);
         let root = second.clone().sqrt().mul_scalar(correction2);
         let step = first.clone().mul_scalar(correction1) / root.add_scalar(self.eps);
         let kept = if self.weight_decay == 0.0 {
@@ -77,6 +79,7 @@ impl AdamW {
             take(weight).mul_scalar(1.0 - self.learning_rate * self.weight_decay)
         };
         *weight = kept - step.mul_scalar(self.learning_rate);
+        gradient
     }
 
     fn on_slices(
@@ -84,13 +87,13 @@ impl AdamW {
         weight: &mut Tensor<2>,
         mut gradient: Tensor<2>,
         (first, second): (&mut Tensor<2>, &mut Tensor<2>),
-    ) {
+    ) -> Tensor<2> {
         let shape = weight.shape();
         let shapes = [&gradient, &*first, &*second].map(|tensor| tensor.shape());
         assert!(shapes.iter().all(|other| *other == shape), "a parameter {shape:?} is moved by {shapes:?}");
         let old = Rows::of_tensor(weight);
         // Decoders that were handed out share the old numbers. The new ones take the place of the gradient, which
-        // nobody needs after this, so that no memory is asked for.
+        // nobody needs after this, so that no memory is asked for, and the old ones can be the next gradient.
         let [mut new, mut first_sum, mut second_sum] =
             [&mut gradient, &mut *first, &mut *second].map(Sum::take);
         let moments = first_sum
@@ -101,7 +104,8 @@ impl AdamW {
         numbers.zip(moments).for_each(|((gradient, old), moments)| self.on_part((gradient, old), moments));
         *first = first_sum.into_tensor();
         *second = second_sum.into_tensor();
-        *weight = new.into_tensor();
+        drop(old);
+        std::mem::replace(weight, new.into_tensor())
     }
 
     /// Replaces gradients by new weights.
@@ -126,6 +130,35 @@ impl AdamW {
             },
         );
     }
+}
+
+/// Moves a parameter down its gradient: `weight * kept - gradient * factor`. Returns what is left over, as
+/// [`AdamW::update`] does: the gradient.
+///
+/// # Shapes
+/// Both are of the parameter's shape.
+#[must_use]
+pub fn descend(weight: &mut Tensor<2>, gradient: Tensor<2>, kept: f64, factor: f64) -> Tensor<2> {
+    if !is_cpu(&weight.device()) {
+        *weight = take(weight).mul_scalar(kept) - gradient.clone().mul_scalar(factor);
+        return gradient;
+    }
+    assert_eq!(weight.shape(), gradient.shape(), "a parameter and its gradient");
+    let (kept, factor) = (kept as f32, factor as f32);
+    let (mut numbers, slopes) = (Sum::take(weight), Rows::of_tensor(&gradient));
+    let parts = numbers.slice_mut().par_chunks_mut(TASK_NUMBERS).zip(slopes.slice().par_chunks(TASK_NUMBERS));
+    parts.for_each(|(numbers, slopes)| {
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for (number, slope) in numbers.iter_mut().zip(slopes) {
+                    *number = *number * kept - slope * factor;
+                }
+            },
+        );
+    });
+    *weight = numbers.into_tensor();
+    gradient
 }
 
 /// The sum of the squares of each tensor's numbers, with one read from the device. A sum is not finite where a number
@@ -157,6 +190,7 @@ fn sum_on_slices(numbers: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flex::into_zeros;
     use crate::test_tensors::{noise, numbers};
 
     const RULE: AdamW = AdamW {
@@ -182,9 +216,12 @@ mod tests {
             for updates in 1..4 {
                 let rule = AdamW { updates, gradient_scale, weight_decay, ..RULE };
                 let gradient = || noise::<2>(shape, updates + 1);
-                rule.on_slices(&mut weight, gradient(), (&mut first, &mut second));
+                let before = numbers(weight.clone());
+                let left = rule.on_slices(&mut weight, gradient(), (&mut first, &mut second));
+                assert_eq!(numbers(left), before, "what is left over is the parameter as it was");
                 let [weight, first, second] = &mut plain;
-                rule.on_tensors(weight, gradient(), (first, second));
+                let left = rule.on_tensors(weight, gradient(), (first, second));
+                assert_eq!(left.dims(), shape);
             }
             for (found, expected) in [weight, first, second].into_iter().zip(plain) {
                 assert_eq!(found.dims(), shape);
@@ -197,9 +234,24 @@ mod tests {
     fn who_shares_a_weight_keeps_the_old_numbers() {
         let [mut weight, mut first, mut second] = [1, 2, 3].map(|seed| noise::<2>([2, 3], seed).square());
         let (shared, before) = (weight.clone(), numbers(weight.clone()));
-        RULE.update(&mut weight, noise([2, 3], 4), (&mut first, &mut second));
+        let left = RULE.update(&mut weight, noise([2, 3], 4), (&mut first, &mut second));
+        // The next gradient takes a copy where somebody has the numbers.
+        assert_eq!(numbers(into_zeros(left)), [0.0; 6]);
         assert_eq!(numbers(shared), before);
         assert!(numbers(weight).iter().zip(&before).all(|(new, old)| new != old));
+    }
+
+    #[test]
+    fn a_step_down_the_gradient_gives_the_bits_of_tensor_operations() {
+        for (shape, kept, factor) in [([1, 7], 1.0, 0.1), ([5, TASK_NUMBERS / 2 + 3], 0.99, 0.003)] {
+            let (mut weight, gradient) = (noise::<2>(shape, 1), noise::<2>(shape, 2));
+            let shared = weight.clone();
+            let expected = weight.clone().mul_scalar(kept) - gradient.clone().mul_scalar(factor);
+            let left = descend(&mut weight, gradient.clone(), kept, factor);
+            assert_eq!(numbers(weight), numbers(expected));
+            assert_eq!(numbers(left), numbers(gradient));
+            assert_eq!(numbers(shared), numbers(noise::<2>(shape, 1)));
+        }
     }
 
     #[test]

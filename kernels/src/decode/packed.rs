@@ -1,19 +1,19 @@
 //! A model's weights as the products of decoding read them.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use rayon::prelude::*;
 
 use crate::Decoder;
 use crate::decoder::config::DecoderConfig;
 use crate::flex::Rows;
-use crate::gemm::{Packed, Precision};
-use crate::weights::Block;
+use crate::gemm::{Factor, Packed, Precision};
+use crate::weights::{Block, Weights};
 
 /// The weights of one policy version, packed once for all its steps.
 pub(crate) struct PackedDecoder {
     pub(super) config: DecoderConfig,
-    pub(super) embedding: Rows,
+    /// `None` where it is the head as it is.
+    embedding: Option<Rows>,
     pub(super) blocks: Vec<PackedBlock>,
     pub(super) final_norm: Rows,
     pub(super) head: Packed,
@@ -44,26 +44,56 @@ pub(super) struct PackedBlock {
 
 impl PackedDecoder {
     /// Packs the weights of a decoder on the CPU. The precision is that of the matrices; the embedding's rows, norms
-    /// and biases stay in f32.
+    /// and biases stay in f32. What is packed holds nothing of the decoder but these.
     pub(crate) fn new(decoder: &Decoder, precision: Precision) -> Self {
         let config = decoder.config.clone();
         let weights = decoder.weights.map(|_, weight| Rows::of_tensor(weight));
-        let blocks: Vec<PackedBlock> =
-            weights.blocks.into_par_iter().map(|block| PackedBlock::new(block, &config, precision)).collect();
+        let mut factors: Vec<Factor<'_>> =
+            weights.blocks.iter().flat_map(|block| PackedBlock::factors_of(block, &config)).collect();
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
-        let head = Packed::of_weights(&[head.slice()], config.hidden, precision);
-        let packed = blocks.iter().flat_map(PackedBlock::factors).chain([&head]);
-        let (bytes, numbers) =
-            packed.fold((0, 0), |sums, each| (sums.0 + each.bytes(), sums.1 + each.numbers()));
+        factors.push(Factor { weights: vec![head.slice()], inner: config.hidden });
+        let mut packed = Packed::of_weights(&factors, precision).into_iter();
+        let sum = |of: fn(&Packed) -> usize| packed.as_slice().iter().map(of).sum();
+        let (bytes, numbers) = (sum(Packed::bytes), sum(Packed::numbers));
+        let blocks = weights.blocks.into_iter().map(|block| PackedBlock::new(block, &mut packed)).collect();
+        let head = packed.next().expect("the head was packed last");
+        let is_head = weights.head.is_none() && precision == Precision::F32;
         Self {
             config,
-            embedding: weights.embedding,
+            embedding: (!is_head).then_some(weights.embedding),
             blocks,
             final_norm: weights.final_norm,
             head,
             bytes,
             numbers,
             number: PACKED.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// The model's shape.
+    pub(crate) fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Copies the embedding of a token.
+    pub(super) fn embed(&self, token: u32, to: &mut [f32]) {
+        match &self.embedding {
+            Some(table) => to.copy_from_slice(&table.slice()[token as usize * to.len()..][..to.len()]),
+            None => self.head.copy_column(token as usize, to),
+        }
+    }
+
+    /// The parameters by their place, each made when it is asked for: rounded matrices as they are rounded, so that
+    /// they are packed to the same bits again.
+    pub(crate) fn weights(&self) -> Weights<Unpacked<'_>> {
+        Weights {
+            embedding: match &self.embedding {
+                Some(rows) => Unpacked::Rows(rows),
+                None => Unpacked::whole(&self.head),
+            },
+            blocks: self.blocks.iter().map(|block| block.weights(&self.config)).collect(),
+            final_norm: Unpacked::Rows(&self.final_norm),
+            head: (!self.config.tied).then(|| Unpacked::whole(&self.head)),
         }
     }
 
@@ -84,23 +114,35 @@ impl PackedDecoder {
 }
 
 impl PackedBlock {
-    fn new(block: Block<Rows>, config: &DecoderConfig, precision: Precision) -> Self {
+    /// What is packed of a block, in the order in which [`PackedBlock::new`] takes it.
+    fn factors_of<'a>(block: &'a Block<Rows>, config: &DecoderConfig) -> [Factor<'a>; 5] {
         let (hidden, query_width) = (config.hidden, config.heads * config.head_width);
+        let one = |weight: &'a Rows, inner| Factor { weights: vec![weight.slice()], inner };
+        let projections = vec![block.query.slice(), block.key.slice(), block.value.slice()];
+        [
+            Factor { weights: projections, inner: hidden },
+            one(&block.output, query_width),
+            one(&block.gate, hidden),
+            one(&block.up, hidden),
+            one(&block.down, config.intermediate),
+        ]
+    }
+
+    fn new(block: Block<Rows>, packed: &mut impl Iterator<Item = Packed>) -> Self {
         let bias = match (&block.query_bias, &block.key_bias, &block.value_bias) {
             (Some(query), Some(key), Some(value)) => {
                 Some([query.slice(), key.slice(), value.slice()].concat())
             }
             _ => None,
         };
-        let projections = [block.query.slice(), block.key.slice(), block.value.slice()];
-        let packed = |weight: &Rows, inner| Packed::of_weights(&[weight.slice()], inner, precision);
+        let mut next = || packed.next().expect("a block has five factors");
         Self {
-            query_key_value: Packed::of_weights(&projections, hidden, precision),
+            query_key_value: next(),
+            output: next(),
+            gate: next(),
+            up: next(),
+            down: next(),
             bias,
-            output: packed(&block.output, query_width),
-            gate: packed(&block.gate, hidden),
-            up: packed(&block.up, hidden),
-            down: packed(&block.down, config.intermediate),
             input_norm: block.input_norm,
             query_norm: block.query_norm,
             key_norm: block.key_norm,
@@ -109,7 +151,58 @@ impl PackedBlock {
         }
     }
 
-    fn factors(&self) -> [&Packed; 5] {
-        [&self.query_key_value, &self.output, &self.gate, &self.up, &self.down]
+    fn weights(&self, config: &DecoderConfig) -> Block<Unpacked<'_>> {
+        let (query, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
+        let starts = [0, query, query + key, query + 2 * key];
+        let projection = |place: usize| Unpacked::Columns {
+            packed: &self.query_key_value,
+            first: starts[place],
+            end: starts[place + 1],
+        };
+        let bias = |place: usize| {
+            self.bias.as_ref().map(|bias| Unpacked::Numbers(&bias[starts[place]..starts[place + 1]]))
+        };
+        Block {
+            input_norm: Unpacked::Rows(&self.input_norm),
+            query: projection(0),
+            key: projection(1),
+            value: projection(2),
+            query_bias: bias(0),
+            key_bias: bias(1),
+            value_bias: bias(2),
+            query_norm: self.query_norm.as_ref().map(Unpacked::Rows),
+            key_norm: self.key_norm.as_ref().map(Unpacked::Rows),
+            output: Unpacked::whole(&self.output),
+            output_bias: self.output_bias.as_ref().map(Unpacked::Rows),
+            post_norm: Unpacked::Rows(&self.post_norm),
+            gate: Unpacked::whole(&self.gate),
+            up: Unpacked::whole(&self.up),
+            down: Unpacked::whole(&self.down),
+        }
+    }
+}
+
+/// Where a parameter's numbers are.
+pub(crate) enum Unpacked<'a> {
+    /// As they were.
+    Rows(&'a Rows),
+    /// Beside others.
+    Numbers(&'a [f32]),
+    /// In some columns of a packed factor.
+    Columns { packed: &'a Packed, first: usize, end: usize },
+}
+
+impl<'a> Unpacked<'a> {
+    fn whole(packed: &'a Packed) -> Self {
+        Self::Columns { packed, first: 0, end: packed.columns() }
+    }
+
+    /// The numbers, row-major in the parameter's shape.
+    pub(crate) fn numbers(&self) -> Cow<'_, [f32]> {
+        match self {
+            Self::Rows(rows) => Cow::Borrowed(rows.slice()),
+            Self::Numbers(numbers) => Cow::Borrowed(numbers),
+            Self::Columns { packed, first, end } => Cow::Owned(packed.weights(*first..*end)),
+        }
     }
 }

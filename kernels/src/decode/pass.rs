@@ -325,12 +325,11 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     /// The spans' tokens as rows of the residual stream.
     fn embed(&self, state: &mut State<'_, '_>) {
         let hidden = self.pass.model.config.hidden;
-        let table = self.pass.model.embedding.slice();
         let x = sized(&mut state.workspace.x, state.rows * hidden);
         let mut x = x.chunks_exact_mut(hidden);
         for span in &state.spans {
             for (&id, x) in state.parts[span.part].tokens[span.tokens.clone()].iter().zip(&mut x) {
-                x.copy_from_slice(&table[id as usize * hidden..][..hidden]);
+                self.pass.model.embed(id, x);
             }
         }
     }

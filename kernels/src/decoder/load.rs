@@ -5,6 +5,7 @@
 //! is missing, misshapen or not expected is an error, because a model that runs on half its checkpoint
 //! only looks like a bad model. `config.json` is read in [`super::config`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -83,8 +84,18 @@ pub(crate) fn save(
     config: &DecoderConfig,
     weights: &Weights<Tensor<2>>,
 ) -> Result<(), KernelError> {
+    save_numbers(dir, config, weights, |value| values(value).into())
+}
+
+/// [`save`] of parameters in any form; `numbers` is asked for one at a time.
+pub(crate) fn save_numbers<T>(
+    dir: &Path,
+    config: &DecoderConfig,
+    weights: &Weights<T>,
+    numbers: impl Fn(&T) -> Cow<'_, [f32]>,
+) -> Result<(), KernelError> {
     std::fs::create_dir_all(dir).map_err(|source| KernelError::file(dir, source))?;
-    write_whole(&dir.join(WEIGHTS_FILE), |file| write_safetensors(file, weights))?;
+    write_whole(&dir.join(WEIGHTS_FILE), |file| write_safetensors(file, config, weights, &numbers))?;
     let json = format!("{:#}\n", config.to_json());
     write_whole(&dir.join(CONFIG_FILE), |file| file.write_all(json.as_bytes()))?;
     // The new names are on disk only once the directory is.
@@ -301,11 +312,16 @@ fn converter(dtype: Dtype) -> Option<Convert> {
 }
 
 /// Writes the safetensors format: the header's length, the header, the tensors one after the other.
-fn write_safetensors(file: &mut BufWriter<File>, weights: &Weights<Tensor<2>>) -> std::io::Result<()> {
+fn write_safetensors<T>(
+    file: &mut BufWriter<File>,
+    config: &DecoderConfig,
+    weights: &Weights<T>,
+    numbers: &impl Fn(&T) -> Cow<'_, [f32]>,
+) -> std::io::Result<()> {
     let mut tensors = Vec::new();
     let mut start = 0;
-    weights.for_each(|name, value| {
-        let shape = file_shape(name, value.dims());
+    config.shapes().for_each(|name, shape| {
+        let shape = file_shape(name, *shape);
         let end = start + 4 * shape.iter().product::<usize>();
         tensors.push((name.to_owned(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }));
         start = end;
@@ -319,7 +335,7 @@ fn write_safetensors(file: &mut BufWriter<File>, weights: &Weights<Tensor<2>>) -
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for (_, value) in weights.named() {
-        for number in values(value) {
+        for number in numbers(value).iter() {
             file.write_all(&number.to_le_bytes())?;
         }
     }

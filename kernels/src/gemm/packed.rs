@@ -1,10 +1,13 @@
 //! The right factor of a product in panels, at one of three precisions.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use pulp::{Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::panel::Buffer;
+use crate::panel::{Buffer, LANES};
 use crate::simd;
 
 /// The bits of `2^23`, in front of which a whole number of 8 bits makes the float `2^23` plus it.
@@ -18,7 +21,17 @@ pub(crate) struct Packed {
     pub(super) columns: usize,
     /// Columns of a panel: as many as a register tile has.
     pub(super) width: usize,
-    values: Values,
+    precision: Precision,
+    words: Words,
+    /// In 8 bits, what the sums of each column are multiplied with, filled up as the last panel is.
+    scales: Vec<f32>,
+}
+
+/// Weights `[columns, inner]` whose products lie side by side, as a factor is made of them.
+pub(crate) struct Factor<'a> {
+    pub(crate) weights: Vec<&'a [f32]>,
+    /// Length of a row.
+    pub(crate) inner: usize,
 }
 
 /// Numbers that one task copies: less is not worth handing over.
@@ -37,14 +50,35 @@ pub enum Precision {
     I8,
 }
 
-/// The numbers of all panels.
-pub(super) enum Values {
-    F32(Buffer),
-    /// Words of two numbers of a column, the upper halves of f32, the first one low.
-    Bf16(Buffer<u32>),
-    /// Words of four numbers of a column, each plus 128, the first one lowest, with one scale a column, filled up
-    /// as the last panel is.
-    I8(Buffer<u32>, Vec<f32>),
+impl Precision {
+    /// Numbers of a column that a word of 32 bits holds: in 32 bits the number itself; in 16 two, the upper halves of
+    /// f32, the first one low; in 8 four, each plus 128, the first one lowest.
+    fn numbers(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::I8 => 4,
+        }
+    }
+}
+
+/// The words of all panels.
+enum Words {
+    /// In memory of their own.
+    Own(Buffer<u32>),
+    /// A part of what factors have in common that are made and given up together. An allocator gives the memory of a
+    /// large piece back to the system, and keeps that of many small ones between others that are still in use.
+    Shared(Arc<Buffer<u32>>, Range<usize>),
+}
+
+impl Words {
+    #[inline(always)]
+    fn slice(&self) -> &[u32] {
+        match self {
+            Self::Own(words) => words,
+            Self::Shared(words, range) => &words[range.clone()],
+        }
+    }
 }
 
 impl Packed {
@@ -55,7 +89,9 @@ impl Packed {
             inner,
             columns,
             width,
-            values: Values::F32(Buffer::zeros(columns.div_ceil(width) * width * inner)),
+            precision: Precision::F32,
+            words: Words::Own(Buffer::zeros(columns.div_ceil(width) * width * inner)),
+            scales: Vec::new(),
         }
     }
 
@@ -64,47 +100,60 @@ impl Packed {
         self.inner.div_ceil(numbers) * self.width
     }
 
-    /// From weights `[columns, inner]` whose products lie side by side: what `x w^T` needs of them, at a precision.
+    /// What `x w^T` needs of the weights of each factor, at a precision, in one piece of memory.
     ///
-    /// Each panel is turned and rounded by itself, several at a time, so that beside the factor there is no other
+    /// Each panel is turned and rounded by itself, several at a time, so that beside the factors there is no other
     /// copy of the weights.
-    pub(crate) fn of_weights(weights: &[&[f32]], inner: usize, precision: Precision) -> Self {
-        let rows: Vec<&[f32]> = weights.iter().flat_map(|weight| weight.chunks_exact(inner)).collect();
-        let numbers: usize = weights.iter().map(|weight| weight.len()).sum();
-        assert_eq!(numbers, inner * rows.len(), "weights in whole rows");
-        let (width, columns) = (panel_width(), rows.len());
-        let (panels, panel) = (columns.div_ceil(width), width * inner);
-        let scratch = || Buffer::zeros(panel);
-        let of_words = |numbers: usize| inner.div_ceil(numbers) * width;
-        let values = match precision {
-            Precision::F32 => {
-                let mut values = Buffer::zeros(panels * panel);
-                let to = values.par_chunks_exact_mut(panel).zip(rows.par_chunks(width));
-                to.for_each(|(to, rows)| set_panel(to, rows));
-                Values::F32(values)
+    pub(crate) fn of_weights(factors: &[Factor<'_>], precision: Precision) -> Vec<Self> {
+        let width = panel_width();
+        let sizes: Vec<usize> = factors.iter().map(|factor| factor.words(width, precision)).collect();
+        let mut memory = Buffer::zeros(sizes.iter().sum());
+        let mut rest = &mut memory[..];
+        let mut parts = Vec::with_capacity(factors.len());
+        for (factor, size) in factors.iter().zip(&sizes) {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(*size);
+            parts.push((factor, part));
+            rest = after;
+        }
+        let pack = |(factor, part): (&Factor<'_>, &mut [u32])| factor.pack(part, width, precision);
+        let scales: Vec<Vec<f32>> = parts.into_par_iter().map(pack).collect();
+        let memory = Arc::new(memory);
+        let mut start = 0;
+        let packed = factors.iter().zip(sizes).zip(scales).map(|((factor, size), scales)| {
+            let range = start..start + size;
+            start = range.end;
+            let words = Words::Shared(Arc::clone(&memory), range);
+            Self { inner: factor.inner, columns: factor.columns(), width, precision, words, scales }
+        });
+        packed.collect()
+    }
+
+    /// The weights `[columns, inner]` of some columns, as they are rounded. Packed at the same precision again they
+    /// are the same to the bit.
+    pub(crate) fn weights(&self, columns: Range<usize>) -> Vec<f32> {
+        let mut weights = vec![0.0; columns.len() * self.inner];
+        let rows = weights.par_chunks_exact_mut(self.inner.max(1)).zip(columns);
+        rows.for_each(|(row, column)| self.copy_column(column, row));
+        weights
+    }
+
+    /// The weights of one column.
+    pub(crate) fn copy_column(&self, column: usize, to: &mut [f32]) {
+        assert!(column < self.columns && to.len() == self.inner, "a row of the weights");
+        let numbers = self.precision.numbers();
+        let (panel, place) = (column / self.width, column % self.width);
+        let words = &self.words.slice()[panel * self.words(numbers)..][..self.words(numbers)];
+        let scale = self.scales.get(column).copied().unwrap_or_default();
+        for (to, word) in to.chunks_mut(numbers).zip(words.chunks_exact(self.width)) {
+            let word = word[place];
+            for (number, to) in to.iter_mut().enumerate() {
+                *to = match self.precision {
+                    Precision::F32 => f32::from_bits(word),
+                    Precision::Bf16 => f32::from_bits(word >> (16 * number) << 16),
+                    Precision::I8 => of_whole((word >> (8 * number)) & 0xff, scale),
+                };
             }
-            Precision::Bf16 => {
-                let mut words = Buffer::zeros(panels * of_words(2));
-                let to = words.par_chunks_exact_mut(of_words(2)).zip(rows.par_chunks(width));
-                to.for_each_init(scratch, |panel, (words, rows)| {
-                    set_panel(panel, rows);
-                    fill_words((words, 2), panel, width, |_, value| u32::from(bf16(value)));
-                });
-                Values::Bf16(words)
-            }
-            Precision::I8 => {
-                let mut words = Buffer::zeros(panels * of_words(4));
-                let mut scales = vec![0.0_f32; panels * width];
-                let to = words.par_chunks_exact_mut(of_words(4)).zip(scales.par_chunks_exact_mut(width));
-                to.zip(rows.par_chunks(width)).for_each_init(scratch, |panel, ((words, scales), rows)| {
-                    set_panel(panel, rows);
-                    set_scales(panel, scales);
-                    fill_words((words, 4), panel, width, |column, value| whole(value, scales[column]));
-                });
-                Values::I8(words, scales)
-            }
-        };
-        Self { inner, columns, width, values }
+        }
     }
 
     /// From rows, `[inner, columns]`.
@@ -148,37 +197,29 @@ impl Packed {
 
     /// Memory of the numbers.
     pub(crate) fn bytes(&self) -> usize {
-        match &self.values {
-            Values::F32(values) => size_of_val(&**values),
-            Values::Bf16(values) => size_of_val(&**values),
-            Values::I8(values, scales) => size_of_val(&**values) + size_of_val(&**scales),
-        }
+        size_of_val(self.words.slice()) + size_of_val(&*self.scales)
     }
 
     /// All words and how many numbers each holds.
     #[inline(always)]
     pub(super) fn all_words(&self) -> (&[u32], usize) {
-        match &self.values {
-            Values::F32(values) => (bytemuck::cast_slice(values), 1),
-            Values::Bf16(words) => (words, 2),
-            Values::I8(words, _) => (words, 4),
-        }
+        (self.words.slice(), self.precision.numbers())
     }
 
     /// What the sums of a panel's columns are to be multiplied with.
     #[inline(always)]
     pub(super) fn scales(&self, panel: usize) -> Option<&[f32]> {
-        match &self.values {
-            Values::I8(_, scales) => Some(&scales[panel * self.width..(panel + 1) * self.width]),
-            Values::F32(_) | Values::Bf16(_) => None,
+        match self.precision {
+            Precision::I8 => Some(&self.scales[panel * self.width..(panel + 1) * self.width]),
+            Precision::F32 | Precision::Bf16 => None,
         }
     }
 
     /// The numbers of a factor in f32.
-    fn filled(&mut self) -> &mut Buffer {
-        match &mut self.values {
-            Values::F32(values) => values,
-            _ => unreachable!("a rounded factor is made of weights alone"),
+    fn filled(&mut self) -> &mut [f32] {
+        match &mut self.words {
+            Words::Own(words) => bytemuck::cast_slice_mut(words),
+            Words::Shared(..) => unreachable!("factors of weights are not filled again"),
         }
     }
 
@@ -211,6 +252,48 @@ impl Packed {
         let panels = self.filled().par_chunks_exact_mut(len).enumerate();
         let at_once = TASK_NUMBERS_MIN.div_ceil(len.max(1));
         panels.with_min_len(at_once).for_each(|(panel, to)| set(panel, to));
+    }
+}
+
+impl Factor<'_> {
+    fn columns(&self) -> usize {
+        self.weights.iter().map(|weight| weight.len()).sum::<usize>() / self.inner
+    }
+
+    /// Words that it takes: whole panels, each of which is a multiple of the widest vector, so that all of them begin
+    /// at a line of the cache if the first one does.
+    fn words(&self, width: usize, precision: Precision) -> usize {
+        let panel = self.inner.div_ceil(precision.numbers()) * width;
+        (self.columns().div_ceil(width) * panel).next_multiple_of(LANES)
+    }
+
+    /// Fills new words; returns the scales of the columns.
+    fn pack(&self, words: &mut [u32], width: usize, precision: Precision) -> Vec<f32> {
+        let inner = self.inner;
+        let rows: Vec<&[f32]> = self.weights.iter().flat_map(|weight| weight.chunks_exact(inner)).collect();
+        let numbers: usize = self.weights.iter().map(|weight| weight.len()).sum();
+        assert_eq!(numbers, inner * rows.len(), "weights in whole rows");
+        let panel_words = inner.div_ceil(precision.numbers()) * width;
+        let panels = words.par_chunks_exact_mut(panel_words).zip(rows.par_chunks(width));
+        let scratch = || Buffer::zeros(width * inner);
+        let mut scales = Vec::new();
+        match precision {
+            Precision::F32 => panels.for_each(|(to, rows)| set_panel(bytemuck::cast_slice_mut(to), rows)),
+            Precision::Bf16 => panels.for_each_init(scratch, |panel, (words, rows)| {
+                set_panel(panel, rows);
+                fill_words((words, 2), panel, width, |_, value| u32::from(bf16(value)));
+            }),
+            Precision::I8 => {
+                scales = vec![0.0_f32; rows.len().next_multiple_of(width)];
+                let scaled = panels.zip(scales.par_chunks_exact_mut(width));
+                scaled.for_each_init(scratch, |panel, ((words, rows), scales)| {
+                    set_panel(panel, rows);
+                    set_scales(panel, scales);
+                    fill_words((words, 4), panel, width, |column, value| whole(value, scales[column]));
+                });
+            }
+        }
+        scales
     }
 }
 
@@ -279,6 +362,18 @@ fn whole(value: f32, scale: f32) -> u32 {
     (whole + 128.0) as u32
 }
 
+/// What a whole number of 8 bits, plus 128, stands for. The largest one is the number that the scale was made of, so
+/// that the same scale comes out again.
+fn of_whole(bits: u32, scale: f32) -> f32 {
+    let whole = bits as f32 - 128.0;
+    if whole.abs() < 127.0 {
+        return whole * scale;
+    }
+    let near = 127.0 * scale;
+    let candidates = [near, near.next_up(), near.next_down()];
+    candidates.into_iter().find(|largest| largest / 127.0 == scale).unwrap_or(near).copysign(whole)
+}
+
 /// Puts the numbers of each column together into words of so many.
 fn fill_words(
     (words, numbers): (&mut [u32], usize),
@@ -312,11 +407,43 @@ fn panel_width() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::{Factor, Packed, Precision};
+
     #[test]
     fn bf16_rounds_to_the_nearest_and_ties_to_even() {
         for (value, bits) in [(1.0, 0x3f80), (-2.5, 0xc020), (1.003_906_3, 0x3f80), (1.011_718_8, 0x3f82)] {
             assert_eq!(super::bf16(value), bits, "{value}");
         }
         assert!(f32::from_bits(u32::from(super::bf16(f32::NAN)) << 16).is_nan());
+    }
+
+    #[test]
+    fn what_is_unpacked_packs_to_the_same_bits() {
+        let (inner, columns) = (37, 150);
+        let value = |i: usize| ((i * i) as f32 * 0.37).sin() * (1.0 + (i / inner) as f32) * 1e-3;
+        let mut weights: Vec<f32> = (0..inner * columns).map(value).collect();
+        // A column of zeros, and one whose largest number is negative.
+        weights[3 * inner..4 * inner].fill(0.0);
+        weights[5 * inner + 2] = -1.7;
+        for precision in [Precision::F32, Precision::Bf16, Precision::I8] {
+            let pack = |weights: &[f32]| {
+                let (first, second) = weights.split_at(70 * inner);
+                let factors =
+                    [Factor { weights: vec![first, second], inner }, Factor { weights: vec![second], inner }];
+                Packed::of_weights(&factors, precision)
+            };
+            let packed = pack(&weights);
+            let unpacked = packed[0].weights(0..columns);
+            assert_eq!(unpacked[70 * inner..], packed[1].weights(0..columns - 70), "{precision:?}");
+            if precision == Precision::F32 {
+                assert_eq!(unpacked, weights);
+            }
+            let largest_error = unpacked.iter().zip(&weights).map(|(found, exact)| (found - exact).abs());
+            assert!(largest_error.fold(0.0, f32::max) < 0.01, "{precision:?}");
+            for (again, before) in pack(&unpacked).iter().zip(&packed) {
+                assert_eq!(again.all_words(), before.all_words(), "{precision:?}");
+                assert_eq!(again.scales, before.scales, "{precision:?}");
+            }
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use rayon::current_num_threads;
 
-use crate::decode::PASS_TOKENS_MAX;
 use crate::decode::cache::{BLOCK_POSITIONS, CachePrecision, Shape};
+use crate::decode::{CACHED_BYTES_MAX, PASS_TOKENS_MAX};
 use crate::decoder::config::DecoderConfig;
 use crate::gemm::Precision;
 
@@ -17,7 +17,7 @@ pub struct DecodeMemory {
     pub cache: u64,
     /// One version's weights in f32, in the form that products take.
     pub packed: u64,
-    /// The activations of a pass on each thread, and the logits of a step.
+    /// The activations of a pass, on each thread where the model is small, and the logits of a step.
     pub pass: u64,
 }
 
@@ -39,11 +39,14 @@ impl DecodeMemory {
         // The stream and its norm, queries with keys and values, their mix, and the feed-forward part, whose
         // results also lie there by blocks of columns.
         let row = 2 * hidden + projected + query + 2 * intermediate + intermediate.max(projected).max(hidden);
-        let passes = current_num_threads() * PASS_TOKENS_MAX.min(slots * positions_max) * row;
+        let packed = bytes(config.layers * block + config.vocabulary * hidden);
+        // Where a pass is cut by columns, all threads work on one pass's rows.
+        let threads = if packed > CACHED_BYTES_MAX as u64 { 1 } else { current_num_threads() };
+        let passes = threads * PASS_TOKENS_MAX.min(slots * positions_max) * row;
         Self {
             cache: (slots * positions_max.div_ceil(BLOCK_POSITIONS)) as u64
                 * Self::cache_block(config, CachePrecision::F32),
-            packed: bytes(config.layers * block + config.vocabulary * hidden),
+            packed,
             pass: bytes(passes + 2 * slots * config.vocabulary),
         }
     }
