@@ -55,7 +55,7 @@ pub fn run_files(standing: &Standing<Policy>, version: u64, run: &RunState) -> R
         let weights = weights.with_context(|| format!("the weights of version {needed} are gone"))?;
         files.push(ExtraFile::Weights {
             name: policy(needed),
-            decoder: Arc::clone(weights.weights.decoder()),
+            weights: Arc::clone(weights.weights.weights()),
         });
     }
     Ok(files)
@@ -104,7 +104,7 @@ pub struct ResumePoint {
     /// The run's own state.
     pub run: RunState,
     /// Older weights that open segments need.
-    pub weights: BTreeMap<u64, Arc<Decoder>>,
+    pub weights: BTreeMap<u64, Decoder>,
 }
 
 impl ResumePoint {
@@ -154,21 +154,21 @@ impl ResumePoint {
         let rollout = RolloutState::read(&folder.join(ROLLOUT_FILE))?;
         let mut weights = BTreeMap::new();
         for version in rollout.versions_needed().into_iter().filter(|version| *version != step) {
-            weights.insert(version, Arc::new(Decoder::load(&folder.join(policy(version)), device)?));
+            weights.insert(version, Decoder::load(&folder.join(policy(version)), device)?);
         }
         Ok(Some(Self { step, folder: folder.to_owned(), rollout, run, weights }))
     }
 
-    /// The older weights as the actors take them, packed.
+    /// Takes the older weights as the actors have them, packed, and leaves none.
     ///
     /// # Errors
     /// If the device cannot decode at the precision.
-    pub fn policies(&self, precision: Precision) -> Result<Vec<Versioned<Policy>>, KernelError> {
-        let packed = |(version, decoder): (&u64, &Arc<Decoder>)| {
-            let policy = Policy::packed(Arc::clone(decoder), precision);
-            policy.map(|policy| Versioned { version: *version, weights: Arc::new(policy) })
+    pub fn take_policies(&mut self, precision: Precision) -> Result<Vec<Versioned<Policy>>, KernelError> {
+        let packed = |(version, decoder): (u64, Decoder)| {
+            let policy = Policy::new(&decoder, precision);
+            policy.map(|policy| Versioned { version, weights: Arc::new(policy) })
         };
-        self.weights.iter().map(packed).collect()
+        std::mem::take(&mut self.weights).into_iter().map(packed).collect()
     }
 }
 

@@ -34,10 +34,14 @@ impl Driver {
         schedule: Schedule,
         (mut actors, generators): (Vec<Actor<DecoderGenerator>>, Generators),
         queue: &Arc<ReplayQueue>,
-        point: Option<&ResumePoint>,
+        mut point: Option<&mut ResumePoint>,
     ) -> Result<Self> {
         let newest = actors[0].context().weights.latest();
-        let older = point.map_or(Ok(Vec::new()), |point| point.policies(newest.weights.precision()))?;
+        let older = match point.as_deref_mut() {
+            Some(point) => point.take_policies(newest.weights.precision())?,
+            None => Vec::new(),
+        };
+        let point = point.as_deref();
         let weights = |version| match point {
             Some(_) if version != newest.version => older.iter().find(|old| old.version == version).cloned(),
             _ => Some(newest.clone()),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use kernels::Decoder;
 use kernels::sampling::SamplingConfig;
+use kernels::{Decoder, DecoderConfig, Device};
 use learner::report::StoppedBy;
 use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
 use rollout::{
-    DataConfig, Ends, EvaluationPlan, Group, OutputLimits, Prompt, PromptSource, Pulse, Scorer, Text,
-    Versioned, evaluate,
+    DataConfig, Ends, EvaluationPlan, Group, MinTokens, OutputLimits, Prompt, PromptSource, Pulse, Scorer,
+    Text, Versioned, evaluate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -160,7 +160,12 @@ pub struct Evaluator {
     prompts: Vec<Arc<Prompt>>,
     plan: EvaluationPlan,
     scorer: Scorer,
-    generator: DecoderGenerator,
+    shape: DecoderConfig,
+    device: Device,
+    /// Slots, and positions that a context needs at most.
+    room: (usize, usize),
+    sampling: SamplingConfig,
+    min_tokens: Option<MinTokens>,
     pulse: Pulse,
 }
 
@@ -197,8 +202,11 @@ impl Evaluator {
                 seed: eval.seed,
             },
             scorer: Scorer::new(Arc::clone(text), rewards).with_ends(ends),
-            generator: DecoderGenerator::new(decoder, (slots, positions), sampling)
-                .with_min_tokens(min_tokens),
+            shape: decoder.config.clone(),
+            device: decoder.device(),
+            room: (slots, positions),
+            sampling,
+            min_tokens,
             pulse: Pulse::default(),
         })
     }
@@ -217,7 +225,10 @@ impl Evaluator {
         let start = Instant::now();
         let weights = Versioned { version, weights: policy };
         let judged = (&self.scorer, &self.pulse);
-        let groups = evaluate(&mut self.generator, &weights, &self.prompts, &self.plan, judged)?;
+        // The caches last as long as this evaluation.
+        let mut generator = DecoderGenerator::new(&self.shape, &self.device, self.room, self.sampling)
+            .with_min_tokens(self.min_tokens.clone());
+        let groups = evaluate(&mut generator, &weights, &self.prompts, &self.plan, judged)?;
         Ok(EvalReport::of(&groups, start.elapsed().as_secs_f64()))
     }
 }

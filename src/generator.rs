@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kernels::sampling::{SamplingConfig, draw, draw_except, logprob_and_entropy, uniform};
-use kernels::{CachePrecision, DecodeSlots, DecodeWeights, Decoder, Feed, Prefilled};
+use kernels::{CachePrecision, DecodeSlots, DecodeWeights, DecoderConfig, Device, Feed, Prefilled};
 use rayon::prelude::*;
 use rollout::{
     Drawn, Generator, GeneratorError, KvCache, LengthDistribution, MinTokens, PrefilledTokens,
@@ -73,22 +73,21 @@ struct Slot {
 }
 
 impl DecoderGenerator {
-    /// `slots` slots for the shape of `decoder`. `positions` is how long contexts are expected to get; the
-    /// cache grows where they get longer.
-    pub fn new(decoder: &Decoder, (slots, positions): (usize, usize), sampling: SamplingConfig) -> Self {
-        let cache = DecodeSlots::new(&decoder.config, slots, positions, &decoder.device());
+    /// `slots` slots for a model's shape. `positions` is how long contexts are expected to get; the cache grows where
+    /// they get longer.
+    pub fn new(
+        config: &DecoderConfig,
+        device: &Device,
+        (slots, positions): (usize, usize),
+        sampling: SamplingConfig,
+    ) -> Self {
+        let cache = DecodeSlots::new(config, slots, positions, device);
         let slots = (0..slots).map(|_| None).collect();
         Self { cache, sampling, slots, prefilled: Prefilled::default(), min_tokens: None, given: None }
     }
 
-    /// The same with keys and values cached in fewer bits, which decoders on the CPU can.
-    #[must_use]
-    pub fn with_cache(self, decoder: &Decoder, room: (usize, usize), kv_cache: KvCache) -> Self {
-        if kv_cache == KvCache::F32 {
-            return self;
-        }
-        let cache = DecodeSlots::rounded(&decoder.config, room, precision(kv_cache), &decoder.device())
-            .expect("a config that asks for it on another device is refused");
+    /// The same with another cache.
+    fn with_cache(self, cache: DecodeSlots) -> Self {
         Self { cache, ..self }
     }
 
@@ -176,8 +175,10 @@ pub(crate) fn precision(kv_cache: KvCache) -> CachePrecision {
 /// How the generators of a run are made.
 #[derive(Clone)]
 pub struct Generators {
-    /// A model of the shape.
-    pub decoder: Decoder,
+    /// The model's shape.
+    pub shape: DecoderConfig,
+    /// Where they compute.
+    pub device: Device,
     /// Slots of each, and positions that a context is expected to need.
     pub room: (usize, usize),
     /// How tokens are drawn.
@@ -194,8 +195,14 @@ impl Generators {
     /// A generator whose slots are free.
     #[must_use]
     pub fn make(&self) -> DecoderGenerator {
-        let generator = DecoderGenerator::new(&self.decoder, self.room, self.sampling);
-        let generator = generator.with_cache(&self.decoder, self.room, self.kv_cache);
+        let generator = DecoderGenerator::new(&self.shape, &self.device, self.room, self.sampling);
+        let generator = match self.kv_cache {
+            KvCache::F32 => generator,
+            rounded => generator.with_cache(
+                DecodeSlots::rounded(&self.shape, self.room, precision(rounded), &self.device)
+                    .expect("a config that asks for it on another device is refused"),
+            ),
+        };
         let generator = generator.with_min_tokens(self.min_tokens.clone());
         DecoderGenerator { given: self.given.clone(), ..generator }
     }
@@ -212,7 +219,7 @@ impl Generator for DecoderGenerator {
     ) -> Result<(), GeneratorError> {
         let mut context = request.context();
         let last_token = context.pop().ok_or_else(|| GeneratorError::new("a prompt without tokens"))?;
-        let vocabulary = weights.weights.decoder().config.vocabulary;
+        let vocabulary = weights.weights.weights().config().vocabulary;
         if let Some(id) = context.iter().chain([&last_token]).find(|&&id| id as usize >= vocabulary) {
             return Err(GeneratorError::new(format!("token {id} is outside the vocabulary of {vocabulary}")));
         }
@@ -242,6 +249,10 @@ impl Generator for DecoderGenerator {
             drawn.extend(self.draw(&slots, weights));
         }
         Ok(drawn)
+    }
+
+    fn end_segment(&mut self, slot: usize) {
+        self.slots[slot] = None;
     }
 
     fn release(&mut self, slot: usize) {

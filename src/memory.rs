@@ -1,106 +1,261 @@
-//! What a run will hold in memory at most, from its config and the model's shapes alone.
+//! What a run will hold in memory at most, from its config, the model's shapes and its prompts' lengths.
+//!
+//! Parts are summed by stages: what is held at one time in each of them. Buffers stay where they were used, so a part
+//! that has been there once counts in all later stages; only policies, an evaluation's caches and what a checkpoint
+//! copies come and go. Nothing here is measured but the two constants for the program.
+
+mod measured;
+mod prompts;
 
 use std::fmt;
 
-use kernels::{CACHE_BLOCK_TOKENS, DecodeMemory, DecoderConfig, MemoryPlan};
+use kernels::{CACHE_BLOCK_TOKENS, DecodeMemory, DecoderConfig, MemoryPlan, Precision};
 use learner::optimizer::OptimizerKind;
-use rollout::{DecodePrecision, RolloutConfig, Room};
+use rollout::{DecodePrecision, OnUpdate, Room};
 
-use crate::config::{PROMPT_TOKENS, RunConfig};
+use crate::config::{DeviceKind, RunConfig, Schedule};
 use crate::generator::precision as cache_precision;
 use crate::policy::precision;
+
+pub use measured::{peak_bytes, resident_bytes};
+pub use prompts::{PromptTokens, RunPrompts};
 
 /// Bytes that a drawn token takes in trajectories, queue and completions: id and log-prob in a segment that may
 /// have grown to twice its room, id and text in the completion.
 const TOKEN_BYTES: u64 = 32;
 
-/// The program, its threads and what the allocator keeps back.
-const PROGRAM: u64 = 32 << 20;
+/// The program, its threads and what the allocator keeps back: a run of the smallest model takes as much.
+const PROGRAM: u64 = 48 << 20;
 
-/// Bytes by what holds them. Everything may be held at the same time under `async` and `deterministic`.
+/// The part of a micro-batch's buffers that the allocator holds beside them: where outputs differ in length, so do the
+/// buffers from step to step, and a gap between two that are in use takes no larger one. Runs of a dozen steps with a
+/// model of 135 million parameters rose by a fifth to two fifths; the plan is for the longest outputs, whose buffers
+/// are larger than those by about as much as the rest.
+const GAPS_DIVISOR: u64 = 6;
+
+/// Bytes of a tokenizer for each of its vocabulary: texts and merges in tables, with one of 49,152 entries measured.
+const TOKENIZER_ENTRY: u64 = 900;
+
+/// Bytes by what holds them, and by the stages of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunMemory {
     parts: Vec<(String, u64)>,
-    planned: bool,
+    stages: Vec<(String, u64)>,
+    is_planned: bool,
+    prompts_are_read: bool,
 }
 
 impl RunMemory {
     /// Of a training run.
     #[must_use]
-    pub fn new(config: &RunConfig, decoder: &DecoderConfig) -> Self {
-        let (rollout, learner, eval) = (&config.rollout, &config.learner, &config.eval);
-        let weights = 4 * decoder.parameters() as u64;
-        let positions = rollout.output_tokens_max + PROMPT_TOKENS;
-        let one = DecodeMemory::new(decoder, rollout.slots_per_actor(), positions);
-        let count = rollout.actors as u64;
-        let packed = DecodeMemory::packed_at(decoder, precision(rollout.precision));
-        let groups = config.queue.groups_max + learner.groups_per_step + learner.step_groups_max();
-        let completions = groups * rollout.group_size + rollout.trajectories_open_max;
-        let moments = if config.optimizer.kind == OptimizerKind::Adamw { 2 } else { 0 };
+    pub fn new(config: &RunConfig, decoder: &DecoderConfig, prompts: &RunPrompts) -> Self {
+        let plan = Planned { config, decoder, prompts };
+        let (always, step, decoding) = (plan.always(), plan.step(), plan.decoding());
+        let evaluation = plan.evaluation();
+        let checkpoint = plan.checkpoint();
+        let open = plan.versions_open();
+        let policy = plan.policies(open + 1) - plan.policies(open);
+        let sum = |parts: &[(String, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let learning = sum(&always) + sum(&step) + sum(&decoding);
+        let beside = if config.run.schedule == Schedule::Lockstep { "" } else { " beside decoding" };
+        // Under async the actors go on while a checkpoint is written, and end what is too old.
+        let after = if config.run.schedule == Schedule::Async { open } else { open + 1 };
+        let mut stages = Vec::new();
+        if let Some(evaluation) = evaluation.filter(|_| config.eval.before) {
+            let name = "evaluation before the first step".to_owned();
+            stages.push((name, sum(&always) + plan.policies(1) + evaluation));
+        }
+        stages.extend([
+            (format!("a learner's step{beside}: {open} policies"), learning + plan.policies(open)),
+            (format!("the next policy is packed: {} policies", open + 1), learning + plan.policies(open + 1)),
+            (format!("a checkpoint: {after} policies"), learning + plan.policies(after) + checkpoint),
+        ]);
+        if let Some(evaluation) = evaluation.filter(|_| config.eval.after || config.eval.every_steps > 0) {
+            stages.push((
+                format!("evaluation: {after} policies"),
+                learning + plan.policies(after) + evaluation,
+            ));
+        }
+        let mut parts = [always, step, decoding].concat();
+        parts.push(("a policy in the form that decoding reads".to_owned(), policy));
+        parts.extend(
+            evaluation
+                .map(|bytes| (format!("evaluation, {} answers at a time", plan.answers_at_a_time()), bytes)),
+        );
+        parts.push(("copies of a checkpoint".to_owned(), checkpoint));
+        let is_planned = plan.micro_batch().is_some();
+        Self { parts, stages, is_planned, prompts_are_read: prompts.are_read }
+    }
+
+    /// The most that is held at one time.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.stages.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
+    }
+}
+
+/// What a plan is made of.
+struct Planned<'a> {
+    config: &'a RunConfig,
+    decoder: &'a DecoderConfig,
+    prompts: &'a RunPrompts,
+}
+
+impl Planned<'_> {
+    fn weights(&self) -> u64 {
+        4 * self.decoder.parameters() as u64
+    }
+
+    /// What is there from the beginning to the end.
+    fn always(&self) -> Vec<(String, u64)> {
+        let (learner, weights) = (&self.config.learner, self.weights());
+        let moments = if self.config.optimizer.kind == OptimizerKind::Adamw { 2 } else { 0 };
         let reference = u64::from(learner.kl.enabled && learner.kl.reference.is_some());
-        let mut parts = vec![
+        vec![
             ("weights".to_owned(), weights * (1 + reference)),
             ("moments of the optimizer".to_owned(), moments * weights),
-        ];
-        let tokens = learner.batch_tokens_max;
-        let plan = MemoryPlan::new(decoder, &learner.streambp.plan(rollout.temperature), tokens);
-        if let Some(memory) = &plan {
-            parts.extend([
-                ("gradients".to_owned(), memory.gradients),
-                (format!("a micro-batch of {tokens} tokens: inputs of the layers"), memory.layer_inputs),
-                ("  results of attention".to_owned(), memory.attention_kept),
-                ("  other activations".to_owned(), memory.activations_kept),
-                ("  keys and values of a layer".to_owned(), memory.keys_values),
-                ("  ids, angles, statistics".to_owned(), memory.tokens),
-                ("  a chunk in a layer and in the head".to_owned(), memory.layer_chunk + memory.head_chunk),
-            ]);
+            ("the program and the tokenizer".to_owned(), self.program()),
+        ]
+    }
+
+    fn program(&self) -> u64 {
+        PROGRAM + TOKENIZER_ENTRY * self.decoder.vocabulary as u64
+    }
+
+    /// What the learner's first step leaves to the later ones.
+    fn step(&self) -> Vec<(String, u64)> {
+        let tokens = self.micro_batch_rows();
+        let Some(memory) = self.micro_batch() else { return Vec::new() };
+        let gaps = (memory.step() - memory.gradients) / GAPS_DIVISOR;
+        vec![
+            ("gradients".to_owned(), memory.gradients),
+            (format!("a micro-batch of {tokens} tokens: inputs of the layers"), memory.layer_inputs),
+            ("  results of attention".to_owned(), memory.attention_kept),
+            ("  other activations".to_owned(), memory.activations_kept),
+            ("  keys and values of a layer".to_owned(), memory.keys_values),
+            ("  ids, angles, statistics".to_owned(), memory.tokens),
+            ("  a chunk in a layer and in the head".to_owned(), memory.layer_chunk + memory.head_chunk),
+            ("  gaps between buffers of other sizes".to_owned(), gaps),
+        ]
+    }
+
+    fn micro_batch(&self) -> Option<MemoryPlan> {
+        let plan = self.config.learner.streambp.plan(self.config.rollout.temperature);
+        MemoryPlan::new(self.decoder, &plan, self.micro_batch_rows())
+    }
+
+    /// The most tokens that go through the model together: what a micro-batch may have, or a step if that is less. On
+    /// the CPU a prompt is there once for the members of its group.
+    fn micro_batch_rows(&self) -> usize {
+        let (rollout, learner) = (&self.config.rollout, &self.config.learner);
+        let (groups, members, output) =
+            (learner.groups_per_step, rollout.group_size, rollout.output_tokens_max);
+        let shares = learner.streambp.enabled && self.config.run.device == DeviceKind::Cpu;
+        let prompts: usize = self.prompts.training.longest(groups).sum();
+        let longest = self.prompts.training.longest(1).sum::<usize>() + output;
+        let tokens = members * (prompts + groups * output);
+        if tokens <= learner.batch_tokens_max {
+            let shared = if shares { (members - 1) * (prompts - groups) } else { 0 };
+            return tokens - shared;
         }
-        parts.extend([
-            // The one that a learner's update leaves behind, and the one before it, which open segments may need.
-            ("older policies".to_owned(), 2 * weights),
-            keys_values(rollout, decoder),
-            // The one that is published next, the newest, and the one before it, which segments may need that take as
-            // long as a step of the learner. All actors share them.
-            ("weights packed for decoding, of three policies".to_owned(), 3 * packed),
-            ("a pass of each actor".to_owned(), count * one.pass),
+        // Micro-batches are about equally large.
+        let count = tokens.div_ceil(learner.batch_tokens_max);
+        let most = learner.batch_tokens_max.min(tokens.div_ceil(count) + longest).max(longest);
+        let sequences = most / longest;
+        let shared = (sequences - groups.min(sequences)) * (self.prompts.training.shortest().max(1) - 1);
+        most - if shares { shared } else { 0 }
+    }
+
+    /// What the actors hold.
+    fn decoding(&self) -> Vec<(String, u64)> {
+        let (rollout, learner) = (&self.config.rollout, &self.config.learner);
+        let groups = self.config.queue.groups_max + learner.groups_per_step + learner.step_groups_max();
+        let completions = groups * rollout.group_size + rollout.trajectories_open_max;
+        let longest = self.prompts.training.longest(1).sum::<usize>() + rollout.output_tokens_max;
+        let one = DecodeMemory::new(self.decoder, rollout.slots_per_actor(), longest);
+        vec![
+            self.keys_values(),
+            ("a pass of each actor".to_owned(), rollout.actors as u64 * one.pass),
             (
                 format!("{completions} completions, open, queued and learned from"),
                 completions as u64 * rollout.output_tokens_max as u64 * TOKEN_BYTES,
             ),
-        ]);
-        if config.evaluation().is_some() && (eval.before || eval.after || eval.every_steps > 0) {
-            let memory = DecodeMemory::new(decoder, eval.trajectories_open_max, positions);
-            // The newest weights in f32 are those of the actors, unless these are rounded.
-            let own = if rollout.precision == DecodePrecision::F32 { 0 } else { memory.packed };
-            let all = memory.cache + own + memory.pass;
-            parts.push((format!("evaluation, {} answers at a time", eval.trajectories_open_max), all));
-        }
-        parts.push(("the program".to_owned(), PROGRAM));
-        Self { parts, planned: plan.is_some() }
+        ]
     }
 
-    /// All of it.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.parts.iter().map(|(_, bytes)| bytes).sum()
-    }
-}
-
-/// The caches of all actors, as far as their bound lets them grow.
-fn keys_values(rollout: &RolloutConfig, decoder: &DecoderConfig) -> (String, u64) {
-    let open = rollout.trajectories_open_max;
-    let blocks = open * (rollout.output_tokens_max + PROMPT_TOKENS).div_ceil(CACHE_BLOCK_TOKENS);
-    let bytes =
-        |blocks: usize| blocks as u64 * DecodeMemory::cache_block(decoder, cache_precision(rollout.kv_cache));
-    let bound = rollout
-        .kv_cache_tokens_per_actor()
-        .map(|tokens| rollout.actors * Room::of_tokens(tokens, CACHE_BLOCK_TOKENS).blocks);
-    match bound.filter(|bound| *bound < blocks) {
-        Some(bound) => {
-            let tokens = bound * CACHE_BLOCK_TOKENS;
-            (format!("keys and values of {tokens} tokens, {bound} blocks"), bytes(bound))
+    /// The caches of all actors, as far as their bound lets them grow.
+    fn keys_values(&self) -> (String, u64) {
+        let rollout = &self.config.rollout;
+        let (open, members) = (rollout.trajectories_open_max, rollout.group_size);
+        // A prompt's full blocks are there once for each version that members of its group begin under.
+        let begun = match (rollout.on_update, self.config.run.device) {
+            (OnUpdate::Recompute, DeviceKind::Cpu) => members.min(self.versions_open() as usize + 1),
+            _ => members,
+        };
+        let of_group = |(group, prompt): (usize, usize)| {
+            let members = members.min(open - group * members);
+            let context = (prompt + rollout.output_tokens_max - 1).div_ceil(CACHE_BLOCK_TOKENS);
+            let full = (prompt - 1) / CACHE_BLOCK_TOKENS;
+            begun.min(members) * full + members * (context - full)
+        };
+        let prompts = self.prompts.training.longest(open.div_ceil(members));
+        let blocks: usize = prompts.map(|prompt| prompt.max(1)).enumerate().map(of_group).sum();
+        let block = DecodeMemory::cache_block(self.decoder, cache_precision(rollout.kv_cache));
+        let bound = rollout
+            .kv_cache_tokens_per_actor()
+            .map(|tokens| rollout.actors * Room::of_tokens(tokens, CACHE_BLOCK_TOKENS).blocks);
+        match bound.filter(|bound| *bound < blocks) {
+            Some(bound) => {
+                let tokens = bound * CACHE_BLOCK_TOKENS;
+                (format!("keys and values of {tokens} tokens, {bound} blocks"), bound as u64 * block)
+            }
+            None => (format!("keys and values of {open} open trajectories"), blocks as u64 * block),
         }
-        None => (format!("keys and values of {open} open trajectories"), bytes(blocks)),
+    }
+
+    /// Versions that are held while the learner computes: the newest, and those that open segments began under. A queue
+    /// with room for all groups on the way has the learner wait for those that would be too old for its next step.
+    fn versions_open(&self) -> u64 {
+        let (rollout, queue) = (&self.config.rollout, &self.config.queue);
+        let open = if rollout.in_flight_updates { 1 } else { rollout.versions_open_max };
+        let staleness = queue.staleness_versions_max;
+        let on_the_way = (self.config.learner.step_groups_max() as u64).saturating_mul(1 + staleness);
+        if queue.groups_max as u64 >= on_the_way { open.min(staleness.max(1)) } else { open }
+    }
+
+    /// So many versions as decoding reads them. The newest one's embedding is the learner's own.
+    fn policies(&self, versions: u64) -> u64 {
+        let bits = precision(self.config.rollout.precision);
+        let packed = DecodeMemory::packed_at(self.decoder, bits);
+        let rows = 4 * (self.decoder.vocabulary * self.decoder.hidden) as u64;
+        let looked_up = if self.decoder.tied && bits == Precision::F32 { 0 } else { rows };
+        versions * packed + versions.saturating_sub(1) * looked_up
+    }
+
+    fn answers_at_a_time(&self) -> usize {
+        let eval = &self.config.eval;
+        eval.trajectories_open_max.min(eval.problems * eval.pass_k)
+    }
+
+    /// What an evaluation holds beside the newest policy, if there is one.
+    fn evaluation(&self) -> Option<u64> {
+        let (eval, output) = (&self.config.eval, self.config.rollout.output_tokens_max);
+        self.config.evaluation().filter(|_| eval.before || eval.after || eval.every_steps > 0)?;
+        let answers = self.answers_at_a_time();
+        let prompts = self.prompts.held_out.longest(answers);
+        let blocks: usize = prompts.map(|prompt| (prompt + output - 1).div_ceil(CACHE_BLOCK_TOKENS)).sum();
+        let longest = self.prompts.held_out.longest(1).sum::<usize>() + output;
+        let memory = DecodeMemory::new(self.decoder, answers, longest);
+        // The newest weights in f32 are those of the actors, unless these are rounded.
+        let own = if self.config.rollout.precision == DecodePrecision::F32 { 0 } else { memory.packed };
+        let block = DecodeMemory::cache_block(self.decoder, cache_precision(rollout::KvCache::F32));
+        Some(blocks as u64 * block + own + memory.pass)
+    }
+
+    /// A checkpoint copies one parameter at a time, as numbers and as bytes.
+    fn checkpoint(&self) -> u64 {
+        let (vocabulary, hidden) = (self.decoder.vocabulary, self.decoder.hidden);
+        8 * (hidden * vocabulary.max(self.decoder.intermediate)) as u64
     }
 }
 
@@ -112,8 +267,16 @@ impl fmt::Display for RunMemory {
         for (name, bytes) in &self.parts {
             writeln!(f, "# {name:<62}{:>10.1}", mebibytes(*bytes))?;
         }
+        writeln!(f, "# Held together in each stage, with all that the stages before have left:")?;
+        for (name, bytes) in &self.stages {
+            writeln!(f, "# {name:<62}{:>10.1}", mebibytes(*bytes))?;
+        }
         writeln!(f, "# {:<62}{:>10.1}", "at most at one time", mebibytes(self.total()))?;
-        if !self.planned {
+        if !self.prompts_are_read {
+            let tokens = crate::config::PROMPT_TOKENS;
+            writeln!(f, "# The prompts could not be read: {tokens} tokens are assumed for each.")?;
+        }
+        if !self.is_planned {
             writeln!(f, "# A step without streambp is not planned: its activations come on top.")?;
         }
         Ok(())
@@ -126,42 +289,105 @@ mod tests {
 
     use super::*;
 
+    /// The quickstart's plan, for prompts of so many tokens.
+    fn plan(set: &[&str], prompts: &[usize]) -> RunMemory {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+        let config = RunConfig::load(&root.join("configs/quickstart.toml"), &set).unwrap();
+        let decoder = DecoderConfig::read(&config.model.path).unwrap();
+        let prompts = PromptTokens::of(prompts.to_vec());
+        let prompts = RunPrompts { training: prompts.clone(), held_out: prompts, are_read: true };
+        RunMemory::new(&config, &decoder, &prompts)
+    }
+
     impl RunMemory {
-        fn part(&self, name: &str) -> u64 {
-            self.parts.iter().find(|(part, _)| part.starts_with(name)).unwrap().1
+        fn named(&self, name: &str) -> u64 {
+            let all = self.parts.iter().chain(&self.stages);
+            all.clone().find(|(part, _)| part.starts_with(name)).unwrap_or_else(|| panic!("{name}: {self}")).1
         }
     }
 
     #[test]
-    fn longer_outputs_and_more_actors_take_more() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let of = |set: &[&str]| {
-            let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
-            let config = RunConfig::load(&root.join("configs/quickstart.toml"), &set).unwrap();
-            let decoder = DecoderConfig::read(&config.model.path).unwrap();
-            RunMemory::new(&config, &decoder)
-        };
-        let (plain, longer) = (of(&[]), of(&["rollout.output_tokens_max=320"]));
-        // 192 tokens more: keys and values of 64 trajectories and 32 answers, tokens of 832 completions, of which a step
-        // that refills has 64 groups.
-        let caches = 4 * 2 * 4 * 192 * 128 * (64 + 32);
-        let tokens = 832 * 192 * TOKEN_BYTES;
-        assert_eq!(longer.total() - plain.total(), caches + tokens);
-        assert!(of(&["rollout.actors=2"]).total() > plain.total());
-        // Three policies of half as many bytes, and the weights that evaluation then has for itself.
-        let weights = of(&[]).part("weights packed");
-        assert_eq!(of(&["rollout.precision=bf16"]).part("weights packed"), weights / 2);
-        let evaluation = of(&["rollout.precision=bf16"]).part("evaluation") - plain.part("evaluation");
-        assert_eq!(evaluation, weights / 3);
-        assert_eq!(of(&["rollout.actors=2"]).part("weights packed"), weights);
-        assert_eq!(plain.total() - of(&["optimizer.kind=sgd"]).total(), 2 * plain.parts[0].1);
-        // 64 trajectories of 192 tokens are three blocks each; 4 layers of 128 keys and 128 values, in f32.
+    fn parts_follow_what_the_config_lets_grow() {
+        let plain = plan(&[], &[20]);
+        let differs =
+            |set: &[&str], name: &str| plan(set, &[20]).named(name) as i64 - plain.named(name) as i64;
+        let weights = plain.named("weights") as i64;
+        assert_eq!(differs(&["optimizer.kind=sgd"], "a learner's step"), -2 * weights);
+        // 147 tokens of 64 trajectories are three blocks each; 4 layers of 128 keys and 128 values, in f32.
         let caches = 64 * 3 * 64 * (4 * 4 * 2 * 128);
-        assert_eq!(plain.total() - of(&["rollout.kv_cache=bf16"]).total(), caches / 2);
-        let bounded = of(&["rollout.kv_cache_tokens_max=6400"]);
-        assert_eq!(plain.total() - bounded.total(), caches * 92 / 192);
-        assert!(bounded.to_string().contains("keys and values of 6400 tokens, 100 blocks"), "{bounded}");
-        assert_eq!(of(&["rollout.kv_cache_tokens_max=64000"]), plain, "more than the slots can hold");
-        assert!(of(&["learner.streambp.enabled=false"]).to_string().contains("is not planned"));
+        assert_eq!(plain.named("keys and values of 64"), caches as u64);
+        assert_eq!(differs(&["rollout.kv_cache=bf16"], "keys and values of 64"), -caches / 2);
+        assert_eq!(differs(&["rollout.output_tokens_max=320"], "keys and values of 64"), caches);
+        let bounded = plan(&["rollout.kv_cache_tokens_max=6400"], &[20]);
+        assert_eq!(bounded.named("keys and values of 6400 tokens, 100 blocks"), caches as u64 * 100 / 192);
+        // More than the slots can hold.
+        assert_eq!(plan(&["rollout.kv_cache_tokens_max=64000"], &[20]), plain);
+        let policy = plain.named("a policy") as i64;
+        assert_eq!(differs(&["rollout.versions_open_max=4"], "the next policy is packed"), 2 * policy);
+        assert_eq!(differs(&["rollout.in_flight_updates=true"], "the next policy is packed"), -policy);
+        assert_eq!(differs(&["rollout.actors=2"], "a pass of each actor"), {
+            // Half of the slots each, whose tokens fill a pass all the same; as many logits in all.
+            let logits = 2 * 4 * 64 * 24;
+            plain.named("a pass of each actor") as i64 - logits
+        });
+        assert!(plan(&["learner.streambp.enabled=false"], &[20]).to_string().contains("is not planned"));
+    }
+
+    #[test]
+    fn a_step_is_as_large_as_what_it_can_be_given() {
+        // A micro-batch of 8192 tokens, in steps of 16 groups of 8 outputs with 128 tokens.
+        let rows = |set: &[&str], prompts: &[usize]| {
+            let plan = plan(set, prompts);
+            let name =
+                plan.parts.iter().find_map(|(name, _)| name.strip_prefix("a micro-batch of ")).unwrap();
+            name.split(' ').next().unwrap().parse::<usize>().unwrap()
+        };
+        // Two groups have 2 * 8 * (20 + 128) tokens, of which seven of eight prompts are shared but for their ends.
+        let two = ["learner.groups_per_step=2", "queue.groups_max=16"];
+        assert_eq!(rows(&two, &[20]), 2 * (19 + 8 * (1 + 128)));
+        // The longest prompts of a step are two different ones.
+        assert_eq!(rows(&two, &[20, 10, 5]), (19 + 9) + 16 * (1 + 128));
+        // 18944 tokens go in three micro-batches of 6315 and one sequence more; 43 sequences at least have 16 prompts.
+        assert_eq!(rows(&[], &[20]), 6315 + 148 - (43 - 16) * 19);
+        // One sequence is longer than a micro-batch.
+        assert_eq!(rows(&["learner.batch_tokens_max=100"], &[20]), 148);
+    }
+
+    #[test]
+    fn the_plan_is_the_largest_stage() {
+        let plain = plan(&[], &[20]);
+        assert_eq!(plain.total(), plain.stages.iter().map(|(_, bytes)| *bytes).max().unwrap());
+        // An evaluation before the first step has no gradients and no open segments beside it.
+        assert!(plain.named("evaluation before") < plain.named("evaluation: "));
+        let lockstep = plan(&["run.schedule=lockstep"], &[20]);
+        let policy = lockstep.named("a policy");
+        // Nothing ends the oldest segments between the update and the evaluation.
+        assert_eq!(lockstep.named("evaluation: 3") - plain.named("evaluation: 2"), policy);
+        let shown = plain.to_string();
+        assert!(shown.contains("a learner's step beside decoding: 2 policies"), "{shown}");
+        let never = ["eval.before=false", "eval.after=false", "eval.every_steps=0"];
+        assert!(!plan(&never, &[20]).to_string().contains("evaluation"));
+    }
+
+    // A step waits for what would be too old for it, where the queue has room for all groups on the way.
+    #[test]
+    fn staleness_bounds_the_versions_too() {
+        let open = |set: &[&str]| {
+            let plan = plan(set, &[20]);
+            let name = plan
+                .stages
+                .iter()
+                .find_map(|(name, _)| name.strip_prefix("a learner's step beside decoding: "));
+            name.unwrap().split(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        let (versions, no_refill) = ("rollout.versions_open_max=9", "learner.dynamic_sampling=drop");
+        assert_eq!(open(&[versions, no_refill]), 9, "the queue has room for one step's groups");
+        let room = [versions, no_refill, "queue.groups_max=80"];
+        assert_eq!(open(&room), 4);
+        assert_eq!(open(&[&room[..], &["queue.staleness_versions_max=0"]].concat()), 1);
+        // A step that refills may take four times as many groups.
+        assert_eq!(open(&[versions, "queue.groups_max=80"]), 9);
+        assert_eq!(open(&[]), 2);
     }
 }

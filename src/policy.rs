@@ -1,66 +1,41 @@
-//! The weights of one policy version as actors take them: the model, and the form that decoding reads.
+//! The weights of one policy version as actors take them: in the form that decoding reads, and in no other.
 //!
 //! Packing takes as long as some decode steps, so whoever publishes weights packs them before: an actor that begins
 //! a segment takes a reference and nothing else. All actors, and an evaluation at the same precision, share what is
-//! packed, and it goes with the last of them.
+//! packed, and it goes with the last of them. The decoder that it was made of is the learner's alone, who changes it
+//! in place.
 
-use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use kernels::{DecodeWeights, Decoder, KernelError, Precision};
 use rollout::DecodePrecision;
 
 /// The weights of one policy version.
+#[derive(Debug)]
 pub struct Policy {
-    decoder: Arc<Decoder>,
+    weights: Arc<DecodeWeights>,
     precision: Precision,
-    packed: OnceLock<DecodeWeights>,
 }
 
 impl Policy {
-    /// Weights that are packed when they are first decoded with.
+    /// Packs a decoder's weights.
     ///
     /// # Errors
     /// If the precision is not f32 and the decoder lies on a device other than the CPU.
-    pub fn new(decoder: Arc<Decoder>, precision: Precision) -> Result<Self, KernelError> {
-        DecodeWeights::check(&decoder, precision)?;
-        Ok(Self { decoder, precision, packed: OnceLock::new() })
+    pub fn new(decoder: &Decoder, precision: Precision) -> Result<Self, KernelError> {
+        Ok(Self { weights: Arc::new(DecodeWeights::rounded(decoder, precision)?), precision })
     }
 
-    /// Weights that are packed here.
-    ///
-    /// # Errors
-    /// As [`Policy::new`].
-    pub fn packed(decoder: Arc<Decoder>, precision: Precision) -> Result<Self, KernelError> {
-        let policy = Self::new(decoder, precision)?;
-        policy.weights();
-        Ok(policy)
-    }
-
-    /// The model.
-    #[must_use]
-    pub fn decoder(&self) -> &Arc<Decoder> {
-        &self.decoder
-    }
-
-    /// In how many bits the weights are held that decoding reads.
+    /// In how many bits the weights are held.
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// What decoding reads. Whoever comes first packs it, and the others wait for that.
-    pub fn weights(&self) -> &DecodeWeights {
-        self.packed.get_or_init(|| {
-            DecodeWeights::rounded(&self.decoder, self.precision).expect("checked when the policy was made")
-        })
-    }
-}
-
-impl fmt::Debug for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let packed = self.packed.get().is_some();
-        f.debug_struct("Policy").field("precision", &self.precision).field("packed", &packed).finish()
+    /// What decoding reads.
+    #[must_use]
+    pub fn weights(&self) -> &Arc<DecodeWeights> {
+        &self.weights
     }
 }
 
@@ -83,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    fn decoder() -> Arc<Decoder> {
+    fn decoder() -> Decoder {
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 24, "hidden_size": 16,
             "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -91,25 +66,12 @@ mod tests {
             "tie_word_embeddings": false, "initializer_range": 0.4, "hidden_act": "silu",
         });
         let config = DecoderConfig::from_json(Path::new("config.json"), &config).unwrap();
-        Arc::new(Decoder::random(config, 1, &Device::flex()))
-    }
-
-    #[test]
-    fn weights_are_packed_once_for_all_that_share_them() {
-        let policy = Arc::new(Policy::new(decoder(), Precision::F32).unwrap());
-        assert!(policy.packed.get().is_none());
-        let places: Vec<usize> = std::thread::scope(|scope| {
-            let ask = || std::ptr::from_ref(policy.weights()) as usize;
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert!(places.iter().all(|place| *place == places[0]));
-        assert!(Policy::packed(decoder(), Precision::F32).unwrap().packed.get().is_some());
+        Decoder::random(config, 1, &Device::flex())
     }
 
     #[test]
     fn a_policy_is_packed_at_its_precision() {
-        let bytes = |precision| Policy::packed(decoder(), precision).unwrap().weights().bytes();
+        let bytes = |precision| Policy::new(&decoder(), precision).unwrap().weights().bytes();
         let [whole, half, quarter] = [DecodePrecision::F32, DecodePrecision::Bf16, DecodePrecision::I8]
             .map(|name| bytes(precision(name)));
         assert_eq!(half * 2, whole);

@@ -162,6 +162,7 @@ impl StepMetrics {
     /// What the actors did since the step before.
     pub fn add_actors(&mut self, since: &ActorReport) {
         self.add("segment/segments", since.segments as f64);
+        self.add("segment/cut_by_updates", since.segments_cut as f64);
         self.add("segment/tokens", since.tokens as f64);
         self.add("segment/slot_use", since.slot_use());
         self.add("segment/slot_steps", since.slot_steps as f64);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
 use crate::config::{Config, RunConfig, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
-use crate::memory::RunMemory;
+use crate::memory::{RunMemory, RunPrompts};
 use crate::model::{Model, open_device};
 use crate::output::{Inputs, Output};
 use crate::policy::Policy;
@@ -33,7 +33,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     };
     let model = Model::load(&args.model, &device)?;
     let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
-    let policy = Policy::new(Arc::new(model.decoder), Precision::F32)?;
+    let policy = Policy::new(&model.decoder, Precision::F32)?;
     let report = evaluator.run(Arc::new(policy), 0)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -252,7 +252,10 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     let Config::Train(config) = config else { return Ok(()) };
     let decoder = DecoderConfig::read(&config.model.path)?;
     check_stops(&config, &decoder)?;
-    print!("{}", RunMemory::new(&config, &decoder));
+    let text = Text::load(&config.model.path).map(Arc::new);
+    let prompts = text.and_then(|text| RunPrompts::read(&config, &text));
+    let prompts = prompts.unwrap_or_else(|_| RunPrompts::assumed());
+    print!("{}", RunMemory::new(&config, &decoder, &prompts));
     Ok(())
 }
 

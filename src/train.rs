@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use kernels::sampling::SamplingConfig;
 use kernels::{Decoder, Device, Precision};
-use learner::{Learner, Snapshot, StepReport};
+use learner::checkpoint::ExtraFile;
+use learner::{Learner, StepReport};
 use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
@@ -25,6 +26,7 @@ use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
 use crate::driver::Driver;
 use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
 use crate::generator::{DecoderGenerator, Generators, GivenLengths};
+use crate::memory::peak_bytes;
 use crate::metrics::MetricsWriter;
 use crate::model::{Model, open_device};
 use crate::origin::Origin;
@@ -127,19 +129,22 @@ fn train_with(
     let pulses = actors.actors[0].context().pulses.clone();
     let pulse = pulses.of("learner");
     let evaluator = evaluator.map(|evaluator| evaluator.watched_by(pulse.clone()));
-    let learner = new_learner(config, model.decoder.clone(), &origin, &device)?.watched_by(pulse.clone());
+    // The weights are the learner's alone from here on, who changes them in place.
+    let Model { decoder, companions, .. } = model;
+    let learner = new_learner(config, decoder, &origin, &device)?.watched_by(pulse.clone());
     let (folder, _log, metrics) = origin.open((name, place), config)?;
     actors.actors[0].context().intake.keep_journal(origin.journal(&folder, config.run.schedule)?);
     let Actors { actors, generators, queue, weights } = actors;
     let closed = Arc::clone(&queue);
     let shutdown = Shutdown::listen(move || closed.close())?;
-    let mut run = Run::new(config, (learner, evaluator), model, (folder, metrics), (queue, weights), pulse);
+    let mut run =
+        Run::new(config, (learner, evaluator), companions, (folder, metrics), (queue, weights), pulse);
     run.trained_tokens_max = trial.trained_tokens;
     let watched = Watched::of(pulses, &run.queue, &shutdown);
     let watchdog = Watchdog::start(&config.watchdog, watched)?;
     run.begin(&origin)?;
     let mut driver =
-        Driver::start(config.run.schedule, (actors, generators), &run.queue, origin.point.as_ref())?;
+        Driver::start(config.run.schedule, (actors, generators), &run.queue, origin.point.as_mut())?;
     let learned = run.steps(&mut driver, &shutdown);
     if let Some(stalled) = watchdog.stalled() {
         return Err(run.end_stalled(&mut driver, stalled));
@@ -192,7 +197,7 @@ impl Actors {
         };
         let intake = Arc::new(Intake::new(pacing, bell.clone()).restored(&origin.rollout()));
         let queue = Arc::new(ReplayQueue::new(config.queue.clone(), Arc::clone(&intake)));
-        let first = Policy::packed(Arc::new(model.decoder.clone()), precision(rollout.precision))?;
+        let first = Policy::new(&model.decoder, precision(rollout.precision))?;
         let weights = Arc::new(WeightsCell::new(origin.step(), Arc::new(first), bell));
         let text = Arc::clone(&model.text);
         let given = trial.lengths.clone().map(|lengths| GivenLengths {
@@ -218,7 +223,8 @@ impl Actors {
             intake,
         });
         let generators = Generators {
-            decoder: model.decoder.clone(),
+            shape: model.decoder.config.clone(),
+            device: model.decoder.device(),
             // Room for an output and a short prompt; the cache grows where a prompt is longer.
             room: (rollout.slots_per_actor(), output_tokens_max + PROMPT_TOKENS),
             sampling: SamplingConfig {
@@ -242,7 +248,8 @@ struct Run<'a> {
     config: &'a RunConfig,
     learner: Learner,
     evaluator: Option<Evaluator>,
-    model: Model,
+    /// The model's files beside its weights, which a checkpoint takes along.
+    companions: Vec<ExtraFile>,
     folder: RunFolder,
     metrics: MetricsWriter,
     queue: Arc<ReplayQueue>,
@@ -273,19 +280,19 @@ impl<'a> Run<'a> {
     fn new(
         config: &'a RunConfig,
         (learner, evaluator): (Learner, Option<Evaluator>),
-        model: Model,
+        companions: Vec<ExtraFile>,
         (folder, metrics): (RunFolder, MetricsWriter),
         (queue, weights): (Arc<ReplayQueue>, Arc<WeightsCell<Policy>>),
         pulse: Pulse,
     ) -> Self {
-        let facts = facts(config, &model.decoder, folder.path());
+        let facts = facts(config, learner.decoder(), folder.path());
         let progress = Progress::start(config.metrics.console, "longhaul train", &facts, config.run.steps);
         Self {
             config,
             first_step: learner.version(),
             learner,
             evaluator,
-            model,
+            companions,
             folder,
             metrics,
             queue,
@@ -377,10 +384,9 @@ impl<'a> Run<'a> {
     /// The actors decode on under the weights that they have while the newest are packed.
     fn publish(&mut self) -> Result<()> {
         let began = Instant::now();
-        let Snapshot { version, decoder } = self.learner.snapshot();
-        let policy = Policy::packed(decoder, precision(self.config.rollout.precision))?;
+        let policy = Policy::new(self.learner.decoder(), precision(self.config.rollout.precision))?;
         self.packing_s = began.elapsed().as_secs_f64();
-        self.weights.publish(version, Arc::new(policy));
+        self.weights.publish(self.learner.version(), Arc::new(policy));
         Ok(())
     }
 
@@ -422,6 +428,9 @@ impl<'a> Run<'a> {
         let (saving_s, saved_bytes) = std::mem::take(&mut self.saved);
         metrics.add("timing_s/checkpoint", saving_s);
         metrics.add("perf/checkpoint_bytes", saved_bytes as f64);
+        if let Some(bytes) = peak_bytes() {
+            metrics.add("perf/memory_peak_bytes", bytes as f64);
+        }
         let facts = StepFacts::of(report, &queue, &self.config.learner);
         let (values, alarms) = self.alarms.look(&self.config.alarms, &facts);
         metrics.extend(values);
@@ -469,7 +478,7 @@ impl<'a> Run<'a> {
             // These weights are there, and with them where the run stood: a failure must not cost that.
             return Ok(path);
         }
-        let mut files = self.model.companions.clone();
+        let mut files = self.companions.clone();
         if let Some(standing) = standing {
             let run = RunState {
                 metrics: self.metrics.place()?,
@@ -519,7 +528,7 @@ impl<'a> Run<'a> {
         // What the actors have packed is measured with, unless it is rounded.
         let policy = match weights.precision() {
             Precision::F32 => weights,
-            _ => Arc::new(Policy::new(Arc::clone(weights.decoder()), Precision::F32)?),
+            _ => Arc::new(Policy::new(self.learner.decoder(), Precision::F32)?),
         };
         let report = evaluator.run(policy, version)?;
         self.progress.note(&format!("{what} at step {version}: {}", report.line()));

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use kernels::Precision;
 use learner::SftLearner;
+use learner::checkpoint::ExtraFile;
 use learner::sft::{SftConfig, SupervisedSequence};
 use rewards::{DemonstrationConfig, Split};
 use rollout::{DataConfig, PromptSource, Text};
@@ -54,11 +55,13 @@ pub fn sft(args: &SftArgs) -> Result<()> {
     let streambp = config.sft.streambp.clone();
     let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp };
     let steps = config.sft.steps_max;
-    let learner = SftLearner::new(model.decoder.clone(), cuts, config.optimizer.clone(), steps)?;
-    let demonstrations = Demonstrations::new(&config, &model.text)?;
+    let Model { decoder, text, companions } = model;
+    let learner = SftLearner::new(decoder, cuts, config.optimizer.clone(), steps)?;
+    let demonstrations = Demonstrations::new(&config, &text)?;
     let metrics = MetricsWriter::create(folder.path())?;
     let shutdown = Shutdown::listen(|| {})?;
-    WarmStart { config: &config, learner, evaluator, model, folder, metrics, demonstrations }.run(&shutdown)
+    WarmStart { config: &config, learner, evaluator, companions, folder, metrics, demonstrations }
+        .run(&shutdown)
 }
 
 /// Where the demonstrations of each step come from: the phases in their order, then the section itself.
@@ -115,7 +118,7 @@ struct WarmStart<'a> {
     config: &'a SftRunConfig,
     learner: SftLearner,
     evaluator: Option<Evaluator>,
-    model: Model,
+    companions: Vec<ExtraFile>,
     folder: RunFolder,
     metrics: MetricsWriter,
     demonstrations: Demonstrations,
@@ -124,7 +127,7 @@ struct WarmStart<'a> {
 impl WarmStart<'_> {
     fn run(mut self, shutdown: &Shutdown) -> Result<()> {
         let steps = self.config.sft.steps_max;
-        let parameters = self.model.decoder.weights.count() as f64 / 1e6;
+        let parameters = self.learner.decoder().weights.count() as f64 / 1e6;
         let facts = [
             ("model", format!("{parameters:.2} M parameters")),
             ("step", format!("{} demonstrations", self.config.sft.batch_size)),
@@ -193,7 +196,7 @@ impl WarmStart<'_> {
     fn evaluate(&mut self, progress: &Progress) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         let snapshot = self.learner.snapshot();
-        let policy = Policy::new(snapshot.decoder, Precision::F32)?;
+        let policy = Policy::new(&snapshot.decoder, Precision::F32)?;
         let report = evaluator.run(Arc::new(policy), snapshot.version)?;
         progress.note(&format!("held-out problems at step {}: {}", snapshot.version, report.line()));
         Ok(Some(report))
@@ -201,7 +204,7 @@ impl WarmStart<'_> {
 
     fn save(&self) -> Result<PathBuf> {
         let path = self.folder.checkpoint(self.learner.version());
-        learner::checkpoint::save_sft(&path, &self.learner, &self.model.companions)?;
+        learner::checkpoint::save_sft(&path, &self.learner, &self.companions)?;
         checkpoints::prune(&self.folder, &self.config.checkpoint)?;
         Ok(path)
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
-use kernels::{Decoder, Weights};
+use kernels::{DecodeWeights, Weights};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub enum ExtraFile {
         /// The directory's name.
         name: String,
         /// The weights.
-        decoder: Arc<Decoder>,
+        weights: Arc<DecodeWeights>,
     },
 }
 
@@ -187,10 +187,10 @@ fn add_extra(dir: &Path, file: &ExtraFile) -> Result<(), LearnerError> {
             }
             put(&path, content)
         }
-        ExtraFile::Weights { name, decoder } => {
+        ExtraFile::Weights { name, weights } => {
             let folder = dir.join(name);
             fs::create_dir(&folder).map_err(|error| LearnerError::file(&folder, error))?;
-            Ok(decoder.save(&folder)?)
+            Ok(weights.save(&folder)?)
         }
     }
 }
@@ -320,6 +320,8 @@ fn read_moment(
 
 #[cfg(test)]
 mod tests {
+    use kernels::Decoder;
+
     use super::*;
     use crate::config::{AdvantageConfig, MismatchConfig, Surrogates};
     use crate::testing::{decoder, groups, learner_config, optimizer_config, weights_of};
@@ -358,7 +360,10 @@ mod tests {
         let mut learner = learner(decoder(1), "adamw");
         let extra = [
             ExtraFile::Write { name: "tokenizer.json".to_owned(), content: b"{}".to_vec() },
-            ExtraFile::Weights { name: "policy-0".to_owned(), decoder: learner.snapshot().decoder },
+            ExtraFile::Weights {
+                name: "policy-0".to_owned(),
+                weights: Arc::new(DecodeWeights::new(learner.decoder())),
+            },
             ExtraFile::Write { name: "queue.jsonl".to_owned(), content: b"[]".to_vec() },
         ];
         save(&dir, &learner, &extra).unwrap();

@@ -2,7 +2,7 @@
 //! `f32` on the device; knows nothing of groups.
 
 use burn::tensor::Tensor;
-use kernels::{AdamW, Weights, sums_of_squares};
+use kernels::{AdamW, Weights, descend, sums_of_squares};
 use serde::{Deserialize, Serialize};
 
 use crate::config::within;
@@ -164,23 +164,22 @@ impl Optimizer {
         self.config.weight_decay == 0.0 && (self.moments.is_none() || !self.has_moved)
     }
 
-    /// Moves the weights one update along the gradients.
+    /// Moves the weights one update along the gradients. Returns tensors of their shapes whose numbers nobody needs.
     pub(crate) fn update(
         &mut self,
         weights: &mut Weights<Tensor<2>>,
-        gradients: Weights<Tensor<2>>,
+        mut gradients: Weights<Tensor<2>>,
         rates: Rates,
-    ) {
+    ) -> Weights<Tensor<2>> {
         self.updates += 1;
         self.has_moved = true;
-        let mut gradients = gradients;
         let parameters = weights.values_mut().into_iter().zip(gradients.values_mut());
         match &mut self.moments {
             None => {
                 for (weight, gradient) in parameters {
                     let factor = rates.learning_rate * rates.gradient_scale;
                     let kept = 1.0 - rates.learning_rate * self.config.decay_of(weight);
-                    *weight = take(weight).mul_scalar(kept) - take(gradient).mul_scalar(factor);
+                    *gradient = descend(weight, take(gradient), kept, factor);
                 }
             }
             Some(moments) => {
@@ -195,10 +194,11 @@ impl Optimizer {
                         updates: self.updates,
                         gradient_scale: rates.gradient_scale,
                     };
-                    rule.update(weight, take(gradient), moments);
+                    *gradient = rule.update(weight, take(gradient), moments);
                 }
             }
         }
+        gradients
     }
 }
 

@@ -117,7 +117,7 @@ impl SftLearner {
         assert!(target_tokens > 0, "a step needs a sequence");
         let share = 1.0 / target_tokens as f64;
         let plan = self.config.streambp.plan(1.0);
-        let mut gradients = self.decoder().weights.zeros_like();
+        let mut gradients = self.trainee.gradients();
         let (mut loss, mut entropy) = (0.0, 0.0);
         for batch in &batches {
             let mut coefficients = |_: &TokenStats| {

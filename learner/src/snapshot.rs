@@ -24,6 +24,8 @@ pub(crate) struct Trainee {
     pub(crate) optimizer: Optimizer,
     pub(crate) version: u64,
     steps_total: u64,
+    /// What the last update left over: the memory of the next gradients.
+    spare: Option<Weights<Tensor<2>>>,
 }
 
 /// The numbers of one update.
@@ -41,7 +43,7 @@ impl Trainee {
     ) -> Result<Self, LearnerError> {
         optimizer.check()?;
         let optimizer = Optimizer::new(optimizer, &decoder.weights);
-        Ok(Self { decoder: Arc::new(decoder), optimizer, version: 0, steps_total })
+        Ok(Self { decoder: Arc::new(decoder), optimizer, version: 0, steps_total, spare: None })
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -54,12 +56,21 @@ impl Trainee {
         if self.optimizer.rests_without_gradient() {
             self.optimizer.updates += 1;
         } else {
-            let gradients = self.decoder.weights.zeros_like();
+            let gradients = self.gradients();
             let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(0.0) };
             let decoder = Arc::make_mut(&mut self.decoder);
-            self.optimizer.update(&mut decoder.weights, gradients, rates);
+            self.spare = Some(self.optimizer.update(&mut decoder.weights, gradients, rates));
         }
         Update { grad_norm: 0.0, learning_rate }
+    }
+
+    /// Zeros, one a parameter: where a step's gradients are summed. They have the same memory in every step, so that a
+    /// step asks for none, and none is kept back between pieces that are in use.
+    pub(crate) fn gradients(&mut self) -> Weights<Tensor<2>> {
+        match self.spare.take() {
+            Some(spare) => spare.into_zeros(),
+            None => self.decoder.weights.zeros_like(),
+        }
     }
 
     /// One optimizer step. `prompts` names what the gradients came from, for an error.
@@ -80,7 +91,7 @@ impl Trainee {
         let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(grad_norm) };
         // Snapshots share the decoder, so those in use elsewhere keep the old weights.
         let decoder = Arc::make_mut(&mut self.decoder);
-        self.optimizer.update(&mut decoder.weights, gradients, rates);
+        self.spare = Some(self.optimizer.update(&mut decoder.weights, gradients, rates));
         Ok(Update { grad_norm, learning_rate })
     }
 }

@@ -188,7 +188,7 @@ impl Learner {
             seconds.optimizer = start.elapsed().as_secs_f64();
             return Ok((self.update_report(plan, &tally, update), tally.ratios));
         }
-        let mut gradients = self.decoder().weights.zeros_like();
+        let mut gradients = self.trainee.gradients();
         for batch in &plan.batches {
             self.pulse.beat();
             let start = Instant::now();

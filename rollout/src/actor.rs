@@ -120,7 +120,8 @@ impl<G: Generator> Actor<G> {
         let began = Instant::now();
         faults::pass(Point::Actor).map_err(RolloutError::Fault)?;
         let version = newest().version;
-        let cut = self.decoding.cut_segments(self.context.config.in_flight_updates.then_some(version));
+        let (cut, by_updates) = self.decoding.cut_segments(self.context.config.oldest_version_open(version));
+        lock(&self.report).segments_cut += by_updates;
         self.count_ended(&cut);
         self.admit(version)?;
         let intake = &self.context.intake;
@@ -353,6 +354,9 @@ pub struct ActorReport {
     pub segments: u64,
     /// Segments by their number of tokens.
     pub segments_by_tokens: BTreeMap<usize, u64>,
+    /// Segments that newer weights ended.
+    #[serde(default)]
+    pub segments_cut: u64,
     /// Segments that have begun.
     pub segments_begun: u64,
     /// Decode steps that they waited for a slot or for room in the cache after they were due, in sum.
@@ -424,6 +428,7 @@ impl ActorReport {
             context_token_steps: count(self.context_token_steps, other.context_token_steps),
             segments: count(self.segments, other.segments),
             segments_by_tokens: by(&self.segments_by_tokens, &other.segments_by_tokens),
+            segments_cut: count(self.segments_cut, other.segments_cut),
             segments_begun: count(self.segments_begun, other.segments_begun),
             steps_waited: count(self.steps_waited, other.steps_waited),
             parked: count(self.parked, other.parked),
@@ -614,6 +619,27 @@ mod tests {
         assert_eq!(script.rebuilt(), [true, true, false]);
         // Contexts of 2 to 9 tokens were looked at, each once.
         assert_eq!(report.context_token_steps, (2..=9).sum::<u64>());
+    }
+
+    /// Weights come after every second token of a segment of eight: with two versions open its third update ends it.
+    #[test]
+    fn segments_that_fall_too_far_behind_are_ended_and_counted() {
+        for (versions_open_max, versions, cut) in
+            [(1, [0, 0, 1, 1, 2, 2, 3, 3], 3), (2, [0, 0, 0, 0, 2, 2, 2, 2], 1), (4, [0; 8], 0)]
+        {
+            let script = Script::new(1, |_, _| 99);
+            let config = RolloutConfig { versions_open_max, ..rollout_config(1, 8, 1, GROUP_SIZE) };
+            let mut actor = Actor::new(context(config, 11, 2, 9), 0, script.clone());
+            let weights = actor.context().weights.clone();
+            for token in 1..=8 {
+                actor.advance().expect("the script does not fail");
+                if token % 2 == 0 {
+                    weights.publish(token / 2, Arc::new(token / 2));
+                }
+            }
+            assert_eq!(script.versions_drawn(0, 0), versions, "{versions_open_max}");
+            assert_eq!(actor.report().segments_cut, cut, "{versions_open_max}");
+        }
     }
 
     /// Prompt of 2 tokens, 5 segments of 4, and newer weights before each: contexts of 6, 10, 14 and 18 tokens

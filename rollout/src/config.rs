@@ -3,6 +3,8 @@
 
 mod stops;
 
+use std::fmt::Display;
+
 use rewards::TruncatedReward;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +138,12 @@ pub struct RolloutConfig {
     /// updates while it was drawn.
     #[serde(default)]
     pub in_flight_updates: bool,
+    /// The most policy versions that open segments are of: the newest one and those right before it. Newer weights end a
+    /// segment that has fallen further behind, and its trajectory goes on in another one, as in-flight updates do with
+    /// every segment, which are the case of 1. Each version is a pass over weights of its own in every decode step,
+    /// and a copy of them in memory.
+    #[serde(default = "two")]
+    pub versions_open_max: u64,
     /// In how many bits the actors hold their weights. Less is faster and takes less memory, and makes them draw
     /// from another distribution than the learner computes (`learner.mismatch`).
     #[serde(default)]
@@ -164,6 +172,12 @@ fn yes() -> bool {
     true
 }
 
+/// The weights that segments began under before an update, and those after it: outputs in segments that are shorter than
+/// a step of the learner need no more.
+fn two() -> u64 {
+    2
+}
+
 fn whole_mass() -> f64 {
     1.0
 }
@@ -176,6 +190,7 @@ impl RolloutConfig {
         at_least("rollout.trajectories_open_max", self.trajectories_open_max, 1)?;
         at_least("rollout.actors", self.actors, 1)?;
         at_least("rollout.scorers", self.scorers, 1)?;
+        at_least("rollout.versions_open_max", self.versions_open_max, 1)?;
         // The advantage of a group of one is always 0: such a run would learn nothing and not say so.
         at_least("rollout.group_size", self.group_size, 2)?;
         if !self.output_tokens_max.is_multiple_of(self.segments_max) {
@@ -245,6 +260,12 @@ impl RolloutConfig {
         self.output_tokens_max / self.segments_max
     }
 
+    /// The oldest version that a segment may go on under when weights of `newest` are there.
+    pub fn oldest_version_open(&self, newest: u64) -> u64 {
+        let open = if self.in_flight_updates { 1 } else { self.versions_open_max };
+        (newest + 1).saturating_sub(open)
+    }
+
     /// Each actor's part of the bound on the cache.
     pub fn kv_cache_tokens_per_actor(&self) -> Option<usize> {
         self.kv_cache_tokens_max.map(|tokens| tokens / self.actors)
@@ -284,7 +305,7 @@ impl QueueConfig {
     }
 }
 
-fn at_least(key: &'static str, value: usize, minimum: usize) -> Result<(), RolloutError> {
+fn at_least<N: PartialOrd + Display>(key: &'static str, value: N, minimum: N) -> Result<(), RolloutError> {
     if value < minimum {
         return Err(RolloutError::Config { key, reason: format!("must be at least {minimum}, got {value}") });
     }

@@ -114,10 +114,10 @@ impl<G: Generator> Decoding<G> {
         Self { on_update: (on_update, segment_tokens_max), ..self }
     }
 
-    /// Ends the open segments that newer weights than theirs end, where in-flight updates are on, and those that an
-    /// earlier life of the run had ended where they are.
-    pub(crate) fn cut_segments(&mut self, newest: Option<u64>) -> Vec<EndedSegment> {
-        let mut cut = Vec::new();
+    /// Ends the open segments of versions before `oldest`, and those that an earlier life of the run had ended where
+    /// they are; and how many of them it ended for their version.
+    pub(crate) fn cut_segments(&mut self, oldest: u64) -> (Vec<EndedSegment>, u64) {
+        let (mut cut, mut by_updates) = (Vec::new(), 0);
         for slot in 0..self.slots.len() {
             if !self.scheduler.is_inside(slot) {
                 continue;
@@ -125,20 +125,25 @@ impl<G: Generator> Decoding<G> {
             let open = self.scheduler.on(slot).segments.last().expect("it is inside a segment");
             let ends = match &self.slots[slot].recalled {
                 Some((segment, given)) => *given == segment.tokens.len(),
-                None => newest.is_some_and(|newest| open.version < newest) && !open.tokens.is_empty(),
+                None => open.version < oldest && !open.tokens.is_empty(),
             };
             if ends {
                 let tokens = open.tokens.len();
                 self.scheduler.cut(slot);
-                cut.push(EndedSegment { slot, finished: None, tokens, recalled: self.close(slot) });
+                let recalled = self.close(slot);
+                by_updates += u64::from(!recalled);
+                cut.push(EndedSegment { slot, finished: None, tokens, recalled });
             }
         }
-        cut
+        (cut, by_updates)
     }
 
-    /// Forgets the open segment of a slot; says whether it was recalled.
+    /// Forgets the open segment of a slot and its weights; says whether it was recalled.
     fn close(&mut self, slot: usize) -> bool {
         self.slots[slot].weights = None;
+        if self.slots[slot].begun {
+            self.generator.end_segment(slot);
+        }
         self.slots[slot].recalled.take().is_some()
     }
 

@@ -27,6 +27,10 @@ pub trait Generator {
     /// versions are decoded each under its own.
     fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError>;
 
+    /// Ends the segment on a slot, which is begun again or released before the next step. The cache stays; the weights
+    /// of the segment are given up, as it may be long until the next one begins.
+    fn end_segment(&mut self, slot: usize);
+
     /// Frees a slot whose trajectory is finished: its cache is dropped.
     fn release(&mut self, slot: usize);
 
@@ -108,6 +112,10 @@ impl<G: Generator> Generator for &mut G {
 
     fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError> {
         (**self).step()
+    }
+
+    fn end_segment(&mut self, slot: usize) {
+        (**self).end_segment(slot);
     }
 
     fn release(&mut self, slot: usize) {

@@ -280,6 +280,7 @@ mod tests {
                 config.stop_token_ids = vec![5];
                 config.min_tokens = 2;
             }
+            config.versions_open_max = 2 + seed / 4 % 2;
             let context = context_at(config, seed, PACING, (version, |intake| intake.restored(&state)));
             journal.into_iter().for_each(|journal| context.intake.keep_journal(journal));
             let config = QueueConfig { groups_max: shape.groups_max, staleness_versions_max: 2 };

@@ -31,7 +31,7 @@ struct Shape {
     /// Blocks of the cache beyond those of one longest context.
     spare_blocks: Option<usize>,
     priority: Priority,
-    in_flight_updates: bool,
+    versions_open_max: u64,
     /// Of five groups, those that teach nothing and are refilled.
     dead_of_five: u64,
 }
@@ -124,8 +124,8 @@ impl Member {
 
     /// Whether a segment is to begin before the next token under `version`.
     fn is_due(&self, shape: Shape, version: u64) -> bool {
-        let newer = |(of, _): &(u64, usize)| shape.in_flight_updates && *of < version;
-        self.tokens().is_multiple_of(shape.segment_tokens) || self.segments.last().is_some_and(newer)
+        let behind = |(of, _): &(u64, usize)| *of + shape.versions_open_max <= version;
+        self.tokens().is_multiple_of(shape.segment_tokens) || self.segments.last().is_some_and(behind)
     }
 
     /// Whole segments' worth of tokens, or those begun.
@@ -435,7 +435,8 @@ fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
     let Shape { slots, segment_tokens, segments_max, group_size, groups_per_step, staleness, .. } = shape;
     let mut config = rollout_config(slots, segment_tokens, segments_max, group_size);
     config.priority = shape.priority;
-    config.in_flight_updates = shape.in_flight_updates;
+    config.versions_open_max = shape.versions_open_max;
+    config.in_flight_updates = shape.versions_open_max == 1;
     config.kv_cache_tokens_max = shape.bound().map(|blocks| blocks * BLOCK + 1);
     let context = context(config, 5, groups_per_step as u64, staleness);
     let config = QueueConfig { groups_max: shape.groups_max(), staleness_versions_max: staleness };
@@ -448,9 +449,9 @@ fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
 fn shapes() -> impl Strategy<Value = Shape> {
     let decoding = (1usize..7, 1usize..4, 1usize..5, 1usize..4);
     let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
-    let scarce = (proptest::option::of(0usize..12), any::<bool>(), any::<bool>(), 0u64..=5);
+    let scarce = (proptest::option::of(0usize..12), any::<bool>(), 1u64..5, 0u64..=5);
     (decoding, learning, scarce).prop_map(|(decoding, learning, scarce)| {
-        let (spare_blocks, last_members, in_flight_updates, dead_of_five) = scarce;
+        let (spare_blocks, last_members, versions_open_max, dead_of_five) = scarce;
         let (slots, segment_tokens, segments_max, group_size) = decoding;
         let (groups_per_step, staleness, room, lengths) = learning;
         let priority = if last_members { Priority::LastMembers } else { Priority::Oldest };
@@ -465,7 +466,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             lengths,
             spare_blocks,
             priority,
-            in_flight_updates,
+            versions_open_max,
             dead_of_five,
         }
     })

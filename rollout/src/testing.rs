@@ -127,6 +127,7 @@ pub(crate) fn rollout_config(
         include_stop_str_in_output: true,
         on_update: OnUpdate::Recompute,
         in_flight_updates: false,
+        versions_open_max: u64::MAX,
         precision: DecodePrecision::F32,
         kv_cache: KvCache::F32,
         kv_cache_tokens_max: None,
@@ -242,6 +243,8 @@ struct Part {
     length: usize,
     prompt_tokens: usize,
     context: Vec<u32>,
+    /// Whether a segment is open.
+    open: bool,
 }
 
 /// A token as it was drawn.
@@ -319,6 +322,7 @@ impl Generator for Script {
             // Invariant 2: the ids are carried on as they were drawn.
             Some(part) => {
                 assert_eq!((part.group, part.member), (group, member), "slot {slot} was not released");
+                assert!(!part.open, "a segment of slot {slot} is open");
                 assert_eq!(part.context, request.context());
                 assert_eq!(request.version_before(), Some(part.version));
                 assert_eq!(request.first_token_index() as usize, part.context.len() - part.prompt_tokens);
@@ -335,6 +339,7 @@ impl Generator for Script {
             length: (self.length)(group, member),
             prompt_tokens: request.prompt.tokens.len(),
             context: request.context(),
+            open: true,
         });
         Ok(())
     }
@@ -346,6 +351,7 @@ impl Generator for Script {
         let mut drawn = Vec::new();
         for (slot, part) in self.slots.iter_mut().enumerate() {
             let Some(part) = part else { continue };
+            assert!(part.open, "slot {slot} is neither begun again nor released");
             let index = part.context.len() - part.prompt_tokens;
             let random = part.key.rotate_left(index as u32 * 7);
             let id = match index + 1 == part.length {
@@ -367,6 +373,11 @@ impl Generator for Script {
         // The order of the answers is not promised.
         drawn.reverse();
         Ok(drawn)
+    }
+
+    fn end_segment(&mut self, slot: usize) {
+        let part = self.slots[slot].as_mut().expect("a segment was begun");
+        assert!(std::mem::replace(&mut part.open, false), "a segment of slot {slot} ends twice");
     }
 
     fn release(&mut self, slot: usize) {

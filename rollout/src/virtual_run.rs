@@ -243,9 +243,7 @@ impl<'a> VirtualRun<'a> {
             }
             _ => return false,
         };
-        if self.plan.rollout.in_flight_updates {
-            self.slots.cut_segments(version);
-        }
+        self.slots.cut_segments(self.plan.rollout.oldest_version_open(version));
         let filled = self.slots.begin(version, &self.intake);
         self.since.context_tokens_recomputed += filled.recomputed;
         let Some(steps) = self.slots.steps_to_next_end() else {
@@ -321,7 +319,8 @@ impl<'a> VirtualRun<'a> {
         self.queue.learned(groups);
         self.version += 1;
         // Newer weights may end segments, or let a group start on a free slot, at the next decode step.
-        let cuts = self.plan.rollout.in_flight_updates || self.slots.scheduler.is_hungry();
+        let oldest = self.plan.rollout.oldest_version_open(self.version);
+        let cuts = self.slots.has_versions_before(oldest) || self.slots.scheduler.is_hungry();
         if self.plan.turns == Turns::Async && cuts {
             self.cut_leap();
         }
@@ -488,16 +487,20 @@ impl<'a> Slots<'a> {
         groups
     }
 
-    /// Ends the open segments of older versions where they are.
-    fn cut_segments(&mut self, newest: u64) {
+    fn has_versions_before(&self, oldest: u64) -> bool {
+        self.versions.keys().any(|version| *version < oldest)
+    }
+
+    /// Ends the open segments of versions before `oldest` where they are.
+    fn cut_segments(&mut self, oldest: u64) {
         // The segments of all slots are looked at after an update, and not after the end of each of them.
-        if self.versions.keys().all(|version| *version == newest) {
+        if !self.has_versions_before(oldest) {
             return;
         }
         for Reverse((end, slot)) in std::mem::take(&mut self.ends) {
             let OpenSegment { version, begun, tokens, context_tokens, .. } = self.open[slot];
             let drawn = (self.step - begun) as usize;
-            if version == newest || drawn == 0 {
+            if version >= oldest || drawn == 0 {
                 self.ends.push(Reverse((end, slot)));
                 continue;
             }
@@ -562,7 +565,7 @@ fn unjudged(group: FinishedGroup) -> Group {
 mod tests {
     use std::time::Instant;
 
-    use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{ProptestConfig, Strategy, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
     use crate::actor::Actor;
@@ -769,12 +772,12 @@ mod tests {
     fn plans() -> impl Strategy<Value = VirtualPlan> {
         let decoding = (1usize..7, 1usize..4, 1usize..5, 2usize..4);
         let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
-        (decoding, learning, any::<bool>()).prop_map(|(decoding, learning, in_flight_updates)| {
+        (decoding, learning, 1u64..5).prop_map(|(decoding, learning, versions_open_max)| {
             let (slots, segment, segments, size) = decoding;
             let (step, staleness, room, seed) = learning;
             let rollout = rollout_config(slots, segment, segments, size);
             VirtualPlan {
-                rollout: RolloutConfig { in_flight_updates, ..rollout },
+                rollout: RolloutConfig { versions_open_max, ..rollout },
                 queue: QueueConfig { groups_max: step + room, staleness_versions_max: staleness },
                 groups_per_step: step,
                 turns: Turns::Lockstep,

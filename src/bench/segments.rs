@@ -240,7 +240,7 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
         let evaluation = config.evaluation().context("the config has no held-out problems")?;
         let model = Model::load(&outcome.model, &open_device((config.run.device, config.run.threads))?)?;
         let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
-        let policy = Policy::new(Arc::new(model.decoder), Precision::F32)?;
+        let policy = Policy::new(&model.decoder, Precision::F32)?;
         row.accuracy = evaluator.run(Arc::new(policy), 0)?.accuracy;
     }
     Ok(row)

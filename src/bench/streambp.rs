@@ -1,7 +1,6 @@
 //! `longhaul bench streambp`: time and memory of one forward and backward pass, whole, checkpointed and in
 //! chunks. Every row is measured in a process of its own, because freed memory stays with a process.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{available_bytes, median, shape};
 use crate::cli::{BenchStreambpArgs, Errors, GradientPath, LayerInputs};
+use crate::memory::{peak_bytes, resident_bytes};
 
 /// One measurement. Seconds are medians over the repeats.
 #[derive(Debug, Deserialize, Serialize)]
@@ -161,17 +161,17 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
             ..whole.clone()
         },
     };
-    let before = memory("VmRSS")?;
+    let before = resident_bytes().context(NOT_MEASURED)?;
     reset_peak()?;
     let (mut forward, mut both) = (Vec::new(), Vec::new());
-    let mut peak_bytes = 0;
+    let mut most_bytes = 0;
     for _ in 0..args.repeats.max(1) {
         let start = Instant::now();
         // The sums are not copied out here: for a large model a copy is more than what the step holds.
         let mut sums = decoder.weights.zeros_like();
         accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut mean_loss)?;
         both.push(start.elapsed().as_secs_f64());
-        peak_bytes = peak_bytes.max(memory("VmHWM")?.saturating_sub(before));
+        most_bytes = most_bytes.max(peak_bytes().context(NOT_MEASURED)?.saturating_sub(before));
         drop(sums);
         let start = Instant::now();
         token_stats(&decoder, &packed, &plan);
@@ -185,7 +185,7 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     };
     let forward_s = median(&mut forward);
     let backward_s = median(&mut both) - forward_s;
-    Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes, grad_error })
+    Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes: most_bytes, grad_error })
 }
 
 /// Longer sequences are compared only where that is asked for: it takes as long as everything else together.
@@ -234,15 +234,7 @@ fn largest_error(found: &Gradients, expected: &Gradients) -> f64 {
     })
 }
 
-/// A line of `/proc/self/status`, in bytes.
-fn memory(line: &str) -> Result<u64> {
-    let path = PathBuf::from("/proc/self/status");
-    let status = std::fs::read_to_string(&path).with_context(|| "memory is measured on Linux only")?;
-    let kibibytes = status.lines().find_map(|text| {
-        text.strip_prefix(line)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    });
-    Ok(kibibytes.with_context(|| format!("{}: no {line}", path.display()))? * 1024)
-}
+const NOT_MEASURED: &str = "memory is measured on Linux only";
 
 /// Makes `VmHWM` count from now.
 fn reset_peak() -> Result<()> {
