@@ -7,6 +7,8 @@ mod python;
 mod files;
 mod template;
 mod variables;
+#[cfg(test)]
+mod fixtures_tests;
 
 use std::path::{Path, PathBuf};
 

@@ -31,19 +31,30 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
 /// `str(value)`: floats and what holds them are all that minijinja writes otherwise.
 pub(super) fn printed(value: &Value) -> String {
     match value.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map => repr(value),
+        ValueKind::Number | ValueKind::Map => repr(value),
+        _ if is_list(value) => repr(value),
         _ => value.to_string(),
     }
 }
 
+/// Whether it is a list or tuple to Python. minijinja's `one + other` of two lists is an iterable with a length.
+fn is_list(value: &Value) -> bool {
+    match value.kind() {
+        ValueKind::Seq => true,
+        ValueKind::Iterable => value.len().is_some(),
+        _ => false,
+    }
+}
+
 /// `repr(value)`.
-fn repr(value: &Value) -> String {
+pub(super) fn repr(value: &Value) -> String {
     let items = |value: &Value| value.try_iter().into_iter().flatten().collect::<Vec<Value>>();
     match value.kind() {
         ValueKind::Number if !value.is_integer() => {
             f64::try_from(value.clone()).map_or_else(|_| value.to_string(), numbers::float_text)
         }
-        ValueKind::Seq => {
+        ValueKind::String => strings::repr(value.as_str().unwrap_or_default()),
+        _ if is_list(value) => {
             let items: Vec<String> = items(value).iter().map(repr).collect();
             match (value.is_tuple(), items.as_slice()) {
                 (true, [only]) => format!("({only},)"),
@@ -65,7 +76,7 @@ fn repr(value: &Value) -> String {
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let own = match (value.kind(), value.as_str()) {
         (ValueKind::String, Some(text)) => strings::method(text, name, args)?,
-        (ValueKind::Seq, _) => sequence_method(value, name, args)?,
+        _ if is_list(value) => sequence_method(value, name, args)?,
         (ValueKind::Map, _) if name == "copy" => {
             let () = from_args(args)?;
             Some(value.clone())
@@ -132,6 +143,10 @@ fn sequence_method(value: &Value, name: &str, args: &[Value]) -> Result<Option<V
             let place = value.try_iter()?.position(|item| item == *wanted);
             let missing = || Error::new(ErrorKind::InvalidOperation, format!("{wanted:?} is not in list"));
             Some(Value::from(place.ok_or_else(missing)?))
+        }
+        "count" => {
+            let (wanted,): (&Value,) = from_args(args)?;
+            Some(Value::from(value.try_iter()?.filter(|item| item == wanted).count()))
         }
         "copy" => {
             let () = from_args(args)?;

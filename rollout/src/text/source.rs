@@ -6,6 +6,13 @@
 //!   scope of its own: it becomes `{% with %}`.
 //! - `'text' % operand` formats in Python. minijinja has `%` for numbers alone, so an operator behind a literal becomes
 //!   the filter [`PERCENT_FILTER`].
+//! - A sign `+` in front of a number goes, because minijinja has none.
+//! - A macro's default that reads an earlier parameter is set inside the macro, where the parameter is known.
+
+mod defaults;
+mod signs;
+
+use std::borrow::Cow;
 
 /// The filter that formats as Python's `text % operand`.
 pub(super) const PERCENT_FILTER: &str = "percent_format";
@@ -73,10 +80,19 @@ fn tag<'a>(from: &'a str, close: &str, out: &mut String) -> &'a str {
         "endgeneration" if close == "%}" => Some(("endgeneration", "endwith")),
         _ => None,
     };
-    match renamed {
-        Some((word, other)) => out.push_str(&tag.replacen(word, other, 1)),
-        None if tag[2..tag.len() - 2].contains('%') => out.push_str(&with_filters(tag)),
-        None => out.push_str(tag),
+    let mut tag = match renamed {
+        Some((word, other)) => Cow::Owned(tag.replacen(word, other, 1)),
+        None => Cow::Borrowed(tag),
+    };
+    if tag[2..tag.len() - 2].contains('%') {
+        tag = Cow::Owned(with_filters(&tag));
+    }
+    if tag.contains('+') {
+        tag = Cow::Owned(signs::without_plus(&tag));
+    }
+    match defaults::set_inside(&tag).filter(|_| close == "%}") {
+        Some(tags) => out.push_str(&tags),
+        None => out.push_str(&tag),
     }
     rest
 }

@@ -144,7 +144,7 @@ fn printed(
     value: &minijinja::Value,
 ) -> Result<(), minijinja::Error> {
     match value.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
             out.write_str(&python::printed(value)).map_err(minijinja::Error::from)
         }
         _ => minijinja::escape_formatter(out, state, value),
@@ -177,11 +177,10 @@ fn normalized(messages: &[Value]) -> Result<Vec<Value>, String> {
         let kept = fields.iter().filter(|(_, value)| !value.is_null());
         let mut fields: Map<String, Value> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
         if let Some(reasoning) = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned() {
-            if !fields.contains_key("thinking") {
-                let mut first = Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
-                first.append(&mut fields);
-                fields = first;
-            }
+            let thinking = fields.get("thinking").cloned().unwrap_or_else(|| reasoning.clone());
+            let mut first = Map::from_iter([("thinking".to_owned(), thinking)]);
+            first.extend(fields);
+            fields = first;
             fields.insert("reasoning_content".to_owned(), reasoning);
         }
         Ok(Value::Object(fields))
@@ -265,6 +264,10 @@ mod tests {
             ("[1]|tojson(indent=2)", "[\n  1\n]"),
             ("d|tojson(sort_keys=true)|length", "37"),
             ("big", "1e+20"),
+            ("'it\\'s <a/>'|e ~ ('b<'|safe|e)", "it&#39;s &lt;a/&gt;b<"),
+            ("d ~ ''", "{'b': 1, 'a': [1, 'x'], 'items': [1]}"),
+            ("['\u{200b}\u{a0}é\u{1f600}']", "['\\u200b\\xa0é😀']"),
+            ("s|truncate(10, true, '', 0)", "Hello wörl"),
             ("[big, f, none, 'it\\'s']", "[1e+20, 1.5, None, \"it's\"]"),
             ("(1,)", "(1,)"),
             ("big|string ~ t ~ no", "1e+20TrueNone"),
@@ -321,6 +324,15 @@ mod tests {
     fn statements_are_those_of_jinja2() {
         let cases = [
             ("{% generation %}x{% endgeneration %}y", "xy"),
+            (
+                "{% macro m(a, b=a, c=b ~ '!') -%}\n {{ a }}{{ b }}{{ c }}{% endmacro %}{{ m(1) }}{{ m(1, 2) }}",
+                "111!122!",
+            ),
+            ("{{ +1 - +2 }}{{ [+3][+0] }}", "-13"),
+            (
+                "{% set n = namespace(x=[]) %}{% set n.x = n.x + [{'a': 1.0}] %}{{ n.x }}{{ n.x|tojson }}{{ n.x.count(1) }}",
+                "[{'a': 1.0}][{\"a\": 1.0}]0",
+            ),
             ("a {%- generation -%} x {%- endgeneration %} y", "ax y"),
             ("{% set q = 1 %}{% generation %}{% set q = 2 %}{% endgeneration %}{{ q }}", "1"),
             (

@@ -8,6 +8,8 @@ use minijinja::value::{Enumerator, Object, ObjectExt, ObjectRepr, Tuple, from_ar
 use minijinja::{Error, ErrorKind, State, Value};
 use serde_json::Value as Json;
 
+use super::python;
+
 /// A value of the data. Objects keep the order of their keys.
 pub(super) fn value(json: &Json) -> Value {
     match json {
@@ -54,6 +56,10 @@ impl Object for Dict {
 
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
         Some(self.0.len())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&python::repr(&Value::from_dyn_object(Arc::clone(self))))
     }
 
     fn call_method(

@@ -1,6 +1,6 @@
 //! The filters of Jinja2 that minijinja lacks or has otherwise.
 
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::characters::{byte_of, capitalize, is_space, length, split_lines};
@@ -24,6 +24,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("center", center);
     environment.add_filter("wordcount", |value: &Value| word_count(&string(value)));
     environment.add_filter("striptags", |value: &Value| strip_tags(&string(value)));
+    environment.add_filter("e", escape);
+    environment.add_filter("escape", escape);
     environment.add_filter("forceescape", |value: &Value| escaped(&string(value)));
     environment.add_filter("xmlattr", xml_attributes);
     environment.add_filter("truncate", truncate);
@@ -100,20 +102,16 @@ fn center(value: &Value, width: Option<i64>, named: Kwargs) -> Result<String, Er
 }
 
 /// `truncate(text, length=255, killwords=False, end='...', leeway=5)`: whole words, unless they may be cut.
-fn truncate(
-    value: &Value,
-    most: Option<usize>,
-    cut_words: Option<bool>,
-    end: Option<String>,
-    named: Kwargs,
-) -> Result<String, Error> {
+fn truncate(value: &Value, args: Rest<Value>) -> Result<String, Error> {
+    type Args = (Option<usize>, Option<bool>, Option<String>, Option<usize>, Kwargs);
+    let (most, cut_words, end, leeway, named): Args = from_args(&args)?;
     let most = most.or(named.get("length")?).unwrap_or(255);
     let cut_words = cut_words.or(named.get("killwords")?).unwrap_or(false);
     let end = end.or(named.get("end")?).unwrap_or_else(|| "...".to_owned());
-    let leeway: Option<usize> = named.get("leeway")?;
+    let leeway = leeway.or(named.get("leeway")?).unwrap_or(5);
     named.assert_all_used()?;
     let text = string(value);
-    if length(&text) <= most.saturating_add(leeway.unwrap_or(5)) {
+    if length(&text) <= most.saturating_add(leeway) {
         return Ok(text);
     }
     let Some(room) = most.checked_sub(length(&end)) else {
@@ -180,6 +178,14 @@ fn without(text: &str, open: &str, close: &str) -> String {
         rest = &rest[start + end + close.len()..];
     }
     out + rest
+}
+
+/// `escape`: what is escaped already, or safe, stays.
+fn escape(value: &Value) -> Value {
+    match value.is_safe() {
+        true => value.clone(),
+        false => Value::from_safe_string(escaped(&string(value))),
+    }
 }
 
 fn escaped(text: &str) -> String {

@@ -70,7 +70,7 @@ impl Writer {
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number_text(value)?),
             ValueKind::String => self.text(value.as_str().unwrap_or_default()),
-            ValueKind::Seq => self.items(value, depth)?,
+            _ if super::is_list(value) => self.items(value, depth)?,
             ValueKind::Map => self.entries(value, depth)?,
             other => return Err(refused(format!("an object of type {other} is not JSON serializable"))),
         }

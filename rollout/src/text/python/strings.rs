@@ -254,6 +254,30 @@ fn expand_tabs(text: &str, size: usize) -> String {
     out
 }
 
+/// `repr` of a text: in single quotes, unless it has some and no double ones; what cannot be printed is escaped.
+pub(super) fn repr(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push(quote);
+    for character in text.chars() {
+        match character {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            _ if character == quote => out.extend(['\\', quote]),
+            _ if is_printable(character) => out.push(character),
+            _ => out.push_str(&match u32::from(character) {
+                code @ ..=0xff => format!("\\x{code:02x}"),
+                code @ ..=0xffff => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
+        }
+    }
+    out.push(quote);
+    out
+}
+
 fn is_of_kind(text: &str, name: &str) -> bool {
     let mut characters = text.chars();
     match name {
