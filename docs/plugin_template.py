@@ -16,11 +16,14 @@ import sys
 def score(request):
     """Judges one answer: a number, or a number and a dictionary of named numbers for the metrics.
 
-    The request has `prompt`, `completion`, `answer` (a text or None), `fields` (the other fields of the data line),
+    The request has `prompt`, `completion`, `answer` (a text, a list of texts any of which is right, or None),
+    `fields` (the other fields of the data line),
     `tokens` and `truncated`. The completion is whatever a model wrote: never run it, and expect anything in it.
     """
     words = request["completion"].split()
-    right = request["answer"] is not None and request["answer"].strip() in words[-1:]
+    answer = request["answer"]
+    answers = answer if isinstance(answer, list) else [answer or ""]
+    right = any(text.strip() in words[-1:] for text in answers)
     return float(right), {"words": len(words)}
 
 

@@ -217,9 +217,11 @@ fn best_step(folder: &RunFolder, steps: &[u64], best: &Best) -> Result<Option<u6
 }
 
 /// Keys whose change does not change what is learned, as long as numbers are only rounded otherwise.
-const SAFE_KEYS: [&str; 11] = [
+const SAFE_KEYS: [&str; 12] = [
     "alarms.",
     "checkpoint.",
+    // Where no row was bad it changes nothing, and groups on their way know their prompts.
+    "data.bad_rows",
     "eval.",
     "learner.batch_tokens_max",
     "learner.streambp.",

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use document::{Document, Place};
 
+pub(crate) use check::stand_ins;
 pub use sections::{
     AlarmsSection, Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection,
     ModelSection, RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolData,

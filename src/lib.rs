@@ -25,6 +25,7 @@ pub mod train;
 pub mod segments;
 pub mod replay;
 pub mod warm_start;
+mod preflight;
 pub mod score;
 pub mod memory;
 pub mod tokenize;

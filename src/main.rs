@@ -10,15 +10,28 @@ use longhaul::eval::no_custom_verifiers;
 use longhaul::output::keep_apart;
 use longhaul::watchdog::{STALLED, Stalled};
 use longhaul::{bench, replay, score, simulate, tokenize, tools, train, warm_start};
+use rollout::RolloutError;
 
 fn main() -> ExitCode {
     end_quietly_without_a_reader();
     match run(&Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            name_bad_rows(&error);
             eprintln!("error: {}", one_line(&error));
             if error.is::<Stalled>() { ExitCode::from(STALLED) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+/// Rows of a file that cannot be used, each on a line of its own above the error, which is one line.
+fn name_bad_rows(error: &anyhow::Error) {
+    let rows = error.chain().find_map(|cause| match cause.downcast_ref::<RolloutError>() {
+        Some(RolloutError::Rows(rows)) if rows.bad.len() > 1 => Some(rows),
+        _ => None,
+    });
+    for line in rows.iter().flat_map(|rows| rows.named()) {
+        eprintln!("{line}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! What surrounds a model's weights: its device, its tokenizer, and a new one made for the tasks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -59,18 +59,64 @@ pub struct Model {
     pub companions: Vec<ExtraFile>,
 }
 
+/// A model's small files, checked against each other: what is wrong with them is said before gigabytes are read.
+pub struct ModelFiles {
+    dir: PathBuf,
+    /// What the weights are like.
+    pub decoder: DecoderConfig,
+    /// Tokenizer and chat template.
+    pub text: Arc<Text>,
+}
+
+impl ModelFiles {
+    /// Reads a Hugging Face directory but for its weights.
+    ///
+    /// # Errors
+    /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
+    pub fn read(dir: &Path) -> Result<Self> {
+        if let Some(gguf) = gguf_in(dir) {
+            bail!(
+                "{}: GGUF is not read; convert it to a Hugging Face directory first (transformers' from_pretrained \
+                 with gguf_file, then save_pretrained)",
+                gguf.display()
+            );
+        }
+        let decoder = DecoderConfig::read(dir)?;
+        let text = Text::load(dir)?;
+        text.check_vocabulary(decoder.vocabulary)?;
+        Ok(Self { dir: dir.to_owned(), decoder, text: Arc::new(text) })
+    }
+
+    /// The model with its weights.
+    ///
+    /// # Errors
+    /// Names the file that is missing or wrong.
+    pub fn load(self, device: &Device) -> Result<Model> {
+        let decoder = Decoder::load(&self.dir, device)?;
+        Ok(Model { decoder, text: self.text, companions: companions(&self.dir)? })
+    }
+}
+
+/// A model in llama.cpp's format, where a directory was expected.
+fn gguf_in(path: &Path) -> Option<PathBuf> {
+    let is_gguf = |path: &Path| path.extension().is_some_and(|extension| extension == "gguf");
+    if path.is_file() {
+        return is_gguf(path).then(|| path.to_owned());
+    }
+    if path.join("config.json").exists() {
+        return None;
+    }
+    let files = std::fs::read_dir(path).ok()?;
+    files.filter_map(|file| Some(file.ok()?.path())).find(|path| is_gguf(path))
+}
+
 impl Model {
     /// Reads a Hugging Face directory.
     ///
     /// # Errors
     /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        // The small files first: what is wrong with them is said before gigabytes are read.
-        let config = DecoderConfig::read(dir)?;
-        let text = Text::load(dir)?;
-        text.check_vocabulary(config.vocabulary)?;
-        let decoder = Decoder::load(dir, device)?;
-        Ok(Self { decoder, text: Arc::new(text), companions: companions(dir)? })
+        ModelFiles::read(dir)?.load(device)
     }
 
     /// Makes a model of the given size with random weights, whose tokens are the characters of the tasks.

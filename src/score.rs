@@ -1,12 +1,13 @@
 //! `longhaul score`: answers in a file are judged by the rewards of a config, without a model and without a run.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rewards::{Answer, Reward, RewardError, WeightedSum};
+use rollout::{Line, RowFile};
 use serde_json::{Map, Value, json};
 
 use crate::cli::ScoreArgs;
@@ -24,9 +25,11 @@ struct Row {
     number: usize,
     /// The line as it was given; the verdict is added to it.
     line: Map<String, Value>,
+    /// Its text, which is written again to the byte where that can be: no number is put otherwise.
+    text: String,
     prompt: String,
     completion: String,
-    answer: Option<String>,
+    references: Vec<String>,
     fields: Map<String, Value>,
     tokens: usize,
     truncated: bool,
@@ -57,8 +60,10 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
     let input = inputs.open(&args.input)?;
     let bar = progress_bar(input.metadata().map_or(0, |file| file.len()));
     let mut output = Output::create(&args.output, &inputs)?;
-    let (start, mut tally, mut reader) = (Instant::now(), Tally::default(), BufReader::new(input));
-    let judged = judge(args, (&config, &rewards), (&mut reader, &mut output), (&mut tally, &bar));
+    let (start, mut tally) = (Instant::now(), Tally::default());
+    let judged = RowFile::of(&args.input, bar.wrap_read(input))
+        .map_err(anyhow::Error::from)
+        .and_then(|mut file| judge(args, (&config, &rewards), (&mut file, &mut output), &mut tally));
     let is_stdout = output.is_stdout();
     match judged {
         Ok(()) => output.finish()?,
@@ -79,12 +84,11 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
 fn judge(
     args: &ScoreArgs,
     (config, rewards): (&ScoreConfig, &WeightedSum),
-    (reader, output): (&mut impl BufRead, &mut Output),
-    (tally, bar): (&mut Tally, &ProgressBar),
+    (file, output): (&mut RowFile, &mut Output),
+    tally: &mut Tally,
 ) -> Result<()> {
-    let mut number = 0;
     loop {
-        let batch = read_batch(reader, (&args.input, &mut number), config, bar)?;
+        let batch = read_batch(file, &args.input, config)?;
         if batch.is_empty() {
             return Ok(());
         }
@@ -99,32 +103,18 @@ fn progress_bar(bytes: u64) -> ProgressBar {
     ProgressBar::new(bytes).with_style(style.expect("a fixed template"))
 }
 
-fn read_batch(
-    reader: &mut impl BufRead,
-    (file, number): (&Path, &mut usize),
-    config: &ScoreConfig,
-    bar: &ProgressBar,
-) -> Result<Vec<Row>> {
+fn read_batch(file: &mut RowFile, path: &Path, config: &ScoreConfig) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let mut line = String::new();
     while rows.len() < BATCH_ROWS {
-        line.clear();
-        *number += 1;
-        let place = || format!("{}:{number}", file.display());
-        let bytes = reader.read_line(&mut line).with_context(place)?;
-        if bytes == 0 {
-            break;
-        }
-        bar.inc(bytes as u64);
-        if !line.trim().is_empty() {
-            rows.push(row(&line, *number, config).with_context(place)?);
-        }
+        let Some(Line { number, text }) = file.next_row()? else { break };
+        let row = text.map_err(anyhow::Error::msg).and_then(|text| row(&text, number, config));
+        rows.push(row.with_context(|| format!("{}:{number}", path.display()))?);
     }
     Ok(rows)
 }
 
-fn row(line: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
-    let line: Map<String, Value> = serde_json::from_str(line).context("not a JSON object")?;
+fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
+    let line: Map<String, Value> = serde_json::from_str(written).context("not a JSON object")?;
     let text = |key: &str| match line.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -153,8 +143,22 @@ fn row(line: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
         Some(other) => bail!("`truncated` must be true or false, not {other}"),
     };
     let completion = text("completion")?.context("`completion` is missing")?;
-    let (prompt, answer) = (text("prompt")?.unwrap_or_default(), text("answer")?);
-    Ok(Row { number, prompt, completion, answer, fields, tokens, truncated, line })
+    let prompt = text("prompt")?.unwrap_or_default();
+    let references = match line.get("answer") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(answer) => rollout::references("answer", answer.clone()).map_err(anyhow::Error::msg)?,
+    };
+    Ok(Row {
+        number,
+        prompt,
+        completion,
+        references,
+        fields,
+        tokens,
+        truncated,
+        line,
+        text: written.trim().to_owned(),
+    })
 }
 
 fn write_batch(
@@ -167,10 +171,30 @@ fn write_batch(
     let scored = rewards.score_all(&answers);
     for (row, reward) in rows.into_iter().zip(scored) {
         let place = || format!("{}:{}", file.display(), row.number);
-        let line = tally.add(row.line.clone(), reward).with_context(place)?;
-        writeln!(output, "{}", serde_json::to_string(&line)?)?;
+        let verdict = tally.add(reward).with_context(place)?;
+        writeln!(output, "{}", with_verdict(row.line, &row.text, verdict)?)?;
     }
     Ok(())
+}
+
+/// The line with the verdict behind it, or in the place of one that it had.
+fn with_verdict(
+    mut line: Map<String, Value>,
+    text: &str,
+    verdict: Map<String, Value>,
+) -> serde_json::Result<String> {
+    let begun = text.strip_suffix('}').map(str::trim_end).filter(|begun| !begun.contains('\n'));
+    let added = serde_json::to_string(&verdict)?;
+    match (begun, added.strip_prefix('{')) {
+        (Some(begun), Some(added)) if !verdict.keys().any(|key| line.contains_key(key)) => {
+            let comma = if line.is_empty() { "" } else { "," };
+            Ok(format!("{begun}{comma}{added}"))
+        }
+        _ => {
+            line.extend(verdict);
+            serde_json::to_string(&line)
+        }
+    }
 }
 
 impl Row {
@@ -178,7 +202,7 @@ impl Row {
         Answer {
             prompt: &self.prompt,
             completion: &self.completion,
-            reference: self.answer.as_deref(),
+            references: &self.references,
             fields: &self.fields,
             tokens: self.tokens,
             truncated: self.truncated,
@@ -187,13 +211,10 @@ impl Row {
 }
 
 impl Tally {
-    /// Counts a verdict and adds it to its line.
-    fn add(
-        &mut self,
-        mut line: Map<String, Value>,
-        reward: Result<Reward, RewardError>,
-    ) -> Result<Map<String, Value>> {
+    /// Counts a verdict and gives what is added to its line.
+    fn add(&mut self, reward: Result<Reward, RewardError>) -> Result<Map<String, Value>> {
         self.rows += 1;
+        let mut line = Map::new();
         match reward {
             Ok(reward) => {
                 self.reward += reward.total;
@@ -249,7 +270,7 @@ mod tests {
     fn a_row_may_leave_out_what_no_reward_asks_for() {
         let math = config("[[rewards]]\nkind = \"math\"\n");
         let found = row(r#"{"completion": "4", "answer": 4}"#, 1, &math).unwrap();
-        assert_eq!((found.answer.as_deref(), found.tokens, found.prompt.as_str()), (Some("4"), 0, ""));
+        assert_eq!((found.references, found.tokens, found.prompt.as_str()), (vec!["4".to_owned()], 0, ""));
         let length = config("[[rewards]]\nkind = \"length\"\nlength_max = 10\n");
         let error = row(r#"{"completion": "4"}"#, 1, &length).err().unwrap().to_string();
         assert!(error.contains("`tokens` is missing") && error.contains("`length`"), "{error}");

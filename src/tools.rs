@@ -7,19 +7,21 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kernels::sampling::{SamplingConfig, draw, draw_except, key, logprob_and_entropy, uniform};
 use kernels::{
-    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, Packed,
-    Precision, TokenStats, token_stats,
+    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, LayerInputs, Packed, Precision,
+    TokenStats, token_stats,
 };
-use rollout::{Chat, ChatEnding, Ends, Text, TextStream};
+use rollout::{Chat, ChatEnding, Ends, TextStream};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
-use crate::config::{Config, RunConfig, ToolConfig};
+use crate::config::{Config, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
 use crate::memory::{RunMemory, RunPrompts};
 use crate::model::{Model, open_device};
 use crate::output::{Inputs, Output};
 use crate::policy::Policy;
+use crate::preflight;
+use crate::run_folder::start_log;
 
 /// `longhaul eval`: held-out accuracy, pass@k and lengths of a model.
 ///
@@ -28,6 +30,7 @@ use crate::policy::Policy;
 pub fn eval(args: &EvalArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
     let device = open_device(config.device())?;
+    let _log = start_log(None)?;
     let Some(evaluation) = config.evaluation() else {
         bail!("{}: eval.data names no held-out file", args.config.display());
     };
@@ -232,36 +235,27 @@ fn cached_stats((decoder, weights): (&Decoder, &DecodeWeights), tokens: &[u32]) 
     TokenStats { logprobs, entropies }
 }
 
-/// Refuses stops that the model's vocabulary cannot meet, as a run would.
-fn check_stops(config: &RunConfig, decoder: &DecoderConfig) -> Result<()> {
-    let stops = config.rollout.stops();
-    if stops.stop.is_empty() && stops.stop_token_ids.is_empty() {
-        return Ok(());
-    }
-    Ends::new(Arc::new(Text::load(&config.model.path)?), stops, decoder.vocabulary)?;
-    Ok(())
-}
-
-/// `longhaul check`: the resolved config, or what is wrong with it.
+/// `longhaul check`: the resolved config and what the run would begin with, or what is wrong with either.
 ///
 /// # Errors
-/// Names file, line and key.
+/// As the run would end before its first step.
 pub fn check(args: &CheckArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
     print!("{}", config.resolved());
-    let Config::Train(config) = config else { return Ok(()) };
-    let decoder = DecoderConfig::read(&config.model.path)?;
-    check_stops(&config, &decoder)?;
-    let text = Text::load(&config.model.path).map(Arc::new);
-    let prompts = text.and_then(|text| RunPrompts::read(&config, &text));
-    let prompts = prompts.unwrap_or_else(|_| RunPrompts::assumed());
-    print!("{}", RunMemory::new(&config, &decoder, &prompts));
+    match config {
+        Config::Train(config) => {
+            let findings = preflight::of_train(&config)?;
+            let prompts = RunPrompts::read(&config, &findings.text).unwrap_or_else(|_| RunPrompts::assumed());
+            print!("{findings}{}", RunMemory::new(&config, &findings.decoder, &prompts));
+        }
+        Config::Sft(config) => print!("{}", preflight::of_sft(&config)?),
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use rollout::StopConfig;
+    use rollout::{StopConfig, Text};
 
     use super::*;
 

@@ -11,12 +11,10 @@ use kernels::sampling::SamplingConfig;
 use kernels::{Decoder, Device, Precision};
 use learner::checkpoint::ExtraFile;
 use learner::{Learner, StepReport};
-use rewards::Split;
 use rollout::faults::{self, Point};
 use rollout::{
     Actor, ActorContext, ActorReport, Bell, CompletionRecord, Ends, Group, Intake, LengthDistribution,
-    Pacing, PromptSource, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing, StepRequest, Versioned,
-    WeightsCell,
+    Pacing, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing, StepRequest, Versioned, WeightsCell,
 };
 
 use crate::alarms::{Alarms, StepFacts};
@@ -24,11 +22,11 @@ use crate::checkpoints::{self, RunState};
 use crate::cli::{RunPlace, Start};
 use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
 use crate::driver::Driver;
-use crate::eval::{CustomVerifiers, EvalReport, Evaluator, prompt_tokens_max, reward_weights, weighted_sum};
+use crate::eval::{CustomVerifiers, EvalReport, Evaluator, JudgedPrompts, Surveys, reward_weights};
 use crate::generator::{DecoderGenerator, Generators, GivenLengths};
 use crate::memory::peak_bytes;
 use crate::metrics::MetricsWriter;
-use crate::model::{Model, open_device};
+use crate::model::{Model, ModelFiles, open_device};
 use crate::origin::Origin;
 use crate::policy::{Policy, precision};
 use crate::progress::{Progress, Summary};
@@ -120,10 +118,20 @@ fn train_with(
     let device = open_device((config.run.device, config.run.threads))?;
     let mut origin = Origin::find(&mut config, name, (place, start), &device)?;
     let config = &config;
-    let model = Model::load(&origin.model, &device)?;
-    let actors = Actors::new(config, &model, &origin, (custom, trial))?;
-    let evaluator = match config.evaluation() {
-        Some(evaluation) => Some(Evaluator::new(&evaluation, &model.text, &model.decoder, custom)?),
+    let files = ModelFiles::read(&origin.model)?;
+    let prompts = JudgedPrompts::of_training(config, &files, custom)?;
+    let evaluation = config.evaluation();
+    let held_out = match &evaluation {
+        Some(evaluation) => Some(JudgedPrompts::held_out(evaluation, &files.text, &files.decoder, custom)?),
+        None => None,
+    };
+    let surveys = Surveys::of(&prompts, held_out.as_ref());
+    let model = files.load(&device)?;
+    let actors = Actors::new(config, &model, &origin, (prompts, trial))?;
+    let evaluator = match evaluation.zip(held_out) {
+        Some((evaluation, held_out)) => {
+            Some(Evaluator::of(&evaluation, held_out, &model.text, &model.decoder)?)
+        }
         None => None,
     };
     let pulses = actors.actors[0].context().pulses.clone();
@@ -133,6 +141,7 @@ fn train_with(
     let Model { decoder, companions, .. } = model;
     let learner = new_learner(config, decoder, &origin, &device)?.watched_by(pulse.clone());
     let (folder, _log, metrics) = origin.open((name, place), config)?;
+    surveys.tell();
     actors.actors[0].context().intake.keep_journal(origin.journal(&folder, config.run.schedule)?);
     let Actors { actors, generators, queue, weights } = actors;
     let closed = Arc::clone(&queue);
@@ -140,6 +149,7 @@ fn train_with(
     let mut run =
         Run::new(config, (learner, evaluator), companions, (folder, metrics), (queue, weights), pulse);
     run.trained_tokens_max = trial.trained_tokens;
+    run.rows_skipped = surveys.rows_skipped();
     let watched = Watched::of(pulses, &run.queue, &shutdown);
     let watchdog = Watchdog::start(&config.watchdog, watched)?;
     run.begin(&origin)?;
@@ -183,7 +193,7 @@ impl Actors {
         config: &RunConfig,
         model: &Model,
         origin: &Origin,
-        (custom, trial): (CustomVerifiers<'_>, &Trial),
+        (prompts, trial): (JudgedPrompts, &Trial),
     ) -> Result<Self> {
         let mut rollout = config.rollout.clone();
         if config.run.schedule == Schedule::Deterministic {
@@ -205,7 +215,6 @@ impl Actors {
             seed: config.run.seed,
             eos_ids: text.eos_ids().to_vec(),
         });
-        let prompts = PromptSource::open(&config.data, Split::Train, config.run.seed, Arc::clone(&text))?;
         let output_tokens_max = rollout.output_tokens_max;
         let ends = Ends::new(Arc::clone(&text), rollout.stops(), model.decoder.config.vocabulary)?;
         let min_tokens = ends.min_tokens();
@@ -213,12 +222,8 @@ impl Actors {
             pulses: Pulses::default(),
             config: rollout.clone(),
             seed: config.run.seed,
-            prompts: prompts.with_prompt_tokens_max(prompt_tokens_max(&model.decoder, output_tokens_max)?),
-            scorer: Scorer::new(
-                text,
-                weighted_sum(&config.rewards, Some(&config.data), rollout.truncated_reward, custom)?,
-            )
-            .with_ends(ends),
+            prompts: prompts.source,
+            scorer: Scorer::new(text, prompts.rewards).with_ends(ends),
             weights: Arc::clone(&weights),
             intake,
         });
@@ -274,6 +279,8 @@ struct Run<'a> {
     /// Completion tokens trained on, and where the run ends by them.
     trained_tokens: u64,
     trained_tokens_max: Option<u64>,
+    /// Rows of the data that are left out, where some are.
+    rows_skipped: usize,
 }
 
 impl<'a> Run<'a> {
@@ -311,6 +318,7 @@ impl<'a> Run<'a> {
             saved: (0.0, 0),
             trained_tokens: 0,
             trained_tokens_max: None,
+            rows_skipped: 0,
         }
     }
 
@@ -430,6 +438,9 @@ impl<'a> Run<'a> {
         metrics.add("perf/checkpoint_bytes", saved_bytes as f64);
         if let Some(bytes) = peak_bytes() {
             metrics.add("perf/memory_peak_bytes", bytes as f64);
+        }
+        if self.rows_skipped > 0 {
+            metrics.add("data/rows_skipped", self.rows_skipped as f64);
         }
         let facts = StepFacts::of(report, &queue, &self.config.learner);
         let (values, alarms) = self.alarms.look(&self.config.alarms, &facts);

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use kernels::Precision;
+use kernels::{DecoderConfig, Precision};
 use learner::SftLearner;
 use learner::checkpoint::ExtraFile;
 use learner::sft::{SftConfig, SupervisedSequence};
 use rewards::{DemonstrationConfig, Split};
-use rollout::{DataConfig, PromptSource, Text};
+use rollout::{DataConfig, Demonstration, Learn, Needs, PromptSource, Survey, Text};
 
 use crate::checkpoints;
 use crate::cli::SftArgs;
 use crate::config::SftRunConfig;
-use crate::eval::{EvalReport, Evaluator, no_custom_verifiers};
+use crate::eval::{EvalReport, Evaluator, JudgedPrompts, no_custom_verifiers, tell};
 use crate::metrics::MetricsWriter;
-use crate::model::{Model, open_device};
+use crate::model::{Model, ModelFiles, open_device};
 use crate::output::keep_apart;
 use crate::policy::Policy;
 use crate::progress::{Progress, Summary};
@@ -38,7 +38,10 @@ pub fn sft(args: &SftArgs) -> Result<()> {
     let device = open_device((config.run.device, config.run.threads))?;
     let name = args.config.file_stem().map_or("sft".into(), |stem| stem.to_string_lossy());
     // A model that cannot be read must not cost the run that --overwrite replaces.
-    let given = config.model.path.as_ref().map(|path| Model::load(path, &device)).transpose()?;
+    let files = config.model.path.as_ref().map(|path| ModelFiles::read(path)).transpose()?;
+    let looked_at = files.as_ref().map(|files| SftPrompts::open(&config, &files.text, &files.decoder));
+    let looked_at = looked_at.transpose()?;
+    let given = files.map(|files| files.load(&device)).transpose()?;
     let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder))?;
     let model = match (given, &config.model.create) {
@@ -46,36 +49,73 @@ pub fn sft(args: &SftArgs) -> Result<()> {
         (None, Some(create)) => Model::create(create, config.run.seed, folder.path(), &device)?,
         (None, None) => bail!("model: neither path nor create is given"),
     };
-    let evaluator = match config.evaluation() {
-        Some(evaluation) => {
-            Some(Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?)
+    let prompts = match looked_at {
+        Some(prompts) => prompts,
+        None => SftPrompts::open(&config, &model.text, &model.decoder.config)?,
+    };
+    tell(&prompts.survey);
+    let rows_skipped = prompts.survey.rows_skipped();
+    let evaluator = match config.evaluation().zip(prompts.held_out) {
+        Some((evaluation, held_out)) => {
+            tell(&held_out.survey);
+            Some(Evaluator::of(&evaluation, held_out, &model.text, &model.decoder)?)
         }
         None => None,
     };
     let streambp = config.sft.streambp.clone();
     let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp };
     let steps = config.sft.steps_max;
-    let Model { decoder, text, companions } = model;
+    let Model { decoder, companions, .. } = model;
     let learner = SftLearner::new(decoder, cuts, config.optimizer.clone(), steps)?;
-    let demonstrations = Demonstrations::new(&config, &text)?;
+    let demonstrations = prompts.demonstrations;
     let metrics = MetricsWriter::create(folder.path())?;
     let shutdown = Shutdown::listen(|| {})?;
-    WarmStart { config: &config, learner, evaluator, companions, folder, metrics, demonstrations }
-        .run(&shutdown)
+    WarmStart {
+        config: &config,
+        learner,
+        evaluator,
+        companions,
+        folder,
+        metrics,
+        demonstrations,
+        rows_skipped,
+    }
+    .run(&shutdown)
+}
+
+/// What an sft run learns from and is measured on, all looked at.
+pub(crate) struct SftPrompts {
+    pub(crate) demonstrations: Demonstrations,
+    pub(crate) survey: Survey,
+    pub(crate) held_out: Option<JudgedPrompts>,
+}
+
+impl SftPrompts {
+    pub(crate) fn open(config: &SftRunConfig, text: &Arc<Text>, decoder: &DecoderConfig) -> Result<Self> {
+        let (demonstrations, survey) = Demonstrations::new(config, text, decoder.max_positions)?;
+        let held_out = config
+            .evaluation()
+            .map(|evaluation| JudgedPrompts::held_out(&evaluation, text, decoder, &no_custom_verifiers));
+        Ok(Self { demonstrations, survey, held_out: held_out.transpose()? })
+    }
 }
 
 /// Where the demonstrations of each step come from: the phases in their order, then the section itself.
-struct Demonstrations {
+pub(crate) struct Demonstrations {
     /// The step before which each part counts, its prompts and its styles.
     parts: Vec<(u64, PromptSource, Option<DemonstrationConfig>)>,
-    text: Arc<Text>,
+    learn: Learn,
     batch_size: u64,
 }
 
 impl Demonstrations {
-    fn new(config: &SftRunConfig, text: &Arc<Text>) -> Result<Self> {
-        let open =
-            |data: &DataConfig| PromptSource::open(data, Split::Train, config.run.seed, Arc::clone(text));
+    /// All demonstrations, looked at; `positions` is how long a sequence may be.
+    fn new(config: &SftRunConfig, text: &Arc<Text>, positions: usize) -> Result<(Self, Survey)> {
+        let learn = config.sft.learn;
+        let needs = Needs { demonstrations: Some((learn, positions)), ..Needs::default() };
+        let open = |data: &DataConfig| {
+            PromptSource::open(data, Split::Train, config.run.seed, Arc::clone(text), &needs)
+        };
         let mut parts = Vec::new();
         let mut end = 0;
         for phase in &config.sft.phases {
@@ -87,12 +127,19 @@ impl Demonstrations {
             }
             parts.push((
                 end,
-                open(&data)?,
+                open(&data)?.0,
                 phase.demonstrations.clone().or(config.sft.demonstrations.clone()),
             ));
         }
-        parts.push((u64::MAX, open(&config.data)?, config.sft.demonstrations.clone()));
-        Ok(Self { parts, text: Arc::clone(text), batch_size: config.sft.batch_size as u64 })
+        let (source, survey) = open(&config.data)?;
+        parts.push((u64::MAX, source, config.sft.demonstrations.clone()));
+        Ok((Self { parts, learn, batch_size: config.sft.batch_size as u64 }, survey))
+    }
+
+    /// The first one, to be shown.
+    pub(crate) fn first(&self) -> Result<Demonstration> {
+        let (_, prompts, styles) = &self.parts[0];
+        Ok(prompts.demonstration(0, styles.as_ref(), self.learn)?)
     }
 
     /// The sequences of one step; no prompt comes twice in a part.
@@ -108,9 +155,9 @@ impl Demonstrations {
         (prompts, styles): (&PromptSource, Option<&DemonstrationConfig>),
         index: u64,
     ) -> Result<SupervisedSequence> {
-        let mut target_tokens = self.text.encode_fragment(&prompts.demonstration(index, styles)?)?;
-        target_tokens.extend(self.text.eos_ids().first());
-        Ok(SupervisedSequence { prompt_tokens: prompts.prompt(index)?.tokens, target_tokens })
+        let Demonstration { prompt_tokens, target_tokens, given } =
+            prompts.demonstration(index, styles, self.learn)?;
+        Ok(SupervisedSequence { prompt_tokens, target_tokens, given })
     }
 }
 
@@ -122,6 +169,8 @@ struct WarmStart<'a> {
     folder: RunFolder,
     metrics: MetricsWriter,
     demonstrations: Demonstrations,
+    /// Rows of the data that are left out.
+    rows_skipped: usize,
 }
 
 impl WarmStart<'_> {
@@ -173,6 +222,9 @@ impl WarmStart<'_> {
             ("training/target_tokens".to_owned(), report.target_tokens as f64),
             ("timing_s/step".to_owned(), report.seconds),
         ];
+        if self.rows_skipped > 0 {
+            metrics.push(("data/rows_skipped".to_owned(), self.rows_skipped as f64));
+        }
         let eval = &self.config.eval;
         let on_the_way = eval.every_steps > 0 && step.is_multiple_of(eval.every_steps) && step < steps;
         let found = if on_the_way || (step == steps && eval.after) { self.evaluate(progress)? } else { None };

@@ -41,6 +41,14 @@ impl Decoder {
         Ok(Self { config, weights })
     }
 
+    /// Whether a directory holds the weights of this config, by the headers of its files: no weights are read.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn check_files(dir: &Path, config: &DecoderConfig) -> Result<(), KernelError> {
+        load::check(dir, config)
+    }
+
     /// Writes `config.json` and `model.safetensors` in f32, so that `transformers` loads the directory.
     ///
     /// # Errors

@@ -438,7 +438,7 @@ mod tests {
         let sft = || SftLearner::new(decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
         let mut trained = sft();
         let sequence =
-            crate::sft::SupervisedSequence { prompt_tokens: vec![1, 2], target_tokens: vec![3, 4] };
+            crate::sft::SupervisedSequence { prompt_tokens: vec![1, 2], target_tokens: vec![3, 4], given: vec![] };
         trained.step(&[sequence]).unwrap();
         let dir = home.path().join("sft");
         save_sft(&dir, &trained, &[]).unwrap();

@@ -531,7 +531,11 @@ pub(crate) fn within(key: &'static str, value: f64, low: f64, high: f64) -> Resu
     if (low..=high).contains(&value) {
         return Ok(());
     }
-    Err(LearnerError::config(key, format!("{value} is not in [{low}, {high}]")))
+    let range = match (low, high) {
+        (low, f64::MAX) => format!("is not a finite number of at least {low}"),
+        (low, high) => format!("is not in [{low}, {high}]"),
+    };
+    Err(LearnerError::config(key, format!("{value} {range}")))
 }
 
 #[cfg(test)]

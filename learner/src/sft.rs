@@ -1,6 +1,7 @@
 //! Supervised warm start: cross entropy on given continuations, through the same packing, gradients and
 //! optimizer as reinforcement learning. Where a first model comes from that is right now and then.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use kernels::{Decoder, TokenStats, accumulate_gradients};
@@ -28,8 +29,22 @@ pub struct SftConfig {
 pub struct SupervisedSequence {
     /// Given; not trained on.
     pub prompt_tokens: Vec<u32>,
-    /// Trained on.
+    /// Trained on, but for the parts that are given.
     pub target_tokens: Vec<u32>,
+    /// Parts of the target that are not trained on: what others say between the turns that are.
+    pub given: Vec<Range<usize>>,
+}
+
+impl SupervisedSequence {
+    /// Whether the token at a place of the target is trained on.
+    fn is_learned(&self, place: usize) -> bool {
+        !self.given.iter().any(|given| given.contains(&place))
+    }
+
+    /// The places of the target that are trained on.
+    fn learned(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.target_tokens.len()).filter(|place| self.is_learned(*place))
+    }
 }
 
 /// One supervised step.
@@ -113,7 +128,7 @@ impl SftLearner {
         });
         let cost = SequenceCost::new(&self.decoder().config);
         let batches = micro_batches(&rows.collect::<Vec<_>>(), (self.config.batch_tokens_max, false), &cost);
-        let target_tokens: usize = sequences.iter().map(|sequence| sequence.target_tokens.len()).sum();
+        let target_tokens: usize = sequences.iter().map(|sequence| sequence.learned().count()).sum();
         assert!(target_tokens > 0, "a step needs a sequence");
         let share = 1.0 / target_tokens as f64;
         let plan = self.config.streambp.plan(1.0);
@@ -121,7 +136,11 @@ impl SftLearner {
         let (mut loss, mut entropy) = (0.0, 0.0);
         for batch in &batches {
             let mut coefficients = |_: &TokenStats| {
-                batch.coefficients(|row| vec![-share; sequences[row.sequence].target_tokens.len()])
+                batch.coefficients(|row| {
+                    let sequence = &sequences[row.sequence];
+                    let places = 0..sequence.target_tokens.len();
+                    places.map(|place| if sequence.is_learned(place) { -share } else { 0.0 }).collect()
+                })
             };
             let (decoder, step) = (self.decoder(), self.version());
             let stats =
@@ -131,9 +150,14 @@ impl SftLearner {
                         key: "sft.streambp.layer_inputs_dir",
                         source,
                     })?;
-            let sum = |values: &[f32]| values.iter().map(|value| f64::from(*value)).sum::<f64>() * share;
-            loss -= batch.rows.iter().map(|row| sum(row.logprobs(&stats))).sum::<f64>();
-            entropy += batch.rows.iter().map(|row| sum(row.entropies(&stats))).sum::<f64>();
+            for row in &batch.rows {
+                let learned = |values: &[f32]| {
+                    sequences[row.sequence].learned().map(|place| f64::from(values[place])).sum::<f64>()
+                        * share
+                };
+                loss -= learned(row.logprobs(&stats));
+                entropy += learned(row.entropies(&stats));
+            }
         }
         let update =
             self.trainee.update(gradients, || format!("{} supervised sequences", sequences.len()))?;
@@ -154,7 +178,7 @@ impl SftLearner {
     fn check(&self, index: usize, sequence: &SupervisedSequence) -> Result<(), LearnerError> {
         let vocabulary = self.decoder().config.vocabulary;
         let fail = |reason: String| Err(LearnerError::Sequence { step: self.version(), index, reason });
-        if sequence.prompt_tokens.is_empty() || sequence.target_tokens.is_empty() {
+        if sequence.prompt_tokens.is_empty() || sequence.learned().next().is_none() {
             return fail("it needs a prompt token and a target token at least".to_owned());
         }
         let largest = sequence.prompt_tokens.iter().chain(&sequence.target_tokens).max();
@@ -178,6 +202,7 @@ mod tests {
         let sequence = |prompt: &[u32], target: &[u32]| SupervisedSequence {
             prompt_tokens: prompt.to_vec(),
             target_tokens: target.to_vec(),
+            given: Vec::new(),
         };
         vec![sequence(&[1, 2, 3], &[4, 5, 6, 7]), sequence(&[9], &[8, 8]), sequence(&[3, 3], &[1])]
     }
@@ -194,7 +219,7 @@ mod tests {
         let mut learner = learner(100, "sgd");
         let plan = learner.config.streambp.plan(1.0);
         let mut expected = 0.0;
-        for SupervisedSequence { prompt_tokens, target_tokens } in sequences() {
+        for SupervisedSequence { prompt_tokens, target_tokens, .. } in sequences() {
             let ids = [&prompt_tokens[..], &target_tokens].concat();
             let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &plan);
             let targets = &stats.logprobs[prompt_tokens.len() - 1..ids.len() - 1];
@@ -203,6 +228,23 @@ mod tests {
         let report = learner.step(&sequences()).unwrap();
         assert!((report.loss - expected).abs() < 1e-5, "{} is not {expected}", report.loss);
         assert_eq!((report.target_tokens, report.packed_tokens, report.version), (7, 13, 1));
+    }
+
+    #[test]
+    fn given_parts_of_a_target_are_read_and_not_learned() {
+        let plan = learner(100, "sgd").config.streambp.plan(1.0);
+        let mut given = sequences();
+        given[0].given = vec![1..3];
+        let mut learner = learner(100, "sgd");
+        let ids = [1, 2, 3, 4, 5, 6, 7];
+        let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &plan);
+        let learned: f64 = [2, 5].iter().map(|place: &usize| f64::from(stats.logprobs[*place])).sum();
+        let report = learner.step(&given[..1]).unwrap();
+        assert_eq!(report.target_tokens, 2);
+        assert!((report.loss + learned / 2.0).abs() < 1e-5, "{} is not {}", report.loss, -learned / 2.0);
+        given[0].given = vec![0..4];
+        let message = learner.step(&given[..1]).unwrap_err().to_string();
+        assert!(message.contains("a target token at least"), "{message}");
     }
 
     // Invariant 6, for the warm start.

@@ -64,7 +64,7 @@ fn verdict(verifier: &MathVerifier, completion: &str, reference: &str) -> f64 {
     let answer = Answer {
         prompt: "",
         completion,
-        reference: Some(reference),
+        references: &[reference.to_string()],
         fields: &fields,
         tokens: 1,
         truncated: false,

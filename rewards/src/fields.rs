@@ -93,8 +93,8 @@ pub(crate) fn ask(
     fields: &str,
 ) -> Result<crate::Verdict, RewardError> {
     let fields = serde_json::from_str(fields).unwrap();
-    let (prompt, reference, tokens, truncated) = ("", None, 0, false);
-    verifier.verify(&Answer { prompt, completion, reference, fields: &fields, tokens, truncated })
+    let (prompt, references, tokens, truncated) = ("", &[], 0, false);
+    verifier.verify(&Answer { prompt, completion, references, fields: &fields, tokens, truncated })
 }
 
 #[cfg(test)]
@@ -103,8 +103,8 @@ mod tests {
 
     fn number(default: Option<usize>, field: Option<&str>, fields: &str) -> Result<usize, String> {
         let fields = serde_json::from_str(fields).unwrap();
-        let (prompt, completion, reference, tokens, truncated) = ("", "", None, 0, false);
-        let answer = Answer { prompt, completion, reference, fields: &fields, tokens, truncated };
+        let (prompt, completion, references, tokens, truncated) = ("", "", &[], 0, false);
+        let answer = Answer { prompt, completion, references, fields: &fields, tokens, truncated };
         WholeNumber::new(("n", default), ("n_field", &field.map(str::to_string)))
             .and_then(|number| number.of(&answer))
             .map_err(|error| error.to_string())

@@ -107,7 +107,7 @@ mod tests {
     fn verdict(verifier: &LengthVerifier, completion: &str, tokens: usize) -> Verdict {
         let fields = serde_json::Map::new();
         let answer =
-            Answer { prompt: "", completion, reference: None, fields: &fields, tokens, truncated: false };
+            Answer { prompt: "", completion, references: &[], fields: &fields, tokens, truncated: false };
         verifier.verify(&answer).unwrap()
     }
 

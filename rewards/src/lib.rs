@@ -54,8 +54,8 @@ pub struct Answer<'a> {
     pub prompt: &'a str,
     /// The text that the policy wrote.
     pub completion: &'a str,
-    /// The reference answer, where the data has one.
-    pub reference: Option<&'a str>,
+    /// The reference answers, any of which is right; empty where the data has none.
+    pub references: &'a [String],
     /// All other fields of the data line, untouched.
     pub fields: &'a serde_json::Map<String, serde_json::Value>,
     /// Length of the completion in tokens.
@@ -99,6 +99,16 @@ pub trait Verifier: Send + Sync {
     /// overrides this and waits for all of them at once.
     fn verify_all(&self, answers: &[Answer<'_>]) -> Vec<Result<Verdict, RewardError>> {
         answers.iter().map(|answer| self.verify(answer)).collect()
+    }
+
+    /// Whether an answer to this prompt could be judged, asked before anything is answered: the completion is empty and
+    /// is not looked at.
+    ///
+    /// # Errors
+    /// What the prompt's data line lacks.
+    fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {
+        let _ = question;
+        Ok(())
     }
 
     /// Counters since the verifier was made (timeouts, restarts), for the metrics; they only rise.

@@ -55,6 +55,8 @@ mod spoken;
 #[cfg(test)]
 mod notation;
 
+use std::borrow::Cow;
+
 use crate::boxed::BOX_BYTES_MAX;
 use crate::latex;
 use crate::{Answer, RewardError, Verdict, Verifier};
@@ -115,11 +117,23 @@ impl MathVerifier {
 
 impl Verifier for MathVerifier {
     fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
-        let reference = answer.reference.map(reference_answer).filter(|text| !text.trim().is_empty());
-        let reference = reference.ok_or(RewardError::MissingReference)?;
+        let references = references(answer)?;
         let found = extract_answer(answer.completion, &self.config.extract);
-        Ok(Verdict::from(found.is_some_and(|found| is_equivalent(&reference, &found, &self.config))))
+        let is_right =
+            |found: &str| references.iter().any(|reference| is_equivalent(reference, found, &self.config));
+        Ok(Verdict::from(found.is_some_and(|found| is_right(&found))))
     }
+
+    fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {
+        references(question).map(drop)
+    }
+}
+
+/// The answers that the references end with, any of which is right.
+fn references<'a>(answer: &Answer<'a>) -> Result<Vec<Cow<'a, str>>, RewardError> {
+    let found = answer.references.iter().map(|text| reference_answer(text));
+    let found: Vec<_> = found.filter(|text| !text.trim().is_empty()).collect();
+    if found.is_empty() { Err(RewardError::MissingReference) } else { Ok(found) }
 }
 
 /// Whether an answer equals the reference by the rules at the head of this module. Both are bare answers.
@@ -144,8 +158,15 @@ mod tests {
 
     fn value(completion: &str, reference: Option<&str>) -> Result<f64, RewardError> {
         let fields = serde_json::Map::new();
-        let answer =
-            Answer { prompt: "p", completion, reference, fields: &fields, tokens: 1, truncated: false };
+        let references: Vec<String> = reference.into_iter().map(str::to_string).collect();
+        let answer = Answer {
+            prompt: "p",
+            completion,
+            references: &references,
+            fields: &fields,
+            tokens: 1,
+            truncated: false,
+        };
         MathVerifier::default().verify(&answer).map(|verdict| verdict.value)
     }
 
@@ -239,6 +260,26 @@ mod tests {
         ];
         for (completion, reference) in cases {
             assert!(!is_right(completion, reference), "{completion} should not be {reference}");
+        }
+    }
+
+    #[test]
+    fn any_of_several_references_is_right() {
+        let references = ["#### 7", "1/3", ""].map(str::to_string);
+        let fields = serde_json::Map::new();
+        let answer = |completion| Answer {
+            prompt: "p",
+            completion,
+            references: &references,
+            fields: &fields,
+            tokens: 1,
+            truncated: false,
+        };
+        for (completion, value) in
+            [(r"\boxed{7}", 1.0), (r"\boxed{\frac13}", 1.0), (r"\boxed{8}", 0.0), ("", 0.0)]
+        {
+            let verdict = MathVerifier::default().verify(&answer(completion)).unwrap();
+            assert_eq!(verdict.value, value, "{completion}");
         }
     }
 

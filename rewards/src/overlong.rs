@@ -58,8 +58,8 @@ mod tests {
 
     fn verdict(length_max: usize, buffer: usize, tokens: usize) -> Verdict {
         let fields = serde_json::Map::new();
-        let (prompt, completion, reference, truncated) = ("", "", None, false);
-        let answer = Answer { prompt, completion, reference, fields: &fields, tokens, truncated };
+        let (prompt, completion, references, truncated) = ("", "", &[], false);
+        let answer = Answer { prompt, completion, references, fields: &fields, tokens, truncated };
         OverlongVerifier::new(OverlongConfig { length_max, buffer }).unwrap().verify(&answer).unwrap()
     }
 

@@ -28,7 +28,7 @@ const ROOM_MIN: usize = 10;
 
 /// How many words are asked for: a whole number, or a text `">800"` for more than so many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "Value", into = "Value")]
+#[serde(try_from = "Value", into = "WrittenTarget")]
 pub enum LengthTarget {
     /// About so many words.
     About(usize),
@@ -55,11 +55,19 @@ impl TryFrom<Value> for LengthTarget {
     }
 }
 
-impl From<LengthTarget> for Value {
-    fn from(target: LengthTarget) -> Value {
+/// A target as it is written. It is no JSON value, whose numbers are objects to every format but JSON.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum WrittenTarget {
+    Words(usize),
+    Text(String),
+}
+
+impl From<LengthTarget> for WrittenTarget {
+    fn from(target: LengthTarget) -> Self {
         match target {
-            LengthTarget::About(words) => words.into(),
-            LengthTarget::Above(words) => format!(">{words}").into(),
+            LengthTarget::About(words) => WrittenTarget::Words(words),
+            LengthTarget::Above(words) => WrittenTarget::Text(format!(">{words}")),
         }
     }
 }
@@ -160,6 +168,10 @@ impl Verifier for TargetLengthVerifier {
         };
         let parts = [("words", words as f64), ("precise", precise), ("flexible", flexible)];
         Ok(Verdict { value, parts: parts.map(|(name, part)| (name.to_string(), part)).into() })
+    }
+
+    fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {
+        self.target(question).map(drop)
     }
 }
 

@@ -133,6 +133,21 @@ impl WeightedSum {
         self.terms.iter().flat_map(named).collect()
     }
 
+    /// Whether answers to this prompt could be judged by every reward; see [`Verifier::check`].
+    ///
+    /// # Errors
+    /// Names the first reward that lacks something, and what.
+    pub fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {
+        let named = |term: &Term, source| RewardError::Verifier {
+            name: term.name.clone(),
+            prompt: start_of(question.prompt),
+            source: Box::new(source),
+        };
+        self.terms
+            .iter()
+            .try_for_each(|term| term.verifier.check(question).map_err(|source| named(term, source)))
+    }
+
     /// Scores one completion; see [`WeightedSum::score_all`].
     ///
     /// # Errors
@@ -258,8 +273,8 @@ mod tests {
 
     fn score(sum: &WeightedSum, completion: &str, truncated: bool) -> Result<Reward, RewardError> {
         let fields = serde_json::Map::new();
-        let (prompt, reference) = ("4+3*2=", Some("4"));
-        sum.score(&Answer { prompt, completion, reference, fields: &fields, tokens: 250, truncated })
+        let (prompt, references) = ("4+3*2=", &["4".to_string()][..]);
+        sum.score(&Answer { prompt, completion, references, fields: &fields, tokens: 250, truncated })
     }
 
     const THREE: &str = r#"[
@@ -318,20 +333,17 @@ mod tests {
     fn one_answer_that_fails_leaves_the_others_their_rewards() {
         let sum = sum(r#"[{"kind": "math"}, {"kind": "format"}]"#, TruncatedReward::Zero).unwrap();
         let fields = serde_json::Map::new();
-        let answer = |completion, reference| Answer {
+        let (four, five) = (["4".to_string()], ["5".to_string()]);
+        let answer = |completion, references| Answer {
             prompt: "p",
             completion,
-            reference,
+            references,
             fields: &fields,
             tokens: 1,
             truncated: false,
         };
-        let answers = [
-            answer(r"\boxed{4}", Some("4")),
-            answer("4", None),
-            answer("x 4", Some("4")),
-            answer("4", Some("5")),
-        ];
+        let answers =
+            [answer(r"\boxed{4}", &four[..]), answer("4", &[]), answer("x 4", &four), answer("4", &five)];
         let rewards = sum.score_all(&answers);
         assert_eq!(rewards[0].as_ref().unwrap().total, 2.0);
         assert!(
@@ -343,6 +355,44 @@ mod tests {
         );
         assert_eq!(rewards[2].as_ref().unwrap().total, 1.0);
         assert_eq!(rewards[3].as_ref().unwrap().total, 0.0);
+    }
+
+    #[test]
+    fn a_prompt_is_checked_before_it_is_answered() {
+        let json = r#"[{"kind": "format"}, {"kind": "math"},
+            {"kind": "words", "min_field": "least", "words_max": 9, "limit": 20},
+            {"kind": "target_length", "target_field": "target", "value": "precise"}]"#;
+        let sum = sum(json, TruncatedReward::Zero).unwrap();
+        let check = |references: &[&str], fields: &str| {
+            let references: Vec<String> = references.iter().map(|text| (*text).to_string()).collect();
+            let fields = serde_json::from_str(fields).unwrap();
+            let (prompt, completion, tokens, truncated) = ("p", "", 0, false);
+            let question =
+                Answer { prompt, completion, references: &references, fields: &fields, tokens, truncated };
+            sum.check(&question).map_err(|error| error.to_string())
+        };
+        let good = r#"{"least": 3, "target": 300}"#;
+        assert_eq!(check(&["4"], good), Ok(()));
+        assert_eq!(check(&[" ", "4"], good), Ok(()));
+        let cases = [
+            (&[][..], good, "reward `math`", "`answer` is missing or empty"),
+            (&["####"], good, "reward `math`", "`answer` is missing or empty"),
+            (&["4"], r#"{"target": 300}"#, "reward `words`", "the field `least` is missing"),
+            (&["4"], r#"{"least": "3", "target": 300}"#, "reward `words`", "must be a whole number"),
+            (&["4"], r#"{"least": 1e400, "target": 300}"#, "reward `words`", "at least 0, not 1e+400"),
+            (
+                &["4"],
+                r#"{"least": 10, "target": 300}"#,
+                "reward `words`",
+                "must be finite and at least `least`",
+            ),
+            (&["4"], r#"{"least": 3, "target": "many"}"#, "reward `target_length`", "not \"many\""),
+            (&["4"], r#"{"least": 3}"#, "reward `target_length`", "the field `target` is missing"),
+        ];
+        for (references, fields, name, reason) in cases {
+            let error = check(references, fields).unwrap_err();
+            assert!(error.starts_with(name) && error.contains(reason), "{error}");
+        }
     }
 
     #[test]

@@ -51,19 +51,30 @@ impl WordsVerifier {
     }
 }
 
-impl Verifier for WordsVerifier {
-    fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
+impl WordsVerifier {
+    /// The range of this prompt.
+    fn ramp(&self, answer: &Answer<'_>) -> Result<Ramp, RewardError> {
         let min = (self.min.source(answer, "words_min"), self.min.of(answer)?);
         let max = (self.max.source(answer, "words_max"), self.max.of(answer)?);
-        let ramp = ramp(min, max, self.limit).map_err(|error| match error {
+        ramp(min, max, self.limit).map_err(|error| match error {
             // The numbers of a line are no keys of the config.
             RewardError::Config { key, reason } => RewardError::Field { name: key, reason },
             other => other,
-        })?;
+        })
+    }
+}
+
+impl Verifier for WordsVerifier {
+    fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
+        let ramp = self.ramp(answer)?;
         let words = word_count(answer.completion) as f64;
         let parts = [("words", words), ("in_range", f64::from(u8::from(ramp.contains(words))))];
         let parts = parts.map(|(name, part)| (name.to_string(), part)).into();
         Ok(Verdict { value: ramp.value(words), parts })
+    }
+
+    fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {
+        self.ramp(question).map(drop)
     }
 }
 

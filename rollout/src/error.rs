@@ -52,6 +52,9 @@ pub enum RolloutError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Rows of a file that cannot be used.
+    #[error(transparent)]
+    Rows(Box<crate::prompt::BadRows>),
     /// A tokenizer that can produce ids which the model has no embedding for.
     #[error(
         "{}: token {token:?} has id {id}, but the model's vocabulary has {vocabulary} entries; \

@@ -263,7 +263,7 @@ fn empty_group(id: u64, record: &CompletionRecord) -> Group {
         id: record.group.clone(),
         text: record.prompt.clone(),
         tokens: record.prompt_tokens.clone(),
-        reference: None,
+        references: Vec::new(),
         fields: Map::new(),
     };
     Group { id, prompt: Arc::new(prompt), completions: Vec::new() }

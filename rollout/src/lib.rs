@@ -58,7 +58,10 @@ pub use ledger::{
 };
 pub use lengths::LengthDistribution;
 pub use overlapped::Overlapped;
-pub use prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
+pub use prompt::{
+    BAD_ROWS_NAMED, BadRow, BadRows, BadRowsPolicy, DataConfig, Demonstration, Fault, JsonlConfig,
+    LastAssistant, Learn, Line, Needs, Prompt, PromptLengths, PromptSource, RowFile, Survey, references,
+};
 pub use pulse::{Doing, Pulse, Pulses, Stage};
 pub use queue::{DropReason, QueueReport, ReplayQueue};
 pub use random::trajectory_key;

@@ -117,7 +117,7 @@ fn answer(completion: &Completion) -> Answer<'_> {
     Answer {
         prompt: &prompt.text,
         completion: &completion.text,
-        reference: prompt.reference.as_deref(),
+        references: &prompt.references,
         fields: &prompt.fields,
         tokens: completion.token_count(),
         truncated: completion.truncated(),

@@ -13,7 +13,7 @@ use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::group::{CompletionRecord, Group, ScoredCompletion};
 use crate::intake::Intake;
-use crate::prompt::{DataConfig, JsonlConfig, Prompt, PromptSource};
+use crate::prompt::{DataConfig, JsonlConfig, Needs, Prompt, PromptSource};
 use crate::pulse::Pulses;
 use crate::scheduler::Pacing;
 use crate::scorer::Scorer;
@@ -74,7 +74,7 @@ pub(crate) fn prompt(index: u64) -> Arc<Prompt> {
         id: format!("test:{index}"),
         text: "ab".to_string(),
         tokens: vec![2, 3],
-        reference: None,
+        references: Vec::new(),
         fields: Map::new(),
     })
 }
@@ -157,22 +157,16 @@ pub(crate) fn context_at(
     let lines = ["ab", "cd", "bb", "ca"].map(|text| format!("{{\"prompt\": \"{text}\"}}\n")).concat();
     files.write("prompts.jsonl", &lines);
     let path = files.path().join("prompts.jsonl");
-    let [prompt_field, answer_field, completion_field] =
-        ["prompt", "answer", "completion"].map(str::to_string);
-    let data = DataConfig::Jsonl(JsonlConfig {
-        path,
-        prompt_field,
-        answer_field,
-        completion_field,
-        template: Default::default(),
-    });
+    let data = DataConfig::Jsonl(JsonlConfig::new(path));
     let text = text();
     let bell = Bell::new();
     let ends = Ends::new(text.clone(), config.stops(), 7).expect("stops of the seven tokens");
     Arc::new(ActorContext {
         config,
         seed,
-        prompts: PromptSource::open(&data, Split::Train, seed, text.clone()).expect("four good lines"),
+        prompts: PromptSource::open(&data, Split::Train, seed, text.clone(), &Needs::default())
+            .expect("four good lines")
+            .0,
         scorer: Scorer::new(text, letters()).with_ends(ends),
         weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell.clone())),
         intake: Arc::new(intake(Intake::new(pacing, bell))),

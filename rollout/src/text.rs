@@ -133,6 +133,16 @@ impl Text {
         TokenBytes::new(&self.tokenizer)
     }
 
+    /// Ids as a text with its special tokens, for a person to look at.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses an id.
+    pub fn show(&self, ids: &[u32]) -> Result<String, RolloutError> {
+        self.tokenizer
+            .decode(ids, false)
+            .map_err(|error| RolloutError::Tokenizer { action: "decode", reason: error.to_string() })
+    }
+
     /// Decodes an output while it is generated.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { text: self, stream: self.tokenizer.decode_stream(true) }

@@ -391,7 +391,7 @@ impl<'a> Slots<'a> {
             id: "virtual".to_string(),
             text: String::new(),
             tokens: vec![TOKEN.id; plan.prompt_tokens],
-            reference: None,
+            references: Vec::new(),
             fields: Map::new(),
         };
         let mut scheduler =

@@ -256,7 +256,7 @@ mod tests {
         let answer = Answer {
             prompt: "",
             completion: "",
-            reference: None,
+            references: &[],
             fields: &fields,
             tokens: 1,
             truncated: false,

@@ -152,12 +152,17 @@ fn rewards(
         Some(DataConfig::Jsonl(_)) | None => None,
     };
     let mut context = RewardContext { task, ..RewardContext::default() };
-    context.custom = rewards
+    context.custom = stand_ins(rewards);
+    complain(document, section, WeightedSum::from_configs(rewards, context)).map(drop)
+}
+
+/// What stands for the verifiers that only the program around a config knows, while nothing is judged.
+pub(crate) fn stand_ins(rewards: &[RewardConfig]) -> BTreeMap<String, Box<dyn Verifier>> {
+    rewards
         .iter()
         .filter(|reward| reward.kind == (RewardKind::Custom {}))
         .map(|reward| (reward.name.clone(), Box::new(Unasked) as Box<dyn Verifier>))
-        .collect::<BTreeMap<_, _>>();
-    complain(document, section, WeightedSum::from_configs(rewards, context)).map(drop)
+        .collect()
 }
 
 /// Stands for a verifier while a config is checked.
@@ -509,6 +514,12 @@ impl Finder<'_> {
         if beside != *path {
             message = format!("{message} (nor {})", beside.display());
         }
+        if key == "model.path" && is_hub_name(path) {
+            let name = path.display();
+            message = format!(
+                "{message}; a name on the Hugging Face Hub? Download it first (hf download {name} --local-dir DIR)"
+            );
+        }
         Err(self.document.error(key, message))
     }
 
@@ -529,6 +540,14 @@ impl Finder<'_> {
     fn replace_given(&self, key: &str, path: &mut Option<PathBuf>) -> Result<(), ConfigError> {
         path.as_mut().map_or(Ok(()), |path| self.replace(key, path))
     }
+}
+
+/// Whether a path could be the name of a model on the hub: an owner and a name.
+fn is_hub_name(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    name.split_once('/').is_some_and(|(owner, name)| {
+        !owner.is_empty() && !owner.starts_with(['.', '~']) && !name.is_empty() && !name.contains('/')
+    })
 }
 
 #[cfg(test)]

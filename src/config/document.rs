@@ -16,6 +16,9 @@ use super::ConfigError;
 /// Below this likeness two words are not a typo of each other; `lamda` and `lambda` have 0.95.
 const LIKENESS_MIN: f64 = 0.75;
 
+/// Letters of a word that may be wrong in a typo of it: one in so many, and one at least.
+const LETTERS_A_FAULT: usize = 4;
+
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -50,7 +53,8 @@ impl Document {
     pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(file)
             .map_err(|error| ConfigError::new(Place::File(file.to_owned(), None), error.to_string()))?;
-        Self::parse(file, &text)
+        // Editors on Windows begin a file with a byte-order mark, which is no part of its text.
+        Self::parse(file, text.trim_start_matches('\u{feff}'))
     }
 
     pub(super) fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
@@ -83,7 +87,11 @@ impl Document {
         if keys.iter().any(|part| part.is_empty()) {
             return fail("a part of the key is empty");
         }
-        let Some(value) = parse_value(value.trim()) else { return fail("the value is not TOML") };
+        let value = value.trim();
+        if is_whole_number(value) && parse_value(value).is_none_or(|value| value.is_str()) {
+            return fail("a whole number of TOML is from -9223372036854775808 to 9223372036854775807");
+        }
+        let Some(value) = parse_value(value) else { return fail("the value is not TOML") };
         let mut path = String::new();
         let Some(place) = reach(&mut self.table, &keys, &mut path) else {
             return fail("there is no such place in the config");
@@ -162,8 +170,11 @@ impl Document {
         let Some(name) = self.table.keys().find(|name| !sections.contains(&name.as_str())) else {
             return Ok(());
         };
-        let wanted = self.nearest_key(name, sections.iter().copied());
-        Err(self.error(name, format!("unknown section `{name}`; the nearest known one is `{wanted}`")))
+        let hint = match self.nearest_key(name, sections.iter().copied()) {
+            Some(wanted) => format!("; the nearest known one is `{wanted}`"),
+            None => format!("; there are {}", sections.join(", ")),
+        };
+        Err(self.error(name, format!("unknown section `{name}`{hint}")))
     }
 
     /// Whether the file or the command line gives the key, and not a default.
@@ -178,6 +189,11 @@ impl Document {
 
     /// The line of the key, or else of the nearest section around it.
     fn place(&self, key: &str) -> Place {
+        // A key that an override made anew has no line of its own, and those around it are not to blame.
+        let made = self.overrides.iter().find(|(path, _)| is_at_or_below(path, key));
+        if let (Some((_, assignment)), false) = (made, self.lines.contains_key(key)) {
+            return Place::Override(assignment.clone());
+        }
         let mut path = key;
         loop {
             if let Some(assignment) = self.overrides.get(path) {
@@ -191,11 +207,7 @@ impl Document {
                 None => break,
             }
         }
-        // A section that only overrides made has no place of its own.
-        match self.overrides.iter().find(|(path, _)| is_at_or_below(path, key)) {
-            Some((_, assignment)) => Place::Override(assignment.clone()),
-            None => Place::File(self.file.clone(), None),
-        }
+        Place::File(self.file.clone(), None)
     }
 
     fn read_as<T: DeserializeOwned>(&mut self, path: &str, mut value: Value) -> Result<T, ConfigError> {
@@ -228,32 +240,38 @@ impl Document {
         let (table, key) = fault.path.rsplit_once('.').unwrap_or(("", &fault.path));
         match &fault.problem {
             Problem::UnknownKey { known } => {
-                let wanted = self.nearest_key(key, known.iter().map(String::as_str));
-                let hint = if wanted.is_empty() {
-                    "there are no keys beside it".to_owned()
-                } else {
-                    format!("the nearest known key is `{wanted}`")
+                let hint = match self.nearest_key(key, known.iter().map(String::as_str)) {
+                    Some(wanted) => format!("; the nearest known key is `{wanted}`"),
+                    None if known.is_empty() => "; there are no keys beside it".to_owned(),
+                    None => String::new(),
                 };
-                self.error(&fault.path, format!("unknown key `{}`; {hint}", fault.path))
+                self.error(&fault.path, format!("unknown key `{}`{hint}", fault.path))
             }
             // Its place is the section's: a key that is not there has none.
             Problem::MissingKey => self.error(table, format!("missing key `{key}` in {}", header(table))),
             Problem::UnknownWord { word, known } => {
-                let (_, wanted) = nearest(word, known.iter().map(String::as_str));
-                let message =
-                    format!("{}: unknown value `{word}`; the nearest known one is `{wanted}`", fault.path);
-                self.error(&fault.path, message)
+                let hint = match nearest(word, known.iter().map(String::as_str)) {
+                    Some((_, wanted)) => format!("the nearest known one is `{wanted}`"),
+                    None => format!("known are `{}`", known.join("`, `")),
+                };
+                self.error(&fault.path, format!("{}: unknown value `{word}`; {hint}", fault.path))
             }
             Problem::Value { reason } => self.error(&fault.path, format!("{}: {reason}", fault.path)),
         }
     }
 
-    /// The likeliest key that fits the place; one of another section if that is rather what was written.
-    fn nearest_key<'a>(&'a self, word: &str, fitting: impl Iterator<Item = &'a str>) -> &'a str {
-        let (here, wanted) = nearest(word, fitting);
-        let (elsewhere, key) = nearest(word, self.known.iter().map(String::as_str));
-        let is_misplaced = elsewhere == 1.0 || (here < LIKENESS_MIN && elsewhere >= LIKENESS_MIN);
-        if is_misplaced && elsewhere > here { key } else { wanted }
+    /// The likeliest key that fits the place, or one of another section if that is rather what was written; none where
+    /// nothing is like it.
+    fn nearest_key<'a>(&'a self, word: &str, fitting: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let here = nearest(word, fitting);
+        let elsewhere = nearest(word, self.known.iter().map(String::as_str));
+        match (here, elsewhere) {
+            (Some((here, wanted)), Some((elsewhere, key))) => {
+                let is_misplaced = elsewhere == 1.0 || (here < LIKENESS_MIN && elsewhere >= LIKENESS_MIN);
+                Some(if is_misplaced && elsewhere > here { key } else { wanted })
+            }
+            (here, elsewhere) => here.or(elsewhere).map(|(_, key)| key),
+        }
     }
 }
 
@@ -362,19 +380,21 @@ fn header(table: &str) -> String {
     }
 }
 
-/// The likeliest of the words and how like it is; an empty word if there is none.
-fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> (f64, &'a str) {
-    known
-        .map(|known| (likeness(word, known), known))
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .unwrap_or((0.0, ""))
+/// The likeliest of the words and how like it is, where one could be meant: a wrong suggestion is worse than none.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<(f64, &'a str)> {
+    known.filter_map(|known| Some((likeness(word, known)?, known))).max_by(|(a, _), (b, _)| a.total_cmp(b))
 }
 
-/// From 0 to 1. Only the last part of `section.key` counts.
-fn likeness(word: &str, known: &str) -> f64 {
+/// From 0 to 1; `None` where a word is no typo, no part and no shortening of the other. Only the last part of
+/// `section.key` counts.
+fn likeness(word: &str, known: &str) -> Option<f64> {
     let name = known.rsplit('.').next().unwrap_or(known);
     let initials: String = name.split('_').filter_map(|part| part.chars().next()).collect();
-    let is_part = word.len() >= 3 && (name.contains(word) || word.contains(name));
+    let (short, long) = if word.len() < name.len() { (word, name) } else { (name, word) };
+    let begins = long.strip_prefix(short).is_some_and(|rest| rest.starts_with('_'));
+    let is_part = short.len() >= 3 && (begins || 2 * short.len() >= long.len() && long.contains(short));
+    let faults = strsim::osa_distance(word, name);
+    let is_typo = faults <= (long.chars().count() / LETTERS_A_FAULT).max(1);
     let shortened: f64 = if word == initials && word.len() > 1 {
         0.95
     } else if is_part {
@@ -382,7 +402,12 @@ fn likeness(word: &str, known: &str) -> f64 {
     } else {
         0.0
     };
-    shortened.max(strsim::jaro_winkler(word, name))
+    (is_typo || shortened > 0.0).then(|| shortened.max(strsim::jaro_winkler(word, name)))
+}
+
+fn is_whole_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 fn parse_value(text: &str) -> Option<Value> {

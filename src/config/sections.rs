@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use learner::config::StreambpConfig;
 use rewards::{DemonstrationConfig, RewardConfig};
-use rollout::{StopConfig, TemplateVariables};
+use rollout::{Learn, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Console;
@@ -292,6 +292,9 @@ pub struct SftSection {
     pub batch_tokens_max: usize,
     /// The most tokens of an answer in evaluation.
     pub output_tokens_max: usize,
+    /// Which turns of the assistant are learned where a row is a conversation.
+    #[serde(default)]
+    pub learn: Learn,
     /// Stops as soon as an evaluation reaches this accuracy; absent is never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_accuracy: Option<f64>,

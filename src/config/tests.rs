@@ -371,7 +371,11 @@ fn paths_are_found_beside_the_config_and_made_absolute() {
     assert_eq!(config.model.path, Path::new("src").canonicalize().unwrap());
 
     let message = load(TRAIN, &["model.path=no/such"]).unwrap_err();
-    assert_eq!(message, "--set model.path=no/such: model.path: there is no no/such (nor no/such)");
+    assert_eq!(
+        message,
+        "--set model.path=no/such: model.path: there is no no/such (nor no/such); a name on the Hugging Face Hub? \
+         Download it first (hf download no/such --local-dir DIR)"
+    );
     let message =
         load(TRAIN, &["learner.kl={enabled = true, coefficient = 1, reference = \"other\"}"]).unwrap_err();
     assert!(message.contains("learner.kl.reference: there is no other (nor other)"), "{message}");
@@ -497,4 +501,25 @@ fn tools_take_settings_from_the_command_line() {
         assert!(message.starts_with(&format!("--set {set}: ")) && message.contains(expected), "{message}");
     }
     assert!(ToolConfig::for_logprobs(&set).is_err());
+}
+
+#[test]
+fn rewards_with_numbers_read_as_the_same() {
+    let reward = "[[rewards]]\nkind = \"target_length\"\ntarget = 300\nvalue = \"mean\"\nweight = 0.125\n\
+                  [[rewards]]\nkind = \"think_length\"\nunit = \"share\"\nmin = 0.25\nmax = 0.5\nlimit = 0.875\n[learner]\n";
+    let folder = folder(&TRAIN.replacen("[learner]\n", reward, 1));
+    let config = RunConfig::load(&folder.path().join("a.toml"), &[]).unwrap();
+    let text = config.resolved();
+    assert!(text.contains("target = 300\n") && text.contains("limit = 0.875\n"), "{text}");
+    fs::write(folder.path().join("resolved.toml"), &text).unwrap();
+    assert_eq!(RunConfig::load(&folder.path().join("resolved.toml"), &[]).unwrap(), config);
+}
+
+#[test]
+fn a_bound_without_an_upper_end_is_said_in_a_few_words() {
+    let message = load(TRAIN, &["optimizer.learning_rate=-1"]).unwrap_err();
+    assert!(
+        message.ends_with("optimizer.learning_rate: -1 is not a finite number of at least 0"),
+        "{message}"
+    );
 }

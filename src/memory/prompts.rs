@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rewards::Split;
-use rollout::{DataConfig, PromptSource, RolloutError, Text};
+use rollout::{DataConfig, Needs, PromptSource, RolloutError, Text};
 
 use crate::config::{PROMPT_TOKENS, RunConfig};
 
@@ -67,7 +67,8 @@ impl PromptTokens {
         count_max: u64,
         text: &Arc<Text>,
     ) -> Result<Self, RolloutError> {
-        let source = PromptSource::open(data, split, seed, Arc::clone(text))?;
+        let needs = Needs { prompt_tokens_max: None, rewards: None, demonstrations: None };
+        let (source, _) = PromptSource::open(data, split, seed, Arc::clone(text), &needs)?;
         // Prompts that cannot be made are said elsewhere; they take no memory.
         let tokens = |index| source.prompt(index).ok().map(|prompt| prompt.tokens.len());
         let Some(rows) = source.epoch_prompts() else {

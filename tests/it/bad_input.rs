@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::binary::repository;
 
 /// A folder with everything that a short run needs, for a test to spoil.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 const CONFIG: &str = r#"[run]
 steps = 1
@@ -42,7 +42,7 @@ learning_rate = 0.01
 "#;
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/llama_tied");
         fs::create_dir(place.path("model")).unwrap();
@@ -55,27 +55,27 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, content: &str) {
+    pub(crate) fn write(&self, name: &str, content: &str) {
         fs::write(self.path(name), content).unwrap();
     }
 
-    fn change(&self, name: &str, old: &str, new: &str) {
+    pub(crate) fn change(&self, name: &str, old: &str, new: &str) {
         let text = fs::read_to_string(self.path(name)).unwrap();
         assert!(text.contains(old), "{name} has no {old}");
         self.write(name, &text.replacen(old, new, 1));
     }
 
-    fn longhaul(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn longhaul(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_longhaul"));
         command.args(arguments).current_dir(self.0.path()).output().unwrap()
     }
 
     /// Runs what must fail and gives the one line that says why.
-    fn refusal(&self, arguments: &[&str]) -> String {
+    pub(crate) fn refusal(&self, arguments: &[&str]) -> String {
         let output = self.longhaul(arguments);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{arguments:?} went well:\n{said}");
@@ -87,7 +87,7 @@ impl Place {
         line
     }
 
-    fn assert_refuses(&self, arguments: &[&str], named: &[&str]) {
+    pub(crate) fn assert_refuses(&self, arguments: &[&str], named: &[&str]) {
         let line = self.refusal(arguments);
         for name in named {
             assert!(line.contains(name), "{arguments:?} does not name {name}: {line}");
@@ -110,7 +110,7 @@ fn tokenizer(first: usize) -> String {
     )
 }
 
-const TRAIN: [&str; 4] = ["train", "a.toml", "--run", "run"];
+pub(crate) const TRAIN: [&str; 4] = ["train", "a.toml", "--run", "run"];
 
 /// Without this the refusals below could come from anything.
 #[test]
@@ -160,7 +160,9 @@ fn absent_files_are_named() {
     place.assert_refuses(&["replay", "a.toml", "--rollouts", "no.jsonl"], &["no.jsonl"]);
     place.assert_refuses(&["eval", "a.toml", "--model", "no"], &["no"]);
     place.assert_refuses(&["generate", "--model", "no", "--prompt", "1"], &["no"]);
-    place.assert_refuses(&["logprobs", "--model", "no", "--input", "a", "--output", "b"], &["no"]);
+    place.write("a", "");
+    place
+        .assert_refuses(&["logprobs", "--model", "no", "--input", "a", "--output", "b"], &["no/config.json"]);
     fs::remove_file(place.path("model/config.json")).unwrap();
     place.assert_refuses(&TRAIN, &["model/config.json"]);
 }

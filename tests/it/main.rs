@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod bad_rows;
 mod binary;
 mod configs;
 mod docs;

@@ -126,3 +126,52 @@ fn a_config_with_a_wrong_key_names_file_line_and_key() {
     assert!(error.contains("rewards.toml:3: unknown key `rewards[0].wieght`"), "{error}");
     assert!(error.contains("`weight`"), "{error}");
 }
+
+// A data set's numbers are its own: a digit that is lost makes a right answer wrong.
+#[test]
+fn numbers_come_back_with_their_digits() {
+    let place = tempdir().unwrap();
+    let rows = [
+        (
+            r#"{"z": 1e400, "completion": "\\boxed{987654321098765432109876543210}", "answer": 987654321098765432109876543210}"#,
+            1,
+        ),
+        (
+            r#"{"completion": "\\boxed{987654321098765400000000000000}", "answer": 987654321098765432109876543210}"#,
+            0,
+        ),
+        (
+            r#"{"answer": 2.71828182845904523536028747135, "completion": "\\boxed{2.71828182845904523536028747135}"}"#,
+            1,
+        ),
+        (r#"{"answer": [7.50, "x"], "b": -0.0, "a": 12.50, "completion": "\\boxed{15/2}"}"#, 1),
+        (r#"{"answer": ["7", 8], "completion": "\\boxed{9}", "fields": {"n": 18446744073709551617}}"#, 0),
+    ];
+    let lines: Vec<&str> = rows.iter().map(|(line, _)| *line).collect();
+    let input = written(place.path(), "answers.jsonl", &format!("\u{feff}{}\r\n", lines.join("\r\n")));
+    let rewards =
+        written(place.path(), "rewards.toml", "\u{feff}[[rewards]]\nkind = \"math\"\ncorrectness = true\n");
+    let output = place.path().join("scored.jsonl");
+    success(&["score", "--rewards", &rewards, "--input", &input, "--output", output.to_str().unwrap()]);
+    let scored = fs::read_to_string(&output).unwrap();
+    assert_eq!(scored.lines().count(), rows.len());
+    for (written, (line, right)) in scored.lines().zip(rows) {
+        assert!(written.starts_with(line.strip_suffix('}').unwrap()), "{written}");
+        let value: Value = serde_json::from_str(written).unwrap();
+        assert_eq!(value["correctness"], right, "{written}");
+    }
+    // A line that was judged before gets its new verdict in the old one's place.
+    let again = place.path().join("again.jsonl");
+    success(&[
+        "score",
+        "--rewards",
+        &rewards,
+        "--input",
+        output.to_str().unwrap(),
+        "--output",
+        again.to_str().unwrap(),
+    ]);
+    let again = fs::read_to_string(&again).unwrap();
+    assert_eq!(again.matches("\"reward\"").count(), rows.len());
+    assert!(again.contains("987654321098765432109876543210") && again.contains("\"a\":12.50"), "{again}");
+}

@@ -76,6 +76,26 @@ pub(crate) fn load(
     }
 }
 
+/// Whether the files hold the weights of a config, by their headers.
+pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelError> {
+    let shapes = config.shapes();
+    let mut expected: HashMap<String, [usize; 2]> =
+        shapes.named().into_iter().map(|(name, shape)| (name, *shape)).collect();
+    let files = weight_files(dir)?;
+    for path in &files.paths {
+        let shard = Shard::open(path)?;
+        for name in shard.metadata.offset_keys() {
+            if let Some(shape) = expected.remove(&name) {
+                shard.check_tensor(&name, shape)?;
+            }
+        }
+    }
+    match expected.into_iter().min() {
+        Some((name, shape)) => Err(missing(&files, &name, shape)),
+        None => Ok(()),
+    }
+}
+
 /// Writes `config.json` and `model.safetensors` with f32 weights, each whole or not at all.
 ///
 /// The config comes last, so that a directory with a config has its weights.
@@ -268,8 +288,8 @@ impl<'a> Shard<'a> {
         Err(KernelError::content(self.path, reason))
     }
 
-    /// Reads one tensor as f32 after a look at its shape and type.
-    fn read(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, KernelError> {
+    /// Where a tensor lies and how its bytes become f32, if it has the shape and a type that is read.
+    fn check_tensor(&self, name: &str, shape: [usize; 2]) -> Result<(Convert, (usize, usize)), KernelError> {
         let info = self.metadata.info(name).expect("the name comes from this header");
         let expected = file_shape(name, shape);
         if info.shape != expected {
@@ -281,7 +301,12 @@ impl<'a> Shard<'a> {
             let reason = format!("tensor `{name}` is {:?}; read are F32, BF16 and F16", info.dtype);
             KernelError::content(self.path, reason)
         })?;
-        let (start, end) = info.data_offsets;
+        Ok((convert, info.data_offsets))
+    }
+
+    /// Reads one tensor as f32 after a look at its shape and type.
+    fn read(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, KernelError> {
+        let (convert, (start, end)) = self.check_tensor(name, shape)?;
         let mut bytes = vec![0; end - start];
         let place = SeekFrom::Start(self.tensors_start + start as u64);
         let read = self.file.seek(place).and_then(|_| self.file.read_exact(&mut bytes));

@@ -1,5 +1,7 @@
 //! What the judge is asked: a template with the texts in it, fenced so that no text can end its own quotation.
 
+use std::borrow::Cow;
+
 use crate::random::{key_of, key_of_text};
 use crate::{Answer, RewardError};
 
@@ -86,10 +88,11 @@ impl Template {
     /// If the template has the reference in it and the answer has none.
     pub(super) fn fill(&self, answer: &Answer<'_>) -> Result<String, RewardError> {
         let is_asked = self.pieces.iter().any(|(_, slot)| *slot == Slot::Answer);
-        let reference = answer.reference.unwrap_or_default();
+        let reference = reference(answer);
         if is_asked && reference.trim().is_empty() {
             return Err(RewardError::MissingReference);
         }
+        let reference = reference.as_ref();
         let completion = last_characters(answer.completion, self.completion_characters_max);
         // The fence is a hash of all that is quoted: a text would have to hold the hash of itself.
         let texts = [answer.prompt, reference, completion];
@@ -109,6 +112,16 @@ impl Template {
     }
 }
 
+/// The reference answer; several are a list, of which any is right.
+fn reference<'a>(answer: &Answer<'a>) -> Cow<'a, str> {
+    match answer.references {
+        [] => Cow::Borrowed(""),
+        [one] => Cow::Borrowed(one),
+        several if several.iter().all(|text| text.trim().is_empty()) => Cow::Borrowed(""),
+        several => Cow::Owned(format!("Any one of these:\n- {}", several.join("\n- "))),
+    }
+}
+
 fn last_characters(text: &str, characters: usize) -> &str {
     let start = characters.checked_sub(1).and_then(|last| text.char_indices().rev().nth(last));
     &text[start.map_or(0, |(at, _)| at)..]
@@ -123,8 +136,15 @@ mod tests {
 
     fn fill(template: &str, completion: &str, reference: Option<&str>) -> Result<String, RewardError> {
         let fields = Map::new();
-        let answer =
-            Answer { prompt: "2*21=", completion, reference, fields: &fields, tokens: 1, truncated: false };
+        let references: Vec<String> = reference.into_iter().map(str::to_string).collect();
+        let answer = Answer {
+            prompt: "2*21=",
+            completion,
+            references: &references,
+            fields: &fields,
+            tokens: 1,
+            truncated: false,
+        };
         Template::new(template, 5)?.fill(&answer)
     }
 
@@ -138,6 +158,16 @@ mod tests {
         assert!(matches!(fill("{completion}{answer}", "ab", None), Err(RewardError::MissingReference)));
         assert!(matches!(fill("{completion}{answer}", "ab", Some(" ")), Err(RewardError::MissingReference)));
         assert!(fill("{prompt}", "ab", None).unwrap_err().to_string().starts_with("prompt: "));
+    }
+
+    #[test]
+    fn several_references_are_a_list() {
+        let (fields, references) = (Map::new(), ["42", "forty-two"].map(str::to_string));
+        let (prompt, completion, tokens, truncated) = ("p", "c", 1, false);
+        let answer =
+            Answer { prompt, completion, references: &references, fields: &fields, tokens, truncated };
+        let filled = Template::new("{completion}|{answer}", 5).unwrap().fill(&answer).unwrap();
+        assert_eq!(filled, "c|Any one of these:\n- 42\n- forty-two");
     }
 
     #[test]
@@ -155,7 +185,7 @@ mod tests {
             let completion = format!("{completion} text-{guess:016x}");
             let fields = Map::new();
             let answer = Answer {
-                prompt: "p", completion: &completion, reference: None, fields: &fields, tokens: 1, truncated: false,
+                prompt: "p", completion: &completion, references: &[], fields: &fields, tokens: 1, truncated: false,
             };
             let filled = Template::new("{fence}\n{completion}\n{fence}", usize::MAX).unwrap().fill(&answer).unwrap();
             let fence = filled.lines().next().unwrap();

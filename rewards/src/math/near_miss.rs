@@ -9,7 +9,7 @@ fn is_right(completion: &str, reference: &str) -> bool {
     let answer = Answer {
         prompt: "p",
         completion,
-        reference: Some(reference),
+        references: &[reference.to_string()],
         fields: &fields,
         tokens: 1,
         truncated: false,

@@ -13,10 +13,18 @@ use crate::{Answer, Verdict};
 struct Request<'a> {
     prompt: &'a str,
     completion: &'a str,
-    answer: Option<&'a str>,
+    answer: Option<Reference<'a>>,
     fields: &'a Map<String, Value>,
     tokens: usize,
     truncated: bool,
+}
+
+/// One reference answer as a text, several as a list of texts.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Reference<'a> {
+    One(&'a str),
+    AnyOf(&'a [String]),
 }
 
 /// A reply's keys. An unknown one is refused: it may be a misspelt `parts`.
@@ -47,7 +55,11 @@ pub(super) fn body(answer: &Answer<'_>) -> String {
     let request = Request {
         prompt: answer.prompt,
         completion: answer.completion,
-        answer: answer.reference,
+        answer: match answer.references {
+            [] => None,
+            [one] => Some(Reference::One(one)),
+            several => Some(Reference::AnyOf(several)),
+        },
         fields: answer.fields,
         tokens: answer.tokens,
         truncated: answer.truncated,
@@ -119,7 +131,7 @@ mod tests {
         let answer = Answer {
             prompt: "1+1\n",
             completion: "\0 \u{2028}\r\n\"}",
-            reference: Some("2"),
+            references: &["2".to_string()],
             fields: &fields,
             tokens: 7,
             truncated: true,
@@ -132,8 +144,21 @@ mod tests {
             "fields": {"source": "AIME", "year": 2024}, "tokens": 7, "truncated": true,
         });
         assert_eq!(serde_json::from_slice::<Value>(&sent).unwrap(), expected);
-        let without = line(0, &body(&Answer { reference: None, ..answer }));
+        let without = line(0, &body(&Answer { references: &[], ..answer }));
         assert_eq!(serde_json::from_slice::<Value>(&without).unwrap()["answer"], Value::Null);
+        let several = ["2", "two"].map(str::to_string);
+        let several = line(0, &body(&Answer { references: &several, ..answer }));
+        assert_eq!(serde_json::from_slice::<Value>(&several).unwrap()["answer"], json!(["2", "two"]));
+    }
+
+    #[test]
+    fn numbers_of_the_data_keep_their_digits_and_fields_their_order() {
+        let written =
+            r#"{"z":3.14159265358979323846,"a":12.50,"m":[1e+400,-0.0,123456789012345678901234567890]}"#;
+        let fields = serde_json::from_str(written).unwrap();
+        let (prompt, completion, references, tokens, truncated) = ("", "", &[], 0, false);
+        let sent = body(&Answer { prompt, completion, references, fields: &fields, tokens, truncated });
+        assert!(sent.contains(&format!("\"fields\":{written}")), "{sent}");
     }
 
     #[test]
@@ -168,7 +193,7 @@ mod tests {
         fn every_text_comes_back_as_it_was(completion in any::<String>(), id in any::<u64>()) {
             let fields = Map::new();
             let answer = Answer {
-                prompt: "p", completion: &completion, reference: None, fields: &fields, tokens: 1, truncated: false,
+                prompt: "p", completion: &completion, references: &[], fields: &fields, tokens: 1, truncated: false,
             };
             let sent = line(id, &body(&answer));
             let value: Value = serde_json::from_slice(&sent).unwrap();

@@ -55,11 +55,11 @@ fn verifier(config: ProcessConfig) -> ProcessVerifier {
 }
 
 fn judge(verifier: &ProcessVerifier, words: &[&str]) -> Vec<Result<Verdict, RewardError>> {
-    let fields = Map::new();
+    let (fields, references) = (Map::new(), ["r".to_string()]);
     let answer = |completion| Answer {
         prompt: "p",
         completion,
-        reference: Some("r"),
+        references: &references,
         fields: &fields,
         tokens: 1,
         truncated: false,

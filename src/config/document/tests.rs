@@ -290,3 +290,42 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_like_no_key_gets_no_suggestion() {
+    for (new, expected) in [
+        ("low = 0.2\nwarmth = 1", "a.toml:5: unknown key `learner.clip.warmth`"),
+        ("low = 0.2\nmin_p = 1", "a.toml:5: unknown key `learner.clip.min_p`"),
+        ("low = 0.2\nhihg = 1", "a.toml:5: unknown key `learner.clip.hihg`; the nearest known key is `high`"),
+    ] {
+        assert_eq!(complaint("low = 0.2", new), expected);
+    }
+    assert_eq!(
+        complaint("kind = \"grpo_lambda\"", "kind = \"ppo\""),
+        "a.toml:6: learner.advantage.kind: unknown value `ppo`; known are `grpo_lambda`, `grpo`"
+    );
+    assert_eq!(
+        complaint("[optimizer]", "[lora]"),
+        "a.toml:18: unknown section `lora`; there are learner, rewards, optimizer"
+    );
+}
+
+#[test]
+fn a_section_that_an_override_made_is_its_own_place() {
+    let message = complaint_about(&["learner.lora.rank=8"]);
+    assert_eq!(message, "--set learner.lora.rank=8: unknown key `learner.lora`");
+    let message = complaint_about(&["learner.groups_per_step=18446744073709551615"]);
+    assert!(
+        message.starts_with("--set learner.groups_per_step=18446744073709551615: a whole number"),
+        "{message}"
+    );
+    assert!(message.ends_with("to 9223372036854775807"), "{message}");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_config() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("\u{feff}{TEXT}").replace('\n', "\r\n")).unwrap();
+    let document = Document::read(file.path()).unwrap();
+    assert!(document.has("learner") && document.has("optimizer"));
+}

@@ -1,0 +1,144 @@
+//! What supervised fine-tuning learns from a row: a completion behind a prompt, or the assistant's turns of a
+//! conversation, which the chat template renders.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::config::JsonlConfig;
+use super::messages::{Renderer, ends_with_assistant, is_assistant};
+use super::row::{Completion, Question, Row};
+use super::survey::{Fault, RowFault};
+use crate::error::RolloutError;
+use crate::text::{ChatEnding, Text};
+
+/// Which turns of the assistant are learned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learn {
+    /// The last one of each conversation.
+    #[default]
+    Last,
+    /// All of them. The chat template must render the first messages of a conversation as the beginning of the whole.
+    All,
+}
+
+/// A prompt and what is to be written behind it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Demonstration {
+    /// Given; not learned.
+    pub prompt_tokens: Vec<u32>,
+    /// What follows. Its last token ends the output.
+    pub target_tokens: Vec<u32>,
+    /// The parts of the target that are given too: turns of others between those of the assistant.
+    pub given: Vec<Range<usize>>,
+}
+
+impl Demonstration {
+    /// A text behind a prompt.
+    pub(super) fn of_text(prompt_tokens: Vec<u32>, target: &str, text: &Text) -> Result<Self, RolloutError> {
+        let mut target_tokens = text.encode_fragment(target)?;
+        target_tokens.extend(text.eos_ids().first());
+        Ok(Self { prompt_tokens, target_tokens, given: Vec::new() })
+    }
+
+    /// The turns of a row's messages; `None` for a row whose completion is a text.
+    pub(super) fn of_row(
+        config: &JsonlConfig,
+        row: &Row,
+        learn: Learn,
+        text: &Text,
+    ) -> Result<Option<Self>, RowFault> {
+        let (messages, learned_from) = match (&row.question, &row.completion) {
+            (_, Some(Completion::Text(_))) => return Ok(None),
+            (Question::Messages(prompt), Some(Completion::Messages(completion))) => {
+                if !ends_with_assistant(completion) {
+                    return Err(
+                        Fault::Completion.because("the completion does not end with the assistant's message")
+                    );
+                }
+                ([&prompt[..], completion].concat(), prompt.len())
+            }
+            (Question::Text(_), Some(Completion::Messages(_))) => {
+                return Err(Fault::Completion
+                    .because("the completion is a list of messages, but the prompt is a text"));
+            }
+            (Question::Messages(messages), None) if ends_with_assistant(messages) => (messages.clone(), 0),
+            (_, None) => return Err(Fault::Completion.because("no completion to learn from")),
+        };
+        let all = (learned_from..messages.len()).filter(|&place| is_assistant(&messages[place]));
+        let turns: Vec<usize> = match learn {
+            Learn::All => all.collect(),
+            Learn::Last => vec![messages.len() - 1],
+        };
+        Self::of_turns(&messages, &turns, &Renderer::new(&row.fields, &config.template, text)).map(Some)
+    }
+
+    /// Places are found by rendering the conversation up to each of them.
+    fn of_turns(messages: &[Value], turns: &[usize], renderer: &Renderer<'_>) -> Result<Self, RowFault> {
+        let refused = |error: RolloutError| Fault::Template.because(error.to_string());
+        let text = renderer.text();
+        let closed = |messages: &[Value]| renderer.render(messages, ChatEnding::Closed).map_err(refused);
+        let whole = closed(messages)?;
+        let mut demonstration = Self::default();
+        let mut end = 0;
+        for &turn in turns {
+            let before = renderer.render(&messages[..turn], ChatEnding::GenerationPrompt).map_err(refused)?;
+            let is_last = turn + 1 == messages.len();
+            let behind = match is_last {
+                true => whole.clone(),
+                false => closed(&messages[..=turn])?,
+            };
+            if !whole.starts_with(&behind) || !behind.starts_with(&before) || before.len() < end {
+                return Err(Fault::Template.because(no_beginning(turns.len())));
+            }
+            let given = text.encode_fragment(&whole[end..before.len()]).map_err(refused)?;
+            let learned = text.encode_fragment(&behind[before.len()..]).map_err(refused)?;
+            demonstration.add(given, learned, is_last.then_some(text), |id| text.is_eos(id));
+            end = behind.len();
+        }
+        Ok(demonstration)
+    }
+
+    /// Adds a turn and what stands before it. What the template writes behind the token that ends the turn is never
+    /// drawn, so it is not learned; behind the last turn it is left out.
+    fn add(
+        &mut self,
+        given: Vec<u32>,
+        mut learned: Vec<u32>,
+        last: Option<&Text>,
+        is_eos: impl Fn(u32) -> bool,
+    ) {
+        if self.target_tokens.is_empty() {
+            self.prompt_tokens = given;
+        } else {
+            self.give(&given);
+        }
+        let ended = learned.iter().rposition(|id| is_eos(*id)).map(|place| place + 1);
+        let rest = learned.split_off(ended.unwrap_or(learned.len()));
+        self.target_tokens.extend(learned);
+        match (last, ended) {
+            (Some(text), None) => self.target_tokens.extend(text.eos_ids().first()),
+            (Some(_), Some(_)) => {}
+            (None, _) => self.give(&rest),
+        }
+    }
+
+    fn give(&mut self, ids: &[u32]) {
+        let start = self.target_tokens.len();
+        self.target_tokens.extend(ids);
+        match self.given.last_mut() {
+            Some(last) if last.end == start => last.end += ids.len(),
+            _ if ids.is_empty() => {}
+            _ => self.given.push(start..start + ids.len()),
+        }
+    }
+}
+
+fn no_beginning(turns: usize) -> String {
+    let what = "the chat template does not render the messages before an answer as the beginning of the whole \
+                conversation, so the answer cannot be told from the rest";
+    let remedy = if turns > 1 { "; set sft.learn = \"last\"" } else { "; give `completion` as a text" };
+    format!("{what}{remedy}")
+}

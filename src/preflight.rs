@@ -1,0 +1,132 @@
+//! What a run needs from outside, looked at before its weights are read and before its first step: the model's small
+//! files, all rows of the data, the rewards, the programs of plugins. `check` looks at the same, so that it ends as
+//! `train` and `sft` would begin.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Result;
+use kernels::{Decoder, DecoderConfig};
+use rollout::{Ends, Survey, Text};
+
+use crate::config::{RunConfig, SftRunConfig, stand_ins};
+use crate::eval::{JudgedPrompts, prompt_tokens_max};
+use crate::model::ModelFiles;
+use crate::warm_start::SftPrompts;
+
+/// What `check` found.
+pub(crate) struct Findings {
+    /// The model as its config describes it.
+    pub(crate) decoder: DecoderConfig,
+    /// Its tokenizer.
+    pub(crate) text: Arc<Text>,
+    summary: String,
+}
+
+/// Comments behind the config that is printed.
+impl fmt::Display for Findings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.summary)
+    }
+}
+
+/// Looks at everything that `train` looks at.
+///
+/// # Errors
+/// As `train` ends before its first step.
+pub(crate) fn of_train(config: &RunConfig) -> Result<Findings> {
+    let model = ModelFiles::read(&config.model.path)?;
+    let custom = || stand_ins(&config.rewards);
+    let prompts = JudgedPrompts::of_training(config, &model, &custom)?;
+    let evaluation = config.evaluation();
+    let custom = || evaluation.as_ref().map_or_else(BTreeMap::new, |it| stand_ins(&it.rewards));
+    let held_out = evaluation
+        .as_ref()
+        .map(|evaluation| JudgedPrompts::held_out(evaluation, &model.text, &model.decoder, &custom))
+        .transpose()?;
+    Decoder::check_files(&config.model.path, &model.decoder)?;
+    Ends::new(Arc::clone(&model.text), config.rollout.stops(), model.decoder.vocabulary)?;
+    if let (true, Some(path)) = (config.learner.kl.enabled, &config.learner.kl.reference) {
+        Decoder::check_files(path, &DecoderConfig::read(path)?)?;
+    }
+    let room = prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max)?;
+    let mut summary = String::new();
+    describe(&mut summary, "Training data", &prompts.survey, Some(room));
+    if let Some(held_out) = &held_out {
+        describe(&mut summary, "Held-out data", &held_out.survey, None);
+    }
+    let first = prompts.source.prompt(0)?;
+    show(&mut summary, &first.id, &first.tokens, &model.text)?;
+    Ok(Findings { decoder: model.decoder, text: model.text, summary })
+}
+
+/// Looks at everything that `sft` looks at.
+///
+/// # Errors
+/// As `sft` ends before its first step.
+pub(crate) fn of_sft(config: &SftRunConfig) -> Result<String> {
+    let Some(path) = &config.model.path else {
+        // A new model has no files, and its data is a task.
+        return Ok(String::new());
+    };
+    let model = ModelFiles::read(path)?;
+    let SftPrompts { demonstrations, survey, held_out } =
+        SftPrompts::open(config, &model.text, &model.decoder)?;
+    Decoder::check_files(path, &model.decoder)?;
+    let mut summary = String::new();
+    describe(&mut summary, "Training data", &survey, None);
+    if let Some(held_out) = &held_out {
+        describe(&mut summary, "Held-out data", &held_out.survey, None);
+    }
+    let first = demonstrations.first()?;
+    show(&mut summary, "the first prompt", &first.prompt_tokens, &model.text)?;
+    show(&mut summary, "its target", &first.target_tokens, &model.text)?;
+    Ok(summary)
+}
+
+fn describe(summary: &mut String, what: &str, survey: &Survey, room: Option<usize>) {
+    let lengths = &survey.lengths;
+    let count = if survey.is_whole { "prompts" } else { "first prompts" };
+    let room = room.map_or(String::new(), |room| format!(", at most {room} fit beside the output"));
+    let answered = 100.0 * survey.answered as f64 / survey.prompts as f64;
+    let _ = write!(
+        summary,
+        "\n# {what}: {}, {} {count}\n#   tokens of a prompt: {} to {}, median {}{room}\n#   with an answer: \
+         {answered:.1} %\n",
+        survey.source, survey.prompts, lengths.min, lengths.max, lengths.median
+    );
+    if survey.last_assistant > 0 {
+        let _ = writeln!(summary, "#   with a last turn of the assistant: {}", survey.last_assistant);
+    }
+    if let Some(skipped) = &survey.skipped {
+        let _ = writeln!(
+            summary,
+            "#   left out: {} of {} rows ({})",
+            skipped.bad.len(),
+            skipped.rows,
+            skipped.counts()
+        );
+        for line in skipped.named() {
+            let _ = writeln!(summary, "#     {line}");
+        }
+    }
+}
+
+/// Characters of a prompt that are shown.
+const SHOWN_CHARACTERS: usize = 2000;
+
+/// Tokens as the model gets them, decoded again.
+fn show(summary: &mut String, name: &str, tokens: &[u32], text: &Text) -> Result<()> {
+    let shown = text.show(tokens)?;
+    let cut: String = shown.chars().take(SHOWN_CHARACTERS).collect();
+    let rest = if cut.len() < shown.len() { " ..." } else { "" };
+    let _ = writeln!(summary, "#\n# {name}, {} tokens, decoded again:", tokens.len());
+    for line in cut.split('\n') {
+        let _ = writeln!(summary, "#   | {}", line.escape_debug());
+    }
+    if !rest.is_empty() {
+        let _ = writeln!(summary, "#   | {rest}");
+    }
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! Data that cannot be used is told before the first step, by `check` and by `train` alike, with file and line.
+
+use std::fs;
+
+use crate::bad_input::{Place, TRAIN};
+
+const CHECK: [&str; 2] = ["check", "a.toml"];
+
+/// Ten kinds of bad rows among good ones: the line, and what is said of it.
+const BAD: [(usize, &str, &str); 10] = [
+    (2, r#"{"prompt": "1+1=", "answer": "2", "least": 1"#, "not JSON"),
+    (4, r#"["1+1=", "2"]"#, "not a JSON object"),
+    (5, r#"{"question": "1+1=", "answer": "2", "least": 1}"#, "neither `prompt` nor `messages`"),
+    (7, r#"{"prompt": "", "answer": "2", "least": 1}"#, "has no tokens"),
+    (8, r#"{"prompt": "LONG", "answer": "2", "least": 1}"#, "tokens, but at most"),
+    (9, r#"{"prompt": "1+1=", "least": 1}"#, "`answer` is missing or empty, and the reward `math`"),
+    (11, r#"{"prompt": "1+1=", "answer": "2"}"#, "the field `least` is missing"),
+    (12, r#"{"prompt": "1+1=", "answer": "2", "least": "one"}"#, "`least` must be a whole number"),
+    (
+        14,
+        r#"{"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}], "answer": "2", "least": 1}"#,
+        "the last message is the assistant's",
+    ),
+    (
+        15,
+        r#"{"messages": [{"role": "robot", "content": "1+1="}], "answer": "2", "least": 1}"#,
+        "no such role: robot",
+    ),
+];
+
+const GOOD: &str = r#"{"prompt": "2+3=", "answer": 5, "least": 1}"#;
+
+/// A run whose data has all of them.
+fn spoiled() -> Place {
+    let place = Place::new();
+    let mut lines = vec![GOOD.to_owned(); 16];
+    for (line, row, _) in BAD {
+        lines[line - 1] = row.replace("LONG", &"1+".repeat(4000));
+    }
+    place.write("prompts.jsonl", &lines.join("\n"));
+    place.change(
+        "a.toml",
+        "[learner]\n",
+        "[[rewards]]\nkind = \"words\"\nmin_field = \"least\"\nwords_max = 9\nlimit = 20\n[learner]\n",
+    );
+    place.write(
+        "model/chat_template.jinja",
+        "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}\
+         {{ raise_exception('no such role: ' + m.role) }}{% endif %}{{ m.content }}{% endfor %}",
+    );
+    place
+}
+
+#[test]
+fn ten_kinds_of_bad_rows_are_named_at_once() {
+    let place = spoiled();
+    for command in [&CHECK[..], &TRAIN] {
+        let output = place.longhaul(command);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{command:?}: {said}");
+        for (line, _, reason) in BAD {
+            let named = said.lines().find(|told| told.contains(&format!("prompts.jsonl:{line}: ")));
+            assert!(named.is_some_and(|told| told.contains(reason)), "{command:?}, line {line}: {said}");
+        }
+        assert!(said.lines().count() == BAD.len() + 1, "{said}");
+        let error = said.lines().last().unwrap();
+        assert!(error.starts_with("error: ") && error.contains("10 of 16 rows cannot be used"), "{error}");
+        assert!(error.contains("2 not JSON objects") && error.contains("1 too long"), "{error}");
+        assert!(error.ends_with("data.bad_rows = \"skip\""), "{error}");
+    }
+    assert!(!place.path("run").exists(), "nothing was begun");
+}
+
+#[test]
+fn bad_rows_are_left_out_where_that_is_asked_for() {
+    let place = spoiled();
+    place.change("a.toml", "kind = \"jsonl\"", "kind = \"jsonl\"\nbad_rows = \"skip\"");
+    for command in [&CHECK[..], &TRAIN] {
+        let output = place.longhaul(command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {said}");
+        let told = format!("{}{said}", String::from_utf8_lossy(&output.stdout));
+        assert!(told.contains("10 of 16 rows"), "{command:?}: {told}");
+        for (line, _, _) in BAD {
+            assert!(told.contains(&format!("prompts.jsonl:{line}: ")), "{command:?}, line {line}: {told}");
+        }
+    }
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    assert!(metrics.contains("\"data/rows_skipped\":10"), "{metrics}");
+    assert!(fs::read_to_string(place.path("run/log")).unwrap().contains("10 of 16 rows are left out"));
+}
+
+#[test]
+fn held_out_rows_are_looked_at_too() {
+    let place = Place::new();
+    place.write("held_out.jsonl", &format!("{GOOD}\n{{\"prompt\": \"1+1=\"}}\n"));
+    place.change("a.toml", "[optimizer]", "[eval]\ndata = \"held_out.jsonl\"\n[optimizer]");
+    for command in [&CHECK[..], &TRAIN] {
+        place.assert_refuses(command, &["held_out.jsonl:2", "`answer` is missing"]);
+    }
+}
+
+#[test]
+fn check_ends_as_train_would() {
+    let refused = |spoil: &dyn Fn(&Place), named: &[&str]| {
+        let place = Place::new();
+        spoil(&place);
+        let [check, train] = [&CHECK[..], &TRAIN].map(|command| place.refusal(command));
+        assert!(named.iter().all(|name| check.contains(name)), "{named:?}: {check}");
+        assert_eq!(check, train);
+    };
+    let remove = |name: &'static str| move |place: &Place| fs::remove_file(place.path(name)).unwrap();
+    refused(&remove("model/tokenizer.json"), &["model/tokenizer.json"]);
+    refused(&remove("model/model.safetensors"), &["model", "model.safetensors"]);
+    refused(&remove("model/config.json"), &["model/config.json"]);
+    refused(
+        &|place| place.write("model/model.safetensors", "torn"),
+        &["model/model.safetensors", "truncated"],
+    );
+    refused(
+        &|place| {
+            fs::remove_file(place.path("model/config.json")).unwrap();
+            place.write("model/tiny.Q4_0.gguf", "GGUF");
+        },
+        &["tiny.Q4_0.gguf", "GGUF is not read"],
+    );
+    let longer = "output_tokens_max = 40000";
+    refused(&|place| place.change("a.toml", "output_tokens_max = 4", longer), &["40000", "positions"]);
+    refused(
+        &|place| {
+            place.change(
+                "a.toml",
+                "path = \"prompts.jsonl\"",
+                "path = \"prompts.jsonl\"\nanswer_field = \"gold.text\"",
+            )
+        },
+        &["prompts.jsonl", "no row has the field `gold.text`"],
+    );
+    let plugin = "[[rewards]]\nkind = \"process\"\ncommand = [\"no-such-program\"]\n[learner]\n";
+    refused(
+        &|place| place.change("a.toml", "[learner]\n", plugin),
+        &["`process`", "no program no-such-program"],
+    );
+    refused(&|place| fs::write(place.path("prompts.jsonl"), b"PAR1\x15\x04").unwrap(), &["a Parquet file"]);
+    refused(
+        &|place| place.change("a.toml", "path = \"model\"", "path = \"acme/tiny-1b\""),
+        &["a.toml:5", "hf download acme/tiny-1b"],
+    );
+}
+
+#[test]
+fn check_shows_what_the_run_begins_with() {
+    let place = Place::new();
+    place.write(
+        "prompts.jsonl",
+        "\u{feff}{\"prompt\": \"1+1=\", \"answer\": 2}\r\n{\"prompt\": \"12+3=\"}\r\n",
+    );
+    place.change("a.toml", "kind = \"math\"\ncorrectness = true", "kind = \"format\"");
+    let text = fs::read_to_string(place.path("a.toml")).unwrap();
+    place.write("a.toml", &format!("\u{feff}{text}"));
+    let output = place.longhaul(&CHECK);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for line in [
+        "2 prompts",
+        "tokens of a prompt: 4 to 5, median 5",
+        "with an answer: 50.0 %",
+        "# at most at one time",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    assert!(told.contains("#   | 1+1=") || told.contains("#   | 12+3="), "{told}");
+    // What is printed is a config still.
+    place.write("resolved.toml", &told);
+    assert!(place.longhaul(&["check", "resolved.toml"]).status.success());
+}
+
+#[test]
+fn sft_learns_from_conversations() {
+    let place = Place::new();
+    place.write("model/chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
+    let row = r#"{"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]}"#;
+    place.write("prompts.jsonl", &format!("{row}\n"));
+    let sft = "[model]\npath = \"model\"\n[data]\nkind = \"jsonl\"\npath = \"prompts.jsonl\"\n[sft]\nsteps_max = 1\n\
+               batch_size = 2\nbatch_tokens_max = 64\noutput_tokens_max = 4\n[optimizer]\nkind = \"sgd\"\n\
+               learning_rate = 0.01\n";
+    place.write("s.toml", sft);
+    for command in [&["check", "s.toml"][..], &["sft", "s.toml", "--run", "run"]] {
+        let output = place.longhaul(command);
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    // The answer and the end of the output, twice.
+    assert!(metrics.contains("\"training/target_tokens\":4"), "{metrics}");
+    place.write("prompts.jsonl", "{\"prompt\": \"1+1=\", \"answer\": 2}\n");
+    for command in [&["check", "s.toml"][..], &["sft", "s.toml", "--run", "other"]] {
+        place.assert_refuses(command, &["prompts.jsonl:1", "no completion to learn from"]);
+    }
+    assert!(!place.path("other").exists());
+}
