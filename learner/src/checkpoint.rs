@@ -402,9 +402,10 @@ mod tests {
         let mut learner = learner(decoder(1), "adamw");
         save(&dir, &learner, &[]).unwrap();
         learner.step(groups()).unwrap();
-        let missing = [ExtraFile::Write { name: "absent/file.json".to_owned(), content: Vec::new() }];
-        let message = save(&dir, &learner, &missing).unwrap_err().to_string();
-        assert!(message.contains("absent/file.json"), "{message}");
+        // A file cannot lie in a file.
+        let refused = [ExtraFile::Write { name: "config.json/file.json".to_owned(), content: Vec::new() }];
+        let message = save(&dir, &learner, &refused).unwrap_err().to_string();
+        assert!(message.contains("config.json"), "{message}");
         assert_eq!(resumed(&dir).unwrap().version(), 0);
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "half of a checkpoint is left");
     }
@@ -437,8 +438,11 @@ mod tests {
         let config = SftConfig { batch_tokens_max: 64, streambp: Default::default() };
         let sft = || SftLearner::new(decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
         let mut trained = sft();
-        let sequence =
-            crate::sft::SupervisedSequence { prompt_tokens: vec![1, 2], target_tokens: vec![3, 4], given: vec![] };
+        let sequence = crate::sft::SupervisedSequence {
+            prompt_tokens: vec![1, 2],
+            target_tokens: vec![3, 4],
+            given: vec![],
+        };
         trained.step(&[sequence]).unwrap();
         let dir = home.path().join("sft");
         save_sft(&dir, &trained, &[]).unwrap();

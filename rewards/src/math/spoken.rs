@@ -6,7 +6,14 @@ use crate::{Answer, MathConfig, MathVerifier, Verifier};
 fn is_right(completion: &str, reference: &str) -> bool {
     let fields = serde_json::Map::new();
     let references = [reference.to_owned()];
-    let answer = Answer { prompt: "p", completion, references: &references, fields: &fields, tokens: 1, truncated: false };
+    let answer = Answer {
+        prompt: "p",
+        completion,
+        references: &references,
+        fields: &fields,
+        tokens: 1,
+        truncated: false,
+    };
     MathVerifier::new(MathConfig::default()).unwrap().verify(&answer).unwrap().value == 1.0
 }
 
