@@ -234,7 +234,7 @@ mod tests {
     fn given_parts_of_a_target_are_read_and_not_learned() {
         let plan = learner(100, "sgd").config.streambp.plan(1.0);
         let mut given = sequences();
-        given[0].given = vec![1..3];
+        given[0].given.push(1..3);
         let mut learner = learner(100, "sgd");
         let ids = [1, 2, 3, 4, 5, 6, 7];
         let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &plan);
@@ -242,7 +242,7 @@ mod tests {
         let report = learner.step(&given[..1]).unwrap();
         assert_eq!(report.target_tokens, 2);
         assert!((report.loss + learned / 2.0).abs() < 1e-5, "{} is not {}", report.loss, -learned / 2.0);
-        given[0].given = vec![0..4];
+        given[0].given = std::iter::once(0..4).collect();
         let message = learner.step(&given[..1]).unwrap_err().to_string();
         assert!(message.contains("a target token at least"), "{message}");
     }

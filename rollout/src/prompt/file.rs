@@ -189,7 +189,10 @@ fn elements(bytes: Vec<u8>, first: usize) -> Vec<Line> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Vec<(usize, Result<String, String>)>, String> {
+    /// The number of a line and its text, or why it is none.
+    type Line = (usize, Result<String, String>);
+
+    fn read(bytes: &[u8]) -> Result<Vec<Line>, String> {
         let mut file =
             RowFile::of(Path::new("rows"), Cursor::new(bytes.to_vec())).map_err(|e| e.to_string())?;
         let mut rows = Vec::new();

@@ -244,7 +244,7 @@ fn demonstrations_are_the_turns_of_the_assistant() {
     assert!(last.given.is_empty());
     let all = learn(&chat(), Learn::All).expect("both turns");
     assert_eq!((all.prompt_tokens, all.target_tokens), (ids("acdeb"), ids("dc.eacdebddd.")));
-    assert_eq!(all.given, [3..9]);
+    assert_eq!(all.given.as_slice(), std::slice::from_ref(&(3..9)));
 
     let listed = r#"{"prompt": [{"role": "user", "content": "c"}],
         "completion": [{"role": "assistant", "content": "dd"}]}"#
