@@ -27,11 +27,10 @@ const TOKEN_BYTES: u64 = 32;
 /// The program, its threads and what the allocator keeps back: a run of the smallest model takes as much.
 const PROGRAM: u64 = 48 << 20;
 
-/// The part of a micro-batch's buffers that the allocator holds beside them: where outputs differ in length, so do the
-/// buffers from step to step, and a gap between two that are in use takes no larger one. Runs of a dozen steps with a
-/// model of 135 million parameters rose by a fifth to two fifths; the plan is for the longest outputs, whose buffers
-/// are larger than those by about as much as the rest.
-const GAPS_DIVISOR: u64 = 6;
+/// The part of a micro-batch's buffers that the allocator holds beside them. A pass is led by any thread of the pool, each of
+/// which has memory of its own, and where outputs differ in length a gap that one pass leaves takes no larger buffer of
+/// the next: with a model of 135 million parameters that was a third after a dozen steps on two threads.
+const GAPS_DIVISOR: u64 = 3;
 
 /// Bytes of a tokenizer for each of its vocabulary: texts and merges in tables, with one of 49,152 entries measured.
 const TOKENIZER_ENTRY: u64 = 900;

@@ -52,7 +52,7 @@ fn a_run_stays_within_its_plan() {
     ] {
         let (planned, peak) = planned_and_peak(set);
         assert!(
-            peak <= 1.05 * planned && planned <= 1.45 * peak,
+            peak <= 1.05 * planned && planned <= 1.6 * peak,
             "{set:?}: {planned} MiB planned, {peak} held"
         );
     }
