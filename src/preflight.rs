@@ -123,7 +123,10 @@ fn show(summary: &mut String, name: &str, tokens: &[u32], text: &Text) -> Result
     let rest = if cut.len() < shown.len() { " ..." } else { "" };
     let _ = writeln!(summary, "#\n# {name}, {} tokens, decoded again:", tokens.len());
     for line in cut.split('\n') {
-        let _ = writeln!(summary, "#   | {}", line.escape_debug());
+        // A control character would be obeyed by a terminal, and the line would be no comment any more.
+        let line: String =
+            line.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+        let _ = writeln!(summary, "#   | {line}");
     }
     if !rest.is_empty() {
         let _ = writeln!(summary, "#   | {rest}");

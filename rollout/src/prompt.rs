@@ -264,7 +264,11 @@ impl PromptSource {
             is_whole: true,
             lengths,
             answered: good.iter().filter(|row| row.is_answered()).count(),
-            last_assistant: good.iter().filter(|row| row.ends_with_assistant()).count(),
+            last_assistant: match needs.demonstrations {
+                // It is what is learned.
+                Some(_) => 0,
+                None => good.iter().filter(|row| row.ends_with_assistant()).count(),
+            },
             skipped,
         };
         self.origin = Origin::Rows { config: config.clone(), rows: good };

@@ -236,7 +236,8 @@ fn a_last_turn_of_the_assistant_is_no_prompt() {
 fn demonstrations_are_the_turns_of_the_assistant() {
     let learn = |lines: &str, learn| {
         let needs = Needs { demonstrations: Some((learn, 40)), ..Needs::default() };
-        let (source, _) = open_as(lines, &needs, |_| ()).map_err(|error| error.to_string())?;
+        let (source, survey) = open_as(lines, &needs, |_| ()).map_err(|error| error.to_string())?;
+        assert_eq!(survey.last_assistant, 0, "it is learned");
         source.demonstration(0, None, learn).map_err(|error| error.to_string())
     };
     let last = learn(&chat(), Learn::Last).expect("the last turn");
