@@ -47,6 +47,7 @@ fn shape(text: &str) -> Result<DecoderConfig> {
         qk_norm: false,
         rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
         max_positions: 1 << 20,
+        stated_positions: 1 << 20,
         initializer_range: 0.02,
         eos_ids: Vec::new(),
         bos_id: None,

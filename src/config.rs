@@ -22,7 +22,7 @@ pub(crate) use check::stand_ins;
 pub use sections::{
     AlarmsSection, Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection,
     ModelSection, RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolData,
-    ToolSampling, WatchdogSection,
+    ToolModel, ToolSampling, WatchdogSection,
 };
 
 /// The tokens of a prompt that are reckoned with where nobody has seen the prompts.
@@ -145,6 +145,8 @@ pub enum Config {
 pub struct ToolConfig {
     /// `run.{seed,device,threads}`
     pub run: SftRunSection,
+    /// `model.positions_max`
+    pub model: ToolModel,
     /// `rollout.{output_tokens_max,temperature,top_p,top_k}` and what ends the answer.
     pub rollout: ToolSampling,
     /// `data.template`
@@ -213,6 +215,15 @@ impl Config {
         match self {
             Self::Train(config) => config.evaluation(),
             Self::Sft(config) => config.evaluation(),
+        }
+    }
+
+    /// Tokens of the longest sequence, where the config says it.
+    #[must_use]
+    pub fn positions_max(&self) -> Option<usize> {
+        match self {
+            Self::Train(config) => config.model.positions_max,
+            Self::Sft(config) => config.model.positions_max,
         }
     }
 
@@ -413,12 +424,12 @@ impl ScoreConfig {
 }
 
 impl ToolConfig {
-    /// The settings of `longhaul generate`: `run.*`, `rollout.*` and `data.template.*`.
+    /// The settings of `longhaul generate`: `run.*`, `rollout.*`, `model.positions_max` and `data.template.*`.
     ///
     /// # Errors
     /// If an assignment has an unknown key or a value that cannot be meant.
     pub fn for_generate(set: &[String]) -> Result<Self, ConfigError> {
-        Self::from_sections(set, &["run", "rollout", "data"])
+        Self::from_sections(set, &["run", "model", "rollout", "data"])
     }
 
     /// The settings of `longhaul tokenize`: `data.template.*`.
@@ -429,12 +440,12 @@ impl ToolConfig {
         Self::from_sections(set, &["data"])
     }
 
-    /// The settings of `longhaul logprobs`: `run.*`.
+    /// The settings of `longhaul logprobs`: `run.*` and `model.positions_max`.
     ///
     /// # Errors
     /// If an assignment has an unknown key or a value that cannot be meant.
     pub fn for_logprobs(set: &[String]) -> Result<Self, ConfigError> {
-        Self::from_sections(set, &["run"])
+        Self::from_sections(set, &["run", "model"])
     }
 
     fn from_sections(set: &[String], sections: &[&str]) -> Result<Self, ConfigError> {
@@ -443,6 +454,7 @@ impl ToolConfig {
         document.allow_only(sections)?;
         let config = Self {
             run: document.section("run")?,
+            model: document.section("model")?,
             rollout: document.section("rollout")?,
             data: document.section("data")?,
         };

@@ -348,7 +348,10 @@ impl Evaluator {
 pub fn prompt_tokens_max(decoder: &DecoderConfig, output_tokens_max: usize) -> Result<usize> {
     let positions = decoder.max_positions;
     if output_tokens_max >= positions {
-        bail!("rollout.output_tokens_max = {output_tokens_max}, but the model has {positions} positions");
+        bail!(
+            "rollout.output_tokens_max = {output_tokens_max}, but the model has {positions} positions for prompt and \
+             output; lower it, or raise model.positions_max if the model can go further"
+        );
     }
     Ok(positions - output_tokens_max)
 }

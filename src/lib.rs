@@ -4,6 +4,7 @@
 //! `rewards` judges, `learner` turns groups into weights, `kernels` computes. Here they get their config, their
 //! threads, their folder and their terminal.
 
+pub mod cause;
 pub mod cli;
 pub mod output;
 pub mod progress;

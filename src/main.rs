@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use longhaul::cause::one_line;
 use longhaul::cli::{Bench, Cli, Command, TrainArgs};
 use longhaul::config::RunConfig;
 use longhaul::eval::no_custom_verifiers;
@@ -48,19 +49,6 @@ fn end_quietly_without_a_reader() {
     }));
 }
 
-/// What went wrong, then why, on one line. Many errors repeat their cause in their own words.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
-        if line.is_empty() {
-            line = cause;
-        } else if !line.contains(&cause) {
-            line = format!("{line}: {cause}");
-        }
-    }
-    line
-}
-
 fn run(command: &Command) -> Result<()> {
     kernels::SimdLevel::of_process()?;
     match command {
@@ -88,16 +76,4 @@ fn run_train(args: &TrainArgs) -> Result<()> {
     let name = args.config.file_stem().map_or("train".into(), |stem| stem.to_string_lossy());
     train::train_from(config, &name, (&args.place, &args.start), &no_custom_verifiers)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::anyhow;
-
-    #[test]
-    fn a_cause_is_said_once() {
-        let cause = anyhow!("no such file");
-        let told = cause.context("a.toml: no such file").context("the config\ncannot be read");
-        assert_eq!(super::one_line(&told), "the config cannot be read: a.toml: no such file");
-    }
 }

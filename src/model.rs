@@ -57,6 +57,8 @@ pub struct Model {
     pub text: Arc<Text>,
     /// Files that a checkpoint takes along.
     pub companions: Vec<ExtraFile>,
+    /// What a person should know about the model, said by [`Model::tell`] once there is a log.
+    pub notes: Vec<String>,
 }
 
 /// A model's small files, checked against each other: what is wrong with them is said before gigabytes are read.
@@ -66,6 +68,8 @@ pub struct ModelFiles {
     pub decoder: DecoderConfig,
     /// Tokenizer and chat template.
     pub text: Arc<Text>,
+    /// What a person should know about the model.
+    pub notes: Vec<String>,
 }
 
 impl ModelFiles {
@@ -84,7 +88,15 @@ impl ModelFiles {
         let decoder = DecoderConfig::read(dir)?;
         let text = Text::load(dir)?;
         text.check_vocabulary(decoder.vocabulary)?;
-        Ok(Self { dir: dir.to_owned(), decoder, text: Arc::new(text) })
+        let notes = text.notes();
+        Ok(Self { dir: dir.to_owned(), decoder, text: Arc::new(text), notes })
+    }
+
+    /// The same model for sequences of so many tokens, where the number is given.
+    #[must_use]
+    pub fn with_positions(mut self, positions_max: Option<usize>) -> Self {
+        self.notes.extend(set_positions(&mut self.decoder, positions_max));
+        self
     }
 
     /// The model with its weights.
@@ -92,8 +104,9 @@ impl ModelFiles {
     /// # Errors
     /// Names the file that is missing or wrong.
     pub fn load(self, device: &Device) -> Result<Model> {
-        let decoder = Decoder::load(&self.dir, device)?;
-        Ok(Model { decoder, text: self.text, companions: companions(&self.dir)? })
+        let mut decoder = Decoder::load(&self.dir, device)?;
+        decoder.config.max_positions = self.decoder.max_positions;
+        Ok(Model { decoder, text: self.text, companions: companions(&self.dir)?, notes: self.notes })
     }
 }
 
@@ -117,6 +130,11 @@ impl Model {
     /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
         ModelFiles::read(dir)?.load(device)
+    }
+
+    /// Says in the log what a person should know about the model.
+    pub fn tell(&self) {
+        tell(&self.notes);
     }
 
     /// Makes a model of the given size with random weights, whose tokens are the characters of the tasks.
@@ -145,6 +163,7 @@ impl Model {
             qk_norm: false,
             rope: Rope { theta: create.rope_theta, scaling: RopeScaling::Default },
             max_positions: create.max_positions,
+            stated_positions: create.max_positions,
             initializer_range: 0.02,
             eos_ids: vec![EOS_ID],
             bos_id: None,
@@ -152,8 +171,24 @@ impl Model {
         };
         let decoder = Decoder::random(config, seed, device);
         let text = Arc::new(Text::load(dir)?);
-        Ok(Self { decoder, text, companions: companions(dir)? })
+        Ok(Self { decoder, text, companions: companions(dir)?, notes: Vec::new() })
     }
+}
+
+/// Says in the log what a person should know about a model.
+pub fn tell(notes: &[String]) {
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
+}
+
+/// Sets how long sequences may be, where the number is given, and says so where the model was not made for it.
+#[must_use]
+pub fn set_positions(config: &mut DecoderConfig, positions_max: Option<usize>) -> Option<String> {
+    let own = config.own_positions();
+    config.max_positions = positions_max.unwrap_or(own);
+    (config.max_positions > own).then(|| {
+        let asked = config.max_positions;
+        format!("model.positions_max = {asked}: the model was made for {own} positions, and may be wrong beyond them")
+    })
 }
 
 /// Writes a model of this shape with random weights to `dir`, for measurements: a Hugging Face directory whose tokens

@@ -36,7 +36,7 @@ impl fmt::Display for Findings {
 /// # Errors
 /// As `train` ends before its first step.
 pub(crate) fn of_train(config: &RunConfig) -> Result<Findings> {
-    let model = ModelFiles::read(&config.model.path)?;
+    let model = ModelFiles::read(&config.model.path)?.with_positions(config.model.positions_max);
     let custom = || stand_ins(&config.rewards);
     let prompts = JudgedPrompts::of_training(config, &model, &custom)?;
     let evaluation = config.evaluation();
@@ -51,7 +51,7 @@ pub(crate) fn of_train(config: &RunConfig) -> Result<Findings> {
         Decoder::check_files(path, &DecoderConfig::read(path)?)?;
     }
     let room = prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max)?;
-    let mut summary = String::new();
+    let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
     describe(&mut summary, "Training data", &prompts.survey, Some(room));
     if let Some(held_out) = &held_out {
         describe(&mut summary, "Held-out data", &held_out.survey, None);
@@ -70,11 +70,11 @@ pub(crate) fn of_sft(config: &SftRunConfig) -> Result<String> {
         // A new model has no files, and its data is a task.
         return Ok(String::new());
     };
-    let model = ModelFiles::read(path)?;
+    let model = ModelFiles::read(path)?.with_positions(config.model.positions_max);
     let SftPrompts { demonstrations, survey, held_out } =
         SftPrompts::open(config, &model.text, &model.decoder)?;
     Decoder::check_files(path, &model.decoder)?;
-    let mut summary = String::new();
+    let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
     describe(&mut summary, "Training data", &survey, None);
     if let Some(held_out) = &held_out {
         describe(&mut summary, "Held-out data", &held_out.survey, None);

@@ -238,7 +238,8 @@ fn closing(summary: &Summary) -> String {
         let _ = writeln!(text, "  accuracy  {accuracy}");
     }
     let _ = writeln!(text, "  model     {}", summary.model.display());
-    let _ = write!(text, "  curves    tensorboard --logdir {}", summary.run_folder.display());
+    let folder = quoted(&summary.run_folder.display().to_string());
+    let _ = write!(text, "  curves    tensorboard --logdir {folder}");
     text
 }
 
@@ -268,6 +269,15 @@ pub(crate) fn duration(seconds: f64) -> String {
         (0, _, _) => format!("{hours}h {:02}m", minutes % 60),
         _ => format!("{days}d {:02}h", hours % 24),
     }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &str) -> String {
+    let is_plain = |character: char| character.is_alphanumeric() || "/._-+=:,@%".contains(character);
+    if !path.is_empty() && path.chars().all(is_plain) {
+        return path.to_owned();
+    }
+    format!("'{}'", path.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -357,5 +367,12 @@ mod tests {
     fn the_header_aligns_its_labels() {
         let facts = [("model", "llama".to_owned()), ("run", "runs/a-1".to_owned())];
         assert_eq!(header("longhaul train", &facts), "longhaul train\n  model  llama\n  run    runs/a-1\n");
+    }
+
+    #[test]
+    fn paths_are_one_word_to_a_shell() {
+        assert_eq!(quoted("runs/my_config.v1-1"), "runs/my_config.v1-1");
+        assert_eq!(quoted("runs/my config-1"), "'runs/my config-1'");
+        assert_eq!(quoted("runs/$it's"), r"'runs/$it'\''s'");
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::{ReplayArgs, RunPlace};
 use crate::config::ReplayConfig;
 use crate::eval::reward_weights;
 use crate::metrics::MetricsWriter;
-use crate::model::{companions, open_device};
+use crate::model::{companions, open_device, set_positions};
 use crate::output::keep_apart;
 use crate::run_folder::{RunFolder, start_log};
 use crate::step_metrics::{StepMetrics, nothing_learned};
@@ -26,7 +26,9 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     keep_apart(&args.place, &read)?;
     let device = open_device((config.run.device, config.run.threads))?;
     // Ids are given, so the model needs no tokenizer.
-    let decoder = Decoder::load(&config.model.path, &device)?;
+    let mut decoder = Decoder::load(&config.model.path, &device)?;
+    // The checkpoint says what the model was used for.
+    let note = set_positions(&mut decoder.config, config.model.positions_max);
     let groups = read_groups(&args.rollouts)?;
     if groups.is_empty() {
         bail!("{}: no completions", args.rollouts.display());
@@ -45,7 +47,7 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
         reference,
     )?;
     let learner = learner.with_reward_weights(reward_weights(&config.rewards));
-    run(&config, learner, batches, &args.place)
+    run(&config, learner, batches, (&args.place, note))
 }
 
 /// The groups of each step, in the order of the file. A step that refills takes the groups that follow in the place of
@@ -81,9 +83,15 @@ struct Batches {
     missing: usize,
 }
 
-fn run(config: &ReplayConfig, mut learner: Learner, batches: Batches, place: &RunPlace) -> Result<()> {
+fn run(
+    config: &ReplayConfig,
+    mut learner: Learner,
+    batches: Batches,
+    (place, note): (&RunPlace, Option<String>),
+) -> Result<()> {
     let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder))?;
+    note.iter().for_each(|note| tracing::warn!("{note}"));
     let mut metrics = MetricsWriter::create(folder.path())?;
     let companions = companions(&config.model.path)?;
     let mut learned_steps = 0;

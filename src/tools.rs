@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kernels::sampling::{SamplingConfig, draw, draw_except, key, logprob_and_entropy, uniform};
 use kernels::{
-    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, LayerInputs, Packed, Precision,
-    TokenStats, token_stats,
+    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Feed, GradientPath, LayerInputs, Packed,
+    Precision, TokenStats, token_stats,
 };
 use rollout::{Chat, ChatEnding, Ends, TextStream};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
 use crate::config::{Config, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
 use crate::memory::{RunMemory, RunPrompts};
-use crate::model::{Model, open_device};
+use crate::model::{ModelFiles, open_device, set_positions};
 use crate::output::{Inputs, Output};
 use crate::policy::Policy;
 use crate::preflight;
@@ -34,7 +34,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let Some(evaluation) = config.evaluation() else {
         bail!("{}: eval.data names no held-out file", args.config.display());
     };
-    let model = Model::load(&args.model, &device)?;
+    let _log = start_log(None)?;
+    let model = ModelFiles::read(&args.model)?.with_positions(config.positions_max()).load(&device)?;
+    model.tell();
     let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
     let policy = Policy::new(&model.decoder, Precision::F32)?;
     let report = evaluator.run(Arc::new(policy), 0)?;
@@ -53,7 +55,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let config = ToolConfig::for_generate(&args.set)?;
     let device = open_device((config.run.device, config.run.threads))?;
-    let model = Model::load(&args.model, &device)?;
+    let _log = start_log(None)?;
+    let model = ModelFiles::read(&args.model)?.with_positions(config.model.positions_max).load(&device)?;
+    model.tell();
     let mut context = if args.chat {
         let messages = [serde_json::json!({"role": "user", "content": args.prompt})];
         let variables = &config.data.template.0;
@@ -66,7 +70,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     let rollout = &config.rollout;
     let sampling =
         SamplingConfig { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k };
-    let room = model.decoder.config.max_positions.saturating_sub(context.len() + 1);
+    let room = room_beside(context.len() + 1, &model.decoder.config)?;
     let tokens_max = rollout.output_tokens_max.min(room);
     let mut slots = DecodeSlots::new(&model.decoder.config, 1, context.len() + tokens_max + 1, &device);
     let weights = DecodeWeights::new(&model.decoder);
@@ -92,7 +96,30 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         }
         shown.push(last)?;
     }
-    shown.end_as_it_is()
+    shown.end_as_it_is()?;
+    eprintln!("{}", cut_off(tokens_max, rollout.output_tokens_max, &model.decoder.config));
+    Ok(())
+}
+
+/// Tokens that have positions behind a prompt.
+fn room_beside(prompt_tokens: usize, model: &DecoderConfig) -> Result<usize> {
+    match model.max_positions.checked_sub(prompt_tokens) {
+        Some(room) if room > 0 => Ok(room),
+        _ => bail!(
+            "the prompt has {prompt_tokens} tokens, and the model has {} positions for prompt and output; shorten it, \
+             or raise model.positions_max if the model can go further",
+            model.max_positions
+        ),
+    }
+}
+
+/// Why an answer that the model did not end has ended.
+fn cut_off(tokens: usize, output_tokens_max: usize, model: &DecoderConfig) -> String {
+    let limit = match tokens < output_tokens_max {
+        false => "rollout.output_tokens_max".to_owned(),
+        true => format!("the model has {} positions; model.positions_max sets others", model.max_positions),
+    };
+    format!("the answer was cut off after {tokens} tokens: {limit}")
 }
 
 /// An answer as it appears.
@@ -166,7 +193,11 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
     let input = inputs.open(&args.input)?;
     // What cannot be written is said before gigabytes are read.
     let mut output = Output::create(&args.output, &inputs)?;
-    let decoder = Decoder::load(&args.model, &device)?;
+    let _log = start_log(None)?;
+    let mut decoder = Decoder::load(&args.model, &device)?;
+    if let Some(note) = set_positions(&mut decoder.config, config.model.positions_max) {
+        tracing::warn!("{note}");
+    }
     let weights = args.cached.then(|| DecodeWeights::new(&decoder));
     let written = write_logprobs(args, (&decoder, weights.as_ref()), input, &mut output);
     match written {
@@ -181,6 +212,8 @@ fn write_logprobs(
     input: File,
     output: &mut Output,
 ) -> Result<()> {
+    let positions = decoder.config.max_positions;
+    let mut is_beyond = false;
     for (number, line) in BufReader::new(input).lines().enumerate() {
         let place = || format!("{}:{}", args.input.display(), number + 1);
         let line = line.with_context(place)?;
@@ -194,6 +227,13 @@ fn write_logprobs(
         }
         if tokens.is_empty() {
             bail!("{}: `tokens` is empty", place());
+        }
+        if tokens.len() > positions && !std::mem::replace(&mut is_beyond, true) {
+            let tokens = tokens.len();
+            tracing::warn!(
+                "{}: {tokens} tokens are more than the {positions} positions of the model",
+                place()
+            );
         }
         let stats = match weights {
             Some(weights) => cached_stats((decoder, weights), &tokens),

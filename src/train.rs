@@ -18,6 +18,7 @@ use rollout::{
 };
 
 use crate::alarms::{Alarms, StepFacts};
+use crate::cause::{one_line, with_consequence};
 use crate::checkpoints::{self, RunState};
 use crate::cli::{RunPlace, Start};
 use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
@@ -26,7 +27,7 @@ use crate::eval::{CustomVerifiers, EvalReport, Evaluator, JudgedPrompts, Surveys
 use crate::generator::{DecoderGenerator, Generators, GivenLengths};
 use crate::memory::peak_bytes;
 use crate::metrics::MetricsWriter;
-use crate::model::{Model, ModelFiles, open_device};
+use crate::model::{Model, ModelFiles, open_device, tell};
 use crate::origin::Origin;
 use crate::policy::{Policy, precision};
 use crate::progress::{Progress, Summary};
@@ -118,7 +119,7 @@ fn train_with(
     let device = open_device((config.run.device, config.run.threads))?;
     let mut origin = Origin::find(&mut config, name, (place, start), &device)?;
     let config = &config;
-    let files = ModelFiles::read(&origin.model)?;
+    let files = ModelFiles::read(&origin.model)?.with_positions(config.model.positions_max);
     let prompts = JudgedPrompts::of_training(config, &files, custom)?;
     let evaluation = config.evaluation();
     let held_out = match &evaluation {
@@ -138,10 +139,11 @@ fn train_with(
     let pulse = pulses.of("learner");
     let evaluator = evaluator.map(|evaluator| evaluator.watched_by(pulse.clone()));
     // The weights are the learner's alone from here on, who changes them in place.
-    let Model { decoder, companions, .. } = model;
+    let Model { decoder, companions, notes, .. } = model;
     let learner = new_learner(config, decoder, &origin, &device)?.watched_by(pulse.clone());
     let (folder, _log, metrics) = origin.open((name, place), config)?;
     surveys.tell();
+    tell(&notes);
     actors.actors[0].context().intake.keep_journal(origin.journal(&folder, config.run.schedule)?);
     let Actors { actors, generators, queue, weights } = actors;
     let closed = Arc::clone(&queue);
@@ -405,7 +407,8 @@ impl<'a> Run<'a> {
         match self.folder.write_failed(step, scored.map(CompletionRecord::of)) {
             Ok(path) => error.context(format!("step {step} failed on the completions in {}", path.display())),
             Err(other) => {
-                error.context(format!("step {step} failed, and its completions are lost: {other:#}"))
+                let lost = format!("step {step} failed, and its completions are lost: {}", one_line(&other));
+                with_consequence(error, lost)
             }
         }
     }
@@ -473,7 +476,8 @@ impl<'a> Run<'a> {
             let standing = driver.state(&self.queue, (step, &self.actors_before))?;
             self.pulse.works(&format!("saves step {step}"));
             if let Err(error) = self.save(Some(&standing)) {
-                tracing::warn!("step {step} was not written down, and the run goes on: {error:#}");
+                let error = one_line(&error);
+                tracing::warn!("step {step} was not written down, and the run goes on: {error}");
             }
         }
         Ok(())
@@ -552,7 +556,7 @@ impl<'a> Run<'a> {
         let saved = driver.state(&self.queue, at).map_err(anyhow::Error::from);
         let told = match saved.and_then(|standing| self.save(Some(&standing))) {
             Ok(path) => format!("{stalled}; the run is saved in {} and `--resume` goes on", path.display()),
-            Err(error) => format!("{stalled}; the run could not be saved: {error:#}"),
+            Err(error) => format!("{stalled}; the run could not be saved: {}", one_line(&error)),
         };
         Stalled(told).into()
     }
@@ -572,7 +576,10 @@ impl<'a> Run<'a> {
             // What ended the run is the cause, also where the disk that made it fail takes no weights either.
             return Err(match saved {
                 Ok(model) => error.context(format!("the last weights are in {}", model.display())),
-                Err(other) => error.context(format!("the last weights could not be written ({other:#})")),
+                Err(other) => {
+                    let lost = format!("the last weights could not be written: {}", one_line(&other));
+                    with_consequence(error, lost)
+                }
             });
         }
         let model = saved.context("the last checkpoint")?;

@@ -39,6 +39,7 @@ pub fn sft(args: &SftArgs) -> Result<()> {
     let name = args.config.file_stem().map_or("sft".into(), |stem| stem.to_string_lossy());
     // A model that cannot be read must not cost the run that --overwrite replaces.
     let files = config.model.path.as_ref().map(|path| ModelFiles::read(path)).transpose()?;
+    let files = files.map(|files| files.with_positions(config.model.positions_max));
     let looked_at = files.as_ref().map(|files| SftPrompts::open(&config, &files.text, &files.decoder));
     let looked_at = looked_at.transpose()?;
     let given = files.map(|files| files.load(&device)).transpose()?;
@@ -49,6 +50,7 @@ pub fn sft(args: &SftArgs) -> Result<()> {
         (None, Some(create)) => Model::create(create, config.run.seed, folder.path(), &device)?,
         (None, None) => bail!("model: neither path nor create is given"),
     };
+    model.tell();
     let prompts = match looked_at {
         Some(prompts) => prompts,
         None => SftPrompts::open(&config, &model.text, &model.decoder.config)?,

@@ -25,6 +25,8 @@ pub enum RopeScaling {
     Linear {
         /// The factor.
         factor: f64,
+        /// The context length before stretching, in tokens, where the config states it.
+        original_max_positions: Option<usize>,
     },
     /// Llama 3.1: slow frequencies divided, fast ones kept, a ramp between.
     Llama3 {
@@ -54,7 +56,31 @@ pub enum RopeScaling {
     },
 }
 
+/// Positions that a model may have: a position is an f32 in an angle, which holds every whole number up to here.
+pub const POSITIONS_MAX: usize = 1 << 24;
+
 impl Rope {
+    /// The longest sequence that a model was made for whose config states `stated` positions.
+    ///
+    /// A length that is stated and already stretched is not stretched again. Linear scaling stretches the stated one;
+    /// YaRN the original one, because Qwen's recipe leaves the stated one as it was. Llama 3.1 states the stretched
+    /// one. vLLM derives its limit by the same rules (`_get_and_verify_max_len`), but takes YaRN's stretched length
+    /// also where it is below the stated one.
+    #[must_use]
+    pub fn positions(&self, stated: usize) -> usize {
+        let stretched = match &self.scaling {
+            RopeScaling::Default | RopeScaling::Llama3 { .. } => 0.0,
+            RopeScaling::Linear { factor, original_max_positions } => {
+                original_max_positions.unwrap_or(stated) as f64 * factor
+            }
+            RopeScaling::Yarn { factor, original_max_positions, .. } => {
+                *original_max_positions as f64 * factor
+            }
+        };
+        // What is no number of positions is refused where the config is checked.
+        stated.max(stretched as usize)
+    }
+
     /// The angle per position of each pair, and what cosines and sines are multiplied by.
     ///
     /// # Panics
@@ -69,7 +95,7 @@ impl Rope {
         let inverse = wavelengths.iter().map(|wavelength| 1.0 / wavelength);
         match &self.scaling {
             RopeScaling::Default => (inverse.collect(), 1.0),
-            RopeScaling::Linear { factor } => (inverse.map(|each| each / *factor as f32).collect(), 1.0),
+            RopeScaling::Linear { factor, .. } => (inverse.map(|each| each / *factor as f32).collect(), 1.0),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 let bounds = (*low_freq_factor, *high_freq_factor);
                 let original = *original_max_positions as f64;
@@ -188,7 +214,9 @@ mod tests {
 
     #[test]
     fn linear_frequencies_are_those_of_transformers() {
-        let (found, factor) = rope(500_000.0, RopeScaling::Linear { factor: 3.0 }).inverse_frequencies(16);
+        let (found, factor) =
+            rope(500_000.0, RopeScaling::Linear { factor: 3.0, original_max_positions: None })
+                .inverse_frequencies(16);
         #[rustfmt::skip] // One value a line would hide the rest.
         let expected = [
             3.333_333_4e-1, 6.464_091_7e-2, 1.253_534_4e-2, 2.430_888_4e-3, 4.714_044_9e-4, 9.141_606_3e-5,
@@ -236,6 +264,44 @@ mod tests {
         ];
         assert_close(&found, &expected);
         assert_eq!(factor, 1.138_629_4);
+    }
+
+    // The numbers are those that `_get_and_verify_max_len` of vLLM derives, but for the last two.
+    #[test]
+    fn positions_are_stretched_once() {
+        let yarn = |factor, original_max_positions| RopeScaling::Yarn {
+            factor,
+            original_max_positions,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: 1.0,
+            truncate: true,
+        };
+        let linear = |factor, original_max_positions| RopeScaling::Linear { factor, original_max_positions };
+        let llama3 = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_positions: 8192,
+        };
+        let cases = [
+            (RopeScaling::Default, 32_768, 32_768),
+            (llama3, 131_072, 131_072),
+            // Qwen2.5 by its recipe, Qwen3, DeepSeek's way of stating the stretched length, and an odd factor.
+            (yarn(4.0, 32_768), 32_768, 131_072),
+            (yarn(4.0, 32_768), 40_960, 131_072),
+            (yarn(40.0, 4096), 163_840, 163_840),
+            (yarn(2.5, 101), 101, 252),
+            // Vicuna 16k.
+            (linear(4.0, None), 4096, 16_384),
+            (linear(4.0, Some(4096)), 16_384, 16_384),
+            (yarn(2.0, 32_768), 131_072, 131_072),
+            (linear(0.5, None), 4096, 4096),
+        ];
+        for (scaling, stated, expected) in cases {
+            let rope = rope(10_000.0, scaling);
+            assert_eq!(rope.positions(stated), expected, "{rope:?} {stated}");
+        }
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl DecoderConfig {
             qk_norm: family == Family::Qwen3,
             rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
             max_positions: 512,
+            stated_positions: 512,
             initializer_range: 0.02,
             eos_ids: vec![0],
             bos_id: None,

@@ -19,7 +19,7 @@ use tokenizers::{
 };
 
 use crate::error::RolloutError;
-use crate::text::files::TokenizerConfig;
+use crate::text::files::{ListedEnds, TokenizerConfig};
 use crate::text::template::ChatTemplates;
 use crate::token_bytes::TokenBytes;
 
@@ -38,6 +38,7 @@ pub struct Text {
     templates: ChatTemplates,
     special_tokens: Map<String, Value>,
     eos_ids: Vec<u32>,
+    listed: ListedEnds,
 }
 
 impl std::fmt::Debug for Text {
@@ -66,18 +67,22 @@ impl Text {
         tokenizer.with_padding(None);
         let config = TokenizerConfig::read(directory)?;
         config.add_tokens(&mut tokenizer, directory)?;
-        let eos_ids = files::eos_ids(directory, &tokenizer, &config)?;
+        let listed = ListedEnds::read(directory)?;
+        let eos_ids = files::eos_ids(directory, &tokenizer, (&config, &listed))?;
         let templates = ChatTemplates::new(files::templates(directory, &config)?);
         let special_tokens = config.variables(padding.as_deref());
-        Ok(Self { directory: directory.to_path_buf(), tokenizer, templates, special_tokens, eos_ids })
+        Ok(Self { directory: directory.to_path_buf(), tokenizer, templates, special_tokens, eos_ids, listed })
     }
 
     /// Refuses a tokenizer that can produce an id outside an embedding of `vocabulary` rows.
     pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), RolloutError> {
-        let largest = self.tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
-        let last_eos = self.eos_ids.iter().max().map(|id| ("<end of output>".to_string(), *id));
-        let largest = largest.into_iter().chain(last_eos).max_by_key(|(_, id)| *id);
-        match largest {
+        if let Some(id) = self.listed.ids.iter().find(|id| **id as usize >= vocabulary) {
+            let reason = format!(
+                "eos_token_id {id} is outside the vocabulary of {vocabulary} tokens, so nothing ends there"
+            );
+            return Err(RolloutError::content(&self.listed.path, reason));
+        }
+        match self.tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= vocabulary => Err(RolloutError::Vocabulary {
                 path: self.directory.join("tokenizer.json"),
                 token,
@@ -86,6 +91,13 @@ impl Text {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// What a person should know about the files.
+    pub fn notes(&self) -> Vec<String> {
+        let ListedEnds { path, impossible, .. } = &self.listed;
+        let note = |id| format!("{}: eos_token_id {id} is no token's, and ends nothing", path.display());
+        impossible.iter().map(note).collect()
     }
 
     /// The ids of a plain prompt, with the special tokens that the tokenizer puts around a text (for
@@ -251,6 +263,20 @@ mod tests {
         assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0, 5]);
         files.write("generation_config.json", r#"{"eos_token_id": [3, 0]}"#);
         assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0, 3]);
+        // An id below 0 is nobody's, and the other file is not asked where one lists more.
+        files.write("generation_config.json", r#"{"eos_token_id": [-1, 3]}"#);
+        let text = files.load().expect("a tokenizer");
+        assert_eq!(text.eos_ids(), &[0, 3]);
+        let notes = text.notes();
+        assert!(
+            notes.len() == 1 && notes[0].contains("generation_config.json: eos_token_id -1"),
+            "{notes:?}"
+        );
+        files.write("generation_config.json", r#"{"eos_token_id": -1}"#);
+        assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0, 5]);
+        files.write("generation_config.json", r#"{"eos_token_id": [3, 700]}"#);
+        let error = files.load().expect("a tokenizer").check_vocabulary(500).expect_err("700").to_string();
+        assert!(error.contains("generation_config.json: eos_token_id 700"), "{error}");
         files.write("generation_config.json", r#"{"eos_token_id": "x"}"#);
         let error = files.load().expect_err("x is no id").to_string();
         assert!(error.contains("generation_config.json: eos_token_id"), "{error}");

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use kernels::CACHE_BLOCK_TOKENS;
+use kernels::rope::POSITIONS_MAX;
 use learner::LearnerConfig;
 use learner::config::{
     AdvantageConfig, LayerInputsPlace, MismatchConfig, MptPositive, StreambpConfig, Surrogates,
@@ -26,6 +27,7 @@ use super::{
 /// Refuses what a training run cannot mean, and settles what depends on other sections.
 pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), ConfigError> {
     device(document, config.run.device, config.run.threads)?;
+    positions(document, config.model.positions_max)?;
     if config.run.steps == 0 {
         return Err(document.error("run.steps", "run.steps: must be given and at least 1"));
     }
@@ -51,6 +53,7 @@ pub(super) fn run(document: &Document, config: &mut RunConfig) -> Result<(), Con
 /// Refuses what a supervised run cannot mean, and settles what depends on other sections.
 pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), ConfigError> {
     device(document, config.run.device, config.run.threads)?;
+    positions(document, config.model.positions_max)?;
     at_least_one(document, "sft.steps_max", config.sft.steps_max as usize)?;
     at_least_one(document, "sft.batch_size", config.sft.batch_size)?;
     at_least_one(document, "sft.batch_tokens_max", config.sft.batch_tokens_max)?;
@@ -78,6 +81,7 @@ pub(super) fn sft(document: &Document, config: &mut SftRunConfig) -> Result<(), 
 /// Refuses what a replay cannot mean. Where the correctness comes from is a matter of the records.
 pub(super) fn replay(document: &Document, config: &mut ReplayConfig) -> Result<(), ConfigError> {
     device(document, config.run.device, config.run.threads)?;
+    positions(document, config.model.positions_max)?;
     if let Some(rollout) = &config.rollout {
         complain(document, "", rollout.check())?;
     }
@@ -101,9 +105,22 @@ pub(super) fn score(document: &Document, config: &ScoreConfig) -> Result<(), Con
 /// Refuses settings that a command without a config file cannot mean.
 pub(super) fn tool(document: &Document, config: &ToolConfig) -> Result<(), ConfigError> {
     device(document, config.run.device, config.run.threads)?;
+    positions(document, config.model.positions_max)?;
     at_least_one(document, "rollout.output_tokens_max", config.rollout.output_tokens_max)?;
     complain(document, "", config.rollout.stops().check(config.rollout.output_tokens_max))?;
     sampling(document, "rollout", config.rollout.temperature, config.rollout.top_p)
+}
+
+/// Refuses a number of positions that nothing can have.
+fn positions(document: &Document, positions_max: Option<usize>) -> Result<(), ConfigError> {
+    let key = "model.positions_max";
+    match positions_max {
+        Some(positions) if !(2..=POSITIONS_MAX).contains(&positions) => {
+            let message = format!("{key}: must be from 2 to {POSITIONS_MAX}, got {positions}");
+            Err(document.error(key, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn device(document: &Document, device: DeviceKind, threads: Option<usize>) -> Result<(), ConfigError> {
@@ -337,6 +354,11 @@ fn watching(document: &Document, config: &RunConfig) -> Result<(), ConfigError> 
 fn starting_model(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {
     let create = match (&config.model.path, &config.model.create) {
         (Some(_), None) => return Ok(()),
+        (None, Some(_)) if config.model.positions_max.is_some() => {
+            let key = "model.positions_max";
+            let message = format!("{key}: a new model has model.create.max_positions; leave it out");
+            return Err(document.error(key, message));
+        }
         (None, Some(create)) => create,
         _ => {
             let message = "[model] needs either path (a model to go on with) or [model.create] (a new one)";

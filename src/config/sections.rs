@@ -61,6 +61,9 @@ pub enum DeviceKind {
 pub struct ModelSection {
     /// A Hugging Face directory.
     pub path: PathBuf,
+    /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions_max: Option<usize>,
 }
 
 /// `[eval]`: what is measured on held-out prompts, and when.
@@ -244,6 +247,9 @@ pub struct SftModelSection {
     /// `[model.create]`: a new Llama, whose vocabulary is the alphabet of the tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create: Option<CreateSection>,
+    /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions_max: Option<usize>,
 }
 
 /// `[model.create]`: the shape of a new Llama.
@@ -332,6 +338,14 @@ pub struct SftPhase {
 pub struct ToolData {
     /// Variables of the chat template by name.
     pub template: TemplateVariables,
+}
+
+/// `[model]` of the commands that read no config file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolModel {
+    /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
+    pub positions_max: Option<usize>,
 }
 
 /// How `longhaul generate` draws.

@@ -14,6 +14,7 @@ mod memory;
 mod mismatch;
 mod nothing_learned;
 mod parity;
+mod positions;
 mod refill;
 mod replay_parity;
 mod score;

@@ -4,12 +4,14 @@
 //! written is a file that both read with one meaning. What this crate does not compute is refused by
 //! name, because a key that is ignored gives a model that runs and is wrong. Weights are not here.
 
+mod rotary;
+
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use crate::KernelError;
-use crate::rope::{Rope, RopeScaling, yarn_attention_factor};
+use crate::rope::{POSITIONS_MAX, Rope, RopeScaling};
 use crate::weights::{Block, Weights};
 
 /// The name of the file in its directory.
@@ -86,8 +88,10 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// Rotary frequencies.
     pub rope: Rope,
-    /// The longest sequence that the model was made for, in tokens.
+    /// The longest sequence that is decoded, in tokens: [`DecoderConfig::own_positions`], or what was asked for instead.
     pub max_positions: usize,
+    /// `max_position_embeddings` as the file has it, which a rotary scaling may stretch.
+    pub stated_positions: usize,
     /// Standard deviation of the matrices of a fresh model.
     pub initializer_range: f64,
     /// Ids that end a text; empty where the config names none.
@@ -123,7 +127,8 @@ impl DecoderConfig {
         refuse_other_computations(&keys, family)?;
         let heads = keys.required_size("num_attention_heads")?;
         let hidden = keys.required_size("hidden_size")?;
-        let max_positions = keys.required_size("max_position_embeddings")?;
+        let stated = keys.required_size("max_position_embeddings")?;
+        let rope = rotary::rope(&keys, stated)?;
         let attention_bias = keys.flag("attention_bias")?.unwrap_or(false);
         let config = Self {
             family,
@@ -139,8 +144,9 @@ impl DecoderConfig {
             qkv_bias: family == Family::Qwen2 || (has_attention_bias_key(family) && attention_bias),
             output_bias: has_attention_bias_key(family) && attention_bias,
             qk_norm: family == Family::Qwen3,
-            rope: rope(&keys, max_positions)?,
-            max_positions,
+            max_positions: rope.positions(stated),
+            stated_positions: stated,
+            rope,
             initializer_range: keys.number("initializer_range")?.unwrap_or(0.02),
             eos_ids: eos_ids(&keys, family)?,
             bos_id: bos_id(&keys, family)?,
@@ -163,8 +169,15 @@ impl DecoderConfig {
             ("head_dim", self.head_width),
             ("intermediate_size", self.intermediate),
             ("vocab_size", self.vocabulary),
-            ("max_position_embeddings", self.max_positions),
+            ("max_position_embeddings", self.stated_positions),
         ];
+        let positions = self.max_positions.max(self.own_positions());
+        if positions > POSITIONS_MAX {
+            return Err(format!(
+                "`max_position_embeddings` and the rotary scaling make {positions} positions; at most {POSITIONS_MAX} \
+                 are computed"
+            ));
+        }
         if let Some((key, size)) = sizes.iter().find(|(_, size)| *size == 0 || u32::try_from(*size).is_err())
         {
             return Err(format!("`{key}` is {size}; it must be above 0 and below 2^32"));
@@ -191,7 +204,27 @@ impl DecoderConfig {
             ));
         }
         self.check_family()?;
-        check_rope(&self.rope)
+        rotary::check_rope(&self.rope)
+    }
+
+    /// The longest sequence that the model was made for, in tokens.
+    #[must_use]
+    pub fn own_positions(&self) -> usize {
+        self.rope.positions(self.stated_positions)
+    }
+
+    /// The `max_position_embeddings` of a saved model: that of the file, unless the model is used beyond it.
+    fn positions_to_state(&self) -> usize {
+        if self.max_positions <= self.own_positions() {
+            return self.stated_positions;
+        }
+        match self.rope.scaling {
+            // What reads the file multiplies.
+            RopeScaling::Linear { factor, original_max_positions: None } => {
+                (self.max_positions as f64 / factor.max(1.0)).ceil() as usize
+            }
+            _ => self.max_positions,
+        }
     }
 
     /// Checks that the family has the parts that the config asks for: a saved file could not say otherwise.
@@ -218,7 +251,7 @@ impl DecoderConfig {
             [id] => json!(id),
             several => json!(several),
         };
-        let scaling = scaling_json(&self.rope.scaling);
+        let scaling = rotary::scaling_json(&self.rope.scaling);
         let mut parameters = scaling.clone().unwrap_or_else(|| json!({"rope_type": "default"}));
         parameters["rope_theta"] = json!(self.rope.theta);
         let mut value = json!({
@@ -237,7 +270,7 @@ impl DecoderConfig {
             "rope_theta": self.rope.theta,
             "rope_scaling": scaling,
             "rope_parameters": parameters,
-            "max_position_embeddings": self.max_positions,
+            "max_position_embeddings": self.positions_to_state(),
             "initializer_range": self.initializer_range,
             "eos_token_id": ids,
             "bos_token_id": self.bos_id,
@@ -454,9 +487,17 @@ fn eos_ids(keys: &Keys<'_>, family: Family) -> Result<Vec<u32>, KernelError> {
     match keys.map.get(KEY) {
         None if matches!(family, Family::Llama | Family::Mistral) => Ok(vec![2]),
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(|value| token_id(keys, KEY, value)).collect(),
+        Some(Value::Array(list)) => {
+            list.iter().filter(|id| !is_nobodys(id)).map(|value| token_id(keys, KEY, value)).collect()
+        }
+        Some(value) if is_nobodys(value) => Ok(Vec::new()),
         Some(value) => Ok(vec![token_id(keys, KEY, value)?]),
     }
+}
+
+/// Whether an id is below 0, as old files write what there is none of.
+fn is_nobodys(id: &Value) -> bool {
+    id.as_i64().is_some_and(|id| id < 0)
 }
 
 fn bos_id(keys: &Keys<'_>, family: Family) -> Result<Option<u32>, KernelError> {
@@ -464,156 +505,8 @@ fn bos_id(keys: &Keys<'_>, family: Family) -> Result<Option<u32>, KernelError> {
     match keys.map.get(KEY) {
         None if matches!(family, Family::Llama | Family::Mistral) => Ok(Some(1)),
         None | Some(Value::Null) => Ok(None),
+        Some(value) if is_nobodys(value) => Ok(None),
         Some(value) => token_id(keys, KEY, value).map(Some),
-    }
-}
-
-/// Rotary frequencies with the precedence of transformers 5: a `rope_scaling` that is not empty beats
-/// `rope_parameters`, and `rope_theta` inside either beats the one beside them.
-fn rope(keys: &Keys<'_>, max_positions: usize) -> Result<Rope, KernelError> {
-    let nothing = Map::new();
-    let (mut section, mut inner) = ("", &nothing);
-    for (key, name) in [("rope_parameters", "rope_parameters."), ("rope_scaling", "rope_scaling.")] {
-        if let Some(value) = keys.get(key) {
-            let map = value.as_object().ok_or_else(|| keys.wrong(key, "is not an object"))?;
-            if !map.is_empty() {
-                (section, inner) = (name, map);
-            }
-        }
-    }
-    let inner = Keys { path: keys.path, section, map: inner };
-    if inner.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-        return Err(inner.wrong("partial_rotary_factor", "is not 1; only whole heads are rotated"));
-    }
-    let theta = match inner.number("rope_theta")? {
-        Some(theta) => theta,
-        None => keys.number("rope_theta")?.unwrap_or(10_000.0),
-    };
-    // `type` is the older spelling.
-    let kind = inner.text("rope_type")?.or(inner.text("type")?).unwrap_or_else(|| "default".to_owned());
-    // A length beside the section beats the one inside, as in transformers 5.
-    let original = keys.size("original_max_position_embeddings")?;
-    let original = original.or(inner.size("original_max_position_embeddings")?).unwrap_or(max_positions);
-    let scaling = match kind.as_str() {
-        "default" => default_scaling(&inner)?,
-        "linear" => RopeScaling::Linear { factor: inner.required_number("factor")? },
-        "llama3" => RopeScaling::Llama3 {
-            factor: inner.required_number("factor")?,
-            low_freq_factor: inner.required_number("low_freq_factor")?,
-            high_freq_factor: inner.required_number("high_freq_factor")?,
-            original_max_positions: original,
-        },
-        "yarn" => yarn(&inner, max_positions, original)?,
-        other => {
-            let supported = "default, linear, llama3, yarn";
-            return Err(inner.wrong("rope_type", format!("is {other:?}; computed are {supported}")));
-        }
-    };
-    Ok(Rope { theta, scaling })
-}
-
-/// No scaling, after a look for parameters that stand one level deeper, one set a layer type.
-fn default_scaling(inner: &Keys<'_>) -> Result<RopeScaling, KernelError> {
-    match inner.map.iter().find(|(_, value)| value.is_object()) {
-        Some((key, _)) => {
-            Err(inner.wrong(key, "is an object; one set of frequencies for all layers is computed"))
-        }
-        None => Ok(RopeScaling::Default),
-    }
-}
-
-fn yarn(inner: &Keys<'_>, max_positions: usize, original: usize) -> Result<RopeScaling, KernelError> {
-    let factor = match inner.number("factor")? {
-        Some(factor) => factor,
-        None if inner.map.contains_key("factor") => max_positions as f64 / original as f64,
-        None => return Err(inner.wrong("factor", "is missing")),
-    };
-    let attention_factor = match inner.number("attention_factor")? {
-        Some(stated) => stated,
-        None => yarn_attention_factor(factor, inner.number("mscale")?, inner.number("mscale_all_dim")?),
-    };
-    // A 0 counts as absent, as in transformers.
-    let rotations =
-        |key, default| inner.number(key).map(|number| number.filter(|&beta| beta != 0.0).unwrap_or(default));
-    Ok(RopeScaling::Yarn {
-        factor,
-        original_max_positions: original,
-        beta_fast: rotations("beta_fast", 32.0)?,
-        beta_slow: rotations("beta_slow", 1.0)?,
-        attention_factor,
-        truncate: inner.flag("truncate")?.unwrap_or(true),
-    })
-}
-
-fn check_rope(rope: &Rope) -> Result<(), String> {
-    // theta = 1 makes YaRN's logarithm 0; below it frequencies rise.
-    if !(rope.theta.is_finite() && rope.theta > 1.0) {
-        return Err(format!("`rope_theta` is {}; it must be above 1", rope.theta));
-    }
-    let positive = |key: &str, value: f64| {
-        let fits = value.is_finite() && value > 0.0;
-        if fits {
-            Ok(())
-        } else {
-            Err(format!("`{key}` of the rotary scaling is {value}; it must be above 0"))
-        }
-    };
-    match &rope.scaling {
-        RopeScaling::Default => Ok(()),
-        RopeScaling::Linear { factor } => positive("factor", *factor),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
-            positive("factor", *factor)?;
-            positive("low_freq_factor", *low_freq_factor)?;
-            positive("original_max_position_embeddings", *original_max_positions as f64)?;
-            if high_freq_factor > low_freq_factor {
-                return Ok(());
-            }
-            Err(format!(
-                "`high_freq_factor` {high_freq_factor} is not above `low_freq_factor` {low_freq_factor}"
-            ))
-        }
-        RopeScaling::Yarn {
-            factor, original_max_positions, beta_fast, beta_slow, attention_factor, ..
-        } => {
-            positive("factor", *factor)?;
-            positive("original_max_position_embeddings", *original_max_positions as f64)?;
-            positive("beta_fast", *beta_fast)?;
-            positive("beta_slow", *beta_slow)?;
-            positive("attention_factor", *attention_factor)
-        }
-    }
-}
-
-/// The scaling as transformers 4 has it in `rope_scaling`; nothing where there is none.
-fn scaling_json(scaling: &RopeScaling) -> Option<Value> {
-    match scaling {
-        RopeScaling::Default => None,
-        RopeScaling::Linear { factor } => Some(json!({"rope_type": "linear", "factor": factor})),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
-            Some(json!({
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low_freq_factor,
-                "high_freq_factor": high_freq_factor,
-                "original_max_position_embeddings": original_max_positions,
-            }))
-        }
-        RopeScaling::Yarn {
-            factor,
-            original_max_positions,
-            beta_fast,
-            beta_slow,
-            attention_factor,
-            truncate,
-        } => Some(json!({
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original_max_positions,
-            "beta_fast": beta_fast,
-            "beta_slow": beta_slow,
-            "attention_factor": attention_factor,
-            "truncate": truncate,
-        })),
     }
 }
 
@@ -704,13 +597,16 @@ mod tests {
         let config = read(&bare.iter().fold(llama(), |value, key| without(value, key))).unwrap();
         assert_eq!((config.kv_heads, config.tied, config.rms_eps), (4, false, 1e-6));
         assert_eq!((config.eos_ids, config.bos_id), (vec![2], Some(1)));
+        let nobodys = read(&with(llama(), json!({"eos_token_id": [-1, 3], "bos_token_id": -1}))).unwrap();
+        assert_eq!((nobodys.eos_ids, nobodys.bos_id), (vec![3], None));
     }
 
     #[test]
     fn both_dialects_of_rope_mean_the_same() {
         let four = json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2}});
         let five = json!({"rope_parameters": {"rope_theta": 500_000, "rope_type": "linear", "factor": 2.0}});
-        let expected = Rope { theta: 5e5, scaling: RopeScaling::Linear { factor: 2.0 } };
+        let expected =
+            Rope { theta: 5e5, scaling: RopeScaling::Linear { factor: 2.0, original_max_positions: None } };
         assert_eq!(read(&with(llama(), four.clone())).unwrap().rope, expected);
         assert_eq!(read(&with(llama(), five.clone())).unwrap().rope, expected);
         assert_eq!(read(&with(with(llama(), four), five)).unwrap().rope, expected);
@@ -770,6 +666,41 @@ mod tests {
             // Either dialect alone carries the whole meaning.
             assert_eq!(read(&without(written.clone(), "rope_parameters")).unwrap(), config);
             assert_eq!(read(&without(without(written, "rope_theta"), "rope_scaling")).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn scaled_models_are_as_long_as_their_scaling_makes_them() {
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128});
+        let outside = json!({
+            "rope_parameters": {"rope_type": "yarn", "factor": 3, "rope_theta": 1e6},
+            "original_max_position_embeddings": 96,
+        });
+        let cases = [
+            (json!({}), 128),
+            (json!({"rope_scaling": yarn}), 512),
+            (json!({"rope_parameters": with(yarn.clone(), json!({"rope_theta": 1e6}))}), 512),
+            (json!({"rope_scaling": yarn, "max_position_embeddings": 512}), 512),
+            (outside, 288),
+            (json!({"rope_scaling": {"type": "linear", "factor": 2.5}}), 320),
+            (json!({"rope_scaling": {"type": "default"}}), 128),
+        ];
+        for (changes, expected) in cases {
+            let config = read(&with(llama(), changes.clone())).unwrap();
+            assert_eq!((config.max_positions, config.own_positions()), (expected, expected), "{changes}");
+            // A saved model says what its file said, and what it was used beyond it.
+            let saved = config.to_json();
+            assert_eq!(saved["max_position_embeddings"], json!(config.stated_positions), "{changes}");
+            for (used, again) in [(expected - 9, expected), (expected + 90, expected + 90)] {
+                let saved = DecoderConfig { max_positions: used, ..config.clone() }.to_json();
+                assert_eq!(read(&saved).unwrap().max_positions, again, "{changes}");
+            }
+        }
+        let huge = json!({"rope_scaling": with(yarn, json!({"factor": 1e9}))});
+        assert!(refused(&with(llama(), huge)).contains("positions; at most"));
+        for kind in ["dynamic", "longrope", "su"] {
+            let scaling = json!({"rope_type": kind, "factor": 2.0});
+            assert!(refused(&with(llama(), json!({"rope_scaling": scaling}))).contains(kind));
         }
     }
 

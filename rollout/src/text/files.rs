@@ -152,7 +152,7 @@ fn added_token(token: &Value, special: bool) -> Option<AddedToken> {
 pub(super) fn eos_ids(
     directory: &Path,
     tokenizer: &Tokenizer,
-    config: &TokenizerConfig,
+    (config, listed): (&TokenizerConfig, &ListedEnds),
 ) -> Result<Vec<u32>, RolloutError> {
     let mut ids = Vec::new();
     if let Some(token) = config.token("eos_token") {
@@ -162,13 +162,7 @@ pub(super) fn eos_ids(
         })?;
         ids.push(id);
     }
-    let mut listed = Vec::new();
-    for name in ["generation_config.json", "config.json"] {
-        if listed.is_empty() {
-            listed = listed_eos_ids(&directory.join(name))?;
-        }
-    }
-    for id in listed {
+    for &id in &listed.ids {
         if !ids.contains(&id) {
             ids.push(id);
         }
@@ -183,22 +177,50 @@ pub(super) fn eos_ids(
     Ok(ids)
 }
 
-fn listed_eos_ids(path: &Path) -> Result<Vec<u32>, RolloutError> {
-    let Some(config) = read_json(path)? else { return Ok(Vec::new()) };
-    let listed = match &config["eos_token_id"] {
-        Value::Null => return Ok(Vec::new()),
-        Value::Array(ids) => ids.clone(),
-        id => vec![id.clone()],
-    };
-    listed
-        .iter()
-        .map(|id| {
-            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| {
-                RolloutError::content(path, "eos_token_id is neither a token id nor a list of them")
-            })
-        })
-        .collect()
+/// The ends of output that a model's config lists.
+#[derive(Default)]
+pub(super) struct ListedEnds {
+    /// The file that lists them.
+    pub(super) path: PathBuf,
+    pub(super) ids: Vec<u32>,
+    /// Entries below 0, which no token has. transformers takes them, so they cost no more than a word.
+    pub(super) impossible: Vec<i64>,
+}
+
+impl ListedEnds {
+    /// Those of the first file that lists any.
+    pub(super) fn read(directory: &Path) -> Result<Self, RolloutError> {
+        let mut listed = Self::default();
+        for name in ["generation_config.json", "config.json"] {
+            if listed.ids.is_empty() {
+                let impossible = listed.impossible;
+                listed = Self::of(directory.join(name))?;
+                listed.impossible.splice(0..0, impossible);
+            }
+        }
+        Ok(listed)
+    }
+
+    fn of(path: PathBuf) -> Result<Self, RolloutError> {
+        let (mut ids, mut impossible) = (Vec::new(), Vec::new());
+        let config = read_json(&path)?.unwrap_or_default();
+        let listed = match &config["eos_token_id"] {
+            Value::Null => &[],
+            Value::Array(ids) => ids.as_slice(),
+            id => std::slice::from_ref(id),
+        };
+        for id in listed {
+            match (id.as_u64().and_then(|id| u32::try_from(id).ok()), id.as_i64()) {
+                (Some(id), _) => ids.push(id),
+                (None, Some(id)) if id < 0 => impossible.push(id),
+                _ => {
+                    let reason = "eos_token_id is neither a token id nor a list of them";
+                    return Err(RolloutError::content(&path, reason));
+                }
+            }
+        }
+        Ok(Self { path, ids, impossible })
+    }
 }
 
 /// The templates of a directory: `chat_template.jinja` and the files of `additional_chat_templates/`, or, where there are
