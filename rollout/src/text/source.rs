@@ -7,15 +7,20 @@
 //! - `'text' % operand` formats in Python. minijinja has `%` for numbers alone, so an operator behind a literal becomes
 //!   the filter [`PERCENT_FILTER`].
 //! - A sign `+` in front of a number goes, because minijinja has none.
+//! - What a loop goes over passes the filter [`ITERATED_FILTER`].
 //! - A macro's default that reads an earlier parameter is set inside the macro, where the parameter is known.
 
 mod defaults;
+mod loops;
 mod signs;
 
 use std::borrow::Cow;
 
 /// The filter that formats as Python's `text % operand`.
 pub(super) const PERCENT_FILTER: &str = "percent_format";
+
+/// The filter that refuses to go over `None`.
+pub(super) const ITERATED_FILTER: &str = "iterated";
 
 /// The template as minijinja reads it.
 pub(super) fn for_minijinja(source: &str) -> String {
@@ -89,6 +94,9 @@ fn tag<'a>(from: &'a str, close: &str, out: &mut String) -> &'a str {
     }
     if tag.contains('+') {
         tag = Cow::Owned(signs::without_plus(&tag));
+    }
+    if let Some(checked) = loops::checked(&tag).filter(|_| close == "%}") {
+        tag = Cow::Owned(checked);
     }
     match defaults::set_inside(&tag).filter(|_| close == "%}") {
         Some(tags) => out.push_str(&tags),

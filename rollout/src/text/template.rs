@@ -297,6 +297,7 @@ mod tests {
             ("s[::-1]", "rab-oof dlröw olleH"),
             ("no|default('x')", "None"),
             ("missing|default('x')", "x"),
+            ("no|default(default_value='x', boolean=true) ~ missing|d(1) ~ 0|default(2)", "x10"),
             ("7 // 2 ~ -7 % 3", "32"),
             ("messages[-1].content ~ eos_token", "hi<eos>"),
             ("bos_token is defined", "False"),
@@ -345,6 +346,17 @@ mod tests {
         for (template, expected) in cases {
             assert_eq!(rendered(template, json!({})).as_deref(), Ok(expected), "{template}");
         }
+    }
+
+    #[test]
+    fn a_loop_over_none_raises_and_one_over_nothing_is_empty() {
+        let looped = |over: &str| {
+            rendered(&format!("{{% for x in {over} %}}{{{{ x }}}}{{% else %}}-{{% endfor %}}"), json!({}))
+        };
+        assert_eq!(looped("missing").as_deref(), Ok("-"));
+        assert_eq!(looped("tools or []").as_deref(), Ok("-"));
+        assert_eq!(looped("1, 2").as_deref(), Ok("12"));
+        assert!(looped("tools").is_err_and(|error| error.contains("'None' cannot be iterated over")));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::characters::{byte_of, capitalize, is_space, length, split_lines};
 use super::numbers::{float, whole};
 use super::printed as string;
 use super::strings::centered;
+use crate::text::source::ITERATED_FILTER;
 
 /// The widest text that `center` may make.
 const WIDTH_MAX: usize = 1 << 20;
@@ -29,7 +30,32 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("forceescape", |value: &Value| escaped(&string(value)));
     environment.add_filter("xmlattr", xml_attributes);
     environment.add_filter("truncate", truncate);
+    environment.add_filter("default", default);
+    environment.add_filter("d", default);
+    environment.add_filter(ITERATED_FILTER, iterated);
     environment.add_filter("indent", indent);
+}
+
+/// `default(value, default_value='', boolean=False)`: for what is undefined, or with `boolean` for all that is false.
+fn default(
+    value: &Value,
+    other: Option<Value>,
+    boolean: Option<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let other = other.or(named.get("default_value")?).unwrap_or_else(|| Value::from(""));
+    let boolean = boolean.or(named.get("boolean")?).is_some_and(|boolean| boolean.is_true());
+    named.assert_all_used()?;
+    let absent = value.is_undefined() || boolean && !value.is_true();
+    Ok(if absent { other } else { value.clone() })
+}
+
+/// What a loop goes over: minijinja takes `None` for an empty list, Python does not.
+fn iterated(value: Value) -> Result<Value, Error> {
+    match value.is_none() {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "'None' cannot be iterated over")),
+        false => Ok(value),
+    }
 }
 
 /// `int(value, default=0, base=10)`: what is no number is the default.
