@@ -41,7 +41,6 @@ pub struct RunMemory {
     parts: Vec<(String, u64)>,
     stages: Vec<(String, u64)>,
     is_planned: bool,
-    prompts_are_read: bool,
 }
 
 impl RunMemory {
@@ -83,7 +82,7 @@ impl RunMemory {
         );
         parts.push(("copies of a checkpoint".to_owned(), checkpoint));
         let is_planned = plan.micro_batch().is_some();
-        Self { parts, stages, is_planned, prompts_are_read: prompts.are_read }
+        Self { parts, stages, is_planned }
     }
 
     /// The most that is held at one time.
@@ -271,10 +270,6 @@ impl fmt::Display for RunMemory {
             writeln!(f, "# {name:<62}{:>10.1}", mebibytes(*bytes))?;
         }
         writeln!(f, "# {:<62}{:>10.1}", "at most at one time", mebibytes(self.total()))?;
-        if !self.prompts_are_read {
-            let tokens = crate::config::PROMPT_TOKENS;
-            writeln!(f, "# The prompts could not be read: {tokens} tokens are assumed for each.")?;
-        }
         if !self.is_planned {
             writeln!(f, "# A step without streambp is not planned: its activations come on top.")?;
         }
@@ -295,7 +290,7 @@ mod tests {
         let config = RunConfig::load(&root.join("configs/quickstart.toml"), &set).unwrap();
         let decoder = DecoderConfig::read(&config.model.path).unwrap();
         let prompts = PromptTokens::of(prompts.to_vec());
-        let prompts = RunPrompts { training: prompts.clone(), held_out: prompts, are_read: true };
+        let prompts = RunPrompts { training: prompts.clone(), held_out: prompts };
         RunMemory::new(&config, &decoder, &prompts)
     }
 

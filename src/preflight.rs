@@ -12,6 +12,7 @@ use rollout::{Ends, Survey, Text};
 
 use crate::config::{RunConfig, SftRunConfig, stand_ins};
 use crate::eval::{JudgedPrompts, prompt_tokens_max};
+use crate::memory::RunPrompts;
 use crate::model::ModelFiles;
 use crate::warm_start::SftPrompts;
 
@@ -19,8 +20,8 @@ use crate::warm_start::SftPrompts;
 pub(crate) struct Findings {
     /// The model as its config describes it.
     pub(crate) decoder: DecoderConfig,
-    /// Its tokenizer.
-    pub(crate) text: Arc<Text>,
+    /// How long the prompts are.
+    pub(crate) prompts: RunPrompts,
     summary: String,
 }
 
@@ -58,7 +59,10 @@ pub(crate) fn of_train(config: &RunConfig) -> Result<Findings> {
     }
     let first = prompts.source.prompt(0)?;
     show(&mut summary, &first.id, &first.tokens, &model.text)?;
-    Ok(Findings { decoder: model.decoder, text: model.text, summary })
+    let measured = held_out.as_ref().zip(evaluation.as_ref());
+    let measured = measured.map(|(held_out, evaluation)| (&held_out.source, evaluation.eval.problems));
+    let run_prompts = RunPrompts::of(&prompts.source, measured);
+    Ok(Findings { decoder: model.decoder, prompts: run_prompts, summary })
 }
 
 /// Looks at everything that `sft` looks at.

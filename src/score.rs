@@ -63,7 +63,7 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
     let (start, mut tally) = (Instant::now(), Tally::default());
     let judged = RowFile::of(&args.input, bar.wrap_read(input))
         .map_err(anyhow::Error::from)
-        .and_then(|mut file| judge(args, (&config, &rewards), (&mut file, &mut output), &mut tally));
+        .and_then(|mut file| judge(args, &config, &rewards, &mut file, &mut output, &mut tally));
     let is_stdout = output.is_stdout();
     match judged {
         Ok(()) => output.finish()?,
@@ -83,8 +83,10 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
 /// Judges batch after batch; what is known is written after each.
 fn judge(
     args: &ScoreArgs,
-    (config, rewards): (&ScoreConfig, &WeightedSum),
-    (file, output): (&mut RowFile, &mut Output),
+    config: &ScoreConfig,
+    rewards: &WeightedSum,
+    file: &mut RowFile,
+    output: &mut Output,
     tally: &mut Tally,
 ) -> Result<()> {
     loop {

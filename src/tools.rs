@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{CheckArgs, EvalArgs, GenerateArgs, LogprobsArgs};
 use crate::config::{Config, ToolConfig};
 use crate::eval::{Evaluator, no_custom_verifiers};
-use crate::memory::{RunMemory, RunPrompts};
+use crate::memory::RunMemory;
 use crate::model::{ModelFiles, open_device, set_positions};
 use crate::output::{Inputs, Output};
 use crate::policy::Policy;
@@ -199,7 +199,7 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
         tracing::warn!("{note}");
     }
     let weights = args.cached.then(|| DecodeWeights::new(&decoder));
-    let written = write_logprobs(args, (&decoder, weights.as_ref()), input, &mut output);
+    let written = write_logprobs(args, &decoder, weights.as_ref(), input, &mut output);
     match written {
         Ok(()) => output.finish(),
         Err(error) => Err(output.fail(error)),
@@ -208,7 +208,8 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
 
 fn write_logprobs(
     args: &LogprobsArgs,
-    (decoder, weights): (&Decoder, Option<&DecodeWeights>),
+    decoder: &Decoder,
+    weights: Option<&DecodeWeights>,
     input: File,
     output: &mut Output,
 ) -> Result<()> {
@@ -285,8 +286,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     match config {
         Config::Train(config) => {
             let findings = preflight::of_train(&config)?;
-            let prompts = RunPrompts::read(&config, &findings.text).unwrap_or_else(|_| RunPrompts::assumed());
-            print!("{findings}{}", RunMemory::new(&config, &findings.decoder, &prompts));
+            print!("{findings}{}", RunMemory::new(&config, &findings.decoder, &findings.prompts));
         }
         Config::Sft(config) => print!("{}", preflight::of_sft(&config)?),
     }

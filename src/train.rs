@@ -128,7 +128,7 @@ fn train_with(
     };
     let surveys = Surveys::of(&prompts, held_out.as_ref());
     let model = files.load(&device)?;
-    let actors = Actors::new(config, &model, &origin, (prompts, trial))?;
+    let actors = Actors::new(config, &model, &origin, prompts, trial)?;
     let evaluator = match evaluation.zip(held_out) {
         Some((evaluation, held_out)) => {
             Some(Evaluator::of(&evaluation, held_out, &model.text, &model.decoder)?)
@@ -195,7 +195,8 @@ impl Actors {
         config: &RunConfig,
         model: &Model,
         origin: &Origin,
-        (prompts, trial): (JudgedPrompts, &Trial),
+        prompts: JudgedPrompts,
+        trial: &Trial,
     ) -> Result<Self> {
         let mut rollout = config.rollout.clone();
         if config.run.schedule == Schedule::Deterministic {

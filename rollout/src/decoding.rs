@@ -114,7 +114,7 @@ impl<G: Generator> Decoding<G> {
         Self { on_update: (on_update, segment_tokens_max), ..self }
     }
 
-    /// Ends the open segments of versions before `oldest`, and those that an earlier life of the run had ended where
+    /// Ends the open segments of versions before `oldest`, and those that were ended before the restart where
     /// they are; and how many of them it ended for their version.
     pub(crate) fn cut_segments(&mut self, oldest: u64) -> (Vec<EndedSegment>, u64) {
         let (mut cut, mut by_updates) = (Vec::new(), 0);

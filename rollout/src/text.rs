@@ -68,7 +68,7 @@ impl Text {
         let config = TokenizerConfig::read(directory)?;
         config.add_tokens(&mut tokenizer, directory)?;
         let listed = ListedEnds::read(directory)?;
-        let eos_ids = files::eos_ids(directory, &tokenizer, (&config, &listed))?;
+        let eos_ids = files::eos_ids(directory, &tokenizer, &config, &listed)?;
         let templates = ChatTemplates::new(files::templates(directory, &config)?);
         let special_tokens = config.variables(padding.as_deref());
         Ok(Self { directory: directory.to_path_buf(), tokenizer, templates, special_tokens, eos_ids, listed })

@@ -380,7 +380,7 @@ fn header(table: &str) -> String {
     }
 }
 
-/// The likeliest of the words and how like it is, where one could be meant: a wrong suggestion is worse than none.
+/// The likeliest of the words and how like it is, where one is near: a wrong suggestion is worse than none.
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<(f64, &'a str)> {
     known.filter_map(|known| Some((likeness(word, known)?, known))).max_by(|(a, _), (b, _)| a.total_cmp(b))
 }

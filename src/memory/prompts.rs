@@ -1,11 +1,8 @@
 //! How long the prompts of a run are, for the plan of its memory.
 
-use std::sync::Arc;
+use rollout::PromptSource;
 
-use rewards::Split;
-use rollout::{DataConfig, Needs, PromptSource, RolloutError, Text};
-
-use crate::config::{PROMPT_TOKENS, RunConfig};
+use crate::config::PROMPT_TOKENS;
 
 /// Problems of a task that are looked at. A task's longest prompts differ by a few tokens.
 const TASK_PROMPTS: u64 = 256;
@@ -21,33 +18,18 @@ pub struct RunPrompts {
     pub training: PromptTokens,
     /// Those that are measured on, where the run evaluates.
     pub held_out: PromptTokens,
-    /// Whether they were read, and not assumed.
-    pub are_read: bool,
 }
 
 impl RunPrompts {
-    /// Tokenizes all prompts of a config: all lines of a file, and some problems of a task.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
-    pub fn read(config: &RunConfig, text: &Arc<Text>) -> Result<Self, RolloutError> {
-        let training = PromptTokens::read(&config.data, (Split::Train, config.run.seed), u64::MAX, text)?;
-        let held_out = match config.evaluation() {
-            Some(evaluation) => {
-                let eval = &evaluation.eval;
-                let split = (Split::HeldOut, eval.seed);
-                PromptTokens::read(&evaluation.data, split, eval.problems as u64, text)?
-            }
+    /// Of the sources of a run, and how many of the held-out prompts an evaluation takes.
+    #[must_use]
+    pub fn of(training: &PromptSource, held_out: Option<(&PromptSource, usize)>) -> Self {
+        let training = PromptTokens::first_of(training, u64::MAX);
+        let held_out = match held_out {
+            Some((source, problems)) => PromptTokens::first_of(source, problems as u64),
             None => training.clone(),
         };
-        Ok(Self { training, held_out, are_read: true })
-    }
-
-    /// For a model whose prompts cannot be read.
-    #[must_use]
-    pub fn assumed() -> Self {
-        let assumed = PromptTokens(vec![PROMPT_TOKENS]);
-        Self { training: assumed.clone(), held_out: assumed, are_read: false }
+        Self { training, held_out }
     }
 }
 
@@ -61,21 +43,14 @@ impl PromptTokens {
         Self(tokens)
     }
 
-    fn read(
-        data: &DataConfig,
-        (split, seed): (Split, u64),
-        count_max: u64,
-        text: &Arc<Text>,
-    ) -> Result<Self, RolloutError> {
-        let needs = Needs { prompt_tokens_max: None, rewards: None, demonstrations: None };
-        let (source, _) = PromptSource::open(data, split, seed, Arc::clone(text), &needs)?;
+    /// Of all prompts of a file up to this count, and of some problems of a task.
+    fn first_of(source: &PromptSource, count_max: u64) -> Self {
         // Prompts that cannot be made are said elsewhere; they take no memory.
         let tokens = |index| source.prompt(index).ok().map(|prompt| prompt.tokens.len());
-        let Some(rows) = source.epoch_prompts() else {
-            let longest = (0..TASK_PROMPTS.min(count_max)).filter_map(tokens).max();
-            return Ok(Self::of(longest.into_iter().collect()));
-        };
-        Ok(Self::of((0..rows.min(count_max)).filter_map(tokens).collect()))
+        match source.epoch_prompts() {
+            None => Self::of((0..TASK_PROMPTS.min(count_max)).filter_map(tokens).max().into_iter().collect()),
+            Some(rows) => Self::of((0..rows.min(count_max)).filter_map(tokens).collect()),
+        }
     }
 
     /// The lengths of as many prompts as are there at a time, if they are the longest.

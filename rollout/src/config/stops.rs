@@ -26,7 +26,7 @@ pub struct StopConfig {
 }
 
 impl StopConfig {
-    /// Refuses stops that cannot be meant, naming the key.
+    /// Refuses invalid stops, naming the key.
     ///
     /// # Errors
     /// [`RolloutError::Config`].

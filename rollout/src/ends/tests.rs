@@ -63,7 +63,7 @@ fn config(stop: &[&str]) -> StopConfig {
 }
 
 fn ends(config: StopConfig) -> Ends {
-    Ends::new(byte_level(), config, BYTES.len()).expect("stops that can be meant")
+    Ends::new(byte_level(), config, BYTES.len()).expect("valid stops")
 }
 
 /// What ends an output of these tokens, and after how many of them.
@@ -153,7 +153,7 @@ fn tokens_count_as_what_they_write_inside_a_text() {
     let texts = |stop: &str, tokens: &[u32]| {
         [true, false].map(|include_stop_str_in_output| {
             let config = StopConfig { include_stop_str_in_output, ..config(&[stop]) };
-            let ends = Ends::new(text.clone(), config, vocabulary.len()).expect("stops that can be meant");
+            let ends = Ends::new(text.clone(), config, vocabulary.len()).expect("valid stops");
             assert_eq!(end_of(&ends, &[3], tokens), Some((tokens.len(), Finish::StopString)), "{tokens:?}");
             ends.ended_text(&[3], tokens, Finish::StopString).expect("known tokens").text
         })

@@ -152,7 +152,8 @@ fn added_token(token: &Value, special: bool) -> Option<AddedToken> {
 pub(super) fn eos_ids(
     directory: &Path,
     tokenizer: &Tokenizer,
-    (config, listed): (&TokenizerConfig, &ListedEnds),
+    config: &TokenizerConfig,
+    listed: &ListedEnds,
 ) -> Result<Vec<u32>, RolloutError> {
     let mut ids = Vec::new();
     if let Some(token) = config.token("eos_token") {
