@@ -140,7 +140,8 @@ fn train_with(
     let evaluator = evaluator.map(|evaluator| evaluator.watched_by(pulse.clone()));
     // The weights are the learner's alone from here on, who changes them in place.
     let Model { decoder, companions, notes, .. } = model;
-    let learner = new_learner(config, decoder, &origin, &device)?.watched_by(pulse.clone());
+    let beating = pulse.clone();
+    let learner = new_learner(config, decoder, &origin, &device)?.watched_by(move || beating.beat());
     let (folder, _log, metrics) = origin.open((name, place), config)?;
     surveys.tell();
     tell(&notes);

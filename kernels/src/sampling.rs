@@ -157,7 +157,8 @@ pub fn key(parts: &[u64]) -> u64 {
     parts.iter().fold(start, |state, &part| mix(state ^ mix(part.wrapping_add(GOLDEN))).wrapping_add(GOLDEN))
 }
 
-/// The odd integer nearest to 2^64 divided by the golden ratio, the increment of splitmix64.
+/// The odd integer nearest to 2^64 divided by the golden ratio, the increment of splitmix64. The crate `trajectory`
+/// has this generator for everything that is not a tensor; this crate depends on no other, so it has its own.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The output function of splitmix64 (Steele, Lea, Flood 2014, with Stafford's variant 13): a bijection

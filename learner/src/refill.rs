@@ -1,7 +1,7 @@
 //! How many groups a step still wants: dynamic sampling that refills takes further groups in the place of those that
 //! teach nothing, until there are enough or a bound is reached. A function of rewards and lengths alone.
 
-use rollout::Group;
+use trajectory::Group;
 
 use crate::config::{DynamicSampling, LearnerConfig};
 use crate::selection::Selection;

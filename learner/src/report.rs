@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use rollout::{CompletionUse, Finish};
 use serde::{Deserialize, Serialize};
+use trajectory::{CompletionUse, Finish};
 
 /// Mean, smallest and largest of a list.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rollout::{Completion, CompletionUse, Group, ScoredCompletion};
+use trajectory::{Completion, CompletionUse, Group, ScoredCompletion};
 
 use crate::advantage::{
     self, GroupAdvantages, GroupOutcome, GroupRole, GroupVariance, MissingCorrectness, RewardTerm, mean_std,

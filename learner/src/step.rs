@@ -1,11 +1,12 @@
 //! One optimizer step from scored groups: advantages, packing, loss, gradients, update. Everything that
 //! can be wrong with the groups, the loss or the gradients is found before a weight changes.
 
+use std::fmt;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
 use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, token_stats};
-use rollout::{Group, Pulse};
+use trajectory::Group;
 
 use crate::batch::{MicroBatch, Row};
 use crate::config::LearnerConfig;
@@ -30,7 +31,16 @@ pub struct Learner {
     reference: Option<Decoder>,
     /// The factors of the rewards by name, where the advantages of each are combined.
     reward_weights: Vec<(String, f64)>,
-    pulse: Pulse,
+    on_micro_batch: Callback,
+}
+
+/// Called before each micro-batch, so that whoever watches the step sees that it goes on.
+struct Callback(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Callback")
+    }
 }
 
 impl Learner {
@@ -75,7 +85,7 @@ impl Learner {
             temperature,
             reference,
             reward_weights: Vec::new(),
-            pulse: Pulse::default(),
+            on_micro_batch: Callback(Box::new(|| ())),
         })
     }
 
@@ -94,10 +104,10 @@ impl Learner {
         self.trainee.version
     }
 
-    /// Tells a watchdog of every micro-batch.
+    /// Calls this before every micro-batch; a watchdog takes it as progress.
     #[must_use]
-    pub fn watched_by(self, pulse: Pulse) -> Self {
-        Self { pulse, ..self }
+    pub fn watched_by(self, on_micro_batch: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { on_micro_batch: Callback(Box::new(on_micro_batch)), ..self }
     }
 
     /// How many further groups a step wants that has these ([`further_groups`]).
@@ -190,7 +200,7 @@ impl Learner {
         }
         let mut gradients = self.trainee.gradients();
         for batch in &plan.batches {
-            self.pulse.beat();
+            (self.on_micro_batch.0)();
             let start = Instant::now();
             let reference = self.reference_stats(batch);
             seconds.statistics += start.elapsed().as_secs_f64();

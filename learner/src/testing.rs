@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use kernels::{Decoder, DecoderConfig};
-use rollout::Group;
 use serde_json::json;
+use trajectory::Group;
 
 use crate::config::LearnerConfig;
 use crate::optimizer::OptimizerConfig;
@@ -63,7 +63,7 @@ pub(crate) fn group(id: u64, prompt_tokens: usize, members: &[Member]) -> Group 
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), lines).unwrap();
-    let mut group = rollout::read_groups(file.path()).unwrap().remove(0);
+    let mut group = trajectory::read_groups(file.path()).unwrap().remove(0);
     group.id = id;
     group
 }

@@ -4,7 +4,6 @@
 //! This crate knows text and numbers. It knows no tensors, no token ids and no policies, and it treats every
 //! completion as hostile text: verifiers are linear in its length, never recurse into it and never run it.
 
-mod random;
 #[cfg(test)]
 mod stopwatch;
 mod tasks;
@@ -40,12 +39,11 @@ pub use repetition::{RepetitionConfig, RepetitionVerifier};
 pub use target_length::{LengthMatch, LengthTarget, TargetLengthConfig, TargetLengthVerifier};
 pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier};
 pub use think_length::{ThinkLengthConfig, ThinkLengthVerifier, ThinkUnit};
+pub use trajectory::Reward;
 pub use weighted::WeightedSum;
 pub use words::{WordsConfig, WordsVerifier, word_count};
 
 use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
 
 /// One finished completion with what a verifier may know about it.
 #[derive(Clone, Copy, Debug)]
@@ -115,17 +113,6 @@ pub trait Verifier: Send + Sync {
     fn counters(&self) -> BTreeMap<String, u64> {
         BTreeMap::new()
     }
-}
-
-/// The worth of one completion: the weighted total and what it was made of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reward {
-    /// Sum of weight times value over all rewards.
-    pub total: f64,
-    /// 0 or 1 by the reward that is marked as the correctness; `None` where no reward is.
-    pub correctness: Option<u8>,
-    /// Unweighted value by reward name, and a verifier's own parts as `name/part`.
-    pub parts: BTreeMap<String, f64>,
 }
 
 /// Everything that can go wrong between a config, a completion and its reward.

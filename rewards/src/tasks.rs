@@ -12,8 +12,8 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::random::{Random, key_of, key_of_text};
 use crate::{Answer, RewardError, Verdict, Verifier};
+use trajectory::random::{Random, key_of, key_of_text};
 
 /// Every character that occurs in a prompt, a demonstration or a right answer of any task.
 const ALPHABET: &str = "0123456789+-*/=():;,>#";

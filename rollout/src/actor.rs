@@ -12,16 +12,17 @@ use crate::decoding::{Begun, CacheUpdate, Decoding, EndedSegment, Step};
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
 use crate::generator::Generator;
-use crate::group::FinishedGroup;
 use crate::intake::Intake;
 use crate::ledger::{ActorState, SlotState, WaitingState};
-use crate::prompt::{Prompt, PromptSource};
+use crate::prompt::PromptSource;
 use crate::pulse::Pulses;
 use crate::scheduler::{FinishedContexts, Room, Scheduler};
 use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
-use crate::trajectory::{Finish, OutputLimits, Trajectory};
 use crate::weights::{Versioned, WeightsCell};
+use trajectory::FinishedGroup;
+use trajectory::Prompt;
+use trajectory::{Finish, OutputLimits, Trajectory};
 
 /// What all actors of a run share.
 pub struct ActorContext<W> {
@@ -519,9 +520,9 @@ mod tests {
 
     use super::*;
     use crate::config::OnUpdate;
-    use crate::random::trajectory_key;
     use crate::testing::{Script, context, rollout_config};
-    use crate::trajectory::Finish;
+    use trajectory::Finish;
+    use trajectory::random::trajectory_key;
 
     const GROUP_SIZE: usize = 3;
 

@@ -7,6 +7,7 @@ use std::fmt::Display;
 
 use rewards::TruncatedReward;
 use serde::{Deserialize, Serialize};
+use trajectory::OutputLimits;
 
 use crate::error::RolloutError;
 pub use stops::StopConfig;
@@ -180,6 +181,12 @@ fn two() -> u64 {
 
 fn whole_mass() -> f64 {
     1.0
+}
+
+impl From<&RolloutConfig> for OutputLimits {
+    fn from(config: &RolloutConfig) -> Self {
+        Self { segment_tokens_max: config.segment_tokens_max(), output_tokens_max: config.output_tokens_max }
+    }
 }
 
 impl RolloutConfig {

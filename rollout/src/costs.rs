@@ -348,7 +348,7 @@ mod tests {
     use proptest::prelude::{ProptestConfig, prop_assert, proptest};
 
     use super::*;
-    use crate::random::fraction;
+    use trajectory::random::fraction;
 
     const COSTS: CostModel = CostModel {
         decode_step_s: 0.02,

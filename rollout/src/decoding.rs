@@ -6,10 +6,10 @@ use crate::config::OnUpdate;
 use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
-use crate::random::trajectory_key;
 use crate::scheduler::{Outcome, Scheduler};
-use crate::trajectory::{Finish, Segment, Trajectory};
 use crate::weights::Versioned;
+use trajectory::random::trajectory_key;
+use trajectory::{Finish, Segment, Trajectory};
 
 /// A decoder's slots with the trajectories on them.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use crate::config::StopConfig;
 use crate::error::RolloutError;
 use crate::stop_strings::StopStrings;
 use crate::text::Text;
-use crate::trajectory::{EndedText, Finish, StopReason, Trajectory};
+use trajectory::{EndedText, Finish, StopReason, Trajectory};
 
 /// The ends of outputs for one tokenizer.
 #[derive(Debug)]

@@ -7,13 +7,13 @@ use crate::actor::{UnfinishedGroups, members};
 use crate::decoding::Decoding;
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::group::Group;
-use crate::prompt::Prompt;
 use crate::pulse::Pulse;
 use crate::scheduler::Scheduler;
 use crate::scorer::{Scored, Scorer};
-use crate::trajectory::OutputLimits;
 use crate::weights::Versioned;
+use trajectory::Group;
+use trajectory::OutputLimits;
+use trajectory::Prompt;
 
 /// How prompts are answered in an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

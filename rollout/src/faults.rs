@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::random::fraction;
+use trajectory::random::fraction;
 
 /// The environment variable.
 pub const VARIABLE: &str = "LONGHAUL_FAULTS";

@@ -3,9 +3,9 @@
 //! with the random number (key, `i`), so slots, threads and neighbours change nothing.
 
 use crate::error::GeneratorError;
-use crate::prompt::Prompt;
-use crate::trajectory::{Token, Trajectory};
 use crate::weights::Versioned;
+use trajectory::Prompt;
+use trajectory::{Token, Trajectory};
 
 /// A batch of decoding slots.
 pub trait Generator {

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::group::Group;
 use crate::journal::Journal;
 use crate::ledger::{GroupState, MemberState, RolloutState};
-use crate::prompt::Prompt;
 use crate::scheduler::Pacing;
 use crate::sync::{Mutex, lock};
-use crate::trajectory::{Finish, Segment, Trajectory};
 use crate::weights::Bell;
+use trajectory::Group;
+use trajectory::Prompt;
+use trajectory::{Finish, Segment, Trajectory};
 
 /// The groups that may be started, one number at a time, and those that were.
 #[derive(Debug)]

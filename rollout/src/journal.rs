@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::RolloutError;
 use crate::faults;
-use crate::trajectory::{Finish, Segment, Trajectory};
+use trajectory::{Finish, Segment, Trajectory};
 
 /// One segment with its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::testing::prompt;
-    use crate::trajectory::{OutputLimits, Token};
+    use trajectory::{OutputLimits, Token};
 
     const LIMITS: OutputLimits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 8 };
 

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::actor::ActorReport;
 use crate::error::RolloutError;
-use crate::group::Group;
 use crate::intake::IntakeReport;
 use crate::queue::DropReason;
 use crate::scheduler::FinishedContexts;
-use crate::trajectory::{Finish, Segment, Trajectory};
+use trajectory::Group;
+use trajectory::{Finish, Segment, Trajectory};
 
 /// A group on its way from its prompt to the learner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::RolloutError;
-use crate::random::length_fraction;
+use trajectory::random::length_fraction;
 
 /// What a distribution is asked for with, in errors too.
 const KEY: &str = "--lengths";

@@ -7,7 +7,6 @@
 mod sync;
 mod error;
 mod config;
-mod random;
 pub mod faults;
 mod pulse;
 mod token_bytes;
@@ -15,12 +14,10 @@ mod stop_strings;
 mod text;
 mod prompt;
 mod lengths;
-mod trajectory;
 mod ends;
 mod scheduler;
 mod weights;
 mod generator;
-mod group;
 mod journal;
 mod ledger;
 mod intake;
@@ -47,10 +44,6 @@ pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
-pub use group::{
-    CompletionRecord, CompletionUse, FinishReason, FinishedGroup, Group, ScoredCompletion, SegmentRecord,
-    read_groups, write_group,
-};
 pub use intake::{Intake, IntakeReport};
 pub use journal::Journal;
 pub use ledger::{
@@ -60,19 +53,21 @@ pub use lengths::LengthDistribution;
 pub use overlapped::Overlapped;
 pub use prompt::{
     BAD_ROWS_NAMED, BadRow, BadRows, BadRowsPolicy, DataConfig, Demonstration, Fault, JsonlConfig,
-    LastAssistant, Learn, Line, Needs, Prompt, PromptLengths, PromptSource, RowFile, Survey, references,
+    LastAssistant, Learn, Line, Needs, PromptLengths, PromptSource, RowFile, Survey, references,
 };
 pub use pulse::{Doing, Pulse, Pulses, Stage};
 pub use queue::{DropReason, QueueReport, ReplayQueue};
-pub use random::trajectory_key;
 pub use request::StepRequest;
 pub use resume::{Standing, take_up};
 pub use schedule::{ACTOR_RESTARTS_MAX, ActorThreads, Lockstep};
 pub use scheduler::{FinishedContexts, Outcome, Pacing, Room, Scheduler};
 pub use scorer::{Scored, Scorer};
 pub use text::{Chat, ChatEnding, TemplateVariables, Text, TextStream};
+pub use trajectory::random::trajectory_key;
 pub use trajectory::{
-    Completion, EndedText, Finish, OutputLimits, Progress, Segment, StopReason, Token, Trajectory,
+    Completion, CompletionRecord, CompletionUse, EndedText, Finish, FinishReason, FinishedGroup, Group,
+    OutputLimits, Progress, Prompt, ScoredCompletion, Segment, SegmentRecord, StopReason, Token, Trajectory,
+    read_groups, write_group,
 };
 pub use virtual_run::{Turns, VirtualPlan, VirtualStep, run_virtually};
 pub use weights::{Bell, Versioned, WeightsCell};

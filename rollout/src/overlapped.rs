@@ -19,7 +19,6 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use crate::actor::{Actor, ActorContext, ActorReport};
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::group::{FinishedGroup, Group};
 use crate::ledger::WindowState;
 use crate::pulse::Pulse;
 use crate::queue::{DropReason, ReplayQueue};
@@ -29,6 +28,7 @@ use crate::schedule::{deliver, message, with_scorer};
 use crate::scorer::{Scored, Scorer};
 use crate::sync::{Mutex, lock};
 use crate::weights::Versioned;
+use trajectory::{FinishedGroup, Group};
 
 /// The thread's name, in errors too.
 const THREAD: &str = "actor-0";

@@ -15,9 +15,10 @@ use std::sync::Arc;
 
 use rewards::{Answer, DemonstrationConfig, Split, Style, Task};
 use serde_json::{Map, Value};
+use trajectory::Prompt;
+use trajectory::random::shuffled;
 
 use crate::error::RolloutError;
-use crate::random::shuffled;
 use crate::text::{ChatEnding, Text};
 
 pub use config::{BadRowsPolicy, DataConfig, JsonlConfig, LastAssistant};
@@ -28,23 +29,6 @@ pub use survey::{BAD_ROWS_NAMED, BadRow, BadRows, Fault, Needs, PromptLengths, S
 use messages::Renderer;
 use row::{Completion, Question, Row};
 use survey::{PROBLEMS_SURVEYED, RowFault, fault_of};
-
-/// What a policy is asked. Its tokens are a type of their own, so they cannot enter a loss.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prompt {
-    /// The place in the endless order.
-    pub index: u64,
-    /// Where it is from, for errors and logs: the task and index, or the file and line.
-    pub id: String,
-    /// The text without a chat template, as verifiers see it: for messages, the last one of the user.
-    pub text: String,
-    /// The token ids that the policy continues, chat template included; never empty.
-    pub tokens: Vec<u32>,
-    /// The answers that verifiers compare with, any of which is right; empty where the source has none.
-    pub references: Vec<String>,
-    /// The other fields of the source, for verifiers.
-    pub fields: Map<String, Value>,
-}
 
 /// The endless order of prompts.
 #[derive(Debug)]

@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::QueueConfig;
 use crate::error::RolloutError;
-use crate::group::Group;
 use crate::intake::Intake;
 use crate::ledger::RolloutState;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
+use trajectory::Group;
 
 /// Why a group never reached the learner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -4,8 +4,8 @@
 use std::fmt;
 
 use crate::error::RolloutError;
-use crate::group::Group;
 use crate::queue::ReplayQueue;
+use trajectory::Group;
 
 /// The groups of one step.
 #[derive(Clone, Copy)]

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crate::actor::{Actor, ActorContext, OnSlot, TakenUp};
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::group::{FinishedGroup, Group};
 use crate::ledger::{GroupState, RolloutState, SlotState};
-use crate::prompt::Prompt;
 use crate::queue::ReplayQueue;
-use crate::trajectory::{Finish, Trajectory};
 use crate::weights::Versioned;
+use trajectory::Prompt;
+use trajectory::{Finish, Trajectory};
+use trajectory::{FinishedGroup, Group};
 
 /// Where the rollout stands.
 pub struct Standing<W> {
@@ -480,7 +480,7 @@ mod tests {
         let mut groups: Vec<String> = records
             .iter()
             .map(|record| {
-                let record: crate::group::CompletionRecord = serde_json::from_str(record).expect("a record");
+                let record: trajectory::CompletionRecord = serde_json::from_str(record).expect("a record");
                 record.group
             })
             .collect();

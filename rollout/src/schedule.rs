@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use crate::actor::{Actor, ActorReport};
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::group::{FinishedGroup, Group};
 use crate::intake::Intake;
 use crate::pulse::Pulse;
 use crate::queue::{DropReason, ReplayQueue};
@@ -20,6 +19,7 @@ use crate::resume::Standing;
 use crate::scorer::{Scored, Scorer};
 use crate::sync::{Mutex, Receiver, Sender, bounded, lock};
 use crate::weights::Bell;
+use trajectory::{FinishedGroup, Group};
 
 /// An actor with nothing to start looks again after this time even if no bell rang.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(1);

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Priority;
-use crate::trajectory::{Finish, OutputLimits, Progress, Token, Trajectory};
 pub use room::Room;
 use room::{Allotment, Reserved, Verdict};
+use trajectory::{Finish, OutputLimits, Progress, Token, Trajectory};
 
 /// The slots of one decoder and the trajectories on them.
 ///
@@ -699,7 +699,7 @@ mod tests {
             let priority = if last_members { Priority::LastMembers } else { Priority::Oldest };
             let mut scheduler = Scheduler::new(slots, limits).bounded(room, members as usize).with_priority(priority);
             let length = |group, member| {
-                1 + (crate::random::trajectory_key(lengths, group, member) % 13) as usize
+                1 + (trajectory::random::trajectory_key(lengths, group, member) % 13) as usize
             };
             let (mut groups, mut ended) = (0, std::collections::BTreeMap::<u64, u32>::new());
             let (mut oldest, mut since) = (0, 0_usize);

@@ -12,9 +12,9 @@ use rewards::{Answer, Reward, RewardError, WeightedSum};
 use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
-use crate::group::{FinishedGroup, Group, ScoredCompletion};
 use crate::text::Text;
-use crate::trajectory::{Completion, Finish, Trajectory};
+use trajectory::{Completion, Finish, Trajectory};
+use trajectory::{FinishedGroup, Group, ScoredCompletion};
 
 /// Decodes and scores. Several threads may score at once.
 pub struct Scorer {
@@ -149,7 +149,7 @@ fn scored_group(
 mod tests {
     use super::*;
     use crate::testing::{letters, prompt, text};
-    use crate::trajectory::{OutputLimits, Token};
+    use trajectory::{OutputLimits, Token};
 
     fn ended(group: u64, member: u32, ids: &[u32]) -> (Trajectory, Finish) {
         let limits = OutputLimits { segment_tokens_max: 9, output_tokens_max: 9 };

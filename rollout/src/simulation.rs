@@ -8,13 +8,13 @@ use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert_eq, proptest}
 
 use crate::actor::Actor;
 use crate::config::{Priority, QueueConfig};
-use crate::group::Group;
 use crate::overlapped::Overlapped;
 use crate::queue::{DropReason, ReplayQueue};
-use crate::random::trajectory_key;
 use crate::request::StepRequest;
 use crate::schedule::Lockstep;
 use crate::testing::{Script, context, rollout_config};
+use trajectory::Group;
+use trajectory::random::trajectory_key;
 
 /// What may differ between two runs.
 #[derive(Debug, Clone, Copy)]
@@ -419,7 +419,7 @@ fn simulated(groups: Vec<Started>) -> Handed {
 }
 
 fn real(groups: &[Group]) -> Handed {
-    let member = |segments: &[crate::trajectory::Segment]| {
+    let member = |segments: &[trajectory::Segment]| {
         segments.iter().map(|segment| (segment.version, segment.tokens.len())).collect()
     };
     groups

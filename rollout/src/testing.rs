@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rewards::{Answer, Reward, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
+use rewards::{Answer, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
 use serde_json::Map;
 
 use crate::actor::ActorContext;
@@ -11,16 +11,16 @@ use crate::config::{DecodePrecision, KvCache, OnUpdate, Priority, RolloutConfig}
 use crate::ends::Ends;
 use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
-use crate::group::{CompletionRecord, Group, ScoredCompletion};
 use crate::intake::Intake;
-use crate::prompt::{DataConfig, JsonlConfig, Needs, Prompt, PromptSource};
+use crate::prompt::{DataConfig, JsonlConfig, Needs, PromptSource};
 use crate::pulse::Pulses;
 use crate::scheduler::Pacing;
 use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
 use crate::text::Text;
-use crate::trajectory::{Completion, Finish, Segment, Token};
 use crate::weights::{Bell, Versioned, WeightsCell};
+use trajectory::{Completion, Finish, Prompt, Reward, Segment, Token};
+use trajectory::{CompletionRecord, Group, ScoredCompletion};
 
 /// A directory with a character-level tokenizer: `<eos>` 0, `<unk>` 1, `a` to `e` 2 to 6.
 pub(crate) struct TextFiles(tempfile::TempDir);

@@ -16,14 +16,14 @@ use crate::actor::{UnfinishedGroups, members};
 use crate::config::{QueueConfig, RolloutConfig};
 use crate::costs::{Contention, CostModel, DecodeWork};
 use crate::error::RolloutError;
-use crate::group::{FinishedGroup, Group, ScoredCompletion};
 use crate::intake::Intake;
 use crate::lengths::LengthDistribution;
-use crate::prompt::Prompt;
 use crate::queue::ReplayQueue;
 use crate::scheduler::{Outcome, Pacing, Room, Scheduler};
-use crate::trajectory::{Completion, EndedText, Finish, OutputLimits, Token, Trajectory};
 use crate::weights::Bell;
+use trajectory::Prompt;
+use trajectory::{Completion, EndedText, Finish, OutputLimits, Token, Trajectory};
+use trajectory::{FinishedGroup, Group, ScoredCompletion};
 
 /// All tokens are this one.
 const TOKEN: Token = Token { id: 0, logprob: 0.0 };

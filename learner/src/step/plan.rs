@@ -91,7 +91,7 @@ impl Learner {
         let start = Instant::now();
         let mut sum = 0.0;
         for batch in batches {
-            self.pulse.beat();
+            (self.on_micro_batch.0)();
             let stats = token_stats(self.decoder(), &batch.packed, &self.chunk_plan());
             for row in &batch.rows {
                 sum += row.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();

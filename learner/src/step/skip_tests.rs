@@ -160,7 +160,7 @@ fn a_step_of_dead_groups_goes_through_no_pass() {
         assert_eq!(update.skipped, SkippedReport { completions: 8, tokens: update.completion_tokens });
         assert_eq!((report.seconds.statistics, report.version), (0.0, 2));
         assert_eq!(report.values.ratios, StepValues::default().ratios);
-        assert!(report.uses.iter().all(|used| *used == rollout::CompletionUse::ZeroAdvantage));
+        assert!(report.uses.iter().all(|used| *used == trajectory::CompletionUse::ZeroAdvantage));
     }
 }
 
@@ -196,7 +196,7 @@ fn a_completion_that_is_masked_as_a_whole_is_counted() {
 
 #[test]
 fn what_became_of_each_completion_is_told() {
-    use rollout::CompletionUse::{Dropped, Trained, ZeroAdvantage};
+    use trajectory::CompletionUse::{Dropped, Trained, ZeroAdvantage};
     let uses = |dynamic_sampling, kl| {
         let mut config = LearnerConfig { dynamic_sampling, ..learner_config() };
         if kl {

@@ -11,7 +11,7 @@ use super::reply::Reply;
 use super::request::Body;
 use super::{Counters, JudgeConfig};
 use crate::RewardError;
-use crate::random::{key_of, key_of_text};
+use trajectory::random::{key_of, key_of_text};
 
 /// Bytes of a response: a judge's longest reply is a few megabytes.
 const BODY_BYTES_MAX: u64 = 8 << 20;

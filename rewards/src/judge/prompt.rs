@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::random::{key_of, key_of_text};
 use crate::{Answer, RewardError};
+use trajectory::random::{key_of, key_of_text};
 
 const STANDARD: &str = "\
 You check answers. Below are a problem, the reference answer, and the end of a candidate's answer. Decide whether the

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use super::{Extent, Rules, Working, is_digits};
-use crate::random::Random;
+use trajectory::random::Random;
 
 pub(super) struct Sorting;
 

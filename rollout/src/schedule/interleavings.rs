@@ -9,7 +9,7 @@ use crate::ledger::RolloutState;
 use crate::scheduler::Pacing;
 use crate::sync::explore;
 use crate::testing::{Script, context_at, rollout_config};
-use crate::trajectory::Segment;
+use trajectory::Segment;
 
 const GROUP_SIZE: usize = 2;
 const GROUPS_PER_STEP: usize = 2;

@@ -1,69 +1,20 @@
-//! A group: all completions of one prompt, scored. And the form in which groups are recorded, one
-//! completion a line of JSON, which is also what a replay reads.
+//! The form in which groups are recorded, one completion a line of JSON, which is also what a replay reads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use rewards::Reward;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::RolloutError;
+use crate::completion::{Completion, Finish, StopReason};
+use crate::error::RecordError;
+use crate::group::{Group, ScoredCompletion};
 use crate::prompt::Prompt;
-use crate::trajectory::{Completion, Finish, Segment, StopReason, Token, Trajectory};
-
-/// All trajectories of one prompt, ended and not scored yet.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FinishedGroup {
-    /// The place of its prompt in the endless order.
-    pub id: u64,
-    /// The members in order, each with why it ended.
-    pub members: Vec<(Trajectory, Finish)>,
-}
-
-/// A completion and what it is worth.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScoredCompletion {
-    /// The completion.
-    pub completion: Completion,
-    /// What the verifiers gave.
-    pub reward: Reward,
-}
-
-/// All completions of one prompt. A group is whole or it does not exist.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Group {
-    /// The place of its prompt in the endless order; in a recording, the place of the group in the file.
-    pub id: u64,
-    /// What was answered.
-    pub prompt: Arc<Prompt>,
-    /// The members, in order.
-    pub completions: Vec<ScoredCompletion>,
-}
-
-impl Group {
-    /// Checks that the group is whole: members 0, 1, .. of this group and no gap.
-    pub fn new(id: u64, prompt: Arc<Prompt>, completions: Vec<ScoredCompletion>) -> Self {
-        assert!(!completions.is_empty(), "group {id} has no members");
-        for (place, scored) in completions.iter().enumerate() {
-            let Completion { group, member, .. } = scored.completion;
-            assert_eq!(
-                (group, member as usize),
-                (id, place),
-                "place {place} of group {id} has another member"
-            );
-        }
-        Self { id, prompt, completions }
-    }
-
-    /// The version that drew the oldest token: what staleness counts from.
-    pub fn oldest_version(&self) -> u64 {
-        let versions = self.completions.iter().map(|scored| scored.completion.oldest_version());
-        versions.min().expect("a group has members")
-    }
-}
+use crate::reward::Reward;
+use crate::token::Token;
+use crate::trajectory::Segment;
 
 /// One line of a recording.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,16 +183,16 @@ pub fn write_group(out: &mut impl Write, group: &Group) -> std::io::Result<()> {
 
 /// Reads a recording. Groups come in the order of their first lines and are numbered so; the lines of a group
 /// need not be neighbours. The prompt's `id` is the group's name.
-pub fn read_groups(path: &Path) -> Result<Vec<Group>, RolloutError> {
-    let file = std::fs::File::open(path).map_err(|error| RolloutError::file(path, error))?;
+pub fn read_groups(path: &Path) -> Result<Vec<Group>, RecordError> {
+    let file = std::fs::File::open(path).map_err(|error| RecordError::file(path, error))?;
     let mut groups: Vec<Group> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for (index, written) in std::io::BufReader::new(file).lines().enumerate() {
-        let written = written.map_err(|error| RolloutError::file(path, error))?;
+        let written = written.map_err(|error| RecordError::file(path, error))?;
         if written.trim().is_empty() {
             continue;
         }
-        let refuse = |reason: String| RolloutError::line(path, index + 1, reason);
+        let refuse = |reason: String| RecordError::line(path, index + 1, reason);
         let record: CompletionRecord =
             serde_json::from_str(&written).map_err(|error| refuse(format!("not a completion: {error}")))?;
         record.check().map_err(refuse)?;
@@ -252,7 +203,7 @@ pub fn read_groups(path: &Path) -> Result<Vec<Group>, RolloutError> {
         add(&mut groups[place], record).map_err(refuse)?;
     }
     if groups.is_empty() {
-        return Err(RolloutError::content(path, "holds no completions"));
+        return Err(RecordError::content(path, "holds no completions"));
     }
     Ok(groups)
 }
@@ -290,12 +241,13 @@ fn add(group: &mut Group, record: CompletionRecord) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{TextFiles, group};
+    use crate::testing::group;
 
-    fn read(lines: &str) -> Result<Vec<Group>, RolloutError> {
-        let files = TextFiles::new();
-        files.write("rollouts.jsonl", lines);
-        read_groups(&files.path().join("rollouts.jsonl"))
+    fn read(lines: &str) -> Result<Vec<Group>, RecordError> {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("rollouts.jsonl");
+        std::fs::write(&path, lines).expect("the directory is ours");
+        read_groups(&path)
     }
 
     // Invariant 2: ids and log-probs come back bit for bit.
@@ -420,14 +372,5 @@ mod tests {
         assert!(
             read("\n").expect_err("nothing").to_string().ends_with("rollouts.jsonl: holds no completions")
         );
-    }
-
-    // Invariant 5: a group is whole or gone.
-    #[test]
-    #[should_panic(expected = "place 1 of group 0 has another member")]
-    fn a_group_with_a_gap_cannot_be_made() {
-        let mut whole = group(0, &[(0, 1), (0, 1), (0, 1)]);
-        whole.completions.remove(1);
-        Group::new(whole.id, whole.prompt, whole.completions);
     }
 }

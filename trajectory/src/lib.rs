@@ -1,0 +1,26 @@
+//! The values that a run passes from stage to stage: prompts, tokens, trajectories, completions, groups and
+//! rewards, and the form in which groups are recorded.
+//!
+//! Plain values that can be written down and read back. This crate depends on no other crate of the
+//! workspace; it knows no threads, no tensors, no tokenizer and no verifier.
+
+mod error;
+pub mod random;
+mod token;
+mod prompt;
+mod trajectory;
+mod completion;
+mod reward;
+mod group;
+mod record;
+#[cfg(test)]
+mod testing;
+
+pub use completion::{Completion, EndedText, Finish, StopReason};
+pub use error::RecordError;
+pub use group::{FinishedGroup, Group, ScoredCompletion};
+pub use prompt::Prompt;
+pub use record::{CompletionRecord, CompletionUse, FinishReason, SegmentRecord, read_groups, write_group};
+pub use reward::Reward;
+pub use token::Token;
+pub use trajectory::{OutputLimits, Progress, Segment, Trajectory};
