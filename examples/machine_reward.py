@@ -5,7 +5,7 @@ that the machine of its prompt ends with.
     cargo run --release -- train configs/quickstart.toml --set learner.advantage.surrogates=ignore \\
         --set 'rewards=[{kind="process", correctness=true, command=["python3", "examples/machine_reward.py"]}]'
 
-docs/plugins.md describes the lines that go in and out.
+docs/guide/plugins.md describes the lines that go in and out.
 """
 
 import json

@@ -431,7 +431,7 @@ pub struct BenchDecodeArgs {
 #[command(after_help = "Examples:\n  longhaul bench segments --segments 0,2,4 --steps 10 --json\n  \
                   longhaul bench segments configs/quickstart.toml --segments 0,4 --set run.seed=2\n\n\
                   A row of 0 segments is whole outputs in turns with the learner: all outputs of a step at once, and \
-                  all waited for. docs/segments.md says what each column means.")]
+                  all waited for. docs/guide/measuring-segments.md says what each column means.")]
 pub struct BenchSegmentsArgs {
     /// The config file whose model and data are used; without one, a random model on problems of a task
     pub config: Option<PathBuf>,
@@ -480,7 +480,7 @@ pub struct BenchSegmentsArgs {
                   longhaul bench segments --segments 0,1,4 --json > rows.jsonl; longhaul simulate --costs-of rows.jsonl\n  \
                   longhaul simulate --lengths lognormal:4000,1.2 --output-tokens-max 32768 --slots 1024 --group-size 16 \
                   --groups-per-step 64 --decode-step-ms 25 --contention 1\n\n\
-                  docs/segments.md says what each column means and what the costs are."
+                  docs/guide/measuring-segments.md says what each column means and what the costs are."
 )]
 pub struct SimulateArgs {
     /// The config file; without one, the setting of `bench segments`

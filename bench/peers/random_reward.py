@@ -2,7 +2,7 @@
 """A reward without a meaning: a hash of the completion as a number from 0 to 1, so that every trainer gives the same
 completion the same reward, and the rewards of a group differ.
 
-As a plugin (docs/plugins.md) it serves `grpo_longhaul.toml`; `grpo_trl.py` imports `reward`.
+As a plugin (docs/guide/plugins.md) it serves `grpo_longhaul.toml`; `grpo_trl.py` imports `reward`.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-//! Runs that are killed, stopped, starved and damaged: each row of docs/faults.md that names a test of this
+//! Runs that are killed, stopped, starved and damaged: each row of docs/guide/resume.md that names a test of this
 //! file (invariant 9: nothing lost, and a run that is taken up is the run).
 
 use std::fs;
