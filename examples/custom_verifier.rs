@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Arguments are changes of config keys, as after `--set`: for example `run.steps=2`.
     let set: Vec<String> = std::env::args().skip(1).collect();
     let config = RunConfig::load(&config, &set)?;
-    let outcome = longhaul::train::train(&config, "custom_verifier", &RunPlace::default(), &verifiers)?;
+    let outcome = longhaul::run::train::train(&config, "custom_verifier", &RunPlace::default(), &verifiers)?;
     println!(
         "metrics of the verifier: rewards/few_zeros/mean in {}",
         outcome.folder.join("metrics.jsonl").display()

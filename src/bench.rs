@@ -1,5 +1,6 @@
 //! `longhaul bench`: measurements on this machine, and what they share.
 
+pub mod rows;
 mod decode;
 mod segments;
 mod streambp;

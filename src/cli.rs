@@ -7,8 +7,7 @@ use kernels::Precision;
 use rollout::KvCache;
 use serde::{Deserialize, Serialize};
 
-/// The version with the commit it was built from.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LONGHAUL_COMMIT"), ")");
+use crate::VERSION;
 
 /// Reinforcement-learning fine-tuning of language models whose outputs are very long.
 #[derive(Debug, Parser)]

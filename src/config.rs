@@ -20,7 +20,7 @@ use document::{Document, Place};
 
 pub(crate) use check::stand_ins;
 pub use sections::{
-    AlarmsSection, Best, CheckpointSection, CreateSection, DeviceKind, EvalSection, MetricsSection,
+    AlarmsSection, Best, CheckpointSection, Console, CreateSection, DeviceKind, EvalSection, MetricsSection,
     ModelSection, RunSection, Schedule, SftModelSection, SftPhase, SftRunSection, SftSection, ToolData,
     ToolModel, ToolSampling, WatchdogSection,
 };

@@ -6,30 +6,13 @@
 
 pub mod cause;
 pub mod cli;
-pub mod output;
-pub mod progress;
 pub mod config;
-pub mod run_folder;
-pub mod metrics;
-pub mod shutdown;
+pub mod records;
+pub mod watch;
 pub mod model;
-pub mod policy;
-pub mod generator;
-pub mod eval;
-pub mod step_metrics;
-pub mod alarms;
-pub mod checkpoints;
-pub mod origin;
-pub mod driver;
-pub mod watchdog;
-pub mod train;
-pub mod segments;
-pub mod replay;
-pub mod warm_start;
-mod preflight;
-pub mod score;
-pub mod memory;
-pub mod tokenize;
-pub mod tools;
+pub mod run;
 pub mod bench;
-pub mod simulate;
+pub mod commands;
+
+/// The version with the commit it was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LONGHAUL_COMMIT"), ")");

@@ -7,10 +7,11 @@ use clap::Parser;
 use longhaul::cause::one_line;
 use longhaul::cli::{Bench, Cli, Command, TrainArgs};
 use longhaul::config::RunConfig;
-use longhaul::eval::no_custom_verifiers;
-use longhaul::output::keep_apart;
-use longhaul::watchdog::{STALLED, Stalled};
-use longhaul::{bench, replay, score, simulate, tokenize, tools, train, warm_start};
+use longhaul::records::output::keep_apart;
+use longhaul::run::evaluate::no_custom_verifiers;
+use longhaul::run::train;
+use longhaul::watch::watchdog::{STALLED, Stalled};
+use longhaul::{bench, commands};
 use rollout::RolloutError;
 
 fn main() -> ExitCode {
@@ -53,15 +54,15 @@ fn run(command: &Command) -> Result<()> {
     kernels::SimdLevel::of_process()?;
     match command {
         Command::Train(args) => run_train(args),
-        Command::Sft(args) => warm_start::sft(args),
-        Command::Eval(args) => tools::eval(args),
-        Command::Generate(args) => tools::generate(args),
-        Command::Logprobs(args) => tools::logprobs(args),
-        Command::Tokenize(args) => tokenize::tokenize(args),
-        Command::Replay(args) => replay::replay(args),
-        Command::Score(args) => score::score(args),
-        Command::Check(args) => tools::check(args),
-        Command::Simulate(args) => simulate::simulate(args),
+        Command::Sft(args) => commands::sft::sft(args),
+        Command::Eval(args) => commands::eval::eval(args),
+        Command::Generate(args) => commands::generate::generate(args),
+        Command::Logprobs(args) => commands::logprobs::logprobs(args),
+        Command::Tokenize(args) => commands::tokenize::tokenize(args),
+        Command::Replay(args) => commands::replay::replay(args),
+        Command::Score(args) => commands::score::score(args),
+        Command::Check(args) => commands::check::check(args),
+        Command::Simulate(args) => commands::simulate::simulate(args),
         Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
         Command::Bench(Bench::Decode(args)) => bench::decode(args),
         Command::Bench(Bench::Segments(args)) => bench::segments(args),

@@ -1,5 +1,9 @@
 //! What surrounds a model's weights: its device, its tokenizer, and a new one made for the tasks.
 
+pub mod policy;
+pub mod generator;
+pub mod memory;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

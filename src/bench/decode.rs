@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{available_bytes, median, shape};
 use crate::cli::BenchDecodeArgs;
-use crate::generator;
+use crate::model::generator;
 
 /// Seconds of steps that one repeat takes at least.
 const REPEAT_S: f64 = 0.3;

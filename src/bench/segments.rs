@@ -15,15 +15,15 @@ use rewards::{Answer, RewardConfig, RewardError, RewardKind, TruncatedReward, Ve
 use rollout::LengthDistribution;
 
 use super::{Scratch, shape};
+use crate::bench::rows::{BUILT_IN, BUILT_IN_LENGTHS, SegmentRow, compare, metrics_steps, row_config};
 use crate::cli::{BenchSegmentsArgs, RunPlace};
+use crate::config::Console;
 use crate::config::RunConfig;
-use crate::eval::{Evaluator, no_custom_verifiers};
+use crate::model::policy::Policy;
 use crate::model::{Model, open_device, write_random};
-use crate::policy::Policy;
-use crate::progress::Console;
-use crate::segments::{BUILT_IN, BUILT_IN_LENGTHS, SegmentRow, compare, metrics_steps, row_config};
-use crate::shutdown::Shutdown;
-use crate::train::{Trial, try_out};
+use crate::run::evaluate::{Evaluator, no_custom_verifiers};
+use crate::run::train::{Trial, try_out};
+use crate::watch::shutdown::Shutdown;
 
 /// The name of the made-up reward.
 const ALTERNATING: &str = "alternating";

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{available_bytes, median, shape};
 use crate::cli::{BenchStreambpArgs, Errors, GradientPath, LayerInputs};
-use crate::memory::{peak_bytes, resident_bytes};
+use crate::model::memory::{peak_bytes, resident_bytes};
 
 /// One measurement. Seconds are medians over the repeats.
 #[derive(Debug, Deserialize, Serialize)]

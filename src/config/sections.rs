@@ -8,8 +8,6 @@ use rewards::{DemonstrationConfig, RewardConfig};
 use rollout::{Learn, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
-use crate::progress::Console;
-
 /// `[run]`: what holds for the whole run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -177,6 +175,19 @@ impl Default for MetricsSection {
             console: Console::Auto,
         }
     }
+}
+
+/// How much of the progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Console {
+    /// A table with a bar on a terminal, plain lines elsewhere.
+    #[default]
+    Auto,
+    /// Plain lines, also on a terminal.
+    Plain,
+    /// Nothing.
+    Quiet,
 }
 
 /// `[watchdog]`: what becomes of a run that makes no progress. It stands still where one stage is at the same piece

@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Further arguments are changes of config keys, as after `--set`: for example `run.steps=2`.
     let set: Vec<String> = arguments.collect();
     let config = RunConfig::load(&config, &set)?;
-    let outcome = longhaul::train::train(&config, "rust_verifier", &RunPlace::default(), &verifiers)?;
+    let outcome = longhaul::run::train::train(&config, "rust_verifier", &RunPlace::default(), &verifiers)?;
     println!("the run is in {}", outcome.folder.display());
     Ok(())
 }

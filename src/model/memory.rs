@@ -14,8 +14,8 @@ use learner::optimizer::OptimizerKind;
 use rollout::{DecodePrecision, OnUpdate, Room};
 
 use crate::config::{DeviceKind, RunConfig, Schedule};
-use crate::generator::precision as cache_precision;
-use crate::policy::precision;
+use crate::model::generator::precision as cache_precision;
+use crate::model::policy::precision;
 
 pub use measured::{peak_bytes, resident_bytes};
 pub use prompts::{PromptTokens, RunPrompts};

@@ -1,6 +1,5 @@
-//! What a run needs from outside, looked at before its weights are read and before its first step: the model's small
-//! files, all rows of the data, the rewards, the programs of plugins. `check` looks at the same, so that it ends as
-//! `train` and `sft` would begin.
+//! `longhaul check`: what a run needs from outside, looked at as `train` and `sft` do before their first step: the
+//! model's small files, all rows of the data, the rewards, the programs of plugins. So `check` fails where they would.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -10,18 +9,36 @@ use anyhow::Result;
 use kernels::{Decoder, DecoderConfig};
 use rollout::{Ends, Survey, Text};
 
-use crate::config::{RunConfig, SftRunConfig, stand_ins};
-use crate::eval::{JudgedPrompts, prompt_tokens_max};
-use crate::memory::RunPrompts;
+use crate::cli::CheckArgs;
+use crate::commands::sft::SftPrompts;
+use crate::config::{Config, RunConfig, SftRunConfig, stand_ins};
 use crate::model::ModelFiles;
-use crate::warm_start::SftPrompts;
+use crate::model::memory::{RunMemory, RunPrompts};
+use crate::run::evaluate::{JudgedPrompts, prompt_tokens_max};
+
+/// Prints the resolved config and what the run would begin with, or says what is wrong with either.
+///
+/// # Errors
+/// As the run would end before its first step.
+pub fn check(args: &CheckArgs) -> Result<()> {
+    let config = Config::load(&args.config, &args.overrides.set)?;
+    print!("{}", config.resolved());
+    match config {
+        Config::Train(config) => {
+            let findings = of_train(&config)?;
+            print!("{findings}{}", RunMemory::new(&config, &findings.decoder, &findings.prompts));
+        }
+        Config::Sft(config) => print!("{}", of_sft(&config)?),
+    }
+    Ok(())
+}
 
 /// What `check` found.
-pub(crate) struct Findings {
+struct Findings {
     /// The model as its config describes it.
-    pub(crate) decoder: DecoderConfig,
+    decoder: DecoderConfig,
     /// How long the prompts are.
-    pub(crate) prompts: RunPrompts,
+    prompts: RunPrompts,
     summary: String,
 }
 
@@ -36,7 +53,7 @@ impl fmt::Display for Findings {
 ///
 /// # Errors
 /// As `train` ends before its first step.
-pub(crate) fn of_train(config: &RunConfig) -> Result<Findings> {
+fn of_train(config: &RunConfig) -> Result<Findings> {
     let model = ModelFiles::read(&config.model.path)?.with_positions(config.model.positions_max);
     let custom = || stand_ins(&config.rewards);
     let prompts = JudgedPrompts::of_training(config, &model, &custom)?;
@@ -69,7 +86,7 @@ pub(crate) fn of_train(config: &RunConfig) -> Result<Findings> {
 ///
 /// # Errors
 /// As `sft` ends before its first step.
-pub(crate) fn of_sft(config: &SftRunConfig) -> Result<String> {
+fn of_sft(config: &SftRunConfig) -> Result<String> {
     let Some(path) = &config.model.path else {
         // A new model has no files, and its data is a task.
         return Ok(String::new());

@@ -10,23 +10,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::{Deserialize, Serialize};
+
+use crate::config::Console;
 
 /// After so many rows the table's head is printed again, so that it stands on most screens.
 const ROWS_PER_HEAD: u64 = 25;
-
-/// How much of the progress is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Console {
-    /// A table with a bar on a terminal, plain lines elsewhere.
-    #[default]
-    Auto,
-    /// Plain lines, also on a terminal.
-    Plain,
-    /// Nothing.
-    Quiet,
-}
 
 /// The numbers of one step that a person wants to see.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,9 +18,9 @@ use rollout::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Evaluation, RunConfig};
-use crate::generator::DecoderGenerator;
 use crate::model::ModelFiles;
-use crate::policy::Policy;
+use crate::model::generator::DecoderGenerator;
+use crate::model::policy::Policy;
 
 /// Makes the verifiers that a program adds to those of the crate, by the name under which `[[rewards]]` with
 /// `kind = "custom"` asks for them. Called once for training and once for evaluation.

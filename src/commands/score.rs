@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::ScoreArgs;
 use crate::config::ScoreConfig;
-use crate::eval::{no_custom_verifiers, weighted_sum};
-use crate::output::{Inputs, Output};
-use crate::run_folder::start_log;
+use crate::records::output::{Inputs, Output};
+use crate::run::evaluate::{no_custom_verifiers, weighted_sum};
+use crate::watch::log::start_log;
 
 /// Rows that are judged together. Verifiers that wait for somebody else overlap their waiting within a batch;
 /// after each batch what is known is written.

@@ -9,9 +9,9 @@ use rollout::{CompletionRecord, CompletionUse, Group, QueueReport};
 
 use super::{Run, due};
 use crate::config::RunConfig;
-use crate::metrics::completion_markdown;
-use crate::progress::ProgressLine;
-use crate::step_metrics::nothing_learned;
+use crate::records::step_metrics::nothing_learned;
+use crate::records::writer::completion_markdown;
+use crate::watch::progress::ProgressLine;
 
 impl Run<'_> {
     /// The step for a person: its line, some of its completions, and all of them as JSON lines.

@@ -8,12 +8,13 @@ use kernels::Device;
 use learner::manifest;
 use rollout::{Journal, RolloutState};
 
-use crate::checkpoints::{self, ResumePoint, check_config};
 use crate::cli::{LATEST, RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
-use crate::metrics::MetricsWriter;
-use crate::output::keep_apart;
-use crate::run_folder::{LogGuard, RunFolder, start_log};
+use crate::records::folder::RunFolder;
+use crate::records::output::keep_apart;
+use crate::records::writer::MetricsWriter;
+use crate::run::checkpoints::{self, ResumePoint, check_config};
+use crate::watch::log::{LogGuard, start_log};
 
 /// Where a training run begins.
 pub struct Origin {

@@ -9,10 +9,10 @@ use rollout::{
     StepRequest,
 };
 
-use crate::checkpoints::ResumePoint;
 use crate::config::Schedule;
-use crate::generator::{DecoderGenerator, Generators};
-use crate::policy::Policy;
+use crate::model::generator::{DecoderGenerator, Generators};
+use crate::model::policy::Policy;
+use crate::run::checkpoints::ResumePoint;
 
 /// The actors at work.
 pub enum Driver {

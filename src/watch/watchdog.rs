@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use rollout::{Doing, Pulses, ReplayQueue, Stage};
 
 use crate::config::WatchdogSection;
-use crate::progress::duration;
-use crate::shutdown::Shutdown;
+use crate::watch::progress::duration;
+use crate::watch::shutdown::Shutdown;
 
 /// The exit code of a run that stood still or could not stop in time: `EX_TEMPFAIL`, so that who started it may try
 /// again with `--resume`.

@@ -21,12 +21,12 @@ use learner::checkpoint::ExtraFile;
 use rollout::{Journal, RolloutState, Standing, Versioned};
 use serde::{Deserialize, Serialize};
 
-use crate::alarms::Alarms;
 use crate::config::{Best, CheckpointSection, RunConfig};
-use crate::eval::EvalReport;
-use crate::metrics::MetricsPlace;
-use crate::policy::Policy;
-use crate::run_folder::RunFolder;
+use crate::model::policy::Policy;
+use crate::records::folder::RunFolder;
+use crate::records::writer::MetricsPlace;
+use crate::run::evaluate::EvalReport;
+use crate::watch::alarms::Alarms;
 
 const ROLLOUT_FILE: &str = "rollout.bin";
 const RUN_FILE: &str = "run_state.json";

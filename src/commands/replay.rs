@@ -7,12 +7,13 @@ use rollout::{Group, read_groups};
 
 use crate::cli::{ReplayArgs, RunPlace};
 use crate::config::ReplayConfig;
-use crate::eval::reward_weights;
-use crate::metrics::MetricsWriter;
 use crate::model::{companions, open_device, set_positions};
-use crate::output::keep_apart;
-use crate::run_folder::{RunFolder, start_log};
-use crate::step_metrics::{StepMetrics, nothing_learned};
+use crate::records::folder::RunFolder;
+use crate::records::output::keep_apart;
+use crate::records::step_metrics::{StepMetrics, nothing_learned};
+use crate::records::writer::MetricsWriter;
+use crate::run::evaluate::reward_weights;
+use crate::watch::log::start_log;
 
 /// Makes one optimizer step for every `learner.groups_per_step` groups of the file, with those that it refills; the last
 /// may have fewer.
@@ -116,7 +117,7 @@ fn run(
     }
     let last = folder.checkpoint(learner.version());
     learner::checkpoint::save(&last, &learner, &companions)?;
-    crate::checkpoints::prune(&folder, &config.checkpoint)?;
+    crate::run::checkpoints::prune(&folder, &config.checkpoint)?;
     let nothing = if learned_steps == 0 { "; no step had anything to learn from" } else { "" };
     println!("weights in {}{nothing}", last.display());
     Ok(())

@@ -17,24 +17,24 @@ use rollout::{
     Pacing, Pulse, Pulses, ReplayQueue, RolloutError, Scorer, Standing, StepRequest, Versioned, WeightsCell,
 };
 
-use crate::alarms::{Alarms, StepFacts};
 use crate::cause::{one_line, with_consequence};
-use crate::checkpoints::{self, RunState};
 use crate::cli::{RunPlace, Start};
 use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
-use crate::driver::Driver;
-use crate::eval::{CustomVerifiers, EvalReport, Evaluator, JudgedPrompts, Surveys, reward_weights};
-use crate::generator::{DecoderGenerator, Generators, GivenLengths};
-use crate::memory::peak_bytes;
-use crate::metrics::MetricsWriter;
+use crate::model::generator::{DecoderGenerator, Generators, GivenLengths};
+use crate::model::memory::peak_bytes;
+use crate::model::policy::{Policy, precision};
 use crate::model::{Model, ModelFiles, open_device, tell};
-use crate::origin::Origin;
-use crate::policy::{Policy, precision};
-use crate::progress::{Progress, Summary};
-use crate::run_folder::RunFolder;
-use crate::shutdown::Shutdown;
-use crate::step_metrics::StepMetrics;
-use crate::watchdog::{Stalled, Watchdog, Watched};
+use crate::records::folder::RunFolder;
+use crate::records::step_metrics::StepMetrics;
+use crate::records::writer::MetricsWriter;
+use crate::run::checkpoints::{self, RunState};
+use crate::run::driver::Driver;
+use crate::run::evaluate::{CustomVerifiers, EvalReport, Evaluator, JudgedPrompts, Surveys, reward_weights};
+use crate::run::start::Origin;
+use crate::watch::alarms::{Alarms, StepFacts};
+use crate::watch::progress::{Progress, Summary};
+use crate::watch::shutdown::Shutdown;
+use crate::watch::watchdog::{Stalled, Watchdog, Watched};
 
 mod show;
 

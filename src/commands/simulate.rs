@@ -12,9 +12,11 @@ use rollout::{
 use serde::Serialize;
 
 use crate::bench::Scratch;
+use crate::bench::rows::{
+    BUILT_IN, BUILT_IN_LENGTHS, RowStep, SegmentRow, compare, metrics_steps, row_config,
+};
 use crate::cli::SimulateArgs;
 use crate::config::{RunConfig, Schedule};
-use crate::segments::{BUILT_IN, BUILT_IN_LENGTHS, RowStep, SegmentRow, compare, metrics_steps, row_config};
 
 /// Of settings that are nearly as fast as the fastest one, the one with the fewest segments is recommended.
 const NEARLY: f64 = 0.98;

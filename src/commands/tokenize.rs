@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::TokenizeArgs;
 use crate::config::ToolConfig;
-use crate::output::{Inputs, Output};
+use crate::records::output::{Inputs, Output};
 
 /// One line of the output; `longhaul logprobs` reads it.
 #[derive(Serialize)]

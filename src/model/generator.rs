@@ -11,7 +11,7 @@ use rollout::{
     SegmentRequest, Token, Versioned,
 };
 
-use crate::policy::Policy;
+use crate::model::policy::Policy;
 
 /// Logits below which one thread draws all tokens: it takes less time than to wake another.
 const DRAWN_TOGETHER_MIN: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! The folder of one run: where each file of it stands, and the log that is written into it.
+//! The folder of one run: where each file of it stands.
 //!
 //! ```text
 //! runs/quickstart-1/
@@ -12,20 +12,13 @@
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt};
-
-use crate::progress::above_bars;
 
 /// The first line of a run's `config.toml`. `--overwrite` touches no folder without it.
 const MARK: &str = "# A run of longhaul";
@@ -59,7 +52,7 @@ impl RunFolder {
             None => next_free(Path::new("runs"), name)?,
         };
         let file = path.join("config.toml");
-        let text = format!("{MARK} {}\n{config}", crate::cli::VERSION);
+        let text = format!("{MARK} {}\n{config}", crate::VERSION);
         fs::write(&file, text).with_context(|| file.display().to_string())?;
         Ok(Self { _lock: Arc::new(lock(&file)?), path })
     }
@@ -353,91 +346,6 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The log file of the run that is going on. The subscriber is the process's and is set once; the file changes.
-static LOG: Mutex<Option<File>> = Mutex::new(None);
-
-/// Ends the log of a run when it is dropped.
-#[must_use = "the log ends when this is dropped"]
-#[derive(Debug)]
-pub struct LogGuard(());
-
-impl Drop for LogGuard {
-    fn drop(&mut self) {
-        *log_file() = None;
-    }
-}
-
-/// Sends what the crates say to standard error (from level info on) and, all of it, to the folder's `log`.
-///
-/// Without a folder only standard error is written. One run of a process logs at a time: a second call takes
-/// the file of the first away.
-///
-/// # Errors
-/// If the log cannot be made.
-pub fn start_log(folder: Option<&RunFolder>) -> Result<LogGuard> {
-    let file = match folder {
-        Some(folder) => {
-            let path = folder.log();
-            let file = File::options().create(true).append(true).open(&path);
-            Some(file.with_context(|| path.display().to_string())?)
-        }
-        None => None,
-    };
-    *log_file() = file;
-    let terminal = fmt::layer()
-        .without_time()
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(|| TerminalLog)
-        .with_filter(LevelFilter::INFO);
-    // Everything of our own; of the libraries below only what a person should know.
-    let ours = EnvFilter::new("info,longhaul=trace,rollout=trace,rewards=trace,learner=trace,kernels=trace");
-    let file = fmt::layer().with_ansi(false).with_writer(FileLog).with_filter(ours);
-    // It fails where a subscriber is set already: by an earlier run in this process, or by the program around us.
-    let _ = tracing_subscriber::registry().with(terminal).with(file).try_init();
-    Ok(LogGuard(()))
-}
-
-fn log_file() -> MutexGuard<'static, Option<File>> {
-    // The file is whole after a panic elsewhere, so a poisoned lock is no reason to lose the log.
-    LOG.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct TerminalLog;
-
-impl Write for TerminalLog {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        above_bars(|| io::stderr().write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-struct FileLog;
-
-impl Write for &FileLog {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match log_file().as_mut() {
-            Some(file) => file.write(bytes),
-            None => Ok(bytes.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        log_file().as_mut().map_or(Ok(()), Write::flush)
-    }
-}
-
-impl<'a> MakeWriter<'a> for FileLog {
-    type Writer = &'a FileLog;
-
-    fn make_writer(&'a self) -> &'a FileLog {
-        self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -546,17 +454,5 @@ mod tests {
         folder.write_rollouts(12, [serde_json::json!({"a": 1}), serde_json::json!({"a": 2})]).unwrap();
         let text = fs::read_to_string(place.path().join("rollouts/step-000012.jsonl")).unwrap();
         assert_eq!(text, "{\"a\":1}\n{\"a\":2}\n");
-    }
-
-    #[test]
-    fn the_log_takes_what_the_terminal_does_not() {
-        let place = tempfile::tempdir().unwrap();
-        let folder = create(place.path(), false).unwrap();
-        let guard = start_log(Some(&folder)).unwrap();
-        tracing::debug!(target: "longhaul", "the detail");
-        drop(guard);
-        tracing::debug!(target: "longhaul", "after the run");
-        let log = fs::read_to_string(folder.log()).unwrap();
-        assert!(log.contains("the detail") && !log.contains("after the run"), "{log}");
     }
 }

@@ -12,17 +12,18 @@ use learner::sft::{SftConfig, SupervisedSequence};
 use rewards::{DemonstrationConfig, Split};
 use rollout::{DataConfig, Demonstration, Learn, Needs, PromptSource, Survey, Text};
 
-use crate::checkpoints;
 use crate::cli::SftArgs;
 use crate::config::SftRunConfig;
-use crate::eval::{EvalReport, Evaluator, JudgedPrompts, no_custom_verifiers, tell};
-use crate::metrics::MetricsWriter;
+use crate::model::policy::Policy;
 use crate::model::{Model, ModelFiles, open_device};
-use crate::output::keep_apart;
-use crate::policy::Policy;
-use crate::progress::{Progress, Summary};
-use crate::run_folder::{RunFolder, start_log};
-use crate::shutdown::Shutdown;
+use crate::records::folder::RunFolder;
+use crate::records::output::keep_apart;
+use crate::records::writer::MetricsWriter;
+use crate::run::checkpoints;
+use crate::run::evaluate::{EvalReport, Evaluator, JudgedPrompts, no_custom_verifiers, tell};
+use crate::watch::log::start_log;
+use crate::watch::progress::{Progress, Summary};
+use crate::watch::shutdown::Shutdown;
 
 /// Steps between two lines on the terminal: one a few seconds for a small model.
 const LINE_STEPS: u64 = 25;

@@ -1,0 +1,11 @@
+//! The commands but `train` and `bench`, one a file.
+
+pub mod sft;
+pub mod replay;
+pub mod score;
+pub mod tokenize;
+pub mod eval;
+pub mod generate;
+pub mod logprobs;
+pub mod check;
+pub mod simulate;

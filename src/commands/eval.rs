@@ -1,0 +1,38 @@
+//! `longhaul eval`: held-out accuracy, pass@k and lengths of a model.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use kernels::Precision;
+
+use crate::cli::EvalArgs;
+use crate::config::Config;
+use crate::model::policy::Policy;
+use crate::model::{ModelFiles, open_device};
+use crate::run::evaluate::{Evaluator, no_custom_verifiers};
+use crate::watch::log::start_log;
+
+/// Prints what a model answers to held-out prompts, judged.
+///
+/// # Errors
+/// What is wrong with the config, the model or the data.
+pub fn eval(args: &EvalArgs) -> Result<()> {
+    let config = Config::load(&args.config, &args.overrides.set)?;
+    let device = open_device(config.device())?;
+    let _log = start_log(None)?;
+    let Some(evaluation) = config.evaluation() else {
+        bail!("{}: eval.data names no held-out file", args.config.display());
+    };
+    let _log = start_log(None)?;
+    let model = ModelFiles::read(&args.model)?.with_positions(config.positions_max()).load(&device)?;
+    model.tell();
+    let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
+    let policy = Policy::new(&model.decoder, Precision::F32)?;
+    let report = evaluator.run(Arc::new(policy), 0)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{}", report.line());
+    }
+    Ok(())
+}

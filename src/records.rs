@@ -1,0 +1,6 @@
+//! What a run and the commands write: the run folder, its metrics, the files of commands.
+
+pub mod output;
+pub mod folder;
+pub mod writer;
+pub mod step_metrics;
