@@ -55,8 +55,8 @@ low = 0.2
 high = 0.2
 [learner.mpt]
 enabled = false
-[learner.streambp]
-enabled = true
+[learner.gradients]
+kind = "streambp"
 [learner.kl]
 enabled = false
 [optimizer]

@@ -1,5 +1,6 @@
-//! The commands but `train` and `bench`, one a file.
+//! The commands but `bench`, one a file.
 
+pub mod train;
 pub mod sft;
 pub mod replay;
 pub mod score;

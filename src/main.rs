@@ -5,11 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use longhaul::cause::one_line;
-use longhaul::cli::{Bench, Cli, Command, TrainArgs};
-use longhaul::config::RunConfig;
-use longhaul::records::output::keep_apart;
-use longhaul::run::evaluate::no_custom_verifiers;
-use longhaul::run::train;
+use longhaul::cli::{Bench, Cli, Command};
 use longhaul::watch::watchdog::{STALLED, Stalled};
 use longhaul::{bench, commands};
 use rollout::RolloutError;
@@ -53,7 +49,7 @@ fn end_quietly_without_a_reader() {
 fn run(command: &Command) -> Result<()> {
     kernels::SimdLevel::of_process()?;
     match command {
-        Command::Train(args) => run_train(args),
+        Command::Train(args) => commands::train::train(args),
         Command::Sft(args) => commands::sft::sft(args),
         Command::Eval(args) => commands::eval::eval(args),
         Command::Generate(args) => commands::generate::generate(args),
@@ -67,14 +63,4 @@ fn run(command: &Command) -> Result<()> {
         Command::Bench(Bench::Decode(args)) => bench::decode(args),
         Command::Bench(Bench::Segments(args)) => bench::segments(args),
     }
-}
-
-fn run_train(args: &TrainArgs) -> Result<()> {
-    let config = RunConfig::load(&args.config, &args.overrides.set)?;
-    if args.start.resume.is_none() {
-        keep_apart(&args.place, &[&args.config])?;
-    }
-    let name = args.config.file_stem().map_or("train".into(), |stem| stem.to_string_lossy());
-    train::train_from(config, &name, (&args.place, &args.start), &no_custom_verifiers)?;
-    Ok(())
 }

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::config::{CreateSection, DeviceKind};
 
 /// The files beside the weights that a directory needs to stay whole.
-const COMPANIONS: [&str; 9] = [
+const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -37,7 +37,7 @@ const MORE_TEMPLATES: &str = "additional_chat_templates";
 ///
 /// # Errors
 /// If this build has no such device.
-pub fn open_device((kind, threads): (DeviceKind, Option<usize>)) -> Result<Device> {
+pub fn open_device(kind: DeviceKind, threads: Option<usize>) -> Result<Device> {
     if let Some(threads) = threads {
         // A second run in one process finds the pool as the first one made it.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
@@ -60,7 +60,7 @@ pub struct Model {
     /// Tokenizer and chat template.
     pub text: Arc<Text>,
     /// Files that a checkpoint takes along.
-    pub companions: Vec<ExtraFile>,
+    pub tokenizer_files: Vec<ExtraFile>,
     /// What a person should know about the model, said by [`Model::tell`] once there is a log.
     pub notes: Vec<String>,
 }
@@ -110,7 +110,12 @@ impl ModelFiles {
     pub fn load(self, device: &Device) -> Result<Model> {
         let mut decoder = Decoder::load(&self.dir, device)?;
         decoder.config.max_positions = self.decoder.max_positions;
-        Ok(Model { decoder, text: self.text, companions: companions(&self.dir)?, notes: self.notes })
+        Ok(Model {
+            decoder,
+            text: self.text,
+            tokenizer_files: tokenizer_files(&self.dir)?,
+            notes: self.notes,
+        })
     }
 }
 
@@ -175,7 +180,7 @@ impl Model {
         };
         let decoder = Decoder::random(config, seed, device);
         let text = Arc::new(Text::load(dir)?);
-        Ok(Self { decoder, text, companions: companions(dir)?, notes: Vec::new() })
+        Ok(Self { decoder, text, tokenizer_files: tokenizer_files(dir)?, notes: Vec::new() })
     }
 }
 
@@ -218,8 +223,8 @@ pub fn write_random(config: DecoderConfig, seed: u64, dir: &Path) -> Result<()> 
 ///
 /// # Errors
 /// If one cannot be read.
-pub fn companions(dir: &Path) -> Result<Vec<ExtraFile>> {
-    let mut names: Vec<String> = COMPANIONS.iter().map(|name| (*name).to_owned()).collect();
+pub fn tokenizer_files(dir: &Path) -> Result<Vec<ExtraFile>> {
+    let mut names: Vec<String> = TOKENIZER_FILES.iter().map(|name| (*name).to_owned()).collect();
     let more = dir.join(MORE_TEMPLATES);
     if more.is_dir() {
         let entries = std::fs::read_dir(&more).with_context(|| more.display().to_string())?;

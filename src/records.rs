@@ -3,4 +3,5 @@
 pub mod output;
 pub mod folder;
 pub mod writer;
+pub mod reader;
 pub mod step_metrics;

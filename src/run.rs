@@ -1,7 +1,18 @@
-//! A training run: where it begins, who drives the actors, its steps, its evaluations and its checkpoints.
+//! A training run: where it starts, what it is made of, its steps, its evaluations, its checkpoints and its ends.
 
-pub mod evaluate;
+pub mod prompts;
+pub mod request;
+pub mod eval_report;
+pub mod evaluator;
 pub mod checkpoints;
 pub mod start;
 pub mod driver;
-pub mod train;
+mod train;
+mod record;
+mod evaluate;
+mod finish;
+mod assemble;
+
+pub use assemble::train;
+pub use finish::Outcome;
+pub use request::{RunRequest, StartFrom};

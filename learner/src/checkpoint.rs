@@ -435,7 +435,7 @@ mod tests {
         save(&dir, &learner(decoder(1), "sgd"), &[]).unwrap();
         assert!(!dir.join(MOMENTS_FILE).exists());
 
-        let config = SftConfig { batch_tokens_max: 64, streambp: Default::default() };
+        let config = SftConfig { batch_tokens_max: 64, gradients: Default::default() };
         let sft = || SftLearner::new(decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
         let mut trained = sft();
         let sequence = crate::sft::SupervisedSequence {

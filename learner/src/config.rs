@@ -1,4 +1,4 @@
-//! The knobs of the `[learner]` section, and what values of them cannot be meant.
+//! The knobs of the `[learner]` section, and which values of them are invalid.
 //!
 //! A method that the file does not name is off; a method that it names has the numbers of its paper
 //! unless the file gives others. The resolved configuration shows every value, so none is hidden. The
@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::LearnerError;
 
+mod gradients;
 mod sampling;
 
+pub use gradients::{GradientsConfig, LayerInputsPlace, StreambpConfig};
 pub use sampling::DynamicSampling;
 
 /// The section `[learner]`.
@@ -44,9 +46,9 @@ pub struct LearnerConfig {
     /// Masking of well-mastered positive tokens.
     #[serde(default)]
     pub mpt: MptConfig,
-    /// Exact backpropagation in chunks of the sequence.
+    /// How gradients are computed.
     #[serde(default)]
-    pub streambp: StreambpConfig,
+    pub gradients: GradientsConfig,
     /// Penalty for leaving a reference model.
     #[serde(default)]
     pub kl: KlConfig,
@@ -257,130 +259,6 @@ pub enum MptScope {
     Batch,
 }
 
-/// The section `[learner.streambp]` (arXiv 2506.03077). Changes memory and time; no number but by roundings of the
-/// layers' inputs, where they are asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StreambpConfig {
-    /// Goes back through each layer in chunks; off is the ordinary way, which keeps every activation.
-    pub enabled: bool,
-    /// Tokens of a chunk inside a layer.
-    #[serde(default = "StreambpConfig::default_layer_chunk_tokens")]
-    pub layer_chunk_tokens: usize,
-    /// Tokens of a chunk of the head and the loss.
-    #[serde(default = "StreambpConfig::default_head_chunk_tokens")]
-    pub head_chunk_tokens: usize,
-    /// Attention's results of as many layers as fit into so many MiB are kept for the backward pass, which is
-    /// faster than computing them again; 0 keeps none.
-    #[serde(default = "StreambpConfig::default_attention_kept_mib")]
-    pub attention_kept_mib: u64,
-    /// Of these layers, the other activations of as many as fit into so many MiB are kept as well: a fifth of the
-    /// products of a step is then not computed again; 0 keeps none. On the CPU only.
-    #[serde(default = "StreambpConfig::default_activations_kept_mib")]
-    pub activations_kept_mib: u64,
-    /// Where the layers' inputs wait for the backward pass; anything but memory is for the CPU only.
-    #[serde(default)]
-    pub layer_inputs: LayerInputsPlace,
-    /// Folder of the file with `layer_inputs = "file"`; absent is the system's folder for temporary files. That
-    /// folder should be on a disk: some systems keep theirs in memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layer_inputs_dir: Option<PathBuf>,
-}
-
-/// Where the inputs of the layers wait for the backward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LayerInputsPlace {
-    /// In memory, as they are.
-    #[default]
-    Memory,
-    /// In memory, rounded to bfloat16: half as much, with gradients of rounded inputs.
-    Bf16,
-    /// In a file, to the bit. It has no name, so that nothing is left of it.
-    File,
-}
-
-impl StreambpConfig {
-    /// The paper's choice for length.
-    fn default_layer_chunk_tokens() -> usize {
-        512
-    }
-
-    /// The paper suggests 100 to 1024.
-    fn default_head_chunk_tokens() -> usize {
-        256
-    }
-
-    /// All layers of a small model at some ten thousand tokens, and little beside a large model's gradients.
-    fn default_attention_kept_mib() -> u64 {
-        96
-    }
-
-    /// All layers of a small model at some ten thousand tokens.
-    fn default_activations_kept_mib() -> u64 {
-        256
-    }
-
-    /// The cuts of the passes at this temperature.
-    pub fn plan(&self, temperature: f64) -> kernels::ChunkPlan {
-        kernels::ChunkPlan {
-            path: if self.enabled {
-                kernels::GradientPath::StreamBp
-            } else {
-                kernels::GradientPath::Unchunked
-            },
-            layer_chunk_tokens: self.layer_chunk_tokens,
-            head_chunk_tokens: self.head_chunk_tokens,
-            attention_kept_bytes: self.attention_kept_mib << 20,
-            activations_kept_bytes: self.activations_kept_mib << 20,
-            layer_inputs: match self.layer_inputs {
-                LayerInputsPlace::Memory => kernels::LayerInputs::Memory,
-                LayerInputsPlace::Bf16 => kernels::LayerInputs::Bf16,
-                LayerInputsPlace::File => kernels::LayerInputs::File(
-                    self.layer_inputs_dir.clone().unwrap_or_else(std::env::temp_dir),
-                ),
-            },
-            temperature,
-        }
-    }
-
-    /// Says which value cannot be meant.
-    ///
-    /// # Errors
-    /// [`LearnerError::Config`] for a chunk of no tokens, for more memory than there is anywhere, or for a folder
-    /// of a file that is not written.
-    pub fn check(&self) -> Result<(), LearnerError> {
-        for (key, mib) in [
-            ("learner.streambp.attention_kept_mib", self.attention_kept_mib),
-            ("learner.streambp.activations_kept_mib", self.activations_kept_mib),
-        ] {
-            if mib > 1 << 40 {
-                return Err(LearnerError::config(key, format!("{mib} MiB are more than any machine has")));
-            }
-        }
-        if self.layer_inputs_dir.is_some() && self.layer_inputs != LayerInputsPlace::File {
-            let reason = "is given, but layer_inputs is not \"file\"";
-            return Err(LearnerError::config("learner.streambp.layer_inputs_dir", reason));
-        }
-        at_least_one("learner.streambp.layer_chunk_tokens", self.layer_chunk_tokens)?;
-        at_least_one("learner.streambp.head_chunk_tokens", self.head_chunk_tokens)
-    }
-}
-
-impl Default for StreambpConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            layer_chunk_tokens: Self::default_layer_chunk_tokens(),
-            head_chunk_tokens: Self::default_head_chunk_tokens(),
-            attention_kept_mib: Self::default_attention_kept_mib(),
-            activations_kept_mib: Self::default_activations_kept_mib(),
-            layer_inputs: LayerInputsPlace::default(),
-            layer_inputs_dir: None,
-        }
-    }
-}
-
 /// The section `[learner.kl]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -428,7 +306,7 @@ impl LearnerConfig {
         }
     }
 
-    /// Says which value cannot be meant.
+    /// Says which value is invalid.
     ///
     /// # Errors
     /// [`LearnerError::Config`] with the first key whose value is out of its range, or that contradicts
@@ -441,7 +319,7 @@ impl LearnerConfig {
         self.check_mismatch()?;
         self.clip.check()?;
         self.mpt.check()?;
-        self.streambp.check()?;
+        self.gradients.check()?;
         self.kl.check()
     }
 

@@ -8,7 +8,7 @@ use kernels::{Decoder, TokenStats, accumulate_gradients};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Sequence, SequenceCost, micro_batches};
-use crate::config::{StreambpConfig, at_least_one};
+use crate::config::{GradientsConfig, at_least_one};
 use crate::error::LearnerError;
 use crate::optimizer::OptimizerConfig;
 use crate::snapshot::{Snapshot, Trainee};
@@ -19,9 +19,9 @@ use crate::snapshot::{Snapshot, Trainee};
 pub struct SftConfig {
     /// Tokens, prompts included, in one micro-batch. A longer sequence is a micro-batch of its own.
     pub batch_tokens_max: usize,
-    /// Exact backpropagation in chunks of the sequence.
+    /// How gradients are computed.
     #[serde(default)]
-    pub streambp: StreambpConfig,
+    pub gradients: GradientsConfig,
 }
 
 /// A prompt and the continuation that is to be learned.
@@ -89,7 +89,7 @@ impl SftLearner {
         steps_total: u64,
     ) -> Result<Self, LearnerError> {
         at_least_one("sft.batch_tokens_max", config.batch_tokens_max)?;
-        config.streambp.check()?;
+        config.gradients.check()?;
         Ok(Self { trainee: Trainee::new(decoder, optimizer, steps_total)?, config })
     }
 
@@ -131,7 +131,7 @@ impl SftLearner {
         let target_tokens: usize = sequences.iter().map(|sequence| sequence.learned().count()).sum();
         assert!(target_tokens > 0, "a step needs a sequence");
         let share = 1.0 / target_tokens as f64;
-        let plan = self.config.streambp.plan(1.0);
+        let plan = self.config.gradients.plan(1.0);
         let mut gradients = self.trainee.gradients();
         let (mut loss, mut entropy) = (0.0, 0.0);
         for batch in &batches {
@@ -147,7 +147,7 @@ impl SftLearner {
                 accumulate_gradients(decoder, &batch.packed, &plan, &mut gradients, &mut coefficients)
                     .map_err(|source| LearnerError::LayerInputs {
                         step,
-                        key: "sft.streambp.layer_inputs_dir",
+                        key: "sft.gradients.layer_inputs_dir",
                         source,
                     })?;
             for row in &batch.rows {
@@ -196,6 +196,7 @@ mod tests {
     use kernels::{Packed, token_stats};
 
     use super::*;
+    use crate::config::StreambpConfig;
     use crate::testing::{decoder, optimizer_config, relative_error, weights_of};
 
     fn sequences() -> Vec<SupervisedSequence> {
@@ -208,16 +209,16 @@ mod tests {
     }
 
     fn learner(batch_tokens_max: usize, kind: &str) -> SftLearner {
-        let streambp =
+        let chunks =
             StreambpConfig { layer_chunk_tokens: 3, head_chunk_tokens: 2, ..StreambpConfig::default() };
-        let config = SftConfig { batch_tokens_max, streambp };
+        let config = SftConfig { batch_tokens_max, gradients: GradientsConfig::Streambp(chunks) };
         SftLearner::new(decoder(3), config, optimizer_config(kind), 100).unwrap()
     }
 
     #[test]
     fn the_loss_is_the_mean_over_all_target_tokens_and_over_no_prompt_token() {
         let mut learner = learner(100, "sgd");
-        let plan = learner.config.streambp.plan(1.0);
+        let plan = learner.config.gradients.plan(1.0);
         let mut expected = 0.0;
         for SupervisedSequence { prompt_tokens, target_tokens, .. } in sequences() {
             let ids = [&prompt_tokens[..], &target_tokens].concat();
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn given_parts_of_a_target_are_read_and_not_learned() {
-        let plan = learner(100, "sgd").config.streambp.plan(1.0);
+        let plan = learner(100, "sgd").config.gradients.plan(1.0);
         let mut given = sequences();
         given[0].given.push(1..3);
         let mut learner = learner(100, "sgd");

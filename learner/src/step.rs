@@ -180,7 +180,7 @@ impl Learner {
     }
 
     fn chunk_plan(&self) -> kernels::ChunkPlan {
-        self.config.streambp.plan(self.temperature)
+        self.config.gradients.plan(self.temperature)
     }
 
     /// Gradients of the whole step, then the update. Gives the report and the ratios for its histogram.
@@ -242,7 +242,7 @@ impl Learner {
         let chunks = self.chunk_plan();
         let step = self.version();
         accumulate_gradients(self.decoder(), &batch.packed, &chunks, gradients, &mut coefficients).map_err(
-            |source| LearnerError::LayerInputs { step, key: "learner.streambp.layer_inputs_dir", source },
+            |source| LearnerError::LayerInputs { step, key: "learner.gradients.layer_inputs_dir", source },
         )?;
         failure.map_or(Ok(()), Err)
     }
@@ -272,16 +272,16 @@ impl Learner {
     }
 
     fn cuts(&self, batches: &[MicroBatch]) -> CutReport {
-        let chunks = &self.config.streambp;
-        let count = |tokens: usize| -> usize {
-            let of = |batch: &MicroBatch| batch.packed.ids.len().div_ceil(tokens);
-            if chunks.enabled { batches.iter().map(of).sum() } else { batches.len() }
+        let chunks = self.config.gradients.streambp();
+        let count = |tokens: Option<usize>| -> usize {
+            let of = |batch: &MicroBatch, tokens| batch.packed.ids.len().div_ceil(tokens);
+            tokens.map_or(batches.len(), |tokens| batches.iter().map(|batch| of(batch, tokens)).sum())
         };
         CutReport {
             micro_batches: batches.len(),
             micro_batch_tokens_max: batches.iter().map(|batch| batch.packed.ids.len()).max().unwrap_or(0),
-            layer_chunks: count(chunks.layer_chunk_tokens),
-            head_chunks: count(chunks.head_chunk_tokens),
+            layer_chunks: count(chunks.map(|chunks| chunks.layer_chunk_tokens)),
+            head_chunks: count(chunks.map(|chunks| chunks.head_chunk_tokens)),
         }
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn learner_config() -> LearnerConfig {
     let config = json!({
         "groups_per_step": 3, "batch_tokens_max": 1000, "advantage": {"kind": "grpo"},
         "importance": {"kind": "pois"},
-        "streambp": {"enabled": true, "layer_chunk_tokens": 5, "head_chunk_tokens": 4},
+        "gradients": {"kind": "streambp", "layer_chunk_tokens": 5, "head_chunk_tokens": 4},
     });
     serde_json::from_value(config).unwrap()
 }

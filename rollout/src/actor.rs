@@ -301,29 +301,26 @@ pub(crate) struct OnSlot {
 }
 
 /// The trajectories of a new group.
-pub(crate) fn members(
-    prompt: Arc<Prompt>,
-    group: u64,
-    group_size: usize,
-) -> impl Iterator<Item = Trajectory> {
+pub fn members(prompt: Arc<Prompt>, group: u64, group_size: usize) -> impl Iterator<Item = Trajectory> {
     let group_size = u32::try_from(group_size).expect("a group is far smaller than 2^32");
     (0..group_size).map(move |member| Trajectory::new(prompt.clone(), group, member))
 }
 
 /// Ended members that wait for the rest of their group.
 #[derive(Debug)]
-pub(crate) struct UnfinishedGroups {
+pub struct UnfinishedGroups {
     group_size: usize,
     groups: BTreeMap<u64, Vec<(Trajectory, Finish)>>,
 }
 
 impl UnfinishedGroups {
-    pub(crate) fn new(group_size: usize) -> Self {
+    /// Groups of so many members, none of which has ended.
+    pub fn new(group_size: usize) -> Self {
         Self { group_size, groups: BTreeMap::new() }
     }
 
     /// Takes an ended member; returns the group if it was the last one.
-    pub(crate) fn add(&mut self, ended: (Trajectory, Finish)) -> Option<FinishedGroup> {
+    pub fn add(&mut self, ended: (Trajectory, Finish)) -> Option<FinishedGroup> {
         let id = ended.0.group;
         let members = self.groups.entry(id).or_default();
         members.push(ended);

@@ -51,6 +51,19 @@ impl OnUpdate {
     }
 }
 
+/// The schedule: whether actors and learner work at the same time, and by which clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Actors generate while the learner learns.
+    #[default]
+    Async,
+    /// At the same time, by a logical clock: the same seed gives the same run, bit for bit.
+    Deterministic,
+    /// One after the other, in one thread: the same seed gives the same run, bit for bit.
+    Lockstep,
+}
+
 /// In how many bits the actors hold the weights that they decode with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

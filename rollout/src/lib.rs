@@ -13,7 +13,6 @@ mod token_bytes;
 mod stop_strings;
 mod text;
 mod prompt;
-mod lengths;
 mod ends;
 mod scheduler;
 mod weights;
@@ -30,16 +29,15 @@ mod resume;
 mod schedule;
 mod overlapped;
 mod evaluate;
-mod costs;
-mod virtual_run;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod simulation;
 
-pub use actor::{Actor, ActorContext, ActorReport, Advance};
-pub use config::{DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, StopConfig};
-pub use costs::{Contention, CostModel, DecodeWork, Observation, fit as fit_costs};
+pub use actor::{Actor, ActorContext, ActorReport, Advance, UnfinishedGroups, members};
+pub use config::{
+    DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, Schedule, StopConfig,
+};
 pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationPlan, evaluate};
@@ -49,8 +47,7 @@ pub use journal::Journal;
 pub use ledger::{
     ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WaitingState, WindowState,
 };
-pub use lengths::LengthDistribution;
-pub use overlapped::Overlapped;
+pub use overlapped::{Overlapped, window_groups};
 pub use prompt::{
     BAD_ROWS_NAMED, BadRow, BadRows, BadRowsPolicy, DataConfig, Demonstration, Fault, JsonlConfig,
     LastAssistant, Learn, Line, Needs, PromptLengths, PromptSource, RowFile, Survey, references,
@@ -69,5 +66,4 @@ pub use trajectory::{
     OutputLimits, Progress, Prompt, ScoredCompletion, Segment, SegmentRecord, StopReason, Token, Trajectory,
     read_groups, write_group,
 };
-pub use virtual_run::{Turns, VirtualPlan, VirtualStep, run_virtually};
 pub use weights::{Bell, Versioned, WeightsCell};

@@ -75,6 +75,12 @@ enum End<W> {
     Interrupted(Window<W>),
 }
 
+/// How many groups are to end in the next window, where so many are wanted for the next batch and so many wait already.
+/// A window has one at least, so that decoding goes on while the learner learns.
+pub fn window_groups(wanted: usize, waiting: usize) -> usize {
+    wanted.saturating_sub(waiting).max(1)
+}
+
 impl<G> Overlapped<G>
 where
     G: Generator + Send + 'static,
@@ -224,8 +230,7 @@ where
 
     /// A window of as many groups as `count` needs beside those that wait already.
     fn order_next(&mut self, count: usize, queue: &ReplayQueue) {
-        let ready = queue.len() + self.overflow.len();
-        let groups = count.saturating_sub(ready).max(1);
+        let groups = window_groups(count, queue.len() + self.overflow.len());
         self.order(Window { groups, weights: self.context.weights.latest() });
     }
 

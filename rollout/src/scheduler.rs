@@ -286,7 +286,7 @@ impl Scheduler {
     }
 
     /// Ends the open segment of the trajectory on this slot where it is.
-    pub(crate) fn cut(&mut self, slot: usize) {
+    pub fn cut(&mut self, slot: usize) {
         let Slot::Decoding(trajectory) = std::mem::replace(&mut self.slots[slot], Slot::Free) else {
             panic!("slot {slot} is not inside a segment");
         };
@@ -344,7 +344,7 @@ impl Scheduler {
 
     /// Takes `count` tokens at once that end neither the segment nor the output: a virtual run leaps over the
     /// decode steps in which nothing happens.
-    pub(crate) fn push_inside(&mut self, slot: usize, token: Token, count: usize) {
+    pub fn push_inside(&mut self, slot: usize, token: Token, count: usize) {
         let Slot::Decoding(trajectory) = &mut self.slots[slot] else {
             panic!("slot {slot} drew tokens and decodes nothing");
         };

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{available_bytes, median, shape};
 use crate::cli::BenchDecodeArgs;
-use crate::model::generator;
+use crate::model::{generator, policy};
 
 /// Seconds of steps that one repeat takes at least.
 const REPEAT_S: f64 = 0.3;
@@ -64,11 +64,12 @@ pub fn decode(args: &BenchDecodeArgs) -> Result<()> {
         Some(model) => Decoder::load(model, &device)?,
         None => Decoder::random(shape(&args.shape)?, 1, &device),
     };
+    let precision = policy::precision(args.precision);
     let bench = Bench {
         config: decoder.config.clone(),
-        precision: args.precision.into(),
-        weights: DecodeWeights::rounded(&decoder, args.precision.into())?,
-        kv_cache: args.kv_cache.into(),
+        precision,
+        weights: DecodeWeights::rounded(&decoder, precision)?,
+        kv_cache: args.kv_cache,
         repeats: args.repeats.max(1),
     };
     drop(decoder);
@@ -139,7 +140,7 @@ impl Bench {
             slots.prefill(&self.weights, &[Feed { slot: 0, tokens: &text }]);
             rates.push(context as f64 / start.elapsed().as_secs_f64());
         }
-        Ok(self.row(Phase::Prefill, (1, context), rates))
+        Ok(self.row(Phase::Prefill, 1, context, rates))
     }
 
     fn steps(&self, batch: usize, context: usize) -> Result<DecodeRow> {
@@ -161,10 +162,10 @@ impl Bench {
             }
             rates.push((steps * batch) as f64 / start.elapsed().as_secs_f64());
         }
-        Ok(self.row(Phase::Decode, (batch, context), rates))
+        Ok(self.row(Phase::Decode, batch, context, rates))
     }
 
-    fn row(&self, phase: Phase, (batch, context): (usize, usize), mut rates: Vec<f64>) -> DecodeRow {
+    fn row(&self, phase: Phase, batch: usize, context: usize, mut rates: Vec<f64>) -> DecodeRow {
         let (precision, kv_cache) = (self.precision, self.kv_cache);
         DecodeRow { phase, batch, context, precision, kv_cache, tokens_per_s: median(&mut rates) }
     }

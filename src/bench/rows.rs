@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use rollout::Observation;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use simulate::Observation;
 
 use crate::config::{RunConfig, Schedule};
+use crate::records::reader::{MetricsLine, MetricsReader};
 
 /// The setting of `bench segments` and `simulate` without a config. Four of five outputs end within half of the
 /// limit, and one in ten meets it: ln(4) / 1.647 is where four fifths of a normal distribution end.
@@ -149,7 +149,7 @@ impl SegmentRow {
     ///
     /// # Errors
     /// If no step is left.
-    pub fn of((segments, slots): (usize, usize), steps: &[RowStep]) -> Result<Self> {
+    pub fn of(segments: usize, slots: usize, steps: &[RowStep]) -> Result<Self> {
         let rest = &steps[filling_steps(steps.len())..];
         if rest.is_empty() {
             bail!(
@@ -252,25 +252,23 @@ pub fn compare(rows: &mut [SegmentRow]) {
 /// # Errors
 /// If the file cannot be read, or is not that of a run of this version.
 pub fn metrics_steps(folder: &Path, schedule: Schedule) -> Result<Vec<RowStep>> {
-    let path = folder.join("metrics.jsonl");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let metrics = MetricsReader::open(folder)?;
     let mut steps = Vec::new();
-    // An evaluation goes on in the time of the step after the one that it is written down with.
+    // An evaluation goes on in the time of the step after the one that it is written with.
     let mut evaluated_s = 0.0;
-    for (number, line) in text.lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), number + 1);
-        let line: Value = serde_json::from_str(line).with_context(place)?;
-        if line["step"] != 0 {
-            steps.push(row_step(&line, schedule, evaluated_s).with_context(place)?);
+    for line in metrics.lines() {
+        let is_step = line.step() != Some(0);
+        if is_step {
+            steps.push(row_step(&line, schedule, evaluated_s)?);
         }
-        evaluated_s = if line["step"] == 0 { 0.0 } else { line["timing_s/eval"].as_f64().unwrap_or(0.0) };
+        evaluated_s = if is_step { line.value("timing_s/eval").unwrap_or(0.0) } else { 0.0 };
     }
     Ok(steps)
 }
 
-fn row_step(line: &Value, schedule: Schedule, evaluated_s: f64) -> Result<RowStep> {
-    let needed = |tag: &str| line[tag].as_f64().with_context(|| format!("the step has no {tag}"));
-    let or_zero = |tag: &str| line[tag].as_f64().unwrap_or(0.0);
+fn row_step(line: &MetricsLine<'_>, schedule: Schedule, evaluated_s: f64) -> Result<RowStep> {
+    let needed = |tag: &str| line.needed(tag);
+    let or_zero = |tag: &str| line.value(tag).unwrap_or(0.0);
     let decode_s = needed("timing_s/gen")?;
     // After a resume the step has no evaluation before it.
     let wall_s = (needed("timing_s/step")? - or_zero("timing_s/checkpoint") - evaluated_s).max(0.0);
@@ -303,6 +301,8 @@ fn row_step(line: &Value, schedule: Schedule, evaluated_s: f64) -> Result<RowSte
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn step(wall_s: f64, trained_tokens: f64) -> RowStep {
@@ -324,15 +324,15 @@ mod tests {
 
     #[test]
     fn a_row_leaves_out_the_steps_in_which_slots_fill() {
-        let row = SegmentRow::of((4, 8), &[step(100.0, 7.0), step(2.0, 10.0), step(4.0, 20.0)]).unwrap();
+        let row = SegmentRow::of(4, 8, &[step(100.0, 7.0), step(2.0, 10.0), step(4.0, 20.0)]).unwrap();
         assert_eq!((row.segments, row.slots), (4, 8));
         assert_eq!((row.trained_tokens_per_s, row.step_s, row.slot_use), (5.0, 3.0, 0.75));
         assert_eq!((row.decoding_share, row.staleness_max, row.mean_length), (0.5, 20.0, 3.0));
         assert_eq!(row.trained_tokens, 37.0);
         let five = [100.0, 50.0, 1.0, 1.0, 1.0].map(|wall_s| step(wall_s, 2.0));
-        assert_eq!(SegmentRow::of((4, 8), &five).unwrap().step_s, 1.0);
+        assert_eq!(SegmentRow::of(4, 8, &five).unwrap().step_s, 1.0);
         for steps in [&five[..0], &five[..1]] {
-            let error = SegmentRow::of((4, 8), steps).unwrap_err().to_string();
+            let error = SegmentRow::of(4, 8, steps).unwrap_err().to_string();
             assert!(error.contains("the first quarter is left out"), "{error}");
         }
     }
@@ -371,13 +371,23 @@ mod tests {
             "training/off_policy/trajectory_staleness_worst/max": 2, "completions/mean_length": 6,
             "completions/max_length": 9, "completions/half_limit_ratio": 0.8
         });
-        let lockstep = row_step(&line, Schedule::Lockstep, 0.5).unwrap().costs;
+        let folder = tempfile::tempdir().unwrap();
+        let write = |lines: &[&Value]| {
+            let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            std::fs::write(folder.path().join("metrics.jsonl"), lines).unwrap();
+        };
+        let before = serde_json::json!({"step": 0, "timing_s/eval": 9.0});
+        let mut evaluated = line.clone();
+        evaluated["timing_s/eval"] = 0.5.into();
+        write(&[&before, &evaluated, &line]);
+        let lockstep = metrics_steps(folder.path(), Schedule::Lockstep).unwrap()[1].costs;
         assert_eq!((lockstep.wall_s, lockstep.decode_s, lockstep.learn_s), (8.5, 5.0, 3.0));
-        let step = row_step(&line, Schedule::Async, 0.0).unwrap();
+        let step = &metrics_steps(folder.path(), Schedule::Async).unwrap()[0];
         assert_eq!((step.costs.wall_s, step.costs.learn_s, step.costs.prefill_tokens), (9.0, 7.0, 17.0));
         let mut other = line;
         other.as_object_mut().unwrap().remove("segment/weight_passes");
-        let error = row_step(&other, Schedule::Async, 0.0).unwrap_err().to_string();
-        assert_eq!(error, "the step has no segment/weight_passes");
+        write(&[&before, &other]);
+        let error = metrics_steps(folder.path(), Schedule::Async).unwrap_err().to_string();
+        assert!(error.ends_with(":2: the step has no segment/weight_passes"), "{error}");
     }
 }

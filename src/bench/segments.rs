@@ -12,17 +12,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kernels::Precision;
 use rewards::{Answer, RewardConfig, RewardError, RewardKind, TruncatedReward, Verdict, Verifier};
-use rollout::LengthDistribution;
+use simulate::LengthDistribution;
 
 use super::{Scratch, shape};
 use crate::bench::rows::{BUILT_IN, BUILT_IN_LENGTHS, SegmentRow, compare, metrics_steps, row_config};
-use crate::cli::{BenchSegmentsArgs, RunPlace};
+use crate::cli::BenchSegmentsArgs;
 use crate::config::Console;
 use crate::config::RunConfig;
 use crate::model::policy::Policy;
 use crate::model::{Model, open_device, write_random};
-use crate::run::evaluate::{Evaluator, no_custom_verifiers};
-use crate::run::train::{Trial, try_out};
+use crate::run::evaluator::Evaluator;
+use crate::run::prompts::no_custom_verifiers;
+use crate::run::request::BenchOverrides;
+use crate::run::{RunRequest, train};
 use crate::watch::shutdown::Shutdown;
 
 /// The name of the made-up reward.
@@ -51,7 +53,7 @@ pub fn segments(args: &BenchSegmentsArgs) -> Result<()> {
         let mut trained_tokens = None;
         for (place, config) in plan.rows.iter().enumerate() {
             let segments = args.segments[place];
-            let row = plan.in_child((segments, config), repeat, trained_tokens);
+            let row = plan.in_child(segments, config, repeat, trained_tokens);
             if shutdown.requested() {
                 bail!("stopped");
             }
@@ -120,7 +122,8 @@ impl<'a> Plan<'a> {
     /// Runs a row in a process of its own.
     fn in_child(
         &self,
-        (segments, config): (usize, &RunConfig),
+        segments: usize,
+        config: &RunConfig,
         repeat: usize,
         trained_tokens: Option<u64>,
     ) -> Result<SegmentRow> {
@@ -224,12 +227,14 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
     };
     let config = RunConfig::load(file, &args.overrides.set)?;
     let lengths = args.lengths.as_deref().map(LengthDistribution::parse).transpose()?;
-    let trial = Trial { lengths, trained_tokens: args.trained_tokens };
     let run = run_of(file);
-    let place = RunPlace { run: Some(run.clone()), overwrite: false };
-    let outcome = try_out(config.clone(), &place, (&alternating, &trial))?;
+    let mut request = RunRequest::new("bench");
+    request.folder = Some(run.clone());
+    request.verifiers = &alternating;
+    request.bench = BenchOverrides { lengths, trained_tokens: args.trained_tokens };
+    let outcome = train(config.clone(), &request)?;
     let steps = metrics_steps(&run, config.run.schedule)?;
-    let mut row = SegmentRow::of((*segments, config.rollout.trajectories_open_max), &steps)?;
+    let mut row = SegmentRow::of(*segments, config.rollout.trajectories_open_max, &steps)?;
     row.per_step = steps.iter().skip(1).map(|step| step.costs).collect();
     if let Some(wanted) = args.trained_tokens
         && row.trained_tokens < wanted as f64
@@ -238,7 +243,7 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
     }
     if args.evaluate {
         let evaluation = config.evaluation().context("the config has no held-out problems")?;
-        let model = Model::load(&outcome.model, &open_device((config.run.device, config.run.threads))?)?;
+        let model = Model::load(&outcome.model, &open_device(config.run.device, config.run.threads)?)?;
         let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
         let policy = Policy::new(&model.decoder, Precision::F32)?;
         row.accuracy = evaluator.run(Arc::new(policy), 0)?.accuracy;

@@ -8,10 +8,11 @@ use anyhow::{Context, Result, bail};
 use kernels::{
     ChunkPlan, Decoder, DecoderConfig, Device, Packed, TokenStats, Weights, accumulate_gradients, token_stats,
 };
+use learner::config::GradientsConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{available_bytes, median, shape};
-use crate::cli::{BenchStreambpArgs, Errors, GradientPath, LayerInputs};
+use crate::cli::{BenchStreambpArgs, Errors};
 use crate::model::memory::{peak_bytes, resident_bytes};
 
 /// One measurement. Seconds are medians over the repeats.
@@ -19,8 +20,8 @@ use crate::model::memory::{peak_bytes, resident_bytes};
 struct BenchRow {
     /// Length of the one sequence.
     tokens: usize,
-    /// How the gradients were taken.
-    path: GradientPath,
+    /// How the gradients were computed: a kind of `[learner.gradients]`.
+    path: String,
     /// The pass without gradients.
     forward_s: f64,
     /// Forward and backward together, less the pass without gradients.
@@ -38,8 +39,8 @@ struct BenchRow {
 /// If the shape cannot be, or the model cannot be read, or a measurement fails.
 pub fn streambp(args: &BenchStreambpArgs) -> Result<()> {
     if let ([tokens], [path]) = (&args.tokens[..], &args.paths[..]) {
-        if !skipped(args, *tokens, *path)? {
-            print_row(&measure(args, *tokens, *path)?, args.json)?;
+        if !skipped(args, *tokens, path)? {
+            print_row(&measure(args, *tokens, path)?, args.json)?;
         }
         return Ok(());
     }
@@ -51,8 +52,8 @@ pub fn streambp(args: &BenchStreambpArgs) -> Result<()> {
     }
     for tokens in &args.tokens {
         for path in &args.paths {
-            if !skipped(args, *tokens, *path)? {
-                print_row(&in_child(args, *tokens, *path)?, args.json)?;
+            if !skipped(args, *tokens, path)? {
+                print_row(&in_child(args, *tokens, path)?, args.json)?;
             }
         }
     }
@@ -60,13 +61,13 @@ pub fn streambp(args: &BenchStreambpArgs) -> Result<()> {
 }
 
 /// Says of a whole tape that memory cannot hold that it is left out.
-fn skipped(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Result<bool> {
+fn skipped(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> Result<bool> {
     let bytes = whole_bytes(&config(args)?, tokens);
     let Some(available) = available_bytes().filter(|available| bytes > *available) else { return Ok(false) };
-    let skipped = path == GradientPath::Unchunked;
+    let skipped = *path == GradientsConfig::Whole {};
     if skipped {
         eprintln!(
-            "skipped: {tokens} tokens unchunked take about {} MiB and {} are free",
+            "skipped: {tokens} tokens take about {} MiB without chunks and {} are free",
             bytes >> 20,
             available >> 20
         );
@@ -90,27 +91,32 @@ fn print_row(row: &BenchRow, json: bool) -> Result<()> {
     let mebibytes = row.peak_bytes as f64 / f64::from(1 << 20);
     println!(
         "{:>8}  {:<12} {:>10.3} {:>10.3} {mebibytes:>12.1} {error:>10}",
-        row.tokens,
-        name(row.path)?,
-        row.forward_s,
-        row.backward_s
+        row.tokens, row.path, row.forward_s, row.backward_s
     );
     Ok(())
 }
 
-/// A choice as it is written on the command line.
+/// A choice as it is written on the command line: a word, or the kind of a section.
 fn name(choice: impl Serialize) -> Result<String> {
-    Ok(serde_json::to_value(choice)?.as_str().unwrap_or_default().to_owned())
+    let value = serde_json::to_value(choice)?;
+    Ok(value.as_str().or(value["kind"].as_str()).unwrap_or_default().to_owned())
 }
 
-fn in_child(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Result<BenchRow> {
+fn in_child(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> Result<BenchRow> {
     let mut child = Command::new(std::env::current_exe()?);
     child.args(["bench", "streambp", "--json", "--tokens", &tokens.to_string()]);
     child.args(["--paths", &name(path)?, "--repeats", &args.repeats.to_string()]);
-    child.args(["--layer-chunk-tokens", &args.layer_chunk_tokens.to_string()]);
-    child.args(["--head-chunk-tokens", &args.head_chunk_tokens.to_string()]);
-    child.args(["--attention-kept-mib", &args.attention_kept_mib.to_string()]);
-    child.args(["--activations-kept-mib", &args.activations_kept_mib.to_string()]);
+    let keys = [
+        ("--layer-chunk-tokens", args.layer_chunk_tokens.map(|tokens| tokens as u64)),
+        ("--head-chunk-tokens", args.head_chunk_tokens.map(|tokens| tokens as u64)),
+        ("--attention-kept-mib", args.attention_kept_mib),
+        ("--activations-kept-mib", args.activations_kept_mib),
+    ];
+    for (flag, value) in keys {
+        if let Some(value) = value {
+            child.args([flag, &value.to_string()]);
+        }
+    }
     child.args(["--layer-inputs", &name(args.layer_inputs)?]);
     child.arg(format!("--errors={}", name(args.errors)?));
     match &args.model {
@@ -119,12 +125,12 @@ fn in_child(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resu
     };
     let output = child.output()?;
     if !output.status.success() {
-        bail!("{tokens} tokens, {path:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{tokens} tokens, {}: {}", name(path)?, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Result<BenchRow> {
+fn measure(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> Result<BenchRow> {
     let device = Device::flex();
     let decoder = match &args.model {
         Some(model) => Decoder::load(model, &device)?,
@@ -133,34 +139,8 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     let vocabulary = decoder.config.vocabulary;
     let ids: Vec<u32> = (0..tokens).map(|t| ((t * 7919 + t * t) % vocabulary) as u32).collect();
     let packed = Packed::new([&ids[..]]);
-    let whole = ChunkPlan {
-        path: kernels::GradientPath::Unchunked,
-        layer_chunk_tokens: tokens,
-        head_chunk_tokens: tokens,
-        attention_kept_bytes: 0,
-        activations_kept_bytes: 0,
-        layer_inputs: kernels::LayerInputs::Memory,
-        temperature: 1.0,
-    };
-    let plan = match path {
-        GradientPath::Unchunked => whole.clone(),
-        GradientPath::Checkpointed => {
-            ChunkPlan { path: kernels::GradientPath::Checkpointed, ..whole.clone() }
-        }
-        GradientPath::Streambp => ChunkPlan {
-            path: kernels::GradientPath::StreamBp,
-            layer_chunk_tokens: args.layer_chunk_tokens,
-            head_chunk_tokens: args.head_chunk_tokens,
-            attention_kept_bytes: args.attention_kept_mib << 20,
-            activations_kept_bytes: args.activations_kept_mib << 20,
-            layer_inputs: match args.layer_inputs {
-                LayerInputs::Memory => kernels::LayerInputs::Memory,
-                LayerInputs::Bf16 => kernels::LayerInputs::Bf16,
-                LayerInputs::File => kernels::LayerInputs::File(std::env::temp_dir()),
-            },
-            ..whole.clone()
-        },
-    };
+    let whole = plan(&GradientsConfig::Whole {}, tokens);
+    let plan = plan(&with_keys(path, args), tokens);
     let before = resident_bytes().context(NOT_MEASURED)?;
     reset_peak()?;
     let (mut forward, mut both) = (Vec::new(), Vec::new());
@@ -185,7 +165,29 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: GradientPath) -> Resul
     };
     let forward_s = median(&mut forward);
     let backward_s = median(&mut both) - forward_s;
-    Ok(BenchRow { tokens, path, forward_s, backward_s, peak_bytes: most_bytes, grad_error })
+    Ok(BenchRow { tokens, path: name(path)?, forward_s, backward_s, peak_bytes: most_bytes, grad_error })
+}
+
+/// The cuts of the passes; without StreamBP the pass without gradients has none either.
+fn plan(gradients: &GradientsConfig, tokens: usize) -> ChunkPlan {
+    let plan = gradients.plan(1.0);
+    match gradients.streambp() {
+        Some(_) => plan,
+        None => ChunkPlan { layer_chunk_tokens: tokens, head_chunk_tokens: tokens, ..plan },
+    }
+}
+
+/// The kind with the keys of the command line in the place of the config's defaults.
+fn with_keys(path: &GradientsConfig, args: &BenchStreambpArgs) -> GradientsConfig {
+    let mut path = path.clone();
+    if let Some(keys) = path.streambp_mut() {
+        keys.layer_chunk_tokens = args.layer_chunk_tokens.unwrap_or(keys.layer_chunk_tokens);
+        keys.head_chunk_tokens = args.head_chunk_tokens.unwrap_or(keys.head_chunk_tokens);
+        keys.attention_kept_mib = args.attention_kept_mib.unwrap_or(keys.attention_kept_mib);
+        keys.activations_kept_mib = args.activations_kept_mib.unwrap_or(keys.activations_kept_mib);
+        keys.layer_inputs = args.layer_inputs;
+    }
+    path
 }
 
 /// Longer sequences are compared only where that is asked for: it takes as long as everything else together.

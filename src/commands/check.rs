@@ -14,7 +14,7 @@ use crate::commands::sft::SftPrompts;
 use crate::config::{Config, RunConfig, SftRunConfig, stand_ins};
 use crate::model::ModelFiles;
 use crate::model::memory::{RunMemory, RunPrompts};
-use crate::run::evaluate::{JudgedPrompts, prompt_tokens_max};
+use crate::run::prompts::{JudgedPrompts, prompt_tokens_max};
 
 /// Prints the resolved config and what the run would begin with, or says what is wrong with either.
 ///

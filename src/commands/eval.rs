@@ -9,7 +9,8 @@ use crate::cli::EvalArgs;
 use crate::config::Config;
 use crate::model::policy::Policy;
 use crate::model::{ModelFiles, open_device};
-use crate::run::evaluate::{Evaluator, no_custom_verifiers};
+use crate::run::evaluator::Evaluator;
+use crate::run::prompts::no_custom_verifiers;
 use crate::watch::log::start_log;
 
 /// Prints what a model answers to held-out prompts, judged.
@@ -18,7 +19,8 @@ use crate::watch::log::start_log;
 /// What is wrong with the config, the model or the data.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
-    let device = open_device(config.device())?;
+    let (device, threads) = config.device();
+    let device = open_device(device, threads)?;
     let _log = start_log(None)?;
     let Some(evaluation) = config.evaluation() else {
         bail!("{}: eval.data names no held-out file", args.config.display());

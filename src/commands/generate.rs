@@ -19,7 +19,7 @@ use crate::watch::log::start_log;
 /// What is wrong with the settings, the model or the prompt.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let config = ToolConfig::for_generate(&args.set)?;
-    let device = open_device((config.run.device, config.run.threads))?;
+    let device = open_device(config.run.device, config.run.threads)?;
     let _log = start_log(None)?;
     let model = ModelFiles::read(&args.model)?.with_positions(config.model.positions_max).load(&device)?;
     model.tell();

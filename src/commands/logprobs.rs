@@ -34,7 +34,7 @@ struct TokenNumbers {
 /// Names the file and line that is wrong.
 pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
     let config = ToolConfig::for_logprobs(&args.set)?;
-    let device = open_device((config.run.device, config.run.threads))?;
+    let device = open_device(config.run.device, config.run.threads)?;
     let mut inputs = Inputs::default();
     inputs.note(&args.model);
     let input = inputs.open(&args.input)?;
@@ -84,7 +84,7 @@ fn write_logprobs(
             );
         }
         let stats = match weights {
-            Some(weights) => cached_stats((decoder, weights), &tokens),
+            Some(weights) => cached_stats(decoder, weights, &tokens),
             None => forward_stats(decoder, &tokens),
         };
         let count = tokens.len() - 1;
@@ -111,7 +111,7 @@ fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
     token_stats(decoder, &Packed::new([tokens]), &plan)
 }
 
-fn cached_stats((decoder, weights): (&Decoder, &DecodeWeights), tokens: &[u32]) -> TokenStats {
+fn cached_stats(decoder: &Decoder, weights: &DecodeWeights, tokens: &[u32]) -> TokenStats {
     let mut slots = DecodeSlots::new(&decoder.config, 1, tokens.len(), &decoder.device());
     let (logprobs, entropies) = tokens
         .windows(2)

@@ -5,14 +5,14 @@ use kernels::Decoder;
 use learner::{Learner, StepReport, further_groups};
 use rollout::{Group, read_groups};
 
-use crate::cli::{ReplayArgs, RunPlace};
+use crate::cli::ReplayArgs;
 use crate::config::ReplayConfig;
-use crate::model::{companions, open_device, set_positions};
+use crate::model::{open_device, set_positions, tokenizer_files};
 use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::step_metrics::{StepMetrics, nothing_learned};
 use crate::records::writer::MetricsWriter;
-use crate::run::evaluate::reward_weights;
+use crate::run::prompts::reward_weights;
 use crate::watch::log::start_log;
 
 /// Makes one optimizer step for every `learner.groups_per_step` groups of the file, with those that it refills; the last
@@ -24,8 +24,8 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     let config = ReplayConfig::load(&args.config, &args.overrides.set)?;
     let mut read = vec![args.config.as_path(), &args.rollouts, &config.model.path];
     read.extend(config.learner.kl.reference.as_deref());
-    keep_apart(&args.place, &read)?;
-    let device = open_device((config.run.device, config.run.threads))?;
+    keep_apart(args.place.run.as_deref(), args.place.overwrite, &read)?;
+    let device = open_device(config.run.device, config.run.threads)?;
     // Ids are given, so the model needs no tokenizer.
     let mut decoder = Decoder::load(&config.model.path, &device)?;
     // The checkpoint says what the model was used for.
@@ -48,7 +48,11 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
         reference,
     )?;
     let learner = learner.with_reward_weights(reward_weights(&config.rewards));
-    run(&config, learner, batches, (&args.place, note))
+    let place = &args.place;
+    let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
+    let _log = start_log(Some(&folder))?;
+    note.iter().for_each(|note| tracing::warn!("{note}"));
+    run(&config, learner, batches, &folder)
 }
 
 /// The groups of each step, in the order of the file. A step that refills takes the groups that follow in the place of
@@ -84,17 +88,9 @@ struct Batches {
     missing: usize,
 }
 
-fn run(
-    config: &ReplayConfig,
-    mut learner: Learner,
-    batches: Batches,
-    (place, note): (&RunPlace, Option<String>),
-) -> Result<()> {
-    let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
-    let _log = start_log(Some(&folder))?;
-    note.iter().for_each(|note| tracing::warn!("{note}"));
+fn run(config: &ReplayConfig, mut learner: Learner, batches: Batches, folder: &RunFolder) -> Result<()> {
     let mut metrics = MetricsWriter::create(folder.path())?;
-    let companions = companions(&config.model.path)?;
+    let tokenizer_files = tokenizer_files(&config.model.path)?;
     let mut learned_steps = 0;
     let steps = batches.steps.len();
     for batch in batches.steps {
@@ -112,12 +108,12 @@ fn run(
         }
         let (every, step) = (config.checkpoint.every_steps, report.version);
         if every > 0 && step % every == 0 {
-            learner::checkpoint::save(&folder.checkpoint(step), &learner, &companions)?;
+            learner::checkpoint::save(&folder.checkpoint(step), &learner, &tokenizer_files)?;
         }
     }
     let last = folder.checkpoint(learner.version());
-    learner::checkpoint::save(&last, &learner, &companions)?;
-    crate::run::checkpoints::prune(&folder, &config.checkpoint)?;
+    learner::checkpoint::save(&last, &learner, &tokenizer_files)?;
+    crate::run::checkpoints::prune(folder, &config.checkpoint)?;
     let nothing = if learned_steps == 0 { "; no step had anything to learn from" } else { "" };
     println!("weights in {}{nothing}", last.display());
     Ok(())

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::ScoreArgs;
 use crate::config::ScoreConfig;
 use crate::records::output::{Inputs, Output};
-use crate::run::evaluate::{no_custom_verifiers, weighted_sum};
+use crate::run::prompts::{no_custom_verifiers, weighted_sum};
 use crate::watch::log::start_log;
 
 /// Rows that are judged together. Verifiers that wait for somebody else overlap their waiting within a batch;
@@ -94,7 +94,7 @@ fn judge(
         if batch.is_empty() {
             return Ok(());
         }
-        let written = write_batch(rewards, batch, (&args.input, output), tally);
+        let written = write_batch(rewards, batch, &args.input, output, tally);
         output.flush().with_context(|| args.output.display().to_string())?;
         written?;
     }
@@ -166,7 +166,8 @@ fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
 fn write_batch(
     rewards: &WeightedSum,
     rows: Vec<Row>,
-    (file, output): (&Path, &mut impl Write),
+    file: &Path,
+    output: &mut impl Write,
     tally: &mut Tally,
 ) -> Result<()> {
     let answers: Vec<Answer<'_>> = rows.iter().map(Row::answer).collect();

@@ -20,7 +20,9 @@ use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::writer::MetricsWriter;
 use crate::run::checkpoints;
-use crate::run::evaluate::{EvalReport, Evaluator, JudgedPrompts, no_custom_verifiers, tell};
+use crate::run::eval_report::EvalReport;
+use crate::run::evaluator::Evaluator;
+use crate::run::prompts::{JudgedPrompts, no_custom_verifiers, tell};
 use crate::watch::log::start_log;
 use crate::watch::progress::{Progress, Summary};
 use crate::watch::shutdown::Shutdown;
@@ -35,8 +37,9 @@ const LINE_STEPS: u64 = 25;
 pub fn sft(args: &SftArgs) -> Result<()> {
     let config = SftRunConfig::load(&args.config, &args.overrides.set)?;
     let place = &args.place;
-    keep_apart(place, &config.files_read().into_iter().chain([args.config.as_path()]).collect::<Vec<_>>())?;
-    let device = open_device((config.run.device, config.run.threads))?;
+    let read: Vec<_> = config.files_read().into_iter().chain([args.config.as_path()]).collect();
+    keep_apart(place.run.as_deref(), place.overwrite, &read)?;
+    let device = open_device(config.run.device, config.run.threads)?;
     let name = args.config.file_stem().map_or("sft".into(), |stem| stem.to_string_lossy());
     // A model that cannot be read must not cost the run that --overwrite replaces.
     let files = config.model.path.as_ref().map(|path| ModelFiles::read(path)).transpose()?;
@@ -65,10 +68,10 @@ pub fn sft(args: &SftArgs) -> Result<()> {
         }
         None => None,
     };
-    let streambp = config.sft.streambp.clone();
-    let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, streambp };
+    let gradients = config.sft.gradients.clone();
+    let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, gradients };
     let steps = config.sft.steps_max;
-    let Model { decoder, companions, .. } = model;
+    let Model { decoder, tokenizer_files, .. } = model;
     let learner = SftLearner::new(decoder, cuts, config.optimizer.clone(), steps)?;
     let demonstrations = prompts.demonstrations;
     let metrics = MetricsWriter::create(folder.path())?;
@@ -77,7 +80,7 @@ pub fn sft(args: &SftArgs) -> Result<()> {
         config: &config,
         learner,
         evaluator,
-        companions,
+        tokenizer_files,
         folder,
         metrics,
         demonstrations,
@@ -105,10 +108,23 @@ impl SftPrompts {
 
 /// Where the demonstrations of each step come from: the phases in their order, then the section itself.
 pub(crate) struct Demonstrations {
-    /// The step before which each part counts, its prompts and its styles.
-    parts: Vec<(u64, PromptSource, Option<DemonstrationConfig>)>,
+    parts: Vec<DemonstrationPart>,
     learn: Learn,
     batch_size: u64,
+}
+
+/// Some steps' demonstrations.
+struct DemonstrationPart {
+    /// The step before which they count.
+    end: u64,
+    prompts: PromptSource,
+    styles: Option<DemonstrationConfig>,
+}
+
+impl DemonstrationPart {
+    fn demonstration(&self, index: u64, learn: Learn) -> Result<Demonstration> {
+        Ok(self.prompts.demonstration(index, self.styles.as_ref(), learn)?)
+    }
 }
 
 impl Demonstrations {
@@ -128,39 +144,32 @@ impl Demonstrations {
                 task.difficulty_max = difficulty_max;
                 task.difficulty_min = phase.difficulty_min.unwrap_or(task.difficulty_min);
             }
-            parts.push((
+            parts.push(DemonstrationPart {
                 end,
-                open(&data)?.0,
-                phase.demonstrations.clone().or(config.sft.demonstrations.clone()),
-            ));
+                prompts: open(&data)?.0,
+                styles: phase.demonstrations.clone().or(config.sft.demonstrations.clone()),
+            });
         }
-        let (source, survey) = open(&config.data)?;
-        parts.push((u64::MAX, source, config.sft.demonstrations.clone()));
+        let (prompts, survey) = open(&config.data)?;
+        let styles = config.sft.demonstrations.clone();
+        parts.push(DemonstrationPart { end: u64::MAX, prompts, styles });
         Ok((Self { parts, learn, batch_size: config.sft.batch_size as u64 }, survey))
     }
 
     /// The first one, to be shown.
     pub(crate) fn first(&self) -> Result<Demonstration> {
-        let (_, prompts, styles) = &self.parts[0];
-        Ok(prompts.demonstration(0, styles.as_ref(), self.learn)?)
+        self.parts[0].demonstration(0, self.learn)
     }
 
     /// The sequences of one step; no prompt comes twice in a part.
     fn batch(&self, step: u64) -> Result<Vec<SupervisedSequence>> {
-        let part = self.parts.iter().find(|(end, _, _)| step < *end);
-        let (_, prompts, styles) = part.expect("the last part has no end");
-        let indices = step * self.batch_size..(step + 1) * self.batch_size;
-        indices.map(|index| self.sequence((prompts, styles.as_ref()), index)).collect()
-    }
-
-    fn sequence(
-        &self,
-        (prompts, styles): (&PromptSource, Option<&DemonstrationConfig>),
-        index: u64,
-    ) -> Result<SupervisedSequence> {
-        let Demonstration { prompt_tokens, target_tokens, given } =
-            prompts.demonstration(index, styles, self.learn)?;
-        Ok(SupervisedSequence { prompt_tokens, target_tokens, given })
+        let part = self.parts.iter().find(|part| step < part.end).expect("the last part has no end");
+        let sequence = |index| {
+            let Demonstration { prompt_tokens, target_tokens, given } =
+                part.demonstration(index, self.learn)?;
+            Ok(SupervisedSequence { prompt_tokens, target_tokens, given })
+        };
+        (step * self.batch_size..(step + 1) * self.batch_size).map(sequence).collect()
     }
 }
 
@@ -168,7 +177,7 @@ struct WarmStart<'a> {
     config: &'a SftRunConfig,
     learner: SftLearner,
     evaluator: Option<Evaluator>,
-    companions: Vec<ExtraFile>,
+    tokenizer_files: Vec<ExtraFile>,
     folder: RunFolder,
     metrics: MetricsWriter,
     demonstrations: Demonstrations,
@@ -259,7 +268,7 @@ impl WarmStart<'_> {
 
     fn save(&self) -> Result<PathBuf> {
         let path = self.folder.checkpoint(self.learner.version());
-        learner::checkpoint::save_sft(&path, &self.learner, &self.companions)?;
+        learner::checkpoint::save_sft(&path, &self.learner, &self.tokenizer_files)?;
         checkpoints::prune(&self.folder, &self.config.checkpoint)?;
         Ok(path)
     }

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
-use rollout::{
-    Contention, CostModel, LengthDistribution, Observation, Turns, VirtualPlan, VirtualStep, fit_costs,
+use serde::Serialize;
+use simulate::{
+    Contention, CostModel, LengthDistribution, Observation, VirtualPlan, VirtualStep, fit_costs,
     run_virtually,
 };
-use serde::Serialize;
 
 use crate::bench::Scratch;
 use crate::bench::rows::{
@@ -204,20 +204,16 @@ impl Simulation<'_> {
             rollout: config.rollout.clone(),
             queue: config.queue.clone(),
             groups_per_step: config.learner.groups_per_step,
-            turns: match config.run.schedule {
-                Schedule::Async => Turns::Async,
-                Schedule::Deterministic => Turns::Deterministic,
-                Schedule::Lockstep => Turns::Lockstep,
-            },
+            schedule: config.run.schedule,
             steps: config.run.steps,
             seed: config.run.seed,
             prompt_tokens: self.args.prompt_tokens,
             cache_block_tokens: kernels::CACHE_BLOCK_TOKENS,
         };
-        let steps = run_virtually(&plan, (self.lengths, self.costs), |_| {})?;
+        let steps = run_virtually(&plan, self.lengths, self.costs, |_| {})?;
         let slots = config.rollout.trajectories_open_max;
-        let steps = row_steps(&steps, (slots, config.rollout.output_tokens_max));
-        SegmentRow::of((segments, slots), &steps)
+        let steps = row_steps(&steps, slots, config.rollout.output_tokens_max);
+        SegmentRow::of(segments, slots, &steps)
     }
 
     /// Tries every number of segments with fewer and more slots, up to all that may be open at a time.
@@ -246,14 +242,14 @@ impl Simulation<'_> {
     }
 }
 
-fn row_steps(steps: &[VirtualStep], (slots, limit): (usize, usize)) -> Vec<RowStep> {
+fn row_steps(steps: &[VirtualStep], slots: usize, output_tokens_max: usize) -> Vec<RowStep> {
     let mut before_s = 0.0;
     let row_step = |step: &VirtualStep| {
         let wall_s = step.ended_s - before_s;
         before_s = step.ended_s;
         let count = step.lengths.len() as f64;
         let tokens: usize = step.lengths.iter().sum();
-        let within = step.lengths.iter().filter(|length| **length <= limit / 2).count();
+        let within = step.lengths.iter().filter(|length| **length <= output_tokens_max / 2).count();
         RowStep {
             costs: Observation {
                 wall_s,
@@ -297,8 +293,8 @@ mod tests {
             decoding_s: 2.0,
             ..VirtualStep::default()
         };
-        let steps = row_steps(&[step(5.0, &[9, 9], &[0, 0]), step(8.0, &[2, 4, 6], &[0, 3, 0])], (4, 8));
-        let row = SegmentRow::of((2, 4), &steps).unwrap();
+        let steps = row_steps(&[step(5.0, &[9, 9], &[0, 0]), step(8.0, &[2, 4, 6], &[0, 3, 0])], 4, 8);
+        let row = SegmentRow::of(2, 4, &steps).unwrap();
         assert_eq!((row.trained_tokens_per_s, row.step_s, row.slot_use), (4.0, 3.0, 0.75));
         assert_eq!(
             (row.staleness_mean, row.staleness_max, row.mean_length, row.max_length),

@@ -177,6 +177,17 @@ impl Document {
         Err(self.error(name, format!("unknown section `{name}`{hint}")))
     }
 
+    /// Refuses keys of earlier versions, each with what it has become.
+    pub(super) fn refuse_renamed(&self, renamed: &[(&str, &str)]) -> Result<(), ConfigError> {
+        for (old, advice) in renamed {
+            let given = self.lines.keys().chain(self.overrides.keys()).find(|key| is_at_or_below(key, old));
+            if let Some(key) = given {
+                return Err(self.error(key, format!("{old}: {advice}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the file or the command line gives the key, and not a default.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.lines.contains_key(key) || self.overrides.contains_key(key)
@@ -228,7 +239,7 @@ impl Document {
         }
     }
 
-    /// An override of `kind` leaves the keys of the kind in the file behind, which the new kind may not know.
+    /// Whether an override of `kind` has made the key one that only the kind in the file has: it is removed.
     fn is_of_former_kind(&self, fault: &Fault) -> bool {
         let Some((table, _)) = fault.path.rsplit_once('.') else { return false };
         matches!(fault.problem, Problem::UnknownKey { .. })

@@ -1,11 +1,10 @@
-//! The sections that belong to no other crate, as they stand in a file. What values of them cannot be meant is
-//! said in `check`.
+//! The sections that belong to no other crate, as they stand in a file. `check` refuses their invalid values.
 
 use std::path::PathBuf;
 
-use learner::config::StreambpConfig;
+use learner::config::GradientsConfig;
 use rewards::{DemonstrationConfig, RewardConfig};
-use rollout::{Learn, StopConfig, TemplateVariables};
+use rollout::{Learn, Schedule, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
 /// `[run]`: what holds for the whole run.
@@ -27,19 +26,6 @@ pub struct RunSection {
     /// Threads for arithmetic; absent is one for each core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-}
-
-/// Who works when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// Actors generate while the learner learns.
-    #[default]
-    Async,
-    /// At the same time, by a logical clock: the same seed gives the same run, bit for bit.
-    Deterministic,
-    /// One after the other, in one thread: the same seed gives the same run, bit for bit.
-    Lockstep,
 }
 
 /// What computes.
@@ -318,9 +304,9 @@ pub struct SftSection {
     /// How a task's demonstrations are written; JSONL data has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub demonstrations: Option<DemonstrationConfig>,
-    /// `[sft.streambp]`: as `[learner.streambp]`.
+    /// `[sft.gradients]`: as `[learner.gradients]`.
     #[serde(default)]
-    pub streambp: StreambpConfig,
+    pub gradients: GradientsConfig,
     /// `[[sft.phases]]`: what comes before the rest, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<SftPhase>,

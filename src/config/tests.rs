@@ -214,21 +214,37 @@ proptest! {
 #[test]
 fn a_folder_for_layer_inputs_is_there_and_used() {
     let set = |section: &str, place: &str, dir: &str| {
-        ["enabled=true".to_owned(), format!("layer_inputs={place}"), format!("layer_inputs_dir={dir}")]
-            .map(|assignment| format!("{section}.streambp.{assignment}"))
+        ["kind=streambp".to_owned(), format!("layer_inputs={place}"), format!("layer_inputs_dir={dir}")]
+            .map(|assignment| format!("{section}.gradients.{assignment}"))
     };
     let train = |place, dir| {
         let set = set("learner", place, dir);
         load(TRAIN, &set.each_ref().map(String::as_str))
     };
-    assert!(train("file", "model").unwrap().learner.streambp.layer_inputs_dir.unwrap().is_absolute());
+    let gradients = train("file", "model").unwrap().learner.gradients;
+    assert!(gradients.streambp().unwrap().layer_inputs_dir.as_ref().unwrap().is_absolute());
     let missing = train("file", "nowhere").unwrap_err();
-    assert!(missing.contains("learner.streambp.layer_inputs_dir: there is no nowhere"), "{missing}");
+    assert!(missing.contains("learner.gradients.layer_inputs_dir: there is no nowhere"), "{missing}");
     let unused = train("bf16", "model").unwrap_err();
-    assert!(unused.contains("learner.streambp.layer_inputs_dir: is given, but"), "{unused}");
+    assert!(unused.contains("learner.gradients.layer_inputs_dir: is given, but"), "{unused}");
     let set = set("sft", "memory", "model");
     let unused = load_sft(SFT, &set.each_ref().map(String::as_str)).unwrap_err();
-    assert!(unused.contains("sft.streambp.layer_inputs_dir: is given, but"), "{unused}");
+    assert!(unused.contains("sft.gradients.layer_inputs_dir: is given, but"), "{unused}");
+}
+
+#[test]
+fn sections_of_earlier_versions_name_what_they_have_become() {
+    let old = format!("{TRAIN}\n[learner.streambp]\nenabled = false\n");
+    let lines = old.lines().count();
+    let error = load(&old, &[]).unwrap_err();
+    assert!(
+        error.contains(&format!(":{}: learner.streambp: is now [learner.gradients]", lines - 1)),
+        "{error}"
+    );
+    let error = load(TRAIN, &["learner.streambp.enabled=false"]).unwrap_err();
+    assert!(error.starts_with("--set learner.streambp.enabled=false: learner.streambp: is now"), "{error}");
+    let error = load_sft(SFT, &["sft.streambp.enabled=false"]).unwrap_err();
+    assert!(error.contains("sft.streambp: is now [sft.gradients]"), "{error}");
 }
 
 #[test]

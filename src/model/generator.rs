@@ -7,14 +7,23 @@ use kernels::sampling::{SamplingConfig, draw, draw_except, logprob_and_entropy, 
 use kernels::{CachePrecision, DecodeSlots, DecodeWeights, DecoderConfig, Device, Feed, Prefilled};
 use rayon::prelude::*;
 use rollout::{
-    Drawn, Generator, GeneratorError, KvCache, LengthDistribution, MinTokens, PrefilledTokens,
-    SegmentRequest, Token, Versioned,
+    Drawn, Generator, GeneratorError, KvCache, MinTokens, PrefilledTokens, SegmentRequest, Token, Versioned,
 };
+use simulate::LengthDistribution;
 
 use crate::model::policy::Policy;
 
 /// Logits below which one thread draws all tokens: it takes less time than to wake another.
 const DRAWN_TOGETHER_MIN: usize = 64 * 1024;
+
+/// How many contexts are decoded at once, and how long they get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRoom {
+    /// Contexts that are decoded at once.
+    pub slots: usize,
+    /// Tokens that a context is expected to have at most; the cache grows where one has more.
+    pub positions: usize,
+}
 
 /// Batched decoding with `kernels` for `rollout`.
 pub struct DecoderGenerator {
@@ -43,9 +52,11 @@ impl GivenLengths {
     /// The token to take for the drawn one, with its log-probability at a temperature above 0.
     fn instead(
         &self,
-        (drawn, logprob): (u32, f32),
+        drawn: u32,
+        logprob: f32,
         is_last: bool,
-        (logits, temperature): (&[f32], f64),
+        logits: &[f32],
+        temperature: f64,
     ) -> (u32, f32) {
         let ends = |id: u32| self.eos_ids.contains(&id);
         // A log-prob that is no number has to reach whoever stops the run for it.
@@ -73,16 +84,10 @@ struct Slot {
 }
 
 impl DecoderGenerator {
-    /// `slots` slots for a model's shape. `positions` is how long contexts are expected to get; the cache grows where
-    /// they get longer.
-    pub fn new(
-        config: &DecoderConfig,
-        device: &Device,
-        (slots, positions): (usize, usize),
-        sampling: SamplingConfig,
-    ) -> Self {
-        let cache = DecodeSlots::new(config, slots, positions, device);
-        let slots = (0..slots).map(|_| None).collect();
+    /// Slots for a model's shape.
+    pub fn new(config: &DecoderConfig, device: &Device, room: SlotRoom, sampling: SamplingConfig) -> Self {
+        let cache = DecodeSlots::new(config, room.slots, room.positions, device);
+        let slots = (0..room.slots).map(|_| None).collect();
         Self { cache, sampling, slots, prefilled: Prefilled::default(), min_tokens: None, given: None }
     }
 
@@ -133,17 +138,17 @@ impl DecoderGenerator {
         let tokens = |(&slot, row): (&usize, &[f32])| {
             let state = self.state(slot);
             let number = uniform(state.random_key, state.next_index);
-            let drawn = match &self.min_tokens {
+            let (id, logprob) = match &self.min_tokens {
                 Some(min) if state.next_index < min.tokens => {
                     draw_except(row, &min.excluded, &self.sampling, number)
                 }
                 _ => draw(row, &self.sampling, number),
             };
             match &self.given {
-                None => drawn,
+                None => (id, logprob),
                 Some(given) => {
                     let is_last = state.ends_at == Some(state.next_index);
-                    given.instead(drawn, is_last, (row, self.sampling.temperature))
+                    given.instead(id, logprob, is_last, row, self.sampling.temperature)
                 }
             }
         };
@@ -179,11 +184,11 @@ pub struct Generators {
     pub shape: DecoderConfig,
     /// Where they compute.
     pub device: Device,
-    /// Slots of each, and positions that a context is expected to need.
-    pub room: (usize, usize),
+    /// The slots of each.
+    pub room: SlotRoom,
     /// How tokens are drawn.
     pub sampling: SamplingConfig,
-    /// In how many bits keys and values are cached.
+    /// KV-cache precision.
     pub kv_cache: KvCache,
     /// What is not drawn at the beginning of an output.
     pub min_tokens: Option<MinTokens>,
@@ -199,8 +204,13 @@ impl Generators {
         let generator = match self.kv_cache {
             KvCache::F32 => generator,
             rounded => generator.with_cache(
-                DecodeSlots::rounded(&self.shape, self.room, precision(rounded), &self.device)
-                    .expect("a config that asks for it on another device is refused"),
+                DecodeSlots::rounded(
+                    &self.shape,
+                    (self.room.slots, self.room.positions),
+                    precision(rounded),
+                    &self.device,
+                )
+                .expect("a config that asks for it on another device is refused"),
             ),
         };
         let generator = generator.with_min_tokens(self.min_tokens.clone());
@@ -291,12 +301,12 @@ mod tests {
         };
         let logits = [0.0, 1.0, 2.0, 3.0];
         let logprob = |id| logprob_and_entropy(&logits, 1.5, id).0;
-        let row = (&logits[..], 1.5);
-        assert_eq!(given.instead((1, -0.5), false, row), (1, -0.5), "what may stand stays as it is");
-        assert_eq!(given.instead((0, -0.5), true, row), (0, -0.5));
-        assert_eq!(given.instead((3, -0.5), false, row), (1, logprob(1)), "the next one that ends nothing");
-        assert_eq!(given.instead((2, -0.5), true, row), (3, logprob(3)));
-        let (id, impossible) = given.instead((0, f32::NAN), false, row);
+        let instead = |id, logprob, is_last| given.instead(id, logprob, is_last, &logits, 1.5);
+        assert_eq!(instead(1, -0.5, false), (1, -0.5), "a token that ends nothing stays as it is");
+        assert_eq!(instead(0, -0.5, true), (0, -0.5));
+        assert_eq!(instead(3, -0.5, false), (1, logprob(1)), "the next one that ends nothing");
+        assert_eq!(instead(2, -0.5, true), (3, logprob(3)));
+        let (id, impossible) = instead(0, f32::NAN, false);
         assert!(id == 0 && impossible.is_nan());
     }
 }

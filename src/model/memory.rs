@@ -138,7 +138,7 @@ impl Planned<'_> {
     }
 
     fn micro_batch(&self) -> Option<MemoryPlan> {
-        let plan = self.config.learner.streambp.plan(self.config.rollout.temperature);
+        let plan = self.config.learner.gradients.plan(self.config.rollout.temperature);
         MemoryPlan::new(self.decoder, &plan, self.micro_batch_rows())
     }
 
@@ -148,7 +148,7 @@ impl Planned<'_> {
         let (rollout, learner) = (&self.config.rollout, &self.config.learner);
         let (groups, members, output) =
             (learner.groups_per_step, rollout.group_size, rollout.output_tokens_max);
-        let shares = learner.streambp.enabled && self.config.run.device == DeviceKind::Cpu;
+        let shares = learner.gradients.streambp().is_some() && self.config.run.device == DeviceKind::Cpu;
         let prompts: usize = self.prompts.training.longest(groups).sum();
         let longest = self.prompts.training.longest(1).sum::<usize>() + output;
         let tokens = members * (prompts + groups * output);
@@ -271,7 +271,10 @@ impl fmt::Display for RunMemory {
         }
         writeln!(f, "# {:<62}{:>10.1}", "at most at one time", mebibytes(self.total()))?;
         if !self.is_planned {
-            writeln!(f, "# A step without streambp is not planned: its activations come on top.")?;
+            writeln!(
+                f,
+                "# A step without learner.gradients.kind = \"streambp\" is not planned: its activations come on top."
+            )?;
         }
         Ok(())
     }
@@ -325,7 +328,7 @@ mod tests {
             let logits = 2 * 4 * 64 * 24;
             plain.named("a pass of each actor") as i64 - logits
         });
-        assert!(plan(&["learner.streambp.enabled=false"], &[20]).to_string().contains("is not planned"));
+        assert!(plan(&["learner.gradients.kind=whole"], &[20]).to_string().contains("is not planned"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Policy {
         Ok(Self { weights: Arc::new(DecodeWeights::rounded(decoder, precision)?), precision })
     }
 
-    /// In how many bits the weights are held.
+    /// The precision of the weights.
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision

@@ -9,8 +9,6 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::RunPlace;
-
 /// Links that a path may lead through, as many as Linux follows.
 const LINKS_MAX: usize = 40;
 /// Partial files of failed commands beside one output; more are a mistake.
@@ -264,8 +262,8 @@ fn beside(target: PathBuf, replaced: Option<&Metadata>) -> Result<(File, Place)>
 ///
 /// # Errors
 /// Names what is read and the folder.
-pub fn keep_apart(place: &RunPlace, read: &[&Path]) -> Result<()> {
-    let (Some(run), true) = (&place.run, place.overwrite) else { return Ok(()) };
+pub fn keep_apart(run: Option<&Path>, overwrite: bool, read: &[&Path]) -> Result<()> {
+    let (Some(run), true) = (run, overwrite) else { return Ok(()) };
     // Where there is no folder there is nothing to replace.
     let Ok(folder) = fs::canonicalize(run) else { return Ok(()) };
     for path in read {
@@ -432,7 +430,6 @@ mod tests {
         fs::write(run.join("rollouts/step-000001.jsonl"), "{}").unwrap();
         fs::write(run.join("config.toml"), "").unwrap();
         fs::write(run.join("prompts.jsonl"), "{}").unwrap();
-        let overwriting = RunPlace { run: Some(run.clone()), overwrite: true };
         let refused = [
             run.clone(),
             run.join("config.toml"),
@@ -440,14 +437,12 @@ mod tests {
             run.join("rollouts/../rollouts/step-000001.jsonl"),
         ];
         for path in refused {
-            let error = keep_apart(&overwriting, &[&path]).unwrap_err().to_string();
+            let error = keep_apart(Some(&run), true, &[&path]).unwrap_err().to_string();
             assert!(error.contains("--overwrite replaces"), "{error}");
-            let fresh = RunPlace { overwrite: false, ..overwriting.clone() };
-            keep_apart(&fresh, &[&path]).unwrap();
+            keep_apart(Some(&run), false, &[&path]).unwrap();
         }
         // What longhaul did not write is not replaced.
-        keep_apart(&overwriting, &[&run.join("prompts.jsonl"), &home.path().join("nowhere")]).unwrap();
-        let elsewhere = RunPlace { run: Some(home.path().join("other")), overwrite: true };
-        keep_apart(&elsewhere, &[&run]).unwrap();
+        keep_apart(Some(&run), true, &[&run.join("prompts.jsonl"), &home.path().join("nowhere")]).unwrap();
+        keep_apart(Some(&home.path().join("other")), true, &[&run]).unwrap();
     }
 }

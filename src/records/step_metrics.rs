@@ -192,6 +192,13 @@ impl StepMetrics {
         }
     }
 
+    /// The share of completions whose length is at most half of the output limit.
+    pub fn add_within_half_limit(&mut self, lengths: &[f64], output_tokens_max: usize) {
+        let half_limit = (output_tokens_max / 2) as f64;
+        let within = lengths.iter().filter(|length| **length <= half_limit).count();
+        self.add("completions/half_limit_ratio", within as f64 / lengths.len().max(1) as f64);
+    }
+
     /// How the queue stands, and how long the learner waited for it in this step.
     pub fn add_queue(&mut self, queue: &QueueReport, trainer_waited_s: f64) {
         self.add("queue/groups", queue.groups as f64);

@@ -56,7 +56,7 @@ impl MetricsWriter {
         Ok(writer)
     }
 
-    /// Goes on in a folder where an earlier life of the run stood at `place`: what it wrote after that is cut
+    /// Goes on in the folder of a run that is resumed at `place`: what was written after that is cut
     /// off, so that no step comes twice.
     ///
     /// # Errors

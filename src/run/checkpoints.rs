@@ -10,7 +10,7 @@
 //!   manifest.json                                        lengths and checksums of all of it
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,14 +18,18 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use kernels::{Decoder, Device, KernelError, Precision};
 use learner::checkpoint::ExtraFile;
-use rollout::{Journal, RolloutState, Standing, Versioned};
+use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutState, Standing, Versioned};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Best, CheckpointSection, RunConfig};
+use crate::config::{
+    AlarmsSection, Best, CheckpointSection, DeviceKind, EvalSection, MetricsSection, RunConfig,
+    WatchdogSection,
+};
 use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
+use crate::records::reader::MetricsReader;
 use crate::records::writer::MetricsPlace;
-use crate::run::evaluate::EvalReport;
+use crate::run::eval_report::EvalReport;
 use crate::watch::alarms::Alarms;
 
 const ROLLOUT_FILE: &str = "rollout.bin";
@@ -201,13 +205,9 @@ pub fn prune(folder: &RunFolder, section: &CheckpointSection) -> Result<()> {
 
 /// The step among `steps` at which a metric stood best, by `metrics.jsonl`; the newest of equals.
 fn best_step(folder: &RunFolder, steps: &[u64], best: &Best) -> Result<Option<u64>> {
-    let path = folder.path().join("metrics.jsonl");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut found: Option<(f64, u64)> = None;
-    for line in text.lines() {
-        let row: serde_json::Value =
-            serde_json::from_str(line).with_context(|| path.display().to_string())?;
-        let (Some(step), Some(value)) = (row["step"].as_u64(), row[&best.metric].as_f64()) else { continue };
+    for line in MetricsReader::open(folder.path())?.lines() {
+        let (Some(step), Some(value)) = (line.step(), line.value(&best.metric)) else { continue };
         let value = if best.least { -value } else { value };
         if steps.contains(&step) && found.is_none_or(|(other, _)| value >= other) {
             found = Some((value, step));
@@ -216,22 +216,24 @@ fn best_step(folder: &RunFolder, steps: &[u64], best: &Best) -> Result<Option<u6
     Ok(found.map(|(_, step)| step))
 }
 
-/// Keys whose change does not change what is learned, as long as numbers are only rounded otherwise.
-const SAFE_KEYS: [&str; 12] = [
-    "alarms.",
-    "checkpoint.",
-    // Where no row was bad it changes nothing, and groups on their way know their prompts.
-    "data.bad_rows",
-    "eval.",
-    "learner.batch_tokens_max",
-    "learner.streambp.",
-    "metrics.",
-    "rollout.actors",
-    "rollout.scorers",
-    "run.device",
-    "run.threads",
-    "watchdog.",
-];
+/// The config without what does not change what is learned, as long as numbers are only rounded otherwise.
+fn what_is_learned(config: &RunConfig) -> RunConfig {
+    let mut config = config.clone();
+    (config.run.device, config.run.threads) = (DeviceKind::default(), None);
+    (config.rollout.actors, config.rollout.scorers) = (1, 1);
+    config.learner.batch_tokens_max = 1;
+    config.learner.gradients = config.learner.gradients.what_changes_numbers();
+    config.eval = EvalSection::default();
+    config.checkpoint = CheckpointSection::default();
+    config.metrics = MetricsSection::default();
+    config.watchdog = WatchdogSection::default();
+    config.alarms = AlarmsSection::default();
+    if let DataConfig::Jsonl(data) = &mut config.data {
+        // Where no row was bad it changes nothing, and groups on their way know their prompts.
+        data.bad_rows = BadRowsPolicy::default();
+    }
+    config
+}
 
 /// What differs between the config of a run and the one that it is resumed with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -245,38 +247,54 @@ pub struct ConfigChanges {
 /// Compares the config of a run with the one that it is resumed with.
 ///
 /// # Errors
-/// If a difference is not safe and `allowed` is not set: the whole difference is shown.
-pub fn check_config(folder: &RunFolder, resolved: &str, allowed: bool) -> Result<ConfigChanges> {
+/// If a difference changes what is learned and `allowed` is not set: the whole difference is shown.
+pub fn check_config(folder: &RunFolder, config: &RunConfig, allowed: bool) -> Result<ConfigChanges> {
     let path = folder.config();
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     // A run of an earlier version lacks the keys that have come since. It is as if they had their defaults.
-    let text = RunConfig::load(&path, &[]).map_or(text, |config| config.resolved());
-    let before = flat(&text).with_context(|| path.display().to_string())?;
-    let now = flat(resolved)?;
-    let mut lines = Vec::new();
-    let mut unsafe_keys = Vec::new();
-    let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-    for key in keys {
-        let (old, new) = (before.get(key), now.get(key));
-        if old == new || same_file(old, new) {
-            continue;
+    let changes = match RunConfig::load(&path, &[]) {
+        Ok(before) => ConfigDifference {
+            all: differing(&before.resolved(), &config.resolved())?,
+            learned: differing(&what_is_learned(&before).resolved(), &what_is_learned(config).resolved())?,
+        },
+        // Of a config that is invalid by now, nobody knows which keys matter.
+        Err(_) => {
+            let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let all = differing(&before, &config.resolved()).with_context(|| path.display().to_string())?;
+            ConfigDifference { learned: all.clone(), all }
         }
-        let shown = |value: Option<&toml::Value>| value.map_or("absent".to_owned(), toml::Value::to_string);
-        lines.push(format!("{key}: {} -> {}", shown(old), shown(new)));
-        if !SAFE_KEYS.iter().any(|safe| key == safe || (safe.ends_with('.') && key.starts_with(safe))) {
-            unsafe_keys.push(key.as_str());
-        }
-    }
-    if !unsafe_keys.is_empty() && !allowed {
+    };
+    let lines: Vec<String> = changes.all.into_values().collect();
+    let learned: Vec<String> = changes.learned.into_keys().collect();
+    if !learned.is_empty() && !allowed {
         bail!(
             "the config is not the run's ({}), and {} would change what is learned; resume with the run's own \
              {}, or give --allow-config-change",
             lines.join("; "),
-            unsafe_keys.join(", "),
+            learned.join(", "),
             path.display()
         );
     }
-    Ok(ConfigChanges { lines, are_unsafe: !unsafe_keys.is_empty() })
+    Ok(ConfigChanges { lines, are_unsafe: !learned.is_empty() })
+}
+
+/// Lines for a person by the keys that differ.
+struct ConfigDifference {
+    all: BTreeMap<String, String>,
+    /// Those that change what is learned.
+    learned: BTreeMap<String, String>,
+}
+
+/// The keys that two configs, as TOML, differ in.
+fn differing(before: &str, now: &str) -> Result<BTreeMap<String, String>> {
+    let (before, now) = (flat(before)?, flat(now)?);
+    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let shown = |value: Option<&toml::Value>| value.map_or("absent".to_owned(), toml::Value::to_string);
+    let line = |key: &String| {
+        let (old, new) = (before.get(key), now.get(key));
+        let differs = old != new && !same_file(old, new);
+        differs.then(|| (key.clone(), format!("{key}: {} -> {}", shown(old), shown(new))))
+    };
+    Ok(keys.into_iter().filter_map(line).collect())
 }
 
 /// Every value of a TOML text by its whole key.
@@ -357,34 +375,62 @@ mod tests {
         assert!(folder.hidden_checkpoints().unwrap().is_empty() && hidden(".notes").exists());
     }
 
+    fn quickstart(set: &[&str]) -> RunConfig {
+        let set: Vec<String> = set.iter().map(|assignment| (*assignment).to_owned()).collect();
+        RunConfig::load(Path::new("configs/quickstart.toml"), &set).unwrap()
+    }
+
     #[test]
     fn a_run_without_keys_that_are_new_has_their_defaults() {
         let home = tempfile::tempdir().unwrap();
-        let now = RunConfig::load(Path::new("configs/quickstart.toml"), &[]).unwrap().resolved();
+        let now = quickstart(&[]).resolved();
         let before: Vec<&str> = now.lines().filter(|line| !line.starts_with("stop = ")).collect();
         let folder = folder(home.path(), &before.join("\n"));
-        assert_eq!(check_config(&folder, &now, false).unwrap(), ConfigChanges::default());
-        let other = now.replacen("stop = []", "stop = [\";\"]", 1);
+        assert_eq!(check_config(&folder, &quickstart(&[]), false).unwrap(), ConfigChanges::default());
+        let other = quickstart(&["rollout.stop=[\";\"]"]);
         let error = check_config(&folder, &other, false).unwrap_err().to_string();
         assert!(error.contains("rollout.stop: [] -> [\";\"]"), "{error}");
     }
 
     #[test]
-    fn a_changed_config_is_shown_and_only_safe_keys_pass() {
+    fn a_changed_config_is_shown_and_only_what_is_learned_matters() {
         let home = tempfile::tempdir().unwrap();
-        let before = "[run]\nseed = 1\nthreads = 2\n[optimizer]\nlearning_rate = 1e-4\n";
-        let folder = folder(home.path(), before);
-        assert_eq!(check_config(&folder, before, false).unwrap(), ConfigChanges::default());
-        let safe = before.replace("threads = 2\n", "");
-        let lines = vec!["run.threads: 2 -> absent".to_owned()];
-        assert_eq!(check_config(&folder, &safe, false).unwrap(), ConfigChanges { lines, are_unsafe: false });
-        let other = before.replace("1e-4", "2e-4").replace("threads = 2", "threads = 1");
-        let error = check_config(&folder, &other, false).unwrap_err().to_string();
+        let folder = folder(home.path(), &quickstart(&["run.threads=2"]).resolved());
+        assert_eq!(
+            check_config(&folder, &quickstart(&["run.threads=2"]), false).unwrap(),
+            ConfigChanges::default()
+        );
+        for (same, line) in [
+            ("run.threads=1", "run.threads: 2 -> 1"),
+            ("eval.problems=7", "eval.problems: 256 -> 7"),
+            ("learner.gradients.kind=whole", "learner.gradients.kind: \"streambp\" -> \"whole\""),
+            ("learner.gradients.layer_inputs=file", "learner.gradients.layer_inputs: \"memory\" -> \"file\""),
+        ] {
+            let changes = check_config(&folder, &quickstart(&["run.threads=2", same]), false).unwrap();
+            assert!(!changes.are_unsafe && changes.lines.contains(&line.to_owned()), "{changes:?}");
+        }
+        for other in ["optimizer.learning_rate=2e-4", "learner.gradients.layer_inputs=bf16", "run.seed=2"] {
+            let config = quickstart(&["run.threads=1", other]);
+            let key = other.split('=').next().unwrap();
+            let error = check_config(&folder, &config, false).unwrap_err().to_string();
+            assert!(
+                error.contains("run.threads: 2 -> 1") && error.contains(&format!("and {key} would")),
+                "{error}"
+            );
+            let allowed = check_config(&folder, &config, true).unwrap();
+            assert!(allowed.lines.len() == 2 && allowed.are_unsafe, "{allowed:?}");
+        }
+    }
+
+    #[test]
+    fn every_difference_of_a_config_that_is_invalid_by_now_matters() {
+        let home = tempfile::tempdir().unwrap();
+        let before = quickstart(&[]).resolved().replacen("threads", "thread", 1) + "\n[former]\nkey = 1\n";
+        let folder = folder(home.path(), &before);
+        let error = check_config(&folder, &quickstart(&[]), false).unwrap_err().to_string();
         assert!(
-            error.contains("run.threads: 2 -> 1") && error.contains("and optimizer.learning_rate would"),
+            error.contains("former.key: 1 -> absent") && error.contains("and former.key would"),
             "{error}"
         );
-        let allowed = check_config(&folder, &other, true).unwrap();
-        assert!(allowed.lines.len() == 2 && allowed.are_unsafe);
     }
 }

@@ -25,14 +25,15 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// Puts the actors to work, from where an earlier life of the run stood if there is a `point`.
+    /// Puts the actors to work, from where the checkpoint stands if there is a `point`.
     ///
     /// # Errors
-    /// If the data are not those of that life, a thread cannot be started, or the device cannot decode at the
+    /// If the data are not those of the checkpoint, a thread cannot be started, or the device cannot decode at the
     /// precision of the newest weights.
     pub fn start(
         schedule: Schedule,
-        (mut actors, generators): (Vec<Actor<DecoderGenerator>>, Generators),
+        mut actors: Vec<Actor<DecoderGenerator>>,
+        generators: Generators,
         queue: &Arc<ReplayQueue>,
         mut point: Option<&mut ResumePoint>,
     ) -> Result<Self> {
@@ -99,7 +100,8 @@ impl Driver {
     pub fn state(
         &mut self,
         queue: &ReplayQueue,
-        (step, before): (u64, &ActorReport),
+        step: u64,
+        before: &ActorReport,
     ) -> Result<Standing<Policy>, RolloutError> {
         let (mut standing, report) = match self {
             Self::Async(threads) => (threads.state(step), threads.report()),

@@ -1,5 +1,5 @@
-//! Where a training run begins: at the config's model, at the weights of another run (`--fork`), or where an
-//! earlier life of the run stood (`--resume`).
+//! Where a training run starts: at the config's model, at the weights of another run (fork), or where the run stopped
+//! (resume).
 
 use std::path::{Path, PathBuf};
 
@@ -8,85 +8,89 @@ use kernels::Device;
 use learner::manifest;
 use rollout::{Journal, RolloutState};
 
-use crate::cli::{LATEST, RunPlace, Start};
 use crate::config::{RunConfig, Schedule};
 use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::writer::MetricsWriter;
 use crate::run::checkpoints::{self, ResumePoint, check_config};
+use crate::run::request::{RunRequest, StartFrom};
 use crate::watch::log::{LogGuard, start_log};
 
-/// Where a training run begins.
-pub struct Origin {
+/// Where a training run starts.
+pub struct RunStart {
     /// The Hugging Face directory of the first weights.
     pub model: PathBuf,
-    /// Where the run stood, if it did anything before its end.
+    /// The checkpoint that the run is resumed at, if it had made one.
     pub point: Option<ResumePoint>,
     /// A checkpoint whose moments the optimizer takes.
     pub moments: Option<PathBuf>,
     /// The folder of the run that is resumed.
-    resumed: Option<(RunFolder, LogGuard)>,
+    resumed: Option<OpenRun>,
     /// Whether the run goes on under a config that changes what is learned.
     learns_otherwise: bool,
     /// What a person is told when the run begins.
     pub notes: Vec<String>,
 }
 
-impl Origin {
-    /// Looks for where the command line says. `config` takes the model of a fork, so that it says what the run
-    /// began with.
+/// The folder of a run that is resumed, with its log.
+struct OpenRun {
+    folder: RunFolder,
+    log: LogGuard,
+}
+
+/// The run's folder with its log and its metrics.
+pub struct OpenFolder {
+    /// The folder.
+    pub folder: RunFolder,
+    /// Ends the log when it is dropped.
+    pub log: LogGuard,
+    /// The metrics of the steps that come.
+    pub metrics: MetricsWriter,
+}
+
+impl RunStart {
+    /// Looks for the start that the request names. `config` takes the model of a fork, so that it says what the run
+    /// started with.
     ///
     /// # Errors
     /// If there is no such run or checkpoint, none of its checkpoints is whole, or the config has changed.
-    pub fn find(
-        config: &mut RunConfig,
-        name: &str,
-        (place, start): (&RunPlace, &Start),
-        device: &Device,
-    ) -> Result<Self> {
-        if let Some(wanted) = &start.resume {
-            return Self::resume(config, (wanted, name), (place, start), device);
-        }
+    pub fn find(config: &mut RunConfig, request: &RunRequest<'_>, device: &Device) -> Result<Self> {
         let (mut moments, mut notes) = (None, Vec::new());
-        if let Some(fork) = &start.fork {
-            let (checkpoint, passed_over) = forked(fork)?;
-            notes = passed_over;
-            moments = start.fork_optimizer.then(|| checkpoint.clone());
-            config.model.path = checkpoint;
+        match &request.start {
+            StartFrom::Config => {}
+            StartFrom::Fork { from, with_optimizer } => {
+                let fork = ForkedCheckpoint::find(from)?;
+                notes = fork.passed_over;
+                moments = with_optimizer.then(|| fork.checkpoint.clone());
+                config.model.path = fork.checkpoint;
+            }
+            StartFrom::Resume { from, allow_config_change } => {
+                return Self::resume(config, request, from.as_deref(), *allow_config_change, device);
+            }
         }
-        keep_apart(place, &config.files_read())?;
+        keep_apart(request.folder.as_deref(), request.overwrite, &config.files_read())?;
         let model = config.model.path.clone();
         Ok(Self { model, point: None, moments, resumed: None, learns_otherwise: false, notes })
     }
 
     fn resume(
         config: &RunConfig,
-        (wanted, name): (&Path, &str),
-        (place, start): (&RunPlace, &Start),
+        request: &RunRequest<'_>,
+        from: Option<&Path>,
+        allow_config_change: bool,
         device: &Device,
     ) -> Result<Self> {
-        let (path, step) = match (wanted == Path::new(LATEST), &place.run) {
-            (true, Some(run)) => (run.clone(), None),
-            (true, None) => (RunFolder::newest(name)?, None),
-            (false, Some(_)) => bail!("--run names the folder of a new run; --resume has its own"),
-            (false, None) => run_and_step(wanted),
-        };
+        let ResumedRun { path, step } = ResumedRun::find(request, from)?;
         let folder = RunFolder::reopen(&path)?;
         let log = start_log(Some(&folder))?;
         let mut notes = Vec::new();
-        let changes = check_config(&folder, &config.resolved(), start.allow_config_change)?;
+        let changes = check_config(&folder, config, allow_config_change)?;
         if !changes.lines.is_empty() {
             notes.push(format!("the config has changed: {}", changes.lines.join("; ")));
         }
         checkpoints::settle(&folder)?;
         if let Some(step) = step {
-            let later = folder.checkpoint_steps()?.into_iter().filter(|other| *other > step).count();
-            if later > 0 && !place.overwrite {
-                bail!(
-                    "{}: the run has {later} later checkpoints; --overwrite goes back to step {step} and removes them",
-                    wanted.display()
-                );
-            }
+            refuse_later_checkpoints(&folder, step, request.overwrite)?;
         }
         let point = ResumePoint::find(&folder, step.unwrap_or(u64::MAX), device)?;
         let at = point.as_ref().map_or(0, |point| point.step);
@@ -102,8 +106,8 @@ impl Origin {
         });
         notes.iter().for_each(|note| tracing::info!("{note}"));
         let model = point.as_ref().map_or_else(|| config.model.path.clone(), |point| point.folder.clone());
-        let (resumed, learns_otherwise) = (Some((folder, log)), changes.are_unsafe);
-        Ok(Self { model, point, moments: None, resumed, learns_otherwise, notes })
+        let resumed = Some(OpenRun { folder, log });
+        Ok(Self { model, point, moments: None, resumed, learns_otherwise: changes.are_unsafe, notes })
     }
 
     /// The step that the run goes on after.
@@ -118,29 +122,26 @@ impl Origin {
         self.point.as_ref().map(|point| point.rollout.clone()).unwrap_or_default()
     }
 
-    /// The run's folder with its log and its metrics: a new one, or the old one as it was at the step.
+    /// Opens a new run folder, or the folder of the resumed run as it was at the step.
     ///
     /// # Errors
     /// If a file cannot be made, opened or cut.
-    pub fn open(
-        &mut self,
-        (name, place): (&str, &RunPlace),
-        config: &RunConfig,
-    ) -> Result<(RunFolder, LogGuard, MetricsWriter)> {
-        let Some((folder, log)) = self.resumed.take() else {
-            let folder = RunFolder::create(place.run.as_deref(), name, place.overwrite, &config.resolved())?;
+    pub fn open(&mut self, request: &RunRequest<'_>, config: &RunConfig) -> Result<OpenFolder> {
+        let Some(OpenRun { folder, log }) = self.resumed.take() else {
+            let (wanted, name) = (request.folder.as_deref(), request.name.as_str());
+            let folder = RunFolder::create(wanted, name, request.overwrite, &config.resolved())?;
             let log = start_log(Some(&folder))?;
             self.notes.iter().for_each(|note| tracing::warn!("{note}"));
             let metrics = MetricsWriter::create(folder.path())?;
-            return Ok((folder, log, metrics));
+            return Ok(OpenFolder { folder, log, metrics });
         };
         folder.rewind(self.step())?;
         let at = self.point.as_ref().map(|point| point.run.metrics.clone()).unwrap_or_default();
         let metrics = MetricsWriter::resume(folder.path(), &at)?;
-        Ok((folder, log, metrics))
+        Ok(OpenFolder { folder, log, metrics })
     }
 
-    /// The journal of the segments that end from here on, with those that an earlier life drew after the step.
+    /// The journal of the segments that end from here on, with those that were drawn after the step before the restart.
     ///
     /// # Errors
     /// If it cannot be opened or read.
@@ -156,32 +157,68 @@ impl Origin {
     }
 }
 
-/// A run's folder, and the step where one of its checkpoints is meant.
-fn run_and_step(wanted: &Path) -> (PathBuf, Option<u64>) {
-    let step = wanted.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
-    match (step, wanted.parent().and_then(Path::parent)) {
-        (Some(step), Some(run)) => (run.to_owned(), Some(step)),
-        _ => (wanted.to_owned(), None),
+/// The run that is resumed.
+struct ResumedRun {
+    path: PathBuf,
+    /// The step, where the request names one of its checkpoints.
+    step: Option<u64>,
+}
+
+impl ResumedRun {
+    fn find(request: &RunRequest<'_>, from: Option<&Path>) -> Result<Self> {
+        let Some(from) = from else {
+            let newest = || RunFolder::newest(&request.name);
+            let path = request.folder.clone().map_or_else(newest, Ok)?;
+            return Ok(Self { path, step: None });
+        };
+        if request.folder.is_some() {
+            bail!("--run names the folder of a new run; --resume has its own");
+        }
+        let step = from.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
+        Ok(match (step, from.parent().and_then(Path::parent)) {
+            (Some(step), Some(run)) => Self { path: run.to_owned(), step: Some(step) },
+            _ => Self { path: from.to_owned(), step: None },
+        })
     }
 }
 
-/// A checkpoint, or the newest whole one of a run, and the ones passed over for it. A directory without a manifest
-/// is a model from elsewhere.
-fn forked(fork: &Path) -> Result<(PathBuf, Vec<String>)> {
-    let mut notes = Vec::new();
-    if !fork.join("config.toml").exists() {
-        if fork.join(manifest::MANIFEST_FILE).exists() {
-            manifest::verify(fork)?;
-        }
-        return Ok((fork.to_owned(), notes));
+/// Going back to a step removes the checkpoints after it, which has to be asked for.
+fn refuse_later_checkpoints(folder: &RunFolder, step: u64, overwrite: bool) -> Result<()> {
+    let later = folder.checkpoint_steps()?.into_iter().filter(|other| *other > step).count();
+    if later > 0 && !overwrite {
+        bail!(
+            "{}: the run has {later} later checkpoints; --overwrite goes back to step {step} and removes them",
+            folder.checkpoint(step).display()
+        );
     }
-    let folder = RunFolder::reopen(fork)?;
-    for checkpoint in folder.checkpoint_steps()?.into_iter().map(|step| folder.checkpoint(step)) {
-        match manifest::verify(&checkpoint) {
-            Ok(_) => return Ok((checkpoint, notes)),
-            Err(error) => notes.push(format!("{}: not used: {error}", checkpoint.display())),
+    Ok(())
+}
+
+/// The checkpoint that a run starts from.
+struct ForkedCheckpoint {
+    checkpoint: PathBuf,
+    /// What is wrong with the newer ones of the run.
+    passed_over: Vec<String>,
+}
+
+impl ForkedCheckpoint {
+    /// A checkpoint, or the newest whole one of a run. A directory without a manifest is a model from elsewhere.
+    fn find(from: &Path) -> Result<Self> {
+        let mut passed_over = Vec::new();
+        if !from.join("config.toml").exists() {
+            if from.join(manifest::MANIFEST_FILE).exists() {
+                manifest::verify(from)?;
+            }
+            return Ok(Self { checkpoint: from.to_owned(), passed_over });
         }
+        let folder = RunFolder::reopen(from)?;
+        for checkpoint in folder.checkpoint_steps()?.into_iter().map(|step| folder.checkpoint(step)) {
+            match manifest::verify(&checkpoint) {
+                Ok(_) => return Ok(Self { checkpoint, passed_over }),
+                Err(error) => passed_over.push(format!("{}: not used: {error}", checkpoint.display())),
+            }
+        }
+        passed_over.push(format!("{}: the run has no whole checkpoint", from.display()));
+        bail!("{}", passed_over.join("; "))
     }
-    notes.push(format!("{}: the run has no whole checkpoint", fork.display()));
-    bail!("{}", notes.join("; "))
 }

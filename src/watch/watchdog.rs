@@ -72,7 +72,7 @@ impl Judge {
         let silent = self.seen.iter().map(|seen| now - seen.beat_at).fold(f64::INFINITY, f64::min);
         let stalled = if stages.is_empty() { 0.0 } else { stuck.max(silent) };
         if self.config.end_after_s > 0.0 && stalled >= self.config.end_after_s {
-            return Verdict::End(self.told(now, stalled, (stages, queue)));
+            return Verdict::End(self.told(now, stalled, stages, queue));
         }
         if self.config.warn_after_s <= 0.0 || stalled < self.config.warn_after_s {
             self.next_warning_s = self.config.warn_after_s;
@@ -82,7 +82,7 @@ impl Judge {
             return Verdict::Well;
         }
         self.next_warning_s = 2.0 * self.next_warning_s.max(stalled / 2.0);
-        Verdict::Warn(self.told(now, stalled, (stages, queue)))
+        Verdict::Warn(self.told(now, stalled, stages, queue))
     }
 
     fn see(&mut self, now: f64, stages: &[Stage]) {
@@ -101,7 +101,7 @@ impl Judge {
         }
     }
 
-    fn told(&self, now: f64, stalled: f64, (stages, queue): (&[Stage], &str)) -> String {
+    fn told(&self, now: f64, stalled: f64, stages: &[Stage], queue: &str) -> String {
         let each = self.seen.iter().zip(stages).map(|(seen, stage)| {
             format!("{} {} (no progress for {})", stage.name, stage.doing, duration(now - seen.beat_at))
         });

@@ -119,7 +119,7 @@ fn an_ablation_changes_one_thing() {
     let ablations = [
         ("no_segments", &["rollout.segments_max"][..]),
         ("no_mpt", &["learner.mpt.enabled"]),
-        ("no_streambp", &["learner.streambp.enabled"]),
+        ("no_streambp", &["learner.gradients."]),
         ("no_grpo_lambda", &["learner.advantage."]),
         ("no_surrogates", &["rewards[1].", "rewards[2].", "learner.advantage.surrogates"]),
     ];

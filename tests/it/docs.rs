@@ -1,7 +1,9 @@
 //! The documents name files and tests that exist, so that a rename does not leave them behind.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::source::{members, source_folders, sources};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -14,25 +16,15 @@ fn quoted(document: &str) -> Vec<String> {
     outside.iter().flat_map(|part| part.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }
 
-fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-}
-
 #[test]
 fn files_in_the_documents_exist() {
-    let folders = ["src/", "rollout/", "rewards/", "learner/", "kernels/", "tests/", "configs/", "models/"];
+    let others = ["src", "tests", "configs", "models", "examples"].map(str::to_owned);
+    let folders: Vec<String> = members().into_iter().chain(others).map(|name| name + "/").collect();
     for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
         let names = quoted(document);
         assert!(names.len() > 20, "{document}");
         let paths = names.iter().filter(|name| !name.contains(['<', ' ']));
-        for path in paths.filter(|name| folders.iter().any(|folder| name.starts_with(folder))) {
+        for path in paths.filter(|name| folders.iter().any(|folder| name.starts_with(folder.as_str()))) {
             assert!(root().join(path).exists(), "{document} names {path}");
         }
     }
@@ -41,10 +33,10 @@ fn files_in_the_documents_exist() {
 #[test]
 fn tests_in_the_tables_exist() {
     let mut files = Vec::new();
-    for folder in ["src", "rollout/src", "rewards/src", "learner/src", "kernels/src", "tests/it"] {
-        sources(&root().join(folder), &mut files);
+    for folder in source_folders().iter().map(String::as_str).chain(["tests/it"]) {
+        files.extend(sources(folder));
     }
-    let code: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let code: String = files.into_iter().map(|file| file.text).collect();
     let names = [quoted("ARCHITECTURE.md"), quoted("docs/guide/resume.md")].concat();
     // Tests have sentences for names.
     let tests: Vec<&String> =

@@ -19,5 +19,7 @@ mod refill;
 mod replay_parity;
 mod score;
 mod segments;
+mod source;
 mod stops;
 mod tidy;
+mod virtual_clock;

@@ -10,8 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use longhaul::cli::RunPlace;
-use longhaul::config::RunConfig;
+use longhaul::{RunConfig, RunRequest};
 use rewards::{Answer, RewardError, Verdict, Verifier};
 
 /// 1 if the completion repeats the work after its first result: it has at least so many lines with an `=`.
@@ -43,7 +42,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Further arguments are changes of config keys, as after `--set`: for example `run.steps=2`.
     let set: Vec<String> = arguments.collect();
     let config = RunConfig::load(&config, &set)?;
-    let outcome = longhaul::run::train::train(&config, "rust_verifier", &RunPlace::default(), &verifiers)?;
+    let mut request = RunRequest::new("rust_verifier");
+    request.verifiers = &verifiers;
+    let outcome = longhaul::train(config, &request)?;
     println!("the run is in {}", outcome.folder.display());
     Ok(())
 }

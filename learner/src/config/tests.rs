@@ -18,7 +18,7 @@ fn read(value: serde_json::Value) -> Result<LearnerConfig, String> {
 #[test]
 fn a_method_that_is_not_named_is_off() {
     let config = read(minimal()).unwrap();
-    assert!(!config.mpt.enabled && !config.kl.enabled && config.streambp.enabled);
+    assert!(!config.mpt.enabled && !config.kl.enabled && config.gradients == GradientsConfig::default());
     assert_eq!((config.mpt.tau, config.mpt.sigma), (0.99, 0.2));
     assert_eq!((config.clip.low, config.clip.high), (0.2, 0.2));
     config.check().unwrap();
@@ -39,6 +39,10 @@ fn unknown_keys_are_refused_in_every_section() {
         let message = read(config).unwrap_err();
         assert!(message.contains("unknown field"), "{pointer}: {message}");
     }
+}
+
+fn streambp(config: &mut LearnerConfig) -> &mut StreambpConfig {
+    config.gradients.streambp_mut().expect("the default")
 }
 
 /// Makes a config wrong in one place.
@@ -62,9 +66,9 @@ fn errors_name_the_key() {
         }),
         ("learner.clip.high", |config| config.clip.high = -0.1),
         ("learner.mpt.tau", |config| config.mpt.tau = 1.5),
-        ("learner.streambp.layer_chunk_tokens", |config| config.streambp.layer_chunk_tokens = 0),
-        ("learner.streambp.layer_inputs_dir", |config| {
-            config.streambp.layer_inputs_dir = Some("anywhere".into())
+        ("learner.gradients.layer_chunk_tokens", |config| streambp(config).layer_chunk_tokens = 0),
+        ("learner.gradients.layer_inputs_dir", |config| {
+            streambp(config).layer_inputs_dir = Some("anywhere".into())
         }),
         ("learner.kl.coefficient", |config| config.kl.coefficient = f64::NAN),
         ("learner.kl.reference", |config| config.kl.enabled = true),

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::*;
 use crate::config::{
-    AdvantageConfig, Combine, DynamicSampling, ImportanceKind, MismatchConfig, MptScope, Surrogates,
+    AdvantageConfig, Combine, DynamicSampling, GradientsConfig, ImportanceKind, MismatchConfig, MptScope,
+    StreambpConfig, Surrogates,
 };
 use crate::report::{SkippedReport, StepValues};
 use crate::testing::{
@@ -65,12 +66,17 @@ fn configs() -> impl Strategy<Value = LearnerConfig> {
     );
     let cuts = (any::<bool>(), 1_usize..80, 1_usize..40, 1_usize..40);
     (method, cuts).prop_map(|((advantage, (importance, mismatch), mpt, kl), cuts)| {
-        let (streambp, batch_tokens_max, layer_chunk_tokens, head_chunk_tokens) = cuts;
+        let (is_chunked, batch_tokens_max, layer_chunk_tokens, head_chunk_tokens) = cuts;
         let mut config = LearnerConfig { batch_tokens_max, advantage, mismatch, ..learner_config() };
         config.importance.kind = importance;
-        config.streambp.enabled = streambp;
-        config.streambp.layer_chunk_tokens = layer_chunk_tokens;
-        config.streambp.head_chunk_tokens = head_chunk_tokens;
+        config.gradients = match is_chunked {
+            true => GradientsConfig::Streambp(StreambpConfig {
+                layer_chunk_tokens,
+                head_chunk_tokens,
+                ..StreambpConfig::default()
+            }),
+            false => GradientsConfig::Whole {},
+        };
         if let Some((scope, sigma)) = mpt {
             config.mpt = serde_json::from_value(json!({"enabled": true, "tau": 0.1})).unwrap();
             (config.mpt.scope, config.mpt.sigma) = (scope, sigma);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    AdvantageConfig, Combine, DynamicSampling, ImportanceKind, LayerInputsPlace, MismatchConfig, MptPositive,
-    MptScope, Surrogates,
+    AdvantageConfig, Combine, DynamicSampling, GradientsConfig, ImportanceKind, LayerInputsPlace,
+    MismatchConfig, MptPositive, MptScope, StreambpConfig, Surrogates,
 };
 use crate::report::{SkippedReport, Spread};
 use crate::testing::{
@@ -15,6 +15,10 @@ use crate::testing::{
 
 fn learner(config: LearnerConfig) -> Learner {
     Learner::new(decoder(1), config, optimizer_config("sgd"), 0.85, 10, None).unwrap()
+}
+
+fn streambp(config: &mut LearnerConfig) -> &mut StreambpConfig {
+    config.gradients.streambp_mut().unwrap()
 }
 
 /// Every method on, with thresholds that part the small model's distributions.
@@ -66,12 +70,13 @@ fn the_on_policy_loss_is_the_token_mean_of_the_advantages() {
 #[test]
 fn layer_inputs_without_a_place_stop_the_step_before_the_weights_change() {
     let mut config = learner_config();
-    config.streambp.layer_inputs = LayerInputsPlace::File;
-    config.streambp.layer_inputs_dir = Some("/no/such/folder".into());
+    let chunks = streambp(&mut config);
+    chunks.layer_inputs = LayerInputsPlace::File;
+    chunks.layer_inputs_dir = Some("/no/such/folder".into());
     let mut learner = learner(config);
     let before = weights_of(learner.decoder());
     let message = learner.step(groups()).unwrap_err().to_string();
-    let expected = "step 0: learner.streambp.layer_inputs_dir: /no/such/folder: ";
+    let expected = "step 0: learner.gradients.layer_inputs_dir: /no/such/folder: ";
     assert!(message.starts_with(expected), "{message}");
     assert_eq!((weights_of(learner.decoder()), learner.version()), (before, 0));
 }
@@ -81,7 +86,8 @@ fn layer_inputs_in_a_file_make_the_same_step() {
     let folder = tempfile::tempdir().unwrap();
     let step = |place, dir: Option<&std::path::Path>| {
         let mut config = full_config();
-        (config.streambp.layer_inputs, config.streambp.layer_inputs_dir) = (place, dir.map(Into::into));
+        let chunks = streambp(&mut config);
+        (chunks.layer_inputs, chunks.layer_inputs_dir) = (place, dir.map(Into::into));
         let mut learner = full_learner(config);
         learner.step(groups()).unwrap();
         weights_of(learner.decoder())
@@ -95,7 +101,7 @@ fn layer_inputs_in_a_file_make_the_same_step() {
 fn no_cut_changes_the_update() {
     let whole = {
         let mut config = full_config();
-        config.streambp.enabled = false;
+        config.gradients = GradientsConfig::Whole {};
         let mut learner = full_learner(config);
         let update = learner.step(groups()).unwrap().update.unwrap();
         let tokens = update.tokens.unwrap();
@@ -106,8 +112,8 @@ fn no_cut_changes_the_update() {
     for (tokens, layer_chunk, head_chunk) in [(1, 1, 1), (20, 7, 3), (40, 500, 500), (1000, 16, 1000)] {
         let mut config = full_config();
         config.batch_tokens_max = tokens;
-        config.streambp.layer_chunk_tokens = layer_chunk;
-        config.streambp.head_chunk_tokens = head_chunk;
+        streambp(&mut config).layer_chunk_tokens = layer_chunk;
+        streambp(&mut config).head_chunk_tokens = head_chunk;
         let mut learner = full_learner(config);
         let update = learner.step(groups()).unwrap().update.unwrap();
         let error = relative_error(&weights_of(learner.decoder()), &whole.1);
@@ -125,8 +131,8 @@ fn no_cut_changes_a_weighted_update() {
     let step = |(tokens, layer_chunk, head_chunk)| {
         let mut config = weighted_config();
         config.batch_tokens_max = tokens;
-        config.streambp.layer_chunk_tokens = layer_chunk;
-        config.streambp.head_chunk_tokens = head_chunk;
+        streambp(&mut config).layer_chunk_tokens = layer_chunk;
+        streambp(&mut config).head_chunk_tokens = head_chunk;
         let mut learner = full_learner(config);
         let update = learner.step(groups()).unwrap().update.unwrap();
         (update, weights_of(learner.decoder()))

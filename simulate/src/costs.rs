@@ -1,5 +1,5 @@
 //! What decoding and learning cost in seconds, as sums of a few products, and how these costs are found from what
-//! a run took. Pure: the numbers come from metrics that somebody else reads.
+//! a run took. Pure: the caller reads the numbers from metrics.
 
 use serde::{Deserialize, Serialize};
 

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-
-use crate::error::RolloutError;
 use trajectory::random::length_fraction;
 
-/// What a distribution is asked for with, in errors too.
-const KEY: &str = "--lengths";
+use crate::error::SimulateError;
+
 /// The forms that are no file.
 const FORMS: &str = "lognormal:MEDIAN,SIGMA, uniform:LOW,HIGH and constant:N";
 /// Lengths beyond it are a mistake in a file: no output is so long.
@@ -43,8 +41,8 @@ impl LengthDistribution {
     /// JSON lines of length and count, recorded completions, or the folder of a run with such in `rollouts/`.
     ///
     /// # Errors
-    /// Names the part of the text, or the file and line, that cannot be meant.
-    pub fn parse(spec: &str) -> Result<Self, RolloutError> {
+    /// Names the part of the text, or the file and line, that is invalid.
+    pub fn parse(spec: &str) -> Result<Self, SimulateError> {
         let shape = match spec.split_once(':') {
             Some(("lognormal", numbers)) => {
                 let [median, sigma] = numbers_of::<f64, 2>(spec, numbers)?;
@@ -105,14 +103,14 @@ impl LengthDistribution {
     }
 }
 
-fn refused(reason: String) -> RolloutError {
-    RolloutError::Config { key: KEY, reason }
+fn refused(reason: String) -> SimulateError {
+    SimulateError::Lengths { reason }
 }
 
 fn numbers_of<T: std::str::FromStr, const N: usize>(
     spec: &str,
     numbers: &str,
-) -> Result<[T; N], RolloutError> {
+) -> Result<[T; N], SimulateError> {
     let parsed: Result<Vec<T>, _> = numbers.split(',').map(|number| number.trim().parse()).collect();
     let wrong = || refused(format!("{spec}: `{numbers}` is not what is needed; the forms are {FORMS}"));
     parsed.map_err(|_| wrong())?.try_into().map_err(|_| wrong())
@@ -182,7 +180,7 @@ struct Line {
 /// The most completions of a distribution: above it, a place among them is no longer a whole number in f64.
 const COUNTED_MAX: u64 = 1 << 53;
 
-fn recorded(spec: &str) -> Result<Vec<(usize, u64)>, RolloutError> {
+fn recorded(spec: &str) -> Result<Vec<(usize, u64)>, SimulateError> {
     let path = Path::new(spec);
     if !path.exists() {
         return Err(refused(format!("{spec}: neither a file or folder, nor one of {FORMS}")));
@@ -205,20 +203,20 @@ fn recorded(spec: &str) -> Result<Vec<(usize, u64)>, RolloutError> {
         }
     }
     if up_to == 0 {
-        return Err(RolloutError::content(path, "holds no lengths"));
+        return Err(SimulateError::content(path, "holds no lengths"));
     }
     Ok(counts)
 }
 
 /// The file itself, or the recorded steps of a run.
-fn files(path: &Path) -> Result<Vec<PathBuf>, RolloutError> {
+fn files(path: &Path) -> Result<Vec<PathBuf>, SimulateError> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
     let folder = path.join("rollouts");
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(|error| RolloutError::file(&folder, error))? {
-        let file = entry.map_err(|error| RolloutError::file(&folder, error))?.path();
+    for entry in std::fs::read_dir(&folder).map_err(|error| SimulateError::file(&folder, error))? {
+        let file = entry.map_err(|error| SimulateError::file(&folder, error))?.path();
         if file.extension().is_some_and(|extension| extension == "jsonl") {
             files.push(file);
         }
@@ -227,20 +225,20 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, RolloutError> {
     Ok(files)
 }
 
-fn read(path: &Path, lengths: &mut Vec<(usize, u64)>) -> Result<(), RolloutError> {
-    let file = std::fs::File::open(path).map_err(|error| RolloutError::file(path, error))?;
+fn read(path: &Path, lengths: &mut Vec<(usize, u64)>) -> Result<(), SimulateError> {
+    let file = std::fs::File::open(path).map_err(|error| SimulateError::file(path, error))?;
     let is_csv = path.extension().is_some_and(|extension| extension == "csv");
     for (index, line) in std::io::BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|error| RolloutError::file(path, error))?;
+        let line = line.map_err(|error| SimulateError::file(path, error))?;
         let line = line.trim();
         // A table may have a head.
         if line.is_empty() || (is_csv && index == 0 && !line.starts_with(|c: char| c.is_ascii_digit())) {
             continue;
         }
         let found = if is_csv { of_table(line) } else { of_object(line) };
-        let (length, count) = found.map_err(|reason| RolloutError::line(path, index + 1, reason))?;
+        let (length, count) = found.map_err(|reason| SimulateError::line(path, index + 1, reason))?;
         if length == 0 || length > LENGTH_MAX {
-            return Err(RolloutError::line(path, index + 1, format!("a length of {length} tokens")));
+            return Err(SimulateError::line(path, index + 1, format!("a length of {length} tokens")));
         }
         lengths.push((length, count));
     }
@@ -271,11 +269,11 @@ mod tests {
     use super::*;
 
     fn parsed(spec: &str) -> LengthDistribution {
-        LengthDistribution::parse(spec).expect("the text can be meant")
+        LengthDistribution::parse(spec).expect("a distribution")
     }
 
     fn refusal(spec: &str) -> String {
-        LengthDistribution::parse(spec).expect_err("the text cannot be meant").to_string()
+        LengthDistribution::parse(spec).expect_err("no distribution").to_string()
     }
 
     fn file(name: &str, text: &str) -> (tempfile::TempDir, String) {

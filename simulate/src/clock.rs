@@ -1,87 +1,21 @@
 //! A run without a model: the real scheduler, pacing, grouping and queue against a cost model, a distribution of
-//! lengths and a clock that nobody waits for.
+//! lengths and a virtual clock.
 //!
 //! Time goes from event to event. An event of decoding is the end of a segment; the decode steps in between, in
 //! which the same slots draw tokens, are leapt over. An event of learning is the end of a step. Prompts have one
 //! length, verdicts take no time, every group teaches something, and the slots of all actors are one batch.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rewards::Reward;
-use serde_json::Map;
+use rollout::{Bell, Intake, Pacing, ReplayQueue, RolloutError, Schedule, window_groups};
+use trajectory::{Group, ScoredCompletion};
 
-use crate::actor::{UnfinishedGroups, members};
-use crate::config::{QueueConfig, RolloutConfig};
 use crate::costs::{Contention, CostModel, DecodeWork};
-use crate::error::RolloutError;
-use crate::intake::Intake;
+use crate::error::SimulateError;
 use crate::lengths::LengthDistribution;
-use crate::queue::ReplayQueue;
-use crate::scheduler::{Outcome, Pacing, Room, Scheduler};
-use crate::weights::Bell;
-use trajectory::Prompt;
-use trajectory::{Completion, EndedText, Finish, OutputLimits, Token, Trajectory};
-use trajectory::{FinishedGroup, Group, ScoredCompletion};
-
-/// All tokens are this one.
-const TOKEN: Token = Token { id: 0, logprob: 0.0 };
-
-/// Who works when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turns {
-    /// `schedule = "async"`: both sides at the same time.
-    Async,
-    /// `schedule = "deterministic"`: at the same time, window by window.
-    Deterministic,
-    /// `schedule = "lockstep"`: one after the other.
-    Lockstep,
-}
-
-/// What is run.
-#[derive(Debug, Clone)]
-pub struct VirtualPlan {
-    /// The table `[rollout]`.
-    pub rollout: RolloutConfig,
-    /// The table `[queue]`.
-    pub queue: QueueConfig,
-    /// The groups of a step.
-    pub groups_per_step: usize,
-    /// Who works when.
-    pub turns: Turns,
-    /// The learner's steps.
-    pub steps: u64,
-    /// The seed of the lengths.
-    pub seed: u64,
-    /// The tokens of every prompt.
-    pub prompt_tokens: usize,
-    /// The tokens of a block of the cache, where `rollout.kv_cache_tokens_max` bounds it.
-    pub cache_block_tokens: usize,
-}
-
-/// A step of the learner, with what was decoded since the step before.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct VirtualStep {
-    /// When it ended, in seconds since the run began.
-    pub ended_s: f64,
-    /// The groups that it learned from, in their order.
-    pub groups: Vec<u64>,
-    /// The length of each completion in them.
-    pub lengths: Vec<usize>,
-    /// Versions between the learner and the oldest token of each completion.
-    pub staleness: Vec<u64>,
-    /// Decode steps.
-    pub decode_steps: u64,
-    /// Slots that drew a token, summed over the decode steps.
-    pub slot_steps_busy: u64,
-    /// Seconds in which slots decoded.
-    pub decoding_s: f64,
-    /// Context tokens whose cache was rebuilt because the weights had changed.
-    pub context_tokens_recomputed: u64,
-    /// Groups that had been dropped as too old by then, since the run began.
-    pub dropped: u64,
-}
+use crate::plan::{VirtualPlan, VirtualStep};
+use crate::slots::Slots;
 
 /// Runs the plan, and calls `taken` with the groups of each step, whose segments have one token each.
 ///
@@ -89,9 +23,10 @@ pub struct VirtualStep {
 /// If the plan contradicts itself, or comes to a point from where nothing can go on.
 pub fn run_virtually(
     plan: &VirtualPlan,
-    (lengths, costs): (&LengthDistribution, &CostModel),
+    lengths: &LengthDistribution,
+    costs: &CostModel,
     mut taken: impl FnMut(&[Group]),
-) -> Result<Vec<VirtualStep>, RolloutError> {
+) -> Result<Vec<VirtualStep>, SimulateError> {
     plan.rollout.check()?;
     plan.queue.check(plan.groups_per_step)?;
     let mut run = VirtualRun::new(plan, lengths, costs);
@@ -183,10 +118,10 @@ impl<'a> VirtualRun<'a> {
     /// Whether groups that ended may go to the queue: an actor on a thread of its own brings them at once, else the
     /// learner fetches them when it wants some.
     fn may_deliver(&self) -> bool {
-        match self.plan.turns {
-            Turns::Async => true,
-            Turns::Deterministic => self.learning.is_none() && self.window.is_none(),
-            Turns::Lockstep => self.learning.is_none(),
+        match self.plan.schedule {
+            Schedule::Async => true,
+            Schedule::Deterministic => self.learning.is_none() && self.window.is_none(),
+            Schedule::Lockstep => self.learning.is_none(),
         }
     }
 
@@ -212,7 +147,7 @@ impl<'a> VirtualRun<'a> {
         let tokens: usize = groups.iter().flat_map(|group| self.slots.lengths_of(group)).sum();
         self.learning = Some(Learning { groups, left_s: self.costs.learn_s(tokens as u64) });
         let is_last = self.steps.len() as u64 + 1 == self.plan.steps;
-        if self.plan.turns == Turns::Deterministic && !is_last {
+        if self.plan.schedule == Schedule::Deterministic && !is_last {
             self.order_window();
         }
         Ok(true)
@@ -220,8 +155,8 @@ impl<'a> VirtualRun<'a> {
 
     /// As many groups as the next batch needs beside those that wait already.
     fn order_window(&mut self) {
-        let ready = self.queue.len() + self.overflow.len();
-        let groups = self.plan.groups_per_step.saturating_sub(ready).max(1);
+        let waiting = self.queue.len() + self.overflow.len();
+        let groups = window_groups(self.plan.groups_per_step, waiting);
         self.window = Some(Window { groups, version: self.version });
     }
 
@@ -230,11 +165,11 @@ impl<'a> VirtualRun<'a> {
         if self.decoding.is_some() {
             return false;
         }
-        let version = match self.plan.turns {
+        let version = match self.plan.schedule {
             // Groups that wait for room keep their actor waiting.
-            Turns::Async if self.overflow.is_empty() => self.version,
-            Turns::Lockstep if self.learning.is_none() && self.overflow.is_empty() => self.version,
-            Turns::Deterministic => {
+            Schedule::Async if self.overflow.is_empty() => self.version,
+            Schedule::Lockstep if self.learning.is_none() && self.overflow.is_empty() => self.version,
+            Schedule::Deterministic => {
                 if self.window.is_none() && self.learning.is_none() && self.overflow.is_empty() {
                     self.order_window();
                 }
@@ -320,8 +255,8 @@ impl<'a> VirtualRun<'a> {
         self.version += 1;
         // Newer weights may end segments, or let a group start on a free slot, at the next decode step.
         let oldest = self.plan.rollout.oldest_version_open(self.version);
-        let cuts = self.slots.has_versions_before(oldest) || self.slots.scheduler.is_hungry();
-        if self.plan.turns == Turns::Async && cuts {
+        let cuts = self.slots.has_versions_before(oldest) || self.slots.wants_a_group();
+        if self.plan.schedule == Schedule::Async && cuts {
             self.cut_leap();
         }
     }
@@ -340,240 +275,16 @@ impl<'a> VirtualRun<'a> {
     }
 }
 
-/// The slots of one decoder that draws no tokens: the scheduler, and when the segment of each slot ends.
-struct Slots<'a> {
-    scheduler: Scheduler,
-    unfinished: UnfinishedGroups,
-    lengths: &'a LengthDistribution,
-    plan: &'a VirtualPlan,
-    prompt: Arc<Prompt>,
-    /// Decode steps made.
-    step: u64,
-    /// The decode steps after which segments end, with their slots; the next one first, of equal ones the lowest
-    /// slot.
-    ends: BinaryHeap<Reverse<(u64, usize)>>,
-    /// What the open segment of each slot is.
-    open: Vec<OpenSegment>,
-    /// Whether a slot holds the cache of the trajectory on it.
-    cached: Vec<bool>,
-    /// Whether segments may begin before one has ended.
-    looks_again: bool,
-    /// Tokens in the contexts of slots that decode.
-    context_tokens: u64,
-    /// Slots that decode, by the version of their segment.
-    versions: BTreeMap<u64, u64>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct OpenSegment {
-    version: u64,
-    /// Decode steps made before it.
-    begun: u64,
-    tokens: usize,
-    /// Tokens of the context at its end.
-    context_tokens: usize,
-    /// Whether the output ends with it by itself.
-    stops: bool,
-}
-
-/// Tokens of caches that are filled.
-#[derive(Debug, Clone, Copy, Default)]
-struct Filled {
-    prompts: u64,
-    recomputed: u64,
-}
-
-impl<'a> Slots<'a> {
-    fn new(plan: &'a VirtualPlan, lengths: &'a LengthDistribution) -> Self {
-        let slots = plan.rollout.trajectories_open_max;
-        let prompt = Prompt {
-            index: 0,
-            id: "virtual".to_string(),
-            text: String::new(),
-            tokens: vec![TOKEN.id; plan.prompt_tokens],
-            references: Vec::new(),
-            fields: Map::new(),
-        };
-        let mut scheduler =
-            Scheduler::new(slots, OutputLimits::from(&plan.rollout)).with_priority(plan.rollout.priority);
-        if let Some(tokens) = plan.rollout.kv_cache_tokens_max {
-            scheduler =
-                scheduler.bounded(Room::of_tokens(tokens, plan.cache_block_tokens), plan.rollout.group_size);
-        }
-        Self {
-            scheduler,
-            unfinished: UnfinishedGroups::new(plan.rollout.group_size),
-            lengths,
-            plan,
-            prompt: Arc::new(prompt),
-            step: 0,
-            ends: BinaryHeap::new(),
-            open: vec![OpenSegment::default(); slots],
-            cached: vec![false; slots],
-            looks_again: false,
-            context_tokens: 0,
-            versions: BTreeMap::new(),
-        }
-    }
-
-    /// Starts groups while a slot would stay free, and begins the segments that are due.
-    fn begin(&mut self, version: u64, intake: &Intake) -> Filled {
-        let group_size = self.plan.rollout.group_size;
-        while self.scheduler.is_hungry() {
-            let Some(group) = intake.admit(version) else { break };
-            self.scheduler.admit(members(Arc::clone(&self.prompt), group, group_size));
-        }
-        let mut filled = Filled::default();
-        let due = self.scheduler.fill();
-        let parked = self.scheduler.take_parked();
-        // Whoever gave up a slot may have one again at the next decode step.
-        self.looks_again = !parked.is_empty();
-        for slot in parked {
-            self.cached[slot] = false;
-        }
-        let segment_tokens_max = self.plan.rollout.segment_tokens_max();
-        for slot in due {
-            let trajectory = self.scheduler.at_boundary(slot);
-            let drawn = trajectory.token_count();
-            let context = (self.plan.prompt_tokens + drawn) as u64;
-            let cached = std::mem::replace(&mut self.cached[slot], true);
-            match trajectory.segments.last() {
-                None => filled.prompts += context,
-                Some(before) if cached && before.version == version => {}
-                Some(_) if cached && !self.plan.rollout.on_update.rebuilds(context, segment_tokens_max) => {}
-                Some(_) => filled.recomputed += context,
-            }
-            let length = self.lengths.length(self.plan.seed, trajectory.group, trajectory.member);
-            let tokens = (length - drawn).min(segment_tokens_max - drawn % segment_tokens_max);
-            let stops = drawn + tokens == length;
-            let context_tokens = context as usize + tokens;
-            self.open[slot] = OpenSegment { version, begun: self.step, tokens, context_tokens, stops };
-            self.ends.push(Reverse((self.step + tokens as u64, slot)));
-            self.context_tokens += context;
-            *self.versions.entry(version).or_default() += 1;
-            self.scheduler.begin(slot, version);
-        }
-        filled
-    }
-
-    /// Decode steps up to the next end of a segment; `None` where nothing decodes.
-    fn steps_to_next_end(&self) -> Option<u64> {
-        let steps = self.ends.peek().map(|Reverse((end, _))| end - self.step)?;
-        Some(if self.looks_again { steps.min(1) } else { steps })
-    }
-
-    fn work(&self) -> DecodeWork {
-        DecodeWork {
-            versions: self.versions.len() as u64,
-            slots: self.ends.len() as u64,
-            context_tokens: self.context_tokens,
-        }
-    }
-
-    /// Makes decode steps up to the next end of a segment or before it; returns the groups that ended, in the
-    /// order of the slots of their last members.
-    fn advance(&mut self, steps: u64) -> Vec<Group> {
-        self.context_tokens += steps * self.ends.len() as u64;
-        self.step += steps;
-        let mut groups = Vec::new();
-        while let Some(Reverse((end, slot))) = self.ends.peek().copied() {
-            assert!(end >= self.step, "a segment has ended {} steps ago", self.step - end);
-            if end > self.step {
-                break;
-            }
-            self.ends.pop();
-            groups.extend(self.end_segment(slot));
-        }
-        groups
-    }
-
-    fn has_versions_before(&self, oldest: u64) -> bool {
-        self.versions.keys().any(|version| *version < oldest)
-    }
-
-    /// Ends the open segments of versions before `oldest` where they are.
-    fn cut_segments(&mut self, oldest: u64) {
-        // The segments of all slots are looked at after an update, and not after the end of each of them.
-        if !self.has_versions_before(oldest) {
-            return;
-        }
-        for Reverse((end, slot)) in std::mem::take(&mut self.ends) {
-            let OpenSegment { version, begun, tokens, context_tokens, .. } = self.open[slot];
-            let drawn = (self.step - begun) as usize;
-            if version >= oldest || drawn == 0 {
-                self.ends.push(Reverse((end, slot)));
-                continue;
-            }
-            self.leave(slot, context_tokens + drawn - tokens);
-            self.scheduler.push_inside(slot, TOKEN, drawn);
-            self.scheduler.cut(slot);
-        }
-    }
-
-    /// Takes a slot whose context has so many tokens out of what decodes.
-    fn leave(&mut self, slot: usize, context_tokens: usize) {
-        self.context_tokens -= context_tokens as u64;
-        let version = self.open[slot].version;
-        let of_version = self.versions.get_mut(&version).expect("the slot decodes under it");
-        *of_version -= 1;
-        if *of_version == 0 {
-            self.versions.remove(&version);
-        }
-    }
-
-    fn end_segment(&mut self, slot: usize) -> Option<Group> {
-        let OpenSegment { tokens, context_tokens, stops, .. } = self.open[slot];
-        self.leave(slot, context_tokens);
-        self.scheduler.push_inside(slot, TOKEN, tokens - 1);
-        match self.scheduler.push(slot, TOKEN, stops.then_some(Finish::Eos)) {
-            Outcome::SegmentEnded => None,
-            Outcome::Finished(trajectory, finish) => {
-                self.cached[slot] = false;
-                self.unfinished.add((without_tokens(trajectory), finish)).map(unjudged)
-            }
-            Outcome::Inside => panic!("slot {slot} is inside a segment after its {tokens} tokens"),
-        }
-    }
-
-    /// The lengths of a group's completions, as they were decoded.
-    fn lengths_of(&self, group: &Group) -> impl Iterator<Item = usize> {
-        let limit = self.plan.rollout.output_tokens_max;
-        let length = move |member| self.lengths.length(self.plan.seed, group.id, member).min(limit);
-        (0..group.completions.len() as u32).map(length)
-    }
-}
-
-/// One token is left of each segment: what waits for the learner needs its versions only, and the tokens of
-/// thousands of long outputs would fill the memory.
-fn without_tokens(mut trajectory: Trajectory) -> Trajectory {
-    for segment in &mut trajectory.segments {
-        segment.tokens = vec![TOKEN];
-    }
-    trajectory
-}
-
-fn unjudged(group: FinishedGroup) -> Group {
-    let prompt = Arc::clone(&group.members[0].0.prompt);
-    let scored = |(trajectory, finish): (Trajectory, Finish)| ScoredCompletion {
-        completion: Completion::new(trajectory, finish, EndedText::default()),
-        reward: Reward { total: 0.0, correctness: None, parts: BTreeMap::new() },
-    };
-    Group::new(group.id, prompt, group.members.into_iter().map(scored).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
 
     use proptest::prelude::{ProptestConfig, Strategy, prop_assert, prop_assert_eq, proptest};
 
+    use rollout::{OnUpdate, QueueConfig, RolloutConfig};
+    use serde_json::json;
+
     use super::*;
-    use crate::actor::Actor;
-    use crate::config::OnUpdate;
-    use crate::overlapped::Overlapped;
-    use crate::request::StepRequest;
-    use crate::schedule::Lockstep;
-    use crate::testing::{Script, context, rollout_config};
 
     /// Binary fractions, so that sums are exact.
     const COSTS: CostModel = CostModel {
@@ -586,17 +297,30 @@ mod tests {
         contention: Contention::of_both(1.0),
     };
 
+    fn rollout_config(slots: usize, segment: usize, segments: usize, group_size: usize) -> RolloutConfig {
+        let config = json!({
+            "output_tokens_max": segment * segments, "segments_max": segments, "trajectories_open_max": slots,
+            "group_size": group_size, "temperature": 1.0, "on_update": "recompute", "in_flight_updates": false,
+            "versions_open_max": u64::MAX,
+        });
+        serde_json::from_value(config).expect("a whole section")
+    }
+
     fn lengths(spec: &str) -> LengthDistribution {
-        LengthDistribution::parse(spec).expect("the text can be meant")
+        LengthDistribution::parse(spec).expect("a distribution")
     }
 
     /// Groups of two, one a step, in a queue with room for all.
-    fn plan(turns: Turns, (slots, segment, segments): (usize, usize, usize), staleness: u64) -> VirtualPlan {
+    fn plan(
+        schedule: Schedule,
+        (slots, segment, segments): (usize, usize, usize),
+        staleness: u64,
+    ) -> VirtualPlan {
         VirtualPlan {
             rollout: rollout_config(slots, segment, segments, 2),
             queue: QueueConfig { groups_max: 1 + staleness as usize, staleness_versions_max: staleness },
             groups_per_step: 1,
-            turns,
+            schedule,
             steps: 4,
             seed: 3,
             prompt_tokens: 2,
@@ -605,7 +329,7 @@ mod tests {
     }
 
     fn run(plan: &VirtualPlan, spec: &str, costs: &CostModel) -> Vec<VirtualStep> {
-        run_virtually(plan, (&lengths(spec), costs), |_| {}).expect("it can go on")
+        run_virtually(plan, &lengths(spec), costs, |_| {}).expect("it can go on")
     }
 
     fn ends(steps: &[VirtualStep]) -> Vec<f64> {
@@ -615,33 +339,33 @@ mod tests {
     #[test]
     fn in_turns_a_step_takes_its_decoding_and_its_learning() {
         // 4 decode steps of two slots: 4 * 1.5 = 6; 8 tokens learned: 2 + 4 = 6.
-        let steps = run(&plan(Turns::Lockstep, (2, 4, 1), 0), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Lockstep, (2, 4, 1), 0), "constant:4", &COSTS);
         assert_eq!(ends(&steps), [12.0, 24.0, 36.0, 48.0]);
         assert!(steps.iter().all(|step| step.lengths == [4, 4] && step.staleness == [0, 0]));
         assert!(steps.iter().all(|step| (step.decode_steps, step.slot_steps_busy) == (4, 8)));
         // One slot for two: twice the decode steps, of 1.25 each.
-        let steps = run(&plan(Turns::Lockstep, (1, 4, 1), 0), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Lockstep, (1, 4, 1), 0), "constant:4", &COSTS);
         assert_eq!(ends(&steps)[0], 16.0);
         // Prompts of 2 tokens and contexts that grow from 2 on: 2 * (2 + 3 + 4 + 5) tokens are looked at.
         let costs = CostModel { prefill_token_s: 0.125, context_token_s: 0.0625, ..COSTS };
-        let steps = run(&plan(Turns::Lockstep, (2, 4, 1), 0), "constant:4", &costs);
+        let steps = run(&plan(Schedule::Lockstep, (2, 4, 1), 0), "constant:4", &costs);
         assert_eq!(ends(&steps)[0], 12.0 + 4.0 * 0.125 + 28.0 * 0.0625);
     }
 
     #[test]
     fn side_by_side_the_slower_side_sets_the_pace_and_contention_slows_both() {
         // Decoding and learning take 6 each, and go on side by side from the second group on.
-        let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Async, (2, 4, 1), 1), "constant:4", &COSTS);
         assert_eq!(ends(&steps), [12.0, 18.0, 24.0, 30.0]);
         assert_eq!(steps.iter().map(|step| step.staleness[0]).collect::<Vec<_>>(), [0, 1, 1, 1]);
         let shared = CostModel { contention: Contention::of_both(2.0), ..COSTS };
-        let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &shared);
+        let steps = run(&plan(Schedule::Async, (2, 4, 1), 1), "constant:4", &shared);
         assert_eq!(ends(&steps), [18.0, 30.0, 42.0, 54.0], "as in turns, but for the learner's first step");
         // The first step of the learner takes 7.5, in which decoding gets 2.5 of its 6 done; the others are alone.
         let unequal = CostModel { contention: Contention { decode: 3.0, learn: 1.25 }, ..COSTS };
-        let steps = run(&plan(Turns::Async, (2, 4, 1), 1), "constant:4", &unequal);
+        let steps = run(&plan(Schedule::Async, (2, 4, 1), 1), "constant:4", &unequal);
         assert_eq!(ends(&steps)[..2], [13.5, 13.5 + 3.5 + 7.5]);
-        let windows = run(&plan(Turns::Deterministic, (2, 4, 1), 1), "constant:4", &COSTS);
+        let windows = run(&plan(Schedule::Deterministic, (2, 4, 1), 1), "constant:4", &COSTS);
         assert_eq!(ends(&windows), [12.0, 18.0, 24.0, 30.0]);
     }
 
@@ -650,7 +374,7 @@ mod tests {
         // Outputs of 8 in segments of 4. The group that is open when version 1 comes has 2 + 4 tokens of context
         // in each slot at its next boundary.
         let costs = CostModel { prefill_token_s: 0.125, learn_token_s: 0.25, ..COSTS };
-        let asynchronous = VirtualPlan { steps: 3, ..plan(Turns::Async, (2, 4, 2), 1) };
+        let asynchronous = VirtualPlan { steps: 3, ..plan(Schedule::Async, (2, 4, 2), 1) };
         let steps = run(&asynchronous, "constant:8", &costs);
         let rebuilt: u64 = steps.iter().map(|step| step.context_tokens_recomputed).sum();
         assert!(rebuilt > 0 && rebuilt.is_multiple_of(12), "{steps:?}");
@@ -667,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_bound_on_the_cache_makes_trajectories_wait() {
-        let free = VirtualPlan { steps: 3, ..plan(Turns::Lockstep, (2, 4, 2), 0) };
+        let free = VirtualPlan { steps: 3, ..plan(Schedule::Lockstep, (2, 4, 2), 0) };
         let mut bounded = free.clone();
         // A whole output and its prompt take 10 tokens; two do not fit side by side.
         bounded.rollout.kv_cache_tokens_max = Some(12);
@@ -681,21 +405,21 @@ mod tests {
     #[test]
     fn newer_weights_let_a_group_start_at_the_next_decode_step() {
         // Without staleness one group may be open, so half of the slots wait for the learner.
-        let steps = run(&plan(Turns::Async, (4, 4, 1), 0), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Async, (4, 4, 1), 0), "constant:4", &COSTS);
         assert_eq!(ends(&steps), [12.0, 24.0, 36.0, 48.0]);
         // Groups 0 and 1 decode together until 16, and version 1 comes at 26, when group 2 starts. Version 2 comes at
         // 36, in the seventh decode step of group 2, after which group 3 starts, at 36.5. The eighth makes two passes
         // over weights for four slots, until 39.5. Then group 3 has seven steps left, of 1.5 each.
-        let steps = run(&plan(Turns::Async, (4, 8, 1), 1), "constant:8", &COSTS);
+        let steps = run(&plan(Schedule::Async, (4, 8, 1), 1), "constant:8", &COSTS);
         assert_eq!(ends(&steps), [26.0, 36.0, 49.5, 60.0]);
         assert_eq!(steps.iter().map(|step| step.staleness[0]).collect::<Vec<_>>(), [0, 1, 1, 1]);
     }
 
     #[test]
     fn a_plan_that_cannot_be_is_refused() {
-        let mut wrong = plan(Turns::Async, (2, 4, 1), 0);
+        let mut wrong = plan(Schedule::Async, (2, 4, 1), 0);
         wrong.groups_per_step = 2;
-        let error = run_virtually(&wrong, (&lengths("constant:4"), &COSTS), |_| {}).expect_err("no room");
+        let error = run_virtually(&wrong, &lengths("constant:4"), &COSTS, |_| {}).expect_err("no room");
         assert!(error.to_string().starts_with("queue.groups_max: 1 is less"), "{error}");
     }
 
@@ -706,7 +430,7 @@ mod tests {
             rollout: rollout_config(10_000, 512, 8, 8),
             queue: QueueConfig { groups_max: 5 * 512, staleness_versions_max: 4 },
             groups_per_step: 512,
-            turns: Turns::Async,
+            schedule: Schedule::Async,
             steps: 3,
             seed: 1,
             prompt_tokens: 100,
@@ -723,52 +447,6 @@ mod tests {
         assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
     }
 
-    /// Ids of the groups of each step, with the versions of all segments of each member.
-    type Taken = Vec<(u64, Vec<Vec<u64>>)>;
-
-    fn versions(groups: &[Group]) -> Taken {
-        let of = |scored: &ScoredCompletion| scored.completion.segments.iter().map(|s| s.version).collect();
-        groups.iter().map(|group| (group.id, group.completions.iter().map(of).collect())).collect()
-    }
-
-    fn taken(plan: &VirtualPlan, spec: &str) -> (Vec<Taken>, Vec<VirtualStep>) {
-        let mut taken = Vec::new();
-        let steps = run_virtually(plan, (&lengths(spec), &COSTS), |groups| taken.push(versions(groups)));
-        (taken, steps.expect("never starved"))
-    }
-
-    /// The same plan with the real actor, whose tokens are scripted.
-    fn real(plan: &VirtualPlan, spec: &str) -> Vec<Taken> {
-        let slots = plan.rollout.trajectories_open_max;
-        let staleness = plan.queue.staleness_versions_max;
-        let context = context(plan.rollout.clone(), 5, plan.groups_per_step as u64, staleness);
-        let queue = Arc::new(ReplayQueue::new(plan.queue.clone(), Arc::clone(&context.intake)));
-        let (lengths, seed) = (lengths(spec), plan.seed);
-        let script = Script::new(slots, move |group, member| lengths.length(seed, group, member));
-        let weights = Arc::clone(&context.weights);
-        let actor = Actor::new(context, 0, script);
-        let mut taken = Vec::new();
-        let mut learn = |version: u64, groups: &[Group]| {
-            taken.push(versions(groups));
-            queue.learned(groups);
-            weights.publish(version + 1, Arc::new(version + 1));
-        };
-        let request = StepRequest::of(plan.groups_per_step);
-        if plan.turns == Turns::Lockstep {
-            let mut lockstep = Lockstep::new(vec![actor], Vec::new());
-            for version in 0..plan.steps {
-                learn(version, &lockstep.take(&queue, &request, version).expect("never starved"));
-            }
-        } else {
-            let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
-            for version in 0..plan.steps {
-                let request = StepRequest { last: version + 1 == plan.steps, ..request };
-                learn(version, &overlapped.take(&queue, &request, version).expect("never starved"));
-            }
-        }
-        taken
-    }
-
     fn plans() -> impl Strategy<Value = VirtualPlan> {
         let decoding = (1usize..7, 1usize..4, 1usize..5, 2usize..4);
         let learning = (1usize..4, 0u64..3, 0usize..7, 0u64..1_000_000);
@@ -780,7 +458,7 @@ mod tests {
                 rollout: RolloutConfig { versions_open_max, ..rollout },
                 queue: QueueConfig { groups_max: step + room, staleness_versions_max: staleness },
                 groups_per_step: step,
-                turns: Turns::Lockstep,
+                schedule: Schedule::Lockstep,
                 steps: 10,
                 seed,
                 prompt_tokens: 2,
@@ -792,22 +470,13 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(100))]
 
-        // Invariants 1, 5 and 7: the virtual run is the real one, in both schedules that have an order to compare.
-        #[test]
-        fn groups_and_versions_are_those_of_the_real_actor(plan in plans()) {
-            for turns in [Turns::Lockstep, Turns::Deterministic] {
-                let plan = VirtualPlan { turns, ..plan.clone() };
-                prop_assert_eq!(taken(&plan, "uniform:1,13").0, real(&plan, "uniform:1,13"), "{:?}", turns);
-            }
-        }
-
         #[test]
         fn every_group_comes_once_and_every_token_is_drawn_once(plan in plans(), decode in 1.0..3.0f64, learn in 1.0..2.0f64) {
-            for turns in [Turns::Async, Turns::Lockstep, Turns::Deterministic] {
-                let plan = VirtualPlan { turns, ..plan.clone() };
+            for schedule in [Schedule::Async, Schedule::Lockstep, Schedule::Deterministic] {
+                let plan = VirtualPlan { schedule, ..plan.clone() };
                 let spec = lengths("uniform:1,13");
                 let costs = CostModel { contention: Contention { decode, learn }, ..COSTS };
-                let steps = run_virtually(&plan, (&spec, &costs), |_| {}).expect("never starved");
+                let steps = run_virtually(&plan, &spec, &costs, |_| {}).expect("never starved");
                 let mut groups: Vec<u64> = steps.iter().flat_map(|step| step.groups.clone()).collect();
                 groups.sort_unstable();
                 groups.dedup();

@@ -1,0 +1,163 @@
+//! The config of `longhaul train`.
+
+use std::path::Path;
+
+use learner::{LearnerConfig, OptimizerConfig};
+use rewards::RewardConfig;
+use rollout::{DataConfig, QueueConfig, RolloutConfig};
+use serde::Serialize;
+
+use super::check::{
+    complain, correctness, device, eval, kl, kv_cache, layer_inputs, mismatch, positions, precision, rewards,
+    watching, writing,
+};
+use super::document::Document;
+use super::paths::ConfigPath;
+use super::{
+    AlarmsSection, CheckpointSection, ConfigError, EvalSection, Evaluation, MetricsSection, ModelSection,
+    RunSection, Sections, WatchdogSection, data_file, eval_section, load, to_toml,
+};
+
+/// The sections of a train config.
+pub(super) const RUN_SECTIONS: [&str; 13] = [
+    "run",
+    "model",
+    "data",
+    "rollout",
+    "queue",
+    "rewards",
+    "learner",
+    "optimizer",
+    "eval",
+    "checkpoint",
+    "metrics",
+    "watchdog",
+    "alarms",
+];
+
+/// The config of `longhaul train`, checked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunConfig {
+    /// `[run]`
+    pub run: RunSection,
+    /// `[model]`
+    pub model: ModelSection,
+    /// `[data]`
+    pub data: DataConfig,
+    /// `[rollout]`
+    pub rollout: RolloutConfig,
+    /// `[queue]`
+    pub queue: QueueConfig,
+    /// `[[rewards]]`
+    pub rewards: Vec<RewardConfig>,
+    /// `[learner]`
+    pub learner: LearnerConfig,
+    /// `[optimizer]`
+    pub optimizer: OptimizerConfig,
+    /// `[eval]`
+    pub eval: EvalSection,
+    /// `[checkpoint]`
+    pub checkpoint: CheckpointSection,
+    /// `[metrics]`
+    pub metrics: MetricsSection,
+    /// `[watchdog]`
+    pub watchdog: WatchdogSection,
+    /// `[alarms]`
+    pub alarms: AlarmsSection,
+}
+
+impl Sections for RunConfig {
+    const ALLOWED: &[&str] = &RUN_SECTIONS;
+
+    fn read(document: &mut Document) -> Result<Self, ConfigError> {
+        Ok(Self {
+            run: document.section("run")?,
+            model: document.section("model")?,
+            data: document.section("data")?,
+            rollout: document.section("rollout")?,
+            queue: document.section("queue")?,
+            rewards: document.sections("rewards")?,
+            learner: document.section("learner")?,
+            optimizer: document.section("optimizer")?,
+            eval: eval_section(document)?,
+            checkpoint: document.section("checkpoint")?,
+            metrics: document.section("metrics")?,
+            watchdog: document.section("watchdog")?,
+            alarms: document.section("alarms")?,
+        })
+    }
+
+    fn check(&mut self, document: &Document) -> Result<(), ConfigError> {
+        device(document, self.run.device, self.run.threads)?;
+        positions(document, self.model.positions_max)?;
+        if self.run.steps == 0 {
+            return Err(document.error("run.steps", "run.steps: must be given and at least 1"));
+        }
+        complain(document, "", self.rollout.check())?;
+        precision(document, self.rollout.precision, self.run.device)?;
+        mismatch(&mut self.learner, Some(&self.rollout));
+        kv_cache(document, &self.rollout, self.run.device)?;
+        complain(document, "", self.learner.check())?;
+        complain(document, "", self.queue.check(self.learner.groups_per_step))?;
+        complain(document, "", self.optimizer.check())?;
+        rewards(document, "", Some(&self.data), &self.rewards)?;
+        if !self.eval.rewards.is_empty() {
+            rewards(document, "eval.", Some(&self.data), &self.eval.rewards)?;
+        }
+        correctness(document, &self.learner, &self.rewards)?;
+        layer_inputs(document, "learner", &self.learner.gradients, self.run.device)?;
+        kl(document, &self.learner)?;
+        eval(document, &self.data, &mut self.eval)?;
+        watching(document, self)?;
+        writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
+    }
+
+    fn paths(&mut self) -> Vec<ConfigPath<'_>> {
+        let mut paths = vec![ConfigPath::new("model.path", &mut self.model.path)];
+        paths.extend(ConfigPath::of_data(&mut self.data));
+        paths.extend(ConfigPath::given("eval.data", &mut self.eval.data));
+        paths.extend(ConfigPath::of_gradients(
+            "learner.gradients.layer_inputs_dir",
+            &mut self.learner.gradients,
+        ));
+        paths.extend(ConfigPath::given("learner.kl.reference", &mut self.learner.kl.reference));
+        paths
+    }
+
+    fn rewards(&mut self) -> Vec<&mut RewardConfig> {
+        self.rewards.iter_mut().chain(&mut self.eval.rewards).collect()
+    }
+}
+
+impl RunConfig {
+    /// Reads and checks a train config; `set` are the `KEY=VALUE` of the command line.
+    ///
+    /// Relative paths in it are looked for from the current directory first and then from the file's own folder.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is invalid.
+    pub fn load(file: &Path, set: &[String]) -> Result<Self, ConfigError> {
+        load(file, set)
+    }
+
+    /// The config as TOML with every default filled in; it reads as the same config.
+    #[must_use]
+    pub fn resolved(&self) -> String {
+        to_toml(self)
+    }
+
+    /// The files and folders that a run reads.
+    #[must_use]
+    pub fn files_read(&self) -> Vec<&Path> {
+        let reference = self.learner.kl.reference.as_deref();
+        let further = reference.into_iter().chain(self.eval.data.as_deref()).chain(data_file(&self.data));
+        std::iter::once(self.model.path.as_path()).chain(further).collect()
+    }
+
+    /// What is measured on held-out prompts; `None` where there is no held-out data.
+    #[must_use]
+    pub fn evaluation(&self) -> Option<Evaluation> {
+        let rewards = if self.eval.rewards.is_empty() { &self.rewards } else { &self.eval.rewards };
+        Evaluation::of(&self.data, &self.eval, rewards, self.rollout.output_tokens_max, self.rollout.stops())
+    }
+}

@@ -1,0 +1,209 @@
+//! Puts a training run together and runs it: everything that can be wrong with model, data and rewards is found before
+//! the run folder is made.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use kernels::sampling::SamplingConfig;
+use kernels::{Decoder, Device};
+use learner::Learner;
+use rollout::faults;
+use rollout::{
+    Actor, ActorContext, Bell, Ends, Intake, Pacing, Pulses, ReplayQueue, Scorer, Text, WeightsCell,
+};
+
+use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
+use crate::model::generator::{DecoderGenerator, Generators, GivenLengths, SlotRoom};
+use crate::model::policy::{Policy, precision};
+use crate::model::{Model, ModelFiles, open_device, tell};
+use crate::run::driver::Driver;
+use crate::run::evaluator::Evaluator;
+use crate::run::finish::Outcome;
+use crate::run::prompts::{JudgedPrompts, Surveys, reward_weights};
+use crate::run::record::facts;
+use crate::run::request::{BenchOverrides, RunRequest};
+use crate::run::start::RunStart;
+use crate::run::train::{History, Run, RunOutput};
+use crate::watch::progress::Progress;
+use crate::watch::shutdown::Shutdown;
+use crate::watch::watchdog::{Watchdog, Watched};
+
+/// Trains as the config says, until its steps are made or a signal comes. No thread that this starts outlives it.
+///
+/// # Errors
+/// What is wrong with the model, the data, the rewards or the folder; or what stopped the run, after the last good
+/// weights were written.
+pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome> {
+    faults::arm().map_err(anyhow::Error::msg)?;
+    let device = open_device(config.run.device, config.run.threads)?;
+    let mut start = RunStart::find(&mut config, request, &device)?;
+    let config = &config;
+    let Parts { learner, evaluator, actors, model, surveys } = Parts::new(config, request, &start, &device)?;
+    let open = start.open(request, config)?;
+    surveys.tell();
+    tell(&model.notes);
+    let context = actors.context();
+    context.intake.keep_journal(start.journal(&open.folder, config.run.schedule)?);
+    let (pulse, pulses) = (context.pulses.of("learner"), context.pulses.clone());
+    let Actors { actors, generators, queue, weights } = actors;
+    let closed = Arc::clone(&queue);
+    let shutdown = Shutdown::listen(move || closed.close())?;
+    let facts = facts(config, learner.decoder(), open.folder.path());
+    let progress = Progress::start(config.metrics.console, "longhaul train", &facts, config.run.steps);
+    let tokenizer_files = model.tokenizer_files;
+    let beating = pulse.clone();
+    let mut run = Run {
+        config,
+        history: History::new(learner.version()),
+        learner: learner.watched_by(move || beating.beat()),
+        evaluator: evaluator.map(|evaluator| evaluator.watched_by(pulse.clone())),
+        output: RunOutput { folder: open.folder, metrics: open.metrics, progress, tokenizer_files },
+        queue,
+        weights,
+        pulse,
+        trained_tokens_max: request.bench.trained_tokens,
+        rows_skipped: surveys.rows_skipped(),
+    };
+    let watchdog = Watchdog::start(&config.watchdog, Watched::of(pulses, &run.queue, &shutdown))?;
+    run.begin(&start)?;
+    let mut driver =
+        Driver::start(config.run.schedule, actors, generators, &run.queue, start.point.as_mut())?;
+    let learned = run.steps(&mut driver, &shutdown);
+    if let Some(stalled) = watchdog.stalled() {
+        return Err(run.end_stalled(&mut driver, stalled));
+    }
+    // What made the actors stop is the cause; that the queue is closed only follows from it.
+    let ended = driver.stop().map_err(anyhow::Error::from).and(learned);
+    run.finish(&mut driver, &shutdown, ended)
+}
+
+/// What a run is made of, before it has a folder.
+struct Parts {
+    learner: Learner,
+    evaluator: Option<Evaluator>,
+    actors: Actors,
+    model: ModelRest,
+    surveys: Surveys,
+}
+
+/// What is left of a model whose weights are the learner's, who changes them in place.
+struct ModelRest {
+    tokenizer_files: Vec<learner::checkpoint::ExtraFile>,
+    notes: Vec<String>,
+}
+
+impl Parts {
+    fn new(config: &RunConfig, request: &RunRequest<'_>, start: &RunStart, device: &Device) -> Result<Self> {
+        let files = ModelFiles::read(&start.model)?.with_positions(config.model.positions_max);
+        let prompts = JudgedPrompts::of_training(config, &files, request.verifiers)?;
+        let evaluation = config.evaluation();
+        let held_out = match &evaluation {
+            Some(evaluation) => {
+                Some(JudgedPrompts::held_out(evaluation, &files.text, &files.decoder, request.verifiers)?)
+            }
+            None => None,
+        };
+        let surveys = Surveys::of(&prompts, held_out.as_ref());
+        let model = files.load(device)?;
+        let actors = Actors::new(config, &model, start, prompts, &request.bench)?;
+        let evaluator = match evaluation.zip(held_out) {
+            Some((evaluation, held_out)) => {
+                Some(Evaluator::of(&evaluation, held_out, &model.text, &model.decoder)?)
+            }
+            None => None,
+        };
+        let Model { decoder, tokenizer_files, notes, .. } = model;
+        let learner = new_learner(config, decoder, start, device)?;
+        Ok(Self { learner, evaluator, actors, model: ModelRest { tokenizer_files, notes }, surveys })
+    }
+}
+
+fn new_learner(config: &RunConfig, decoder: Decoder, start: &RunStart, device: &Device) -> Result<Learner> {
+    let reference = match (&config.learner.kl.enabled, &config.learner.kl.reference) {
+        (true, Some(path)) => Some(Decoder::load(path, device)?),
+        _ => None,
+    };
+    let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
+    let mut learner =
+        Learner::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?;
+    if let Some(point) = &start.point {
+        learner::checkpoint::load_optimizer(&point.folder, &mut learner)?;
+    } else if let Some(moments) = &start.moments {
+        learner::checkpoint::load_moments(moments, &mut learner)?;
+    }
+    Ok(learner.with_reward_weights(reward_weights(&config.rewards)))
+}
+
+/// Everything on the rollout's side of the queue.
+struct Actors {
+    actors: Vec<Actor<DecoderGenerator>>,
+    generators: Generators,
+    queue: Arc<ReplayQueue>,
+    weights: Arc<WeightsCell<Policy>>,
+}
+
+impl Actors {
+    fn new(
+        config: &RunConfig,
+        model: &Model,
+        start: &RunStart,
+        prompts: JudgedPrompts,
+        bench: &BenchOverrides,
+    ) -> Result<Self> {
+        let mut rollout = config.rollout.clone();
+        if config.run.schedule == Schedule::Deterministic {
+            // All slots are one batch, so that the number of actors changes nothing.
+            rollout.actors = 1;
+        }
+        let bell = Bell::new();
+        let pacing = Pacing {
+            groups_per_step: config.learner.groups_per_step as u64,
+            staleness_versions_max: config.queue.staleness_versions_max,
+        };
+        let intake = Arc::new(Intake::new(pacing, bell.clone()).restored(&start.rollout()));
+        let queue = Arc::new(ReplayQueue::new(config.queue.clone(), Arc::clone(&intake)));
+        let first = Policy::new(&model.decoder, precision(rollout.precision))?;
+        let weights = Arc::new(WeightsCell::new(start.step(), Arc::new(first), bell));
+        let text = Arc::clone(&model.text);
+        let ends = Ends::new(Arc::clone(&text), rollout.stops(), model.decoder.config.vocabulary)?;
+        let generators = Generators {
+            shape: model.decoder.config.clone(),
+            device: model.decoder.device(),
+            // Room for an output and a short prompt; the cache grows where a prompt is longer.
+            room: SlotRoom {
+                slots: rollout.slots_per_actor(),
+                positions: rollout.output_tokens_max + PROMPT_TOKENS,
+            },
+            sampling: SamplingConfig {
+                temperature: rollout.temperature,
+                top_p: rollout.top_p,
+                top_k: rollout.top_k,
+            },
+            kv_cache: rollout.kv_cache,
+            min_tokens: ends.min_tokens(),
+            given: given_lengths(config, bench, &text),
+        };
+        let context = Arc::new(ActorContext {
+            pulses: Pulses::default(),
+            config: rollout.clone(),
+            seed: config.run.seed,
+            prompts: prompts.source,
+            scorer: Scorer::new(text, prompts.rewards).with_ends(ends),
+            weights: Arc::clone(&weights),
+            intake,
+        });
+        let actors = (0..rollout.actors)
+            .map(|number| Actor::new(Arc::clone(&context), number, generators.make()))
+            .collect();
+        Ok(Self { actors, generators, queue, weights })
+    }
+
+    fn context(&self) -> &ActorContext<Policy> {
+        self.actors[0].context()
+    }
+}
+
+fn given_lengths(config: &RunConfig, bench: &BenchOverrides, text: &Text) -> Option<GivenLengths> {
+    let lengths = Arc::new(bench.lengths.clone()?);
+    Some(GivenLengths { lengths, seed: config.run.seed, eos_ids: text.eos_ids().to_vec() })
+}

@@ -1,0 +1,110 @@
+//! What an evaluation found: accuracy, pass@k, rewards and lengths of the answers to held-out prompts.
+
+use learner::report::StoppedBy;
+use rollout::Group;
+use serde::{Deserialize, Serialize};
+
+/// What an evaluation found. Lengths are in tokens.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct EvalReport {
+    /// Held-out prompts.
+    pub problems: usize,
+    /// Answers to each prompt, the k of pass@k.
+    pub completions_per_problem: usize,
+    /// Fraction of right answers; absent where no reward says what is right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Fraction of prompts with at least one right answer among theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass_at_k: Option<f64>,
+    /// Mean reward of an answer.
+    pub reward: f64,
+    /// Mean length.
+    pub mean_length: f64,
+    /// Mean length of the right answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correct_length: Option<f64>,
+    /// Length of the longest answer.
+    pub max_length: usize,
+    /// Fraction of answers that the output limit cut off.
+    pub clipped_ratio: f64,
+    /// What ended the others, as fractions of all answers.
+    #[serde(default)]
+    pub stopped_by: StoppedBy,
+    /// Tokens drawn a second.
+    pub tokens_per_second: f64,
+    /// The whole evaluation, in seconds.
+    pub seconds: f64,
+}
+
+impl EvalReport {
+    pub(crate) fn of(groups: &[Group], seconds: f64) -> Self {
+        let completions: Vec<_> = groups.iter().flat_map(|group| &group.completions).collect();
+        let count = completions.len() as f64;
+        let lengths: Vec<usize> = completions.iter().map(|scored| scored.completion.token_count()).collect();
+        let correct = |scored: &&rollout::ScoredCompletion| scored.reward.correctness == Some(1);
+        let judged = completions.iter().any(|scored| scored.reward.correctness.is_some());
+        let right: Vec<f64> = completions
+            .iter()
+            .filter(|scored| correct(scored))
+            .map(|scored| scored.completion.token_count() as f64)
+            .collect();
+        let solved = groups.iter().filter(|group| group.completions.iter().any(|scored| correct(&scored)));
+        let tokens: usize = lengths.iter().sum();
+        Self {
+            problems: groups.len(),
+            completions_per_problem: completions.len() / groups.len().max(1),
+            accuracy: judged.then(|| right.len() as f64 / count),
+            pass_at_k: judged.then(|| solved.count() as f64 / groups.len() as f64),
+            reward: completions.iter().map(|scored| scored.reward.total).sum::<f64>() / count,
+            mean_length: tokens as f64 / count,
+            correct_length: (!right.is_empty()).then(|| right.iter().sum::<f64>() / right.len() as f64),
+            max_length: lengths.iter().copied().max().unwrap_or(0),
+            clipped_ratio: completions.iter().filter(|scored| scored.completion.truncated()).count() as f64
+                / count,
+            stopped_by: StoppedBy::of(completions.iter().map(|scored| scored.completion.finish)),
+            tokens_per_second: tokens as f64 / seconds,
+            seconds,
+        }
+    }
+
+    /// The report as metrics under `eval/`.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let tag = |name: &str| format!("eval/{name}");
+        let mut metrics = vec![
+            (tag("reward"), self.reward),
+            (tag("mean_length"), self.mean_length),
+            (tag("max_length"), self.max_length as f64),
+            (tag("clipped_ratio"), self.clipped_ratio),
+            (tag("stopped_by/eos"), self.stopped_by.eos),
+            (tag("stopped_by/stop_string"), self.stopped_by.stop_string),
+            (tag("stopped_by/stop_token_id"), self.stopped_by.stop_token_id),
+            ("timing_s/eval".to_owned(), self.seconds),
+            ("perf/eval_tokens_per_second".to_owned(), self.tokens_per_second),
+        ];
+        let named = [
+            ("accuracy", self.accuracy),
+            ("pass_at_k", self.pass_at_k),
+            ("correct_length", self.correct_length),
+        ];
+        metrics.extend(named.into_iter().filter_map(|(name, value)| Some((tag(name), value?))));
+        metrics
+    }
+
+    /// One line for a person.
+    pub fn line(&self) -> String {
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let mut parts = vec![format!("{} problems", self.problems)];
+        parts.extend(self.accuracy.map(|share| format!("accuracy {}", percent(share))));
+        if self.completions_per_problem > 1 {
+            let k = self.completions_per_problem;
+            parts.extend(self.pass_at_k.map(|share| format!("pass@{k} {}", percent(share))));
+        }
+        parts.push(format!("reward {:.3}", self.reward));
+        parts.push(format!("mean length {:.1}", self.mean_length));
+        parts.extend(self.correct_length.map(|length| format!("of right answers {length:.1}")));
+        parts.push(format!("cut off {}", percent(self.clipped_ratio)));
+        parts.push(format!("{:.1} s", self.seconds));
+        parts.join(", ")
+    }
+}

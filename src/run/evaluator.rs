@@ -1,0 +1,104 @@
+//! Held-out prompts answered and judged: during training, after it, and by `longhaul eval`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use kernels::sampling::SamplingConfig;
+use kernels::{Decoder, DecoderConfig, Device};
+use rollout::{
+    Ends, EvaluationPlan, MinTokens, OutputLimits, Prompt, Pulse, Scorer, Text, Versioned, evaluate,
+};
+
+use crate::config::Evaluation;
+use crate::model::generator::{DecoderGenerator, SlotRoom};
+use crate::model::policy::Policy;
+use crate::run::eval_report::EvalReport;
+use crate::run::prompts::{CustomVerifiers, JudgedPrompts, tell};
+
+/// The held-out prompts of a config and what answers and judges them.
+pub struct Evaluator {
+    prompts: Vec<Arc<Prompt>>,
+    plan: EvaluationPlan,
+    scorer: Scorer,
+    shape: DecoderConfig,
+    device: Device,
+    room: SlotRoom,
+    sampling: SamplingConfig,
+    min_tokens: Option<MinTokens>,
+    pulse: Pulse,
+}
+
+impl Evaluator {
+    /// Reads the held-out prompts: all of a file if it has fewer than `eval.problems`.
+    ///
+    /// # Errors
+    /// Names the file and line, or the reward, that is wrong.
+    pub fn new(
+        config: &Evaluation,
+        text: &Arc<Text>,
+        decoder: &Decoder,
+        custom: CustomVerifiers<'_>,
+    ) -> Result<Self> {
+        let held_out = JudgedPrompts::held_out(config, text, &decoder.config, custom)?;
+        tell(&held_out.survey);
+        Self::of(config, held_out, text, decoder)
+    }
+
+    /// An evaluation on prompts that were looked at before.
+    pub(crate) fn of(
+        config: &Evaluation,
+        held_out: JudgedPrompts,
+        text: &Arc<Text>,
+        decoder: &Decoder,
+    ) -> Result<Self> {
+        let (eval, output_tokens_max) = (&config.eval, config.output_tokens_max);
+        let JudgedPrompts { source, rewards, .. } = held_out;
+        let count =
+            source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
+        let prompts =
+            (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
+        let sampling = SamplingConfig { temperature: eval.temperature, top_p: eval.top_p, top_k: eval.top_k };
+        let ends = Ends::new(Arc::clone(text), config.stops.clone(), decoder.config.vocabulary)?;
+        let min_tokens = ends.min_tokens();
+        let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
+        let slots = eval.trajectories_open_max;
+        let positions = longest + output_tokens_max;
+        Ok(Self {
+            prompts,
+            plan: EvaluationPlan {
+                limits: OutputLimits { segment_tokens_max: output_tokens_max, output_tokens_max },
+                group_size: eval.pass_k,
+                seed: eval.seed,
+            },
+            scorer: Scorer::new(Arc::clone(text), rewards).with_ends(ends),
+            shape: decoder.config.clone(),
+            device: decoder.device(),
+            room: SlotRoom { slots, positions },
+            sampling,
+            min_tokens,
+            pulse: Pulse::default(),
+        })
+    }
+
+    /// Tells a watchdog of every decode step.
+    #[must_use]
+    pub fn watched_by(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
+    }
+
+    /// Answers and judges all prompts with these weights, at the precision that they are packed at.
+    ///
+    /// # Errors
+    /// If decoding or a verifier fails.
+    pub fn run(&mut self, policy: Arc<Policy>, version: u64) -> Result<EvalReport> {
+        let start = Instant::now();
+        let weights = Versioned { version, weights: policy };
+        let judged = (&self.scorer, &self.pulse);
+        // The caches last as long as this evaluation.
+        let mut generator = DecoderGenerator::new(&self.shape, &self.device, self.room, self.sampling)
+            .with_min_tokens(self.min_tokens.clone());
+        let groups = evaluate(&mut generator, &weights, &self.prompts, &self.plan, judged)?;
+        Ok(EvalReport::of(&groups, start.elapsed().as_secs_f64()))
+    }
+}

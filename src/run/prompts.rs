@@ -1,0 +1,155 @@
+//! The prompts of a run with the rewards that judge the answers to them, all rows read before the first step.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use kernels::DecoderConfig;
+use rewards::{RewardConfig, RewardContext, RewardKind, Split, Task, TruncatedReward, Verifier, WeightedSum};
+use rollout::{DataConfig, Needs, PromptSource, Survey, Text};
+
+use crate::config::{Evaluation, RunConfig};
+use crate::model::ModelFiles;
+
+/// Makes the verifiers that a program adds to those of the crate, by the name under which `[[rewards]]` with
+/// `kind = "custom"` asks for them. Called once for training and once for evaluation.
+pub type CustomVerifiers<'a> = &'a dyn Fn() -> BTreeMap<String, Box<dyn Verifier>>;
+
+/// No verifiers beside the crate's own.
+pub fn no_custom_verifiers() -> BTreeMap<String, Box<dyn Verifier>> {
+    BTreeMap::new()
+}
+
+/// Name and weight of each reward.
+pub fn reward_weights(configs: &[rewards::RewardConfig]) -> Vec<(String, f64)> {
+    configs.iter().map(|config| (config.name.clone(), config.weight)).collect()
+}
+
+/// The rewards of a config, ready to score.
+///
+/// # Errors
+/// Names the reward whose settings are invalid.
+pub fn weighted_sum(
+    configs: &[rewards::RewardConfig],
+    data: Option<&DataConfig>,
+    truncated: TruncatedReward,
+    custom: CustomVerifiers<'_>,
+) -> Result<WeightedSum> {
+    let task = match data {
+        Some(DataConfig::Task(config)) => Some(Task::new(config.clone()).context("data")?),
+        Some(DataConfig::Jsonl(_)) | None => None,
+    };
+    Ok(WeightedSum::from_configs(configs, RewardContext { task, custom: custom(), truncated })?)
+}
+
+/// Prompts and the rewards that judge the answers to them, all looked at.
+pub(crate) struct JudgedPrompts {
+    pub(crate) source: PromptSource,
+    pub(crate) rewards: WeightedSum,
+    pub(crate) survey: Survey,
+}
+
+impl JudgedPrompts {
+    /// Those that a run trains on.
+    pub(crate) fn of_training(
+        config: &RunConfig,
+        model: &ModelFiles,
+        custom: CustomVerifiers<'_>,
+    ) -> Result<Self> {
+        find_programs(&config.rewards)?;
+        let truncated = config.rollout.truncated_reward;
+        let rewards = weighted_sum(&config.rewards, Some(&config.data), truncated, custom)?;
+        let prompt_tokens_max = Some(prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max)?);
+        let needs = Needs { prompt_tokens_max, rewards: Some(&rewards), demonstrations: None };
+        let text = Arc::clone(&model.text);
+        let (source, survey) = PromptSource::open(&config.data, Split::Train, config.run.seed, text, &needs)?;
+        Ok(Self { source, rewards, survey })
+    }
+
+    /// Those that are held out.
+    pub(crate) fn held_out(
+        config: &Evaluation,
+        text: &Arc<Text>,
+        decoder: &DecoderConfig,
+        custom: CustomVerifiers<'_>,
+    ) -> Result<Self> {
+        find_programs(&config.rewards)?;
+        let rewards = weighted_sum(&config.rewards, Some(&config.data), TruncatedReward::Zero, custom)?;
+        let prompt_tokens_max = Some(prompt_tokens_max(decoder, config.output_tokens_max)?);
+        let needs = Needs { prompt_tokens_max, rewards: Some(&rewards), demonstrations: None };
+        let (source, survey) =
+            PromptSource::open(&config.data, Split::HeldOut, config.eval.seed, Arc::clone(text), &needs)?;
+        Ok(Self { source, rewards, survey })
+    }
+}
+
+/// What was found in the data of a run.
+pub(crate) struct Surveys(Vec<Survey>);
+
+impl Surveys {
+    pub(crate) fn of(training: &JudgedPrompts, held_out: Option<&JudgedPrompts>) -> Self {
+        Self(std::iter::once(training).chain(held_out).map(|prompts| prompts.survey.clone()).collect())
+    }
+
+    /// Says it, once the run has a log.
+    pub(crate) fn tell(&self) {
+        self.0.iter().for_each(tell);
+    }
+
+    /// Rows that are left out of training and evaluation.
+    pub(crate) fn rows_skipped(&self) -> usize {
+        self.0.iter().map(Survey::rows_skipped).sum()
+    }
+}
+
+/// Says once in the log what of the data is not used as it stands.
+pub(crate) fn tell(survey: &Survey) {
+    if survey.last_assistant > 0 {
+        let (count, source) = (survey.last_assistant, &survey.source);
+        tracing::info!("{source}: {count} prompts had a last turn of the assistant; see data.last_assistant");
+    }
+    let Some(skipped) = &survey.skipped else { return };
+    for line in skipped.named() {
+        tracing::warn!("left out: {line}");
+    }
+    // The terminal has seen enough; the log has each of them.
+    for row in skipped.bad.iter().skip(rollout::BAD_ROWS_NAMED) {
+        tracing::debug!("left out: {row}");
+    }
+    let (count, rows) = (skipped.bad.len(), skipped.rows);
+    tracing::warn!("{}: {count} of {rows} rows are left out ({})", survey.source, skipped.counts());
+}
+
+/// Refuses the command of a plugin that is no program.
+fn find_programs(rewards: &[RewardConfig]) -> Result<()> {
+    for reward in rewards {
+        let RewardKind::Process(process) = &reward.kind else { continue };
+        let Some(program) = process.command.first() else { continue };
+        let is_there = match program.contains('/') {
+            true => Path::new(program).is_file(),
+            false => env::var_os("PATH")
+                .is_some_and(|paths| env::split_paths(&paths).any(|path| path.join(program).is_file())),
+        };
+        if !is_there {
+            bail!("reward `{}`: command: there is no program {program}", reward.name);
+        }
+    }
+    Ok(())
+}
+
+/// How long a prompt may be so that the longest output still has positions in the model.
+///
+/// # Errors
+/// If the output alone has none.
+pub fn prompt_tokens_max(decoder: &DecoderConfig, output_tokens_max: usize) -> Result<usize> {
+    let positions = decoder.max_positions;
+    if output_tokens_max >= positions {
+        bail!(
+            "rollout.output_tokens_max = {output_tokens_max}, but the model has {positions} positions for prompt and \
+             output; lower it, or raise model.positions_max if the model can go further"
+        );
+    }
+    Ok(positions - output_tokens_max)
+}

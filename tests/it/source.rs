@@ -1,0 +1,239 @@
+//! Rust source files as text: where comments, strings and tests lie.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::binary::repository;
+
+/// The crates of the workspace but the root.
+pub(crate) fn members() -> Vec<String> {
+    let manifest: toml::Table = fs::read_to_string(repository().join("Cargo.toml")).unwrap().parse().unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    members.iter().map(|member| member.as_str().unwrap().to_owned()).collect()
+}
+
+/// The folders of all crates' sources.
+pub(crate) fn source_folders() -> Vec<String> {
+    members().iter().map(|member| format!("{member}/src")).chain(["src".to_owned()]).collect()
+}
+
+/// A source file.
+pub(crate) struct Source {
+    /// Its path from the repository on, with `/`.
+    pub(crate) name: String,
+    /// All of it.
+    pub(crate) text: String,
+    /// What is not a test: all above the first `#[cfg(test)]` at the beginning of a line that opens a module.
+    pub(crate) shipped: Masked,
+}
+
+/// A text of Rust whose characters are blanked by kind. Lines stay where they are.
+pub(crate) struct Masked {
+    /// Without comments and the contents of strings.
+    pub(crate) code: String,
+    /// Nothing but the contents of strings.
+    pub(crate) strings: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap();
+        let name = path.strip_prefix(repository()).unwrap().to_string_lossy().replace('\\', "/");
+        let shipped = mask(&text[..end_of_shipped(&text, &name)]);
+        Self { name, text, shipped }
+    }
+}
+
+/// Where the tests at the end of a file begin. A file of tests has nothing else.
+fn end_of_shipped(text: &str, name: &str) -> usize {
+    if name.ends_with("tests.rs") || name.ends_with("testing.rs") {
+        return 0;
+    }
+    let test_module = "\n#[cfg(test)]\nmod tests {";
+    text.find(test_module).map_or(text.len(), |at| at + 1)
+}
+
+/// The sources in a folder of the repository, in the order of their names.
+pub(crate) fn sources(folder: &str) -> Vec<Source> {
+    let mut paths = Vec::new();
+    collect(&repository().join(folder), "rs", &mut paths);
+    paths.sort();
+    paths.iter().map(|path| Source::read(path)).collect()
+}
+
+/// Finds the files with an ending in a folder and below it.
+pub(crate) fn collect(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, ending, found);
+        } else if path.extension().is_some_and(|extension| extension == ending) {
+            found.push(path);
+        }
+    }
+}
+
+/// What a character belongs to.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Code,
+    Comment,
+    String,
+}
+
+/// Splits a text by comments and strings.
+pub(crate) fn mask(text: &str) -> Masked {
+    let mut masked = Masked { code: String::new(), strings: String::new() };
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let (kind, length) = token(rest, first);
+        let (token, after) = rest.split_at(length);
+        for character in token.chars() {
+            let shown = |wanted| if kind == wanted || character == '\n' { character } else { ' ' };
+            masked.code.push(shown(Kind::Code));
+            masked.strings.push(shown(Kind::String));
+        }
+        rest = after;
+    }
+    masked
+}
+
+/// The kind and the bytes of what a text begins with.
+fn token(text: &str, first: char) -> (Kind, usize) {
+    if text.starts_with("//") {
+        return (Kind::Comment, text.find('\n').unwrap_or(text.len()));
+    }
+    if let Some(hashes) = raw_string(text) {
+        let end = format!("\"{}", "#".repeat(hashes));
+        let begin = 1 + end.len();
+        return (Kind::String, text[begin..].find(&end).map_or(text.len(), |at| begin + at + end.len()));
+    }
+    if first == '"' {
+        return (Kind::String, quoted(text, '"'));
+    }
+    // A lifetime has no second quote after one character.
+    let is_character = first == '\''
+        && (text[1..].starts_with('\\') || text.chars().nth(2) == Some('\'') && !text[1..].starts_with('\''));
+    if is_character {
+        return (Kind::Comment, quoted(text, '\''));
+    }
+    (Kind::Code, first.len_utf8())
+}
+
+/// The number of `#` of a raw string that the text begins with.
+fn raw_string(text: &str) -> Option<usize> {
+    let hashes = text.strip_prefix('r')?;
+    let count = hashes.len() - hashes.trim_start_matches('#').len();
+    hashes[count..].starts_with('"').then_some(count)
+}
+
+/// The bytes of a literal up to its second quote.
+fn quoted(text: &str, quote: char) -> usize {
+    let mut characters = text.char_indices().skip(1);
+    while let Some((at, character)) = characters.next() {
+        if character == '\\' {
+            characters.next();
+        } else if character == quote {
+            return at + 1;
+        }
+    }
+    text.len()
+}
+
+/// A function of a source, with the lines from its signature to its end that are not blank once comments are gone.
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// What stands between its parentheses.
+    pub(crate) parameters: String,
+    pub(crate) lines: usize,
+}
+
+/// The functions of masked code.
+pub(crate) fn functions(code: &str) -> Vec<Function> {
+    let starts = code.match_indices("fn ").map(|(at, _)| at);
+    let starts = starts.filter(|at| !code[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+    starts.filter_map(|at| function(&code[at + 3..])).collect()
+}
+
+fn function(code: &str) -> Option<Function> {
+    let name: String = code.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    if name.is_empty() {
+        return None;
+    }
+    let open = code.find('(')?;
+    let close = open + closing(&code[open..], '(', ')')?;
+    let body = code[close..].find(['{', ';'])?;
+    let end = match code[close + body..].starts_with('{') {
+        true => close + body + closing(&code[close + body..], '{', '}')?,
+        false => close + body,
+    };
+    let lines = code[..end].lines().filter(|line| !line.trim().is_empty()).count();
+    Some(Function { name, parameters: code[open + 1..close].to_owned(), lines })
+}
+
+/// Where the bracket closes that the text begins with.
+fn closing(code: &str, open: char, close: char) -> Option<usize> {
+    let mut depth = 0;
+    for (at, character) in code.char_indices() {
+        if character == open {
+            depth += 1;
+        } else if character == close {
+            depth -= 1;
+            if depth == 0 {
+                return Some(at);
+            }
+        }
+    }
+    None
+}
+
+/// The parameters of a list that are tuples taken apart: `(a, b): (A, B)`.
+pub(crate) fn tuple_parameters(parameters: &str) -> usize {
+    let mut count = 0;
+    let mut depth = 0;
+    let mut start = 0;
+    let ends = parameters.char_indices().chain([(parameters.len(), ',')]);
+    for (at, character) in ends {
+        match character {
+            '(' | '[' | '<' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            '>' if !parameters[..at].ends_with('-') => depth -= 1,
+            ',' if depth == 0 => {
+                count += usize::from(is_taken_apart(&parameters[start..at]));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    count
+}
+
+fn is_taken_apart(parameter: &str) -> bool {
+    let parameter = parameter.trim();
+    let close = parameter.starts_with('(').then(|| closing(parameter, '(', ')')).flatten();
+    close.is_some_and(|close| parameter[close + 1..].trim_start().starts_with(':'))
+}
+
+#[test]
+fn comments_strings_and_lifetimes_are_told_apart() {
+    let text = "fn a<'a>(x: &'a str) { b('\"', \"// c \\\" }\"); } // fn d()\nlet e = r#\"f \" g\"#;";
+    let Masked { code, strings } = mask(text);
+    assert!(!code.contains("fn d") && code.contains("let e =") && !code.contains("f \" g"), "{code}");
+    assert!(strings.contains("// c \\\" }") && strings.contains("f \" g") && !strings.contains("let"));
+    assert_eq!(code.lines().count(), text.lines().count());
+    let found = functions(&code);
+    assert_eq!((found.len(), found[0].name.as_str(), found[0].lines), (1, "a", 1));
+}
+
+#[test]
+fn parameters_that_are_taken_apart_are_counted() {
+    let cases = [
+        ("a: A, b: (B, C)", 0),
+        ("(a, b): (A, B)", 1),
+        ("&self, (mut a, (b, c)): (A, (B, C)), d: impl Fn(A, B) -> (C, D)", 1),
+        ("(a, b): Pair, (c, d): (Vec<(A, B)>, D),", 2),
+    ];
+    for (parameters, expected) in cases {
+        assert_eq!(tuple_parameters(parameters), expected, "{parameters}");
+    }
+}
