@@ -41,7 +41,8 @@ impl Decoder {
         Ok(Self { config, weights })
     }
 
-    /// Whether a directory holds the weights of this config, by the headers of its files: no weights are read.
+    /// Whether a directory holds the weights of this config, by the headers of its files. Numbers are read only of a
+    /// head that stands beside tied embeddings.
     ///
     /// # Errors
     /// As [`Decoder::load`].

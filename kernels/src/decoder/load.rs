@@ -6,7 +6,7 @@
 //! only looks like a bad model. `config.json` is read in [`super::config`].
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use crate::weights::{InnerOrSelf, Weights};
 const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// The limit of the safetensors format: a longer header is a broken file, not a big model.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -36,64 +37,117 @@ pub(crate) fn load(
     config: &DecoderConfig,
     device: &Device,
 ) -> Result<Weights<Tensor<2>>, KernelError> {
-    let shapes = config.shapes();
-    let expected: HashMap<String, [usize; 2]> =
-        shapes.named().into_iter().map(|(name, shape)| (name, *shape)).collect();
     let files = weight_files(dir)?;
+    let mut names = Names::new(config);
     let (mut tensors, mut tied_head) = (HashMap::new(), None);
     for path in &files.paths {
         let mut shard = Shard::open(path)?;
         for name in shard.metadata.offset_keys() {
-            if let Some(&shape) = expected.get(&name) {
-                let values = shard.read(&name, shape)?;
-                let tensor = Tensor::from_data(TensorData::new(values, shape), device);
-                if tensors.insert(name.clone(), tensor).is_some() {
-                    return Err(KernelError::content(
-                        path,
-                        format!("has tensor `{name}` of another shard again"),
-                    ));
+            match names.role(path, &name)? {
+                Role::Parameter(shape) => {
+                    let values = shard.read(&name, shape)?;
+                    tensors.insert(name, Tensor::from_data(TensorData::new(values, shape), device));
                 }
-            } else if name == HEAD {
-                tied_head = Some((path, shard.read(HEAD, [config.vocabulary, config.hidden])?));
-            } else if !name.ends_with("rotary_emb.inv_freq") {
-                let family = config.family.model_type();
-                let reason =
-                    format!("has tensor `{name}`, for which a {family} model of this config has no place");
-                return Err(KernelError::content(path, reason));
+                Role::TiedHead(shape) => tied_head = Some((path, shard.read(HEAD, shape)?)),
+                Role::Unused => {}
             }
         }
     }
     let missing = |name: &str, shape| missing(&files, name, shape);
-    let weights = shapes.try_map(|name, shape| tensors.remove(name).ok_or_else(|| missing(name, *shape)))?;
-    match tied_head {
-        // With other numbers, transformers 4 and 5 disagree on which of the two is the model.
-        Some((path, head)) if values(&weights.embedding) != head => {
-            let reason =
-                format!("`tie_word_embeddings` is true, but tensor `{HEAD}` differs from the embedding");
-            Err(KernelError::content(path, reason))
-        }
-        _ => Ok(weights),
+    let weights =
+        config.shapes().try_map(|name, shape| tensors.remove(name).ok_or_else(|| missing(name, *shape)))?;
+    if let Some((path, head)) = tied_head {
+        require_equal_head(path, &head, &values(&weights.embedding))?;
     }
+    Ok(weights)
 }
 
-/// Whether the files hold the weights of a config, by their headers.
+/// Whether [`load`] would read these files, by their headers. Numbers are read only of a head beside tied embeddings
+/// and of these, because whether the two are equal decides whether the files are refused.
 pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelError> {
-    let shapes = config.shapes();
-    let mut expected: HashMap<String, [usize; 2]> =
-        shapes.named().into_iter().map(|(name, shape)| (name, *shape)).collect();
     let files = weight_files(dir)?;
+    let mut names = Names::new(config);
+    let (mut embedding, mut tied_head) = (None, None);
     for path in &files.paths {
         let shard = Shard::open(path)?;
         for name in shard.metadata.offset_keys() {
-            if let Some(shape) = expected.remove(&name) {
-                shard.check_tensor(&name, shape)?;
+            match names.role(path, &name)? {
+                Role::Parameter(shape) => {
+                    shard.check_tensor(&name, shape)?;
+                    if name == EMBEDDING {
+                        embedding = Some((path, shape));
+                    }
+                }
+                Role::TiedHead(shape) => {
+                    shard.check_tensor(HEAD, shape)?;
+                    tied_head = Some((path, shape));
+                }
+                Role::Unused => {}
             }
         }
     }
-    match expected.into_iter().min() {
-        Some((name, shape)) => Err(missing(&files, &name, shape)),
-        None => Ok(()),
+    for (name, shape) in config.shapes().named() {
+        if !names.found.contains(&name) {
+            return Err(missing(&files, &name, *shape));
+        }
     }
+    if let (Some((path, shape)), Some((embedding, embedding_shape))) = (tied_head, embedding) {
+        let head = Shard::open(path)?.read(HEAD, shape)?;
+        require_equal_head(path, &head, &Shard::open(embedding)?.read(EMBEDDING, embedding_shape)?)?;
+    }
+    Ok(())
+}
+
+/// What a tensor in a file is to the model.
+enum Role {
+    /// A parameter of this shape.
+    Parameter([usize; 2]),
+    /// A head of this shape beside tied embeddings.
+    TiedHead([usize; 2]),
+    /// Left unread.
+    Unused,
+}
+
+/// Which names the files may have. Reading and checking ask the same rule, so that `check` refuses what a run would.
+struct Names<'a> {
+    config: &'a DecoderConfig,
+    expected: HashMap<String, [usize; 2]>,
+    found: HashSet<String>,
+}
+
+impl<'a> Names<'a> {
+    fn new(config: &'a DecoderConfig) -> Self {
+        let expected = config.shapes().named().into_iter().map(|(name, shape)| (name, *shape)).collect();
+        Self { config, expected, found: HashSet::new() }
+    }
+
+    /// What the next tensor of a file is.
+    fn role(&mut self, path: &Path, name: &str) -> Result<Role, KernelError> {
+        let role = match self.expected.get(name) {
+            Some(&shape) => Role::Parameter(shape),
+            None if name == HEAD => Role::TiedHead([self.config.vocabulary, self.config.hidden]),
+            None if name.ends_with("rotary_emb.inv_freq") => return Ok(Role::Unused),
+            None => {
+                let family = self.config.family.model_type();
+                let reason =
+                    format!("has tensor `{name}`, for which a {family} model of this config has no place");
+                return Err(KernelError::content(path, reason));
+            }
+        };
+        if self.found.insert(name.to_owned()) {
+            return Ok(role);
+        }
+        Err(KernelError::content(path, format!("has tensor `{name}` of another shard again")))
+    }
+}
+
+/// With other numbers, transformers 4 and 5 disagree on which of the two is the model.
+fn require_equal_head(path: &Path, head: &[f32], embedding: &[f32]) -> Result<(), KernelError> {
+    if head == embedding {
+        return Ok(());
+    }
+    let reason = format!("`tie_word_embeddings` is true, but tensor `{HEAD}` differs from the embedding");
+    Err(KernelError::content(path, reason))
 }
 
 /// Writes `config.json` and `model.safetensors` with f32 weights, each whole or not at all.
@@ -437,11 +491,18 @@ mod tests {
         std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
+    /// What loading says of a folder; checking says the same.
+    fn load_error(dir: &Path, config: &DecoderConfig) -> String {
+        let message = load(dir, config, &Device::flex()).unwrap_err().to_string();
+        assert_eq!(check(dir, config).unwrap_err().to_string(), message);
+        message
+    }
+
     /// What loading says of a file with these tensors; it must name the file.
     fn refused(config: &DecoderConfig, tensors: &[Raw]) -> String {
         let dir = tempfile::tempdir().unwrap();
         write(&dir.path().join(WEIGHTS_FILE), tensors);
-        let message = load(dir.path(), config, &Device::flex()).unwrap_err().to_string();
+        let message = load_error(dir.path(), config);
         assert!(message.contains(WEIGHTS_FILE), "{message}");
         message
     }
@@ -502,7 +563,7 @@ mod tests {
         let loaded = load(dir.path(), &config, &Device::flex()).unwrap();
         assert_eq!(lists(&loaded), lists(&weights(&config)));
 
-        let error = || load(dir.path(), &config, &Device::flex()).unwrap_err().to_string();
+        let error = || load_error(dir.path(), &config);
         write(&dir.path().join("b.safetensors"), &second[1..]);
         assert!(error().contains("b.safetensors") && error().contains(&second[0].0), "{}", error());
         write(&dir.path().join("b.safetensors"), &tensors[8..]);
@@ -583,6 +644,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(&dir.path().join(WEIGHTS_FILE), &tensors);
         assert!(load(dir.path(), &config, &Device::flex()).is_ok());
+        check(dir.path(), &config).unwrap();
     }
 
     #[test]
@@ -595,6 +657,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(&dir.path().join(WEIGHTS_FILE), &tensors);
         assert!(load(dir.path(), &config, &Device::flex()).unwrap().head.is_none());
+        check(dir.path(), &config).unwrap();
         tensors.last_mut().unwrap().3[5] ^= 1;
         assert!(refused(&config, &tensors).contains("`lm_head.weight` differs"));
     }
@@ -608,7 +671,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         let error = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            let message = load(dir.path(), &config, &Device::flex()).unwrap_err().to_string();
+            let message = load_error(dir.path(), &config);
             assert!(message.contains(path.to_str().unwrap()), "{message}");
             message
         };
