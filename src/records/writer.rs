@@ -3,6 +3,7 @@
 //! Which numbers there are is decided by the callers; this file writes them. A tag that depends on the clock
 //! begins with one of [`TIMED_FAMILIES`], so that two runs of one seed can be compared without them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -37,6 +38,8 @@ pub struct MetricsWriter {
     lines: BufWriter<File>,
     lines_path: PathBuf,
     events: Option<EventFile>,
+    /// Tags whose value was once not a number, which is a fault of their metric and said once.
+    not_numbers: BTreeSet<String>,
 }
 
 impl MetricsWriter {
@@ -47,7 +50,7 @@ impl MetricsWriter {
     pub fn create(folder: &Path) -> Result<Self> {
         let lines_path = folder.join("metrics.jsonl");
         let file = File::create_new(&lines_path).with_context(|| lines_path.display().to_string())?;
-        let mut writer = Self { lines: BufWriter::new(file), lines_path, events: None };
+        let mut writer = Self::of(file, lines_path);
         let directory = folder.join("tensorboard");
         match EventFile::create(&directory) {
             Ok(events) => writer.events = Some(events),
@@ -77,13 +80,17 @@ impl MetricsWriter {
             Ok(file)
         };
         let file = open().with_context(|| lines_path.display().to_string())?;
-        let mut writer = Self { lines: BufWriter::new(file), lines_path, events: None };
+        let mut writer = Self::of(file, lines_path);
         let directory = folder.join("tensorboard");
         match cut_events(&directory, &place.events).and_then(|()| EventFile::create(&directory)) {
             Ok(events) => writer.events = Some(events),
             Err(error) => warn_once(&directory, &error),
         }
         Ok(writer)
+    }
+
+    fn of(lines: File, lines_path: PathBuf) -> Self {
+        Self { lines: BufWriter::new(lines), lines_path, events: None, not_numbers: BTreeSet::new() }
     }
 
     /// How far the files have grown, for a checkpoint.
@@ -98,8 +105,8 @@ impl MetricsWriter {
 
     /// Writes the numbers of one step: a line with every scalar, and an event for every scalar and histogram.
     ///
-    /// What is not a number was not measured, and is in neither. An infinite value becomes `null` in the line and stays
-    /// what it is in TensorBoard.
+    /// What was not measured is left out by the caller. A value that is not finite becomes `null` in the line and stays
+    /// what it is in TensorBoard; one that is not a number is a fault of its metric, which the log says once.
     ///
     /// # Errors
     /// If the line cannot be written. TensorBoard's failure is one warning and ends the events, not the run.
@@ -113,9 +120,11 @@ impl MetricsWriter {
         histograms: &[(&str, &[f64])],
     ) -> Result<()> {
         self.write_line(step, scalars).with_context(|| self.lines_path.display().to_string())?;
-        let measured = scalars.iter().filter(|(_, value)| !value.is_nan());
+        for tag in self.new_not_numbers(scalars) {
+            tracing::warn!("step {step}: the metric {tag} is not a number, which is written as null");
+        }
         let mut values: Vec<Summary> =
-            measured.map(|(tag, value)| scalar(tag.as_ref(), *value as f32)).collect();
+            scalars.iter().map(|(tag, value)| scalar(tag.as_ref(), *value as f32)).collect();
         values.extend(histograms.iter().filter_map(|(tag, values)| histogram(tag, values)));
         self.write_event(step, values);
         Ok(())
@@ -123,7 +132,7 @@ impl MetricsWriter {
 
     /// Shows a text, as Markdown, under `tag` in TensorBoard.
     pub fn text(&mut self, step: u64, tag: &str, body: &str) {
-        self.write_event(step, vec![text(tag, cut(body))]);
+        self.write_event(step, vec![text(tag, &cut(body))]);
     }
 
     fn write_line<S: AsRef<str>>(&mut self, step: u64, scalars: &[(S, f64)]) -> Result<()> {
@@ -134,14 +143,17 @@ impl MetricsWriter {
         object.serialize_entry("step", &step)?;
         for (tag, value) in scalars {
             assert!(tags.insert(tag.as_ref()), "the metric {} is recorded twice in a step", tag.as_ref());
-            if value.is_nan() {
-                continue;
-            }
             object.serialize_entry(tag.as_ref(), value)?;
         }
         object.end()?;
         self.lines.write_all(b"\n")?;
         Ok(self.lines.flush()?)
+    }
+
+    /// The tags that are not a number for the first time.
+    fn new_not_numbers<S: AsRef<str>>(&mut self, scalars: &[(S, f64)]) -> Vec<String> {
+        let tags = scalars.iter().filter(|(_, value)| value.is_nan()).map(|(tag, _)| tag.as_ref().to_owned());
+        tags.filter(|tag| self.not_numbers.insert(tag.clone())).collect()
     }
 
     fn write_event(&mut self, step: u64, values: Vec<Summary>) {
@@ -296,8 +308,13 @@ fn text(tag: &str, body: &str) -> Summary {
     summary
 }
 
-fn cut(body: &str) -> &str {
-    &body[..body.floor_char_boundary(TEXT_BYTES_MAX)]
+/// A text of a bounded length, with a word about what is missing.
+fn cut(body: &str) -> Cow<'_, str> {
+    let kept = &body[..body.floor_char_boundary(TEXT_BYTES_MAX)];
+    match body.len() - kept.len() {
+        0 => kept.into(),
+        missing => format!("{kept}\n\n(cut off here: {missing} bytes more)").into(),
+    }
 }
 
 /// A prompt and its completion as TensorBoard shows them: verbatim, under a line of what they were worth.
@@ -343,7 +360,7 @@ mod tests {
         assert_eq!(
             lines(folder.path()),
             [
-                serde_json::json!({"step": 3, "reward": 0.5}),
+                serde_json::json!({"step": 3, "reward": 0.5, "kl": null}),
                 serde_json::json!({"step": 4, "rewards/task/mean": null})
             ]
         );
@@ -352,10 +369,22 @@ mod tests {
         assert_eq!(events.iter().map(Event::get_step).collect::<Vec<_>>(), [0, 3, 4, 4]);
         assert!(events[1].get_wall_time() >= before && events[1].get_wall_time() <= wall_time());
         let values = events[1].get_summary().get_value();
-        assert_eq!(values.iter().map(Summary_Value::get_tag).collect::<Vec<_>>(), ["reward", "advantages"]);
-        assert_eq!(values[0].get_simple_value(), 0.5);
+        let tags: Vec<_> = values.iter().map(Summary_Value::get_tag).collect();
+        assert_eq!(tags, ["reward", "kl", "advantages"]);
+        assert!(values[0].get_simple_value() == 0.5 && values[1].get_simple_value().is_nan());
         let body = &events[3].get_summary().get_value()[0].get_tensor().get_string_val()[0];
         assert_eq!(body, b"1 + 1 = 2");
+    }
+
+    // A fault in a metric must not look like a metric that there is not.
+    #[test]
+    fn a_metric_that_is_not_a_number_is_said_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        let mut said = |values: [f64; 2]| writer.new_not_numbers(&[("kl", values[0]), ("loss", values[1])]);
+        assert_eq!(said([f64::NAN, 1.0]), ["kl"]);
+        assert_eq!(said([f64::NAN, f64::INFINITY]), Vec::<String>::new());
+        assert_eq!(said([0.0, f64::NAN]), ["loss"]);
     }
 
     #[test]
@@ -437,8 +466,13 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_between_characters() {
         let body = "é".repeat(TEXT_BYTES_MAX);
-        assert_eq!(cut(&body).len(), TEXT_BYTES_MAX);
-        assert_eq!(cut(&format!("a{body}")).len(), TEXT_BYTES_MAX - 1);
+        let kept = cut(&body).split_once("\n\n").unwrap().0.len();
+        assert_eq!(kept, TEXT_BYTES_MAX);
+        let shown = cut(&format!("a{body}")).into_owned();
+        let (kept, note) = shown.split_once("\n\n").unwrap();
+        assert_eq!(kept.len(), TEXT_BYTES_MAX - 1);
+        assert_eq!(note, format!("(cut off here: {} bytes more)", body.len() + 1 - kept.len()));
+        assert_eq!(cut("as it is"), "as it is");
     }
 
     #[test]
