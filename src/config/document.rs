@@ -2,6 +2,8 @@
 //!
 //! It knows no key of longhaul: a caller takes one section after the other out of it, as any serde type.
 
+mod numbers;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
@@ -12,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::ConfigError;
+use numbers::{WHOLE_NUMBERS, is_whole_number, too_large};
 
 /// Below this likeness two words are not a typo of each other; `lamda` and `lambda` have 0.95.
 const LIKENESS_MIN: f64 = 0.75;
@@ -62,7 +65,9 @@ impl Document {
             let line = error.span().map(|span| line_of(text, span.start));
             // The parser's message may span lines; a complaint is one.
             let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
-            ConfigError::new(Place::File(file.to_owned(), line), format!("not TOML: {message}"))
+            let message =
+                line.and_then(|line| too_large(text, line)).unwrap_or(format!("not TOML: {message}"));
+            ConfigError::new(Place::File(file.to_owned(), line), message)
         };
         let table = toml::from_str(text).map_err(broken)?;
         let mut lines = BTreeMap::new();
@@ -89,7 +94,7 @@ impl Document {
         }
         let value = value.trim();
         if is_whole_number(value) && parse_value(value).is_none_or(|value| value.is_str()) {
-            return fail("a whole number of TOML is from -9223372036854775808 to 9223372036854775807");
+            return fail(WHOLE_NUMBERS);
         }
         let Some(value) = parse_value(value) else { return fail("the value is not TOML") };
         let mut path = String::new();
@@ -414,11 +419,6 @@ fn likeness(word: &str, known: &str) -> Option<f64> {
         0.0
     };
     (is_typo || shortened > 0.0).then(|| shortened.max(strsim::jaro_winkler(word, name)))
-}
-
-fn is_whole_number(text: &str) -> bool {
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 fn parse_value(text: &str) -> Option<Value> {

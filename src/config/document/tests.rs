@@ -329,3 +329,14 @@ fn a_byte_order_mark_is_no_part_of_a_config() {
     let document = Document::read(file.path()).unwrap();
     assert!(document.has("learner") && document.has("optimizer"));
 }
+
+#[test]
+fn a_number_that_is_too_large_names_key_and_bounds() {
+    for value in ["9223372036854775808", "99_999_999_999_999_999_999", "-9223372036854775809"] {
+        let text = format!("[model]\npath = \"a\"\n[run] # of all\nseed = {value} # much\n");
+        let message = Document::parse(Path::new("a.toml"), &text).unwrap_err().to_string();
+        let number = value.replace('_', "");
+        let start = format!("a.toml:4: run.seed: {number} does not fit; a whole number of TOML is from -922");
+        assert!(message.starts_with(&start), "{message}");
+    }
+}
