@@ -1,19 +1,25 @@
 #!/usr/bin/env python3
 """Compares the memory plan of `longhaul check` with the peak resident set of real training runs.
 
-    python3 scripts/memory_plan.py --model DIR [--longhaul target/release/longhaul] [--steps 12] [--only NAME,NAME]
+    python3 scripts/memory_plan.py --model DIR [--longhaul target/release/longhaul] [--steps 12] [--only "NAME;NAME"]
+                                   [--gsm8k train.jsonl] [--results results]
 
-DIR is a Hugging Face directory; its weights may be random. The prompts are written here: additions after two worked
-examples, and long ones of about 60 to 250 tokens. Rewards are such that weights which know nothing get different ones,
-so that every step has gradients. Prints a Markdown table; ends with an error if a peak is more than 5 % above its plan,
-or more than 15 % below it. Memory does not depend on the speed of the machine, so other work on it does no harm, but
-under `async` the peak follows how actors and learner meet. Linux only.
+DIR is a Hugging Face directory of a chat model. The prompts are written here: additions after two worked examples, and
+long ones of about 60 to 250 tokens; with `--gsm8k` also questions of that set as conversations. Rewards are such that
+weights which know nothing get different ones, so that every step has gradients. `--results` writes the raw rows to a
+folder of their own, of which `scripts/results_tables.py` makes the table. Ends with an error if a peak is more than 5 %
+above its plan, or more than 15 % below it. Memory does not depend on the speed of the machine, so other work on it does
+no harm, but under `async` the peak follows how actors and learner meet. Random weights take numpy. Linux only.
 """
 
 import argparse
+import datetime
 import json
 import os
+import platform
 import random
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,31 +89,50 @@ console = "plain"
 
 # The stop makes lengths differ where the model knows additions.
 STOP = 'rollout.stop=["\\n"]'
+LOCKSTEP = "run.schedule=lockstep"
+DETERMINISTIC = "run.schedule=deterministic"
+IN_FLIGHT = "rollout.in_flight_updates=true"
+BF16 = ["rollout.precision=bf16", "rollout.kv_cache=bf16"]
 LONG = ["rollout.output_tokens_max=128", "rollout.segments_max=4", "rollout.trajectories_open_max=32",
         "learner.groups_per_step=4", "queue.groups_max=8"]
+# Names of rows with `long prompts`, `gsm8k` or `random weights` in them choose the prompts and the model.
 ROWS = {
-    "async": [],
-    "async, outputs end at a line": [STOP],
-    "lockstep": ["run.schedule=lockstep"],
-    "lockstep, outputs end at a line": ["run.schedule=lockstep", STOP],
-    "deterministic": ["run.schedule=deterministic"],
-    "deterministic, outputs end at a line": ["run.schedule=deterministic", STOP],
-    "async, in-flight updates": ["rollout.in_flight_updates=true", STOP],
-    "lockstep, in-flight updates": ["run.schedule=lockstep", "rollout.in_flight_updates=true", STOP],
+    "async": [STOP],
+    "async, outputs of full length": [],
+    "async, random weights": [],
+    "async, in-flight updates": [IN_FLIGHT, STOP],
+    "async, in-flight updates, random weights": [IN_FLIGHT],
+    "async, bf16 actors": ["rollout.precision=bf16", STOP],
+    "async, bf16 caches": ["rollout.kv_cache=bf16", STOP],
+    "async, bf16 actors and caches": [*BF16, STOP],
+    "async, sgd": ["optimizer.kind=sgd", STOP],
+    "async, two actors": ["rollout.actors=2", STOP],
     "async, staleness 1": ["queue.staleness_versions_max=1", STOP],
     "async, staleness 8": ["queue.staleness_versions_max=8", STOP],
-    "async, bf16 actors": ["rollout.precision=bf16", STOP],
-    "lockstep, bf16 actors": ["run.schedule=lockstep", "rollout.precision=bf16", STOP],
-    "async, bf16 caches": ["rollout.kv_cache=bf16", STOP],
-    "async, bf16 actors and caches": ["rollout.precision=bf16", "rollout.kv_cache=bf16", STOP],
-    "async, two actors": ["rollout.actors=2", STOP],
-    "async, sgd": ["optimizer.kind=sgd", STOP],
     "async, four versions": ["rollout.versions_open_max=4", STOP],
     "async, evaluation": ["eval.before=true", "eval.after=true", STOP],
     "async, long prompts": LONG,
-    "lockstep, long prompts": ["run.schedule=lockstep", *LONG],
-    "async, long prompts, bf16 caches": ["rollout.kv_cache=bf16", *LONG],
+    "async, long prompts, bf16 actors and caches": [*BF16, *LONG],
+    "async, gsm8k": LONG,
+    "lockstep": [LOCKSTEP, STOP],
+    "lockstep, outputs of full length": [LOCKSTEP],
+    "lockstep, random weights": [LOCKSTEP],
+    "lockstep, in-flight updates": [LOCKSTEP, IN_FLIGHT, STOP],
+    "lockstep, bf16 actors and caches": [LOCKSTEP, *BF16, STOP],
+    "lockstep, sgd": [LOCKSTEP, "optimizer.kind=sgd", STOP],
+    "lockstep, two actors": [LOCKSTEP, "rollout.actors=2", STOP],
+    "lockstep, long prompts": [LOCKSTEP, *LONG],
+    "lockstep, gsm8k": [LOCKSTEP, *LONG],
+    "deterministic": [DETERMINISTIC, STOP],
+    "deterministic, outputs of full length": [DETERMINISTIC],
+    "deterministic, random weights": [DETERMINISTIC],
+    "deterministic, in-flight updates": [DETERMINISTIC, IN_FLIGHT, STOP],
+    "deterministic, bf16 actors and caches": [DETERMINISTIC, *BF16, STOP],
+    "deterministic, gsm8k": [DETERMINISTIC, *LONG],
 }
+
+# Planned over measured, less 1: how far a plan may be below and above the peak.
+BAR = (-0.05, 0.15)
 
 
 def write_prompts(folder):
@@ -122,6 +147,35 @@ def write_prompts(folder):
             story = " ".join(f"On day {day} the shop sold {two()} apples and {two()} pears." for day in
                              range(1, drawn.randint(4, 16)))
             long.write(json.dumps({"prompt": f"{story} How many apples and pears did it sell in all?"}) + "\n")
+
+
+def write_conversations(folder, gsm8k):
+    """Questions of GSM8K as a chat model gets them, the long ones: about 200 tokens."""
+    order = "Solve the problem step by step. Write the final answer as \\boxed{number}. "
+    with open(gsm8k) as source, open(f"{folder}/gsm8k.jsonl", "w") as output:
+        questions = [json.loads(line)["question"] for line in source]
+        for question in sorted(questions, key=len)[-1000:]:
+            messages = [{"role": "user", "content": order + question}]
+            output.write(json.dumps({"messages": messages}) + "\n")
+
+
+def write_random_model(model, folder):
+    """The same shapes with normal numbers of deviation 0.02, norms 1."""
+    import numpy
+
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    generator = numpy.random.default_rng(1)
+    with open(f"{model}/model.safetensors", "rb") as source, open(f"{folder}/model.safetensors", "wb") as output:
+        length = source.read(8)
+        header = source.read(int.from_bytes(length, "little"))
+        output.write(length + header)
+        tensors = [(name, info) for name, info in json.loads(header).items() if name != "__metadata__"]
+        for name, info in sorted(tensors, key=lambda tensor: tensor[1]["data_offsets"][0]):
+            if info["dtype"] != "F32":
+                raise SystemExit(f"{name} is {info['dtype']}: random weights take a model in F32")
+            count = (info["data_offsets"][1] - info["data_offsets"][0]) // 4
+            numbers = 0.02 * generator.standard_normal(count, dtype=numpy.float32)
+            output.write((numpy.ones_like(numbers) if "norm" in name else numbers).tobytes())
 
 
 def planned_mib(command):
@@ -140,32 +194,89 @@ def peak_mib(command, log):
     return usage.ru_maxrss / 1024
 
 
+def line(row):
+    planned, peak = row["planned_mib"], row["peak_mib"]
+    return f"{row['run']}: planned {planned:.0f} MiB, peak {peak:.0f} MiB, {100 * (planned / peak - 1):+.1f} %"
+
+
+def result_folder(results):
+    """The folder for the rows of this commit, which must be what the sources are."""
+    git = lambda *words: subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip()
+    if git("status", "--porcelain", "--untracked-files=no"):
+        raise SystemExit("the sources are not those of a commit: commit them before --results")
+    date = datetime.date.today().strftime("%Y%m%d")
+    folder = f"{results}/{date}-memory-plan-{git('rev-parse', '--short', 'HEAD')}"
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
+def machine(threads):
+    read = lambda path: open(path).read().splitlines()
+    model = next((line.split(":")[1].strip() for line in read("/proc/cpuinfo") if line.startswith("model name")), "")
+    memory = next(int(line.split()[1]) // 1024 for line in read("/proc/meminfo") if line.startswith("MemTotal"))
+    return {"processor": model, "cores": threads, "gpu": None, "memory_mib": memory, "system": platform.platform(),
+            "statistic": "one run each"}
+
+
+def measure(arguments, names, folder, write_row):
+    write_prompts(folder)
+    if arguments.gsm8k:
+        write_conversations(folder, arguments.gsm8k)
+    for name in names:
+        data = "long" if "long prompts" in name else "gsm8k" if "gsm8k" in name else "short"
+        data = json.dumps(f"{folder}/{data}.jsonl")
+        model = os.path.abspath(arguments.model)
+        if "random weights" in name:
+            model = f"{folder}/random"
+            if not os.path.exists(model):
+                write_random_model(arguments.model, model)
+        config = f"{folder}/run.toml"
+        with open(config, "w") as file:
+            text = CONFIG.format(steps=arguments.steps, model=json.dumps(model), data=data, held_out=data)
+            file.write(text)
+        sets = [part for value in ROWS[name] for part in ("--set", value)]
+        planned = planned_mib([arguments.longhaul, "check", config, *sets])
+        run = [arguments.longhaul, "train", config, "--run", f"{folder}/run", "--overwrite", *sets]
+        peak = peak_mib(run, f"{folder}/log")
+        write_row({"run": name, "set": ROWS[name], "steps": arguments.steps, "planned_mib": planned,
+                   "peak_mib": round(peak, 1)})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--longhaul", default="target/release/longhaul")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--only", help="names of rows, separated by semicolons")
+    parser.add_argument("--gsm8k", help="questions for the rows of that name, which are left out without it")
+    parser.add_argument("--results", help="where the folder of the raw rows is made")
     arguments = parser.parse_args()
     names = arguments.only.split(";") if arguments.only else list(ROWS)
-    missed = []
-    print("| run | planned MiB | peak MiB | plan to peak |\n|---|---|---|---|", flush=True)
+    names = [name for name in names if arguments.gsm8k or "gsm8k" not in name]
+    written = None
+    if arguments.results:
+        written = result_folder(arguments.results)
+        with open(f"{written}/command.sh", "w") as file:
+            words = ["python3", "scripts/memory_plan.py", "--model", "DIR", "--steps", str(arguments.steps)]
+            words += ["--gsm8k", "train.jsonl"] if arguments.gsm8k else []
+            file.write("# DIR: SmolLM2-135M-Instruct in f32; train.jsonl: of GSM8K.\n")
+            file.write(f"{shlex.join([*words, '--results', arguments.results])}\n")
+        with open(f"{written}/machine.json", "w") as file:
+            json.dump(machine(os.cpu_count()), file, indent=2)
+            file.write("\n")
+    rows = []
+
+    def write_row(row):
+        rows.append(row)
+        print(line(row), flush=True)
+        if written:
+            with open(f"{written}/rows.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
-        write_prompts(folder)
-        for name in names:
-            data = json.dumps(f"{folder}/{'long' if 'long prompts' in name else 'short'}.jsonl")
-            config = f"{folder}/run.toml"
-            model = json.dumps(os.path.abspath(arguments.model))
-            with open(config, "w") as file:
-                file.write(CONFIG.format(steps=arguments.steps, model=model, data=data, held_out=data))
-            sets = [part for value in ROWS[name] for part in ("--set", value)]
-            planned = planned_mib([arguments.longhaul, "check", config, *sets])
-            run = [arguments.longhaul, "train", config, "--run", f"{folder}/run", "--overwrite", *sets]
-            peak = peak_mib(run, f"{folder}/log")
-            off = planned / peak - 1
-            print(f"| {name} | {planned:.0f} | {peak:.0f} | {100 * off:+.1f} % |", flush=True)
-            if not -0.05 <= off <= 0.15:
-                missed.append(name)
+        measure(arguments, names, folder, write_row)
+    off = {row["run"]: row["planned_mib"] / row["peak_mib"] - 1 for row in rows}
+    missed = [name for name, off in off.items() if not BAR[0] <= off <= BAR[1]]
     if missed:
         sys.exit(f"outside of -5 % to +15 %: {'; '.join(missed)}")
 

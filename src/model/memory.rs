@@ -64,13 +64,16 @@ impl RunMemory {
             stages.push((name, sum(&always) + plan.policies(1) + evaluation));
         }
         stages.extend([
-            (format!("a learner's step{beside}: {open} policies"), learning + plan.policies(open)),
-            (format!("the next policy is packed: {} policies", open + 1), learning + plan.policies(open + 1)),
-            (format!("a checkpoint: {after} policies"), learning + plan.policies(after) + checkpoint),
+            (format!("a learner's step{beside}: {}", policies(open)), learning + plan.policies(open)),
+            (
+                format!("the next policy is packed: {}", policies(open + 1)),
+                learning + plan.policies(open + 1),
+            ),
+            (format!("a checkpoint: {}", policies(after)), learning + plan.policies(after) + checkpoint),
         ]);
         if let Some(evaluation) = evaluation.filter(|_| config.eval.after || config.eval.every_steps > 0) {
             stages.push((
-                format!("evaluation: {after} policies"),
+                format!("evaluation: {}", policies(after)),
                 learning + plan.policies(after) + evaluation,
             ));
         }
@@ -90,6 +93,10 @@ impl RunMemory {
     pub fn total(&self) -> u64 {
         self.stages.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
     }
+}
+
+fn policies(count: u64) -> String {
+    if count == 1 { "1 policy".to_owned() } else { format!("{count} policies") }
 }
 
 /// What a plan is made of.
