@@ -23,7 +23,7 @@ use rollout::{DataConfig, QueueConfig, RolloutConfig, StopConfig};
 use serde::Serialize;
 
 use document::{Document, Place};
-use paths::{ConfigPath, Finder};
+use paths::{ConfigPath, Finder, RewardAt};
 
 pub(crate) use check::stand_ins;
 pub use replay::ReplayConfig;
@@ -145,7 +145,7 @@ trait Sections: Sized {
     }
 
     /// The rewards whose plugins the command starts.
-    fn rewards(&mut self) -> Vec<&mut RewardConfig> {
+    fn rewards(&mut self) -> Vec<RewardAt<'_>> {
         Vec::new()
     }
 }
@@ -167,7 +167,7 @@ fn from_document<C: Sections>(mut document: Document, file: &Path) -> Result<C, 
     for path in config.paths() {
         finder.replace(path)?;
     }
-    finder.commands(config.rewards());
+    finder.commands(config.rewards())?;
     Ok(config)
 }
 

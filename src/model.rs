@@ -195,8 +195,11 @@ pub fn set_positions(config: &mut DecoderConfig, positions_max: Option<usize>) -
     let own = config.own_positions();
     config.max_positions = positions_max.unwrap_or(own);
     (config.max_positions > own).then(|| {
-        let asked = config.max_positions;
-        format!("model.positions_max = {asked}: the model was made for {own} positions, and may be wrong beyond them")
+        let (asked, stated) = (config.max_positions, &config.to_json()["max_position_embeddings"]);
+        format!(
+            "model.positions_max = {asked}: the model was made for {own} positions, and may be wrong beyond them; a \
+             checkpoint of it states max_position_embeddings = {stated}"
+        )
     })
 }
 

@@ -399,6 +399,18 @@ impl KlConfig {
         }
         Ok(())
     }
+
+    /// Whether a reference can be compared with the model, token by token.
+    ///
+    /// # Errors
+    /// If their vocabularies, in entries, differ.
+    pub fn check_vocabulary(&self, reference: usize, model: usize) -> Result<(), LearnerError> {
+        if reference == model {
+            return Ok(());
+        }
+        let reason = format!("the reference has a vocabulary of {reference} entries, the model of {model}");
+        Err(LearnerError::config("learner.kl.reference", reason))
+    }
 }
 
 pub(crate) fn at_least_one(key: &'static str, value: usize) -> Result<(), LearnerError> {

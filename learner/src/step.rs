@@ -67,15 +67,8 @@ impl Learner {
         }
         let reference = reference.filter(|_| config.kl.enabled);
         if config.kl.enabled {
-            let vocabulary = reference.as_ref().map(|reference| reference.config.vocabulary);
-            if vocabulary != Some(decoder.config.vocabulary) {
-                let reason = format!(
-                    "the reference has a vocabulary of {} entries, the model of {}",
-                    vocabulary.unwrap_or(0),
-                    decoder.config.vocabulary
-                );
-                return Err(LearnerError::config("learner.kl.reference", reason));
-            }
+            let vocabulary = reference.as_ref().map_or(0, |reference| reference.config.vocabulary);
+            config.kl.check_vocabulary(vocabulary, decoder.config.vocabulary)?;
         }
         let temperature = if temperature == 0.0 { 1.0 } else { temperature };
         let trainee = Trainee::new(decoder, optimizer, steps_total)?;

@@ -98,6 +98,9 @@ impl<'a> Plan<'a> {
         lengths.as_deref().map(LengthDistribution::parse).transpose()?;
         let base = base_config(args, folder)?;
         let eval = &base.eval;
+        if lengths.is_some() && args.config.is_some() {
+            eprintln!("{}", left_aside(&base));
+        }
         let evaluates = lengths.is_none()
             && (eval.before || eval.after || eval.every_steps > 0)
             && base.evaluation().is_some();
@@ -180,6 +183,24 @@ fn base_config(args: &BenchSegmentsArgs, folder: &Path) -> Result<RunConfig> {
     let text = format!("{BUILT_IN}\n[model]\npath = {}\n", quoted(&model));
     std::fs::write(&file, text).with_context(|| file.display().to_string())?;
     Ok(RunConfig::load(&file, &set)?)
+}
+
+/// What of a config does not count where lengths are given.
+fn left_aside(config: &RunConfig) -> String {
+    let rollout = &config.rollout;
+    let keys = [
+        ("[[rewards]]", true),
+        ("[[eval.rewards]]", !config.eval.rewards.is_empty()),
+        ("rollout.truncated_reward", rollout.truncated_reward != TruncatedReward::Scored),
+        ("rollout.stop", !rollout.stop.is_empty()),
+        ("rollout.stop_token_ids", !rollout.stop_token_ids.is_empty()),
+        ("rollout.min_tokens", rollout.min_tokens > 0),
+    ];
+    let keys: Vec<&str> = keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect();
+    format!(
+        "outputs end at the lengths of --lengths and every second one is right; not used: {}",
+        keys.join(", ")
+    )
 }
 
 /// Rewards that do not depend on what was answered, and no stops: outputs end where the given lengths say.
@@ -269,6 +290,15 @@ mod tests {
         let verdicts = Alternating.verify_all(&[answer; 4]);
         let values: Vec<f64> = verdicts.into_iter().map(|verdict| verdict.unwrap().value).collect();
         assert_eq!(values, [0.0, 1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn what_lengths_leave_aside_is_said() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/quickstart.toml");
+        let set = ["rollout.stop=[\"x\"]", "rollout.min_tokens=2"].map(str::to_owned);
+        let said = left_aside(&RunConfig::load(&file, &set).unwrap());
+        let keys = "[[rewards]], rollout.truncated_reward, rollout.stop, rollout.min_tokens";
+        assert!(said.ends_with(&format!("not used: {keys}")), "{said}");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `longhaul check`: what a run needs from outside, looked at as `train` and `sft` do before their first step: the
 //! model's small files, all rows of the data, the rewards, the programs of plugins. So `check` fails where they would.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Result;
 use kernels::{Decoder, DecoderConfig};
+use rewards::RewardKind;
 use rollout::{Ends, Survey, Text};
 
 use crate::cli::CheckArgs;
@@ -66,10 +67,13 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
     Decoder::check_files(&config.model.path, &model.decoder)?;
     Ends::new(Arc::clone(&model.text), config.rollout.stops(), model.decoder.vocabulary)?;
     if let (true, Some(path)) = (config.learner.kl.enabled, &config.learner.kl.reference) {
-        Decoder::check_files(path, &DecoderConfig::read(path)?)?;
+        let reference = DecoderConfig::read(path)?;
+        Decoder::check_files(path, &reference)?;
+        config.learner.kl.check_vocabulary(reference.vocabulary, model.decoder.vocabulary)?;
     }
     let room = prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max)?;
     let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
+    describe_custom(&mut summary, config);
     describe(&mut summary, "Training data", &prompts.survey, Some(room));
     if let Some(held_out) = &held_out {
         describe(&mut summary, "Held-out data", &held_out.survey, None);
@@ -78,7 +82,7 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
     show(&mut summary, &first.id, &first.tokens, &model.text)?;
     let measured = held_out.as_ref().zip(evaluation.as_ref());
     let measured = measured.map(|(held_out, evaluation)| (&held_out.source, evaluation.eval.problems));
-    let run_prompts = RunPrompts::of(&prompts.source, measured);
+    let run_prompts = RunPrompts::of(&prompts.source, measured)?;
     Ok(Findings { decoder: model.decoder, prompts: run_prompts, summary })
 }
 
@@ -106,16 +110,38 @@ fn of_sft(config: &SftRunConfig) -> Result<String> {
     Ok(summary)
 }
 
+/// Says that rewards of a program around longhaul are there in that program only.
+fn describe_custom(summary: &mut String, config: &RunConfig) {
+    let custom: BTreeSet<&str> = config
+        .rewards
+        .iter()
+        .chain(&config.eval.rewards)
+        .filter(|reward| reward.kind == (RewardKind::Custom {}))
+        .map(|reward| reward.name.as_str())
+        .collect();
+    if !custom.is_empty() {
+        let names: Vec<&str> = custom.into_iter().collect();
+        let _ = writeln!(
+            summary,
+            "\n# Rewards with kind = \"custom\": {}. `longhaul train` has no verifiers of these names and refuses this \
+             config;\n# the program that brings them trains with it. Here they are looked at by name only.",
+            names.join(", ")
+        );
+    }
+}
+
 fn describe(summary: &mut String, what: &str, survey: &Survey, room: Option<usize>) {
     let lengths = &survey.lengths;
-    let count = if survey.is_whole { "prompts" } else { "first prompts" };
+    let count = survey.prompts;
+    let count =
+        if survey.is_whole { format!("{count} prompts") } else { format!("its first {count} prompts") };
     let room = room.map_or(String::new(), |room| format!(", at most {room} fit beside the output"));
     let answered = 100.0 * survey.answered as f64 / survey.prompts as f64;
     let _ = write!(
         summary,
-        "\n# {what}: {}, {} {count}\n#   tokens of a prompt: {} to {}, median {}{room}\n#   with an answer: \
+        "\n# {what}: {}, {count}\n#   tokens of a prompt: {} to {}, median {}{room}\n#   with an answer: \
          {answered:.1} %\n",
-        survey.source, survey.prompts, lengths.min, lengths.max, lengths.median
+        survey.source, lengths.min, lengths.max, lengths.median
     );
     if survey.last_assistant > 0 {
         let _ = writeln!(summary, "#   with a last turn of the assistant: {}", survey.last_assistant);

@@ -25,7 +25,6 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let Some(evaluation) = config.evaluation() else {
         bail!("{}: eval.data names no held-out file", args.config.display());
     };
-    let _log = start_log(None)?;
     let model = ModelFiles::read(&args.model)?.with_positions(config.positions_max()).load(&device)?;
     model.tell();
     let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;

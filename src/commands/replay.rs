@@ -62,7 +62,7 @@ fn batches(groups: Vec<Group>, config: &ReplayConfig) -> Batches {
     let weights = reward_weights(&config.rewards);
     let steps_max = if config.run.steps > 0 { config.run.steps } else { u64::MAX };
     let mut groups = groups.into_iter().peekable();
-    let mut batches = Batches { steps: Vec::new(), missing: 0 };
+    let mut batches = Batches { steps: Vec::new(), missing: 0, left: 0 };
     while groups.peek().is_some() && (batches.steps.len() as u64) < steps_max {
         let mut step: Vec<Group> = groups.by_ref().take(learner.groups_per_step).collect();
         loop {
@@ -78,6 +78,7 @@ fn batches(groups: Vec<Group>, config: &ReplayConfig) -> Batches {
         }
         batches.steps.push(step);
     }
+    batches.left = groups.count();
     batches
 }
 
@@ -86,11 +87,19 @@ struct Batches {
     steps: Vec<Vec<Group>>,
     /// Groups that the last step would have taken beyond the end of the recording.
     missing: usize,
+    /// Groups of the recording behind the last of `run.steps` steps.
+    left: usize,
 }
 
 fn run(config: &ReplayConfig, mut learner: Learner, batches: Batches, folder: &RunFolder) -> Result<()> {
     let mut metrics = MetricsWriter::create(folder.path())?;
     let tokenizer_files = tokenizer_files(&config.model.path)?;
+    if batches.left > 0 {
+        tracing::info!(
+            "run.steps ends before the recording does: {} of its groups are not replayed",
+            batches.left
+        );
+    }
     let mut learned_steps = 0;
     let steps = batches.steps.len();
     for batch in batches.steps {

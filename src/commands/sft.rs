@@ -161,9 +161,19 @@ impl Demonstrations {
         self.parts[0].demonstration(0, self.learn)
     }
 
+    /// How often the data has been gone through when the steps of this number are made, where it has an end.
+    fn epoch(&self, steps: u64) -> Option<f64> {
+        let prompts = self.part(steps.saturating_sub(1)).prompts.epoch_prompts()?;
+        Some((steps * self.batch_size) as f64 / prompts as f64)
+    }
+
+    fn part(&self, step: u64) -> &DemonstrationPart {
+        self.parts.iter().find(|part| step < part.end).expect("the last part has no end")
+    }
+
     /// The sequences of one step; no prompt comes twice in a part.
     fn batch(&self, step: u64) -> Result<Vec<SupervisedSequence>> {
-        let part = self.parts.iter().find(|part| step < part.end).expect("the last part has no end");
+        let part = self.part(step);
         let sequence = |index| {
             let Demonstration { prompt_tokens, target_tokens, given } =
                 part.demonstration(index, self.learn)?;
@@ -237,6 +247,7 @@ impl WarmStart<'_> {
         if self.rows_skipped > 0 {
             metrics.push(("data/rows_skipped".to_owned(), self.rows_skipped as f64));
         }
+        metrics.extend(self.demonstrations.epoch(step).map(|epoch| ("data/epoch".to_owned(), epoch)));
         let eval = &self.config.eval;
         let on_the_way = eval.every_steps > 0 && step.is_multiple_of(eval.every_steps) && step < steps;
         let found = if on_the_way || (step == steps && eval.after) { self.evaluate(progress)? } else { None };

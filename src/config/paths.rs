@@ -1,9 +1,13 @@
-//! Paths of a config, made absolute: from the current directory first, then from the config file's own folder.
+//! Paths of a config, made absolute: from the current directory first, then from the config file's own folder. The
+//! programs of plugins are looked for as the system will look for them.
 
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use learner::config::GradientsConfig;
-use rewards::{RewardConfig, RewardKind};
+use rewards::{ProcessConfig, RewardConfig, RewardKind};
 use rollout::DataConfig;
 
 use super::ConfigError;
@@ -38,6 +42,19 @@ impl<'a> ConfigPath<'a> {
     }
 }
 
+/// A reward of a list with the key of its section.
+pub(super) struct RewardAt<'a> {
+    key: String,
+    reward: &'a mut RewardConfig,
+}
+
+impl<'a> RewardAt<'a> {
+    pub(super) fn all(list: &str, rewards: &'a mut [RewardConfig]) -> Vec<Self> {
+        let at = |(place, reward)| Self { key: format!("{list}[{place}]"), reward };
+        rewards.iter_mut().enumerate().map(at).collect()
+    }
+}
+
 /// Finds what a relative path means: from the current directory first, then from the config file's own folder.
 pub(super) struct Finder<'a> {
     pub(super) document: &'a Document,
@@ -68,9 +85,10 @@ impl Finder<'_> {
     }
 
     /// A word of a plugin's command that is no file from the current directory, but one beside the config, is that.
-    pub(super) fn commands(&self, rewards: Vec<&mut RewardConfig>) {
+    /// Refuses a command whose program the plugin could not be started with.
+    pub(super) fn commands(&self, rewards: Vec<RewardAt<'_>>) -> Result<(), ConfigError> {
         let folder = self.file.parent().unwrap_or(Path::new(""));
-        for reward in rewards {
+        for RewardAt { key, reward } in rewards {
             let RewardKind::Process(process) = &mut reward.kind else { continue };
             for word in process.command.iter_mut().filter(|word| !Path::new(word).is_file()) {
                 let beside = folder.join(&*word);
@@ -78,8 +96,58 @@ impl Finder<'_> {
                     *word = found.to_string_lossy().into_owned();
                 }
             }
+            let key = format!("{key}.command");
+            find_program(process).map_err(|reason| self.document.error(&key, format!("{key}: {reason}")))?;
         }
+        Ok(())
     }
+}
+
+/// Where programs are looked for when there is no PATH at all.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Looks for a plugin's program as the system does: a name without a slash in the PATH that the plugin will have, which
+/// may be its own, and there for a file that may be executed.
+fn find_program(process: &ProcessConfig) -> Result<(), String> {
+    // That there is one is checked with the reward's other settings.
+    let Some(program) = process.command.first() else { return Ok(()) };
+    if program.contains('/') {
+        let path = Path::new(program);
+        return match path.is_file() {
+            true if is_executable(path) => Ok(()),
+            true => Err(not_executable(path)),
+            false => Err(format!(
+                "there is no program {program}; a relative path is looked for from the current directory and beside the \
+                 config file"
+            )),
+        };
+    }
+    let own = process.environment.get("PATH").map(OsString::from);
+    let searched = own.clone().or_else(|| env::var_os("PATH")).unwrap_or_else(|| DEFAULT_PATH.into());
+    let found =
+        || env::split_paths(&searched).map(|folder| folder.join(program)).filter(|path| path.is_file());
+    if found().any(|path| is_executable(&path)) {
+        return Ok(());
+    }
+    if let Some(path) = found().next() {
+        return Err(not_executable(&path));
+    }
+    let place = if own.is_some() { "the PATH of its `environment`" } else { "PATH" };
+    Err(match Path::new(program).is_file() {
+        true => format!("there is no program {program} in {place}; for the file here write ./{program}"),
+        false => {
+            format!("there is no program {program} in {place}; install it, or write the path of its file")
+        }
+    })
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+fn not_executable(path: &Path) -> String {
+    let path = path.display();
+    format!("{path} is not executable; make it so (chmod +x {path}), or write its interpreter before it")
 }
 
 /// Whether a path could be the name of a model on the hub: an owner and a name.

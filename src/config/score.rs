@@ -7,6 +7,7 @@ use rollout::{DataConfig, RolloutConfig};
 
 use super::check::rewards;
 use super::document::Document;
+use super::paths::RewardAt;
 use super::train::RUN_SECTIONS;
 use super::{ConfigError, Sections, load};
 
@@ -37,8 +38,8 @@ impl Sections for ScoreConfig {
         rewards(document, "", self.data.as_ref(), &self.rewards)
     }
 
-    fn rewards(&mut self) -> Vec<&mut RewardConfig> {
-        self.rewards.iter_mut().collect()
+    fn rewards(&mut self) -> Vec<RewardAt<'_>> {
+        RewardAt::all("rewards", &mut self.rewards)
     }
 }
 

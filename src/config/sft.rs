@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::check::{at_least_one, complain, device, eval, layer_inputs, positions, rewards, writing};
 use super::document::Document;
-use super::paths::ConfigPath;
+use super::paths::{ConfigPath, RewardAt};
 use super::{
     CheckpointSection, ConfigError, CreateSection, EvalSection, Evaluation, MetricsSection, Sections,
     SftModelSection, SftRunSection, SftSection, data_file, eval_section, load, to_toml,
@@ -90,6 +90,10 @@ impl Sections for SftRunConfig {
         paths.extend(ConfigPath::of_gradients("sft.gradients.layer_inputs_dir", &mut self.sft.gradients));
         paths.extend(ConfigPath::given("eval.data", &mut self.eval.data));
         paths
+    }
+
+    fn rewards(&mut self) -> Vec<RewardAt<'_>> {
+        RewardAt::all("rewards", &mut self.rewards)
     }
 }
 

@@ -12,7 +12,7 @@ use super::check::{
     watching, writing,
 };
 use super::document::Document;
-use super::paths::ConfigPath;
+use super::paths::{ConfigPath, RewardAt};
 use super::{
     AlarmsSection, CheckpointSection, ConfigError, EvalSection, Evaluation, MetricsSection, ModelSection,
     RunSection, Sections, WatchdogSection, data_file, eval_section, load, to_toml,
@@ -124,8 +124,10 @@ impl Sections for RunConfig {
         paths
     }
 
-    fn rewards(&mut self) -> Vec<&mut RewardConfig> {
-        self.rewards.iter_mut().chain(&mut self.eval.rewards).collect()
+    fn rewards(&mut self) -> Vec<RewardAt<'_>> {
+        let mut rewards = RewardAt::all("rewards", &mut self.rewards);
+        rewards.extend(RewardAt::all("eval.rewards", &mut self.eval.rewards));
+        rewards
     }
 }
 

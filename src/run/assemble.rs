@@ -44,6 +44,7 @@ pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome>
     tell(&model.notes);
     let context = actors.context();
     context.intake.keep_journal(start.journal(&open.folder, config.run.schedule)?);
+    let epoch_prompts = context.prompts.epoch_prompts();
     let (pulse, pulses) = (context.pulses.of("learner"), context.pulses.clone());
     let Actors { actors, generators, queue, weights } = actors;
     let closed = Arc::clone(&queue);
@@ -62,7 +63,8 @@ pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome>
         weights,
         pulse,
         trained_tokens_max: request.bench.trained_tokens,
-        rows_skipped: surveys.rows_skipped(),
+        rows_skipped: surveys.training_rows_skipped(),
+        epoch_prompts,
     };
     let watchdog = Watchdog::start(&config.watchdog, Watched::of(pulses, &run.queue, &shutdown))?;
     run.begin(&start)?;

@@ -1,5 +1,7 @@
 //! What an evaluation found: accuracy, pass@k, rewards and lengths of the answers to held-out prompts.
 
+use std::collections::BTreeMap;
+
 use learner::report::StoppedBy;
 use rollout::Group;
 use serde::{Deserialize, Serialize};
@@ -7,8 +9,17 @@ use serde::{Deserialize, Serialize};
 /// What an evaluation found. Lengths are in tokens.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct EvalReport {
-    /// Held-out prompts.
+    /// Held-out prompts whose answers have verdicts.
     pub problems: usize,
+    /// Held-out prompts that are left out because a verifier gave no verdict.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub problems_unscored: usize,
+    /// Rows of the held-out data that are left out because they cannot be used.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rows_skipped: usize,
+    /// What the verifiers counted (timeouts, failures), as `reward/counter`, where it is not 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verifiers: BTreeMap<String, u64>,
     /// Answers to each prompt, the k of pass@k.
     pub completions_per_problem: usize,
     /// Fraction of right answers; absent where no reward says what is right.
@@ -37,10 +48,15 @@ pub struct EvalReport {
     pub seconds: f64,
 }
 
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 impl EvalReport {
+    /// Of the groups that have verdicts. Without any, all numbers are 0 and none is a metric.
     pub(crate) fn of(groups: &[Group], seconds: f64) -> Self {
         let completions: Vec<_> = groups.iter().flat_map(|group| &group.completions).collect();
-        let count = completions.len() as f64;
+        let count = completions.len().max(1) as f64;
         let lengths: Vec<usize> = completions.iter().map(|scored| scored.completion.token_count()).collect();
         let correct = |scored: &&rollout::ScoredCompletion| scored.reward.correctness == Some(1);
         let judged = completions.iter().any(|scored| scored.reward.correctness.is_some());
@@ -53,6 +69,9 @@ impl EvalReport {
         let tokens: usize = lengths.iter().sum();
         Self {
             problems: groups.len(),
+            problems_unscored: 0,
+            rows_skipped: 0,
+            verifiers: BTreeMap::new(),
             completions_per_problem: completions.len() / groups.len().max(1),
             accuracy: judged.then(|| right.len() as f64 / count),
             pass_at_k: judged.then(|| solved.count() as f64 / groups.len() as f64),
@@ -71,7 +90,19 @@ impl EvalReport {
     /// The report as metrics under `eval/`.
     pub fn metrics(&self) -> Vec<(String, f64)> {
         let tag = |name: &str| format!("eval/{name}");
-        let mut metrics = vec![
+        let mut metrics: Vec<_> =
+            [("problems_unscored", self.problems_unscored), ("rows_skipped", self.rows_skipped)]
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| (tag(name), count as f64))
+                .collect();
+        let counters = self.verifiers.iter();
+        metrics.extend(counters.map(|(name, count)| (tag(&format!("rewards/{name}")), *count as f64)));
+        metrics.push(("timing_s/eval".to_owned(), self.seconds));
+        if self.problems == 0 {
+            return metrics;
+        }
+        metrics.extend([
             (tag("reward"), self.reward),
             (tag("mean_length"), self.mean_length),
             (tag("max_length"), self.max_length as f64),
@@ -79,9 +110,8 @@ impl EvalReport {
             (tag("stopped_by/eos"), self.stopped_by.eos),
             (tag("stopped_by/stop_string"), self.stopped_by.stop_string),
             (tag("stopped_by/stop_token_id"), self.stopped_by.stop_token_id),
-            ("timing_s/eval".to_owned(), self.seconds),
             ("perf/eval_tokens_per_second".to_owned(), self.tokens_per_second),
-        ];
+        ]);
         let named = [
             ("accuracy", self.accuracy),
             ("pass_at_k", self.pass_at_k),
@@ -104,7 +134,41 @@ impl EvalReport {
         parts.push(format!("mean length {:.1}", self.mean_length));
         parts.extend(self.correct_length.map(|length| format!("of right answers {length:.1}")));
         parts.push(format!("cut off {}", percent(self.clipped_ratio)));
+        if self.problems_unscored > 0 {
+            parts.push(format!("{} problems without a verdict", self.problems_unscored));
+        }
+        if self.rows_skipped > 0 {
+            parts.push(format!("{} rows left out", self.rows_skipped));
+        }
         parts.push(format!("{:.1} s", self.seconds));
         parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Without a verdict there is no mean, and a metric that is no number would say that a metric is broken.
+    #[test]
+    fn an_evaluation_without_verdicts_has_counts_and_no_means() {
+        let counted = BTreeMap::from([("judge/timeouts".to_owned(), 3)]);
+        let report = EvalReport {
+            problems_unscored: 4,
+            rows_skipped: 2,
+            verifiers: counted,
+            ..EvalReport::of(&[], 1.5)
+        };
+        let expected = [
+            ("eval/problems_unscored", 4.0),
+            ("eval/rows_skipped", 2.0),
+            ("eval/rewards/judge/timeouts", 3.0),
+            ("timing_s/eval", 1.5),
+        ];
+        assert_eq!(report.metrics(), expected.map(|(tag, value)| (tag.to_owned(), value)));
+        assert!(report.line().contains("4 problems without a verdict, 2 rows left out"), "{}", report.line());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!((&json["problems_unscored"], &json["reward"]), (&4.into(), &0.0.into()));
+        assert_eq!(serde_json::from_value::<EvalReport>(json).unwrap(), report);
     }
 }

@@ -26,6 +26,8 @@ pub struct Evaluator {
     room: SlotRoom,
     sampling: SamplingConfig,
     min_tokens: Option<MinTokens>,
+    /// Rows of the held-out data that are left out.
+    rows_skipped: usize,
     pulse: Pulse,
 }
 
@@ -53,7 +55,7 @@ impl Evaluator {
         decoder: &Decoder,
     ) -> Result<Self> {
         let (eval, output_tokens_max) = (&config.eval, config.output_tokens_max);
-        let JudgedPrompts { source, rewards, .. } = held_out;
+        let JudgedPrompts { source, rewards, survey } = held_out;
         let count =
             source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
         let prompts =
@@ -77,6 +79,7 @@ impl Evaluator {
             room: SlotRoom { slots, positions },
             sampling,
             min_tokens,
+            rows_skipped: survey.rows_skipped(),
             pulse: Pulse::default(),
         })
     }
@@ -92,13 +95,23 @@ impl Evaluator {
     /// # Errors
     /// If decoding or a verifier fails.
     pub fn run(&mut self, policy: Arc<Policy>, version: u64) -> Result<EvalReport> {
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), self.scorer.counters());
         let weights = Versioned { version, weights: policy };
         let judged = (&self.scorer, &self.pulse);
         // The caches last as long as this evaluation.
         let mut generator = DecoderGenerator::new(&self.shape, &self.device, self.room, self.sampling)
             .with_min_tokens(self.min_tokens.clone());
         let groups = evaluate(&mut generator, &weights, &self.prompts, &self.plan, judged)?;
-        Ok(EvalReport::of(&groups, start.elapsed().as_secs_f64()))
+        // The verifiers go on counting from one evaluation to the next.
+        let since = |(name, count): (String, u64)| {
+            let count = count - before.get(&name).copied().unwrap_or(0);
+            (count > 0).then_some((name, count))
+        };
+        Ok(EvalReport {
+            problems_unscored: self.prompts.len() - groups.len(),
+            rows_skipped: self.rows_skipped,
+            verifiers: self.scorer.counters().into_iter().filter_map(since).collect(),
+            ..EvalReport::of(&groups, start.elapsed().as_secs_f64())
+        })
     }
 }

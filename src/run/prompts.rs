@@ -1,13 +1,11 @@
 //! The prompts of a run with the rewards that judge the answers to them, all rows read before the first step.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use kernels::DecoderConfig;
-use rewards::{RewardConfig, RewardContext, RewardKind, Split, Task, TruncatedReward, Verifier, WeightedSum};
+use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
 use rollout::{DataConfig, Needs, PromptSource, Survey, Text};
 
 use crate::config::{Evaluation, RunConfig};
@@ -58,7 +56,6 @@ impl JudgedPrompts {
         model: &ModelFiles,
         custom: CustomVerifiers<'_>,
     ) -> Result<Self> {
-        find_programs(&config.rewards)?;
         let truncated = config.rollout.truncated_reward;
         let rewards = weighted_sum(&config.rewards, Some(&config.data), truncated, custom)?;
         let prompt_tokens_max = Some(prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max)?);
@@ -75,7 +72,6 @@ impl JudgedPrompts {
         decoder: &DecoderConfig,
         custom: CustomVerifiers<'_>,
     ) -> Result<Self> {
-        find_programs(&config.rewards)?;
         let rewards = weighted_sum(&config.rewards, Some(&config.data), TruncatedReward::Zero, custom)?;
         let prompt_tokens_max = Some(prompt_tokens_max(decoder, config.output_tokens_max)?);
         let needs = Needs { prompt_tokens_max, rewards: Some(&rewards), demonstrations: None };
@@ -86,21 +82,26 @@ impl JudgedPrompts {
 }
 
 /// What was found in the data of a run.
-pub(crate) struct Surveys(Vec<Survey>);
+pub(crate) struct Surveys {
+    training: Survey,
+    held_out: Option<Survey>,
+}
 
 impl Surveys {
     pub(crate) fn of(training: &JudgedPrompts, held_out: Option<&JudgedPrompts>) -> Self {
-        Self(std::iter::once(training).chain(held_out).map(|prompts| prompts.survey.clone()).collect())
+        let held_out = held_out.map(|prompts| prompts.survey.clone());
+        Self { training: training.survey.clone(), held_out }
     }
 
     /// Says it, once the run has a log.
     pub(crate) fn tell(&self) {
-        self.0.iter().for_each(tell);
+        tell(&self.training);
+        self.held_out.iter().for_each(tell);
     }
 
-    /// Rows that are left out of training and evaluation.
-    pub(crate) fn rows_skipped(&self) -> usize {
-        self.0.iter().map(Survey::rows_skipped).sum()
+    /// Rows that are left out of training. Those that are left out of the held-out prompts are an evaluation's.
+    pub(crate) fn training_rows_skipped(&self) -> usize {
+        self.training.rows_skipped()
     }
 }
 
@@ -120,23 +121,6 @@ pub(crate) fn tell(survey: &Survey) {
     }
     let (count, rows) = (skipped.bad.len(), skipped.rows);
     tracing::warn!("{}: {count} of {rows} rows are left out ({})", survey.source, skipped.counts());
-}
-
-/// Refuses the command of a plugin that is no program.
-fn find_programs(rewards: &[RewardConfig]) -> Result<()> {
-    for reward in rewards {
-        let RewardKind::Process(process) = &reward.kind else { continue };
-        let Some(program) = process.command.first() else { continue };
-        let is_there = match program.contains('/') {
-            true => Path::new(program).is_file(),
-            false => env::var_os("PATH")
-                .is_some_and(|paths| env::split_paths(&paths).any(|path| path.join(program).is_file())),
-        };
-        if !is_there {
-            bail!("reward `{}`: command: there is no program {program}", reward.name);
-        }
-    }
-    Ok(())
 }
 
 /// How long a prompt may be so that the longest output still has positions in the model.

@@ -56,6 +56,10 @@ impl Run<'_> {
         if self.rows_skipped > 0 {
             metrics.add("data/rows_skipped", self.rows_skipped as f64);
         }
+        if let Some(prompts) = self.epoch_prompts {
+            let newest = groups.iter().map(|group| group.prompt.index + 1).max().unwrap_or(0);
+            metrics.add("data/epoch", newest as f64 / prompts as f64);
+        }
         let facts = StepFacts::of(report, &queue, &self.config.learner);
         let (values, alarms) = self.history.alarms.look(&self.config.alarms, &facts);
         metrics.extend(values);

@@ -38,8 +38,10 @@ pub(super) struct Run<'a> {
     pub(super) pulse: Pulse,
     /// The run ends at so many trained tokens, where a measurement sets it.
     pub(super) trained_tokens_max: Option<u64>,
-    /// Rows of the data that are left out.
+    /// Rows of the training data that are left out.
     pub(super) rows_skipped: usize,
+    /// Prompts of an epoch, where the data has an end.
+    pub(super) epoch_prompts: Option<u64>,
     pub(super) history: History,
 }
 

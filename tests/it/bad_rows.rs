@@ -1,8 +1,14 @@
 //! Data that cannot be used is told before the first step, by `check` and by `train` alike, with file and line.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 
 use crate::bad_input::{Place, TRAIN};
+use crate::binary::repository;
 
 const CHECK: [&str; 2] = ["check", "a.toml"];
 
@@ -87,6 +93,8 @@ fn bad_rows_are_left_out_where_that_is_asked_for() {
     }
     let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
     assert!(metrics.contains("\"data/rows_skipped\":10"), "{metrics}");
+    // One of the six good ones was taken.
+    assert!(metrics.contains("\"data/epoch\":0.1666"), "{metrics}");
     assert!(fs::read_to_string(place.path("run/log")).unwrap().contains("10 of 16 rows are left out"));
 }
 
@@ -98,17 +106,21 @@ fn held_out_rows_are_looked_at_too() {
     for command in [&CHECK[..], &TRAIN] {
         place.assert_refuses(command, &["held_out.jsonl:2", "`answer` is missing"]);
     }
+    // Each data counts its own.
+    place.change("a.toml", "kind = \"jsonl\"", "kind = \"jsonl\"\nbad_rows = \"skip\"");
+    let output = place.longhaul(&TRAIN);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metrics = fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
+    assert!(metrics.contains("\"eval/rows_skipped\":1"), "{metrics}");
+    assert!(!metrics.contains("data/rows_skipped"), "{metrics}");
+    let output = place.longhaul(&["eval", "a.toml", "--model", "model", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["rows_skipped"], 1, "{report}");
 }
 
 #[test]
 fn check_ends_as_train_would() {
-    let refused = |spoil: &dyn Fn(&Place), named: &[&str]| {
-        let place = Place::new();
-        spoil(&place);
-        let [check, train] = [&CHECK[..], &TRAIN].map(|command| place.refusal(command));
-        assert!(named.iter().all(|name| check.contains(name)), "{named:?}: {check}");
-        assert_eq!(check, train);
-    };
+    let refused = assert_both_refuse;
     let remove = |name: &'static str| move |place: &Place| fs::remove_file(place.path(name)).unwrap();
     refused(&remove("model/tokenizer.json"), &["model/tokenizer.json"]);
     refused(&remove("model/model.safetensors"), &["model", "model.safetensors"]);
@@ -136,16 +148,122 @@ fn check_ends_as_train_would() {
         },
         &["prompts.jsonl", "no row has the field `gold.text`"],
     );
-    let plugin = "[[rewards]]\nkind = \"process\"\ncommand = [\"no-such-program\"]\n[learner]\n";
-    refused(
-        &|place| place.change("a.toml", "[learner]\n", plugin),
-        &["`process`", "no program no-such-program"],
-    );
     refused(&|place| fs::write(place.path("prompts.jsonl"), b"PAR1\x15\x04").unwrap(), &["a Parquet file"]);
     refused(
         &|place| place.change("a.toml", "path = \"model\"", "path = \"acme/tiny-1b\""),
         &["a.toml:5", "hf download acme/tiny-1b"],
     );
+}
+
+/// Fails unless `check` and `train` refuse the spoiled place with the same line, which has these words.
+fn assert_both_refuse(spoil: &dyn Fn(&Place), named: &[&str]) {
+    let place = Place::new();
+    spoil(&place);
+    let [check, train] = [&CHECK[..], &TRAIN].map(|command| place.refusal(command));
+    assert!(named.iter().all(|name| check.contains(name)), "{named:?}: {check}");
+    assert_eq!(check, train);
+}
+
+const WEIGHTS: &str = "model/model.safetensors";
+
+/// Rewrites the weights with these tensors beside their own, of zeros.
+fn add_tensors(place: &Place, file: &str, added: &[(&str, [usize; 2])]) {
+    let bytes = fs::read(place.path(WEIGHTS)).unwrap();
+    let own = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let zeros: Vec<Vec<u8>> = added.iter().map(|(_, [rows, columns])| vec![0; 4 * rows * columns]).collect();
+    let added = added.iter().zip(&zeros).map(|((name, shape), zeros)| {
+        ((*name).to_owned(), TensorView::new(Dtype::F32, shape.to_vec(), zeros).unwrap())
+    });
+    let all = own.into_iter().filter(|(name, _)| name != "model.norm.weight" || file == WEIGHTS).chain(added);
+    fs::write(place.path(file), safetensors::serialize(all, None).unwrap()).unwrap();
+}
+
+#[test]
+fn check_refuses_the_weights_that_train_refuses() {
+    assert_both_refuse(
+        &|place| add_tensors(place, WEIGHTS, &[("model.layers.9.mlp.up_proj.weight", [2, 2])]),
+        &["model.safetensors", "`model.layers.9.mlp.up_proj.weight`", "no place"],
+    );
+    assert_both_refuse(
+        &|place| {
+            let config = fs::read_to_string(place.path("model/config.json")).unwrap();
+            let config: Value = serde_json::from_str(&config).unwrap();
+            let size = |key: &str| config[key].as_u64().unwrap() as usize;
+            add_tensors(place, WEIGHTS, &[("lm_head.weight", [size("vocab_size"), size("hidden_size")])]);
+        },
+        &["model.safetensors", "`lm_head.weight` differs"],
+    );
+    // The second shard has all tensors of the first one but the last norm.
+    assert_both_refuse(
+        &|place| {
+            add_tensors(place, "model/b.safetensors", &[]);
+            fs::rename(place.path(WEIGHTS), place.path("model/a.safetensors")).unwrap();
+            let map = r#"{"weight_map": {"model.norm.weight": "a.safetensors", "x": "b.safetensors"}}"#;
+            place.write("model/model.safetensors.index.json", map);
+        },
+        &["b.safetensors", "of another shard again"],
+    );
+}
+
+#[test]
+fn check_compares_the_vocabulary_of_the_reference() {
+    let other = repository().join("tests/fixtures/parity/qwen2_tied_yarn");
+    let kl = format!("[learner.kl]\nenabled = true\ncoefficient = 0.1\nreference = {other:?}\n[optimizer]\n");
+    assert_both_refuse(
+        &|place| place.change("a.toml", "[optimizer]\n", &kl),
+        &["learner.kl.reference: the reference has a vocabulary of"],
+    );
+}
+
+#[test]
+fn a_program_of_a_plugin_is_looked_for_as_it_will_be_started() {
+    let plugin = |command: &str, more: &str| {
+        format!("[[rewards]]\nkind = \"process\"\ncommand = [\"{command}\"]\n{more}\n[learner]\n")
+    };
+    let with = |plugin: String| move |place: &Place| place.change("a.toml", "[learner]\n", &plugin);
+    let place_of_key = ["a.toml:23", "rewards[1].command"];
+    let refused = |spoil: &dyn Fn(&Place), reason: &[&str]| {
+        assert_both_refuse(spoil, &[&place_of_key[..], reason].concat());
+    };
+    refused(&with(plugin("no-such-program", "")), &["no program no-such-program in PATH; install it"]);
+    refused(&with(plugin("./judge.sh", "")), &["no program ./judge.sh; a relative path is looked for"]);
+    // The plugin has a PATH of its own, in which the shell's programs are not.
+    refused(
+        &with(plugin("sh", "environment = { PATH = \"/nowhere\" }")),
+        &["in the PATH of its `environment`"],
+    );
+    let not_executable = |place: &Place| {
+        place.write("judge.sh", "#!/bin/sh\n");
+        with(plugin("./judge.sh", ""))(place);
+    };
+    refused(&not_executable, &["judge.sh is not executable", "chmod +x"]);
+    refused(
+        &|place| {
+            place.write("judge.sh", "#!/bin/sh\n");
+            with(plugin("judge.sh", ""))(place);
+        },
+        &["no program judge.sh in PATH; for the file here write ./judge.sh"],
+    );
+    // Found in its own PATH alone.
+    let place = Place::new();
+    place.write("only-there", "#!/bin/sh\n");
+    fs::set_permissions(place.path("only-there"), fs::Permissions::from_mode(0o755)).unwrap();
+    let environment = format!("environment = {{ PATH = {:?} }}", place.path(""));
+    with(plugin("only-there", &environment))(&place);
+    assert!(place.longhaul(&CHECK).status.success(), "{}", place.refusal(&CHECK));
+}
+
+// A program that embeds longhaul brings the verifier, and checks its config with the same command.
+#[test]
+fn check_says_that_train_refuses_a_custom_reward() {
+    let place = Place::new();
+    let custom = "[[rewards]]\nkind = \"custom\"\nname = \"mine\"\n[learner]\n";
+    place.change("a.toml", "[learner]\n", custom);
+    place.assert_refuses(&TRAIN, &["mine"]);
+    let output = place.longhaul(&CHECK);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("kind = \"custom\": mine. `longhaul train` has no verifiers"), "{told}");
 }
 
 #[test]

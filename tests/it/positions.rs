@@ -57,6 +57,7 @@ fn generate_goes_as_far_as_the_model_and_says_where_it_was_cut() {
     let (text, said) = answer(&generate(&short, &["model.positions_max=80"]));
     assert!(text.chars().count() >= 60, "{text}");
     assert!(said.contains("model.positions_max = 80: the model was made for 24 positions"), "{said}");
+    assert!(said.contains("a checkpoint of it states max_position_embeddings = "), "{said}");
     let long = tempdir().unwrap();
     let long = model(long.path(), yarn());
     let (text, said) = answer(&generate(&long, &[]));

@@ -1,6 +1,6 @@
 //! How long the prompts of a run are, for the plan of its memory.
 
-use rollout::PromptSource;
+use rollout::{PromptSource, RolloutError};
 
 use crate::config::PROMPT_TOKENS;
 
@@ -22,14 +22,19 @@ pub struct RunPrompts {
 
 impl RunPrompts {
     /// Of the sources of a run, and how many of the held-out prompts an evaluation takes.
-    #[must_use]
-    pub fn of(training: &PromptSource, held_out: Option<(&PromptSource, usize)>) -> Self {
-        let training = PromptTokens::first_of(training, u64::MAX);
+    ///
+    /// # Errors
+    /// Names the prompt that cannot be made.
+    pub fn of(
+        training: &PromptSource,
+        held_out: Option<(&PromptSource, usize)>,
+    ) -> Result<Self, RolloutError> {
+        let training = PromptTokens::first_of(training, u64::MAX)?;
         let held_out = match held_out {
-            Some((source, problems)) => PromptTokens::first_of(source, problems as u64),
+            Some((source, problems)) => PromptTokens::first_of(source, problems as u64)?,
             None => training.clone(),
         };
-        Self { training, held_out }
+        Ok(Self { training, held_out })
     }
 }
 
@@ -44,13 +49,16 @@ impl PromptTokens {
     }
 
     /// Of all prompts of a file up to this count, and of some problems of a task.
-    fn first_of(source: &PromptSource, count_max: u64) -> Self {
-        // Prompts that cannot be made are said elsewhere; they take no memory.
-        let tokens = |index| source.prompt(index).ok().map(|prompt| prompt.tokens.len());
-        match source.epoch_prompts() {
-            None => Self::of((0..TASK_PROMPTS.min(count_max)).filter_map(tokens).max().into_iter().collect()),
-            Some(rows) => Self::of((0..rows.min(count_max)).filter_map(tokens).collect()),
-        }
+    fn first_of(source: &PromptSource, count_max: u64) -> Result<Self, RolloutError> {
+        let epoch = source.epoch_prompts();
+        let count = epoch.unwrap_or(TASK_PROMPTS).min(count_max);
+        let tokens = |index| source.prompt(index).map(|prompt| prompt.tokens.len());
+        let tokens = (0..count).map(tokens).collect::<Result<Vec<_>, _>>()?;
+        Ok(match epoch {
+            // Any of a task's prompts may be as long as its longest.
+            None => Self::of(tokens.into_iter().max().into_iter().collect()),
+            Some(_) => Self::of(tokens),
+        })
     }
 
     /// The lengths of as many prompts as are there at a time, if they are the longest.
