@@ -193,13 +193,14 @@ pub(crate) fn mix(heads: &Heads<'_>, spans: &[Span]) -> Mixed {
 /// The gradient of the queries; adds those of keys and values to `sums`, which have their form.
 pub(crate) fn mix_backward(
     heads: &Heads<'_>,
-    (mixed, gradient): (&Mixed, &[f32]),
+    mixed: &Mixed,
+    gradient: &[f32],
     spans: &[Span],
     sums: (&mut [f32], &mut [f32]),
 ) -> Vec<f32> {
     let (dims, inputs) = heads.inputs();
     let saved = cpu::Saved { result: &mixed.result, log_sum_exp: &mixed.log_sum_exp, gradient };
-    cpu::backward::gradients(&dims, (inputs, saved), spans, sums)
+    cpu::backward::gradients(&dims, inputs, saved, spans, sums)
 }
 
 /// Numbers that [`mix_backward`] holds beside its arguments and its result, for queries `[N, H, D]` and keys
@@ -335,7 +336,7 @@ impl ChunkOp for Flex {
         let rows = cpu::Inputs { query: query.slice(), key: key.slice(), value: value.slice() };
         let saved = cpu::Saved { result: o.slice(), log_sum_exp: l.slice(), gradient: g.slice() };
         let sums = (key_sums.storage_mut::<f32>(), value_sums.storage_mut::<f32>());
-        let dq = cpu::backward::gradients(&dims, (rows, saved), &spans, sums);
+        let dq = cpu::backward::gradients(&dims, rows, saved, &spans, sums);
         (flex::tensor(dq, q.shape()), key_sums, value_sums)
     }
 }

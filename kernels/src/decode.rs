@@ -19,7 +19,7 @@ use crate::decoder::config::DecoderConfig;
 use crate::rope::Rope;
 use cache::{Blocks, CachePrecision, Context};
 use packed::PackedDecoder;
-use pass::{Lead, Part, Pass, State, Workspace};
+use pass::{ContextPart, DecodePass, Lead, PassState, Workspace};
 use prefill::{Filling, Round};
 use team::Team;
 
@@ -60,7 +60,8 @@ pub(crate) struct CpuSlots {
 impl CpuSlots {
     pub(crate) fn new(
         config: &DecoderConfig,
-        (slots, positions_max): (usize, usize),
+        slots: usize,
+        positions_max: usize,
         precision: CachePrecision,
     ) -> Self {
         Self {
@@ -127,7 +128,7 @@ impl CpuSlots {
             for (place, from, until) in round.taken_over {
                 let (to, tokens) = (left[place].slot, &left[place].tokens[..until]);
                 let mut context = std::mem::take(&mut self.contexts[to]);
-                self.blocks.take_over((&mut context, &self.contexts[left[from].slot]), tokens);
+                self.blocks.take_over(&mut context, &self.contexts[left[from].slot], tokens);
                 self.contexts[to] = context;
             }
             left.iter_mut().for_each(|context| context.has = self.contexts[context.slot].len());
@@ -144,14 +145,15 @@ impl CpuSlots {
     /// If a slot is named twice, an input has no token, a context becomes longer than `positions_max`, or a token
     /// is outside the vocabulary.
     pub(crate) fn extend(&mut self, model: &PackedDecoder, inputs: &[Input<'_>], wanted: bool) -> Vec<f32> {
-        self.extend_shared(model, inputs, (wanted, Sharing::of(model, inputs)))
+        self.extend_shared(model, inputs, wanted, Sharing::of(model, inputs))
     }
 
     fn extend_shared(
         &mut self,
         model: &PackedDecoder,
         inputs: &[Input<'_>],
-        (wanted, sharing): (bool, Sharing),
+        wanted: bool,
+        sharing: Sharing,
     ) -> Vec<f32> {
         let vocabulary = model.config.vocabulary;
         if inputs.is_empty() {
@@ -159,13 +161,13 @@ impl CpuSlots {
         }
         let mut logits = vec![0.0; if wanted { inputs.len() * vocabulary } else { 0 }];
         let mut rest = logits.chunks_exact_mut(vocabulary);
-        let mut parts: Vec<Part<'_>> = Vec::with_capacity(inputs.len());
+        let mut parts: Vec<ContextPart<'_>> = Vec::with_capacity(inputs.len());
         for input in inputs {
             parts.push(self.part(model, input, rest.next()));
         }
         self.run(model, &mut parts, sharing);
         for mut part in parts {
-            self.blocks.settle(&mut part.context, part.tokens, model.number());
+            self.blocks.commit(&mut part.context, part.tokens, model.number());
             self.contexts[part.slot] = part.context;
         }
         logits
@@ -177,7 +179,7 @@ impl CpuSlots {
         model: &PackedDecoder,
         input: &Input<'a>,
         logits: Option<&'a mut [f32]>,
-    ) -> Part<'a> {
+    ) -> ContextPart<'a> {
         let (slot, vocabulary) = (input.slot, model.config.vocabulary);
         let mut context = std::mem::replace(&mut self.contexts[slot], Context::taken());
         assert!(!context.is_taken(), "slot {slot} is fed twice");
@@ -197,20 +199,20 @@ impl CpuSlots {
         }
         self.blocks.make_room(&mut context, end);
         self.angles.reach(end);
-        Part { slot, tokens: input.tokens, context, logits }
+        ContextPart { slot, tokens: input.tokens, context, logits }
     }
 
-    fn run(&mut self, model: &PackedDecoder, parts: &mut [Part<'_>], sharing: Sharing) {
+    fn run(&mut self, model: &PackedDecoder, parts: &mut [ContextPart<'_>], sharing: Sharing) {
         let threads = if sharing == Sharing::Alone { 1 } else { rayon::current_num_threads() };
         self.workspaces.resize_with(self.workspaces.len().max(threads), Workspace::default);
-        let pass = |threads| Pass {
+        let pass = |threads| DecodePass {
             model,
             shape: self.blocks.shape(),
             angles: (&self.angles.cos, &self.angles.sin),
             threads,
         };
-        let alone = |parts: &mut [Part<'_>], workspace: &mut Workspace| {
-            let state = RwLock::new(State::new(parts, workspace));
+        let alone = |parts: &mut [ContextPart<'_>], workspace: &mut Workspace| {
+            let state = RwLock::new(PassState::new(parts, workspace));
             Lead { pass: &pass(1), state: &state, team: None }.run_all(PASS_TOKENS_MAX);
         };
         match sharing {
@@ -223,7 +225,7 @@ impl CpuSlots {
             }),
             Sharing::Columns => {
                 let (pass, team) = (pass(threads), Team::default());
-                let state = RwLock::new(State::new(parts, &mut self.workspaces[0]));
+                let state = RwLock::new(PassState::new(parts, &mut self.workspaces[0]));
                 rayon::scope(|scope| {
                     let team = (&team, scope);
                     Lead { pass: &pass, state: &state, team: Some(team) }.run_all(PASS_TOKENS_MAX);
@@ -331,7 +333,7 @@ mod tests {
             let decoder = decoder(config);
             let packed = PackedDecoder::new(&decoder, Precision::F32);
             let text = text(140, decoder.config.vocabulary);
-            let mut slots = CpuSlots::new(&decoder.config, (2, 140), CachePrecision::F32);
+            let mut slots = CpuSlots::new(&decoder.config, 2, 140, CachePrecision::F32);
             let mut plain = DeviceSlots::new(&decoder.config, 2, 140, &Device::flex());
             for (slot, range) in [(0, 0..5), (1, 0..100), (0, 5..6), (1, 100..140), (0, 6..80), (0, 80..81)] {
                 let tokens = &text[range];
@@ -351,8 +353,8 @@ mod tests {
 
     /// Logits after every token of a text that is fed alone, token by token, on one thread.
     fn alone(packed: &PackedDecoder, cache: CachePrecision, text: &[u32]) -> Vec<Vec<u32>> {
-        let mut slots = CpuSlots::new(&packed.config, (1, text.len()), cache);
-        let step = |tokens| slots.extend_shared(packed, &[Input { slot: 0, tokens }], (true, Sharing::Alone));
+        let mut slots = CpuSlots::new(&packed.config, 1, text.len(), cache);
+        let step = |tokens| slots.extend_shared(packed, &[Input { slot: 0, tokens }], true, Sharing::Alone);
         text.chunks(1).map(step).map(|logits| bits(&logits)).collect()
     }
 
@@ -381,7 +383,7 @@ mod tests {
             let expected: Vec<_> = texts.iter().map(|text| alone(&packed, cache, text)).collect();
             let sharing = if columns { Sharing::Columns } else { Sharing::Contexts };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut slots = CpuSlots::new(&decoder.config, (3, 200), cache);
+            let mut slots = CpuSlots::new(&decoder.config, 3, 200, cache);
             let mut fed = [0; 3];
             // Each cut goes with one token for every other slot.
             for (first, tokens) in cuts {
@@ -393,7 +395,7 @@ mod tests {
                     .collect();
                 let inputs: Vec<Input<'_>> =
                     ends.iter().map(|&(slot, end)| Input { slot, tokens: &texts[slot][fed[slot]..end] }).collect();
-                let logits = pool.install(|| slots.extend_shared(&packed, &inputs, (true, sharing)));
+                let logits = pool.install(|| slots.extend_shared(&packed, &inputs, true, sharing));
                 for (&(slot, end), logits) in ends.iter().zip(logits.chunks(vocabulary)) {
                     prop_assert_eq!(&bits(logits), &expected[slot][end - 1], "slot {} at {}", slot, end);
                     fed[slot] = end;
@@ -407,7 +409,7 @@ mod tests {
         let decoder = decoder(DecoderConfig::small(Family::Llama));
         let packed = PackedDecoder::new(&decoder, Precision::F32);
         let text = text(70, decoder.config.vocabulary);
-        let mut slots = CpuSlots::new(&decoder.config, (1, 70), CachePrecision::F32);
+        let mut slots = CpuSlots::new(&decoder.config, 1, 70, CachePrecision::F32);
         slots.extend(&packed, &[Input { slot: 0, tokens: &text }], false);
         slots.release(0);
         assert_eq!(slots.len(0), 0);
@@ -443,9 +445,9 @@ mod tests {
             let vocabulary = decoder.config.vocabulary;
             let texts = members(prompts, vocabulary);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut slots = CpuSlots::new(&decoder.config, (4, 350), cache);
+            let mut slots = CpuSlots::new(&decoder.config, 4, 350, cache);
             let mut plain: Vec<CpuSlots> =
-                (0..4).map(|_| CpuSlots::new(&decoder.config, (1, 350), cache)).collect();
+                (0..4).map(|_| CpuSlots::new(&decoder.config, 1, 350, cache)).collect();
             for (kind, named, version, tokens) in calls {
                 let named: Vec<usize> = (0..4).filter(|slot| (named >> slot) & 1 == 1).collect();
                 let from = |slots: &CpuSlots, slot| if kind < 2 { 0 } else { slots.len(slot) };
@@ -486,7 +488,7 @@ mod tests {
         let decoder = decoder(DecoderConfig::small(Family::Llama));
         let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
         let texts = members([150, 150], decoder.config.vocabulary);
-        let mut slots = CpuSlots::new(&decoder.config, (4, 400), CachePrecision::F32);
+        let mut slots = CpuSlots::new(&decoder.config, 4, 400, CachePrecision::F32);
         let mut fill = |weights: &PackedDecoder, named: &[(usize, usize)]| {
             let before = slots.prefilled();
             let inputs = named.iter().map(|&(slot, end)| Input { slot, tokens: &texts[slot][..end] });
@@ -512,7 +514,7 @@ mod tests {
         let decoder = decoder(DecoderConfig::small(Family::Llama));
         let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
         let text = text(200, decoder.config.vocabulary);
-        let mut slots = CpuSlots::new(&decoder.config, (2, 200), CachePrecision::F32);
+        let mut slots = CpuSlots::new(&decoder.config, 2, 200, CachePrecision::F32);
         slots.extend(&old, &[Input { slot: 0, tokens: &text[..70] }], false);
         slots.extend(&new, &[Input { slot: 0, tokens: &text[70..200] }], false);
         let mut shared = |weights: &PackedDecoder| {
@@ -536,7 +538,7 @@ mod tests {
             let expected = reference.statistics(&reference.forward()).0;
             let packed = PackedDecoder::new(&decoder, Precision::F32);
             for (place, cache) in [CachePrecision::F32, CachePrecision::Bf16].into_iter().enumerate() {
-                let mut slots = CpuSlots::new(&decoder.config, (1, 140), cache);
+                let mut slots = CpuSlots::new(&decoder.config, 1, 140, cache);
                 for (at, pair) in text.windows(2).enumerate() {
                     let logits = slots.extend(&packed, &[Input { slot: 0, tokens: &pair[..1] }], true);
                     let (logprob, _) = crate::sampling::logprob_and_entropy(&logits, 1.0, pair[1]);

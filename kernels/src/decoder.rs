@@ -164,13 +164,14 @@ impl Packed {
     }
 
     /// Where the rows of every sequence lie, and the rows of its keys.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = SequenceRows> {
         let (mut row, mut key) = (0, 0);
         let mut rows = Vec::with_capacity(self.lengths.len());
         self.lengths.iter().zip(&self.prefixes).map(move |(length, prefix)| {
             rows.push(row..row + length);
             let prefix = prefix.map_or(0..0, |prefix| rows[prefix].clone());
-            let part = Part { rows: row..row + length, keys: key..key + prefix.len() + length, prefix };
+            let part =
+                SequenceRows { rows: row..row + length, keys: key..key + prefix.len() + length, prefix };
             (row, key) = (part.rows.end, part.keys.end);
             part
         })
@@ -181,7 +182,7 @@ impl Packed {
     /// The chunk is rows `start..end` of the batch. The queries of the spans count from `start`.
     pub(crate) fn chunk_spans(&self, start: usize, end: usize) -> Arc<[Span]> {
         let mut spans = Vec::new();
-        for Part { rows, keys, .. } in self.parts() {
+        for SequenceRows { rows, keys, .. } in self.parts() {
             let (from, to) = (rows.start.max(start), rows.end.min(end));
             if from < to {
                 let seen = keys.end - (rows.end - to);
@@ -194,7 +195,7 @@ impl Packed {
 
 /// Where one sequence of a batch lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct SequenceRows {
     /// Its rows among those of the batch.
     pub(crate) rows: Range<usize>,
     /// The rows of its keys: those of the prefix, then its own.
@@ -203,7 +204,7 @@ pub(crate) struct Part {
     pub(crate) prefix: Range<usize>,
 }
 
-impl Part {
+impl SequenceRows {
     /// The key row of one of its rows.
     pub(crate) fn key_of(&self, row: usize) -> usize {
         self.keys.end - (self.rows.end - row)

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::simd::SIMD_VARIABLE;
-
 /// An error of reading, checking or writing a model.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -24,8 +22,10 @@ pub enum KernelError {
         reason: String,
     },
     /// An instruction set that was asked for and cannot be had.
-    #[error("{SIMD_VARIABLE}={wanted}: this machine has {has}")]
+    #[error("{variable}={wanted}: this machine has {has}")]
     Simd {
+        /// The variable of the environment.
+        variable: &'static str,
         /// What the variable says.
         wanted: String,
         /// The names of those that the machine has.

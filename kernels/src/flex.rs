@@ -4,8 +4,8 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-use crate::rows::{fill_with_zeros, zeros};
 use crate::weights::{InnerOrSelf, Weights};
+use crate::zeros::{fill_with_zeros, zeros};
 
 /// Whether tensors of this device take the fused CPU operations; other devices take burn's own.
 pub(crate) fn is_cpu(device: &Device) -> bool {

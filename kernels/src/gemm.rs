@@ -16,7 +16,7 @@ use crate::panel::{Buffer, Left};
 use crate::prefetch::Ahead;
 use crate::simd;
 pub use packed::Precision;
-pub(crate) use packed::{Factor, Packed, bf16};
+pub(crate) use packed::{Factor, PackedMatrix, bf16};
 use packed::{WHOLE_BITS, WHOLE_OFFSET};
 
 /// The longest sums between two visits of a result. A panel's part of so many rows is read again from the nearest
@@ -40,25 +40,31 @@ const AHEAD_ROWS: usize = 8;
 ///
 /// # Shapes
 /// `a` is `[rows, inner]` by its [`Left`], `c` row-major `[rows, columns]`.
-pub(crate) fn multiply(rows: usize, a: Left<'_>, b: &Packed, c: &mut [f32]) {
-    run::<false>((rows, a), b, 0..b.panels(), c);
+pub(crate) fn multiply(rows: usize, a: Left<'_>, b: &PackedMatrix, c: &mut [f32]) {
+    run::<false>(rows, a, b, 0..b.panels(), c);
 }
 
 /// `c += a b`, otherwise as [`multiply`].
-pub(crate) fn add_multiply(rows: usize, a: Left<'_>, b: &Packed, c: &mut [f32]) {
-    run::<true>((rows, a), b, 0..b.panels(), c);
+pub(crate) fn add_multiply(rows: usize, a: Left<'_>, b: &PackedMatrix, c: &mut [f32]) {
+    run::<true>(rows, a, b, 0..b.panels(), c);
 }
 
 /// The columns of `a b` that lie in some panels: what one of several threads does for few rows.
 ///
 /// # Shapes
 /// `c` is row-major `[rows, columns of the panels]`, otherwise as [`multiply`].
-pub(crate) fn multiply_panels((rows, a): (usize, Left<'_>), b: &Packed, panels: Range<usize>, c: &mut [f32]) {
-    run::<false>((rows, a), b, panels, c);
+pub(crate) fn multiply_panels(
+    rows: usize,
+    a: Left<'_>,
+    b: &PackedMatrix,
+    panels: Range<usize>,
+    c: &mut [f32],
+) {
+    run::<false>(rows, a, b, panels, c);
 }
 
 #[inline(never)]
-fn run<const ADD: bool>((rows, a): (usize, Left<'_>), b: &Packed, panels: Range<usize>, c: &mut [f32]) {
+fn run<const ADD: bool>(rows: usize, a: Left<'_>, b: &PackedMatrix, panels: Range<usize>, c: &mut [f32]) {
     let columns = b.columns.min(panels.end * b.width) - panels.start * b.width;
     assert_eq!(c.len(), rows * columns, "a result of the product's form");
     SCRATCH.with_borrow_mut(|scratch| {
@@ -71,11 +77,25 @@ struct Product<'a, 'c> {
     add: bool,
     rows: usize,
     a: Left<'a>,
-    b: &'a Packed,
+    b: &'a PackedMatrix,
     panels: Range<usize>,
     /// Columns of the panels.
     columns: usize,
     c: &'c mut [f32],
+}
+
+/// A panel and the first of the sums that are read of it.
+#[derive(Clone, Copy)]
+struct PanelAt {
+    panel: usize,
+    sum: usize,
+}
+
+/// What of a panel goes into some sums of `depth` numbers.
+#[derive(Clone, Copy)]
+struct PanelPart<'b, S: Simd, const N: usize> {
+    b: &'b [[S::u32s; N]],
+    depth: usize,
 }
 
 struct Call<'a, 'c, 's> {
@@ -135,17 +155,17 @@ impl Product<'_, '_> {
                     let own = k..end.min(k + part);
                     // What is read after this.
                     let next = if own.end < end {
-                        (panel, own.end)
+                        PanelAt { panel, sum: own.end }
                     } else if panel + 1 < panels.end {
-                        (panel + 1, first)
+                        PanelAt { panel: panel + 1, sum: first }
                     } else {
-                        (panels.start, end)
+                        PanelAt { panel: panels.start, sum: end }
                     };
                     let tiles = &tiles[(k - first) * self.rows..][..self.rows * own.len()];
                     match numbers {
-                        1 => self.part::<S, 1, N>(simd, (panel, own), next, (tiles, widened)),
-                        2 => self.part::<S, 2, N>(simd, (panel, own), next, (tiles, widened)),
-                        _ => self.part::<S, 4, N>(simd, (panel, own), next, (tiles, widened)),
+                        1 => self.part::<S, 1, N>(simd, panel, own, next, tiles, widened),
+                        2 => self.part::<S, 2, N>(simd, panel, own, next, tiles, widened),
+                        _ => self.part::<S, 4, N>(simd, panel, own, next, tiles, widened),
                     }
                 }
             }
@@ -209,15 +229,17 @@ impl Product<'_, '_> {
     fn part<S: Simd, const K: usize, const N: usize>(
         &mut self,
         simd: S,
-        (panel, own): (usize, Range<usize>),
-        next: (usize, usize),
-        (left, scratch): (&[f32], &mut [f32]),
+        panel: usize,
+        own: Range<usize>,
+        next: PanelAt,
+        left: &[f32],
+        scratch: &mut [f32],
     ) {
         let (rows, b, depth) = (self.rows, self.b, own.len());
         let words = b.all_words().0;
-        let at = |(panel, k): (usize, usize)| panel * b.words(K) + k / K * b.width;
+        let at = |PanelAt { panel, sum }| panel * b.words(K) + sum / K * b.width;
         let len = depth.div_ceil(K) * b.width;
-        let own_words = &words[at((panel, own.start))..][..len];
+        let own_words = &words[at(PanelAt { panel, sum: own.start })..][..len];
         let next = at(next).min(words.len());
         let far = size_of_val(words) >= AHEAD_BYTES_MIN;
         let next = if far { &words[next..words.len().min(next + len)] } else { &[] };
@@ -233,10 +255,10 @@ impl Product<'_, '_> {
             let b = S::as_simd_u32s(bytemuck::cast_slice(widened)).0.as_chunks::<N>().0;
             // The words are fewer than the numbers, so fewer are asked for at once.
             ahead.at_once((AHEAD_ROWS * self.b.width / K).div_ceil(count));
-            rows_by_tiles::<S, 1, N>(simd, (rows, left), (b, depth), &mut ahead, &mut to);
+            rows_by_tiles::<S, 1, N>(simd, rows, left, PanelPart { b, depth }, &mut ahead, &mut to);
         } else {
             let b = S::as_simd_u32s(own_words).0.as_chunks::<N>().0;
-            rows_by_tiles::<S, K, N>(simd, (rows, left), (b, depth), &mut ahead, &mut to);
+            rows_by_tiles::<S, K, N>(simd, rows, left, PanelPart { b, depth }, &mut ahead, &mut to);
         }
     }
 }
@@ -258,20 +280,21 @@ fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 #[inline(always)]
 fn rows_by_tiles<S: Simd, const K: usize, const N: usize>(
     simd: S,
-    (rows, left): (usize, &[f32]),
-    b: (&[[S::u32s; N]], usize),
+    rows: usize,
+    left: &[f32],
+    part: PanelPart<'_, S, N>,
     ahead: &mut Ahead<'_>,
     to: &mut Target<'_, S>,
 ) {
     for (row, count) in tiles(rows) {
-        let a = &left[row * b.1..][..count * b.1];
+        let a = &left[row * part.depth..][..count * part.depth];
         match count {
-            6 => to.put(row, by_tile::<S, K, 6, N>(simd, a, b, ahead)),
-            5 => to.put(row, by_tile::<S, K, 5, N>(simd, a, b, ahead)),
-            4 => to.put(row, by_tile::<S, K, 4, N>(simd, a, b, ahead)),
-            3 => to.put(row, by_tile::<S, K, 3, N>(simd, a, b, ahead)),
-            2 => to.put(row, by_tile::<S, K, 2, N>(simd, a, b, ahead)),
-            _ => to.put(row, by_tile::<S, K, 1, N>(simd, a, b, ahead)),
+            6 => to.put(row, by_tile::<S, K, 6, N>(simd, a, part, ahead)),
+            5 => to.put(row, by_tile::<S, K, 5, N>(simd, a, part, ahead)),
+            4 => to.put(row, by_tile::<S, K, 4, N>(simd, a, part, ahead)),
+            3 => to.put(row, by_tile::<S, K, 3, N>(simd, a, part, ahead)),
+            2 => to.put(row, by_tile::<S, K, 2, N>(simd, a, part, ahead)),
+            _ => to.put(row, by_tile::<S, K, 1, N>(simd, a, part, ahead)),
         }
     }
 }
@@ -281,7 +304,7 @@ fn rows_by_tiles<S: Simd, const K: usize, const N: usize>(
 fn by_tile<S: Simd, const K: usize, const M: usize, const N: usize>(
     simd: S,
     a: &[f32],
-    (b, depth): (&[[S::u32s; N]], usize),
+    PanelPart { b, depth }: PanelPart<'_, S, N>,
     ahead: &mut Ahead<'_>,
 ) -> [[S::f32s; N]; M] {
     let mut sums = [[simd.splat_f32s(0.0); N]; M];
@@ -416,12 +439,12 @@ impl<S: Simd> Target<'_, S> {
 mod tests {
     use proptest::prelude::{prop_assert, proptest};
 
-    use super::{Factor, Packed, Precision, TILED_NUMBERS_MAX, add_multiply, multiply};
+    use super::{Factor, PackedMatrix, Precision, TILED_NUMBERS_MAX, add_multiply, multiply};
     use crate::panel::Left;
     use crate::test_tensors::{noise, numbers};
 
-    fn packed_weights(weights: Vec<&[f32]>, inner: usize, precision: Precision) -> Packed {
-        Packed::of_weights(&[Factor { weights, inner }], precision).remove(0)
+    fn packed_weights(weights: Vec<&[f32]>, inner: usize, precision: Precision) -> PackedMatrix {
+        PackedMatrix::of_weights(&[Factor { weights, inner }], precision).remove(0)
     }
 
     fn turned(values: &[f32], columns: usize) -> Vec<f32> {
@@ -441,7 +464,7 @@ mod tests {
             // The weights of two products side by side.
             let parts = b_turned.split_at(columns / 2 * inner);
             let side_by_side = packed_weights(vec![parts.0, parts.1], inner, Precision::F32);
-            let each = [Packed::rows(&b, inner, columns), Packed::transposed(&b_turned, inner, columns), side_by_side];
+            let each = [PackedMatrix::rows(&b, inner, columns), PackedMatrix::transposed(&b_turned, inner, columns), side_by_side];
             for packed in each {
                 for left in [Left::Rows(&a, inner), Left::Columns(&a_turned, rows)] {
                     let mut c = vec![0.5; rows * columns];

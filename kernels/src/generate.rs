@@ -132,11 +132,8 @@ impl DecodeSlots {
     /// slots hold, on other devices it is taken at once.
     pub fn new(config: &DecoderConfig, slots: usize, positions_max: usize, device: &Device) -> Self {
         if flex::is_cpu(device) {
-            return Self(Engine::Cpu(Box::new(CpuSlots::new(
-                config,
-                (slots, positions_max),
-                CachePrecision::F32,
-            ))));
+            let slots = CpuSlots::new(config, slots, positions_max, CachePrecision::F32);
+            return Self(Engine::Cpu(Box::new(slots)));
         }
         Self(Engine::Device(DeviceSlots::new(config, slots, positions_max, device)))
     }
@@ -148,12 +145,13 @@ impl DecodeSlots {
     /// If the device is not the CPU and the precision is not f32.
     pub fn rounded(
         config: &DecoderConfig,
-        (slots, positions_max): (usize, usize),
+        slots: usize,
+        positions_max: usize,
         precision: CachePrecision,
         device: &Device,
     ) -> Result<Self, KernelError> {
         if flex::is_cpu(device) {
-            return Ok(Self(Engine::Cpu(Box::new(CpuSlots::new(config, (slots, positions_max), precision)))));
+            return Ok(Self(Engine::Cpu(Box::new(CpuSlots::new(config, slots, positions_max, precision)))));
         }
         match precision {
             CachePrecision::F32 => Ok(Self::new(config, slots, positions_max, device)),

@@ -4,11 +4,13 @@
 //! configuration file or thread: a caller hands it tokens and gets log-probabilities, gradients or draws.
 
 mod error;
-pub mod weights;
 mod simd;
+mod zeros;
+pub mod weights;
 mod panel;
 mod prefetch;
 mod gemm;
+mod rows;
 mod flex;
 pub mod attention;
 pub mod logprob;
@@ -16,7 +18,6 @@ pub mod norm;
 pub mod rope;
 pub mod rotary;
 pub mod swiglu;
-mod rows;
 pub mod sampling;
 pub mod decoder;
 mod decode;

@@ -147,7 +147,7 @@ fn sums_of_row(row: &[f32], largest: f32, inverse: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn gradient_of_row(row: &[f32], target: u32, (coefficient, inverse): (f32, f32), to: &mut [f32]) {
+fn gradient_of_row(row: &[f32], target: u32, coefficient: f32, inverse: f32, to: &mut [f32]) {
     let largest = simd::max(row);
     let (total, _) = sums_of_row(row, largest, inverse);
     let factor = coefficient * inverse;
@@ -197,7 +197,7 @@ impl LogprobOp for Flex {
         rows.for_each(|(to, ((row, &target), &coefficient))| {
             simd::vectorized(
                 #[inline(always)]
-                || gradient_of_row(row, target, (coefficient, inverse), to),
+                || gradient_of_row(row, target, coefficient, inverse, to),
             );
         });
         flex::tensor(gradient, shape)

@@ -86,6 +86,46 @@ pub(crate) fn backward_row(x: &[f32], gain: &[f32], dy: &[f32], eps: f64, dx: &m
     }
 }
 
+/// `y` is the norm of each row of `x`.
+pub(crate) fn norm_rows(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(gain.len()).zip(y.chunks_exact_mut(gain.len())) {
+                forward_row(x, gain, eps, y);
+            }
+        },
+    );
+}
+
+/// The norm of each row, in place.
+pub(crate) fn norm_rows_in_place(x: &mut [f32], gain: &[f32], eps: f64) {
+    let mut row = vec![0.0; gain.len()];
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for x in x.chunks_exact_mut(gain.len()) {
+                row.copy_from_slice(x);
+                forward_row(&row, gain, eps, x);
+            }
+        },
+    );
+}
+
+/// Replaces the gradients of norms by those of their inputs `x`, and adds to the gain's.
+pub(crate) fn norm_rows_backward(x: &[f32], gain: &[f32], eps: f64, dy: &mut [f32], dgain: &mut [f32]) {
+    let mut row = vec![0.0; gain.len()];
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            for (x, dy) in x.chunks_exact(gain.len()).zip(dy.chunks_exact_mut(gain.len())) {
+                backward_row(x, gain, dy, eps, &mut row, dgain);
+                dy.copy_from_slice(&row);
+            }
+        },
+    );
+}
+
 impl NormOp for Flex {
     fn rms_norm(x: FlexTensor, gain: FlexTensor, eps: f64) -> FlexTensor {
         let (shape, width) = (x.shape(), gain.shape()[1]);

@@ -78,25 +78,25 @@ pub(crate) struct Form {
 /// # Panics
 /// If a slice is shorter than the form says.
 pub(crate) fn product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<false>((form, form.columns), a, b, c);
+    multiply::<false>(form, form.columns, a, b, c);
 }
 
 /// The first `columns` columns of [`product`]; the others stay as they are.
 ///
 /// # Panics
 /// If the columns are no multiple of [`LANES`].
-pub(crate) fn product_of_first((form, columns): (Form, usize), a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<false>((form, columns), a, b, c);
+pub(crate) fn product_of_first(form: Form, columns: usize, a: Left<'_>, b: &[f32], c: &mut [f32]) {
+    multiply::<false>(form, columns, a, b, c);
 }
 
 /// `c += a b`, otherwise as [`product`]. The sums of a product are complete before they are added to `c`:
 /// sums over many tiles so lose less to rounding than one long sum.
 pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    multiply::<true>((form, form.columns), a, b, c);
+    multiply::<true>(form, form.columns, a, b, c);
 }
 
 #[inline(never)]
-fn multiply<const ADD: bool>((form, columns): (Form, usize), a: Left<'_>, b: &[f32], c: &mut [f32]) {
+fn multiply<const ADD: bool>(form: Form, columns: usize, a: Left<'_>, b: &[f32], c: &mut [f32]) {
     assert!(form.columns % LANES == 0 && columns % LANES == 0, "columns come in whole vectors");
     assert!(b.len() >= form.inner * form.columns && c.len() >= form.rows * form.columns);
     simd::arch().dispatch(Product::<ADD> { form, columns: columns.min(form.columns), a, b, c });
@@ -289,17 +289,17 @@ impl Running {
 /// # Shapes
 /// `tile` is `[keys, columns]`, and `seen` and `running` have one entry a column.
 #[inline(never)]
-pub(crate) fn soften(tile: &mut [f32], seen: Option<&[f32]>, running: &mut Running) {
-    simd::arch().dispatch(Soften { tile, seen, running });
+pub(crate) fn softmax_columns(tile: &mut [f32], seen: Option<&[f32]>, running: &mut Running) {
+    simd::arch().dispatch(SoftmaxColumns { tile, seen, running });
 }
 
-struct Soften<'a> {
+struct SoftmaxColumns<'a> {
     tile: &'a mut [f32],
     seen: Option<&'a [f32]>,
     running: &'a mut Running,
 }
 
-impl WithSimd for Soften<'_> {
+impl WithSimd for SoftmaxColumns<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -358,44 +358,54 @@ impl RunningRow {
     pub(crate) const NEW: Self = Self { largest: LOWEST, total: 0.0, shrink: 0.0 };
 }
 
-/// [`soften`] for a tile with one row a query: row `i` sees the first `seen.0 + i * seen.1` keys of the tile,
-/// and the weights of the others become 0. A row's arithmetic does not depend on the other rows. Keys behind the
+/// How many of a tile's keys each row of queries sees; below 1 where it sees none.
+#[derive(Clone, Copy)]
+pub(crate) struct KeysSeen {
+    /// By the first row.
+    pub(crate) first: isize,
+    /// By how many more the next row sees.
+    pub(crate) step: isize,
+}
+
+impl KeysSeen {
+    /// By one of the rows.
+    pub(crate) fn of_row(self, row: usize) -> isize {
+        self.first + row as isize * self.step
+    }
+}
+
+/// [`softmax_columns`] for a tile with one row a query; the weights of keys that a row does not see become 0. A row's arithmetic does not depend on the other rows. Keys behind the
 /// first `keys`, which no row sees, stay as they are.
 ///
 /// # Shapes
 /// `tile` is `[rows, all keys]` with one entry of `running` a row; both numbers of keys are multiples of [`LANES`].
 #[inline(never)]
-pub(crate) fn soften_rows(
-    (tile, keys): (&mut [f32], usize),
-    seen: (isize, isize),
-    running: &mut [RunningRow],
-) {
-    simd::arch().dispatch(SoftenRows { tile, keys, seen, running });
+pub(crate) fn softmax_rows(tile: &mut [f32], keys: usize, seen: KeysSeen, running: &mut [RunningRow]) {
+    simd::arch().dispatch(SoftmaxRows { tile, keys, seen, running });
 }
 
-struct SoftenRows<'a> {
+struct SoftmaxRows<'a> {
     tile: &'a mut [f32],
     keys: usize,
-    seen: (isize, isize),
+    seen: KeysSeen,
     running: &'a mut [RunningRow],
 }
 
-impl WithSimd for SoftenRows<'_> {
+impl WithSimd for SoftmaxRows<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let all = self.tile.len() / self.running.len();
         for (row, (tile, running)) in self.tile.chunks_exact_mut(all).zip(self.running).enumerate() {
-            let seen = self.seen.0 + row as isize * self.seen.1;
-            soften_row(simd, (&mut tile[..self.keys], seen), running);
+            softmax_row(simd, &mut tile[..self.keys], self.seen.of_row(row), running);
         }
     }
 }
 
-/// One row of [`soften_rows`]: scores, of which the first `seen` count.
+/// One row of [`softmax_rows`]: scores, of which the first `seen` count.
 #[inline(always)]
-pub(crate) fn soften_row<S: Simd>(simd: S, (scores, seen): (&mut [f32], isize), running: &mut RunningRow) {
+pub(crate) fn softmax_row<S: Simd>(simd: S, scores: &mut [f32], seen: isize, running: &mut RunningRow) {
     let mut numbers = [0.0; LANES];
     for (lane, number) in numbers.iter_mut().enumerate() {
         *number = lane as f32;
@@ -456,17 +466,17 @@ pub(crate) struct Columns<'a> {
 /// # Shapes
 /// Both tiles `[keys, columns]`.
 #[inline(never)]
-pub(crate) fn soften_both(scores: &mut [f32], gradients: &mut [f32], columns: Columns<'_>) {
-    simd::arch().dispatch(SoftenBoth { scores, gradients, columns });
+pub(crate) fn softmax_backward(scores: &mut [f32], gradients: &mut [f32], columns: Columns<'_>) {
+    simd::arch().dispatch(SoftmaxBackward { scores, gradients, columns });
 }
 
-struct SoftenBoth<'a> {
+struct SoftmaxBackward<'a> {
     scores: &'a mut [f32],
     gradients: &'a mut [f32],
     columns: Columns<'a>,
 }
 
-impl WithSimd for SoftenBoth<'_> {
+impl WithSimd for SoftmaxBackward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -497,7 +507,8 @@ impl WithSimd for SoftenBoth<'_> {
 #[cfg(test)]
 mod tests {
     use super::{
-        Buffer, Columns, Form, LANES, Left, Running, add_product, product, scale_columns, soften, soften_both,
+        Buffer, Columns, Form, LANES, Left, Running, add_product, product, scale_columns, softmax_backward,
+        softmax_columns,
     };
 
     fn buffer(len: usize, value: impl Fn(usize) -> f32) -> Buffer {
@@ -541,9 +552,9 @@ mod tests {
         let seen = |column: usize| (column % keys + 1) as f32;
         let mut running = Running::new(columns);
         let mut first = buffer(keys * columns, |i| score(i / columns, i % columns));
-        soften(&mut first, None, &mut running);
+        softmax_columns(&mut first, None, &mut running);
         let mut second = buffer(keys * columns, |i| score(keys + i / columns, i % columns));
-        soften(&mut second, Some(&buffer(columns, seen)), &mut running);
+        softmax_columns(&mut second, Some(&buffer(columns, seen)), &mut running);
         scale_columns(&mut first, &running.shrink);
         for column in 0..columns {
             let all = keys + seen(column) as usize;
@@ -571,7 +582,7 @@ mod tests {
         let delta = buffer(columns, |i| i as f32 * 0.01);
         let seen = buffer(columns, |i| (i % (keys + 1)) as f32);
         let of_columns = Columns { log_sum_exp: &log_sum_exp, delta: &delta, seen: Some(&seen) };
-        soften_both(&mut scores, &mut gradients, of_columns);
+        softmax_backward(&mut scores, &mut gradients, of_columns);
         for i in 0..keys * columns {
             let (key, column) = (i / columns, i % columns);
             let exact = (f64::from(before[i]) - f64::from(log_sum_exp[column])).exp2();
@@ -586,7 +597,7 @@ mod tests {
     fn a_score_that_is_no_number_stays_visible() {
         let columns = LANES;
         let mut tile = buffer(2 * columns, |i| if i == 3 { f32::NAN } else { 0.0 });
-        soften(&mut tile, None, &mut Running::new(columns));
+        softmax_columns(&mut tile, None, &mut Running::new(columns));
         assert!(tile[3].is_nan(), "{}", tile[3]);
         assert!(tile.iter().enumerate().all(|(i, weight)| i % columns == 3 || *weight == 1.0));
     }

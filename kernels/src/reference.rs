@@ -109,11 +109,11 @@ impl<'a> Reference<'a> {
             .collect();
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding);
-        let dnormed = linear_backward((&forward.normed, head), &dlogits, (head_sum, None));
-        let inputs = (&forward.hidden, &self.weights.final_norm);
-        let mut dx = self.norm_backward(inputs, &dnormed, &mut sums.final_norm);
+        let dnormed = linear_backward(&forward.normed, head, &dlogits, head_sum, None);
+        let gain = &self.weights.final_norm;
+        let mut dx = self.norm_backward(&forward.hidden, gain, &dnormed, &mut sums.final_norm);
         for (layer, kept) in forward.blocks.iter().enumerate().rev() {
-            dx = self.block_backward((&self.weights.blocks[layer], kept), &dx, &mut sums.blocks[layer]);
+            dx = self.block_backward(&self.weights.blocks[layer], kept, &dx, &mut sums.blocks[layer]);
         }
         for (&id, dx) in self.packed.ids.iter().zip(&dx) {
             add_scaled(&mut sums.embedding[id as usize], 1.0, dx);
@@ -160,40 +160,42 @@ impl<'a> Reference<'a> {
     /// From the gradient of a block's output that of its input.
     fn block_backward(
         &self,
-        (block, kept): (&Block<Matrix>, &BlockForward),
+        block: &Block<Matrix>,
+        kept: &BlockForward,
         doutput: &Matrix,
         sums: &mut Block<Matrix>,
     ) -> Matrix {
-        let dgated = linear_backward((&kept.gated, &block.down), doutput, (&mut sums.down, None));
+        let dgated = linear_backward(&kept.gated, &block.down, doutput, &mut sums.down, None);
         let (dgate, dup) = swiglu_backward(&kept.gate, &kept.up, &dgated);
         let normed = &kept.middle_normed;
-        let through_gate = linear_backward((normed, &block.gate), &dgate, (&mut sums.gate, None));
-        let through_up = linear_backward((normed, &block.up), &dup, (&mut sums.up, None));
+        let through_gate = linear_backward(normed, &block.gate, &dgate, &mut sums.gate, None);
+        let through_up = linear_backward(normed, &block.up, &dup, &mut sums.up, None);
         let dnormed = sum(&through_gate, &through_up);
-        let inputs = (&kept.middle, &block.post_norm);
-        let dmiddle = sum(doutput, &self.norm_backward(inputs, &dnormed, &mut sums.post_norm));
+        let through = self.norm_backward(&kept.middle, &block.post_norm, &dnormed, &mut sums.post_norm);
+        let dmiddle = sum(doutput, &through);
 
-        let output_sums = (&mut sums.output, sums.output_bias.as_mut());
-        let dmixed = linear_backward((&kept.mixed, &block.output), &dmiddle, output_sums);
+        let bias_sum = sums.output_bias.as_mut();
+        let dmixed = linear_backward(&kept.mixed, &block.output, &dmiddle, &mut sums.output, bias_sum);
         let dmixed = split_heads(&dmixed, self.config.head_width);
         let (dquery, dkey, dvalue) = self.attention_backward(kept, &dmixed);
-        let inputs = (&kept.raw_query, block.query_norm.as_ref());
-        let dquery = self.position_heads_backward(inputs, &dquery, sums.query_norm.as_mut());
-        let inputs = (&kept.raw_key, block.key_norm.as_ref());
-        let dkey = self.position_heads_backward(inputs, &dkey, sums.key_norm.as_mut());
+        let (gain, gain_sum) = (block.query_norm.as_ref(), sums.query_norm.as_mut());
+        let dquery = self.position_heads_backward(&kept.raw_query, gain, &dquery, gain_sum);
+        let (gain, gain_sum) = (block.key_norm.as_ref(), sums.key_norm.as_mut());
+        let dkey = self.position_heads_backward(&kept.raw_key, gain, &dkey, gain_sum);
 
         let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
-        let query_sums = (&mut sums.query, sums.query_bias.as_mut());
-        let key_sums = (&mut sums.key, sums.key_bias.as_mut());
-        let value_sums = (&mut sums.value, sums.value_bias.as_mut());
-        let normed = &kept.normed;
-        let mut dnormed = linear_backward((normed, &block.query), &join_heads(&dquery, heads), query_sums);
-        for (weight, dy, part_sums) in [(&block.key, &dkey, key_sums), (&block.value, &dvalue, value_sums)] {
-            let part = linear_backward((normed, weight), &join_heads(dy, kv_heads), part_sums);
-            dnormed = sum(&dnormed, &part);
+        let (normed, bias_sum) = (&kept.normed, sums.query_bias.as_mut());
+        let dquery = join_heads(&dquery, heads);
+        let mut dnormed = linear_backward(normed, &block.query, &dquery, &mut sums.query, bias_sum);
+        for (weight, dy, weight_sum, bias_sum) in [
+            (&block.key, &dkey, &mut sums.key, sums.key_bias.as_mut()),
+            (&block.value, &dvalue, &mut sums.value, sums.value_bias.as_mut()),
+        ] {
+            let dy = join_heads(dy, kv_heads);
+            dnormed = sum(&dnormed, &linear_backward(normed, weight, &dy, weight_sum, bias_sum));
         }
-        let inputs = (&kept.input, &block.input_norm);
-        sum(&dmiddle, &self.norm_backward(inputs, &dnormed, &mut sums.input_norm))
+        let through = self.norm_backward(&kept.input, &block.input_norm, &dnormed, &mut sums.input_norm);
+        sum(&dmiddle, &through)
     }
 
     /// `x / rms(x) * gain` with `rms(x) = sqrt(mean(x^2) + eps)`, row by row.
@@ -206,7 +208,7 @@ impl<'a> Reference<'a> {
     }
 
     /// From `d rms / dx_i = x_i / (n rms)`: `dx_i = g_i dy_i / rms - x_i / (n rms^3) sum_j g_j dy_j x_j`.
-    fn norm_backward(&self, (x, gain): (&Matrix, &Matrix), dy: &Matrix, gain_sum: &mut Matrix) -> Matrix {
+    fn norm_backward(&self, x: &Matrix, gain: &Matrix, dy: &Matrix, gain_sum: &mut Matrix) -> Matrix {
         let row_backward = |(x, dy): (&Vec<f64>, &Vec<f64>)| {
             let rms = self.rms(x);
             let dscaled: Vec<f64> = gain[0].iter().zip(dy).map(|(gain, dy)| gain * dy).collect();
@@ -231,14 +233,15 @@ impl<'a> Reference<'a> {
 
     fn position_heads_backward(
         &self,
-        (heads, gain): (&Matrix, Option<&Matrix>),
+        heads: &Matrix,
+        gain: Option<&Matrix>,
         dy: &Matrix,
         gain_sum: Option<&mut Matrix>,
     ) -> Matrix {
         // A rotation is orthogonal: its transpose is the rotation by the opposite angle.
         let dy = self.rotate(dy, -1.0);
         match gain.zip(gain_sum) {
-            Some((gain, gain_sum)) => self.norm_backward((heads, gain), &dy, gain_sum),
+            Some((gain, gain_sum)) => self.norm_backward(heads, gain, &dy, gain_sum),
             None => dy,
         }
     }
@@ -319,9 +322,11 @@ fn linear(x: &Matrix, weight: &Matrix, bias: Option<&Matrix>) -> Matrix {
 
 /// `dx = dy w`; adds `dy^T x` to the sum of the weight and the columns of `dy` to that of the bias.
 fn linear_backward(
-    (x, weight): (&Matrix, &Matrix),
+    x: &Matrix,
+    weight: &Matrix,
     dy: &Matrix,
-    (weight_sum, mut bias_sum): (&mut Matrix, Option<&mut Matrix>),
+    weight_sum: &mut Matrix,
+    mut bias_sum: Option<&mut Matrix>,
 ) -> Matrix {
     let mut dx = zeros_like(x);
     for ((x, dy), dx) in x.iter().zip(dy).zip(&mut dx) {

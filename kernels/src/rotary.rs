@@ -12,7 +12,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::flex;
+use crate::{flex, simd};
 
 /// Cosine and sine of every row's angles, each `[N, D / 2]`, without autodiff.
 #[derive(Clone, Debug)]
@@ -87,6 +87,23 @@ pub(crate) fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32)
         let s = sign * sin;
         (*low, *high) = (*low * cos - *high * s, *high * cos + *low * s);
     }
+}
+
+/// Rotates heads of some width in place by their rows' angles, or back.
+pub(crate) fn rotate_rows(x: &mut [f32], row: usize, (cos, sin): (&[f32], &[f32]), back: bool) {
+    let half = cos.len() / (x.len() / row);
+    let sign = if back { -1.0 } else { 1.0 };
+    simd::vectorized(
+        #[inline(always)]
+        || {
+            let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+            for (x, (cos, sin)) in x.chunks_exact_mut(row).zip(angles) {
+                for head in x.chunks_exact_mut(2 * half) {
+                    rotate_head(head, cos, sin, sign);
+                }
+            }
+        },
+    );
 }
 
 impl RotateOp for Flex {

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Packed, add_multiply};
+use crate::gemm::{PackedMatrix, add_multiply};
 use crate::panel::Left;
-use crate::{norm, rotary, simd};
+use crate::simd;
 
 /// The most rows of a block: enough that a panel of a weight is used often while it is in first-level cache, few
 /// enough that a block of activations stays in second-level cache and a chunk of some hundred rows feeds many cores.
@@ -21,24 +21,21 @@ const GRADIENT_ROWS: usize = 24;
 /// while the last of them is worked on.
 pub(crate) const TASK_BLOCKS: usize = 1;
 
-/// Numbers of a task that writes or copies them.
-pub(crate) const TASK_NUMBERS: usize = 64 << 10;
-
-/// New zeros. They are written by all threads before they are read: a page of new memory that is read first is given
-/// twice, and the second time every processor has to forget the first one.
-pub(crate) fn zeros(len: usize) -> Vec<f32> {
-    let mut zeros = vec![0.0; len];
-    fill_with_zeros(&mut zeros);
-    zeros
-}
-
-/// Writes zeros on all threads.
-pub(crate) fn fill_with_zeros(values: &mut [f32]) {
-    values.par_chunks_mut(TASK_NUMBERS).for_each(|part| part.fill(0.0));
-}
-
 /// A buffer and the length of its rows.
-pub(crate) type Matrix<'a> = (&'a mut [f32], usize);
+pub(crate) struct Matrix<'a> {
+    values: &'a mut [f32],
+    width: usize,
+}
+
+impl<'a> Matrix<'a> {
+    pub(crate) fn new(values: &'a mut [f32], width: usize) -> Self {
+        Self { values, width }
+    }
+
+    fn rows(&self) -> usize {
+        self.values.len() / self.width
+    }
+}
 
 /// Rows of each block but the last, of so many rows. Depends on nothing else, so that results do not either.
 pub(crate) fn block_rows(rows: usize) -> usize {
@@ -48,10 +45,10 @@ pub(crate) fn block_rows(rows: usize) -> usize {
 
 /// Cuts buffers of equally many rows into blocks of [`block_rows`], for one task each.
 pub(crate) fn blocks<'a, const N: usize>(buffers: [Matrix<'a>; N]) -> Vec<[&'a mut [f32]; N]> {
-    let counts = buffers.each_ref().map(|(values, width)| values.len() / width);
+    let counts = buffers.each_ref().map(Matrix::rows);
     assert!(counts.iter().all(|count| *count == counts[0]), "buffers of {counts:?} rows");
     let each = block_rows(counts[0]);
-    let mut parts = buffers.map(|(values, width)| values.chunks_mut(each * width));
+    let mut parts = buffers.map(|Matrix { values, width }| values.chunks_mut(each * width));
     let cut = |_| parts.each_mut().map(|parts| parts.next().expect("as many blocks in each buffer"));
     (0..counts[0].div_ceil(each)).map(cut).collect()
 }
@@ -61,7 +58,7 @@ pub(crate) fn for_each_block<const N: usize>(
     buffers: [Matrix<'_>; N],
     work: impl Fn(Range<usize>, [&mut [f32]; N]) + Sync + Send,
 ) {
-    let rows = buffers[0].0.len() / buffers[0].1;
+    let rows = buffers[0].rows();
     let each = block_rows(rows);
     blocks(buffers).into_par_iter().enumerate().with_max_len(TASK_BLOCKS).for_each(|(block, parts)| {
         work(block * each..((block + 1) * each).min(rows), parts);
@@ -71,63 +68,6 @@ pub(crate) fn for_each_block<const N: usize>(
 /// The same rows of a matrix of some width.
 pub(crate) fn part<'a>(values: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
     &values[rows.start * width..rows.end * width]
-}
-
-/// `y` is the norm of each row of `x`.
-pub(crate) fn norm_rows(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
-    simd::vectorized(
-        #[inline(always)]
-        || {
-            for (x, y) in x.chunks_exact(gain.len()).zip(y.chunks_exact_mut(gain.len())) {
-                norm::forward_row(x, gain, eps, y);
-            }
-        },
-    );
-}
-
-/// The norm of each row, in place.
-pub(crate) fn norm_rows_in_place(x: &mut [f32], gain: &[f32], eps: f64) {
-    let mut row = vec![0.0; gain.len()];
-    simd::vectorized(
-        #[inline(always)]
-        || {
-            for x in x.chunks_exact_mut(gain.len()) {
-                row.copy_from_slice(x);
-                norm::forward_row(&row, gain, eps, x);
-            }
-        },
-    );
-}
-
-/// Replaces the gradients of norms by those of their inputs `x`, and adds to the gain's.
-pub(crate) fn norm_rows_backward(x: &[f32], gain: &[f32], eps: f64, (dy, dgain): (&mut [f32], &mut [f32])) {
-    let mut row = vec![0.0; gain.len()];
-    simd::vectorized(
-        #[inline(always)]
-        || {
-            for (x, dy) in x.chunks_exact(gain.len()).zip(dy.chunks_exact_mut(gain.len())) {
-                norm::backward_row(x, gain, dy, eps, &mut row, dgain);
-                dy.copy_from_slice(&row);
-            }
-        },
-    );
-}
-
-/// Rotates heads of some width in place by their rows' angles, or back.
-pub(crate) fn rotate_rows(x: &mut [f32], row: usize, (cos, sin): (&[f32], &[f32]), back: bool) {
-    let half = cos.len() / (x.len() / row);
-    let sign = if back { -1.0 } else { 1.0 };
-    simd::vectorized(
-        #[inline(always)]
-        || {
-            let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-            for (x, (cos, sin)) in x.chunks_exact_mut(row).zip(angles) {
-                for head in x.chunks_exact_mut(2 * half) {
-                    rotary::rotate_head(head, cos, sin, sign);
-                }
-            }
-        },
-    );
 }
 
 /// `y += x`.
@@ -155,15 +95,22 @@ pub(crate) fn add_row_sums(sum: &mut [f32], rows: &[f32]) {
     }
 }
 
-/// What is added to the gradient `dw` of a weight `[out, in]`: `dw`, `dy` with its width `out`, and `x` `[rows, in]`
-/// packed.
-pub(crate) type WeightGradient<'a> = (&'a mut [f32], (&'a [f32], usize), &'a Packed);
+/// What is added to the gradient of a weight `[out, in]`: `dy^T x`.
+pub(crate) struct WeightGradient<'a> {
+    /// What it is added to.
+    pub(crate) sum: &'a mut [f32],
+    /// `[rows, out]`.
+    pub(crate) dy: &'a [f32],
+    pub(crate) out: usize,
+    /// `[rows, in]`.
+    pub(crate) x: &'a PackedMatrix,
+}
 
-/// `dw += dy^T x` for some weights at once.
+/// Adds to the gradients of some weights at once.
 pub(crate) fn add_weight_gradients<const N: usize>(gradients: [WeightGradient<'_>; N]) {
-    let tasks = gradients.into_iter().flat_map(|(dw, (dy, out), x)| {
-        let width = dw.len() / out;
-        let parts = dw.chunks_mut(GRADIENT_ROWS * width).enumerate();
+    let tasks = gradients.into_iter().flat_map(|WeightGradient { sum, dy, out, x }| {
+        let width = sum.len() / out;
+        let parts = sum.chunks_mut(GRADIENT_ROWS * width).enumerate();
         parts.map(move |(part, dw)| (dw, Left::Columns(&dy[part * GRADIENT_ROWS..], out), x, width))
     });
     let tasks: Vec<_> = tasks.collect();

@@ -48,7 +48,8 @@ impl SimdLevel {
         let found = has.iter().find(|level| wanted == level.name());
         found.copied().ok_or_else(|| {
             let names: Vec<&str> = has.iter().map(|level| level.name()).collect();
-            KernelError::Simd { wanted: wanted.to_string_lossy().into_owned(), has: names.join(", ") }
+            let wanted = wanted.to_string_lossy().into_owned();
+            KernelError::Simd { variable: SIMD_VARIABLE, wanted, has: names.join(", ") }
         })
     }
 

@@ -117,9 +117,9 @@ pub struct TokenStats {
 pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> TokenStats {
     check(plan);
     if takes_slices(decoder, plan) {
-        return in_the_pool(|| cpu::Pass::new(decoder, packed, plan).statistics());
+        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).statistics());
     }
-    let pass = Pass::new(decoder, packed, plan);
+    let pass = TapePass::new(decoder, packed, plan);
     let mut x = embed(&decoder.weights.embedding, &packed.ids);
     for block in &decoder.weights.blocks {
         x = pass.layer_forward(block, &x);
@@ -150,19 +150,19 @@ pub fn accumulate_gradients(
 ) -> Result<TokenStats, KernelError> {
     check(plan);
     if takes_slices(decoder, plan) {
-        return in_the_pool(|| cpu::Pass::new(decoder, packed, plan).gradients(gradients, coefficients));
+        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).gradients(gradients, coefficients));
     }
     if plan.path != GradientPath::Unchunked && plan.layer_inputs != LayerInputs::Memory {
         let reason = "only StreamBP on the CPU keeps layer inputs elsewhere than in memory as they are";
         return Err(KernelError::Input(reason.to_owned()));
     }
     Ok(match plan.path {
-        GradientPath::Unchunked => Pass::new(decoder, packed, plan).whole(gradients, coefficients),
-        GradientPath::StreamBp => Pass::new(decoder, packed, plan).streamed(gradients, coefficients),
+        GradientPath::Unchunked => TapePass::new(decoder, packed, plan).whole(gradients, coefficients),
+        GradientPath::StreamBp => TapePass::new(decoder, packed, plan).streamed(gradients, coefficients),
         GradientPath::Checkpointed => {
             let tokens = packed.ids.len();
             let whole = ChunkPlan { layer_chunk_tokens: tokens, head_chunk_tokens: tokens, ..plan.clone() };
-            Pass::new(decoder, packed, &whole).streamed(gradients, coefficients)
+            TapePass::new(decoder, packed, &whole).streamed(gradients, coefficients)
         }
     })
 }
@@ -189,7 +189,7 @@ fn check(plan: &ChunkPlan) {
 }
 
 /// One batch on its way through one model.
-struct Pass<'a> {
+struct TapePass<'a> {
     decoder: &'a Decoder,
     packed: &'a Packed,
     plan: &'a ChunkPlan,
@@ -198,7 +198,7 @@ struct Pass<'a> {
     targets: Vec<u32>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> TapePass<'a> {
     fn new(decoder: &'a Decoder, packed: &'a Packed, plan: &'a ChunkPlan) -> Self {
         assert!(!packed.has_prefixes(), "tensors and tapes take whole sequences");
         let angles = decoder.angles(&packed.positions());
@@ -241,7 +241,7 @@ impl<'a> Pass<'a> {
             let part = x.clone().slice([rows.clone()]);
             let normed = block.normed(part.clone(), self.config());
             let keys_values = (keys.clone(), values.clone());
-            block.attend((part, normed), keys_values, self.config(), (&self.angles.rows(rows), &spans))
+            block.attend(part, normed, keys_values, self.config(), &self.angles.rows(rows), &spans)
         });
         joined(outputs.collect())
     }
@@ -264,8 +264,8 @@ impl<'a> Pass<'a> {
             stats.logprobs.extend(logprobs);
             stats.entropies.extend(entropies);
         }
-        silence_last_entries(self.packed, &mut stats.logprobs);
-        silence_last_entries(self.packed, &mut stats.entropies);
+        zero_last(self.packed, &mut stats.logprobs);
+        zero_last(self.packed, &mut stats.entropies);
         stats
     }
 
@@ -277,7 +277,7 @@ impl<'a> Pass<'a> {
     ) -> Option<Tensor<2>> {
         let mut column = coefficients(stats);
         assert_eq!(column.len(), self.tokens(), "one coefficient an entry of the statistics");
-        silence_last_entries(self.packed, &mut column);
+        zero_last(self.packed, &mut column);
         let is_live = column.iter().any(|coefficient| *coefficient != 0.0);
         let column = TensorData::new(column, [self.tokens(), 1]);
         is_live.then(|| Tensor::from_data(column, &self.decoder.device()))
@@ -295,15 +295,15 @@ impl<'a> Pass<'a> {
         for block in &weights.blocks {
             let normed = block.normed(x.clone(), self.config());
             let keys_values = block.keys_values(normed.clone(), self.config(), &self.angles);
-            x = block.attend((x, normed), keys_values, self.config(), (&self.angles, &spans));
+            x = block.attend(x, normed, keys_values, self.config(), &self.angles, &spans);
         }
         let normed = rms_norm(x, weights.final_norm.clone(), self.config().rms_eps);
         let logits = linear(normed, weights.head.as_ref().unwrap_or(&weights.embedding), None);
         let targets = self.chunk_targets(&(0..self.tokens()));
         let (logprobs, entropies) = row_statistics(logits.clone(), &targets, self.plan.temperature);
         let mut stats = TokenStats { logprobs, entropies };
-        silence_last_entries(self.packed, &mut stats.logprobs);
-        silence_last_entries(self.packed, &mut stats.entropies);
+        zero_last(self.packed, &mut stats.logprobs);
+        zero_last(self.packed, &mut stats.entropies);
         let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
         let mut tape = (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
         let mut sums = gradients.values_mut();
@@ -413,7 +413,7 @@ impl<'a> Pass<'a> {
 }
 
 /// Nothing follows a sequence's last token.
-fn silence_last_entries(packed: &Packed, entries: &mut [f32]) {
+fn zero_last(packed: &Packed, entries: &mut [f32]) {
     let mut end = 0;
     for length in &packed.lengths {
         end += length;
@@ -460,407 +460,4 @@ fn add_in_place<const D: usize>(tensor: &mut Tensor<D>, change: impl FnOnce(Tens
 }
 
 #[cfg(test)]
-mod tests {
-    use burn::tensor::{Device, Tensor};
-    use proptest::prelude::{ProptestConfig, prop, proptest};
-
-    use super::{ChunkPlan, GradientPath, LayerInputs, TokenStats, accumulate_gradients, token_stats};
-    use crate::decoder::config::Family;
-    use crate::test_tensors::{numbers, relative_error};
-    use crate::{Decoder, DecoderConfig, KernelError, Packed, Weights};
-
-    fn decoder(family: Family, tied: bool) -> Decoder {
-        let config = DecoderConfig {
-            hidden: 24,
-            layers: 3,
-            heads: 4,
-            kv_heads: 2,
-            head_width: 8,
-            intermediate: 40,
-            vocabulary: 31,
-            tied,
-            qkv_bias: family == Family::Qwen2,
-            qk_norm: family == Family::Qwen3,
-            initializer_range: 0.3,
-            ..DecoderConfig::small(family)
-        };
-        Decoder::random(config, 7, &Device::flex())
-    }
-
-    fn packed(lengths: &[usize]) -> Packed {
-        let sequences: Vec<Vec<u32>> = lengths
-            .iter()
-            .enumerate()
-            .map(|(i, &length)| (0..length).map(|t| ((t * t + 3 * t + 5 * i) % 31) as u32).collect())
-            .collect();
-        Packed::new(sequences.iter().map(Vec::as_slice))
-    }
-
-    fn plan(streambp: bool, layer_chunk_tokens: usize, head_chunk_tokens: usize) -> ChunkPlan {
-        let path = if streambp { GradientPath::StreamBp } else { GradientPath::Unchunked };
-        ChunkPlan {
-            path,
-            layer_chunk_tokens,
-            head_chunk_tokens,
-            attention_kept_bytes: 20_000,
-            activations_kept_bytes: 30_000,
-            layer_inputs: LayerInputs::Memory,
-            temperature: 0.8,
-        }
-    }
-
-    fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> (TokenStats, Weights<Tensor<2>>) {
-        let mut gradients = decoder.weights.zeros_like();
-        let stats = accumulate_gradients(decoder, packed, plan, &mut gradients, &mut |stats| {
-            stats.logprobs.iter().enumerate().map(|(k, p)| (k as f32 * 0.9).sin() * (0.5 - p)).collect()
-        });
-        (stats.unwrap(), gradients)
-    }
-
-    fn assert_equal_gradients(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>, within: f32) {
-        for ((name, found), (_, expected)) in found.named().into_iter().zip(expected.named()) {
-            let error = relative_error(&numbers(found.clone()), &numbers(expected.clone()));
-            assert!(error <= within, "{name}: relative error {error:e}");
-        }
-    }
-
-    /// Guards invariant 4: chunked gradients equal whole ones for every parameter.
-    #[test]
-    fn streamed_gradients_equal_whole_ones_in_every_family() {
-        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
-            for tied in [true, false] {
-                let decoder = decoder(family, tied);
-                let packed = packed(&[17, 1, 30, 5]);
-                let (whole_stats, whole) = gradients(&decoder, &packed, &plan(false, 1, 1));
-                for (layer, head) in [(53, 53), (1, 1), (7, 11), (64, 3), (18, 100)] {
-                    let (stats, streamed) = gradients(&decoder, &packed, &plan(true, layer, head));
-                    assert_equal_gradients(&streamed, &whole, 1e-5);
-                    assert!(relative_error(&stats.logprobs, &whole_stats.logprobs) < 1e-5);
-                    assert!(relative_error(&stats.entropies, &whole_stats.entropies) < 1e-5);
-                }
-            }
-        }
-    }
-
-    /// Guards invariant 4 from outside: the derivative of the loss along a direction, by differences.
-    #[test]
-    fn gradients_agree_with_differences_of_the_loss() {
-        let decoder = decoder(Family::Qwen3, true);
-        let packed = packed(&[9, 6]);
-        let plan = plan(true, 4, 5);
-        let mut gradients = decoder.weights.zeros_like();
-        let coefficient = |k: usize| (k as f32 * 0.9).sin();
-        accumulate_gradients(&decoder, &packed, &plan, &mut gradients, &mut |stats| {
-            (0..stats.logprobs.len()).map(coefficient).collect()
-        })
-        .unwrap();
-        let loss = |scale: f32| {
-            let moved: Vec<Tensor<2>> = decoder
-                .weights
-                .named()
-                .into_iter()
-                .enumerate()
-                .map(|(i, (_, w))| {
-                    let direction = crate::test_tensors::noise::<2>(w.dims(), 50 + i as u64);
-                    w.clone() + direction * scale
-                })
-                .collect();
-            let mut decoder = decoder.clone();
-            for (slot, moved) in decoder.weights.values_mut().into_iter().zip(moved) {
-                *slot = moved;
-            }
-            let stats = token_stats(&decoder, &packed, &plan);
-            stats.logprobs.iter().enumerate().map(|(k, p)| f64::from(coefficient(k) * p)).sum::<f64>()
-        };
-        let step = 2e-3;
-        let by_difference = (loss(step) - loss(-step)) / (2.0 * f64::from(step));
-        let by_gradient: f64 = gradients
-            .named()
-            .into_iter()
-            .enumerate()
-            .map(|(i, (_, g))| {
-                let direction = numbers(crate::test_tensors::noise::<2>(g.dims(), 50 + i as u64));
-                let products = numbers(g.clone()).into_iter().zip(direction);
-                products.map(|(g, d)| f64::from(g) * f64::from(d)).sum::<f64>()
-            })
-            .sum();
-        let error = (by_difference - by_gradient).abs() / by_gradient.abs();
-        assert!(error < 2e-3, "{by_difference} by differences, {by_gradient} by gradients");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
-        /// Guards invariant 4 on any packing and any chunk sizes.
-        #[test]
-        fn streamed_gradients_do_not_depend_on_chunks(
-            lengths in prop::collection::vec(1_usize..40, 1..5),
-            layer in 1_usize..60,
-            head in 1_usize..60,
-        ) {
-            let decoder = decoder(Family::Qwen3, true);
-            let packed = packed(&lengths);
-            let (_, whole) = gradients(&decoder, &packed, &plan(false, 1, 1));
-            let (_, streamed) = gradients(&decoder, &packed, &plan(true, layer, head));
-            assert_equal_gradients(&streamed, &whole, 1e-5);
-        }
-    }
-
-    /// The same sequences with beginnings in common and whole, and for each entry of the first its entry in the other.
-    fn shared_and_whole(prefixes: &[(usize, Vec<usize>)]) -> (Packed, Packed, Vec<Option<usize>>) {
-        let ids = |from: usize, length: usize| -> Vec<u32> {
-            (from..from + length).map(|t| ((t * t + 3 * t) % 31) as u32).collect()
-        };
-        let (mut shared, mut whole, mut entries) = (Packed::empty(), Packed::empty(), Vec::new());
-        for (number, (length, members)) in prefixes.iter().enumerate() {
-            let begin = ids(100 * number, *length);
-            let prefix = shared.push(&begin, None);
-            entries.extend(vec![None; *length]);
-            for (member, &length) in members.iter().enumerate() {
-                let own = ids(100 * number + 7 * member + 50, length);
-                shared.push(&own, Some(prefix));
-                let first = whole.ids.len() + begin.len();
-                entries.extend((first..first + length).map(Some));
-                whole.push(&[&begin[..], &own].concat(), None);
-            }
-        }
-        (shared, whole, entries)
-    }
-
-    fn assert_shared_as_whole(
-        family: Family,
-        (whole_plan, shared_plan): (&ChunkPlan, &ChunkPlan),
-        prefixes: &[(usize, Vec<usize>)],
-    ) {
-        let decoder = decoder(family, true);
-        let (shared, whole, entries) = shared_and_whole(prefixes);
-        let slope = |place: usize, p: f32| (place as f32 * 0.9).sin() * (0.5 - p);
-        let run = |packed: &Packed, plan: &ChunkPlan, places: &[Option<usize>]| {
-            let mut gradients = decoder.weights.zeros_like();
-            let stats = accumulate_gradients(&decoder, packed, plan, &mut gradients, &mut |stats| {
-                let entries = places.iter().zip(&stats.logprobs);
-                entries.map(|(place, p)| place.map_or(0.0, |place| slope(place, *p))).collect()
-            });
-            (stats.unwrap(), gradients)
-        };
-        // A whole sequence has entries of its beginning, which have no slope among the shared ones either.
-        let mut of_whole = vec![None; whole.ids.len()];
-        entries.iter().flatten().for_each(|&entry| of_whole[entry] = Some(entry));
-        let (whole_stats, expected) = run(&whole, whole_plan, &of_whole);
-        let (stats, found) = run(&shared, shared_plan, &entries);
-        assert_equal_gradients(&found, &expected, 1e-5);
-        for (place, entry) in entries.iter().enumerate().filter_map(|(place, entry)| Some((place, (*entry)?)))
-        {
-            let pairs =
-                [(&stats.logprobs, &whole_stats.logprobs), (&stats.entropies, &whole_stats.entropies)];
-            for (found, expected) in pairs {
-                let (found, expected) = (found[place], expected[entry]);
-                assert!(
-                    (found - expected).abs() <= 1e-5 * (1.0 + expected.abs()),
-                    "{place}: {found} and {expected}"
-                );
-            }
-        }
-    }
-
-    /// Guards invariant 4: a beginning that goes through once has the gradients of all that begin with it.
-    #[test]
-    fn a_beginning_in_common_gives_the_gradients_of_whole_sequences() {
-        let prefixes = [(9, vec![5, 1, 12]), (1, vec![3]), (20, vec![2, 2])];
-        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
-            for (layer, head) in [(100, 100), (7, 11), (1, 1)] {
-                assert_shared_as_whole(family, (&plan(false, 1, 1), &plan(true, layer, head)), &prefixes);
-            }
-            let nothing = ChunkPlan { attention_kept_bytes: 0, ..plan(true, 10, 10) };
-            let all = ChunkPlan {
-                attention_kept_bytes: 1 << 20,
-                activations_kept_bytes: 1 << 20,
-                ..nothing.clone()
-            };
-            assert_shared_as_whole(family, (&nothing, &all), &prefixes);
-            assert_shared_as_whole(family, (&all, &nothing), &prefixes);
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
-        #[test]
-        fn beginnings_in_common_do_not_depend_on_chunks(
-            prefixes in prop::collection::vec((1_usize..30, prop::collection::vec(1_usize..20, 1..4)), 1..4),
-            layer in 1_usize..60,
-            head in 1_usize..60,
-        ) {
-            assert_shared_as_whole(Family::Qwen3, (&plan(false, 1, 1), &plan(true, layer, head)), &prefixes);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "whole sequences")]
-    fn tapes_take_whole_sequences() {
-        let (shared, ..) = shared_and_whole(&[(3, vec![2, 2])]);
-        token_stats(&decoder(Family::Llama, true), &shared, &plan(false, 1, 1));
-    }
-
-    fn assert_equal_bits(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>) {
-        let bits = |tensor: &Tensor<2>| -> Vec<u32> {
-            numbers(tensor.clone()).into_iter().map(f32::to_bits).collect()
-        };
-        for ((name, expected), (_, found)) in expected.named().into_iter().zip(found.named()) {
-            assert!(bits(expected) == bits(found), "{name} differs");
-        }
-    }
-
-    #[test]
-    fn layer_inputs_in_a_file_change_no_bit() {
-        let folder = tempfile::tempdir().unwrap();
-        for (family, attention_kept_bytes) in
-            [(Family::Llama, 0), (Family::Qwen2, 20_000), (Family::Qwen3, 9000)]
-        {
-            let decoder = decoder(family, true);
-            let packed = packed(&[17, 1, 30, 5]);
-            let memory = ChunkPlan { attention_kept_bytes, ..plan(true, 7, 11) };
-            let file =
-                ChunkPlan { layer_inputs: LayerInputs::File(folder.path().to_owned()), ..memory.clone() };
-            let ((stats, expected), (file_stats, found)) =
-                (gradients(&decoder, &packed, &memory), gradients(&decoder, &packed, &file));
-            assert_eq!(stats, file_stats);
-            assert_equal_bits(&found, &expected);
-        }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file was left");
-    }
-
-    #[test]
-    fn what_is_kept_changes_no_bit() {
-        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
-            let decoder = decoder(family, true);
-            let packed = packed(&[17, 1, 30, 5]);
-            let nothing =
-                ChunkPlan { attention_kept_bytes: 0, activations_kept_bytes: 0, ..plan(true, 7, 11) };
-            let (stats, expected) = gradients(&decoder, &packed, &nothing);
-            let layer = 4 * 53 * super::activations(&decoder.config) as u64;
-            for activations_kept_bytes in [layer - 1, layer, 2 * layer] {
-                let kept =
-                    ChunkPlan { attention_kept_bytes: 1 << 20, activations_kept_bytes, ..nothing.clone() };
-                let whole = kept.whole_layers_kept(&decoder.config, 53);
-                assert_eq!(whole as u64, activations_kept_bytes / layer);
-                let (found_stats, found) = gradients(&decoder, &packed, &kept);
-                assert_eq!(stats, found_stats);
-                assert_equal_bits(&found, &expected);
-            }
-        }
-    }
-
-    /// Gradients of a batch some of whose sequences have no slope, on top of what is there, with all chunks gone
-    /// through or only those with a slope.
-    fn sparse_gradients(
-        decoder: &Decoder,
-        packed: &Packed,
-        plan: &ChunkPlan,
-        live: &[bool],
-        skips: bool,
-    ) -> (TokenStats, Weights<Tensor<2>>) {
-        let mut places = Vec::new();
-        for (length, live) in packed.lengths.iter().zip(live) {
-            places.extend(vec![*live; *length]);
-        }
-        let mut gradients = decoder.weights.map(|_, weight| weight.clone() * 0.01);
-        let mut slopes = |stats: &TokenStats| {
-            let entries = stats.logprobs.iter().zip(&places).enumerate();
-            entries
-                .map(|(k, (p, live))| if *live { (k as f32 * 0.9).sin() * (0.5 - p) } else { 0.0 })
-                .collect()
-        };
-        let mut pass = super::cpu::Pass::new(decoder, packed, plan);
-        pass.skips = skips;
-        let stats = pass.gradients(&mut gradients, &mut slopes).unwrap();
-        (stats, gradients)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-        /// What is left out of the backward pass would have added zeros.
-        #[test]
-        fn chunks_without_slopes_change_no_bit(
-            prefixes in prop::collection::vec(
-                (1_usize..12, prop::collection::vec((1_usize..24, prop::bool::ANY), 1..4)),
-                1..5,
-            ),
-            family in prop::sample::select(vec![Family::Llama, Family::Qwen2, Family::Qwen3]),
-            layer in 1_usize..40,
-            head in 1_usize..40,
-            kept in prop::sample::select(vec![0_u64, 9000, 1 << 20]),
-        ) {
-            let decoder = decoder(family, true);
-            let lengths: Vec<(usize, Vec<usize>)> = prefixes
-                .iter()
-                .map(|(prefix, members)| (*prefix, members.iter().map(|(length, _)| *length).collect()))
-                .collect();
-            let (shared, _, _) = shared_and_whole(&lengths);
-            // The beginnings have no slope of their own.
-            let live: Vec<bool> = prefixes
-                .iter()
-                .flat_map(|(_, members)| std::iter::once(false).chain(members.iter().map(|(_, live)| *live)))
-                .collect();
-            let plan =
-                ChunkPlan { attention_kept_bytes: kept, activations_kept_bytes: kept, ..plan(true, layer, head) };
-            let (stats, whole) = sparse_gradients(&decoder, &shared, &plan, &live, false);
-            let (found_stats, found) = sparse_gradients(&decoder, &shared, &plan, &live, true);
-            assert_eq!(stats, found_stats);
-            assert_equal_bits(&found, &whole);
-        }
-    }
-
-    /// On every path, and with what is there before.
-    #[test]
-    fn coefficients_of_zero_add_nothing() {
-        let decoder = decoder(Family::Qwen3, false);
-        let packed = packed(&[17, 1, 30]);
-        for path in [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp] {
-            let plan = ChunkPlan { path, ..plan(true, 7, 11) };
-            let before = decoder.weights.map(|_, weight| weight.clone() * 0.01);
-            let mut gradients = before.clone();
-            let stats = accumulate_gradients(&decoder, &packed, &plan, &mut gradients, &mut |stats| {
-                vec![0.0; stats.logprobs.len()]
-            });
-            assert_equal_bits(&gradients, &before);
-            let (expected, _) = super::tests::gradients(&decoder, &packed, &plan);
-            assert_eq!(stats.unwrap(), expected, "{path:?}");
-        }
-    }
-
-    #[test]
-    fn a_folder_that_is_not_there_is_named() {
-        let folder = tempfile::tempdir().unwrap().path().join("gone");
-        let plan = ChunkPlan { layer_inputs: LayerInputs::File(folder.clone()), ..plan(true, 7, 11) };
-        let decoder = decoder(Family::Llama, true);
-        let mut gradients = decoder.weights.zeros_like();
-        let result = accumulate_gradients(&decoder, &packed(&[9]), &plan, &mut gradients, &mut |_| {
-            unreachable!("nothing is asked for before the inputs have their place")
-        });
-        let Err(KernelError::File { path, source }) = result else { panic!("{result:?}") };
-        assert_eq!((path, source.kind()), (folder, std::io::ErrorKind::NotFound));
-    }
-
-    #[test]
-    fn tapes_keep_layer_inputs_in_memory_only() {
-        let decoder = decoder(Family::Llama, true);
-        let mut gradients = decoder.weights.zeros_like();
-        let plan = ChunkPlan {
-            path: GradientPath::Checkpointed,
-            layer_inputs: LayerInputs::Bf16,
-            ..plan(true, 7, 11)
-        };
-        let result = accumulate_gradients(&decoder, &packed(&[9]), &plan, &mut gradients, &mut |stats| {
-            vec![0.0; stats.logprobs.len()]
-        });
-        assert!(matches!(result, Err(KernelError::Input(_))), "{result:?}");
-    }
-
-    /// Guards invariant 6: a packed batch gives the sums of its sequences.
-    #[test]
-    fn statistics_of_a_sequence_do_not_depend_on_its_neighbours() {
-        let decoder = decoder(Family::Llama, false);
-        let together = token_stats(&decoder, &packed(&[12, 20]), &plan(true, 8, 8));
-        let first = token_stats(&decoder, &packed(&[12]), &plan(true, 5, 3));
-        assert!(relative_error(&together.logprobs[..12], &first.logprobs) < 1e-5);
-    }
-}
+mod tests;

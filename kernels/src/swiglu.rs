@@ -75,7 +75,7 @@ pub(crate) fn forward_in_place(gate: &mut [f32], up: &[f32]) {
 }
 
 /// Replaces gate and up by their gradients, and writes the activation.
-pub(crate) fn backward_in_place((gate, up): (&mut [f32], &mut [f32]), dy: &[f32], active: &mut [f32]) {
+pub(crate) fn backward_in_place(gate: &mut [f32], up: &mut [f32], dy: &[f32], active: &mut [f32]) {
     simd::vectorized(
         #[inline(always)]
         || {

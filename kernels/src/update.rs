@@ -101,7 +101,7 @@ impl AdamW {
             .par_chunks_mut(TASK_NUMBERS)
             .zip(second_sum.slice_mut().par_chunks_mut(TASK_NUMBERS));
         let numbers = new.slice_mut().par_chunks_mut(TASK_NUMBERS).zip(old.slice().par_chunks(TASK_NUMBERS));
-        numbers.zip(moments).for_each(|((gradient, old), moments)| self.on_part((gradient, old), moments));
+        numbers.zip(moments).for_each(|((gradient, old), moments)| self.on_part(gradient, old, moments));
         *first = first_sum.into_tensor();
         *second = second_sum.into_tensor();
         drop(old);
@@ -109,7 +109,7 @@ impl AdamW {
     }
 
     /// Replaces gradients by new weights.
-    fn on_part(&self, (gradients, old): (&mut [f32], &[f32]), (first, second): (&mut [f32], &mut [f32])) {
+    fn on_part(&self, gradients: &mut [f32], old: &[f32], (first, second): (&mut [f32], &mut [f32])) {
         let [beta1, beta2] = self.betas.map(|beta| beta as f32);
         let [rest1, rest2] = self.betas.map(|beta| (1.0 - beta) as f32);
         let [correction1, correction2] = self.corrections().map(|factor| factor as f32);

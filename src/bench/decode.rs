@@ -128,7 +128,7 @@ impl Bench {
     /// Slots for so many contexts of at most so many tokens.
     fn slots(&self, contexts: usize, tokens_max: usize) -> Result<DecodeSlots> {
         let precision = generator::precision(self.kv_cache);
-        Ok(DecodeSlots::rounded(&self.config, (contexts, tokens_max), precision, &Device::flex())?)
+        Ok(DecodeSlots::rounded(&self.config, contexts, tokens_max, precision, &Device::flex())?)
     }
 
     fn prefill(&self, context: usize) -> Result<DecodeRow> {

@@ -203,15 +203,12 @@ impl Generators {
         let generator = DecoderGenerator::new(&self.shape, &self.device, self.room, self.sampling);
         let generator = match self.kv_cache {
             KvCache::F32 => generator,
-            rounded => generator.with_cache(
-                DecodeSlots::rounded(
-                    &self.shape,
-                    (self.room.slots, self.room.positions),
-                    precision(rounded),
-                    &self.device,
-                )
-                .expect("a config that asks for it on another device is refused"),
-            ),
+            rounded => {
+                let SlotRoom { slots, positions } = self.room;
+                let slots =
+                    DecodeSlots::rounded(&self.shape, slots, positions, precision(rounded), &self.device);
+                generator.with_cache(slots.expect("a config that asks for it on another device is refused"))
+            }
         };
         let generator = generator.with_min_tokens(self.min_tokens.clone());
         DecoderGenerator { given: self.given.clone(), ..generator }

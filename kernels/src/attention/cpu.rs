@@ -85,7 +85,7 @@ pub(super) struct Saved<'a> {
 
 /// The queries of some positions of a span under one key head, position by position.
 #[derive(Clone, Copy)]
-struct Block<'a> {
+struct QueryBlock<'a> {
     span: &'a Span,
     kv_head: usize,
     /// First position, counted from the span's first query.
@@ -93,7 +93,7 @@ struct Block<'a> {
     positions: usize,
 }
 
-impl Block<'_> {
+impl QueryBlock<'_> {
     /// How many queries there are.
     fn queries(&self, dims: &Dims) -> usize {
         self.positions * dims.group()
@@ -121,12 +121,7 @@ impl Block<'_> {
     }
 
     /// How many of the keys from `first_key` on each query sees, into `seen`; `None` if all see `keys`.
-    fn seen<'s>(
-        &self,
-        dims: &Dims,
-        (first_key, keys): (usize, usize),
-        seen: &'s mut [f32],
-    ) -> Option<&'s [f32]> {
+    fn seen<'s>(&self, dims: &Dims, first_key: usize, keys: usize, seen: &'s mut [f32]) -> Option<&'s [f32]> {
         if self.span.keys_seen(self.first) >= first_key + keys {
             return None;
         }
@@ -138,7 +133,7 @@ impl Block<'_> {
     }
 
     /// The queries' numbers times a factor as rows, `[queries, padded D]`.
-    fn load_rows(&self, dims: &Dims, (from, factor): (&[f32], f32), to: &mut [f32]) {
+    fn load_rows(&self, dims: &Dims, from: &[f32], factor: f32, to: &mut [f32]) {
         // Rows of a position's heads lie together, so that no row's place is computed by division.
         let mut rows = to.chunks_exact_mut(dims.padded_width());
         for position in 0..self.positions {
@@ -152,9 +147,9 @@ impl Block<'_> {
         }
     }
 
-    /// Rows as [`Block::load_rows`] gives them, times a factor, as columns `[D, columns]`; columns past the
+    /// Rows as [`QueryBlock::load_rows`] gives them, times a factor, as columns `[D, columns]`; columns past the
     /// last query are 0. Loading rows first waits for memory once a row and not once a number.
-    fn turn_rows(&self, dims: &Dims, (rows, factor): (&[f32], f32), to: &mut [f32]) {
+    fn transpose(&self, dims: &Dims, rows: &[f32], factor: f32, to: &mut [f32]) {
         let (columns, queries) = (self.columns(dims), self.queries(dims));
         if queries < columns {
             to.fill(0.0);
@@ -168,7 +163,7 @@ impl Block<'_> {
 }
 
 /// Copies one key head of as many rows as there is room for, `[rows, D]` without gaps.
-fn copy_head(dims: &Dims, from: &[f32], (first, kv_head): (usize, usize), to: &mut [f32]) {
+fn copy_head(dims: &Dims, from: &[f32], first: usize, kv_head: usize, to: &mut [f32]) {
     for (row, to) in to.chunks_exact_mut(dims.width).enumerate() {
         let at = dims.key_at(first + row, kv_head);
         to.copy_from_slice(&from[at..at + dims.width]);

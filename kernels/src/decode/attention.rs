@@ -1,6 +1,6 @@
 //! Attention over a context in blocks, for the queries of one or of many positions.
 //!
-//! Blocks begin at fixed positions of the context and a row's arithmetic does not depend on its neighbours,
+//! ContextBlocks begin at fixed positions of the context and a row's arithmetic does not depend on its neighbours,
 //! so that a position's result is the same whether it was computed alone or among many.
 
 use std::array;
@@ -8,9 +8,9 @@ use std::cell::RefCell;
 
 use pulp::{Simd, WithSimd, bytemuck};
 
-use super::cache::{BLOCK_POSITIONS, CachePrecision, Context, Shape};
+use super::cache::{BLOCK_POSITIONS, CachePrecision, Context, HeadAt, Shape};
 use crate::panel::{
-    Buffer, Form, LANES, Left, RunningRow, add_product, product_of_first, soften_row, soften_rows,
+    Buffer, Form, KeysSeen, LANES, Left, RunningRow, add_product, product_of_first, softmax_row, softmax_rows,
 };
 use crate::prefetch::Lines;
 use crate::simd;
@@ -27,9 +27,10 @@ pub(super) struct Queries<'a> {
     pub(super) values: &'a [f32],
     pub(super) distance: usize,
     pub(super) rows: usize,
-    /// The position of the first row, and by how much that of the next is larger: 0 for heads of one position,
-    /// 1 for positions of one head.
-    pub(super) position: (usize, usize),
+    /// The position of the first row.
+    pub(super) position: usize,
+    /// By how much the next row's position is larger: 0 for heads of one position, 1 for positions of one head.
+    pub(super) step: usize,
 }
 
 struct Scratch {
@@ -51,10 +52,12 @@ thread_local! {
 
 /// Mixes the values that the queries see; row `i` of the result begins at `i * distance` of `result`.
 pub(super) fn attend(
-    (shape, context): (&Shape, &Context),
-    (layer, kv_head): (usize, usize),
+    shape: &Shape,
+    context: &Context,
+    head: HeadAt,
     queries: &Queries<'_>,
-    (result, distance): (&mut [f32], usize),
+    result: &mut [f32],
+    distance: usize,
 ) {
     assert!(queries.rows <= QUERIES_MAX, "{} queries at once", queries.rows);
     SCRATCH.with_borrow_mut(|scratch| {
@@ -65,7 +68,7 @@ pub(super) fn attend(
         scratch.mixed[..rows * width].fill(0.0);
         scratch.running.clear();
         scratch.running.resize(rows, RunningRow::NEW);
-        let blocks = Blocks { shape, context, layer, kv_head, queries };
+        let blocks = ContextBlocks { shape, context, head, queries };
         if rows <= QUERIES_STREAMED {
             simd::arch().dispatch(Streamed { blocks: &blocks, scratch });
         } else {
@@ -80,19 +83,17 @@ pub(super) fn attend(
 }
 
 /// The blocks of a context under one key head, for the queries that go over them.
-struct Blocks<'a> {
+struct ContextBlocks<'a> {
     shape: &'a Shape,
     context: &'a Context,
-    layer: usize,
-    kv_head: usize,
+    head: HeadAt,
     queries: &'a Queries<'a>,
 }
 
-impl<'a> Blocks<'a> {
+impl<'a> ContextBlocks<'a> {
     /// Positions that the last query sees.
     fn seen_by_last(&self) -> usize {
-        let (first, step) = self.queries.position;
-        first + (self.queries.rows - 1) * step + 1
+        self.queries.position + (self.queries.rows - 1) * self.queries.step + 1
     }
 
     /// Numbers and first positions of the blocks that a query sees.
@@ -100,9 +101,10 @@ impl<'a> Blocks<'a> {
         (0..self.seen_by_last()).step_by(BLOCK_POSITIONS).enumerate()
     }
 
-    /// Positions from `first` on that query `row` sees.
-    fn seen(&self, row: usize, first: usize) -> isize {
-        (self.queries.position.0 + row * self.queries.position.1 + 1) as isize - first as isize
+    /// Positions from `first` on that the queries see.
+    fn seen(&self, first: usize) -> KeysSeen {
+        let by_first = (self.queries.position + 1) as isize - first as isize;
+        KeysSeen { first: by_first, step: self.queries.step as isize }
     }
 
     /// Positions of the block that begins with `first` that the last query sees, and the same in whole vectors.
@@ -112,7 +114,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn words(&self, block: usize) -> &'a [u32] {
-        self.context.head(self.shape, block, (self.layer, self.kv_head))
+        self.context.head(self.shape, block, self.head)
     }
 
     /// Many queries: what a block is needed for outweighs that it comes from memory.
@@ -126,9 +128,8 @@ impl<'a> Blocks<'a> {
             let form = Form { rows, inner: shape.head_width, columns: BLOCK_POSITIONS };
             let (positions, columns) = self.positions(first);
             let left = Left::Rows(queries.values, queries.distance);
-            product_of_first((form, columns), left, keys, scores);
-            let seen = (self.seen(0, first), queries.position.1 as isize);
-            soften_rows((scores, columns), seen, &mut scratch.running);
+            product_of_first(form, columns, left, keys, scores);
+            softmax_rows(scores, columns, self.seen(first), &mut scratch.running);
             shrink_rows(mixed, &scratch.running);
             // Behind the last key that is seen may stand what an earlier context left.
             let form = Form { rows, inner: positions, columns: width };
@@ -138,10 +139,10 @@ impl<'a> Blocks<'a> {
 }
 
 /// Few queries: the work on a block is over sooner than memory brings the next one, and so is asked for meanwhile.
-/// All of it is one function of the instruction set, with the arithmetic of [`Blocks::attend_by_tiles`]. What is held
+/// All of it is one function of the instruction set, with the arithmetic of [`ContextBlocks::attend_by_tiles`]. What is held
 /// in fewer bits is widened in registers.
 struct Streamed<'a> {
-    blocks: &'a Blocks<'a>,
+    blocks: &'a ContextBlocks<'a>,
     scratch: &'a mut Scratch,
 }
 
@@ -167,11 +168,10 @@ impl Streamed<'_> {
             let (keys, values) = shape.keys_and_values(blocks.words(block));
             let tile =
                 Tile::<S, H> { simd, blocks, first, keys: H::vectors(keys), values: H::vectors(values) };
-            let place = (blocks.layer, blocks.kv_head);
-            let mut next = blocks.context.next(shape, (block, blocks.seen_by_last()), place);
+            let mut next = blocks.context.next(shape, block, blocks.seen_by_last(), blocks.head);
             let mut row = 0;
             while row < rows {
-                let state = (&mut scores[..], &mut mixed[..], &mut running[..]);
+                let state = TileState { scores, mixed, running };
                 row += match rows - row {
                     1 => tile.attend::<1, 8>(row, next, state),
                     2 => tile.attend::<2, 4>(row, next, state),
@@ -269,10 +269,24 @@ impl<S: Simd> Held<S> for Halves {
     }
 }
 
+/// The right factor of a tile's product: rows of so many vectors.
+#[derive(Clone, Copy)]
+struct Right<'a, L> {
+    rows: &'a [L],
+    all: usize,
+}
+
+/// What a tile's queries read and change.
+struct TileState<'a> {
+    scores: &'a mut [f32],
+    mixed: &'a mut [f32],
+    running: &'a mut [RunningRow],
+}
+
 /// One block as few queries go over it.
 struct Tile<'a, S: Simd, H: Held<S>> {
     simd: S,
-    blocks: &'a Blocks<'a>,
+    blocks: &'a ContextBlocks<'a>,
     /// First position of the block.
     first: usize,
     /// `[D, BLOCK_POSITIONS]`.
@@ -289,7 +303,7 @@ impl<S: Simd, H: Held<S>> Tile<'_, S, H> {
         &self,
         row: usize,
         next: [Lines<'_>; 2],
-        (scores, mixed, running): (&mut [f32], &mut [f32], &mut [RunningRow]),
+        TileState { scores, mixed, running }: TileState<'_>,
     ) -> usize {
         let (simd, blocks) = (self.simd, self.blocks);
         let (head_width, width) = (blocks.shape.head_width, blocks.shape.value_width);
@@ -302,16 +316,17 @@ impl<S: Simd, H: Held<S>> Tile<'_, S, H> {
         let queries: [&[f32]; M] = array::from_fn(|m| &values[(row + m) * distance..][..head_width]);
         let all = BLOCK_POSITIONS / S::F32_LANES;
         let (to, count) = (S::as_mut_simd_f32s(scores).0, columns / S::F32_LANES);
-        self.product::<M, N>(&queries, (self.keys, all, count), (to, None), next[0]);
+        self.product::<M, N>(&queries, Right { rows: self.keys, all }, count, to, None, next[0]);
         for (m, (scores, running)) in scores.chunks_exact_mut(BLOCK_POSITIONS).zip(&mut *running).enumerate()
         {
-            soften_row(simd, (&mut scores[..columns], blocks.seen(row + m, self.first)), running);
+            let seen = blocks.seen(self.first).of_row(row + m);
+            softmax_row(simd, &mut scores[..columns], seen, running);
         }
         // Behind the last key that is seen may stand what an earlier context left.
         let weights: [&[f32]; M] = array::from_fn(|m| &scores[m * BLOCK_POSITIONS..][..positions]);
         let all = width / S::F32_LANES;
         let shrink = array::from_fn(|m| simd.splat_f32s(running[m].shrink));
-        self.product::<M, N>(&weights, (self.values, all, all), (mixed, Some(shrink)), next[1]);
+        self.product::<M, N>(&weights, Right { rows: self.values, all }, all, mixed, Some(shrink), next[1]);
         M
     }
 
@@ -321,29 +336,31 @@ impl<S: Simd, H: Held<S>> Tile<'_, S, H> {
     fn product<const M: usize, const N: usize>(
         &self,
         left: &[&[f32]; M],
-        (right, all, count): (&[H::Loaded], usize, usize),
-        (to, shrink): (&mut [S::f32s], Option<[S::f32s; M]>),
+        right: Right<'_, H::Loaded>,
+        count: usize,
+        to: &mut [S::f32s],
+        shrink: Option<[S::f32s; M]>,
         mut next: Lines<'_>,
     ) {
-        let (mut vector, end) = (0, H::reach(count, all));
+        let (mut vector, end) = (0, H::reach(count, right.all));
         while vector + N <= end {
-            let sums = self.sums::<M, N>(left, (right, all, vector), next);
-            self.put(sums, (&mut *to, all, vector), shrink);
+            let sums = self.sums::<M, N>(left, right, vector, next);
+            self.put(sums, &mut *to, right.all, vector, shrink);
             (vector, next) = (vector + N, Lines::NONE);
         }
         while N > 4 && vector + 4 <= end {
-            let sums = self.sums::<M, 4>(left, (right, all, vector), next);
-            self.put(sums, (&mut *to, all, vector), shrink);
+            let sums = self.sums::<M, 4>(left, right, vector, next);
+            self.put(sums, &mut *to, right.all, vector, shrink);
             (vector, next) = (vector + 4, Lines::NONE);
         }
         while vector + 2 <= end {
-            let sums = self.sums::<M, 2>(left, (right, all, vector), next);
-            self.put(sums, (&mut *to, all, vector), shrink);
+            let sums = self.sums::<M, 2>(left, right, vector, next);
+            self.put(sums, &mut *to, right.all, vector, shrink);
             (vector, next) = (vector + 2, Lines::NONE);
         }
         while H::EACH == 1 && vector < end {
-            let sums = self.sums::<M, 1>(left, (right, all, vector), next);
-            self.put(sums, (&mut *to, all, vector), shrink);
+            let sums = self.sums::<M, 1>(left, right, vector, next);
+            self.put(sums, &mut *to, right.all, vector, shrink);
             (vector, next) = (vector + 1, Lines::NONE);
         }
     }
@@ -352,7 +369,9 @@ impl<S: Simd, H: Held<S>> Tile<'_, S, H> {
     fn put<const M: usize, const N: usize>(
         &self,
         sums: [[S::f32s; N]; M],
-        (to, all, vector): (&mut [S::f32s], usize, usize),
+        to: &mut [S::f32s],
+        all: usize,
+        vector: usize,
         shrink: Option<[S::f32s; M]>,
     ) {
         for (m, sums) in sums.into_iter().enumerate() {
@@ -371,7 +390,8 @@ impl<S: Simd, H: Held<S>> Tile<'_, S, H> {
     fn sums<const M: usize, const N: usize>(
         &self,
         left: &[&[f32]; M],
-        (right, all, vector): (&[H::Loaded], usize, usize),
+        Right { rows: right, all }: Right<'_, H::Loaded>,
+        vector: usize,
         next: Lines<'_>,
     ) -> [[S::f32s; N]; M] {
         let simd = self.simd;

@@ -41,6 +41,13 @@ impl CachePrecision {
     }
 }
 
+/// A key head of a layer.
+#[derive(Clone, Copy)]
+pub(super) struct HeadAt {
+    pub(super) layer: usize,
+    pub(super) kv_head: usize,
+}
+
 /// The sizes of a block.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
@@ -77,7 +84,7 @@ impl Shape {
         self.head_len() / self.precision.numbers()
     }
 
-    fn head_at(&self, layer: usize, kv_head: usize) -> usize {
+    fn head_at(&self, HeadAt { layer, kv_head }: HeadAt) -> usize {
         (layer * self.kv_heads + kv_head) * self.head_words()
     }
 
@@ -97,8 +104,8 @@ impl Shape {
                 }
                 let scratch = &mut scratch[..self.head_len()];
                 let (keys, values) = scratch.split_at_mut(BLOCK_POSITIONS * self.head_width);
-                widen_rows((key_words, BLOCK_POSITIONS), keys);
-                widen_rows((value_words, self.value_width), values);
+                widen_rows(key_words, BLOCK_POSITIONS, keys);
+                widen_rows(value_words, self.value_width, values);
                 (keys, values)
             }
         }
@@ -153,7 +160,7 @@ fn put(row: &mut [u32], place: usize, number: f32) {
 }
 
 /// Rows of so many numbers back in f32.
-fn widen_rows((words, width): (&[u32], usize), to: &mut [f32]) {
+fn widen_rows(words: &[u32], width: usize, to: &mut [f32]) {
     simd::vectorized(
         #[inline(always)]
         || {
@@ -227,41 +234,30 @@ impl Context {
     }
 
     /// The words of one head in one block.
-    pub(super) fn head(&self, shape: &Shape, block: usize, (layer, kv_head): (usize, usize)) -> &[u32] {
-        &self.block(block)[shape.head_at(layer, kv_head)..][..shape.head_words()]
+    pub(super) fn head(&self, shape: &Shape, block: usize, head: HeadAt) -> &[u32] {
+        &self.block(block)[shape.head_at(head)..][..shape.head_words()]
     }
 
     /// The keys and the values that are read after those of a head in a block, where attention goes over so many
     /// positions: the head in the next block, and after the last one the next head.
-    pub(super) fn next(
-        &self,
-        shape: &Shape,
-        (block, positions): (usize, usize),
-        (layer, kv_head): (usize, usize),
-    ) -> [Lines<'_>; 2] {
+    pub(super) fn next(&self, shape: &Shape, block: usize, positions: usize, head: HeadAt) -> [Lines<'_>; 2] {
         let end = (block + 1) * BLOCK_POSITIONS;
         let (block, at, seen) = if end >= positions {
-            (0, shape.head_at(layer, kv_head) + shape.head_words(), positions)
+            (0, shape.head_at(head) + shape.head_words(), positions)
         } else {
-            (block + 1, shape.head_at(layer, kv_head), positions - end)
+            (block + 1, shape.head_at(head), positions - end)
         };
         let words = self.block(block).get(at..at + shape.head_words());
         words.map_or([Lines::NONE; 2], |words| shape.lines(words, seen.min(BLOCK_POSITIONS)))
     }
 
     /// Writes the key and the value, `[KV, D]` each, of one position in one layer.
-    pub(super) fn write(
-        &mut self,
-        shape: &Shape,
-        (layer, position): (usize, usize),
-        key: &[f32],
-        value: &[f32],
-    ) {
+    pub(super) fn write(&mut self, shape: &Shape, layer: usize, position: usize, key: &[f32], value: &[f32]) {
         let (block, column) = (position / BLOCK_POSITIONS, position % BLOCK_POSITIONS);
         let words = &mut self.own[block - self.full.len()];
         let heads = key.chunks_exact(shape.head_width).zip(value.chunks_exact(shape.head_width));
         for (kv_head, pair) in heads.enumerate() {
-            let head = &mut words[shape.head_at(layer, kv_head)..][..shape.head_words()];
+            let head = &mut words[shape.head_at(HeadAt { layer, kv_head })..][..shape.head_words()];
             shape.write(head, column, pair);
         }
     }
@@ -299,7 +295,7 @@ impl Blocks {
 
     /// Ends an extension: the context's new positions hold these tokens, computed by these weights. Blocks that have
     /// become full are given up for equal ones where another context has them.
-    pub(super) fn settle(&mut self, context: &mut Context, tokens: &[u32], weights: u64) {
+    pub(super) fn commit(&mut self, context: &mut Context, tokens: &[u32], weights: u64) {
         let is_new = context.len == tokens.len();
         context.weights = (is_new || context.weights == Some(weights)).then_some(weights);
         context.tail.extend_from_slice(tokens);
@@ -316,8 +312,8 @@ impl Blocks {
             };
             context.full.push(full);
         }
-        let settled = context.tail.len() - rest.len();
-        context.tail.drain(..settled);
+        let committed = context.tail.len() - rest.len();
+        context.tail.drain(..committed);
     }
 
     fn find(&self, key: Option<&Key>) -> Option<Arc<FullBlock>> {
@@ -348,7 +344,7 @@ impl Blocks {
 
     /// Gives a context the first positions of another one that holds the same tokens there, computed by the same
     /// weights: full blocks in common, and a copy of the one behind them.
-    pub(super) fn take_over(&mut self, (to, from): (&mut Context, &Context), tokens: &[u32]) {
+    pub(super) fn take_over(&mut self, to: &mut Context, from: &Context, tokens: &[u32]) {
         assert!(to.len <= tokens.len() && tokens.len() <= from.len, "{} of {}", tokens.len(), from.len);
         assert_eq!(to.weights, from.weights, "contexts under the same weights");
         let (full, rest) = tokens.as_chunks::<BLOCK_POSITIONS>();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::Decoder;
 use crate::decoder::config::DecoderConfig;
 use crate::flex::Rows;
-use crate::gemm::{Factor, Packed, Precision};
+use crate::gemm::{Factor, PackedMatrix, Precision};
 use crate::weights::{Block, Weights};
 
 /// The weights of one policy version, packed once for all its steps.
@@ -16,7 +16,7 @@ pub(crate) struct PackedDecoder {
     embedding: Option<Rows>,
     pub(super) blocks: Vec<PackedBlock>,
     pub(super) final_norm: Rows,
-    pub(super) head: Packed,
+    pub(super) head: PackedMatrix,
     bytes: usize,
     numbers: usize,
     number: u64,
@@ -29,17 +29,17 @@ static PACKED: AtomicU64 = AtomicU64::new(1);
 pub(super) struct PackedBlock {
     pub(super) input_norm: Rows,
     /// Query, key and value projections side by side.
-    pub(super) query_key_value: Packed,
+    pub(super) query_key_value: PackedMatrix,
     /// The biases of the same columns.
     pub(super) bias: Option<Vec<f32>>,
     pub(super) query_norm: Option<Rows>,
     pub(super) key_norm: Option<Rows>,
-    pub(super) output: Packed,
+    pub(super) output: PackedMatrix,
     pub(super) output_bias: Option<Rows>,
     pub(super) post_norm: Rows,
-    pub(super) gate: Packed,
-    pub(super) up: Packed,
-    pub(super) down: Packed,
+    pub(super) gate: PackedMatrix,
+    pub(super) up: PackedMatrix,
+    pub(super) down: PackedMatrix,
 }
 
 impl PackedDecoder {
@@ -52,9 +52,9 @@ impl PackedDecoder {
             weights.blocks.iter().flat_map(|block| PackedBlock::factors_of(block, &config)).collect();
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         factors.push(Factor { weights: vec![head.slice()], inner: config.hidden });
-        let mut packed = Packed::of_weights(&factors, precision).into_iter();
-        let sum = |of: fn(&Packed) -> usize| packed.as_slice().iter().map(of).sum();
-        let (bytes, numbers) = (sum(Packed::bytes), sum(Packed::numbers));
+        let mut packed = PackedMatrix::of_weights(&factors, precision).into_iter();
+        let sum = |of: fn(&PackedMatrix) -> usize| packed.as_slice().iter().map(of).sum();
+        let (bytes, numbers) = (sum(PackedMatrix::bytes), sum(PackedMatrix::numbers));
         let blocks = weights.blocks.into_iter().map(|block| PackedBlock::new(block, &mut packed)).collect();
         let head = packed.next().expect("the head was packed last");
         let is_head = weights.head.is_none() && precision == Precision::F32;
@@ -128,7 +128,7 @@ impl PackedBlock {
         ]
     }
 
-    fn new(block: Block<Rows>, packed: &mut impl Iterator<Item = Packed>) -> Self {
+    fn new(block: Block<Rows>, packed: &mut impl Iterator<Item = PackedMatrix>) -> Self {
         let bias = match (&block.query_bias, &block.key_bias, &block.value_bias) {
             (Some(query), Some(key), Some(value)) => {
                 Some([query.slice(), key.slice(), value.slice()].concat())
@@ -189,11 +189,11 @@ pub(crate) enum Unpacked<'a> {
     /// Beside others.
     Numbers(&'a [f32]),
     /// In some columns of a packed factor.
-    Columns { packed: &'a Packed, first: usize, end: usize },
+    Columns { packed: &'a PackedMatrix, first: usize, end: usize },
 }
 
 impl<'a> Unpacked<'a> {
-    fn whole(packed: &'a Packed) -> Self {
+    fn whole(packed: &'a PackedMatrix) -> Self {
         Self::Columns { packed, first: 0, end: packed.columns() }
     }
 

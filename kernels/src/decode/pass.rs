@@ -12,11 +12,11 @@ use rayon::Scope;
 use rayon::prelude::*;
 
 use super::attention::{QUERIES_MAX, Queries, attend};
-use super::cache::{Context, Shape};
+use super::cache::{Context, HeadAt, Shape};
 use super::packed::{PackedBlock, PackedDecoder};
 use super::team::Team;
 use crate::flex::Rows;
-use crate::gemm::{Packed, multiply_panels};
+use crate::gemm::{PackedMatrix, multiply_panels};
 use crate::panel::Left;
 use crate::{norm, rotary, simd, swiglu};
 
@@ -26,7 +26,7 @@ const ROWS_SHARED: usize = 32;
 const CONTEXTS_WHOLE: usize = 4;
 
 /// A context, its new tokens and where their last one's logits go.
-pub(super) struct Part<'a> {
+pub(super) struct ContextPart<'a> {
     pub(super) slot: usize,
     pub(super) tokens: &'a [u32],
     pub(super) context: Context,
@@ -65,7 +65,7 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 /// What all passes of a call have in common.
-pub(super) struct Pass<'a> {
+pub(super) struct DecodePass<'a> {
     pub(super) model: &'a PackedDecoder,
     pub(super) shape: Shape,
     /// Cosines and sines of all positions.
@@ -75,7 +75,7 @@ pub(super) struct Pass<'a> {
 }
 
 /// Some tokens of a part that go through the layers together.
-struct Span {
+struct TokenSpan {
     part: usize,
     /// First token and end in the part's tokens.
     tokens: Range<usize>,
@@ -94,7 +94,7 @@ struct Task {
 #[derive(Clone, Copy)]
 enum Step<'a> {
     /// A weight's product with the rows of a buffer.
-    Product(Source, &'a Packed),
+    Product(Source, &'a PackedMatrix),
     /// The activation of a block's feed-forward part.
     Gated(&'a PackedBlock),
     /// Attention in a layer.
@@ -113,10 +113,10 @@ enum Source {
 type Results = [RwLock<PieceResult>];
 
 /// A call's parts and all that is computed of them. Who leads changes it between steps; a step's pieces read it.
-pub(super) struct State<'p, 'a> {
-    parts: &'p mut [Part<'a>],
+pub(super) struct PassState<'p, 'a> {
+    parts: &'p mut [ContextPart<'a>],
     workspace: &'p mut Workspace,
-    spans: Vec<Span>,
+    spans: Vec<TokenSpan>,
     /// Rows of the left factor of the next product.
     rows: usize,
     tasks: Vec<Task>,
@@ -124,29 +124,29 @@ pub(super) struct State<'p, 'a> {
     step: Option<(Step<'p>, usize)>,
 }
 
-impl<'p, 'a> State<'p, 'a> {
-    pub(super) fn new(parts: &'p mut [Part<'a>], workspace: &'p mut Workspace) -> Self {
+impl<'p, 'a> PassState<'p, 'a> {
+    pub(super) fn new(parts: &'p mut [ContextPart<'a>], workspace: &'p mut Workspace) -> Self {
         Self { parts, workspace, spans: Vec::new(), rows: 0, tasks: Vec::new(), step: None }
     }
 
     /// The left factor of a product with a weight.
-    fn left(&self, source: Source, weight: &Packed) -> (usize, Left<'_>) {
+    fn left(&self, source: Source, weight: &PackedMatrix) -> Left<'_> {
         let values = match source {
             Source::Normed => &self.workspace.normed,
             Source::Mixed => &self.workspace.mixed,
             Source::Active => &self.workspace.active,
         };
         let inner = weight.inner();
-        (self.rows, Left::Rows(&values[..self.rows * inner], inner))
+        Left::Rows(&values[..self.rows * inner], inner)
     }
 }
 
 /// Why no lock is found poisoned.
 const WHOLE: &str = "a pass ends where a piece of it panics";
 
-impl<'p> Pass<'p> {
+impl<'p> DecodePass<'p> {
     /// Does the piece with this number, from all of the step's pieces down to 1.
-    pub(super) fn piece(&self, state: &State<'p, '_>, number: usize) {
+    pub(super) fn piece(&self, state: &PassState<'p, '_>, number: usize) {
         let (step, pieces) = state.step.expect("pieces are of a step");
         let piece = pieces - number;
         let PieceResult { values, up } = &mut *state.workspace.results[piece].write().expect(WHOLE);
@@ -154,14 +154,15 @@ impl<'p> Pass<'p> {
             Step::Product(source, weight) => {
                 let left = state.left(source, weight);
                 let (panels, columns) = self.share(weight, piece);
-                multiply_panels(left, weight, panels, sized(values, left.0 * columns));
+                let values = sized(values, state.rows * columns);
+                multiply_panels(state.rows, left, weight, panels, values);
             }
             Step::Gated(block) => {
                 let left = state.left(Source::Normed, &block.gate);
                 let (panels, columns) = self.share(&block.gate, piece);
-                let (gate, up) = (sized(values, left.0 * columns), sized(up, left.0 * columns));
-                multiply_panels(left, &block.gate, panels.clone(), gate);
-                multiply_panels(left, &block.up, panels, up);
+                let (gate, up) = (sized(values, state.rows * columns), sized(up, state.rows * columns));
+                multiply_panels(state.rows, left, &block.gate, panels.clone(), gate);
+                multiply_panels(state.rows, left, &block.up, panels, up);
                 swiglu::forward_in_place(gate, up);
             }
             Step::Attend(layer) => {
@@ -172,12 +173,12 @@ impl<'p> Pass<'p> {
     }
 
     /// Panels of each piece of a product; the last one may have fewer.
-    fn panels_each(&self, weight: &Packed) -> usize {
+    fn panels_each(&self, weight: &PackedMatrix) -> usize {
         weight.panels().div_ceil(self.threads)
     }
 
     /// Panels of a piece of a product, and how many columns they have.
-    fn share(&self, weight: &Packed, piece: usize) -> (Range<usize>, usize) {
+    fn share(&self, weight: &PackedMatrix, piece: usize) -> (Range<usize>, usize) {
         let each = self.panels_each(weight);
         let panels = piece * each..((piece + 1) * each).min(weight.panels());
         let width = self.columns(weight);
@@ -185,12 +186,12 @@ impl<'p> Pass<'p> {
     }
 
     /// Columns of a piece of a product; the last one may have fewer.
-    fn columns(&self, weight: &Packed) -> usize {
+    fn columns(&self, weight: &PackedMatrix) -> usize {
         self.panels_each(weight) * weight.panel_columns()
     }
 
     /// Attention of a task, into its part of `mixed`.
-    fn attend(&self, state: &State<'_, '_>, layer: usize, task: &Task, result: &mut [f32]) {
+    fn attend(&self, state: &PassState<'_, '_>, layer: usize, task: &Task, result: &mut [f32]) {
         let config = &self.model.config;
         let (head, group) = (config.head_width, config.heads / config.kv_heads);
         let query_width = config.heads * head;
@@ -206,9 +207,9 @@ impl<'p> Pass<'p> {
                 let kv_head = begin / (group * head) + number;
                 for (part, result) in result.chunks_mut(QUERIES_MAX * head).enumerate() {
                     let values = &projected[(kv_head * group + part * QUERIES_MAX) * head..];
-                    let (rows, position) = (result.len() / head, (context.len(), 0));
-                    let queries = Queries { values, distance: head, rows, position };
-                    attend((&self.shape, context), (layer, kv_head), &queries, (result, head));
+                    let rows = result.len() / head;
+                    let queries = Queries { values, distance: head, rows, position: context.len(), step: 0 };
+                    attend(&self.shape, context, HeadAt { layer, kv_head }, &queries, result, head);
                 }
             }
             return;
@@ -217,21 +218,20 @@ impl<'p> Pass<'p> {
         let (first, rows) = (begin / query_width, result.len() / query_width);
         for number in 0..config.heads {
             let values = &projected[first * distance + number * head..];
-            let position = (context.len() + first, 1);
-            let queries = Queries { values, distance, rows, position };
-            let result = &mut result[number * head..];
-            attend((&self.shape, context), (layer, number / group), &queries, (result, query_width));
+            let queries = Queries { values, distance, rows, position: context.len() + first, step: 1 };
+            let (result, kv_head) = (&mut result[number * head..], number / group);
+            attend(&self.shape, context, HeadAt { layer, kv_head }, &queries, result, query_width);
         }
     }
 }
 
 /// The state between two steps.
-type Guard<'s, 'p, 'a> = RwLockWriteGuard<'s, State<'p, 'a>>;
+type Guard<'s, 'p, 'a> = RwLockWriteGuard<'s, PassState<'p, 'a>>;
 
 /// The thread that takes the parts of a call through the layers.
 pub(super) struct Lead<'s, 'scope, 'p, 'a> {
-    pub(super) pass: &'scope Pass<'p>,
-    pub(super) state: &'scope RwLock<State<'p, 'a>>,
+    pub(super) pass: &'scope DecodePass<'p>,
+    pub(super) state: &'scope RwLock<PassState<'p, 'a>>,
     /// Who does pieces beside this thread, and where such threads come from.
     pub(super) team: Option<(&'scope Team, &'s Scope<'scope>)>,
 }
@@ -246,7 +246,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
             let mut first = 0;
             while first < tokens {
                 let count = (tokens - first).min(tokens_max - rows);
-                state.spans.push(Span { part, tokens: first..first + count, row: rows });
+                state.spans.push(TokenSpan { part, tokens: first..first + count, row: rows });
                 (first, rows) = (first + count, rows + count);
                 if rows == tokens_max {
                     state = self.run(state, rows);
@@ -266,24 +266,24 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         self.embed(&mut state);
         self.set_tasks(&mut state);
         for (layer, block) in self.pass.model.blocks.iter().enumerate() {
-            self.norm((rows, state.workspace), &block.input_norm);
+            self.norm(rows, state.workspace, &block.input_norm);
             state = self.product(state, Source::Normed, &block.query_key_value);
             let Workspace { results, projected, .. } = &mut *state.workspace;
-            self.collect((rows, results), &block.query_key_value, projected);
-            self.place(&mut state, (layer, block));
+            self.collect(rows, results, &block.query_key_value, projected);
+            self.place(&mut state, layer, block);
             let tasks = state.tasks.len();
             state = self.step(state, Step::Attend(layer), tasks);
             self.collect_mixed(&mut state);
             state = self.product(state, Source::Mixed, &block.output);
-            self.add((rows, state.workspace), &block.output, block.output_bias.as_ref());
-            self.norm((rows, state.workspace), &block.post_norm);
+            self.add(rows, state.workspace, &block.output, block.output_bias.as_ref());
+            self.norm(rows, state.workspace, &block.post_norm);
             state = self.step(state, Step::Gated(block), self.pieces(&block.gate));
             let Workspace { results, active, .. } = &mut *state.workspace;
-            self.collect((rows, results), &block.gate, active);
+            self.collect(rows, results, &block.gate, active);
             state = self.product(state, Source::Active, &block.down);
-            self.add((rows, state.workspace), &block.down, None);
+            self.add(rows, state.workspace, &block.down, None);
         }
-        let State { spans, parts, .. } = &mut *state;
+        let PassState { spans, parts, .. } = &mut *state;
         spans.iter().for_each(|span| parts[span.part].context.advance(span.tokens.len()));
         self.head(state)
     }
@@ -312,18 +312,18 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         &self,
         state: Guard<'scope, 'p, 'a>,
         source: Source,
-        weight: &'p Packed,
+        weight: &'p PackedMatrix,
     ) -> Guard<'scope, 'p, 'a> {
         self.step(state, Step::Product(source, weight), self.pieces(weight))
     }
 
     /// How many pieces a product with a weight has.
-    fn pieces(&self, weight: &Packed) -> usize {
+    fn pieces(&self, weight: &PackedMatrix) -> usize {
         weight.panels().div_ceil(self.pass.panels_each(weight))
     }
 
     /// The spans' tokens as rows of the residual stream.
-    fn embed(&self, state: &mut State<'_, '_>) {
+    fn embed(&self, state: &mut PassState<'_, '_>) {
         let hidden = self.pass.model.config.hidden;
         let x = sized(&mut state.workspace.x, state.rows * hidden);
         let mut x = x.chunks_exact_mut(hidden);
@@ -335,7 +335,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     }
 
     /// Cuts the spans' attention into tasks.
-    fn set_tasks(&self, state: &mut State<'_, '_>) {
+    fn set_tasks(&self, state: &mut PassState<'_, '_>) {
         let config = &self.pass.model.config;
         let width = config.heads * config.head_width;
         let is_whole = state.spans.len() >= CONTEXTS_WHOLE * self.pass.threads;
@@ -353,7 +353,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     }
 
     /// Biases, norms and rotations, and keys and values into the caches.
-    fn place(&self, state: &mut State<'_, '_>, (layer, block): (usize, &PackedBlock)) {
+    fn place(&self, state: &mut PassState<'_, '_>, layer: usize, block: &PackedBlock) {
         let config = &self.pass.model.config;
         let (query_width, key_width) =
             (config.heads * config.head_width, config.kv_heads * config.head_width);
@@ -377,12 +377,12 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
                             simd::add_scaled(key, 1.0, &bias[query_width..]);
                             simd::add_scaled(value, 1.0, &bias[query_width + key_width..]);
                         }
-                        turn_heads(query, (block.query_norm.as_ref(), config.rms_eps), angles);
-                        turn_heads(key, (block.key_norm.as_ref(), config.rms_eps), angles);
+                        norm_rope_heads(query, block.query_norm.as_ref(), config.rms_eps, angles);
+                        norm_rope_heads(key, block.key_norm.as_ref(), config.rms_eps, angles);
                         query.iter_mut().for_each(|value| *value *= scale);
                     },
                 );
-                context.write(&self.pass.shape, (layer, position), key, value);
+                context.write(&self.pass.shape, layer, position, key, value);
             }
         }
     }
@@ -391,8 +391,8 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     fn head(&self, mut state: Guard<'scope, 'p, 'a>) -> Guard<'scope, 'p, 'a> {
         let model = self.pass.model;
         let hidden = model.config.hidden;
-        let State { parts, workspace, spans, .. } = &mut *state;
-        let ends = |span: &&Span| {
+        let PassState { parts, workspace, spans, .. } = &mut *state;
+        let ends = |span: &&TokenSpan| {
             let part = &parts[span.part];
             part.logits.is_some() && span.tokens.end == part.tokens.len()
         };
@@ -407,9 +407,9 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
             return state;
         }
         state.rows = rows;
-        self.norm((rows, state.workspace), &model.final_norm);
+        self.norm(rows, state.workspace, &model.final_norm);
         state = self.product(state, Source::Normed, &model.head);
-        let State { parts, spans, workspace, .. } = &mut *state;
+        let PassState { parts, spans, workspace, .. } = &mut *state;
         let width = self.pass.columns(&model.head);
         let mut row = 0;
         for span in &*spans {
@@ -431,7 +431,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         }
     }
 
-    fn norm(&self, (rows, workspace): (usize, &mut Workspace), gain: &Rows) {
+    fn norm(&self, rows: usize, workspace: &mut Workspace, gain: &Rows) {
         let (gain, eps) = (gain.slice(), self.pass.model.config.rms_eps);
         let x = &workspace.x[..rows * gain.len()];
         let len = ROWS_SHARED * gain.len();
@@ -449,7 +449,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     }
 
     /// A product's result row by row.
-    fn collect(&self, (rows, results): (usize, &Results), weight: &Packed, to: &mut Vec<f32>) {
+    fn collect(&self, rows: usize, results: &Results, weight: &PackedMatrix, to: &mut Vec<f32>) {
         let (columns, width) = (weight.columns(), self.pass.columns(weight));
         self.parts(sized(to, rows * columns), ROWS_SHARED * columns, |number, to| {
             for (row, to) in to.chunks_exact_mut(columns).enumerate() {
@@ -459,7 +459,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     }
 
     /// What attention's tasks have made.
-    fn collect_mixed(&self, state: &mut State<'_, '_>) {
+    fn collect_mixed(&self, state: &mut PassState<'_, '_>) {
         let Workspace { results, mixed, .. } = &mut *state.workspace;
         let config = &self.pass.model.config;
         let mixed = sized(mixed, state.rows * config.heads * config.head_width);
@@ -470,7 +470,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
     }
 
     /// Adds a product's result and a bias to the residual stream.
-    fn add(&self, (rows, workspace): (usize, &mut Workspace), weight: &Packed, bias: Option<&Rows>) {
+    fn add(&self, rows: usize, workspace: &mut Workspace, weight: &PackedMatrix, bias: Option<&Rows>) {
         let (columns, width) = (weight.columns(), self.pass.columns(weight));
         let Workspace { results, x, .. } = workspace;
         self.parts(&mut x[..rows * columns], ROWS_SHARED * columns, |number, x| {
@@ -496,7 +496,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
 
 /// Norm and rotation of the heads of one row.
 #[inline(always)]
-fn turn_heads(heads: &mut [f32], (gain, eps): (Option<&Rows>, f64), [cos, sin]: [&[f32]; 2]) {
+fn norm_rope_heads(heads: &mut [f32], gain: Option<&Rows>, eps: f64, [cos, sin]: [&[f32]; 2]) {
     for head in heads.chunks_exact_mut(2 * cos.len()) {
         if let Some(gain) = gain {
             norm::forward_row_in_place(head, gain.slice(), eps);

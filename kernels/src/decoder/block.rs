@@ -63,10 +63,12 @@ impl Block<Tensor<2>> {
     /// `x` and its norm `[N, hidden]`, keys and values `[M, KV, D]`; the result is `[N, hidden]`.
     pub(crate) fn attend(
         &self,
-        (x, normed): (Tensor<2>, Tensor<2>),
+        x: Tensor<2>,
+        normed: Tensor<2>,
         (keys, values): (Tensor<3>, Tensor<3>),
         config: &DecoderConfig,
-        (angles, spans): (&Angles, &Arc<[Span]>),
+        angles: &Angles,
+        spans: &Arc<[Span]>,
     ) -> Tensor<2> {
         let mixed = attention(self.queries(normed, config, angles), keys, values, spans);
         self.after_attention(x, mixed, config)

@@ -16,7 +16,7 @@ pub(super) const WHOLE_BITS: u32 = 0x4b00_0000;
 pub(super) const WHOLE_OFFSET: f32 = 8_388_608.0 + 128.0;
 
 /// A right factor `[inner, columns]` in panels of columns, each row-major, the last one filled up with zeros.
-pub(crate) struct Packed {
+pub(crate) struct PackedMatrix {
     pub(super) inner: usize,
     pub(super) columns: usize,
     /// Columns of a panel: as many as a register tile has.
@@ -81,7 +81,7 @@ impl Words {
     }
 }
 
-impl Packed {
+impl PackedMatrix {
     /// Room for a factor of at most so many numbers in panels.
     fn sized(inner: usize, columns: usize) -> Self {
         let width = panel_width();
@@ -128,7 +128,7 @@ impl Packed {
         packed.collect()
     }
 
-    /// The weights `[columns, inner]` of some columns, as they are rounded. Packed at the same precision again they
+    /// The weights `[columns, inner]` of some columns, as they are rounded. PackedMatrix at the same precision again they
     /// are the same to the bit.
     pub(crate) fn weights(&self, columns: Range<usize>) -> Vec<f32> {
         let mut weights = vec![0.0; columns.len() * self.inner];
@@ -242,7 +242,7 @@ impl Packed {
         assert_eq!(b.len(), self.inner * self.columns, "a right factor of the packed form");
         let (width, inner) = (self.width, self.inner);
         self.for_each_panel(|panel, to| {
-            turn_rows(to, b[panel * width * inner..].chunks_exact(inner).take(width), (width, inner));
+            transpose(to, b[panel * width * inner..].chunks_exact(inner).take(width), width, inner);
         });
     }
 
@@ -281,7 +281,7 @@ impl Factor<'_> {
             Precision::F32 => panels.for_each(|(to, rows)| set_panel(bytemuck::cast_slice_mut(to), rows)),
             Precision::Bf16 => panels.for_each_init(scratch, |panel, (words, rows)| {
                 set_panel(panel, rows);
-                fill_words((words, 2), panel, width, |_, value| u32::from(bf16(value)));
+                fill_words(words, 2, panel, width, |_, value| u32::from(bf16(value)));
             }),
             Precision::I8 => {
                 scales = vec![0.0_f32; rows.len().next_multiple_of(width)];
@@ -289,7 +289,7 @@ impl Factor<'_> {
                 scaled.for_each_init(scratch, |panel, ((words, rows), scales)| {
                     set_panel(panel, rows);
                     set_scales(panel, scales);
-                    fill_words((words, 4), panel, width, |column, value| whole(value, scales[column]));
+                    fill_words(words, 4, panel, width, |column, value| whole(value, scales[column]));
                 });
             }
         }
@@ -304,7 +304,7 @@ fn set_panel(to: &mut [f32], rows: &[&[f32]]) {
     if rows.len() < width {
         to.fill(0.0);
     }
-    turn_rows(to, rows.iter().copied(), (width, inner));
+    transpose(to, rows.iter().copied(), width, inner);
 }
 
 /// Copies as much of each row as a panel has columns, or as there is.
@@ -323,11 +323,7 @@ fn copy_first(to: &mut [f32], from: &[f32]) {
 }
 
 /// Puts rows of `inner` numbers into the columns of a panel.
-fn turn_rows<'a>(
-    to: &mut [f32],
-    rows: impl Iterator<Item = &'a [f32]> + Clone,
-    (width, inner): (usize, usize),
-) {
+fn transpose<'a>(to: &mut [f32], rows: impl Iterator<Item = &'a [f32]> + Clone, width: usize, inner: usize) {
     // Blocks of sixteen sums read each line of the cache once.
     for first in (0..inner).step_by(16) {
         let depth = 16.min(inner - first);
@@ -376,7 +372,8 @@ fn of_whole(bits: u32, scale: f32) -> f32 {
 
 /// Puts the numbers of each column together into words of so many.
 fn fill_words(
-    (words, numbers): (&mut [u32], usize),
+    words: &mut [u32],
+    numbers: usize,
     panel: &[f32],
     width: usize,
     number: impl Fn(usize, f32) -> u32,
@@ -407,7 +404,7 @@ fn panel_width() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Factor, Packed, Precision};
+    use super::{Factor, PackedMatrix, Precision};
 
     #[test]
     fn bf16_rounds_to_the_nearest_and_ties_to_even() {
@@ -430,7 +427,7 @@ mod tests {
                 let (first, second) = weights.split_at(70 * inner);
                 let factors =
                     [Factor { weights: vec![first, second], inner }, Factor { weights: vec![second], inner }];
-                Packed::of_weights(&factors, precision)
+                PackedMatrix::of_weights(&factors, precision)
             };
             let packed = pack(&weights);
             let unpacked = packed[0].weights(0..columns);

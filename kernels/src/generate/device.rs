@@ -129,7 +129,7 @@ impl DeviceSlots {
             let normed = block.normed(x.clone(), config);
             let new = block.keys_values(normed.clone(), config, &angles);
             let all = self.cache.write(layer, new, &places.rows);
-            x = block.attend((x, normed), all, config, (&angles, &places.spans));
+            x = block.attend(x, normed, all, config, &angles, &places.spans);
         }
         for feed in feeds {
             self.lengths[feed.slot] += feed.tokens.len();

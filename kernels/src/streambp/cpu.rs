@@ -9,15 +9,15 @@ pub(super) mod head;
 mod inputs;
 mod layer;
 mod live;
-mod spares;
+mod pool;
 mod workspace;
 
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::{ChunkPlan, TokenStats, silence_last_entries};
-use crate::decoder::{Decoder, Packed, Part};
+use super::{ChunkPlan, TokenStats, zero_last};
+use crate::decoder::{Decoder, Packed, SequenceRows};
 use crate::error::KernelError;
 use crate::flex::{Rows, Sum};
 use crate::rows::add_columns;
@@ -25,11 +25,11 @@ use crate::weights::Weights;
 use inputs::KeptInputs;
 use layer::LayerPass;
 use live::LiveRows;
-use spares::Spares;
+use pool::BufferPool;
 use workspace::{Keep, KeptLayer, Workspace};
 
 /// One batch on its way through one model whose parameters lie in memory.
-pub(super) struct Pass<'a> {
+pub(super) struct SlicePass<'a> {
     decoder: &'a Decoder,
     batch: &'a Packed,
     plan: &'a ChunkPlan,
@@ -39,7 +39,7 @@ pub(super) struct Pass<'a> {
     /// The token after each token.
     targets: Arc<[u32]>,
     /// Where the sequences lie.
-    parts: Vec<Part>,
+    parts: Vec<SequenceRows>,
     /// Whether chunks without slopes are left out of the backward pass; a test compares with one that is whole.
     pub(super) skips: bool,
 }
@@ -52,7 +52,7 @@ struct Kept {
     layers: Vec<KeptLayer>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> SlicePass<'a> {
     pub(super) fn new(decoder: &'a Decoder, batch: &'a Packed, plan: &'a ChunkPlan) -> Self {
         let config = &decoder.config;
         Self {
@@ -70,14 +70,14 @@ impl<'a> Pass<'a> {
     /// Statistics of the batch, without gradients.
     pub(super) fn statistics(&self) -> TokenStats {
         let mut workspace = Workspace::of_last_pass();
-        let mut x = self.embedded(&mut workspace.spares);
+        let mut x = self.embedded(&mut workspace.pool);
         for layer in 0..self.weights.blocks.len() {
             self.layer(layer).forward(&mut x, &mut workspace, Keep::Nothing);
         }
         let (stats, _) = self.head_statistics(&x);
-        workspace.spares.give(x);
+        workspace.pool.give(x);
         // The next backward pass will need what this one had no use for.
-        workspace.spares.keep_all();
+        workspace.pool.keep_all();
         workspace.leave();
         stats
     }
@@ -89,27 +89,27 @@ impl<'a> Pass<'a> {
         coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
     ) -> Result<TokenStats, KernelError> {
         let mut workspace = Workspace::of_last_pass();
-        let mut x = self.embedded(&mut workspace.spares);
+        let mut x = self.embedded(&mut workspace.pool);
         let kept = self.forward(&mut x, &mut workspace)?;
         let (stats, log_totals) = self.head_statistics(&x);
         let mut column = coefficients(&stats);
         assert_eq!(column.len(), self.batch.ids.len(), "one coefficient an entry of the statistics");
-        silence_last_entries(self.batch, &mut column);
+        zero_last(self.batch, &mut column);
         let live = if self.skips { LiveRows::new(self.batch, &column) } else { LiveRows::all(self.batch) };
         if live.is_empty() {
             // The next backward pass will need what this one had no use for.
-            workspace.spares.give(x);
-            workspace.spares.keep_all();
+            workspace.pool.give(x);
+            workspace.pool.keep_all();
             workspace.leave();
             return Ok(stats);
         }
         let mut sums = Sum::take_all(gradients);
         // From here on `x` is the gradient of what it was.
-        self.head_backward(&mut x, (&column, &log_totals), &live, &mut sums);
-        let done = self.backward(kept, &mut x, (&mut workspace, &mut sums), &live);
+        self.head_backward(&mut x, &column, &log_totals, &live, &mut sums);
+        let done = self.backward(kept, &mut x, &mut workspace, &mut sums, &live);
         Sum::give_back(sums, gradients);
-        workspace.spares.give(x);
-        workspace.spares.keep_given();
+        workspace.pool.give(x);
+        workspace.pool.keep_given();
         workspace.leave();
         done.map(|()| stats)
     }
@@ -125,7 +125,7 @@ impl<'a> Pass<'a> {
         for layer in 0..layers {
             // The first layer's input is looked up again.
             if layer > 0 {
-                kept.inputs.push(x, &mut workspace.spares)?;
+                kept.inputs.push(x, &mut workspace.pool)?;
             }
             let keep = match layer {
                 layer if layer >= first_whole => Keep::Activations,
@@ -142,22 +142,23 @@ impl<'a> Pass<'a> {
         &self,
         mut kept: Kept,
         x: &mut [f32],
-        (workspace, sums): (&mut Workspace, &mut Weights<Sum>),
+        workspace: &mut Workspace,
+        sums: &mut Weights<Sum>,
         live: &LiveRows,
     ) -> Result<(), KernelError> {
         let mut input = Vec::new();
         for (layer, kept_layer) in kept.layers.into_iter().enumerate().rev() {
             if layer > 0 {
-                kept.inputs.pop(x.len(), &mut input, &mut workspace.spares)?;
+                kept.inputs.pop(x.len(), &mut input, &mut workspace.pool)?;
             } else {
                 // The buffer is given up before its successor is made.
-                workspace.spares.give(std::mem::take(&mut input));
-                input = self.embedded(&mut workspace.spares);
+                workspace.pool.give(std::mem::take(&mut input));
+                input = self.embedded(&mut workspace.pool);
             }
             let gradients = &mut sums.blocks[layer];
-            self.layer(layer).backward((&input, kept_layer), x, (workspace, gradients), live);
+            self.layer(layer).backward(&input, kept_layer, x, workspace, gradients, live);
         }
-        workspace.spares.give(input);
+        workspace.pool.give(input);
         let hidden = self.decoder.config.hidden;
         let to = sums.embedding.slice_mut();
         for (&id, row) in self.batch.ids.iter().zip(x.chunks_exact(hidden)) {
@@ -167,10 +168,10 @@ impl<'a> Pass<'a> {
     }
 
     /// Rows of the embedding, `[N, hidden]`.
-    fn embedded(&self, spares: &mut Spares) -> Vec<f32> {
+    fn embedded(&self, pool: &mut BufferPool) -> Vec<f32> {
         let hidden = self.decoder.config.hidden;
         let table = self.weights.embedding.slice();
-        let mut x = spares.take(self.batch.ids.len() * hidden);
+        let mut x = pool.take(self.batch.ids.len() * hidden);
         for (&id, x) in self.batch.ids.iter().zip(x.chunks_exact_mut(hidden)) {
             x.copy_from_slice(&table[id as usize * hidden..(id as usize + 1) * hidden]);
         }

@@ -8,8 +8,8 @@ use std::f32::consts::LOG2_E;
 
 use rayon::prelude::*;
 
-use super::{Block, Dims, Inputs, Saved, Span, copy_head};
-use crate::panel::{Buffer, Columns, Form, LANES, Left, add_product, product, soften_both};
+use super::{Dims, Inputs, QueryBlock, Saved, Span, copy_head};
+use crate::panel::{Buffer, Columns, Form, LANES, Left, add_product, product, softmax_backward};
 use crate::rows::TASK_BLOCKS;
 use crate::simd;
 
@@ -24,14 +24,15 @@ const SUMMED_ROWS: usize = 64;
 /// The gradients of queries; adds those of keys and values, which have the form of the keys.
 pub(in crate::attention) fn gradients(
     dims: &Dims,
-    (inputs, saved): (Inputs<'_>, Saved<'_>),
+    inputs: Inputs<'_>,
+    saved: Saved<'_>,
     spans: &[Span],
     (dkey, dvalue): (&mut [f32], &mut [f32]),
 ) -> Vec<f32> {
     let deltas = deltas(dims, saved);
     let mut dquery = vec![0.0; dims.rows * dims.query_stride()];
     for batch in segments(dims, spans).chunks(batch_segments()) {
-        let pass = Pass { dims, inputs, saved, deltas: &deltas };
+        let pass = BackwardPass { dims, inputs, saved, deltas: &deltas };
         let done: Vec<SegmentSums<'_>> =
             batch.par_iter().with_max_len(TASK_BLOCKS).map(|segment| pass.segment(*segment)).collect();
         let add_to_queries = || {
@@ -42,9 +43,9 @@ pub(in crate::attention) fn gradients(
                 }
             });
         };
-        let add_to_keys = || done.iter().for_each(|segment| segment.add_to_keys(dims, (&segment.key, dkey)));
+        let add_to_keys = || done.iter().for_each(|segment| segment.add_to_keys(dims, &segment.key, dkey));
         let add_to_values =
-            || done.iter().for_each(|segment| segment.add_to_keys(dims, (&segment.value, dvalue)));
+            || done.iter().for_each(|segment| segment.add_to_keys(dims, &segment.value, dvalue));
         rayon::join(add_to_queries, || rayon::join(add_to_keys, add_to_values));
     }
     dquery
@@ -142,7 +143,7 @@ impl SegmentSums<'_> {
     }
 
     /// Adds the gradients of the segment's keys or values.
-    fn add_to_keys(&self, dims: &Dims, (from, to): (&[f32], &mut [f32])) {
+    fn add_to_keys(&self, dims: &Dims, from: &[f32], to: &mut [f32]) {
         let first = self.segment.span.keys.start + self.segment.first;
         for (row, from) in from.chunks_exact(dims.padded_width()).enumerate() {
             let at = dims.key_at(first + row, self.segment.kv_head);
@@ -154,21 +155,21 @@ impl SegmentSums<'_> {
 }
 
 /// What every segment reads.
-struct Pass<'a> {
+struct BackwardPass<'a> {
     dims: &'a Dims,
     inputs: Inputs<'a>,
     saved: Saved<'a>,
     deltas: &'a [f32],
 }
 
-impl Pass<'_> {
+impl BackwardPass<'_> {
     fn segment<'s>(&self, segment: Segment<'s>) -> SegmentSums<'s> {
         let (dims, span) = (self.dims, segment.span);
         let room = || Buffer::zeros(segment.keys * dims.width);
         let mut tiles = KeyRows { keys: room(), values: room() };
-        let first = (span.keys.start + segment.first, segment.kv_head);
-        copy_head(dims, self.inputs.key, first, &mut tiles.keys);
-        copy_head(dims, self.inputs.value, first, &mut tiles.values);
+        let first = span.keys.start + segment.first;
+        copy_head(dims, self.inputs.key, first, segment.kv_head, &mut tiles.keys);
+        copy_head(dims, self.inputs.value, first, segment.kv_head, &mut tiles.values);
         let first_position = segment.first_position();
         let positions = span.queries.len() - first_position;
         let mut sums = SegmentSums {
@@ -180,17 +181,25 @@ impl Pass<'_> {
         let mut loaded = LoadedBlock::new(dims, positions.min(dims.block_positions()));
         for first in (first_position..span.queries.len()).step_by(dims.block_positions()) {
             let positions = dims.block_positions().min(span.queries.len() - first);
-            let block = Block { span, kv_head: segment.kv_head, first, positions };
+            let block = QueryBlock { span, kv_head: segment.kv_head, first, positions };
             loaded.load(self, block);
             let end = (segment.first + segment.keys).min(block.keys_seen());
             for first_key in (segment.first..end).step_by(KEYS) {
                 let keys = KEYS.min(end - first_key);
-                loaded.add_tile(dims, block, (first_key, keys), (&tiles, &mut sums));
+                loaded.add_tile(dims, block, Tile { first_key, keys }, &tiles, &mut sums);
             }
             loaded.unload_queries(dims, block, &mut sums.query);
         }
         sums
     }
+}
+
+/// Keys that a block of queries meets together.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// Counted from the span's first key.
+    first_key: usize,
+    keys: usize,
 }
 
 /// The keys and values of a segment, `[keys, D]` without gaps.
@@ -240,14 +249,14 @@ impl LoadedBlock {
         }
     }
 
-    fn load(&mut self, pass: &Pass<'_>, block: Block<'_>) {
+    fn load(&mut self, pass: &BackwardPass<'_>, block: QueryBlock<'_>) {
         let (dims, saved) = (pass.dims, pass.saved);
         let query = pass.inputs.query;
         let columns = dims.width * block.columns(dims);
-        block.load_rows(dims, (query, dims.scale()), &mut self.query_rows);
-        block.turn_rows(dims, (&self.query_rows, LOG2_E), &mut self.query_columns[..columns]);
-        block.load_rows(dims, (saved.gradient, 1.0), &mut self.gradient_rows);
-        block.turn_rows(dims, (&self.gradient_rows, 1.0), &mut self.gradient_columns[..columns]);
+        block.load_rows(dims, query, dims.scale(), &mut self.query_rows);
+        block.transpose(dims, &self.query_rows, LOG2_E, &mut self.query_columns[..columns]);
+        block.load_rows(dims, saved.gradient, 1.0, &mut self.gradient_rows);
+        block.transpose(dims, &self.gradient_rows, 1.0, &mut self.gradient_columns[..columns]);
         for query in 0..block.queries(dims) {
             let entry = block.entry_at(dims, query);
             self.log_sum_exp[query] = saved.log_sum_exp[entry];
@@ -260,23 +269,24 @@ impl LoadedBlock {
     fn add_tile(
         &mut self,
         dims: &Dims,
-        block: Block<'_>,
-        (first_key, keys): (usize, usize),
-        (tiles, sums): (&KeyRows, &mut SegmentSums<'_>),
+        block: QueryBlock<'_>,
+        Tile { first_key, keys }: Tile,
+        rows: &KeyRows,
+        sums: &mut SegmentSums<'_>,
     ) {
         let (width, columns) = (dims.width, block.columns(dims));
         let in_segment = first_key - sums.segment.first;
-        let key_rows = &tiles.keys[in_segment * width..];
-        let value_rows = &tiles.values[in_segment * width..];
+        let key_rows = &rows.keys[in_segment * width..];
+        let value_rows = &rows.values[in_segment * width..];
         let scores = &mut self.scores[..keys * columns];
         let gradients = &mut self.score_gradients[..keys * columns];
         let form = Form { rows: keys, inner: width, columns };
         product(form, Left::Rows(key_rows, width), &self.query_columns, scores);
         product(form, Left::Rows(value_rows, width), &self.gradient_columns, gradients);
-        let seen = block.seen(dims, (first_key, keys), &mut self.seen[..columns]);
+        let seen = block.seen(dims, first_key, keys, &mut self.seen[..columns]);
         let of_columns =
             Columns { log_sum_exp: &self.log_sum_exp[..columns], delta: &self.delta[..columns], seen };
-        soften_both(scores, gradients, of_columns);
+        softmax_backward(scores, gradients, of_columns);
 
         let form = Form { rows: keys, inner: block.queries(dims), columns: dims.padded_width() };
         let at = in_segment * dims.padded_width();
@@ -287,7 +297,7 @@ impl LoadedBlock {
     }
 
     /// Appends the block's gradients to rows of `[positions, group * D]`.
-    fn unload_queries(&self, dims: &Dims, block: Block<'_>, rows: &mut Vec<f32>) {
+    fn unload_queries(&self, dims: &Dims, block: QueryBlock<'_>, rows: &mut Vec<f32>) {
         let (columns, queries, first) = (block.columns(dims), block.queries(dims), rows.len());
         rows.resize(first + queries * dims.width, 0.0);
         // Sixteen queries at a time read each line of the cache once.

@@ -4,8 +4,8 @@ use std::f32::consts::LOG2_E;
 
 use rayon::prelude::*;
 
-use super::{Block, Dims, Inputs, Span};
-use crate::panel::{Buffer, Form, Left, Running, add_product, product, scale_columns, soften};
+use super::{Dims, Inputs, QueryBlock, Span};
+use crate::panel::{Buffer, Form, Left, Running, add_product, product, scale_columns, softmax_columns};
 use crate::rows::TASK_BLOCKS;
 use crate::simd;
 
@@ -33,7 +33,7 @@ pub(in crate::attention) fn attend(dims: &Dims, inputs: Inputs<'_>, spans: &[Spa
 
 /// A block and the parts of the result that it fills, one a position: the heads that share its key head.
 struct Job<'a> {
-    block: Block<'a>,
+    block: QueryBlock<'a>,
     result: Vec<&'a mut [f32]>,
     log_sum_exp: Vec<&'a mut [f32]>,
 }
@@ -60,7 +60,7 @@ fn jobs<'a>(
             let positions = dims.block_positions().min(span.queries.len() - first);
             let mut blocks: Vec<Job<'_>> = (0..dims.kv_heads)
                 .map(|kv_head| Job {
-                    block: Block { span, kv_head, first, positions },
+                    block: QueryBlock { span, kv_head, first, positions },
                     result: Vec::with_capacity(positions),
                     log_sum_exp: Vec::with_capacity(positions),
                 })
@@ -82,9 +82,9 @@ impl Job<'_> {
     fn attend_by_columns(&mut self, dims: &Dims, inputs: Inputs<'_>) {
         let (block, width, columns) = (self.block, dims.width, self.block.columns(dims));
         let mut rows = Buffer::zeros(block.queries(dims) * dims.padded_width());
-        block.load_rows(dims, (inputs.query, dims.scale() * LOG2_E), &mut rows);
+        block.load_rows(dims, inputs.query, dims.scale() * LOG2_E, &mut rows);
         let mut queries = Buffer::zeros(width * columns);
-        block.turn_rows(dims, (&rows, 1.0), &mut queries);
+        block.transpose(dims, &rows, 1.0, &mut queries);
         let mut scores = Buffer::zeros(KEYS * columns);
         let mut mixed = Buffer::zeros(width * columns);
         let mut seen = Buffer::zeros(columns);
@@ -97,7 +97,7 @@ impl Job<'_> {
             let value_columns = Left::Columns(&inputs.value[at..], dims.key_strides.0);
             let tile = &mut scores[..keys * columns];
             product(Form { rows: keys, inner: width, columns }, key_rows, &queries, tile);
-            soften(tile, block.seen(dims, (first_key, keys), &mut seen), &mut running);
+            softmax_columns(tile, block.seen(dims, first_key, keys, &mut seen), &mut running);
             scale_columns(&mut mixed, &running.shrink);
             let form = Form { rows: width, inner: keys, columns };
             add_product(form, value_columns, tile, &mut mixed);
@@ -123,7 +123,9 @@ impl Job<'_> {
                 query: &inputs.query[at..at + width],
                 keys: &inputs.key[dims.key_at(block.span.keys.start, block.kv_head)..],
                 values: &inputs.value[dims.key_at(block.span.keys.start, block.kv_head)..],
-                form: (keys, dims.key_strides.0, dims.scale()),
+                keys_seen: keys,
+                stride: dims.key_strides.0,
+                scale: dims.scale(),
             };
             let to = &mut self.result[position][head * width..(head + 1) * width];
             self.log_sum_exp[position][head] = simd::vectorized(
@@ -134,27 +136,31 @@ impl Job<'_> {
     }
 }
 
-/// One query, the keys and values that it sees, and their number, distance and the scores' scale.
+/// One query, and the keys and values that it sees.
 struct RowOfQuery<'a> {
     query: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
-    form: (usize, usize, f32),
+    /// How many keys it sees.
+    keys_seen: usize,
+    /// From one key to the next.
+    stride: usize,
+    /// What scores are multiplied by.
+    scale: f32,
 }
 
 impl RowOfQuery<'_> {
     /// The result into `mixed`, which begins as zeros; returns the log-sum-exp in units of `ln 2`.
     #[inline(always)]
     fn attend(&self, mixed: &mut [f32]) -> f32 {
-        let (keys, stride, scale) = self.form;
-        let width = self.query.len();
+        let (keys, stride, width) = (self.keys_seen, self.stride, self.query.len());
         let mut scores = [0.0; KEYS];
         let (mut largest, mut total) = (f32::NEG_INFINITY, 0.0_f32);
         for first in (0..keys).step_by(KEYS) {
             let scores = &mut scores[..KEYS.min(keys - first)];
             for (key, score) in scores.iter_mut().enumerate() {
                 let at = (first + key) * stride;
-                *score = simd::dot(self.query, &self.keys[at..at + width]) * scale;
+                *score = simd::dot(self.query, &self.keys[at..at + width]) * self.scale;
             }
             let before = largest;
             largest = simd::max(scores).max(before);

@@ -7,14 +7,15 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Pass;
+use super::SlicePass;
 use super::live::LiveRows;
 use crate::flex::Sum;
-use crate::gemm::{Packed, add_multiply, multiply};
+use crate::gemm::{PackedMatrix, add_multiply, multiply};
+use crate::norm::{norm_rows, norm_rows_backward};
 use crate::panel::Left;
-use crate::rows::{TASK_BLOCKS, add_columns, block_rows, norm_rows, norm_rows_backward};
+use crate::rows::{TASK_BLOCKS, add_columns, block_rows};
 use crate::simd;
-use crate::streambp::{TokenStats, chunks, silence_last_entries};
+use crate::streambp::{TokenStats, chunks, zero_last};
 use crate::weights::Weights;
 
 /// The most vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
@@ -34,7 +35,7 @@ struct TileStats {
     weighted: Vec<f32>,
 }
 
-impl Pass<'_> {
+impl SlicePass<'_> {
     fn head_chunks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
         chunks(self.batch.ids.len(), self.plan.head_chunk_tokens)
     }
@@ -70,7 +71,7 @@ impl Pass<'_> {
         let mut log_totals = Vec::new();
         for rows in self.head_chunks() {
             let normed = self.final_normed(&x[rows.start * width..rows.end * width]);
-            let columns = Packed::transposed(&normed, width, rows.len());
+            let columns = PackedMatrix::transposed(&normed, width, rows.len());
             let targets = &self.targets[rows.clone()];
             let tiles: Vec<(TileStats, Vec<(usize, f32)>)> = self
                 .head_weight()
@@ -90,10 +91,10 @@ impl Pass<'_> {
                     (tile_stats(&logits, rows.len(), self.inverse_temperature()), own)
                 })
                 .collect();
-            self.join_tiles(&tiles, rows.len(), (&mut stats, &mut log_totals));
+            self.join_tiles(&tiles, rows.len(), &mut stats, &mut log_totals);
         }
-        silence_last_entries(self.batch, &mut stats.logprobs);
-        silence_last_entries(self.batch, &mut stats.entropies);
+        zero_last(self.batch, &mut stats.logprobs);
+        zero_last(self.batch, &mut stats.entropies);
         (stats, log_totals)
     }
 
@@ -102,7 +103,8 @@ impl Pass<'_> {
         &self,
         tiles: &[(TileStats, Vec<(usize, f32)>)],
         tokens: usize,
-        (stats, log_totals): (&mut TokenStats, &mut Vec<f32>),
+        stats: &mut TokenStats,
+        log_totals: &mut Vec<f32>,
     ) {
         let inverse = self.inverse_temperature();
         let mut chosen = vec![0.0; tokens];
@@ -132,7 +134,8 @@ impl Pass<'_> {
     pub(super) fn head_backward(
         &self,
         x: &mut [f32],
-        (coefficients, log_totals): (&[f32], &[f32]),
+        coefficients: &[f32],
+        log_totals: &[f32],
         live: &LiveRows,
         sums: &mut Weights<Sum>,
     ) {
@@ -145,8 +148,8 @@ impl Pass<'_> {
                 continue;
             }
             let normed = self.final_normed(x);
-            let columns = Packed::transposed(&normed, width, rows.len());
-            let inputs = Packed::rows(&normed, rows.len(), width);
+            let columns = PackedMatrix::transposed(&normed, width, rows.len());
+            let inputs = PackedMatrix::rows(&normed, rows.len(), width);
             let mut dnormed = vec![0.0; normed.len()];
             let mut dlogits = vec![0.0; SLAB.min(vocabulary) * rows.len()];
             for slab in chunks(vocabulary, SLAB) {
@@ -165,10 +168,10 @@ impl Pass<'_> {
                         let entries = weight.len() / width;
                         multiply(entries, Left::Rows(weight, width), &columns, dlogits);
                         let first = slab.start + tile * self.tile_entries();
-                        self.tile_gradient(dlogits, first, &rows, (coefficients, log_totals));
+                        self.tile_gradient(dlogits, first, &rows, coefficients, log_totals);
                         add_multiply(entries, Left::Rows(dlogits, rows.len()), &inputs, sum);
                     });
-                let weight = Packed::rows(weight, slab.len(), width);
+                let weight = PackedMatrix::rows(weight, slab.len(), width);
                 let each = block_rows(rows.len());
                 dnormed.par_chunks_mut(each * width).enumerate().with_max_len(TASK_BLOCKS).for_each(
                     |(block, dnormed)| {
@@ -188,7 +191,8 @@ impl Pass<'_> {
         logits: &mut [f32],
         first: usize,
         rows: &Range<usize>,
-        (coefficients, log_totals): (&[f32], &[f32]),
+        coefficients: &[f32],
+        log_totals: &[f32],
     ) {
         let inverse = self.inverse_temperature();
         let (coefficients, log_totals) = (&coefficients[rows.clone()], &log_totals[rows.clone()]);
@@ -219,7 +223,7 @@ impl Pass<'_> {
         let dgains: Vec<Vec<f32>> = parts
             .map(|(dy, x)| {
                 let mut dgain = vec![0.0; gain.len()];
-                norm_rows_backward(x, gain, self.decoder.config.rms_eps, (dy, &mut dgain));
+                norm_rows_backward(x, gain, self.decoder.config.rms_eps, dy, &mut dgain);
                 dgain
             })
             .collect();

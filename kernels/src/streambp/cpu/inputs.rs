@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::spares::Spares;
+use super::pool::BufferPool;
 use crate::error::KernelError;
 use crate::simd;
 use crate::streambp::LayerInputs;
@@ -36,9 +36,9 @@ impl KeptInputs {
     }
 
     /// Puts one aside.
-    pub(super) fn push(&mut self, input: &[f32], spares: &mut Spares) -> Result<(), KernelError> {
+    pub(super) fn push(&mut self, input: &[f32], pool: &mut BufferPool) -> Result<(), KernelError> {
         match self {
-            Self::Memory(inputs) => inputs.push(spares.copy(input)),
+            Self::Memory(inputs) => inputs.push(pool.copy(input)),
             Self::Bf16(inputs) => inputs.push(to_bf16(input)),
             Self::File(spill) => spill.write(input)?,
         }
@@ -50,11 +50,11 @@ impl KeptInputs {
         &mut self,
         len: usize,
         to: &mut Vec<f32>,
-        spares: &mut Spares,
+        pool: &mut BufferPool,
     ) -> Result<(), KernelError> {
         const PUSHED: &str = "every input that is asked for was put aside";
         match self {
-            Self::Memory(inputs) => spares.give(std::mem::replace(to, inputs.pop().expect(PUSHED))),
+            Self::Memory(inputs) => pool.give(std::mem::replace(to, inputs.pop().expect(PUSHED))),
             Self::Bf16(inputs) => {
                 to.resize(len, 0.0);
                 from_bf16(&inputs.pop().expect(PUSHED), to);
@@ -171,7 +171,7 @@ fn from_bf16(rounded: &[u16], numbers: &mut [f32]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{KeptInputs, PIECE, Spares, Spill, from_bf16, to_bf16};
+    use super::{BufferPool, KeptInputs, PIECE, Spill, from_bf16, to_bf16};
     use crate::error::KernelError;
     use crate::streambp::LayerInputs;
 
@@ -219,11 +219,11 @@ mod tests {
             (0..3).map(|i| (0..len).map(|k| ((k * 7 + i) % 251) as f32 - 125.0).collect()).collect();
         for place in [LayerInputs::Memory, LayerInputs::Bf16, LayerInputs::File(folder.path().to_owned())] {
             let mut kept = KeptInputs::new(&place).unwrap();
-            let mut spares = Spares::default();
-            inputs.iter().for_each(|input| kept.push(input, &mut spares).unwrap());
+            let mut pool = BufferPool::default();
+            inputs.iter().for_each(|input| kept.push(input, &mut pool).unwrap());
             let mut found = Vec::new();
             for expected in inputs.iter().rev() {
-                kept.pop(len, &mut found, &mut spares).unwrap();
+                kept.pop(len, &mut found, &mut pool).unwrap();
                 // Whole numbers of up to eight bits lose nothing in bfloat16.
                 assert!(found == *expected, "{place:?}");
             }
@@ -236,7 +236,7 @@ mod tests {
     fn a_full_disk_is_an_error_that_names_the_folder() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut kept = KeptInputs::File(Spill { file: full, folder: "/somewhere".into(), end: 0 });
-        let error = kept.push(&[1.0; 10], &mut Spares::default()).unwrap_err();
+        let error = kept.push(&[1.0; 10], &mut BufferPool::default()).unwrap_err();
         let KernelError::File { path, source } = &error else { panic!("{error}") };
         assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
         assert_eq!(path, std::path::Path::new("/somewhere"));

@@ -3,9 +3,9 @@
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use super::spares::Spares;
+use super::pool::BufferPool;
 use crate::attention;
-use crate::rows::zeros;
+use crate::zeros::zeros;
 
 /// Buffers of one chunk, used for every chunk of every layer.
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub(super) struct Workspace {
     pub(super) active: Vec<f32>,
     pub(super) dactive: Vec<f32>,
     /// What has served elsewhere.
-    pub(super) spares: Spares,
+    pub(super) pool: BufferPool,
 }
 
 /// The workspace of the last pass that has ended, for the next one.
@@ -92,11 +92,11 @@ impl Activations {
     /// Replaces the workspace's buffers; says whether queries are among them.
     pub(super) fn put_into(self, workspace: &mut Workspace) -> bool {
         let has_query = self.query.is_some();
-        let Workspace { residual, gate, up, query, spares, .. } = workspace;
+        let Workspace { residual, gate, up, query, pool, .. } = workspace;
         let kept = [Some(self.residual), Some(self.gate), Some(self.up), self.query];
         for (place, kept) in [residual, gate, up, query].into_iter().zip(kept) {
             if let Some(kept) = kept {
-                spares.give(mem::replace(place, kept));
+                pool.give(mem::replace(place, kept));
             }
         }
         has_query

@@ -5,18 +5,18 @@
 
 use rayon::prelude::*;
 
-use crate::rows::{TASK_NUMBERS, zeros};
+use crate::zeros::{TASK_NUMBERS, zeros};
 
 /// Buffers that nobody uses.
 #[derive(Default)]
-pub(super) struct Spares {
+pub(super) struct BufferPool {
     /// That have served this pass.
     given: Vec<Vec<f32>>,
     /// That have served the pass before and not this one.
     old: Vec<Vec<f32>>,
 }
 
-impl Spares {
+impl BufferPool {
     /// A buffer of so many numbers, whichever they are.
     pub(super) fn take(&mut self, len: usize) -> Vec<f32> {
         for buffers in [&mut self.given, &mut self.old] {
@@ -65,53 +65,53 @@ impl Spares {
 
 #[cfg(test)]
 mod tests {
-    use super::{Spares, zeros};
+    use super::{BufferPool, zeros};
 
     #[test]
     fn buffers_serve_again_where_they_are_about_as_large() {
-        let mut spares = Spares::default();
-        let (small, large) = (spares.take(80), spares.take(1000));
+        let mut pool = BufferPool::default();
+        let (small, large) = (pool.take(80), pool.take(1000));
         let places = [small.as_ptr(), large.as_ptr()];
-        spares.give(small);
-        spares.give(large);
-        spares.keep_given();
-        let large = spares.take(600);
+        pool.give(small);
+        pool.give(large);
+        pool.keep_given();
+        let large = pool.take(600);
         assert_eq!((large.as_ptr(), large.len()), (places[1], 600));
-        spares.give(large);
+        pool.give(large);
         // Less than half of one is no use for it.
-        let small = spares.take(400);
+        let small = pool.take(400);
         assert_ne!(small.as_ptr(), places[1]);
-        let large = spares.take(1000);
+        let large = pool.take(1000);
         assert_eq!((large.as_ptr(), large.len()), (places[1], 1000));
     }
 
     #[test]
     fn what_two_passes_have_no_use_for_is_given_up() {
-        let mut spares = Spares::default();
-        let buffer = spares.take(100);
-        spares.give(buffer);
-        spares.keep_given();
-        assert_eq!((spares.given.len(), spares.old.len()), (0, 1));
-        spares.keep_given();
-        assert_eq!((spares.given.len(), spares.old.len()), (0, 0));
+        let mut pool = BufferPool::default();
+        let buffer = pool.take(100);
+        pool.give(buffer);
+        pool.keep_given();
+        assert_eq!((pool.given.len(), pool.old.len()), (0, 1));
+        pool.keep_given();
+        assert_eq!((pool.given.len(), pool.old.len()), (0, 0));
         // A pass that needs larger ones gives up as much before it has them.
         for len in [100, 110, 120] {
             let buffer = zeros(len);
-            spares.give(buffer);
+            pool.give(buffer);
         }
-        spares.keep_given();
-        assert_eq!(spares.take(200).len(), 200);
-        assert_eq!(spares.old.len(), 1);
+        pool.keep_given();
+        assert_eq!(pool.take(200).len(), 200);
+        assert_eq!(pool.old.len(), 1);
     }
 
     #[test]
     fn copies_are_equal_whatever_a_buffer_held() {
-        let mut spares = Spares::default();
+        let mut pool = BufferPool::default();
         for len in [5, 200_000, 190_000, 200_000] {
             let from: Vec<f32> = (0..len).map(|i| i as f32).collect();
-            let copy = spares.copy(&from);
+            let copy = pool.copy(&from);
             assert_eq!(copy, from);
-            spares.give(copy);
+            pool.give(copy);
         }
     }
 }
