@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
-use kernels::DecoderConfig;
-use kernels::decoder::config::Family;
-use kernels::rope::{Rope, RopeScaling};
+use kernels::{DecoderConfig, LlamaShape};
 
 pub use decode::decode;
 pub use segments::segments;
@@ -32,28 +30,17 @@ fn shape(text: &str) -> Result<DecoderConfig> {
     if hidden % heads != 0 || heads % kv_heads != 0 || (hidden / heads) % 2 != 0 {
         bail!("--shape {text}: heads must divide hidden into even widths, and kv_heads must divide heads");
     }
-    Ok(DecoderConfig {
-        family: Family::Llama,
+    Ok(DecoderConfig::llama(LlamaShape {
         hidden,
         layers,
         heads,
         kv_heads,
-        head_width: hidden / heads,
         intermediate,
         vocabulary,
+        positions: 1 << 20,
         rms_eps: 1e-5,
-        tied: true,
-        qkv_bias: false,
-        output_bias: false,
-        qk_norm: false,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
-        max_positions: 1 << 20,
-        stated_positions: 1 << 20,
-        initializer_range: 0.02,
-        eos_ids: Vec::new(),
-        bos_id: None,
-        padding_id: None,
-    })
+        rope_theta: 10_000.0,
+    }))
 }
 
 fn median(seconds: &mut [f64]) -> f64 {

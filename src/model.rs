@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kernels::decoder::config::Family;
-use kernels::rope::{Rope, RopeScaling};
-use kernels::{Decoder, DecoderConfig, Device};
+use kernels::{Decoder, DecoderConfig, Device, LlamaShape};
 use learner::checkpoint::ExtraFile;
 use rollout::Text;
 use serde_json::json;
@@ -156,27 +154,22 @@ impl Model {
         if !create.hidden.is_multiple_of(create.heads) {
             bail!("model.create: hidden = {} is no multiple of heads = {}", create.hidden, create.heads);
         }
-        let config = DecoderConfig {
-            family: Family::Llama,
+        let shape = LlamaShape {
             hidden: create.hidden,
             layers: create.layers,
             heads: create.heads,
             kv_heads: create.kv_heads,
-            head_width: create.hidden / create.heads,
             intermediate: create.intermediate,
             vocabulary,
+            positions: create.max_positions,
             rms_eps: 1e-6,
+            rope_theta: create.rope_theta,
+        };
+        let config = DecoderConfig {
             tied: create.tied,
-            qkv_bias: false,
-            output_bias: false,
-            qk_norm: false,
-            rope: Rope { theta: create.rope_theta, scaling: RopeScaling::Default },
-            max_positions: create.max_positions,
-            stated_positions: create.max_positions,
-            initializer_range: 0.02,
             eos_ids: vec![EOS_ID],
-            bos_id: None,
             padding_id: Some(i64::from(PADDING_ID)),
+            ..DecoderConfig::llama(shape)
         };
         let decoder = Decoder::random(config, seed, device);
         let text = Arc::new(Text::load(dir)?);

@@ -29,12 +29,19 @@ pub struct Span {
     pub queries: Range<usize>,
     /// Rows of the key and value tensors, in the order of their positions; at least as many.
     pub keys: Range<usize>,
+    /// How many keys before it a query sees at most, its own among them; `None` where it sees all.
+    pub window: Option<usize>,
 }
 
 impl Span {
     /// How many keys the query `row` (counted from the span's first) sees.
     pub(crate) fn keys_seen(&self, row: usize) -> usize {
         self.keys.len() - self.queries.len() + row + 1
+    }
+
+    /// How many of the first keys are behind the window of the query `row`.
+    pub(crate) fn keys_hidden(&self, row: usize) -> usize {
+        self.window.map_or(0, |window| self.keys_seen(row).saturating_sub(window))
     }
 }
 
@@ -79,7 +86,11 @@ pub fn attention_plain(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans
         let scores = q.matmul(k.swap_dims(1, 2)) / (width as f64).sqrt();
         let row = Tensor::<1, Int>::arange(0..n as i64, &query.device()).reshape([1, n, 1]) + (m - n) as i64;
         let column = Tensor::<1, Int>::arange(0..m as i64, &query.device()).reshape([1, 1, m]);
-        let hidden = column.expand([1, n, m]).greater(row.expand([1, n, m]));
+        let (row, column) = (row.expand([1, n, m]), column.expand([1, n, m]));
+        let mut hidden = column.clone().greater(row.clone());
+        if let Some(window) = span.window {
+            hidden = hidden.bool_or(column.lower_equal(row - window as i64));
+        }
         let hidden = hidden.expand([kv_heads * group, n, m]).reshape([kv_heads, group * n, m]);
         let weights = activation::softmax(scores.mask_fill(hidden, f32::NEG_INFINITY), 2);
         let mixed = weights.matmul(v).reshape([heads, n, width]).swap_dims(0, 1);
@@ -167,11 +178,13 @@ pub(crate) struct Heads<'a> {
     pub(crate) query_shape: [usize; 3],
     /// `KV, M, D`.
     pub(crate) key_shape: [usize; 3],
+    /// What scores are multiplied by.
+    pub(crate) scale: f32,
 }
 
 impl Heads<'_> {
     fn inputs(&self) -> (cpu::Dims, cpu::Inputs<'_>) {
-        let dims = cpu::Dims::with_heads_apart(&self.query_shape, &self.key_shape);
+        let dims = cpu::Dims::with_heads_apart(&self.query_shape, &self.key_shape, self.scale);
         (dims, cpu::Inputs { query: self.query, key: self.key, value: self.value })
     }
 }
@@ -206,7 +219,7 @@ pub(crate) fn mix_backward(
 /// Numbers that [`mix_backward`] holds beside its arguments and its result, for queries `[N, H, D]` and keys
 /// `[KV, M, D]`.
 pub(crate) fn mix_backward_numbers(query_shape: &[usize; 3], key_shape: &[usize; 3]) -> usize {
-    cpu::backward::numbers_held(&cpu::Dims::with_heads_apart(query_shape, key_shape), key_shape[1])
+    cpu::backward::numbers_held(&cpu::Dims::with_heads_apart(query_shape, key_shape, 1.0), key_shape[1])
 }
 
 fn check(query: &Tensor<3>, key: &Tensor<3>, value: &Tensor<3>, spans: &[Span]) {
@@ -412,12 +425,19 @@ mod tests {
     use super::{Span, attention, attention_plain};
     use crate::test_tensors::{assert_close, noise};
 
-    /// Rows of queries and keys whose spans leave gaps, start late and see a prefix.
-    fn compare(lengths: &[(usize, usize)], (kv_heads, group, width): (usize, usize, usize)) {
+    /// Rows of queries and keys whose spans leave gaps, start late and see a prefix, all of it or by a window. In a
+    /// window of one key all gradients of scores are 0 but for roundings.
+    fn compare(
+        lengths: &[(usize, usize)],
+        kv_heads: usize,
+        group: usize,
+        width: usize,
+        window: Option<usize>,
+    ) {
         let mut spans = Vec::new();
         let (mut rows, mut keys) = (1, 2);
         for &(queries, prefix) in lengths {
-            spans.push(Span { queries: rows..rows + queries, keys: keys..keys + prefix + queries });
+            spans.push(Span { queries: rows..rows + queries, keys: keys..keys + prefix + queries, window });
             (rows, keys) = (rows + queries, keys + prefix + queries + 1);
         }
         let spans: Arc<[Span]> = spans.into();
@@ -439,10 +459,14 @@ mod tests {
 
     #[test]
     fn flash_equals_plain_where_blocks_and_tiles_begin_and_end() {
-        compare(&[(1, 0)], (1, 1, 4));
-        compare(&[(32, 0), (33, 64), (1, 130)], (2, 2, 16));
-        compare(&[(200, 0)], (1, 4, 32));
-        compare(&[(64, 1), (65, 63)], (3, 1, 48));
+        for window in [None, Some(2), Some(63), Some(64), Some(65), Some(1000)] {
+            compare(&[(1, 0)], 1, 1, 4, window);
+            compare(&[(32, 0), (33, 64), (1, 130)], 2, 2, 16, window);
+            compare(&[(200, 0)], 1, 4, 32, window);
+            compare(&[(64, 1), (65, 63)], 3, 1, 48, window);
+            // Several segments of keys, of which a query sees some.
+            compare(&[(1100, 9)], 1, 1, 4, window);
+        }
     }
 
     proptest! {
@@ -453,8 +477,9 @@ mod tests {
             kv_heads in 1_usize..3,
             group in 1_usize..4,
             half_width in 1_usize..20,
+            window in prop::option::of(2_usize..100),
         ) {
-            compare(&lengths, (kv_heads, group, 2 * half_width));
+            compare(&lengths, kv_heads, group, 2 * half_width, window);
         }
     }
 }

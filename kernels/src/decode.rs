@@ -15,7 +15,7 @@ use std::sync::RwLock;
 
 use rayon::prelude::*;
 
-use crate::decoder::config::DecoderConfig;
+use crate::model::config::DecoderConfig;
 use crate::rope::Rope;
 use cache::{Blocks, CachePrecision, Context};
 use packed::PackedDecoder;
@@ -51,7 +51,8 @@ pub(crate) struct Input<'a> {
 pub(crate) struct CpuSlots {
     contexts: Vec<Context>,
     blocks: Blocks,
-    angles: AngleTable,
+    /// One for each of the model's sets of frequencies.
+    angles: Vec<AngleTable>,
     workspaces: Vec<Workspace>,
     positions_max: usize,
     prefilled: Prefilled,
@@ -64,10 +65,11 @@ impl CpuSlots {
         positions_max: usize,
         precision: CachePrecision,
     ) -> Self {
+        let ropes = config.spec.ropes();
         Self {
             contexts: (0..slots).map(|_| Context::default()).collect(),
             blocks: Blocks::new(config, precision),
-            angles: AngleTable::new(&config.rope, config.head_width),
+            angles: ropes.into_iter().map(|rope| AngleTable::new(rope, config.head_width)).collect(),
             workspaces: Vec::new(),
             positions_max,
             prefilled: Prefilled::default(),
@@ -198,7 +200,7 @@ impl CpuSlots {
             );
         }
         self.blocks.make_room(&mut context, end);
-        self.angles.reach(end);
+        self.angles.iter_mut().for_each(|table| table.reach(end));
         ContextPart { slot, tokens: input.tokens, context, logits }
     }
 
@@ -208,7 +210,7 @@ impl CpuSlots {
         let pass = |threads| DecodePass {
             model,
             shape: self.blocks.shape(),
-            angles: (&self.angles.cos, &self.angles.sin),
+            angles: self.angles.iter().map(|table| (&table.cos[..], &table.sin[..])).collect(),
             threads,
         };
         let alone = |parts: &mut [ContextPart<'_>], workspace: &mut Workspace| {
@@ -294,22 +296,37 @@ mod tests {
     use super::cache::{Blocks, CachePrecision};
     use super::packed::PackedDecoder;
     use super::{CpuSlots, Input, Sharing};
-    use crate::decoder::config::Family;
     use crate::gemm::Precision;
     use crate::generate::Feed;
     use crate::generate::device::DeviceSlots;
+    use crate::model::families;
+    use crate::test_tensors::gemma_with_a_window;
     use crate::{Decoder, DecoderConfig};
 
     /// Shapes that fill no vector and no panel, with every part that a family can have.
     fn shapes() -> Vec<DecoderConfig> {
         let wide = |family| DecoderConfig { initializer_range: 0.3, ..DecoderConfig::small(family) };
         vec![
-            wide(Family::Llama),
-            wide(Family::Qwen2),
-            wide(Family::Qwen3),
-            DecoderConfig { heads: 6, head_width: 18, tied: false, vocabulary: 131, ..wide(Family::Mistral) },
-            DecoderConfig { heads: 3, kv_heads: 1, qkv_bias: true, output_bias: true, ..wide(Family::Llama) },
-            DecoderConfig { hidden: 72, heads: 2, head_width: 64, intermediate: 200, ..wide(Family::Qwen3) },
+            wide(&families::llama::LLAMA),
+            wide(&families::qwen::QWEN2),
+            wide(&families::qwen::QWEN3),
+            DecoderConfig {
+                heads: 6,
+                head_width: 18,
+                tied: false,
+                vocabulary: 131,
+                ..wide(&families::llama::MISTRAL)
+            },
+            DecoderConfig { heads: 3, kv_heads: 1, ..wide(&families::llama::LLAMA).with_biases(true, true) },
+            DecoderConfig {
+                hidden: 72,
+                heads: 2,
+                head_width: 64,
+                intermediate: 200,
+                ..wide(&families::qwen::QWEN3)
+            },
+            DecoderConfig { layers: 3, head_width: 18, ..wide(&families::gemma::GEMMA3) },
+            gemma_with_a_window(70),
         ]
     }
 
@@ -368,7 +385,7 @@ mod tests {
         /// A resumed run fills its caches by prefill and must draw what it would have drawn.
         #[test]
         fn logits_do_not_depend_on_neighbours_cuts_or_threads(
-            shape in 0_usize..6,
+            shape in 0_usize..8,
             threads in 1_usize..4,
             columns in proptest::bool::ANY,
             precision in proptest::sample::select(&[Precision::F32, Precision::Bf16, Precision::I8][..]),
@@ -406,7 +423,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_context_left_in_a_block_is_not_seen() {
-        let decoder = decoder(DecoderConfig::small(Family::Llama));
+        let decoder = decoder(DecoderConfig::small(&families::llama::LLAMA));
         let packed = PackedDecoder::new(&decoder, Precision::F32);
         let text = text(70, decoder.config.vocabulary);
         let mut slots = CpuSlots::new(&decoder.config, 1, 70, CachePrecision::F32);
@@ -433,7 +450,7 @@ mod tests {
         /// Contexts that share blocks, under weights that change, against slots of their own that share nothing.
         #[test]
         fn sharing_changes_no_logit(
-            shape in 0_usize..6,
+            shape in 0_usize..8,
             threads in 1_usize..4,
             cache in proptest::sample::select(&[CachePrecision::F32, CachePrecision::Bf16][..]),
             prompts in [1_usize..150, 1..150],
@@ -485,7 +502,7 @@ mod tests {
     /// By hand: prompts of 150 tokens are two full blocks and 22 tokens.
     #[test]
     fn a_prompt_is_filled_once_for_its_group() {
-        let decoder = decoder(DecoderConfig::small(Family::Llama));
+        let decoder = decoder(DecoderConfig::small(&families::llama::LLAMA));
         let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
         let texts = members([150, 150], decoder.config.vocabulary);
         let mut slots = CpuSlots::new(&decoder.config, 4, 400, CachePrecision::F32);
@@ -511,7 +528,7 @@ mod tests {
     /// A context that went on under newer weights with what older ones computed.
     #[test]
     fn blocks_of_several_versions_are_not_found() {
-        let decoder = decoder(DecoderConfig::small(Family::Llama));
+        let decoder = decoder(DecoderConfig::small(&families::llama::LLAMA));
         let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
         let text = text(200, decoder.config.vocabulary);
         let mut slots = CpuSlots::new(&decoder.config, 2, 200, CachePrecision::F32);

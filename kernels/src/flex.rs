@@ -4,8 +4,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-use crate::weights::{InnerOrSelf, Weights};
-use crate::zeros::{fill_with_zeros, zeros};
+use crate::zeros::fill_with_zeros;
 
 /// Whether tensors of this device take the fused CPU operations; other devices take burn's own.
 pub(crate) fn is_cpu(device: &Device) -> bool {
@@ -39,26 +38,15 @@ impl Rows {
     }
 }
 
-impl Weights<Tensor<2>> {
-    /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
-    pub fn zeros_like(&self) -> Self {
-        self.map(|_, value| {
-            let value = value.clone().inner_or_self();
-            if !is_cpu(&value.device()) {
-                return value.zeros_like();
-            }
-            let shape = value.shape();
-            tensor_of(zeros(shape.num_elements()), shape)
-        })
-    }
+/// A tensor without its autodiff part, whether or not it has one.
+pub(crate) trait InnerOrSelf {
+    /// Drops the autodiff part if there is one.
+    fn inner_or_self(self) -> Self;
+}
 
-    /// Zeros in the memory of these tensors, or of others where somebody shares them.
-    #[must_use]
-    pub fn into_zeros(mut self) -> Self {
-        for value in self.values_mut() {
-            *value = into_zeros(take(value));
-        }
-        self
+impl<const D: usize> InnerOrSelf for Tensor<D> {
+    fn inner_or_self(self) -> Self {
+        if self.is_autodiff() { self.inner() } else { self }
     }
 }
 
@@ -94,20 +82,6 @@ impl Sum {
     /// The tensor again.
     pub(crate) fn into_tensor(self) -> Tensor<2> {
         Tensor::from_dispatch(dispatched(self.0))
-    }
-
-    /// Takes the tensors out of their container, which holds nothing until [`Sum::give_back`].
-    pub(crate) fn take_all(tensors: &mut Weights<Tensor<2>>) -> Weights<Self> {
-        let taken = tensors.map(|_, tensor| primitive(tensor.clone().into_dispatch()));
-        for tensor in tensors.values_mut() {
-            take(tensor);
-        }
-        taken.map(|_, tensor| Self(tensor.to_contiguous()))
-    }
-
-    /// Puts the tensors back.
-    pub(crate) fn give_back(sums: Weights<Self>, tensors: &mut Weights<Tensor<2>>) {
-        *tensors = sums.map(|_, sum| Tensor::from_dispatch(dispatched(sum.0.clone())));
     }
 
     /// The numbers, copied first where something else holds the tensor.

@@ -10,12 +10,13 @@ use burn::tensor::Device;
 use crate::decode::cache::CachePrecision;
 use crate::decode::packed::PackedDecoder;
 use crate::decode::{CpuSlots, Input, Prefilled};
-use crate::decoder::config::DecoderConfig;
-use crate::decoder::{Decoder, load};
 use crate::gemm::Precision;
+use crate::model::config::DecoderConfig;
+use crate::model::{Decoder, files};
 use crate::{KernelError, flex};
 
 pub(crate) mod device;
+mod kv_cache;
 mod memory;
 
 pub use memory::{CACHE_BLOCK_TOKENS, DecodeMemory};
@@ -78,7 +79,9 @@ impl DecodeWeights {
         if flex::is_cpu(&decoder.device()) {
             Self(Form::Packed(Box::new(PackedDecoder::new(decoder, precision))))
         } else {
-            Self(Form::Device(Box::new(decoder.clone())))
+            let weights = decoder.effective_weights().into_owned();
+            let config = decoder.config.clone();
+            Self(Form::Device(Box::new(Decoder { config, weights, adapters: None })))
         }
     }
 
@@ -98,7 +101,7 @@ impl DecodeWeights {
     pub fn save(&self, dir: &Path) -> Result<(), KernelError> {
         match &self.0 {
             Form::Packed(packed) => {
-                load::save_numbers(dir, packed.config(), &packed.weights(), |value| value.numbers())
+                files::save_numbers(dir, packed.config(), &packed.weights(), |value| value.numbers())
             }
             Form::Device(decoder) => decoder.save(dir),
         }
@@ -259,9 +262,10 @@ mod tests {
     use burn::tensor::Device;
 
     use super::{DecodeSlots, DecodeWeights, Feed};
-    use crate::decoder::config::Family;
     use crate::gemm::Precision;
+    use crate::model::families;
     use crate::sampling::logprob_and_entropy;
+    use crate::test_tensors::gemma_with_a_window;
     use crate::test_tensors::numbers as values;
     use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, Packed, token_stats};
 
@@ -300,11 +304,25 @@ mod tests {
     fn rounded_weights_move_logprobs_within_stated_bounds() {
         let wide = |family| DecoderConfig { initializer_range: 0.3, ..DecoderConfig::small(family) };
         let shapes = [
-            wide(Family::Llama),
-            wide(Family::Qwen2),
-            wide(Family::Qwen3),
-            DecoderConfig { heads: 6, head_width: 18, tied: false, vocabulary: 131, ..wide(Family::Mistral) },
-            DecoderConfig { hidden: 72, heads: 2, head_width: 64, intermediate: 200, ..wide(Family::Qwen3) },
+            wide(&families::llama::LLAMA),
+            wide(&families::qwen::QWEN2),
+            wide(&families::qwen::QWEN3),
+            DecoderConfig {
+                heads: 6,
+                head_width: 18,
+                tied: false,
+                vocabulary: 131,
+                ..wide(&families::llama::MISTRAL)
+            },
+            DecoderConfig {
+                hidden: 72,
+                heads: 2,
+                head_width: 64,
+                intermediate: 200,
+                ..wide(&families::qwen::QWEN3)
+            },
+            DecoderConfig { layers: 3, head_width: 18, ..wide(&families::gemma::GEMMA3) },
+            gemma_with_a_window(70),
             // The quickstart's form, whose weights are as large as there.
             DecoderConfig {
                 hidden: 128,
@@ -314,7 +332,7 @@ mod tests {
                 head_width: 32,
                 intermediate: 512,
                 initializer_range: 0.1,
-                ..DecoderConfig::small(Family::Llama)
+                ..DecoderConfig::small(&families::llama::LLAMA)
             },
         ];
         let bounds = [(Precision::F32, 1e-5, 1e-4), (Precision::Bf16, 0.04, 0.2), (Precision::I8, 0.15, 1.0)];
@@ -334,9 +352,14 @@ mod tests {
     #[test]
     fn packed_weights_are_written_as_they_are_rounded() {
         let shapes = [
-            DecoderConfig::small(Family::Qwen2),
-            DecoderConfig { tied: false, heads: 3, kv_heads: 1, ..DecoderConfig::small(Family::Qwen3) },
-            DecoderConfig { qkv_bias: true, output_bias: true, ..DecoderConfig::small(Family::Llama) },
+            DecoderConfig::small(&families::qwen::QWEN2),
+            DecoderConfig {
+                tied: false,
+                heads: 3,
+                kv_heads: 1,
+                ..DecoderConfig::small(&families::qwen::QWEN3)
+            },
+            DecoderConfig::small(&families::llama::LLAMA).with_biases(true, true),
         ];
         for (config, precision) in shapes
             .iter()
@@ -363,7 +386,12 @@ mod tests {
     /// Guards invariant 3: cached decode and the training forward give equal log-probs.
     #[test]
     fn cached_decode_equals_the_training_forward() {
-        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+        for family in [
+            &families::llama::LLAMA,
+            &families::qwen::QWEN2,
+            &families::qwen::QWEN3,
+            &families::gemma::GEMMA3,
+        ] {
             let config = DecoderConfig { initializer_range: 0.3, ..DecoderConfig::small(family) };
             let decoder = Decoder::random(config, 3, &Device::flex());
             let vocabulary = decoder.config.vocabulary;
@@ -393,7 +421,7 @@ mod tests {
 
     #[test]
     fn several_tokens_at_once_equal_one_after_the_other() {
-        let decoder = Decoder::random(DecoderConfig::small(Family::Llama), 3, &Device::flex());
+        let decoder = Decoder::random(DecoderConfig::small(&families::llama::LLAMA), 3, &Device::flex());
         let text: Vec<u32> = (0..30).map(|t| t % 11).collect();
         let weights = DecodeWeights::new(&decoder);
         let mut slots = DecodeSlots::new(&decoder.config, 2, 64, &Device::flex());

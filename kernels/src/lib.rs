@@ -6,7 +6,6 @@
 mod error;
 mod simd;
 mod zeros;
-pub mod weights;
 mod panel;
 mod prefetch;
 mod gemm;
@@ -17,9 +16,11 @@ pub mod logprob;
 pub mod norm;
 pub mod rope;
 pub mod rotary;
-pub mod swiglu;
+pub mod activation;
 pub mod sampling;
-pub mod decoder;
+mod batch;
+pub mod model;
+mod parts;
 mod decode;
 pub mod generate;
 pub mod streambp;
@@ -29,16 +30,22 @@ mod test_tensors;
 #[cfg(test)]
 mod reference;
 
+pub use batch::Packed;
 pub use burn::tensor::Device;
 pub use decode::{Prefilled, cache::CachePrecision};
-pub use decoder::{Decoder, Packed, config::DecoderConfig};
 pub use error::KernelError;
 pub use gemm::Precision;
 pub use generate::{CACHE_BLOCK_TOKENS, DecodeMemory, DecodeSlots, DecodeWeights, Feed};
+pub use model::{
+    Decoder,
+    config::{DecoderConfig, LlamaShape},
+    gradients::GradientSink,
+    linear::{Adapters, LowRank},
+    weights::{Block, Weights},
+};
 pub use simd::{SIMD_VARIABLE, SimdLevel};
 pub use streambp::{
     ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, shares_prefixes,
     token_stats,
 };
 pub use update::{AdamW, descend, sums_of_squares};
-pub use weights::{Block, Weights};

@@ -6,9 +6,11 @@
 
 use burn::tensor::Tensor;
 
+use crate::activation::Activation;
+use crate::model::spec::{FeedForward, NormSpec};
+use crate::model::weights::{Block, Weights};
 use crate::rope::RopeScaling;
 use crate::test_tensors::numbers;
-use crate::weights::{Block, Weights};
 use crate::{Decoder, DecoderConfig, Packed};
 
 /// A matrix as the list of its rows.
@@ -48,19 +50,25 @@ struct BlockForward {
     /// Row `t H + h` holds one number for each token from the sequence's first to t.
     probabilities: Matrix,
     mixed: Matrix,
+    /// What the output projection gives.
+    attended: Matrix,
     /// Between attention and the feed-forward part.
     middle: Matrix,
     middle_normed: Matrix,
     gate: Matrix,
     up: Matrix,
     gated: Matrix,
+    /// What the down projection gives.
+    fed: Matrix,
 }
 
 impl<'a> Reference<'a> {
     /// The model of a decoder, with its f32 weights taken as exact.
     pub(crate) fn new(decoder: &'a Decoder, packed: &'a Packed, temperature: f64) -> Self {
         let config = &decoder.config;
-        assert_eq!(config.rope.scaling, RopeScaling::Default, "other frequencies are not computed here");
+        for rope in config.spec.ropes() {
+            assert_eq!(rope.scaling, RopeScaling::Default, "other frequencies are not computed here");
+        }
         let weights = decoder.weights.map(|_, tensor| matrix(tensor));
         let mut starts = Vec::new();
         for &length in &packed.lengths {
@@ -71,14 +79,15 @@ impl<'a> Reference<'a> {
 
     /// The forward pass, from token ids to the log-probability of every token of the vocabulary.
     pub(crate) fn forward(&self) -> Forward {
-        let embedded = self.packed.ids.iter().map(|&id| self.weights.embedding[id as usize].clone());
+        let embedded = self.packed.ids.iter().map(|&id| &self.weights.embedding[id as usize]);
+        let embedded = embedded.map(|row| row.iter().map(|x| x * self.embedding_scale()).collect());
         let (mut x, mut blocks): (Matrix, _) = (embedded.collect(), Vec::new());
-        for block in &self.weights.blocks {
-            let (kept, output) = self.block(block, x);
+        for (layer, block) in self.weights.blocks.iter().enumerate() {
+            let (kept, output) = self.block(layer, block, x);
             blocks.push(kept);
             x = output;
         }
-        let normed = self.norm(&x, &self.weights.final_norm);
+        let normed = norm(&x, &self.weights.final_norm, self.config.spec.final_norm);
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         let logits = linear(&normed, head, None);
         let logprobs = logits.iter().map(|row| log_softmax(row, self.temperature)).collect();
@@ -110,15 +119,24 @@ impl<'a> Reference<'a> {
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding);
         let dnormed = linear_backward(&forward.normed, head, &dlogits, head_sum, None);
-        let gain = &self.weights.final_norm;
-        let mut dx = self.norm_backward(&forward.hidden, gain, &dnormed, &mut sums.final_norm);
+        let (weight, spec) = (&self.weights.final_norm, self.config.spec.final_norm);
+        let mut dx = norm_backward(&forward.hidden, weight, spec, &dnormed, &mut sums.final_norm);
         for (layer, kept) in forward.blocks.iter().enumerate().rev() {
-            dx = self.block_backward(&self.weights.blocks[layer], kept, &dx, &mut sums.blocks[layer]);
+            dx = self.block_backward(layer, kept, &dx, &mut sums.blocks[layer]);
         }
         for (&id, dx) in self.packed.ids.iter().zip(&dx) {
-            add_scaled(&mut sums.embedding[id as usize], 1.0, dx);
+            add_scaled(&mut sums.embedding[id as usize], self.embedding_scale(), dx);
         }
         sums
+    }
+
+    fn embedding_scale(&self) -> f64 {
+        self.config.spec.embedding_scale.map_or(1.0, f64::from)
+    }
+
+    fn activation(&self) -> Activation {
+        let FeedForward::Gated(activation) = self.config.spec.block.feed_forward;
+        activation
     }
 
     /// The token after each token of its sequence.
@@ -133,26 +151,31 @@ impl<'a> Reference<'a> {
     }
 
     /// One block; what the backward pass needs, and the output.
-    fn block(&self, block: &Block<Matrix>, input: Matrix) -> (BlockForward, Matrix) {
+    fn block(&self, layer: usize, block: &Block<Matrix>, input: Matrix) -> (BlockForward, Matrix) {
+        let spec = &self.config.spec.block;
         let heads = |x: &Matrix| split_heads(x, self.config.head_width);
-        let normed = self.norm(&input, &block.input_norm);
+        let normed = norm(&input, &block.input_norm, spec.input_norm);
         let raw_query = heads(&linear(&normed, &block.query, block.query_bias.as_ref()));
         let raw_key = heads(&linear(&normed, &block.key, block.key_bias.as_ref()));
         let value = heads(&linear(&normed, &block.value, block.value_bias.as_ref()));
-        let query = self.position_heads(&raw_query, block.query_norm.as_ref());
-        let key = self.position_heads(&raw_key, block.key_norm.as_ref());
-        let (probabilities, mixed) = self.attention(&query, &key, &value);
+        let query = self.position_heads(layer, &raw_query, block.query_norm.as_ref());
+        let key = self.position_heads(layer, &raw_key, block.key_norm.as_ref());
+        let (probabilities, mixed) = self.attention(layer, &query, &key, &value);
         let mixed = join_heads(&mixed, self.config.heads);
-        let middle = sum(&input, &linear(&mixed, &block.output, block.output_bias.as_ref()));
-        let middle_normed = self.norm(&middle, &block.post_norm);
+        let attended = linear(&mixed, &block.output, block.output_bias.as_ref());
+        let norm_of = block.attention_output_norm.as_ref().zip(spec.attention_output_norm);
+        let middle = sum(&input, &maybe_norm(&attended, norm_of));
+        let middle_normed = norm(&middle, &block.feed_forward_norm, spec.feed_forward_norm);
         let gate = linear(&middle_normed, &block.gate, None);
         let up = linear(&middle_normed, &block.up, None);
-        let gated = swiglu(&gate, &up);
-        let output = sum(&middle, &linear(&gated, &block.down, None));
+        let gated = gated(&gate, &up, self.activation());
+        let fed = linear(&gated, &block.down, None);
+        let norm_of = block.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
+        let output = sum(&middle, &maybe_norm(&fed, norm_of));
         #[rustfmt::skip] // One field a line would take a third of the function.
         let kept = BlockForward {
-            input, normed, raw_query, raw_key, query, key, value, probabilities, mixed, middle, middle_normed,
-            gate, up, gated,
+            input, normed, raw_query, raw_key, query, key, value, probabilities, mixed, attended, middle,
+            middle_normed, gate, up, gated, fed,
         };
         (kept, output)
     }
@@ -160,28 +183,35 @@ impl<'a> Reference<'a> {
     /// From the gradient of a block's output that of its input.
     fn block_backward(
         &self,
-        block: &Block<Matrix>,
+        layer: usize,
         kept: &BlockForward,
         doutput: &Matrix,
         sums: &mut Block<Matrix>,
     ) -> Matrix {
-        let dgated = linear_backward(&kept.gated, &block.down, doutput, &mut sums.down, None);
-        let (dgate, dup) = swiglu_backward(&kept.gate, &kept.up, &dgated);
+        let (block, spec) = (&self.weights.blocks[layer], &self.config.spec.block);
+        let norm_of = block.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
+        let dfed = maybe_norm_backward(&kept.fed, norm_of, doutput, sums.feed_forward_output_norm.as_mut());
+        let dgated = linear_backward(&kept.gated, &block.down, &dfed, &mut sums.down, None);
+        let (dgate, dup) = gated_backward(&kept.gate, &kept.up, &dgated, self.activation());
         let normed = &kept.middle_normed;
         let through_gate = linear_backward(normed, &block.gate, &dgate, &mut sums.gate, None);
         let through_up = linear_backward(normed, &block.up, &dup, &mut sums.up, None);
         let dnormed = sum(&through_gate, &through_up);
-        let through = self.norm_backward(&kept.middle, &block.post_norm, &dnormed, &mut sums.post_norm);
+        let (weight, weight_sum) = (&block.feed_forward_norm, &mut sums.feed_forward_norm);
+        let through = norm_backward(&kept.middle, weight, spec.feed_forward_norm, &dnormed, weight_sum);
         let dmiddle = sum(doutput, &through);
 
+        let norm_of = block.attention_output_norm.as_ref().zip(spec.attention_output_norm);
+        let weight_sum = sums.attention_output_norm.as_mut();
+        let dattended = maybe_norm_backward(&kept.attended, norm_of, &dmiddle, weight_sum);
         let bias_sum = sums.output_bias.as_mut();
-        let dmixed = linear_backward(&kept.mixed, &block.output, &dmiddle, &mut sums.output, bias_sum);
+        let dmixed = linear_backward(&kept.mixed, &block.output, &dattended, &mut sums.output, bias_sum);
         let dmixed = split_heads(&dmixed, self.config.head_width);
-        let (dquery, dkey, dvalue) = self.attention_backward(kept, &dmixed);
+        let (dquery, dkey, dvalue) = self.attention_backward(layer, kept, &dmixed);
         let (gain, gain_sum) = (block.query_norm.as_ref(), sums.query_norm.as_mut());
-        let dquery = self.position_heads_backward(&kept.raw_query, gain, &dquery, gain_sum);
+        let dquery = self.position_heads_backward(layer, &kept.raw_query, gain, &dquery, gain_sum);
         let (gain, gain_sum) = (block.key_norm.as_ref(), sums.key_norm.as_mut());
-        let dkey = self.position_heads_backward(&kept.raw_key, gain, &dkey, gain_sum);
+        let dkey = self.position_heads_backward(layer, &kept.raw_key, gain, &dkey, gain_sum);
 
         let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
         let (normed, bias_sum) = (&kept.normed, sums.query_bias.as_mut());
@@ -194,60 +224,33 @@ impl<'a> Reference<'a> {
             let dy = join_heads(dy, kv_heads);
             dnormed = sum(&dnormed, &linear_backward(normed, weight, &dy, weight_sum, bias_sum));
         }
-        let through = self.norm_backward(&kept.input, &block.input_norm, &dnormed, &mut sums.input_norm);
+        let (weight, weight_sum) = (&block.input_norm, &mut sums.input_norm);
+        let through = norm_backward(&kept.input, weight, spec.input_norm, &dnormed, weight_sum);
         sum(&dmiddle, &through)
     }
 
-    /// `x / rms(x) * gain` with `rms(x) = sqrt(mean(x^2) + eps)`, row by row.
-    fn norm(&self, x: &Matrix, gain: &Matrix) -> Matrix {
-        let scaled = |row: &Vec<f64>| {
-            let rms = self.rms(row);
-            row.iter().zip(&gain[0]).map(|(x, gain)| x / rms * gain).collect()
-        };
-        x.iter().map(scaled).collect()
-    }
-
-    /// From `d rms / dx_i = x_i / (n rms)`: `dx_i = g_i dy_i / rms - x_i / (n rms^3) sum_j g_j dy_j x_j`.
-    fn norm_backward(&self, x: &Matrix, gain: &Matrix, dy: &Matrix, gain_sum: &mut Matrix) -> Matrix {
-        let row_backward = |(x, dy): (&Vec<f64>, &Vec<f64>)| {
-            let rms = self.rms(x);
-            let dscaled: Vec<f64> = gain[0].iter().zip(dy).map(|(gain, dy)| gain * dy).collect();
-            let common = dot(&dscaled, x) / (x.len() as f64 * rms.powi(3));
-            for ((sum, x), dy) in gain_sum[0].iter_mut().zip(x).zip(dy) {
-                *sum += dy * x / rms;
-            }
-            dscaled.iter().zip(x).map(|(dscaled, x)| dscaled / rms - x * common).collect()
-        };
-        x.iter().zip(dy).map(row_backward).collect()
-    }
-
-    fn rms(&self, row: &[f64]) -> f64 {
-        (dot(row, row) / row.len() as f64 + self.config.rms_eps).sqrt()
-    }
-
     /// Query or key heads, normalised where the family does and rotated by the positions of their tokens.
-    fn position_heads(&self, heads: &Matrix, gain: Option<&Matrix>) -> Matrix {
-        let normed = gain.map(|gain| self.norm(heads, gain));
-        self.rotate(normed.as_ref().unwrap_or(heads), 1.0)
+    fn position_heads(&self, layer: usize, heads: &Matrix, weight: Option<&Matrix>) -> Matrix {
+        let norm_of = weight.zip(self.config.spec.block.query_key_norm);
+        self.rotate(layer, &maybe_norm(heads, norm_of), 1.0)
     }
 
     fn position_heads_backward(
         &self,
+        layer: usize,
         heads: &Matrix,
-        gain: Option<&Matrix>,
+        weight: Option<&Matrix>,
         dy: &Matrix,
-        gain_sum: Option<&mut Matrix>,
+        weight_sum: Option<&mut Matrix>,
     ) -> Matrix {
         // A rotation is orthogonal: its transpose is the rotation by the opposite angle.
-        let dy = self.rotate(dy, -1.0);
-        match gain.zip(gain_sum) {
-            Some((gain, gain_sum)) => self.norm_backward(heads, gain, &dy, gain_sum),
-            None => dy,
-        }
+        let dy = self.rotate(layer, dy, -1.0);
+        maybe_norm_backward(heads, weight.zip(self.config.spec.block.query_key_norm), &dy, weight_sum)
     }
 
     /// Rotates the pair `(x_i, x_{i + D/2})` of every head by `sign position theta^(-2i / D)`.
-    fn rotate(&self, heads: &Matrix, sign: f64) -> Matrix {
+    fn rotate(&self, layer: usize, heads: &Matrix, sign: f64) -> Matrix {
+        let theta = self.config.spec.attention_of(layer).rope.theta;
         let (heads_per_token, width) = (heads.len() / self.starts.len(), self.config.head_width);
         let mut rotated = heads.clone();
         for (row, y) in rotated.iter_mut().enumerate() {
@@ -255,7 +258,7 @@ impl<'a> Reference<'a> {
             let position = (token - self.starts[token]) as f64;
             for low in 0..width / 2 {
                 let high = low + width / 2;
-                let frequency = self.config.rope.theta.powf(-2.0 * low as f64 / width as f64);
+                let frequency = theta.powf(-2.0 * low as f64 / width as f64);
                 let (sine, cosine) = (sign * position * frequency).sin_cos();
                 y[low] = x[low] * cosine - x[high] * sine;
                 y[high] = x[high] * cosine + x[low] * sine;
@@ -265,12 +268,12 @@ impl<'a> Reference<'a> {
     }
 
     /// What each query head gives to each token that it sees, and the sum of the values weighted so.
-    fn attention(&self, query: &Matrix, key: &Matrix, value: &Matrix) -> (Matrix, Matrix) {
-        let root = (self.config.head_width as f64).sqrt();
+    fn attention(&self, layer: usize, query: &Matrix, key: &Matrix, value: &Matrix) -> (Matrix, Matrix) {
         let (mut probabilities, mut mixed) = (Vec::new(), zeros_like(query));
         for (row, query) in query.iter().enumerate() {
-            let keys_seen = self.keys_seen(row);
-            let scores: Vec<f64> = keys_seen.iter().map(|&at| dot(query, &key[at]) / root).collect();
+            let keys_seen = self.keys_seen(layer, row);
+            let scores = keys_seen.iter().map(|&at| dot(query, &key[at]) * self.score_scale());
+            let scores: Vec<f64> = scores.collect();
             let given: Vec<f64> = log_softmax(&scores, 1.0).into_iter().map(f64::exp).collect();
             for (&at, &p) in keys_seen.iter().zip(&given) {
                 add_scaled(&mut mixed[row], p, &value[at]);
@@ -281,15 +284,19 @@ impl<'a> Reference<'a> {
     }
 
     /// With `dp_s = dmixed . value_s`, the softmax gives `dscore_s = p_s (dp_s - sum_u p_u dp_u)`.
-    fn attention_backward(&self, kept: &BlockForward, dmixed: &Matrix) -> (Matrix, Matrix, Matrix) {
-        let root = (self.config.head_width as f64).sqrt();
+    fn attention_backward(
+        &self,
+        layer: usize,
+        kept: &BlockForward,
+        dmixed: &Matrix,
+    ) -> (Matrix, Matrix, Matrix) {
         let [mut dquery, mut dkey, mut dvalue] = [&kept.query, &kept.key, &kept.value].map(zeros_like);
         for (row, dmixed) in dmixed.iter().enumerate() {
-            let (keys_seen, given) = (self.keys_seen(row), &kept.probabilities[row]);
+            let (keys_seen, given) = (self.keys_seen(layer, row), &kept.probabilities[row]);
             let dgiven: Vec<f64> = keys_seen.iter().map(|&at| dot(dmixed, &kept.value[at])).collect();
             let mean = dot(given, &dgiven);
             for ((&at, &p), dp) in keys_seen.iter().zip(given).zip(dgiven) {
-                let dproduct = p * (dp - mean) / root;
+                let dproduct = p * (dp - mean) * self.score_scale();
                 add_scaled(&mut dquery[row], dproduct, &kept.key[at]);
                 add_scaled(&mut dkey[at], dproduct, &kept.query[row]);
                 add_scaled(&mut dvalue[at], p, dmixed);
@@ -298,11 +305,18 @@ impl<'a> Reference<'a> {
         (dquery, dkey, dvalue)
     }
 
+    fn score_scale(&self) -> f64 {
+        let scale = self.config.spec.block.attention_scale;
+        scale.unwrap_or_else(|| 1.0 / (self.config.head_width as f64).sqrt())
+    }
+
     /// The rows of the key heads that a row of query heads sees, first token first.
-    fn keys_seen(&self, query_row: usize) -> Vec<usize> {
+    fn keys_seen(&self, layer: usize, query_row: usize) -> Vec<usize> {
         let (token, head) = (query_row / self.config.heads, query_row % self.config.heads);
         let kv_head = head / (self.config.heads / self.config.kv_heads);
-        (self.starts[token]..=token).map(|key| key * self.config.kv_heads + kv_head).collect()
+        let window = self.config.spec.attention_of(layer).window;
+        let first = window.map_or(0, |window| (token + 1).saturating_sub(window)).max(self.starts[token]);
+        (first..=token).map(|key| key * self.config.kv_heads + kv_head).collect()
     }
 }
 
@@ -311,6 +325,59 @@ fn matrix(tensor: &Tensor<2>) -> Matrix {
     let columns = tensor.dims()[1];
     let row = |row: &[f32]| row.iter().copied().map(f64::from).collect();
     numbers(tensor.clone()).chunks_exact(columns).map(row).collect()
+}
+
+/// `x / rms(x) * (offset + weight)` with `rms(x) = sqrt(mean(x^2) + eps)`, row by row.
+fn norm(x: &Matrix, weight: &Matrix, spec: NormSpec) -> Matrix {
+    let scaled = |row: &Vec<f64>| {
+        let rms = rms(row, spec);
+        let gains = weight[0].iter().map(|weight| f64::from(spec.offset) + weight);
+        row.iter().zip(gains).map(|(x, gain)| x / rms * gain).collect()
+    };
+    x.iter().map(scaled).collect()
+}
+
+/// From `d rms / dx_i = x_i / (n rms)`, with the gains `g`:
+/// `dx_i = g_i dy_i / rms - x_i / (n rms^3) sum_j g_j dy_j x_j`.
+fn norm_backward(
+    x: &Matrix,
+    weight: &Matrix,
+    spec: NormSpec,
+    dy: &Matrix,
+    weight_sum: &mut Matrix,
+) -> Matrix {
+    let row_backward = |(x, dy): (&Vec<f64>, &Vec<f64>)| {
+        let rms = rms(x, spec);
+        let gains = weight[0].iter().map(|weight| f64::from(spec.offset) + weight);
+        let dscaled: Vec<f64> = gains.zip(dy).map(|(gain, dy)| gain * dy).collect();
+        let common = dot(&dscaled, x) / (x.len() as f64 * rms.powi(3));
+        for ((sum, x), dy) in weight_sum[0].iter_mut().zip(x).zip(dy) {
+            *sum += dy * x / rms;
+        }
+        dscaled.iter().zip(x).map(|(dscaled, x)| dscaled / rms - x * common).collect()
+    };
+    x.iter().zip(dy).map(row_backward).collect()
+}
+
+fn rms(row: &[f64], spec: NormSpec) -> f64 {
+    (dot(row, row) / row.len() as f64 + spec.eps).sqrt()
+}
+
+/// A norm where there is one.
+fn maybe_norm(x: &Matrix, norm_of: Option<(&Matrix, NormSpec)>) -> Matrix {
+    norm_of.map_or_else(|| x.clone(), |(weight, spec)| norm(x, weight, spec))
+}
+
+fn maybe_norm_backward(
+    x: &Matrix,
+    norm_of: Option<(&Matrix, NormSpec)>,
+    dy: &Matrix,
+    weight_sum: Option<&mut Matrix>,
+) -> Matrix {
+    match norm_of.zip(weight_sum) {
+        Some(((weight, spec), weight_sum)) => norm_backward(x, weight, spec, dy, weight_sum),
+        None => dy.clone(),
+    }
 }
 
 /// `x w^T + bias`.
@@ -341,16 +408,28 @@ fn linear_backward(
     dx
 }
 
-/// `gate sigmoid(gate) up`.
-fn swiglu(gate: &Matrix, up: &Matrix) -> Matrix {
-    zip_matrices(gate, up, |gate, up| gate * sigmoid(gate) * up)
+/// An activation and its derivative.
+fn activate(x: f64, activation: Activation) -> (f64, f64) {
+    match activation {
+        // From `sigmoid' = sigmoid (1 - sigmoid)`.
+        Activation::Silu => (x * sigmoid(x), sigmoid(x) + x * sigmoid(x) * (1.0 - sigmoid(x))),
+        Activation::GeluTanh => {
+            let root = (2.0 / std::f64::consts::PI).sqrt();
+            let tanh = (root * (x + 0.044715 * x.powi(3))).tanh();
+            let slope = root * (1.0 + 3.0 * 0.044715 * x * x);
+            (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
+        }
+    }
 }
 
-/// From `sigmoid' = sigmoid (1 - sigmoid)`.
-fn swiglu_backward(gate: &Matrix, up: &Matrix, dy: &Matrix) -> (Matrix, Matrix) {
-    let slope = |gate: f64| sigmoid(gate) + gate * sigmoid(gate) * (1.0 - sigmoid(gate));
-    let dgate = zip_matrices(&zip_matrices(gate, up, |gate, up| slope(gate) * up), dy, |x, dy| x * dy);
-    let dup = zip_matrices(gate, dy, |gate, dy| gate * sigmoid(gate) * dy);
+fn gated(gate: &Matrix, up: &Matrix, activation: Activation) -> Matrix {
+    zip_matrices(gate, up, |gate, up| activate(gate, activation).0 * up)
+}
+
+fn gated_backward(gate: &Matrix, up: &Matrix, dy: &Matrix, activation: Activation) -> (Matrix, Matrix) {
+    let by_gate = zip_matrices(gate, up, |gate, up| activate(gate, activation).1 * up);
+    let dgate = zip_matrices(&by_gate, dy, |x, dy| x * dy);
+    let dup = zip_matrices(gate, dy, |gate, dy| activate(gate, activation).0 * dy);
     (dgate, dup)
 }
 
@@ -405,13 +484,16 @@ mod tests {
     use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
     use super::{Reference, matrix, zip_matrices};
-    use crate::decoder::config::Family;
-    use crate::rope::{Rope, RopeScaling};
+    use crate::model::families::{self, Family};
     use crate::streambp::{
         ChunkPlan, GradientPath, LayerInputs, TokenStats, accumulate_gradients, token_stats,
     };
-    use crate::test_tensors::{noise, numbers};
+    use crate::test_tensors::{noise, numbers, spec_of};
     use crate::{Decoder, DecoderConfig, Packed, Weights};
+
+    /// With every form that a part has.
+    const FAMILIES: [&Family; 4] =
+        [&families::llama::LLAMA, &families::qwen::QWEN2, &families::qwen::QWEN3, &families::gemma::GEMMA3];
 
     /// A random model whose gains and biases are random as well: fresh ones are 1 and 0, which hides errors.
     fn decoder(config: DecoderConfig, seed: u64) -> Decoder {
@@ -453,16 +535,20 @@ mod tests {
     /// The reference's backward pass against its own forward pass, number by number of every parameter.
     #[test]
     fn gradients_of_the_f64_reference_are_slopes_of_its_loss() {
+        for family in [&families::qwen::QWEN3, &families::gemma::GEMMA3] {
+            assert_slopes(family);
+        }
+    }
+
+    fn assert_slopes(family: &'static Family) {
         let config = DecoderConfig {
             hidden: 6,
             head_width: 4,
             intermediate: 5,
             vocabulary: 7,
             tied: false,
-            qkv_bias: true,
-            output_bias: true,
             initializer_range: 0.5,
-            ..DecoderConfig::small(Family::Qwen3)
+            ..DecoderConfig::small(family).with_biases(true, true)
         };
         let packed = packed(&[5, 1, 4], config.vocabulary, 3);
         let decoder = decoder(config, 4);
@@ -486,12 +572,12 @@ mod tests {
                 slopes.push((above - below) / (2.0 * step));
             }
             let error = distance(&gradient.concat(), &slopes) / norm(&slopes).max(1e-3);
-            assert!(error < 1e-8, "{name}: relative error {error:e}");
+            assert!(error < 1e-8, "{family:?}, {name}: relative error {error:e}");
         }
     }
 
     fn configs() -> impl Strategy<Value = DecoderConfig> {
-        let families = prop::sample::select(vec![Family::Llama, Family::Qwen2, Family::Qwen3]);
+        let families = prop::sample::select(FAMILIES.to_vec());
         // Widths that are no multiple of 16 leave a rest behind whole vectors.
         let width = || (3_usize..50).prop_map(|width| width + usize::from(width % 16 == 0));
         let head_widths = prop::sample::select(vec![2_usize, 4, 6, 8, 16, 20]);
@@ -502,7 +588,9 @@ mod tests {
         choices.prop_map(|(family, (tied, bias), sizes, numbers)| {
             let (layers, kv_heads, group, head_width, hidden, intermediate, vocabulary) = sizes;
             let (size, rms_eps, theta) = numbers;
-            let bias = bias && family != Family::Qwen2;
+            let is_qwen2 = family == &families::qwen::QWEN2;
+            let mut spec = spec_of(family, hidden, rms_eps, theta);
+            (spec.block.qkv_bias, spec.block.output_bias) = (bias || is_qwen2, bias && !is_qwen2);
             DecoderConfig {
                 hidden,
                 layers,
@@ -511,11 +599,8 @@ mod tests {
                 head_width,
                 intermediate,
                 vocabulary,
-                rms_eps,
                 tied,
-                qkv_bias: bias || family == Family::Qwen2,
-                output_bias: bias,
-                rope: Rope { theta, scaling: RopeScaling::Default },
+                spec,
                 // A projection of a normalised row has about this size; far above 1, roundings grow.
                 initializer_range: size / (hidden as f64).sqrt(),
                 ..DecoderConfig::small(family)
@@ -601,13 +686,10 @@ mod tests {
     /// by less than 1 %, and the statistics not at all.
     #[test]
     fn layer_inputs_in_bfloat16_change_gradients_by_their_roundings() {
-        for (family, attention_kept_bytes) in [(Family::Llama, 0), (Family::Qwen3, 1 << 20)] {
-            let config = DecoderConfig {
-                layers: 6,
-                qk_norm: family == Family::Qwen3,
-                initializer_range: 0.3,
-                ..DecoderConfig::small(family)
-            };
+        for (family, attention_kept_bytes) in
+            [(&families::llama::LLAMA, 0), (&families::qwen::QWEN3, 1 << 20)]
+        {
+            let config = DecoderConfig { layers: 6, initializer_range: 0.3, ..DecoderConfig::small(family) };
             let decoder = decoder(config, 3);
             let packed = packed(&[40, 7, 25], decoder.config.vocabulary, 3);
             let coefficients = coefficients(&packed, 3);

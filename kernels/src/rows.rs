@@ -107,7 +107,7 @@ pub(crate) struct WeightGradient<'a> {
 }
 
 /// Adds to the gradients of some weights at once.
-pub(crate) fn add_weight_gradients<const N: usize>(gradients: [WeightGradient<'_>; N]) {
+pub(crate) fn add_weight_gradients<'a>(gradients: impl IntoIterator<Item = WeightGradient<'a>>) {
     let tasks = gradients.into_iter().flat_map(|WeightGradient { sum, dy, out, x }| {
         let width = sum.len() / out;
         let parts = sum.chunks_mut(GRADIENT_ROWS * width).enumerate();

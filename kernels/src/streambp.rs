@@ -7,22 +7,25 @@
 //! their prefix of them, and the summed gradients of keys and values pass through their projection once.
 //! Logits exist for one head chunk at a time. With it off, one tape holds everything.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
 
-use crate::attention::Attended;
-use crate::decoder::block::linear;
-use crate::decoder::config::DecoderConfig;
-use crate::decoder::{Decoder, Packed, embed, id_tensor};
+use crate::attention::{Attended, Span};
+use crate::batch::Packed;
 use crate::error::KernelError;
 use crate::flex;
 use crate::logprob::{logits_gradient, row_statistics, target_logprobs};
-use crate::norm::rms_norm;
+use crate::model::config::DecoderConfig;
+use crate::model::gradients::GradientSink;
+use crate::model::weights::{Block, Weights};
+use crate::model::{Decoder, embed, id_tensor};
+use crate::parts::block::linear;
+use crate::parts::norm::normed;
 use crate::rotary::Angles;
-use crate::weights::{Block, Weights};
 
 mod cpu;
 mod memory;
@@ -94,7 +97,7 @@ impl ChunkPlan {
 /// Numbers that a layer keeps for a token beside attention's results: keys and values, the residual behind attention,
 /// both parts of the feed-forward layer, and queries unless a norm of theirs has to be gone through again.
 fn activations(config: &DecoderConfig) -> usize {
-    let query = if config.qk_norm { 0 } else { config.heads };
+    let query = if config.spec.block.query_key_norm.is_some() { 0 } else { config.heads };
     (2 * config.kv_heads + query) * config.head_width + config.hidden + 2 * config.intermediate
 }
 
@@ -120,49 +123,61 @@ pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Toke
         return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).statistics());
     }
     let pass = TapePass::new(decoder, packed, plan);
-    let mut x = embed(&decoder.weights.embedding, &packed.ids);
-    for block in &decoder.weights.blocks {
-        x = pass.layer_forward(block, &x);
+    let mut x = embed(&decoder.weights.embedding, &packed.ids, &decoder.config);
+    for layer in 0..decoder.config.layers {
+        x = pass.layer_forward(layer, &x);
     }
     pass.head_statistics(&x)
 }
 
 /// Forward, the caller's coefficients for the statistics of the batch, and the exact backward pass, whose
-/// result is added to `gradients`. Returns the statistics.
+/// result is added to the sink. Returns the statistics.
 ///
 /// `coefficients` returns one number an entry of the statistics; those of the last entries of sequences are
 /// taken as 0. Where all are 0 nothing goes backward, and by StreamBP on the CPU no chunk does that has no sequence
-/// with another one: `gradients` are the same to the bit, as zeros would be added.
+/// with another one: sums are the same to the bit, as zeros would be added.
 ///
 /// # Errors
-/// [`KernelError::File`] with the folder, where the layers' inputs cannot be put aside or got back; `gradients`
+/// [`KernelError::File`] with the folder, where the layers' inputs cannot be put aside or got back; the sink
 /// then holds a part of the sum. [`KernelError::Input`] where they are to lie elsewhere than in memory and the
 /// path is not StreamBP on the CPU; a single tape keeps no layer inputs, and has nothing to put anywhere.
 ///
 /// # Panics
 /// As [`token_stats`]; or if the coefficients are not one an entry.
-pub fn accumulate_gradients(
+pub fn accumulate_gradients<'s>(
     decoder: &Decoder,
     packed: &Packed,
     plan: &ChunkPlan,
-    gradients: &mut Weights<Tensor<2>>,
+    sink: impl Into<GradientSink<'s>>,
     coefficients: &mut (dyn FnMut(&TokenStats) -> Vec<f32> + Send),
 ) -> Result<TokenStats, KernelError> {
     check(plan);
+    let sink = sink.into();
     if takes_slices(decoder, plan) {
-        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).gradients(gradients, coefficients));
+        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).gradients(sink, coefficients));
     }
     if plan.path != GradientPath::Unchunked && plan.layer_inputs != LayerInputs::Memory {
         let reason = "only StreamBP on the CPU keeps layer inputs elsewhere than in memory as they are";
         return Err(KernelError::Input(reason.to_owned()));
     }
-    Ok(match plan.path {
+    let mut pass = |gradients: &mut Weights<Tensor<2>>| match plan.path {
         GradientPath::Unchunked => TapePass::new(decoder, packed, plan).whole(gradients, coefficients),
         GradientPath::StreamBp => TapePass::new(decoder, packed, plan).streamed(gradients, coefficients),
         GradientPath::Checkpointed => {
             let tokens = packed.ids.len();
             let whole = ChunkPlan { layer_chunk_tokens: tokens, head_chunk_tokens: tokens, ..plan.clone() };
             TapePass::new(decoder, packed, &whole).streamed(gradients, coefficients)
+        }
+    };
+    Ok(match sink {
+        GradientSink::Full(sums) => pass(sums),
+        GradientSink::LowRank(sums) => {
+            // Tapes give the gradients of whole matrices, of which those of the adapters are made.
+            let mut gradients = decoder.weights.zeros_like();
+            let stats = pass(&mut gradients);
+            let adapters = decoder.adapters.as_ref();
+            sums.add_projected(adapters.expect("a decoder whose adapters are trained has some"), &gradients);
+            stats
         }
     })
 }
@@ -193,7 +208,10 @@ struct TapePass<'a> {
     decoder: &'a Decoder,
     packed: &'a Packed,
     plan: &'a ChunkPlan,
-    angles: Angles,
+    /// The parameters with what adapters add to them.
+    weights: Cow<'a, Weights<Tensor<2>>>,
+    /// One for each of the model's sets of frequencies.
+    angles: Vec<Angles>,
     /// The token after each token.
     targets: Vec<u32>,
 }
@@ -202,7 +220,8 @@ impl<'a> TapePass<'a> {
     fn new(decoder: &'a Decoder, packed: &'a Packed, plan: &'a ChunkPlan) -> Self {
         assert!(!packed.has_prefixes(), "tensors and tapes take whole sequences");
         let angles = decoder.angles(&packed.positions());
-        Self { decoder, packed, plan, angles, targets: packed.next_tokens() }
+        let weights = decoder.effective_weights();
+        Self { decoder, packed, plan, weights, angles, targets: packed.next_tokens() }
     }
 
     fn config(&self) -> &DecoderConfig {
@@ -221,34 +240,52 @@ impl<'a> TapePass<'a> {
         chunks(self.tokens(), self.plan.head_chunk_tokens)
     }
 
+    /// The angles of a layer.
+    fn angles(&self, layer: usize) -> &Angles {
+        &self.angles[self.config().spec.rope_of(layer)]
+    }
+
+    /// What the rows of a chunk see in a layer.
+    fn spans(&self, layer: usize, rows: &Range<usize>) -> Arc<[Span]> {
+        let window = self.config().spec.attention_of(layer).window;
+        self.packed.chunk_spans(rows.start, rows.end, window)
+    }
+
     /// Keys and values of all rows, `[N, KV, D]`, made chunk by chunk.
-    fn keys_values(&self, block: &Block<Tensor<2>>, x: &Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+    fn keys_values(&self, layer: usize, x: &Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+        let block = &self.weights.blocks[layer];
         let (keys, values) = self
             .layer_chunks()
             .map(|rows| {
                 let normed = block.normed(x.clone().slice([rows.clone()]), self.config());
-                block.keys_values(normed, self.config(), &self.angles.rows(rows))
+                block.keys_values(normed, self.config(), &self.angles(layer).rows(rows))
             })
             .unzip();
         (joined(keys), joined(values))
     }
 
     /// One block's output without gradients, `[N, hidden]`.
-    fn layer_forward(&self, block: &Block<Tensor<2>>, x: &Tensor<2>) -> Tensor<2> {
-        let (keys, values) = self.keys_values(block, x);
+    fn layer_forward(&self, layer: usize, x: &Tensor<2>) -> Tensor<2> {
+        let block = &self.weights.blocks[layer];
+        let (keys, values) = self.keys_values(layer, x);
         let outputs = self.layer_chunks().map(|rows| {
-            let spans = self.packed.chunk_spans(rows.start, rows.end);
+            let spans = self.spans(layer, &rows);
             let part = x.clone().slice([rows.clone()]);
             let normed = block.normed(part.clone(), self.config());
             let keys_values = (keys.clone(), values.clone());
-            block.attend(part, normed, keys_values, self.config(), &self.angles.rows(rows), &spans)
+            block.attend(part, normed, keys_values, self.config(), &self.angles(layer).rows(rows), &spans)
         });
         joined(outputs.collect())
     }
 
+    /// The matrix of the head, `[vocabulary, hidden]`.
+    fn head(&self) -> &Tensor<2> {
+        self.weights.head.as_ref().unwrap_or(&self.weights.embedding)
+    }
+
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let normed = rms_norm(hidden, self.decoder.weights.final_norm.clone(), self.config().rms_eps);
-        linear(normed, self.decoder.head(), None)
+        let normed = normed(hidden, &self.weights.final_norm, self.config().spec.final_norm);
+        linear(normed, self.head(), None)
     }
 
     fn chunk_targets(&self, rows: &Range<usize>) -> Arc<[u32]> {
@@ -289,15 +326,15 @@ impl<'a> TapePass<'a> {
         gradients: &mut Weights<Tensor<2>>,
         coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
     ) -> TokenStats {
-        let weights = self.decoder.weights.map(|_, value| leaf(value.clone()));
-        let mut x = embed(&weights.embedding, &self.packed.ids);
-        let spans = self.packed.chunk_spans(0, self.tokens());
-        for block in &weights.blocks {
+        let weights = self.weights.map(|_, value| leaf(value.clone()));
+        let mut x = embed(&weights.embedding, &self.packed.ids, self.config());
+        for (layer, block) in weights.blocks.iter().enumerate() {
+            let (angles, spans) = (self.angles(layer), self.spans(layer, &(0..self.tokens())));
             let normed = block.normed(x.clone(), self.config());
-            let keys_values = block.keys_values(normed.clone(), self.config(), &self.angles);
-            x = block.attend(x, normed, keys_values, self.config(), &self.angles, &spans);
+            let keys_values = block.keys_values(normed.clone(), self.config(), angles);
+            x = block.attend(x, normed, keys_values, self.config(), angles, &spans);
         }
-        let normed = rms_norm(x, weights.final_norm.clone(), self.config().rms_eps);
+        let normed = normed(x, &weights.final_norm, self.config().spec.final_norm);
         let logits = linear(normed, weights.head.as_ref().unwrap_or(&weights.embedding), None);
         let targets = self.chunk_targets(&(0..self.tokens()));
         let (logprobs, entropies) = row_statistics(logits.clone(), &targets, self.plan.temperature);
@@ -319,18 +356,20 @@ impl<'a> TapePass<'a> {
         gradients: &mut Weights<Tensor<2>>,
         coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
     ) -> TokenStats {
-        let weights = &self.decoder.weights;
-        let mut inputs = vec![embed(&weights.embedding, &self.packed.ids)];
-        for (layer, block) in weights.blocks.iter().enumerate() {
-            inputs.push(self.layer_forward(block, &inputs[layer]));
+        let mut inputs = vec![embed(&self.weights.embedding, &self.packed.ids, self.config())];
+        for layer in 0..self.config().layers {
+            inputs.push(self.layer_forward(layer, &inputs[layer]));
         }
         let hidden = inputs.pop().expect("the last layer's output was pushed");
         let stats = self.head_statistics(&hidden);
         let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
         let mut upstream = self.head_backward(hidden, column, gradients);
-        for (layer, block) in weights.blocks.iter().enumerate().rev() {
+        for layer in (0..self.config().layers).rev() {
             let x = inputs.pop().expect("one input a layer");
-            upstream = self.layer_backward(block, &x, upstream, &mut gradients.blocks[layer]);
+            upstream = self.layer_backward(layer, &x, upstream, &mut gradients.blocks[layer]);
+        }
+        if let Some(scale) = self.config().spec.embedding_scale {
+            upstream = upstream.mul_scalar(scale);
         }
         let ids = id_tensor(&self.packed.ids, &self.decoder.device());
         add_in_place(&mut gradients.embedding, |sum| {
@@ -346,12 +385,12 @@ impl<'a> TapePass<'a> {
         column: Tensor<2>,
         gradients: &mut Weights<Tensor<2>>,
     ) -> Tensor<2> {
-        let head = self.decoder.head().clone();
-        let gain = leaf(self.decoder.weights.final_norm.clone());
+        let head = self.head().clone();
+        let weight = leaf(self.weights.final_norm.clone());
         let mut upstream = Vec::new();
         for rows in self.head_chunks() {
             let x = leaf(hidden.clone().slice([rows.clone()]));
-            let normed = rms_norm(x.clone(), gain.clone(), self.config().rms_eps);
+            let normed = normed(x.clone(), &weight, self.config().spec.final_norm);
             let inner = normed.clone().inner();
             let logits = linear(inner.clone(), &head, None);
             let targets = self.chunk_targets(&rows);
@@ -361,7 +400,7 @@ impl<'a> TapePass<'a> {
             add_in_place(head_sum, |sum| sum + dlogits.clone().transpose().matmul(inner));
             let mut tape = (normed * dlogits.matmul(head.clone())).sum().backward();
             upstream.push(x.grad_remove(&mut tape).expect("the chunk reaches the loss"));
-            take_gradient(&gain, &mut tape, &mut gradients.final_norm);
+            take_gradient(&weight, &mut tape, &mut gradients.final_norm);
         }
         joined(upstream)
     }
@@ -372,22 +411,22 @@ impl<'a> TapePass<'a> {
     /// been through attention: only it and later chunks see them.
     fn layer_backward(
         &self,
-        block: &Block<Tensor<2>>,
+        layer: usize,
         x: &Tensor<2>,
         upstream: Tensor<2>,
         gradients: &mut Block<Tensor<2>>,
     ) -> Tensor<2> {
-        let (keys, values) = self.keys_values(block, x);
+        let (keys, values) = self.keys_values(layer, x);
         let (mut dkeys, mut dvalues) = (keys.zeros_like(), values.zeros_like());
-        let leaves = block.map(&mut |_, value| leaf(value.clone()));
+        let leaves = self.weights.blocks[layer].map(&mut |_, value| leaf(value.clone()));
         let mut dx = Vec::new();
         for rows in self.layer_chunks().rev() {
-            let angles = self.angles.rows(rows.clone());
+            let angles = self.angles(layer).rows(rows.clone());
             let part = leaf(x.clone().slice([rows.clone()]));
             let normed = leaves.normed(part.clone(), self.config());
             let query = leaves.queries(normed.clone(), self.config(), &angles);
             let (own_keys, own_values) = leaves.keys_values(normed, self.config(), &angles);
-            let spans = self.packed.chunk_spans(rows.start, rows.end);
+            let spans = self.spans(layer, &rows);
             let attended = Attended::forward(query.clone().inner(), (&keys, &values), spans);
 
             let residual = leaf(x.clone().slice([rows.clone()]));

@@ -2,10 +2,11 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::DecoderConfig;
-use crate::decoder::config::Family;
+use crate::model::families::{self, Family};
+use crate::model::spec::{AttentionVariant, ModelSpec};
 use crate::rope::{Rope, RopeScaling};
 use crate::sampling::{key, uniform};
+use crate::{DecoderConfig, LlamaShape};
 
 /// Numbers between -1 and 1 that depend on the seed alone.
 pub(crate) fn noise<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
@@ -40,28 +41,49 @@ pub(crate) fn assert_close<const D: usize>(what: &str, found: Tensor<D>, expecte
 
 impl DecoderConfig {
     /// A model that a test computes in no time.
-    pub(crate) fn small(family: Family) -> Self {
-        Self {
-            family,
+    pub(crate) fn small(family: &'static Family) -> Self {
+        let shape = LlamaShape {
             hidden: 24,
             layers: 2,
             heads: 4,
             kv_heads: 2,
-            head_width: 8,
             intermediate: 40,
             vocabulary: 31,
+            positions: 512,
             rms_eps: 1e-6,
-            tied: true,
-            qkv_bias: family == Family::Qwen2,
-            output_bias: false,
-            qk_norm: family == Family::Qwen3,
-            rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
-            max_positions: 512,
-            stated_positions: 512,
-            initializer_range: 0.02,
-            eos_ids: vec![0],
-            bos_id: None,
-            padding_id: None,
+            rope_theta: 10_000.0,
+        };
+        let config = Self { family, head_width: 8, eos_ids: vec![0], ..Self::llama(shape) };
+        Self { spec: spec_of(family, 24, 1e-6, 10_000.0), ..config }
+    }
+
+    /// With biases in attention or not.
+    pub(crate) fn with_biases(mut self, qkv: bool, output: bool) -> Self {
+        (self.spec.block.qkv_bias, self.spec.block.output_bias) = (qkv, output);
+        self
+    }
+}
+
+/// A Gemma whose window reaches over blocks of the cache.
+pub(crate) fn gemma_with_a_window(window: usize) -> DecoderConfig {
+    let mut config = DecoderConfig::small(&families::gemma::GEMMA3);
+    config.spec.attention.iter_mut().filter_map(|kind| kind.window.as_mut()).for_each(|own| *own = window);
+    DecoderConfig { initializer_range: 0.3, ..config }
+}
+
+/// What a family computes in a small model. Gemma's layers have a short window, but for every third.
+pub(crate) fn spec_of(family: &'static Family, hidden: usize, eps: f64, theta: f64) -> ModelSpec {
+    let rope = |theta| Rope { theta, scaling: RopeScaling::Default };
+    let llama = ModelSpec::llama(eps, rope(theta));
+    match family.model_type {
+        "qwen2" => families::qwen::qwen2(llama),
+        "qwen3" => families::qwen::qwen3(llama, false),
+        "gemma3_text" => {
+            let sliding = AttentionVariant { window: Some(5), rope: rope(theta / 10.0) };
+            let full = AttentionVariant { window: None, rope: rope(theta) };
+            let block = families::gemma::block(eps, false, Some(0.3));
+            families::gemma::spec(block, hidden, vec![sliding.clone(), full, sliding])
         }
+        _ => llama,
     }
 }

@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
-    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, LayerInputs, Packed, TokenStats,
-    token_stats,
+    Adapters, ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, GradientSink, LayerInputs,
+    LowRank, Packed, TokenStats, accumulate_gradients, token_stats,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -32,7 +32,7 @@ fn cases() -> Vec<PathBuf> {
     let mut cases: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
-    assert_eq!(cases.len(), 13, "a fixture is missing or not counted here");
+    assert_eq!(cases.len(), 15, "a fixture is missing or not counted here");
     cases
 }
 
@@ -193,26 +193,124 @@ fn a_prefilled_context_goes_on_as_one_fed_token_by_token() {
     }
 }
 
+/// How far a gradient may lie from PyTorch's, of its 2-norm.
+const GRADIENT_TOLERANCE: f64 = 1e-3;
+
+/// Gradients of `sum_k sin(0.9 k) logprob_k` over each sequence of a case.
+fn add_gradients<'s>(
+    decoder: &Decoder,
+    sequences: &[Sequence],
+    path: GradientPath,
+    sink: impl Into<GradientSink<'s>>,
+) {
+    let plan = ChunkPlan { path, layer_chunk_tokens: 7, head_chunk_tokens: 11, ..whole() };
+    let coefficients = sequences.iter().flat_map(|sequence| 0..sequence.tokens.len());
+    let coefficients: Vec<f32> = coefficients.map(|k| (0.9 * k as f64).sin() as f32).collect();
+    let batch = packed(sequences);
+    accumulate_gradients(decoder, &batch, &plan, sink, &mut |_| coefficients.clone()).unwrap();
+}
+
+fn assert_gradient(found: &Tensor<2>, expected: &[f32], what: &str) {
+    let found: Vec<f32> = found.to_data().iter::<f32>().collect();
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let norm = |numbers: &mut dyn Iterator<Item = f32>| {
+        numbers.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+    };
+    let error = norm(&mut found.iter().zip(expected).map(|(x, y)| x - y));
+    let size = norm(&mut expected.iter().copied());
+    assert!(error <= GRADIENT_TOLERANCE * size, "{what}: off by {error:e} of {size:e}");
+}
+
+const PATHS: [GradientPath; 3] =
+    [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp];
+
+/// The cases whose gradients are kept, and what is kept of them.
+fn gradient_cases() -> Vec<(PathBuf, BTreeMap<String, (Vec<usize>, Vec<f32>)>)> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let files = std::fs::read_dir(fixtures.join("gradients")).unwrap().map(|entry| entry.unwrap().path());
+    let cases = files.map(|file| {
+        let case = fixtures.join("parity").join(file.file_stem().unwrap());
+        (case, tensors_of(&file))
+    });
+    let cases: Vec<_> = cases.collect();
+    assert_eq!(cases.len(), 2, "a fixture is missing or not counted here");
+    cases
+}
+
+#[test]
+fn gradients_of_every_parameter_are_those_of_pytorch() {
+    for (case, kept) in gradient_cases() {
+        let (decoder, sequences) = (load(&case), sequences(&case));
+        for path in PATHS {
+            let mut gradients = decoder.weights.zeros_like();
+            add_gradients(&decoder, &sequences, path, &mut gradients);
+            for (name, gradient) in gradients.named() {
+                let file_name = decoder.config.family.file_name(&name);
+                let what = format!("{}, {path:?}, {name}", case.display());
+                assert_gradient(gradient, &kept[&format!("full.{file_name}")].1, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
+    for (case, kept) in gradient_cases() {
+        let (mut decoder, sequences) = (load(&case), sequences(&case));
+        let part = |name: &str, part: &str| kept.get(&format!("adapter.{name}.{part}"));
+        let tensor = |(shape, values): &(Vec<usize>, Vec<f32>)| {
+            Tensor::<2>::from_data(TensorData::new(values.clone(), shape.clone()), &Device::flex())
+        };
+        let adapters: Adapters = decoder.weights.map(|name, _| {
+            let (a, b) = part(name, "a").zip(part(name, "b"))?;
+            Some(LowRank { a: tensor(a), b: tensor(b), scale: 0.75 })
+        });
+        let zeros = adapters.zeros_like();
+        decoder.adapters = Some(adapters);
+        for path in PATHS {
+            let mut gradients = zeros.clone();
+            add_gradients(&decoder, &sequences, path, &mut gradients);
+            let mut adapted = 0;
+            for (name, gradient) in gradients.named() {
+                if let Some(LowRank { a, b, .. }) = gradient {
+                    for (part, found) in [("a", a), ("b", b)] {
+                        let what = format!("{}, {path:?}, {name}.{part}", case.display());
+                        assert_gradient(found, &kept[&format!("low_rank.{name}.{part}")].1, &what);
+                    }
+                    adapted += 1;
+                }
+            }
+            assert_eq!(adapted, 2, "two projections have adapters");
+        }
+        let training = split(&token_stats(&decoder, &packed(&sequences), &whole()), &sequences);
+        for (found, training) in cached(&decoder, &sequences).iter().zip(training) {
+            assert_close(&found.0, &training.0, &format!("{}, adapted", case.display()));
+        }
+    }
+}
+
 /// Every tensor of a directory as its files have it: shape, and values widened to f32.
 fn tensors(dir: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    files.flat_map(|file| tensors_of(&file)).collect()
+}
+
+/// Every tensor of a file.
+fn tensors_of(file: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let mut tensors = BTreeMap::new();
-    for file in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
-        if file.extension().is_none_or(|extension| extension != "safetensors") {
-            continue;
-        }
-        let bytes = std::fs::read(&file).unwrap();
-        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
-            let values = match view.dtype() {
-                safetensors::Dtype::F32 => {
-                    view.data().chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
-                }
-                safetensors::Dtype::BF16 => {
-                    view.data().chunks(2).map(|two| f32::from_le_bytes([0, 0, two[0], two[1]])).collect()
-                }
-                other => panic!("{other:?} is in no fixture"),
-            };
-            tensors.insert(name.to_owned(), (view.shape().to_vec(), values));
-        }
+    let bytes = std::fs::read(file).unwrap();
+    for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+        let values = match view.dtype() {
+            safetensors::Dtype::F32 => {
+                view.data().chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+            }
+            safetensors::Dtype::BF16 => {
+                view.data().chunks(2).map(|two| f32::from_le_bytes([0, 0, two[0], two[1]])).collect()
+            }
+            other => panic!("{other:?} is in no fixture"),
+        };
+        tensors.insert(name.to_owned(), (view.shape().to_vec(), values));
     }
     tensors
 }

@@ -23,19 +23,23 @@ pub(super) struct Dims {
     width: usize,
     /// From one row of a key head to the next, and from one key head to the next.
     key_strides: (usize, usize),
+    /// What scores are multiplied by.
+    scale: f32,
 }
 
 impl Dims {
-    /// From the shapes of queries `[N, H, D]` and keys `[M, KV, D]`.
+    /// From the shapes of queries `[N, H, D]` and keys `[M, KV, D]`, with scores over `sqrt(D)`.
     pub(super) fn of(query: &[usize; 3], key: &[usize; 3]) -> Self {
         let key_strides = (key[1] * key[2], key[2]);
-        Self { rows: query[0], heads: query[1], kv_heads: key[1], width: query[2], key_strides }
+        let scale = 1.0 / (query[2] as f32).sqrt();
+        Self { rows: query[0], heads: query[1], kv_heads: key[1], width: query[2], key_strides, scale }
     }
 
     /// As [`Dims::of`] with keys and values that lie head by head, `[KV, M, D]`: the rows that a block of queries
     /// reads are then neighbours, and do not evict each other from the cache.
-    pub(super) fn with_heads_apart(query: &[usize; 3], key: &[usize; 3]) -> Self {
-        Self { key_strides: (key[2], key[1] * key[2]), ..Self::of(query, &[key[1], key[0], key[2]]) }
+    pub(super) fn with_heads_apart(query: &[usize; 3], key: &[usize; 3], scale: f32) -> Self {
+        let key_strides = (key[2], key[1] * key[2]);
+        Self { key_strides, scale, ..Self::of(query, &[key[1], key[0], key[2]]) }
     }
 
     fn group(&self) -> usize {
@@ -52,7 +56,7 @@ impl Dims {
     }
 
     fn scale(&self) -> f32 {
-        1.0 / (self.width as f32).sqrt()
+        self.scale
     }
 
     /// Positions whose queries under one key head make a block.
@@ -118,6 +122,25 @@ impl QueryBlock<'_> {
     /// Keys that at least one of the queries sees.
     fn keys_seen(&self) -> usize {
         self.span.keys_seen(self.first + self.positions - 1)
+    }
+
+    /// Keys that are behind the windows of all queries.
+    fn keys_hidden(&self) -> usize {
+        self.span.keys_hidden(self.first)
+    }
+
+    /// Leaves the keys of a tile of scores out that are behind a query's window.
+    fn hide(&self, dims: &Dims, first_key: usize, tile: &mut [f32]) {
+        let columns = self.columns(dims);
+        if self.span.keys_hidden(self.first + self.positions - 1) <= first_key {
+            return;
+        }
+        for query in 0..self.queries(dims) {
+            let hidden = self.span.keys_hidden(self.first + query / dims.group()).saturating_sub(first_key);
+            for row in tile.chunks_exact_mut(columns).take(hidden) {
+                row[query] = f32::NEG_INFINITY;
+            }
+        }
     }
 
     /// How many of the keys from `first_key` on each query sees, into `seen`; `None` if all see `keys`.

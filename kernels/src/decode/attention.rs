@@ -31,6 +31,8 @@ pub(super) struct Queries<'a> {
     pub(super) position: usize,
     /// By how much the next row's position is larger: 0 for heads of one position, 1 for positions of one head.
     pub(super) step: usize,
+    /// How many positions a query sees at most, its own among them.
+    pub(super) window: Option<usize>,
 }
 
 struct Scratch {
@@ -98,7 +100,21 @@ impl<'a> ContextBlocks<'a> {
 
     /// Numbers and first positions of the blocks that a query sees.
     fn each(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        (0..self.seen_by_last()).step_by(BLOCK_POSITIONS).enumerate()
+        let first = self.hidden(0) / BLOCK_POSITIONS;
+        (0..self.seen_by_last()).step_by(BLOCK_POSITIONS).enumerate().skip(first)
+    }
+
+    /// How many of the first positions are behind the window of query `row`.
+    fn hidden(&self, row: usize) -> usize {
+        let seen = self.queries.position + row * self.queries.step + 1;
+        self.queries.window.map_or(0, |window| seen.saturating_sub(window))
+    }
+
+    /// Leaves positions out of a query's scores of the block that begins with `first` that are behind its window.
+    #[inline(always)]
+    fn hide(&self, row: usize, first: usize, scores: &mut [f32]) {
+        let hidden = self.hidden(row).saturating_sub(first).min(scores.len());
+        scores[..hidden].fill(f32::NEG_INFINITY);
     }
 
     /// Positions from `first` on that the queries see.
@@ -129,6 +145,9 @@ impl<'a> ContextBlocks<'a> {
             let (positions, columns) = self.positions(first);
             let left = Left::Rows(queries.values, queries.distance);
             product_of_first(form, columns, left, keys, scores);
+            for (row, scores) in scores.chunks_exact_mut(BLOCK_POSITIONS).enumerate() {
+                self.hide(row, first, scores);
+            }
             softmax_rows(scores, columns, self.seen(first), &mut scratch.running);
             shrink_rows(mixed, &scratch.running);
             // Behind the last key that is seen may stand what an earlier context left.
@@ -319,6 +338,7 @@ impl<S: Simd, H: Held<S>> Tile<'_, S, H> {
         self.product::<M, N>(&queries, Right { rows: self.keys, all }, count, to, None, next[0]);
         for (m, (scores, running)) in scores.chunks_exact_mut(BLOCK_POSITIONS).zip(&mut *running).enumerate()
         {
+            blocks.hide(row + m, self.first, scores);
             let seen = blocks.seen(self.first).of_row(row + m);
             softmax_row(simd, &mut scores[..columns], seen, running);
         }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Weak};
 
 use pulp::bytemuck;
 
-use crate::decoder::config::DecoderConfig;
 use crate::gemm::bf16;
+use crate::model::config::DecoderConfig;
 use crate::panel::{Buffer, LANES};
 use crate::prefetch::Lines;
 use crate::simd;
@@ -391,13 +391,13 @@ impl Blocks {
 mod tests {
     use super::{BLOCK_POSITIONS, CachePrecision, Shape};
     use crate::DecoderConfig;
-    use crate::decoder::config::Family;
+    use crate::model::families;
     use crate::panel::Buffer;
 
     /// What is written comes back, in f32 as it was and in bf16 rounded, whatever stood there before.
     #[test]
     fn keys_and_values_come_back_from_either_precision() {
-        let config = DecoderConfig { head_width: 18, ..DecoderConfig::small(Family::Llama) };
+        let config = DecoderConfig { head_width: 18, ..DecoderConfig::small(&families::llama::LLAMA) };
         for precision in [CachePrecision::F32, CachePrecision::Bf16] {
             let shape = Shape::new(&config, precision);
             let number = |position: usize, place: usize| ((position * 31 + place * 7) as f32 * 0.37).sin();

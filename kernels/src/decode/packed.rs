@@ -3,11 +3,15 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::Decoder;
-use crate::decoder::config::DecoderConfig;
 use crate::flex::Rows;
 use crate::gemm::{Factor, PackedMatrix, Precision};
-use crate::weights::{Block, Weights};
+use crate::model::Decoder;
+use crate::model::config::DecoderConfig;
+use crate::model::weights::{Block, Weights};
+use crate::parts::attention::PackedAttention;
+use crate::parts::block::{BlockSlices, DecoderSlices};
+use crate::parts::gated::PackedGated;
+use crate::parts::norm::Norm;
 
 /// The weights of one policy version, packed once for all its steps.
 pub(crate) struct PackedDecoder {
@@ -15,7 +19,7 @@ pub(crate) struct PackedDecoder {
     /// `None` where it is the head as it is.
     embedding: Option<Rows>,
     pub(super) blocks: Vec<PackedBlock>,
-    pub(super) final_norm: Rows,
+    pub(super) final_norm: Norm,
     pub(super) head: PackedMatrix,
     bytes: usize,
     numbers: usize,
@@ -27,19 +31,12 @@ static PACKED: AtomicU64 = AtomicU64::new(1);
 
 /// One transformer block.
 pub(super) struct PackedBlock {
-    pub(super) input_norm: Rows,
-    /// Query, key and value projections side by side.
-    pub(super) query_key_value: PackedMatrix,
-    /// The biases of the same columns.
-    pub(super) bias: Option<Vec<f32>>,
-    pub(super) query_norm: Option<Rows>,
-    pub(super) key_norm: Option<Rows>,
-    pub(super) output: PackedMatrix,
-    pub(super) output_bias: Option<Rows>,
-    pub(super) post_norm: Rows,
-    pub(super) gate: PackedMatrix,
-    pub(super) up: PackedMatrix,
-    pub(super) down: PackedMatrix,
+    /// Which of the model's sets of rotary frequencies it has.
+    pub(super) rope: usize,
+    pub(super) input_norm: Norm,
+    pub(super) attention: PackedAttention,
+    pub(super) feed_forward_norm: Norm,
+    pub(super) feed_forward: PackedGated,
 }
 
 impl PackedDecoder {
@@ -47,15 +44,27 @@ impl PackedDecoder {
     /// and biases stay in f32. What is packed holds nothing of the decoder but these.
     pub(crate) fn new(decoder: &Decoder, precision: Precision) -> Self {
         let config = decoder.config.clone();
-        let weights = decoder.weights.map(|_, weight| Rows::of_tensor(weight));
-        let mut factors: Vec<Factor<'_>> =
-            weights.blocks.iter().flat_map(|block| PackedBlock::factors_of(block, &config)).collect();
-        let head = weights.head.as_ref().unwrap_or(&weights.embedding);
-        factors.push(Factor { weights: vec![head.slice()], inner: config.hidden });
+        let weights = DecoderSlices::new(decoder);
+        let projections: Vec<[Vec<Cow<'_, [f32]>>; 5]> =
+            weights.blocks.iter().map(PackedBlock::projections_of).collect();
+        let inners = PackedBlock::inners(&config);
+        let mut factors: Vec<Factor<'_>> = projections
+            .iter()
+            .flat_map(|block| block.iter().zip(inners))
+            .map(|(weights, inner)| Factor {
+                weights: weights.iter().map(|weight| &**weight).collect(),
+                inner,
+            })
+            .collect();
+        factors.push(Factor { weights: vec![weights.head().slice()], inner: config.hidden });
         let mut packed = PackedMatrix::of_weights(&factors, precision).into_iter();
+        drop(projections);
         let sum = |of: fn(&PackedMatrix) -> usize| packed.as_slice().iter().map(of).sum();
         let (bytes, numbers) = (sum(PackedMatrix::bytes), sum(PackedMatrix::numbers));
-        let blocks = weights.blocks.into_iter().map(|block| PackedBlock::new(block, &mut packed)).collect();
+        let blocks = weights.blocks.into_iter().enumerate();
+        let blocks = blocks
+            .map(|(layer, block)| PackedBlock::new(block, config.spec.rope_of(layer), &mut packed))
+            .collect();
         let head = packed.next().expect("the head was packed last");
         let is_head = weights.head.is_none() && precision == Precision::F32;
         Self {
@@ -75,11 +84,14 @@ impl PackedDecoder {
         &self.config
     }
 
-    /// Copies the embedding of a token.
+    /// Copies the embedding of a token, as the first layer gets it.
     pub(super) fn embed(&self, token: u32, to: &mut [f32]) {
         match &self.embedding {
             Some(table) => to.copy_from_slice(&table.slice()[token as usize * to.len()..][..to.len()]),
             None => self.head.copy_column(token as usize, to),
+        }
+        if let Some(scale) = self.config.spec.embedding_scale {
+            to.iter_mut().for_each(|number| *number *= scale);
         }
     }
 
@@ -92,7 +104,7 @@ impl PackedDecoder {
                 None => Unpacked::whole(&self.head),
             },
             blocks: self.blocks.iter().map(|block| block.weights(&self.config)).collect(),
-            final_norm: Unpacked::Rows(&self.final_norm),
+            final_norm: Unpacked::Rows(self.final_norm.weight()),
             head: (!self.config.tied).then(|| Unpacked::whole(&self.head)),
         }
     }
@@ -114,22 +126,27 @@ impl PackedDecoder {
 }
 
 impl PackedBlock {
-    /// What is packed of a block, in the order in which [`PackedBlock::new`] takes it.
-    fn factors_of<'a>(block: &'a Block<Rows>, config: &DecoderConfig) -> [Factor<'a>; 5] {
-        let (hidden, query_width) = (config.hidden, config.heads * config.head_width);
-        let one = |weight: &'a Rows, inner| Factor { weights: vec![weight.slice()], inner };
-        let projections = vec![block.query.slice(), block.key.slice(), block.value.slice()];
+    /// What is packed of a block, with what adapters add, in the order in which [`PackedBlock::new`] takes it.
+    fn projections_of(block: &BlockSlices) -> [Vec<Cow<'_, [f32]>>; 5] {
+        let (attention, gated) = (&block.attention, &block.feed_forward);
         [
-            Factor { weights: projections, inner: hidden },
-            one(&block.output, query_width),
-            one(&block.gate, hidden),
-            one(&block.up, hidden),
-            one(&block.down, config.intermediate),
+            vec![attention.query.weight(), attention.key.weight(), attention.value.weight()],
+            vec![attention.output.weight()],
+            vec![gated.gate.weight()],
+            vec![gated.up.weight()],
+            vec![gated.down.weight()],
         ]
     }
 
-    fn new(block: Block<Rows>, packed: &mut impl Iterator<Item = PackedMatrix>) -> Self {
-        let bias = match (&block.query_bias, &block.key_bias, &block.value_bias) {
+    /// Lengths of the rows of these.
+    fn inners(config: &DecoderConfig) -> [usize; 5] {
+        let (hidden, mixed) = (config.hidden, config.heads * config.head_width);
+        [hidden, mixed, hidden, hidden, config.intermediate]
+    }
+
+    fn new(block: BlockSlices, rope: usize, packed: &mut impl Iterator<Item = PackedMatrix>) -> Self {
+        let BlockSlices { input_norm, attention, feed_forward_norm, feed_forward } = block;
+        let bias = match (&attention.query.bias, &attention.key.bias, &attention.value.bias) {
             (Some(query), Some(key), Some(value)) => {
                 Some([query.slice(), key.slice(), value.slice()].concat())
             }
@@ -137,47 +154,60 @@ impl PackedBlock {
         };
         let mut next = || packed.next().expect("a block has five factors");
         Self {
-            query_key_value: next(),
-            output: next(),
-            gate: next(),
-            up: next(),
-            down: next(),
-            bias,
-            input_norm: block.input_norm,
-            query_norm: block.query_norm,
-            key_norm: block.key_norm,
-            output_bias: block.output_bias,
-            post_norm: block.post_norm,
+            rope,
+            input_norm,
+            attention: PackedAttention {
+                query_key_value: next(),
+                bias,
+                query_norm: attention.query_norm,
+                key_norm: attention.key_norm,
+                output: next(),
+                output_bias: attention.output.bias,
+                output_norm: attention.output_norm,
+            },
+            feed_forward_norm,
+            feed_forward: PackedGated {
+                gate: next(),
+                up: next(),
+                down: next(),
+                output_norm: feed_forward.output_norm,
+                activation: feed_forward.activation,
+            },
         }
     }
 
-    fn weights(&self, config: &DecoderConfig) -> Block<Unpacked<'_>> {
+    fn weights<'a>(&'a self, config: &DecoderConfig) -> Block<Unpacked<'a>> {
         let (query, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
         let starts = [0, query, query + key, query + 2 * key];
+        let PackedAttention { query_key_value, query_norm, key_norm, output_norm, .. } = &self.attention;
         let projection = |place: usize| Unpacked::Columns {
-            packed: &self.query_key_value,
+            packed: query_key_value,
             first: starts[place],
             end: starts[place + 1],
         };
         let bias = |place: usize| {
-            self.bias.as_ref().map(|bias| Unpacked::Numbers(&bias[starts[place]..starts[place + 1]]))
+            let bias = self.attention.bias.as_ref();
+            bias.map(|bias| Unpacked::Numbers(&bias[starts[place]..starts[place + 1]]))
         };
+        let norm = |norm: &'a Option<Norm>| norm.as_ref().map(|norm| Unpacked::Rows(norm.weight()));
         Block {
-            input_norm: Unpacked::Rows(&self.input_norm),
+            input_norm: Unpacked::Rows(self.input_norm.weight()),
             query: projection(0),
             key: projection(1),
             value: projection(2),
             query_bias: bias(0),
             key_bias: bias(1),
             value_bias: bias(2),
-            query_norm: self.query_norm.as_ref().map(Unpacked::Rows),
-            key_norm: self.key_norm.as_ref().map(Unpacked::Rows),
-            output: Unpacked::whole(&self.output),
-            output_bias: self.output_bias.as_ref().map(Unpacked::Rows),
-            post_norm: Unpacked::Rows(&self.post_norm),
-            gate: Unpacked::whole(&self.gate),
-            up: Unpacked::whole(&self.up),
-            down: Unpacked::whole(&self.down),
+            query_norm: norm(query_norm),
+            key_norm: norm(key_norm),
+            output: Unpacked::whole(&self.attention.output),
+            output_bias: self.attention.output_bias.as_ref().map(Unpacked::Rows),
+            attention_output_norm: norm(output_norm),
+            feed_forward_norm: Unpacked::Rows(self.feed_forward_norm.weight()),
+            gate: Unpacked::whole(&self.feed_forward.gate),
+            up: Unpacked::whole(&self.feed_forward.up),
+            down: Unpacked::whole(&self.feed_forward.down),
+            feed_forward_output_norm: norm(&self.feed_forward.output_norm),
         }
     }
 }

@@ -9,16 +9,20 @@ use std::ops::Range;
 use std::sync::{RwLock, RwLockWriteGuard};
 
 use rayon::Scope;
-use rayon::prelude::*;
 
 use super::attention::{QUERIES_MAX, Queries, attend};
 use super::cache::{Context, HeadAt, Shape};
 use super::packed::{PackedBlock, PackedDecoder};
 use super::team::Team;
-use crate::flex::Rows;
+use crate::activation::forward_in_place;
 use crate::gemm::{PackedMatrix, multiply_panels};
 use crate::panel::Left;
-use crate::{norm, rotary, simd, swiglu};
+use crate::parts::attention::{ProjectedRow, RowAngles, score_scale};
+use crate::parts::gated::PackedGated;
+
+mod rows;
+
+use rows::collect_row;
 
 /// Rows that one task norms or collects: less work than this is not worth handing over.
 const ROWS_SHARED: usize = 32;
@@ -68,8 +72,8 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 pub(super) struct DecodePass<'a> {
     pub(super) model: &'a PackedDecoder,
     pub(super) shape: Shape,
-    /// Cosines and sines of all positions.
-    pub(super) angles: (&'a [f32], &'a [f32]),
+    /// Cosines and sines of all positions, for each of the model's sets of frequencies.
+    pub(super) angles: Vec<RowAngles<'a>>,
     /// How many threads work on a step.
     pub(super) threads: usize,
 }
@@ -158,12 +162,13 @@ impl<'p> DecodePass<'p> {
                 multiply_panels(state.rows, left, weight, panels, values);
             }
             Step::Gated(block) => {
-                let left = state.left(Source::Normed, &block.gate);
-                let (panels, columns) = self.share(&block.gate, piece);
+                let PackedGated { gate: gate_weight, up: up_weight, activation, .. } = &block.feed_forward;
+                let left = state.left(Source::Normed, gate_weight);
+                let (panels, columns) = self.share(gate_weight, piece);
                 let (gate, up) = (sized(values, state.rows * columns), sized(up, state.rows * columns));
-                multiply_panels(state.rows, left, &block.gate, panels.clone(), gate);
-                multiply_panels(state.rows, left, &block.up, panels, up);
-                swiglu::forward_in_place(gate, up);
+                multiply_panels(state.rows, left, gate_weight, panels.clone(), gate);
+                multiply_panels(state.rows, left, up_weight, panels, up);
+                forward_in_place(gate, up, *activation);
             }
             Step::Attend(layer) => {
                 let task = &state.tasks[piece];
@@ -194,6 +199,7 @@ impl<'p> DecodePass<'p> {
     fn attend(&self, state: &PassState<'_, '_>, layer: usize, task: &Task, result: &mut [f32]) {
         let config = &self.model.config;
         let (head, group) = (config.head_width, config.heads / config.kv_heads);
+        let window = config.spec.attention_of(layer).window;
         let query_width = config.heads * head;
         let distance = query_width + 2 * config.kv_heads * head;
         let span = &state.spans[task.span];
@@ -208,7 +214,8 @@ impl<'p> DecodePass<'p> {
                 for (part, result) in result.chunks_mut(QUERIES_MAX * head).enumerate() {
                     let values = &projected[(kv_head * group + part * QUERIES_MAX) * head..];
                     let rows = result.len() / head;
-                    let queries = Queries { values, distance: head, rows, position: context.len(), step: 0 };
+                    let queries =
+                        Queries { values, distance: head, rows, position: context.len(), step: 0, window };
                     attend(&self.shape, context, HeadAt { layer, kv_head }, &queries, result, head);
                 }
             }
@@ -218,7 +225,8 @@ impl<'p> DecodePass<'p> {
         let (first, rows) = (begin / query_width, result.len() / query_width);
         for number in 0..config.heads {
             let values = &projected[first * distance + number * head..];
-            let queries = Queries { values, distance, rows, position: context.len() + first, step: 1 };
+            let queries =
+                Queries { values, distance, rows, position: context.len() + first, step: 1, window };
             let (result, kv_head) = (&mut result[number * head..], number / group);
             attend(&self.shape, context, HeadAt { layer, kv_head }, &queries, result, query_width);
         }
@@ -266,22 +274,24 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         self.embed(&mut state);
         self.set_tasks(&mut state);
         for (layer, block) in self.pass.model.blocks.iter().enumerate() {
+            let (attention, feed_forward) = (&block.attention, &block.feed_forward);
             self.norm(rows, state.workspace, &block.input_norm);
-            state = self.product(state, Source::Normed, &block.query_key_value);
+            state = self.product(state, Source::Normed, &attention.query_key_value);
             let Workspace { results, projected, .. } = &mut *state.workspace;
-            self.collect(rows, results, &block.query_key_value, projected);
+            self.collect(rows, results, &attention.query_key_value, projected);
             self.place(&mut state, layer, block);
             let tasks = state.tasks.len();
             state = self.step(state, Step::Attend(layer), tasks);
             self.collect_mixed(&mut state);
-            state = self.product(state, Source::Mixed, &block.output);
-            self.add(rows, state.workspace, &block.output, block.output_bias.as_ref());
-            self.norm(rows, state.workspace, &block.post_norm);
-            state = self.step(state, Step::Gated(block), self.pieces(&block.gate));
+            state = self.product(state, Source::Mixed, &attention.output);
+            let (bias, norm) = (attention.output_bias.as_ref(), attention.output_norm.as_ref());
+            self.add(rows, state.workspace, &attention.output, bias, norm);
+            self.norm(rows, state.workspace, &block.feed_forward_norm);
+            state = self.step(state, Step::Gated(block), self.pieces(&feed_forward.gate));
             let Workspace { results, active, .. } = &mut *state.workspace;
-            self.collect(rows, results, &block.gate, active);
-            state = self.product(state, Source::Active, &block.down);
-            self.add(rows, state.workspace, &block.down, None);
+            self.collect(rows, results, &feed_forward.gate, active);
+            state = self.product(state, Source::Active, &feed_forward.down);
+            self.add(rows, state.workspace, &feed_forward.down, None, feed_forward.output_norm.as_ref());
         }
         let PassState { spans, parts, .. } = &mut *state;
         spans.iter().for_each(|span| parts[span.part].context.advance(span.tokens.len()));
@@ -358,31 +368,23 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         let (query_width, key_width) =
             (config.heads * config.head_width, config.kv_heads * config.head_width);
         let half = config.head_width / 2;
-        let scale = LOG2_E / (config.head_width as f32).sqrt();
+        let scale = match config.spec.block.attention_scale {
+            None => LOG2_E / (config.head_width as f32).sqrt(),
+            Some(_) => LOG2_E * score_scale(config),
+        };
+        let (cos, sin) = self.pass.angles[block.rope];
         let mut rows = state.workspace.projected.chunks_exact_mut(query_width + 2 * key_width);
         for span in &state.spans {
             let context = &mut state.parts[span.part].context;
             let before = context.len();
             for (offset, row) in rows.by_ref().take(span.tokens.len()).enumerate() {
                 let position = before + offset;
-                let (cos, sin) = self.pass.angles;
-                let angles = [cos, sin].map(|table| &table[position * half..][..half]);
+                let angles = (&cos[position * half..][..half], &sin[position * half..][..half]);
                 let (query, rest) = row.split_at_mut(query_width);
                 let (key, value) = rest.split_at_mut(key_width);
-                simd::vectorized(
-                    #[inline(always)]
-                    || {
-                        if let Some(bias) = &block.bias {
-                            simd::add_scaled(query, 1.0, &bias[..query_width]);
-                            simd::add_scaled(key, 1.0, &bias[query_width..]);
-                            simd::add_scaled(value, 1.0, &bias[query_width + key_width..]);
-                        }
-                        norm_rope_heads(query, block.query_norm.as_ref(), config.rms_eps, angles);
-                        norm_rope_heads(key, block.key_norm.as_ref(), config.rms_eps, angles);
-                        query.iter_mut().for_each(|value| *value *= scale);
-                    },
-                );
-                context.write(&self.pass.shape, layer, position, key, value);
+                let mut row = ProjectedRow { query, key, value };
+                block.attention.finish_row(&mut row, angles, scale);
+                context.write(&self.pass.shape, layer, position, row.key, row.value);
             }
         }
     }
@@ -420,95 +422,5 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
             }
         }
         state
-    }
-
-    /// Works on parts of a buffer, on all threads.
-    fn parts(&self, buffer: &mut [f32], len: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-        if self.pass.threads > 1 && buffer.len() > len {
-            buffer.par_chunks_mut(len).enumerate().for_each(|(number, part)| work(number, part));
-        } else {
-            buffer.chunks_mut(len).enumerate().for_each(|(number, part)| work(number, part));
-        }
-    }
-
-    fn norm(&self, rows: usize, workspace: &mut Workspace, gain: &Rows) {
-        let (gain, eps) = (gain.slice(), self.pass.model.config.rms_eps);
-        let x = &workspace.x[..rows * gain.len()];
-        let len = ROWS_SHARED * gain.len();
-        self.parts(sized(&mut workspace.normed, x.len()), len, |number, y| {
-            let x = &x[number * len..][..y.len()];
-            simd::vectorized(
-                #[inline(always)]
-                || {
-                    for (x, y) in x.chunks_exact(gain.len()).zip(y.chunks_exact_mut(gain.len())) {
-                        norm::forward_row(x, gain, eps, y);
-                    }
-                },
-            );
-        });
-    }
-
-    /// A product's result row by row.
-    fn collect(&self, rows: usize, results: &Results, weight: &PackedMatrix, to: &mut Vec<f32>) {
-        let (columns, width) = (weight.columns(), self.pass.columns(weight));
-        self.parts(sized(to, rows * columns), ROWS_SHARED * columns, |number, to| {
-            for (row, to) in to.chunks_exact_mut(columns).enumerate() {
-                collect_row(results, width, number * ROWS_SHARED + row, to);
-            }
-        });
-    }
-
-    /// What attention's tasks have made.
-    fn collect_mixed(&self, state: &mut PassState<'_, '_>) {
-        let Workspace { results, mixed, .. } = &mut *state.workspace;
-        let config = &self.pass.model.config;
-        let mixed = sized(mixed, state.rows * config.heads * config.head_width);
-        for (task, result) in state.tasks.iter().zip(results) {
-            let result = result.get_mut().expect(WHOLE);
-            mixed[task.mixed.clone()].copy_from_slice(&result.values[..task.mixed.len()]);
-        }
-    }
-
-    /// Adds a product's result and a bias to the residual stream.
-    fn add(&self, rows: usize, workspace: &mut Workspace, weight: &PackedMatrix, bias: Option<&Rows>) {
-        let (columns, width) = (weight.columns(), self.pass.columns(weight));
-        let Workspace { results, x, .. } = workspace;
-        self.parts(&mut x[..rows * columns], ROWS_SHARED * columns, |number, x| {
-            for (row, x) in x.chunks_exact_mut(columns).enumerate() {
-                let row = number * ROWS_SHARED + row;
-                for (result, x) in results.iter().zip(x.chunks_mut(width)) {
-                    let from = &result.read().expect(WHOLE).values[row * x.len()..];
-                    simd::vectorized(
-                        #[inline(always)]
-                        || simd::add_scaled(x, 1.0, from),
-                    );
-                }
-                if let Some(bias) = bias {
-                    simd::vectorized(
-                        #[inline(always)]
-                        || simd::add_scaled(x, 1.0, bias.slice()),
-                    );
-                }
-            }
-        });
-    }
-}
-
-/// Norm and rotation of the heads of one row.
-#[inline(always)]
-fn norm_rope_heads(heads: &mut [f32], gain: Option<&Rows>, eps: f64, [cos, sin]: [&[f32]; 2]) {
-    for head in heads.chunks_exact_mut(2 * cos.len()) {
-        if let Some(gain) = gain {
-            norm::forward_row_in_place(head, gain.slice(), eps);
-        }
-        rotary::rotate_head(head, cos, sin, 1.0);
-    }
-}
-
-/// One row of a result that lies by blocks of columns.
-fn collect_row(results: &Results, width: usize, row: usize, to: &mut [f32]) {
-    for (result, to) in results.iter().zip(to.chunks_mut(width)) {
-        let from = result.read().expect(WHOLE);
-        to.copy_from_slice(&from.values[row * to.len()..][..to.len()]);
     }
 }

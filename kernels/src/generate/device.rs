@@ -7,13 +7,13 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 
 use super::Feed;
+use super::kv_cache::KvCache;
 use crate::attention::Span;
 use crate::decode::Prefilled;
-use crate::decoder::block::linear;
-use crate::decoder::config::DecoderConfig;
-use crate::decoder::kv_cache::KvCache;
-use crate::decoder::{Decoder, embed, id_tensor};
-use crate::norm::rms_norm;
+use crate::model::config::DecoderConfig;
+use crate::model::{Decoder, embed, id_tensor};
+use crate::parts::block::linear;
+use crate::parts::norm::normed;
 
 /// Tokens that one prefill pass takes through the layers: bounds the activations of long contexts.
 const PREFILL_TOKENS_MAX: usize = 4096;
@@ -110,8 +110,9 @@ impl DeviceSlots {
         } else {
             hidden.select(0, id_tensor(&last, &decoder.device()))
         };
-        let normed = rms_norm(hidden, decoder.weights.final_norm.clone(), decoder.config.rms_eps);
-        let logits = linear(normed, decoder.head(), None);
+        let weights = &decoder.weights;
+        let normed = normed(hidden, &weights.final_norm, decoder.config.spec.final_norm);
+        let logits = linear(normed, weights.head.as_ref().unwrap_or(&weights.embedding), None);
         logits.into_data().try_to_vec().expect("logits are f32")
     }
 
@@ -124,12 +125,14 @@ impl DeviceSlots {
         let ids: Vec<u32> = feeds.iter().flat_map(|feed| feed.tokens).copied().collect();
         let angles = decoder.angles(&places.positions);
         let config = &decoder.config;
-        let mut x = embed(&decoder.weights.embedding, &ids);
+        let mut x = embed(&decoder.weights.embedding, &ids, config);
         for (layer, block) in decoder.weights.blocks.iter().enumerate() {
+            let angles = &angles[config.spec.rope_of(layer)];
+            let spans = places.spans(config.spec.attention_of(layer).window);
             let normed = block.normed(x.clone(), config);
-            let new = block.keys_values(normed.clone(), config, &angles);
+            let new = block.keys_values(normed.clone(), config, angles);
             let all = self.cache.write(layer, new, &places.rows);
-            x = block.attend(x, normed, all, config, &angles, &places.spans);
+            x = block.attend(x, normed, all, config, angles, &spans);
         }
         for feed in feeds {
             self.lengths[feed.slot] += feed.tokens.len();
@@ -153,11 +156,11 @@ impl DeviceSlots {
             );
             let region = feed.slot * self.positions_max;
             let queries = rows.len()..rows.len() + feed.tokens.len();
-            spans.push(Span { queries, keys: region..region + now.end });
+            spans.push(Span { queries, keys: region..region + now.end, window: None });
             rows.extend(offset(&now, region));
             positions.extend(now.map(|position| position as u32));
         }
-        Places { rows: rows.into(), positions, spans: spans.into() }
+        Places { rows: rows.into(), positions, spans }
     }
 }
 
@@ -171,5 +174,13 @@ struct Places {
     rows: Arc<[usize]>,
     /// Position of each token in its context.
     positions: Vec<u32>,
-    spans: Arc<[Span]>,
+    /// Without a window.
+    spans: Vec<Span>,
+}
+
+impl Places {
+    /// What the tokens see in a layer.
+    fn spans(&self, window: Option<usize>) -> Arc<[Span]> {
+        self.spans.iter().map(|span| Span { window, ..span.clone() }).collect()
+    }
 }

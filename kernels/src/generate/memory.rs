@@ -4,8 +4,8 @@ use rayon::current_num_threads;
 
 use crate::decode::cache::{BLOCK_POSITIONS, CachePrecision, Shape};
 use crate::decode::{CACHED_BYTES_MAX, PASS_TOKENS_MAX};
-use crate::decoder::config::DecoderConfig;
 use crate::gemm::Precision;
+use crate::model::config::DecoderConfig;
 
 /// Tokens of a block of the cache on the CPU, in which it grows.
 pub const CACHE_BLOCK_TOKENS: usize = BLOCK_POSITIONS;
@@ -72,13 +72,13 @@ impl DecodeMemory {
 mod tests {
     use super::{CachePrecision, DecodeMemory};
     use crate::DecoderConfig;
-    use crate::decoder::config::Family;
     use crate::gemm::Precision;
+    use crate::model::families;
 
     /// By hand: hidden 24, 4 query and 2 key heads of width 8, feed-forward 40, vocabulary 31, 2 layers.
     #[test]
     fn the_parts_are_those_of_the_shapes() {
-        let config = DecoderConfig::small(Family::Llama);
+        let config = DecoderConfig::small(&families::llama::LLAMA);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let of = |slots, positions| pool.install(|| DecodeMemory::new(&config, slots, positions));
         let memory = of(5, 70);

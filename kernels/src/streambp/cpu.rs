@@ -14,14 +14,14 @@ mod workspace;
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
-
 use super::{ChunkPlan, TokenStats, zero_last};
-use crate::decoder::{Decoder, Packed, SequenceRows};
+use crate::batch::{Packed, SequenceRows};
 use crate::error::KernelError;
-use crate::flex::{Rows, Sum};
+use crate::model::Decoder;
+use crate::model::gradients::{GradientSink, GradientSum};
+use crate::model::weights::Weights;
+use crate::parts::block::DecoderSlices;
 use crate::rows::add_columns;
-use crate::weights::Weights;
 use inputs::KeptInputs;
 use layer::LayerPass;
 use live::LiveRows;
@@ -33,9 +33,9 @@ pub(super) struct SlicePass<'a> {
     decoder: &'a Decoder,
     batch: &'a Packed,
     plan: &'a ChunkPlan,
-    weights: Weights<Rows>,
-    /// Cosines and sines of all rows, each `[N, D / 2]`.
-    angles: (Vec<f32>, Vec<f32>),
+    weights: DecoderSlices,
+    /// Cosines and sines of all rows, each `[N, D / 2]`, for each of the model's sets of frequencies.
+    angles: Vec<(Vec<f32>, Vec<f32>)>,
     /// The token after each token.
     targets: Arc<[u32]>,
     /// Where the sequences lie.
@@ -55,12 +55,13 @@ struct Kept {
 impl<'a> SlicePass<'a> {
     pub(super) fn new(decoder: &'a Decoder, batch: &'a Packed, plan: &'a ChunkPlan) -> Self {
         let config = &decoder.config;
+        let (ropes, positions) = (config.spec.ropes(), batch.positions());
         Self {
             decoder,
             batch,
             plan,
-            weights: decoder.weights.map(|_, weight| Rows::of_tensor(weight)),
-            angles: config.rope.table(config.head_width, &batch.positions()),
+            weights: DecoderSlices::new(decoder),
+            angles: ropes.into_iter().map(|rope| rope.table(config.head_width, &positions)).collect(),
             targets: batch.next_tokens().into(),
             parts: batch.parts().collect(),
             skips: true,
@@ -85,7 +86,7 @@ impl<'a> SlicePass<'a> {
     /// Forward, the caller's coefficients and the backward pass, added to `gradients`.
     pub(super) fn gradients(
         &self,
-        gradients: &mut Weights<Tensor<2>>,
+        mut sink: GradientSink<'_>,
         coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
     ) -> Result<TokenStats, KernelError> {
         let mut workspace = Workspace::of_last_pass();
@@ -103,11 +104,11 @@ impl<'a> SlicePass<'a> {
             workspace.leave();
             return Ok(stats);
         }
-        let mut sums = Sum::take_all(gradients);
+        let mut sums = GradientSum::take_all(&mut sink);
         // From here on `x` is the gradient of what it was.
         self.head_backward(&mut x, &column, &log_totals, &live, &mut sums);
         let done = self.backward(kept, &mut x, &mut workspace, &mut sums, &live);
-        Sum::give_back(sums, gradients);
+        GradientSum::give_back(sums, &mut sink);
         workspace.pool.give(x);
         workspace.pool.keep_given();
         workspace.leave();
@@ -143,7 +144,7 @@ impl<'a> SlicePass<'a> {
         mut kept: Kept,
         x: &mut [f32],
         workspace: &mut Workspace,
-        sums: &mut Weights<Sum>,
+        sums: &mut Weights<GradientSum>,
         live: &LiveRows,
     ) -> Result<(), KernelError> {
         let mut input = Vec::new();
@@ -160,7 +161,10 @@ impl<'a> SlicePass<'a> {
         }
         workspace.pool.give(input);
         let hidden = self.decoder.config.hidden;
-        let to = sums.embedding.slice_mut();
+        let Some(to) = sums.embedding.full() else { return Ok(()) };
+        if let Some(scale) = self.decoder.config.spec.embedding_scale {
+            x.iter_mut().for_each(|number| *number *= scale);
+        }
         for (&id, row) in self.batch.ids.iter().zip(x.chunks_exact(hidden)) {
             add_columns(&mut to[id as usize * hidden..(id as usize + 1) * hidden], row);
         }
@@ -175,16 +179,22 @@ impl<'a> SlicePass<'a> {
         for (&id, x) in self.batch.ids.iter().zip(x.chunks_exact_mut(hidden)) {
             x.copy_from_slice(&table[id as usize * hidden..(id as usize + 1) * hidden]);
         }
+        if let Some(scale) = self.decoder.config.spec.embedding_scale {
+            x.iter_mut().for_each(|number| *number *= scale);
+        }
         x
     }
 
     fn layer(&self, layer: usize) -> LayerPass<'_> {
+        let spec = &self.decoder.config.spec;
+        let (cos, sin) = &self.angles[spec.rope_of(layer)];
         LayerPass {
             config: &self.decoder.config,
             block: &self.weights.blocks[layer],
             batch: self.batch,
             chunk: self.plan.layer_chunk_tokens,
-            angles: (&self.angles.0, &self.angles.1),
+            window: spec.attention_of(layer).window,
+            angles: (cos, sin),
             parts: &self.parts,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{ChunkPlan, GradientPath, LayerInputs};
 use crate::attention::mix_backward_numbers;
-use crate::decoder::config::DecoderConfig;
+use crate::model::config::DecoderConfig;
 
 /// Bytes of the parts of one step by StreamBP on the CPU, in f32. All are held at the same time: a micro-batch leaves
 /// its buffers to the next one.
@@ -49,9 +49,12 @@ impl MemoryPlan {
         let chunk = plan.layer_chunk_tokens.min(tokens);
         // In the order of the buffers of a layer: rows of the hidden width, queries, keys, the feed-forward part,
         // and the packed inputs of the weights' gradients.
-        let raw = usize::from(config.qk_norm);
+        let spec = &config.spec.block;
+        let raw = usize::from(spec.query_key_norm.is_some());
+        let norms = [spec.attention_output_norm, spec.feed_forward_output_norm];
+        let behind_norms = norms.into_iter().flatten().count();
         let packed = 2 * hidden + query + intermediate;
-        let row = 5 * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + packed;
+        let row = (5 + behind_norms) * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + packed;
         let mixing = mix_backward_numbers(
             &[chunk, config.heads, config.head_width],
             &[config.kv_heads, tokens, config.head_width],
@@ -70,7 +73,7 @@ impl MemoryPlan {
             ),
             keys_values: bytes(4 * tokens * key),
             // Positions take as much as two of these numbers.
-            tokens: bytes(tokens * (config.head_width + 8)),
+            tokens: bytes(tokens * (config.spec.ropes().len() * config.head_width + 8)),
             layer_chunk: bytes(chunk * row + 2 * block + mixing),
             head_chunk: bytes(head_rows * (4 * hidden + slab) + slab * hidden),
         })
@@ -100,13 +103,13 @@ fn layer_inputs(plan: &ChunkPlan, layers: u64, numbers: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::MemoryPlan;
-    use crate::decoder::config::Family;
+    use crate::model::families;
     use crate::{ChunkPlan, DecoderConfig, GradientPath, LayerInputs};
 
     /// By hand: hidden 24, 4 query and 2 key heads of width 8, feed-forward 40, vocabulary 31, 2 layers.
     #[test]
     fn the_parts_are_those_of_the_shapes() {
-        let config = DecoderConfig::small(Family::Llama);
+        let config = DecoderConfig::small(&families::llama::LLAMA);
         // One layer's results of attention fit.
         let attention_kept_bytes = 4 * 100 * 4 * 9 + 1000;
         let plan = |path| ChunkPlan {

@@ -4,25 +4,16 @@ use burn::tensor::{Device, Tensor};
 use proptest::prelude::{ProptestConfig, prop, proptest};
 
 use super::{ChunkPlan, GradientPath, LayerInputs, TokenStats, accumulate_gradients, token_stats};
-use crate::decoder::config::Family;
+use crate::model::families::{self, Family};
 use crate::test_tensors::{numbers, relative_error};
 use crate::{Decoder, DecoderConfig, KernelError, Packed, Weights};
 
-fn decoder(family: Family, tied: bool) -> Decoder {
-    let config = DecoderConfig {
-        hidden: 24,
-        layers: 3,
-        heads: 4,
-        kv_heads: 2,
-        head_width: 8,
-        intermediate: 40,
-        vocabulary: 31,
-        tied,
-        qkv_bias: family == Family::Qwen2,
-        qk_norm: family == Family::Qwen3,
-        initializer_range: 0.3,
-        ..DecoderConfig::small(family)
-    };
+/// With every form that a part has.
+const FAMILIES: [&Family; 4] =
+    [&families::llama::LLAMA, &families::qwen::QWEN2, &families::qwen::QWEN3, &families::gemma::GEMMA3];
+
+fn decoder(family: &'static Family, tied: bool) -> Decoder {
+    let config = DecoderConfig { layers: 3, tied, initializer_range: 0.3, ..DecoderConfig::small(family) };
     Decoder::random(config, 7, &Device::flex())
 }
 
@@ -66,7 +57,7 @@ fn assert_equal_gradients(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<
 /// Guards invariant 4: chunked gradients equal whole ones for every parameter.
 #[test]
 fn streamed_gradients_equal_whole_ones_in_every_family() {
-    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+    for family in FAMILIES {
         for tied in [true, false] {
             let decoder = decoder(family, tied);
             let packed = packed(&[17, 1, 30, 5]);
@@ -84,7 +75,7 @@ fn streamed_gradients_equal_whole_ones_in_every_family() {
 /// Guards invariant 4 from outside: the derivative of the loss along a direction, by differences.
 #[test]
 fn gradients_agree_with_differences_of_the_loss() {
-    let decoder = decoder(Family::Qwen3, true);
+    let decoder = decoder(&families::qwen::QWEN3, true);
     let packed = packed(&[9, 6]);
     let plan = plan(true, 4, 5);
     let mut gradients = decoder.weights.zeros_like();
@@ -136,7 +127,7 @@ proptest! {
         layer in 1_usize..60,
         head in 1_usize..60,
     ) {
-        let decoder = decoder(Family::Qwen3, true);
+        let decoder = decoder(&families::qwen::QWEN3, true);
         let packed = packed(&lengths);
         let (_, whole) = gradients(&decoder, &packed, &plan(false, 1, 1));
         let (_, streamed) = gradients(&decoder, &packed, &plan(true, layer, head));
@@ -166,7 +157,7 @@ fn shared_and_whole(prefixes: &[(usize, Vec<usize>)]) -> (Packed, Packed, Vec<Op
 }
 
 fn assert_shared_as_whole(
-    family: Family,
+    family: &'static Family,
     (whole_plan, shared_plan): (&ChunkPlan, &ChunkPlan),
     prefixes: &[(usize, Vec<usize>)],
 ) {
@@ -203,7 +194,7 @@ fn assert_shared_as_whole(
 #[test]
 fn a_beginning_in_common_gives_the_gradients_of_whole_sequences() {
     let prefixes = [(9, vec![5, 1, 12]), (1, vec![3]), (20, vec![2, 2])];
-    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+    for family in FAMILIES {
         for (layer, head) in [(100, 100), (7, 11), (1, 1)] {
             assert_shared_as_whole(family, (&plan(false, 1, 1), &plan(true, layer, head)), &prefixes);
         }
@@ -223,7 +214,7 @@ proptest! {
         layer in 1_usize..60,
         head in 1_usize..60,
     ) {
-        assert_shared_as_whole(Family::Qwen3, (&plan(false, 1, 1), &plan(true, layer, head)), &prefixes);
+        assert_shared_as_whole(&families::qwen::QWEN3, (&plan(false, 1, 1), &plan(true, layer, head)), &prefixes);
     }
 }
 
@@ -231,7 +222,7 @@ proptest! {
 #[should_panic(expected = "whole sequences")]
 fn tapes_take_whole_sequences() {
     let (shared, ..) = shared_and_whole(&[(3, vec![2, 2])]);
-    token_stats(&decoder(Family::Llama, true), &shared, &plan(false, 1, 1));
+    token_stats(&decoder(&families::llama::LLAMA, true), &shared, &plan(false, 1, 1));
 }
 
 fn assert_equal_bits(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>) {
@@ -245,8 +236,12 @@ fn assert_equal_bits(found: &Weights<Tensor<2>>, expected: &Weights<Tensor<2>>) 
 #[test]
 fn layer_inputs_in_a_file_change_no_bit() {
     let folder = tempfile::tempdir().unwrap();
-    for (family, attention_kept_bytes) in [(Family::Llama, 0), (Family::Qwen2, 20_000), (Family::Qwen3, 9000)]
-    {
+    for (family, attention_kept_bytes) in [
+        (&families::llama::LLAMA, 0),
+        (&families::qwen::QWEN2, 20_000),
+        (&families::qwen::QWEN3, 9000),
+        (&families::gemma::GEMMA3, 9000),
+    ] {
         let decoder = decoder(family, true);
         let packed = packed(&[17, 1, 30, 5]);
         let memory = ChunkPlan { attention_kept_bytes, ..plan(true, 7, 11) };
@@ -261,7 +256,7 @@ fn layer_inputs_in_a_file_change_no_bit() {
 
 #[test]
 fn what_is_kept_changes_no_bit() {
-    for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+    for family in FAMILIES {
         let decoder = decoder(family, true);
         let packed = packed(&[17, 1, 30, 5]);
         let nothing = ChunkPlan { attention_kept_bytes: 0, activations_kept_bytes: 0, ..plan(true, 7, 11) };
@@ -298,7 +293,7 @@ fn sparse_gradients(
     };
     let mut pass = super::cpu::SlicePass::new(decoder, packed, plan);
     pass.skips = skips;
-    let stats = pass.gradients(&mut gradients, &mut slopes).unwrap();
+    let stats = pass.gradients((&mut gradients).into(), &mut slopes).unwrap();
     (stats, gradients)
 }
 
@@ -311,7 +306,7 @@ proptest! {
             (1_usize..12, prop::collection::vec((1_usize..24, prop::bool::ANY), 1..4)),
             1..5,
         ),
-        family in prop::sample::select(vec![Family::Llama, Family::Qwen2, Family::Qwen3]),
+        family in prop::sample::select(FAMILIES.to_vec()),
         layer in 1_usize..40,
         head in 1_usize..40,
         kept in prop::sample::select(vec![0_u64, 9000, 1 << 20]),
@@ -339,7 +334,7 @@ proptest! {
 /// On every path, and with what is there before.
 #[test]
 fn coefficients_of_zero_add_nothing() {
-    let decoder = decoder(Family::Qwen3, false);
+    let decoder = decoder(&families::qwen::QWEN3, false);
     let packed = packed(&[17, 1, 30]);
     for path in [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp] {
         let plan = ChunkPlan { path, ..plan(true, 7, 11) };
@@ -358,7 +353,7 @@ fn coefficients_of_zero_add_nothing() {
 fn a_folder_that_is_not_there_is_named() {
     let folder = tempfile::tempdir().unwrap().path().join("gone");
     let plan = ChunkPlan { layer_inputs: LayerInputs::File(folder.clone()), ..plan(true, 7, 11) };
-    let decoder = decoder(Family::Llama, true);
+    let decoder = decoder(&families::llama::LLAMA, true);
     let mut gradients = decoder.weights.zeros_like();
     let result = accumulate_gradients(&decoder, &packed(&[9]), &plan, &mut gradients, &mut |_| {
         unreachable!("nothing is asked for before the inputs have their place")
@@ -369,7 +364,7 @@ fn a_folder_that_is_not_there_is_named() {
 
 #[test]
 fn tapes_keep_layer_inputs_in_memory_only() {
-    let decoder = decoder(Family::Llama, true);
+    let decoder = decoder(&families::llama::LLAMA, true);
     let mut gradients = decoder.weights.zeros_like();
     let plan =
         ChunkPlan { path: GradientPath::Checkpointed, layer_inputs: LayerInputs::Bf16, ..plan(true, 7, 11) };
@@ -382,7 +377,7 @@ fn tapes_keep_layer_inputs_in_memory_only() {
 /// Guards invariant 6: a packed batch gives the sums of its sequences.
 #[test]
 fn statistics_of_a_sequence_do_not_depend_on_its_neighbours() {
-    let decoder = decoder(Family::Llama, false);
+    let decoder = decoder(&families::llama::LLAMA, false);
     let together = token_stats(&decoder, &packed(&[12, 20]), &plan(true, 8, 8));
     let first = token_stats(&decoder, &packed(&[12]), &plan(true, 5, 3));
     assert!(relative_error(&together.logprobs[..12], &first.logprobs) < 1e-5);

@@ -78,6 +78,14 @@ impl Segment<'_> {
     fn first_position(&self) -> usize {
         self.first.saturating_sub(self.span.keys.len() - self.span.queries.len())
     }
+
+    /// One behind the last position of the span that sees a key of the segment.
+    fn end_position(&self) -> usize {
+        let all = self.span.queries.len();
+        let before = self.span.keys.len() - all;
+        let last_key = self.first + self.keys - 1;
+        self.span.window.map_or(all, |window| all.min((last_key + window).saturating_sub(before)))
+    }
 }
 
 /// All segments, those with the most queries first.
@@ -171,7 +179,8 @@ impl BackwardPass<'_> {
         copy_head(dims, self.inputs.key, first, segment.kv_head, &mut tiles.keys);
         copy_head(dims, self.inputs.value, first, segment.kv_head, &mut tiles.values);
         let first_position = segment.first_position();
-        let positions = span.queries.len() - first_position;
+        let end_position = segment.end_position().max(first_position);
+        let positions = end_position - first_position;
         let mut sums = SegmentSums {
             segment,
             query: Vec::with_capacity(positions * dims.group() * dims.width),
@@ -179,13 +188,16 @@ impl BackwardPass<'_> {
             value: Buffer::zeros(segment.keys * dims.padded_width()),
         };
         let mut loaded = LoadedBlock::new(dims, positions.min(dims.block_positions()));
-        for first in (first_position..span.queries.len()).step_by(dims.block_positions()) {
-            let positions = dims.block_positions().min(span.queries.len() - first);
+        for first in (first_position..end_position).step_by(dims.block_positions()) {
+            let positions = dims.block_positions().min(end_position - first);
             let block = QueryBlock { span, kv_head: segment.kv_head, first, positions };
             loaded.load(self, block);
             let end = (segment.first + segment.keys).min(block.keys_seen());
             for first_key in (segment.first..end).step_by(KEYS) {
                 let keys = KEYS.min(end - first_key);
+                if first_key + keys <= block.keys_hidden() {
+                    continue;
+                }
                 loaded.add_tile(dims, block, Tile { first_key, keys }, &tiles, &mut sums);
             }
             loaded.unload_queries(dims, block, &mut sums.query);
@@ -282,6 +294,7 @@ impl LoadedBlock {
         let gradients = &mut self.score_gradients[..keys * columns];
         let form = Form { rows: keys, inner: width, columns };
         product(form, Left::Rows(key_rows, width), &self.query_columns, scores);
+        block.hide(dims, first_key, scores);
         product(form, Left::Rows(value_rows, width), &self.gradient_columns, gradients);
         let seen = block.seen(dims, first_key, keys, &mut self.seen[..columns]);
         let of_columns =

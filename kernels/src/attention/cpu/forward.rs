@@ -90,13 +90,15 @@ impl Job<'_> {
         let mut seen = Buffer::zeros(columns);
         let mut running = Running::new(columns);
         let keys_seen = block.keys_seen();
-        for first_key in (0..keys_seen).step_by(KEYS) {
+        let first_tile = block.keys_hidden() / KEYS * KEYS;
+        for first_key in (first_tile..keys_seen).step_by(KEYS) {
             let keys = KEYS.min(keys_seen - first_key);
             let at = dims.key_at(block.span.keys.start + first_key, block.kv_head);
             let key_rows = Left::Rows(&inputs.key[at..], dims.key_strides.0);
             let value_columns = Left::Columns(&inputs.value[at..], dims.key_strides.0);
             let tile = &mut scores[..keys * columns];
             product(Form { rows: keys, inner: width, columns }, key_rows, &queries, tile);
+            block.hide(dims, first_key, tile);
             softmax_columns(tile, block.seen(dims, first_key, keys, &mut seen), &mut running);
             scale_columns(&mut mixed, &running.shrink);
             let form = Form { rows: width, inner: keys, columns };
@@ -118,12 +120,13 @@ impl Job<'_> {
         for query in 0..block.queries(dims) {
             let (position, head) = (query / dims.group(), query % dims.group());
             let at = block.query_at(dims, query);
-            let keys = block.span.keys_seen(block.first + position);
+            let hidden = block.span.keys_hidden(block.first + position);
+            let first = dims.key_at(block.span.keys.start + hidden, block.kv_head);
             let row = RowOfQuery {
                 query: &inputs.query[at..at + width],
-                keys: &inputs.key[dims.key_at(block.span.keys.start, block.kv_head)..],
-                values: &inputs.value[dims.key_at(block.span.keys.start, block.kv_head)..],
-                keys_seen: keys,
+                keys: &inputs.key[first..],
+                values: &inputs.value[first..],
+                keys_seen: block.span.keys_seen(block.first + position) - hidden,
                 stride: dims.key_strides.0,
                 scale: dims.scale(),
             };

@@ -9,14 +9,13 @@ use rayon::prelude::*;
 
 use super::SlicePass;
 use super::live::LiveRows;
-use crate::flex::Sum;
 use crate::gemm::{PackedMatrix, add_multiply, multiply};
-use crate::norm::{norm_rows, norm_rows_backward};
+use crate::model::gradients::GradientSum;
+use crate::model::weights::Weights;
 use crate::panel::Left;
-use crate::rows::{TASK_BLOCKS, add_columns, block_rows};
+use crate::rows::{TASK_BLOCKS, block_rows};
 use crate::simd;
 use crate::streambp::{TokenStats, chunks, zero_last};
-use crate::weights::Weights;
 
 /// The most vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
 const TILE_MAX: usize = 256;
@@ -41,7 +40,7 @@ impl SlicePass<'_> {
     }
 
     fn head_weight(&self) -> &[f32] {
-        self.weights.head.as_ref().unwrap_or(&self.weights.embedding).slice()
+        self.weights.head().slice()
     }
 
     /// Vocabulary entries of a tile.
@@ -55,11 +54,11 @@ impl SlicePass<'_> {
 
     /// The last norm of some rows.
     fn final_normed(&self, hidden: &[f32]) -> Vec<f32> {
-        let gain = self.weights.final_norm.slice();
+        let (norm, width) = (&self.weights.final_norm, self.decoder.config.hidden);
         let mut normed = vec![0.0; hidden.len()];
-        let block = block_rows(hidden.len() / gain.len()) * gain.len();
+        let block = block_rows(hidden.len() / width) * width;
         normed.par_chunks_mut(block).zip(hidden.par_chunks(block)).for_each(|(y, x)| {
-            norm_rows(x, gain, self.decoder.config.rms_eps, y);
+            norm.forward(x, y);
         });
         normed
     }
@@ -137,7 +136,7 @@ impl SlicePass<'_> {
         coefficients: &[f32],
         log_totals: &[f32],
         live: &LiveRows,
-        sums: &mut Weights<Sum>,
+        sums: &mut Weights<GradientSum>,
     ) {
         let width = self.decoder.config.hidden;
         let vocabulary = self.decoder.config.vocabulary;
@@ -155,22 +154,30 @@ impl SlicePass<'_> {
             for slab in chunks(vocabulary, SLAB) {
                 let weight = &self.head_weight()[slab.start * width..slab.end * width];
                 let dlogits = &mut dlogits[..slab.len() * rows.len()];
-                let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding).slice_mut();
-                let head_sum = &mut head_sum[slab.start * width..slab.end * width];
                 let tiles = dlogits
                     .par_chunks_mut(self.tile_entries() * rows.len())
-                    .zip(weight.par_chunks(self.tile_entries() * width));
-                tiles
-                    .zip(head_sum.par_chunks_mut(self.tile_entries() * width))
-                    .enumerate()
-                    .with_max_len(TASK_BLOCKS)
-                    .for_each(|(tile, ((dlogits, weight), sum))| {
-                        let entries = weight.len() / width;
-                        multiply(entries, Left::Rows(weight, width), &columns, dlogits);
-                        let first = slab.start + tile * self.tile_entries();
-                        self.tile_gradient(dlogits, first, &rows, coefficients, log_totals);
-                        add_multiply(entries, Left::Rows(dlogits, rows.len()), &inputs, sum);
-                    });
+                    .zip(weight.par_chunks(self.tile_entries() * width))
+                    .enumerate();
+                let logits_gradient = |tile: usize, dlogits: &mut [f32], weight: &[f32]| {
+                    let entries = weight.len() / width;
+                    multiply(entries, Left::Rows(weight, width), &columns, dlogits);
+                    let first = slab.start + tile * self.tile_entries();
+                    self.tile_gradient(dlogits, first, &rows, coefficients, log_totals);
+                };
+                let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding).full();
+                match head_sum.map(|sum| &mut sum[slab.start * width..slab.end * width]) {
+                    Some(sum) => tiles
+                        .zip(sum.par_chunks_mut(self.tile_entries() * width))
+                        .with_max_len(TASK_BLOCKS)
+                        .for_each(|((tile, (dlogits, weight)), sum)| {
+                            logits_gradient(tile, dlogits, weight);
+                            let left = Left::Rows(dlogits, rows.len());
+                            add_multiply(weight.len() / width, left, &inputs, sum);
+                        }),
+                    None => tiles
+                        .with_max_len(TASK_BLOCKS)
+                        .for_each(|(tile, (dlogits, weight))| logits_gradient(tile, dlogits, weight)),
+                }
                 let weight = PackedMatrix::rows(weight, slab.len(), width);
                 let each = block_rows(rows.len());
                 dnormed.par_chunks_mut(each * width).enumerate().with_max_len(TASK_BLOCKS).for_each(
@@ -216,18 +223,18 @@ impl SlicePass<'_> {
         }
     }
 
-    fn final_norm_backward(&self, x: &[f32], dnormed: &mut [f32], sums: &mut Weights<Sum>) {
-        let gain = self.weights.final_norm.slice();
-        let block = block_rows(x.len() / gain.len()) * gain.len();
+    fn final_norm_backward(&self, x: &[f32], dnormed: &mut [f32], sums: &mut Weights<GradientSum>) {
+        let (norm, width) = (&self.weights.final_norm, self.decoder.config.hidden);
+        let block = block_rows(x.len() / width) * width;
         let parts = dnormed.par_chunks_mut(block).zip(x.par_chunks(block));
-        let dgains: Vec<Vec<f32>> = parts
+        let dweights: Vec<Vec<f32>> = parts
             .map(|(dy, x)| {
-                let mut dgain = vec![0.0; gain.len()];
-                norm_rows_backward(x, gain, self.decoder.config.rms_eps, dy, &mut dgain);
-                dgain
+                let mut dweight = vec![0.0; width];
+                norm.backward(x, dy, &mut dweight);
+                dweight
             })
             .collect();
-        dgains.iter().for_each(|dgain| add_columns(sums.final_norm.slice_mut(), dgain));
+        dweights.iter().for_each(|dweight| sums.final_norm.add(dweight));
     }
 }
 

@@ -1,5 +1,6 @@
 //! One transformer block over a batch, forward: keys and values of all rows first, then chunk by chunk what they are
-//! for. The backward pass is in `layer/backward.rs`.
+//! for. The parts do the work on rows; here they are ordered, and given their buffers. The backward pass is in
+//! `layer/backward.rs`.
 
 use std::mem;
 use std::ops::Range;
@@ -7,16 +8,13 @@ use std::sync::Arc;
 
 use super::workspace::{Activations, Keep, KeptChunk, KeptLayer, Workspace, sized};
 use crate::attention::{self, Span};
-use crate::decoder::{Packed, SequenceRows, config::DecoderConfig};
-use crate::flex::Rows;
-use crate::gemm::{add_multiply, multiply};
-use crate::norm::{norm_rows, norm_rows_in_place};
-use crate::panel::Left;
-use crate::rotary::rotate_rows;
-use crate::rows::{Matrix, add_bias, for_each_block, part};
+use crate::batch::{Packed, SequenceRows};
+use crate::model::config::DecoderConfig;
+use crate::parts::attention::{RowAngles, score_scale};
+use crate::parts::block::BlockSlices;
+use crate::parts::gated::GateUp;
+use crate::rows::{Matrix, for_each_block, part};
 use crate::streambp::chunks;
-use crate::swiglu;
-use crate::weights::Block;
 use weights::ForwardWeights;
 
 mod backward;
@@ -26,12 +24,14 @@ mod weights;
 /// One block over one batch.
 pub(super) struct LayerPass<'a> {
     pub(super) config: &'a DecoderConfig,
-    pub(super) block: &'a Block<Rows>,
+    pub(super) block: &'a BlockSlices,
     pub(super) batch: &'a Packed,
     /// Rows of a chunk.
     pub(super) chunk: usize,
+    /// How many positions a token sees, where there is a limit.
+    pub(super) window: Option<usize>,
     /// Cosines and sines of all rows.
-    pub(super) angles: (&'a [f32], &'a [f32]),
+    pub(super) angles: RowAngles<'a>,
     /// Where the batch's sequences lie.
     pub(super) parts: &'a [SequenceRows],
 }
@@ -60,24 +60,16 @@ impl<'a> LayerPass<'a> {
         self.parts.last().map_or(0, |part| part.keys.end)
     }
 
-    fn angles(&self, rows: &Range<usize>) -> (&'a [f32], &'a [f32]) {
+    fn angles(&self, rows: &Range<usize>) -> RowAngles<'a> {
         let half = self.config.head_width / 2;
         (part(self.angles.0, rows, half), part(self.angles.1, rows, half))
-    }
-
-    /// Norm and rotation of projected queries or keys, in place.
-    fn norm_rope_heads(&self, x: &mut [f32], gain: Option<&Rows>, rows: &Range<usize>) {
-        if let Some(gain) = gain {
-            norm_rows_in_place(x, gain.slice(), self.config.rms_eps);
-        }
-        rotate_rows(x, x.len() / rows.len(), self.angles(rows), false);
     }
 
     /// Replaces `x` by the block's output, and keeps what is asked for.
     pub(super) fn forward(&self, x: &mut [f32], workspace: &mut Workspace, keep: Keep) -> KeptLayer {
         let mut kept = KeptLayer::default();
         let hidden = self.config.hidden;
-        let weights = ForwardWeights::of_forward_pass(self);
+        let weights = ForwardWeights::of_forward_pass(self.block);
         self.keys_values(x, &weights, workspace);
         for rows in chunks(self.tokens(), self.chunk) {
             let x = &mut x[rows.start * hidden..rows.end * hidden];
@@ -113,22 +105,17 @@ impl<'a> LayerPass<'a> {
     fn queries(&self, chunk: ChunkInput<'_>, weights: &ForwardWeights, workspace: &mut Workspace) {
         let (hidden, width, count) = (self.config.hidden, self.query_width(), chunk.rows.len());
         // Only a norm's gradient needs what the norm saw.
-        let raw_width = if self.block.query_norm.is_some() { width } else { 1 };
+        let raw_width = if self.block.attention.query_norm.is_some() { width } else { 1 };
         let buffers = [
             Matrix::new(sized(&mut workspace.normed, count * hidden), hidden),
             Matrix::new(sized(&mut workspace.query, count * width), width),
             Matrix::new(sized(&mut workspace.raw_query, count * raw_width), raw_width),
         ];
         for_each_block(buffers, |rows, [normed, query, raw]| {
-            let gain = self.block.input_norm.slice();
-            norm_rows(part(chunk.x, &rows, hidden), gain, self.config.rms_eps, normed);
-            multiply(rows.len(), Left::Rows(normed, hidden), &weights.query, query);
-            add_bias(query, self.block.query_bias.as_ref().map(Rows::slice));
-            if self.block.query_norm.is_some() {
-                raw.copy_from_slice(query);
-            }
-            let rows = chunk.rows.start + rows.start..chunk.rows.start + rows.end;
-            self.norm_rope_heads(query, self.block.query_norm.as_ref(), &rows);
+            self.block.input_norm.forward(part(chunk.x, &rows, hidden), normed);
+            let of_batch = chunk.rows.start + rows.start..chunk.rows.start + rows.end;
+            let angles = self.angles(&of_batch);
+            self.block.attention.queries(&weights.attention, angles, normed, query, raw);
         });
     }
 
@@ -144,8 +131,8 @@ impl<'a> LayerPass<'a> {
     ) -> Option<Activations> {
         let (hidden, intermediate, width) =
             (self.config.hidden, self.config.intermediate, self.query_width());
-        let count = x.len() / hidden;
-        let keeps_query = keeps && self.block.query_norm.is_none();
+        let (count, block) = (x.len() / hidden, self.block);
+        let keeps_query = keeps && block.attention.query_norm.is_none();
         // What is not kept still is a buffer with rows.
         let mut room = |keeps: bool, width: usize| match keeps {
             true => (workspace.pool.take(count * width), width),
@@ -159,7 +146,7 @@ impl<'a> LayerPass<'a> {
         let up = up_kept.as_mut().unwrap_or(&mut workspace.up);
         let buffers = [
             Matrix::new(x, hidden),
-            Matrix::new(sized(&mut workspace.post_normed, count * hidden), hidden),
+            Matrix::new(sized(&mut workspace.feed_forward_normed, count * hidden), hidden),
             Matrix::new(sized(&mut workspace.gate, count * intermediate), intermediate),
             Matrix::new(sized(up, count * intermediate), intermediate),
             Matrix::new(&mut query_copy, query_width),
@@ -170,18 +157,15 @@ impl<'a> LayerPass<'a> {
             if keeps_query {
                 query_copy.copy_from_slice(part(query, &rows, query_width));
             }
-            let left = Left::Rows(part(mixed, &rows, width), width);
-            add_multiply(rows.len(), left, &weights.output, x);
-            add_bias(x, self.block.output_bias.as_ref().map(Rows::slice));
-            norm_rows(x, self.block.post_norm.slice(), self.config.rms_eps, normed);
-            multiply(rows.len(), Left::Rows(normed, hidden), &weights.gate, gate);
-            multiply(rows.len(), Left::Rows(normed, hidden), &weights.up, up);
+            block.attention.add_output(&weights.attention, rows.len(), part(mixed, &rows, width), x);
+            block.feed_forward_norm.forward(x, normed);
+            let mut projected = GateUp { gate, up };
+            block.feed_forward.project(&weights.feed_forward, rows.len(), normed, &mut projected);
             if keeps {
                 residual_copy.copy_from_slice(x);
-                gate_copy.copy_from_slice(gate);
+                gate_copy.copy_from_slice(projected.gate);
             }
-            swiglu::forward_in_place(gate, up);
-            add_multiply(rows.len(), Left::Rows(gate, intermediate), weights.down(), x);
+            block.feed_forward.add_output(&weights.feed_forward, rows.len(), &mut projected, x);
         });
         up_kept.map(|up| Activations {
             query: keeps_query.then_some(query_copy),
@@ -192,7 +176,7 @@ impl<'a> LayerPass<'a> {
     }
 
     fn spans(&self, chunk: &Range<usize>) -> Arc<[Span]> {
-        self.batch.chunk_spans(chunk.start, chunk.end)
+        self.batch.chunk_spans(chunk.start, chunk.end, self.window)
     }
 
     fn heads<'w>(
@@ -208,6 +192,7 @@ impl<'a> LayerPass<'a> {
             value: &values[..self.key_rows() * self.key_width()],
             query_shape: [rows, self.config.heads, self.config.head_width],
             key_shape: [self.config.kv_heads, self.key_rows(), self.config.head_width],
+            scale: score_scale(self.config),
         }
     }
 }

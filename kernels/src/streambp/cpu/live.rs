@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::decoder::Packed;
+use crate::batch::Packed;
 
 /// The rows of sequences with a slope, as ranges in their order.
 pub(super) struct LiveRows(Vec<Range<usize>>);
@@ -46,7 +46,7 @@ impl LiveRows {
 #[cfg(test)]
 mod tests {
     use super::LiveRows;
-    use crate::decoder::Packed;
+    use crate::batch::Packed;
 
     #[test]
     fn a_sequence_is_live_as_a_whole_and_with_its_beginning() {

@@ -18,9 +18,12 @@ pub(super) struct Workspace {
     /// `[chunk, hidden]` each.
     pub(super) normed: Vec<f32>,
     pub(super) residual: Vec<f32>,
-    pub(super) post_normed: Vec<f32>,
+    pub(super) feed_forward_normed: Vec<f32>,
     pub(super) dnormed: Vec<f32>,
     pub(super) dresidual: Vec<f32>,
+    /// The same where a norm is behind the projection that they are the gradients of; otherwise a number a row.
+    pub(super) dattention: Vec<f32>,
+    pub(super) dfeed_forward: Vec<f32>,
     /// `[chunk, H D]` each; the raw ones are from before norm and rotation.
     pub(super) query: Vec<f32>,
     pub(super) raw_query: Vec<f32>,

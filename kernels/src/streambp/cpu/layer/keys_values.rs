@@ -7,12 +7,8 @@ use rayon::prelude::*;
 
 use super::LayerPass;
 use super::weights::ForwardWeights;
-use crate::decoder::SequenceRows;
-use crate::flex::Rows;
-use crate::gemm::multiply;
-use crate::norm::norm_rows;
-use crate::panel::Left;
-use crate::rows::{TASK_BLOCKS, add_bias, add_columns, block_rows, part};
+use crate::batch::SequenceRows;
+use crate::rows::{TASK_BLOCKS, add_columns, block_rows, part};
 use crate::streambp::cpu::workspace::{Workspace, sized};
 
 /// Cuts `[KV, N, D]` with these `N` and `D` into blocks of rows, each with its part of every head.
@@ -67,16 +63,12 @@ impl LayerPass<'_> {
         x: &[f32],
         rows: &Range<usize>,
         weights: &ForwardWeights,
-        (key, value): (&mut [f32], &mut [f32]),
+        keys_values: (&mut [f32], &mut [f32]),
     ) {
         let hidden = self.config.hidden;
         let mut normed = vec![0.0; rows.len() * hidden];
-        norm_rows(part(x, rows, hidden), self.block.input_norm.slice(), self.config.rms_eps, &mut normed);
-        multiply(rows.len(), Left::Rows(&normed, hidden), &weights.key, key);
-        multiply(rows.len(), Left::Rows(&normed, hidden), &weights.value, value);
-        add_bias(key, self.block.key_bias.as_ref().map(Rows::slice));
-        add_bias(value, self.block.value_bias.as_ref().map(Rows::slice));
-        self.norm_rope_heads(key, self.block.key_norm.as_ref(), rows);
+        self.block.input_norm.forward(part(x, rows, hidden), &mut normed);
+        self.block.attention.keys_values(&weights.attention, self.angles(rows), &normed, keys_values);
     }
 
     /// Keys and values from `[KV, N, D]` to the workspace's `[KV, key rows, D]`: each sequence gets its prefix's rows

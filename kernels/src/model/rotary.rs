@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Keys;
+use super::keys::Keys;
 use crate::KernelError;
 use crate::rope::{Rope, RopeScaling, yarn_attention_factor};
 
@@ -124,6 +124,13 @@ pub(super) fn check_rope(rope: &Rope) -> Result<(), String> {
             positive("attention_factor", *attention_factor)
         }
     }
+}
+
+/// The frequencies as transformers 5 has them in `rope_parameters`.
+pub(super) fn parameters_json(rope: &Rope) -> Value {
+    let mut parameters = scaling_json(&rope.scaling).unwrap_or_else(|| json!({"rope_type": "default"}));
+    parameters["rope_theta"] = json!(rope.theta);
+    parameters
 }
 
 /// The scaling as transformers 4 has it in `rope_scaling`; nothing where there is none.

@@ -16,9 +16,11 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::config::{CONFIG_FILE, DecoderConfig};
+use super::spec::NormSpec;
+use super::weights::Weights;
 use crate::KernelError;
+use crate::flex::InnerOrSelf;
 use crate::sampling::{key, uniform};
-use crate::weights::{InnerOrSelf, Weights};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -53,9 +55,10 @@ pub(crate) fn load(
             }
         }
     }
-    let missing = |name: &str, shape| missing(&files, name, shape);
-    let weights =
-        config.shapes().try_map(|name, shape| tensors.remove(name).ok_or_else(|| missing(name, *shape)))?;
+    let weights = config.shapes().try_map(|name, shape| {
+        let name = config.family.file_name(name);
+        tensors.remove(&name).ok_or_else(|| missing(&files, &name, *shape))
+    })?;
     if let Some((path, head)) = tied_head {
         require_equal_head(path, &head, &values(&weights.embedding))?;
     }
@@ -87,6 +90,7 @@ pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelErro
         }
     }
     for (name, shape) in config.shapes().named() {
+        let name = config.family.file_name(&name);
         if !names.found.contains(&name) {
             return Err(missing(&files, &name, *shape));
         }
@@ -117,7 +121,9 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(config: &'a DecoderConfig) -> Self {
-        let expected = config.shapes().named().into_iter().map(|(name, shape)| (name, *shape)).collect();
+        let shapes = config.shapes();
+        let named = shapes.named().into_iter();
+        let expected = named.map(|(name, shape)| (config.family.file_name(&name), *shape)).collect();
         Self { config, expected, found: HashSet::new() }
     }
 
@@ -128,7 +134,7 @@ impl<'a> Names<'a> {
             None if name == HEAD => Role::TiedHead([self.config.vocabulary, self.config.hidden]),
             None if name.ends_with("rotary_emb.inv_freq") => return Ok(Role::Unused),
             None => {
-                let family = self.config.family.model_type();
+                let family = self.config.family.model_type;
                 let reason =
                     format!("has tensor `{name}`, for which a {family} model of this config has no place");
                 return Err(KernelError::content(path, reason));
@@ -177,7 +183,7 @@ pub(crate) fn save_numbers<T>(
     synced.map_err(|source| KernelError::file(dir, source))
 }
 
-/// Fresh weights: matrices normal with the config's `initializer_range`, norms 1, biases 0.
+/// Fresh weights: matrices normal with the config's `initializer_range`, gains of norms 1, biases 0.
 ///
 /// Every number is a function of the seed, the parameter's name and its place, computed on the host: so
 /// the device makes no difference.
@@ -192,8 +198,8 @@ pub(crate) fn random(config: &DecoderConfig, seed: u64, device: &Device) -> Weig
         let count = shape[0] * shape[1];
         let values = if name.ends_with(".bias") {
             vec![0.0; count]
-        } else if is_vector(name) {
-            vec![1.0; count]
+        } else if let Some(norm) = norm_of(config, name) {
+            vec![1.0 - norm.offset; count]
         } else {
             normals(seed, name, count, config.initializer_range)
         };
@@ -215,6 +221,21 @@ fn normals(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
     }
     values.truncate(count);
     values
+}
+
+/// The norm that a parameter belongs to.
+fn norm_of(config: &DecoderConfig, name: &str) -> Option<NormSpec> {
+    let block = &config.spec.block;
+    let norms = [
+        ("input_layernorm.weight", Some(block.input_norm)),
+        ("q_norm.weight", block.query_key_norm),
+        ("k_norm.weight", block.query_key_norm),
+        ("attention_output_norm.weight", block.attention_output_norm),
+        ("post_attention_layernorm.weight", Some(block.feed_forward_norm)),
+        ("feed_forward_output_norm.weight", block.feed_forward_output_norm),
+        ("model.norm.weight", Some(config.spec.final_norm)),
+    ];
+    norms.into_iter().find(|(own, _)| name.ends_with(own)).and_then(|(_, norm)| norm)
 }
 
 /// Whether a parameter has one dimension in Hugging Face files: norms and biases.
@@ -402,7 +423,8 @@ fn write_safetensors<T>(
     config.shapes().for_each(|name, shape| {
         let shape = file_shape(name, *shape);
         let end = start + 4 * shape.iter().product::<usize>();
-        tensors.push((name.to_owned(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }));
+        let name = config.family.file_name(name);
+        tensors.push((name, TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }));
         start = end;
     });
     // transformers looks for this entry to know that the tensors are laid out as PyTorch has them.

@@ -39,12 +39,11 @@ fn refused(value: &Value) -> String {
 #[test]
 fn a_llama_is_read() {
     let config = read(&llama()).unwrap();
-    assert_eq!(config.family, Family::Llama);
+    assert_eq!(config.family, &families::llama::LLAMA);
     assert_eq!((config.hidden, config.layers, config.heads, config.kv_heads), (32, 2, 4, 2));
     assert_eq!((config.head_width, config.intermediate, config.vocabulary), (8, 48, 60));
-    assert_eq!((config.rms_eps, config.tied, config.max_positions), (1e-5, true, 128));
-    assert_eq!((config.qkv_bias, config.output_bias, config.qk_norm), (false, false, false));
-    assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::Default });
+    assert_eq!((config.spec.final_norm.eps, config.tied, config.max_positions), (1e-5, true, 128));
+    assert_eq!(config.spec, ModelSpec::llama(1e-5, Rope { theta: 10_000.0, scaling: RopeScaling::Default }));
     assert_eq!((config.eos_ids, config.bos_id, config.padding_id), (vec![2, 5], Some(1), None));
 }
 
@@ -57,27 +56,38 @@ fn families_differ_in_biases_norms_and_defaults() {
         without(with(llama(), changes), "bos_token_id")
     };
     let qwen2 = read(&with(qwen("qwen2"), json!({"attention_bias": false}))).unwrap();
-    assert_eq!((qwen2.qkv_bias, qwen2.output_bias, qwen2.qk_norm, qwen2.head_width), (true, false, false, 8));
+    assert_eq!(
+        (
+            qwen2.spec.block.qkv_bias,
+            qwen2.spec.block.output_bias,
+            qwen2.spec.block.query_key_norm.is_some(),
+            qwen2.head_width
+        ),
+        (true, false, false, 8)
+    );
     assert_eq!((qwen2.bos_id, qwen2.eos_ids.len()), (None, 0));
     let qwen3 = read(&qwen("qwen3")).unwrap();
-    assert_eq!((qwen3.qkv_bias, qwen3.output_bias, qwen3.qk_norm), (false, false, true));
+    assert_eq!(
+        (qwen3.spec.block.qkv_bias, qwen3.spec.block.output_bias, qwen3.spec.block.query_key_norm.is_some()),
+        (false, false, true)
+    );
     assert_eq!(qwen3.head_width, 128);
     let biased = read(&with(qwen("qwen3"), json!({"attention_bias": true}))).unwrap();
-    assert_eq!((biased.qkv_bias, biased.output_bias), (true, true));
+    assert_eq!((biased.spec.block.qkv_bias, biased.spec.block.output_bias), (true, true));
     let llama = read(&with(llama(), json!({"attention_bias": true}))).unwrap();
-    assert_eq!((llama.qkv_bias, llama.output_bias), (true, true));
+    assert_eq!((llama.spec.block.qkv_bias, llama.spec.block.output_bias), (true, true));
     let mistral = qwen("mistral");
     assert!(refused(&mistral).contains("`sliding_window`"));
     assert!(refused(&with(mistral.clone(), json!({"sliding_window": 4096}))).contains("`sliding_window`"));
     let mistral = read(&with(mistral, json!({"sliding_window": null}))).unwrap();
-    assert_eq!((mistral.family, mistral.bos_id), (Family::Mistral, Some(1)));
+    assert_eq!((mistral.family, mistral.bos_id), (&families::llama::MISTRAL, Some(1)));
 }
 
 #[test]
 fn absent_keys_mean_what_transformers_means() {
     let bare = ["num_key_value_heads", "tie_word_embeddings", "rms_norm_eps", "eos_token_id", "bos_token_id"];
     let config = read(&bare.iter().fold(llama(), |value, key| without(value, key))).unwrap();
-    assert_eq!((config.kv_heads, config.tied, config.rms_eps), (4, false, 1e-6));
+    assert_eq!((config.kv_heads, config.tied, config.spec.final_norm.eps), (4, false, 1e-6));
     assert_eq!((config.eos_ids, config.bos_id), (vec![2], Some(1)));
     let nobodys = read(&with(llama(), json!({"eos_token_id": [-1, 3], "bos_token_id": -1}))).unwrap();
     assert_eq!((nobodys.eos_ids, nobodys.bos_id), (vec![3], None));
@@ -89,9 +99,9 @@ fn both_dialects_of_rope_mean_the_same() {
     let five = json!({"rope_parameters": {"rope_theta": 500_000, "rope_type": "linear", "factor": 2.0}});
     let expected =
         Rope { theta: 5e5, scaling: RopeScaling::Linear { factor: 2.0, original_max_positions: None } };
-    assert_eq!(read(&with(llama(), four.clone())).unwrap().rope, expected);
-    assert_eq!(read(&with(llama(), five.clone())).unwrap().rope, expected);
-    assert_eq!(read(&with(with(llama(), four), five)).unwrap().rope, expected);
+    assert_eq!(read(&with(llama(), four.clone())).unwrap().spec.attention[0].rope, expected);
+    assert_eq!(read(&with(llama(), five.clone())).unwrap().spec.attention[0].rope, expected);
+    assert_eq!(read(&with(with(llama(), four), five)).unwrap().spec.attention[0].rope, expected);
 }
 
 #[test]
@@ -107,7 +117,7 @@ fn yarn_keys_are_read() {
         attention_factor,
         truncate: true,
     };
-    assert_eq!(plain.rope, Rope { theta: 1e6, scaling: expected });
+    assert_eq!(plain.spec.attention[0].rope, Rope { theta: 1e6, scaling: expected });
     let scaling = json!({
         "rope_type": "yarn", "factor": null, "beta_fast": 16, "beta_slow": 2, "truncate": false,
         "mscale": 1.0, "mscale_all_dim": 0.5, "rope_theta": 2e4,
@@ -122,7 +132,7 @@ fn yarn_keys_are_read() {
         attention_factor: (0.1 * 2.0_f64.ln() + 1.0) / (0.05 * 2.0_f64.ln() + 1.0),
         truncate: false,
     };
-    assert_eq!(full.rope, Rope { theta: 2e4, scaling: expected });
+    assert_eq!(full.spec.attention[0].rope, Rope { theta: 2e4, scaling: expected });
 }
 
 #[test]

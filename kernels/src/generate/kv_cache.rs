@@ -10,8 +10,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Device, Tensor};
 
-use super::config::DecoderConfig;
 use crate::flex;
+use crate::model::config::DecoderConfig;
 
 /// Keys and values of one layer, each `[slots * rows_a_slot, KV, D]`.
 struct LayerCache {

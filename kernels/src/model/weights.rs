@@ -2,15 +2,18 @@
 //!
 //! A parameter is a `Tensor<2>` whatever it is: matrices keep the `[out, in]` orientation of Hugging Face
 //! files, norms and biases are `[1, n]`. So the optimizer and the gradient sums need one code path, and
-//! the name and the order of a parameter are stated once, here. What a parameter is used for stands in
-//! [`crate::decoder`].
+//! the name and the order of a parameter are stated once, here. Names are those of Hugging Face's Llama; a family
+//! whose files name something otherwise says so ([`super::families`]).
 
 use burn::tensor::Tensor;
+
+use crate::flex::{InnerOrSelf, into_zeros, is_cpu, take, tensor_of};
+use crate::zeros::zeros;
 
 /// The parameters of one transformer block, each a `T`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block<T> {
-    /// Gain of the norm before attention, `[1, hidden]`.
+    /// Weight of the norm before attention, `[1, hidden]`.
     pub input_norm: T,
     /// Query projection, `[heads * head_width, hidden]`.
     pub query: T,
@@ -24,22 +27,26 @@ pub struct Block<T> {
     pub key_bias: Option<T>,
     /// Bias of the value projection, `[1, kv_heads * head_width]`, in families that have one.
     pub value_bias: Option<T>,
-    /// Gain of the norm over each query head, `[1, head_width]`, in families that have one.
+    /// Weight of the norm over each query head, `[1, head_width]`, in families that have one.
     pub query_norm: Option<T>,
-    /// Gain of the norm over each key head, `[1, head_width]`, in families that have one.
+    /// Weight of the norm over each key head, `[1, head_width]`, in families that have one.
     pub key_norm: Option<T>,
     /// Output projection of attention, `[hidden, heads * head_width]`.
     pub output: T,
     /// Bias of the output projection, `[1, hidden]`, in checkpoints that have one.
     pub output_bias: Option<T>,
-    /// Gain of the norm before the feed-forward part, `[1, hidden]`.
-    pub post_norm: T,
-    /// Gate projection of SwiGLU, `[intermediate, hidden]`.
+    /// Weight of the norm of attention's output, `[1, hidden]`, in families that have one.
+    pub attention_output_norm: Option<T>,
+    /// Weight of the norm before the feed-forward part, `[1, hidden]`.
+    pub feed_forward_norm: T,
+    /// Gate projection of the feed-forward part, `[intermediate, hidden]`.
     pub gate: T,
-    /// Up projection of SwiGLU, `[intermediate, hidden]`.
+    /// Up projection of the feed-forward part, `[intermediate, hidden]`.
     pub up: T,
-    /// Down projection of SwiGLU, `[hidden, intermediate]`.
+    /// Down projection of the feed-forward part, `[hidden, intermediate]`.
     pub down: T,
+    /// Weight of the norm of the feed-forward part's output, `[1, hidden]`, in families that have one.
+    pub feed_forward_output_norm: Option<T>,
 }
 
 /// The parameters of a decoder, each a `T`.
@@ -49,7 +56,7 @@ pub struct Weights<T> {
     pub embedding: T,
     /// The blocks, first one first.
     pub blocks: Vec<Block<T>>,
-    /// Gain of the last norm, `[1, hidden]`.
+    /// Weight of the last norm, `[1, hidden]`.
     pub final_norm: T,
     /// Separate head, `[vocabulary, hidden]`; `None` where the embedding serves.
     pub head: Option<T>,
@@ -69,10 +76,12 @@ macro_rules! for_block_fields {
         $visit_option!(key_norm, "self_attn.k_norm.weight");
         $visit_one!(output, "self_attn.o_proj.weight");
         $visit_option!(output_bias, "self_attn.o_proj.bias");
-        $visit_one!(post_norm, "post_attention_layernorm.weight");
+        $visit_option!(attention_output_norm, "attention_output_norm.weight");
+        $visit_one!(feed_forward_norm, "post_attention_layernorm.weight");
         $visit_one!(gate, "mlp.gate_proj.weight");
         $visit_one!(up, "mlp.up_proj.weight");
         $visit_one!(down, "mlp.down_proj.weight");
+        $visit_option!(feed_forward_output_norm, "feed_forward_output_norm.weight");
     };
 }
 
@@ -127,6 +136,9 @@ impl<T> Block<T> {
         let query_norm = option("self_attn.q_norm.weight", &self.query_norm)?;
         let key_norm = option("self_attn.k_norm.weight", &self.key_norm)?;
         let output_bias = option("self_attn.o_proj.bias", &self.output_bias)?;
+        let attention_output_norm = option("attention_output_norm.weight", &self.attention_output_norm)?;
+        let feed_forward_output_norm =
+            option("feed_forward_output_norm.weight", &self.feed_forward_output_norm)?;
         Ok(Block {
             input_norm: make("input_layernorm.weight", &self.input_norm)?,
             query: make("self_attn.q_proj.weight", &self.query)?,
@@ -139,10 +151,12 @@ impl<T> Block<T> {
             key_norm,
             output: make("self_attn.o_proj.weight", &self.output)?,
             output_bias,
-            post_norm: make("post_attention_layernorm.weight", &self.post_norm)?,
+            attention_output_norm,
+            feed_forward_norm: make("post_attention_layernorm.weight", &self.feed_forward_norm)?,
             gate: make("mlp.gate_proj.weight", &self.gate)?,
             up: make("mlp.up_proj.weight", &self.up)?,
             down: make("mlp.down_proj.weight", &self.down)?,
+            feed_forward_output_norm,
         })
     }
 
@@ -210,6 +224,15 @@ impl<T> Weights<T> {
         }
     }
 
+    /// Weights of the same form, whose values are made in the order of [`Weights::for_each`].
+    pub(crate) fn in_order<U>(&self, mut make: impl FnMut() -> U) -> Weights<U> {
+        let mut made = Vec::new();
+        self.for_each(|_, _| made.push(Some(make())));
+        let mut places = self.map(|_, _| 0);
+        places.values_mut().into_iter().enumerate().for_each(|(number, place)| *place = number);
+        places.map(|_, place| made[*place].take().expect("each place is filled once"))
+    }
+
     /// The parameters and their names as a list, in the order of [`Weights::for_each`].
     pub fn named(&self) -> Vec<(String, &T)> {
         let mut list = Vec::new();
@@ -226,21 +249,30 @@ impl<T> Weights<T> {
 }
 
 impl Weights<Tensor<2>> {
+    /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
+    pub fn zeros_like(&self) -> Self {
+        self.map(|_, value| {
+            let value = value.clone().inner_or_self();
+            if !is_cpu(&value.device()) {
+                return value.zeros_like();
+            }
+            let shape = value.shape();
+            tensor_of(zeros(shape.num_elements()), shape)
+        })
+    }
+
+    /// Zeros in the memory of these tensors, or of others where somebody shares them.
+    #[must_use]
+    pub fn into_zeros(mut self) -> Self {
+        for value in self.values_mut() {
+            *value = into_zeros(take(value));
+        }
+        self
+    }
+
     /// How many numbers the parameters hold together.
     pub fn count(&self) -> usize {
         self.named().iter().map(|(_, value)| value.dims().iter().product::<usize>()).sum()
-    }
-}
-
-/// A tensor without its autodiff part, whether or not it has one.
-pub(crate) trait InnerOrSelf {
-    /// Drops the autodiff part if there is one.
-    fn inner_or_self(self) -> Self;
-}
-
-impl<const D: usize> InnerOrSelf for Tensor<D> {
-    fn inner_or_self(self) -> Self {
-        if self.is_autodiff() { self.inner() } else { self }
     }
 }
 

@@ -1,97 +1,9 @@
-//! A decoder-only transformer of the Llama, Qwen2 and Qwen3 families: configuration, weights and their files.
-//!
-//! There is one forward computation, in `block`, used whole, by chunks and with a cache. What drives it
-//! stands in [`crate::streambp`] (training) and [`crate::generate`] (decoding).
+//! A batch of sequences, one after the other: which rows are of which sequence, and what each row sees.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-
 use crate::attention::Span;
-use crate::error::KernelError;
-use crate::rotary::Angles;
-use crate::weights::Weights;
-
-pub(crate) mod block;
-pub mod config;
-pub(crate) mod kv_cache;
-pub(crate) mod load;
-
-use config::DecoderConfig;
-
-/// A model: what its files say and its parameters on a device. A clone shares the parameters.
-#[derive(Clone, Debug)]
-pub struct Decoder {
-    /// Sizes and variants.
-    pub config: DecoderConfig,
-    /// Parameters, without autodiff.
-    pub weights: Weights<Tensor<2>>,
-}
-
-impl Decoder {
-    /// Reads a Hugging Face directory: `config.json` and `model.safetensors` or its shards.
-    ///
-    /// # Errors
-    /// Names the file and the key or tensor that is missing, misshapen or not supported.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self, KernelError> {
-        let config = DecoderConfig::read(dir)?;
-        let weights = load::load(dir, &config, device)?;
-        Ok(Self { config, weights })
-    }
-
-    /// Whether a directory holds the weights of this config, by the headers of its files. Numbers are read only of a
-    /// head that stands beside tied embeddings.
-    ///
-    /// # Errors
-    /// As [`Decoder::load`].
-    pub fn check_files(dir: &Path, config: &DecoderConfig) -> Result<(), KernelError> {
-        load::check(dir, config)
-    }
-
-    /// Writes `config.json` and `model.safetensors` in f32, so that `transformers` loads the directory.
-    ///
-    /// # Errors
-    /// Names the file that cannot be written.
-    pub fn save(&self, dir: &Path) -> Result<(), KernelError> {
-        load::save(dir, &self.config, &self.weights)
-    }
-
-    /// A model with random parameters, equal for equal seeds on every device.
-    pub fn random(config: DecoderConfig, seed: u64, device: &Device) -> Self {
-        let weights = load::random(&config, seed, device);
-        Self { config, weights }
-    }
-
-    /// The device of the parameters.
-    pub fn device(&self) -> Device {
-        self.weights.embedding.device()
-    }
-
-    /// The matrix of the head, `[vocabulary, hidden]`.
-    pub(crate) fn head(&self) -> &Tensor<2> {
-        self.weights.head.as_ref().unwrap_or(&self.weights.embedding)
-    }
-
-    /// Angles for rows at these positions.
-    pub(crate) fn angles(&self, positions: &[u32]) -> Angles {
-        let table = self.config.rope.table(self.config.head_width, positions);
-        Angles::new(table, positions.len(), &self.device())
-    }
-}
-
-/// Rows of the embedding, `[N, hidden]`.
-pub(crate) fn embed(embedding: &Tensor<2>, ids: &[u32]) -> Tensor<2> {
-    embedding.clone().select(0, id_tensor(ids, &embedding.device()))
-}
-
-/// Token ids as a tensor.
-pub(crate) fn id_tensor(ids: &[u32], device: &Device) -> Tensor<1, Int> {
-    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-    let shape = [ids.len()];
-    Tensor::from_data(TensorData::new(ids, shape), device)
-}
 
 /// Sequences of tokens one after the other, without padding.
 ///
@@ -179,14 +91,18 @@ impl Packed {
 
     /// Which rows of a chunk attend to which rows of the batch's keys.
     ///
-    /// The chunk is rows `start..end` of the batch. The queries of the spans count from `start`.
-    pub(crate) fn chunk_spans(&self, start: usize, end: usize) -> Arc<[Span]> {
+    /// The chunk is rows `start..end` of the batch. The queries of the spans count from `start`. With a window, keys
+    /// that no row of the chunk sees are in no span.
+    pub(crate) fn chunk_spans(&self, start: usize, end: usize, window: Option<usize>) -> Arc<[Span]> {
         let mut spans = Vec::new();
         for SequenceRows { rows, keys, .. } in self.parts() {
             let (from, to) = (rows.start.max(start), rows.end.min(end));
             if from < to {
                 let seen = keys.end - (rows.end - to);
-                spans.push(Span { queries: from - start..to - start, keys: keys.start..seen });
+                let own = seen - (to - from);
+                let first =
+                    window.map_or(keys.start, |window| keys.start.max((own + 1).saturating_sub(window)));
+                spans.push(Span { queries: from - start..to - start, keys: first..seen, window });
             }
         }
         spans.into()

@@ -1,0 +1,325 @@
+//! What a decoder is: the part of Hugging Face's `config.json` that changes what is computed.
+//!
+//! Read are the dialects of transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rope_parameters`);
+//! written is a file that both read with one meaning. What this crate does not compute is refused by
+//! name, because a key that is ignored gives a model that runs and is wrong. Weights are not here.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::families::{self, Family};
+use super::keys::Keys;
+use super::rotary;
+use super::spec::{FeedForward, ModelSpec};
+use super::weights::{Block, Weights};
+use crate::KernelError;
+use crate::rope::{POSITIONS_MAX, Rope, RopeScaling};
+
+/// The name of the file in its directory.
+pub(crate) const CONFIG_FILE: &str = "config.json";
+
+/// More layers than any decoder has; a wrong number must not fill the memory with empty blocks.
+const LAYERS_MAX: usize = 4096;
+
+/// The shape and the constants of one decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// Which layout the checkpoint has.
+    pub family: &'static Family,
+    /// Width of the residual stream, H.
+    pub hidden: usize,
+    /// Number of blocks, L.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head, D; even.
+    pub head_width: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate: usize,
+    /// Number of token ids, V.
+    pub vocabulary: usize,
+    /// Whether the embedding is the head as well.
+    pub tied: bool,
+    /// What is computed.
+    pub spec: ModelSpec,
+    /// The longest sequence that is decoded, in tokens: [`DecoderConfig::own_positions`], or what was asked for instead.
+    pub max_positions: usize,
+    /// `max_position_embeddings` as the file has it, which a rotary scaling may stretch.
+    pub stated_positions: usize,
+    /// Standard deviation of the matrices of a fresh model.
+    pub initializer_range: f64,
+    /// Ids that end a text; empty where the config names none.
+    pub eos_ids: Vec<u32>,
+    /// Id that begins a text.
+    pub bos_id: Option<u32>,
+    /// Id that fills batches elsewhere. Kept only to be written again; old files say -1.
+    pub padding_id: Option<i64>,
+}
+
+impl DecoderConfig {
+    /// A decoder of Llama with tied embeddings and no ids of its own, of this shape.
+    #[must_use]
+    pub fn llama(shape: LlamaShape) -> Self {
+        let LlamaShape { hidden, layers, heads, kv_heads, intermediate, vocabulary, .. } = shape;
+        let rope = Rope { theta: shape.rope_theta, scaling: RopeScaling::Default };
+        Self {
+            family: &families::llama::LLAMA,
+            hidden,
+            layers,
+            heads,
+            kv_heads,
+            head_width: hidden / heads,
+            intermediate,
+            vocabulary,
+            tied: true,
+            spec: ModelSpec::llama(shape.rms_eps, rope),
+            max_positions: shape.positions,
+            stated_positions: shape.positions,
+            initializer_range: 0.02,
+            eos_ids: Vec::new(),
+            bos_id: None,
+            padding_id: None,
+        }
+    }
+
+    /// Reads `config.json` of a Hugging Face directory.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not a JSON object, lacks a key, or asks for something that this
+    /// crate does not compute; the error names file and key.
+    pub fn read(dir: &Path) -> Result<Self, KernelError> {
+        Self::read_as(dir, &families::ALL)
+    }
+
+    /// [`DecoderConfig::read`] of one of these families.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_as(dir: &Path, families: &[&'static Family]) -> Result<Self, KernelError> {
+        let path = dir.join(CONFIG_FILE);
+        let text = std::fs::read_to_string(&path).map_err(|source| KernelError::file(&path, source))?;
+        let value = serde_json::from_str(&text)
+            .map_err(|error| KernelError::content(&path, format!("is not JSON: {error}")))?;
+        Self::of_family(&path, &value, families)
+    }
+
+    /// Reads the content of a `config.json`; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Those of [`DecoderConfig::read`] but for reading itself.
+    pub fn from_json(path: &Path, value: &Value) -> Result<Self, KernelError> {
+        Self::of_family(path, value, &families::ALL)
+    }
+
+    fn of_family(path: &Path, value: &Value, families: &[&'static Family]) -> Result<Self, KernelError> {
+        let map = value.as_object().ok_or_else(|| KernelError::content(path, "is not a JSON object"))?;
+        let keys = Keys { path, section: "", map };
+        let family = Family::of(&keys, families)?;
+        let config = Self { family, ..(family.read)(&keys)? };
+        config.check().map_err(|reason| KernelError::content(path, reason))?;
+        Ok(config)
+    }
+
+    /// Checks what every decoder must obey, however its config was made.
+    ///
+    /// # Errors
+    /// What is wrong, with the names of `config.json`.
+    pub fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("hidden_size", self.hidden),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", self.heads),
+            ("num_key_value_heads", self.kv_heads),
+            ("head_dim", self.head_width),
+            ("intermediate_size", self.intermediate),
+            ("vocab_size", self.vocabulary),
+            ("max_position_embeddings", self.stated_positions),
+        ];
+        let positions = self.max_positions.max(self.own_positions());
+        if positions > POSITIONS_MAX {
+            return Err(format!(
+                "`max_position_embeddings` and the rotary scaling make {positions} positions; at most {POSITIONS_MAX} \
+                 are computed"
+            ));
+        }
+        if let Some((key, size)) = sizes.iter().find(|(_, size)| *size == 0 || u32::try_from(*size).is_err())
+        {
+            return Err(format!("`{key}` is {size}; it must be above 0 and below 2^32"));
+        }
+        if self.layers > LAYERS_MAX {
+            return Err(format!("`num_hidden_layers` is {}; at most {LAYERS_MAX} are computed", self.layers));
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let (heads, kv_heads) = (self.heads, self.kv_heads);
+            return Err(format!(
+                "`num_attention_heads` {heads} is no multiple of `num_key_value_heads` {kv_heads}"
+            ));
+        }
+        if !self.head_width.is_multiple_of(2) {
+            return Err(format!("`head_dim` is {}; rotary embedding needs an even number", self.head_width));
+        }
+        self.check_spec()?;
+        if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
+            return Err(format!(
+                "`initializer_range` is {}; it must not be negative",
+                self.initializer_range
+            ));
+        }
+        if (self.family.supports)(&self.spec) {
+            return Ok(());
+        }
+        let (family, block) = (self.family.model_type, &self.spec.block);
+        Err(format!("no {family} model has blocks of this form: {block:?}"))
+    }
+
+    /// Checks the numbers of the spec.
+    fn check_spec(&self) -> Result<(), String> {
+        let spec = &self.spec;
+        for (name, norm) in spec.block.norms().chain([("final_norm", spec.final_norm)]) {
+            let eps = norm.eps;
+            if !(eps.is_finite() && eps >= 0.0) {
+                return Err(format!("`rms_norm_eps` is {eps} in {name}; it must be finite and not negative"));
+            }
+        }
+        if spec.attention.is_empty() {
+            return Err("`layer_types` is empty; a model has one kind of attention at least".to_owned());
+        }
+        if spec.attention.iter().any(|kind| kind.window == Some(0)) {
+            return Err("`sliding_window` is 0; a token sees itself".to_owned());
+        }
+        if let Some(scale) = spec.block.attention_scale.filter(|scale| !(scale.is_finite() && *scale > 0.0)) {
+            return Err(format!("attention's scale is {scale}; it must be above 0"));
+        }
+        spec.ropes().into_iter().try_for_each(rotary::check_rope)
+    }
+
+    /// The longest sequence that the model was made for, in tokens.
+    #[must_use]
+    pub fn own_positions(&self) -> usize {
+        if self.family.positions_are_stretched {
+            return self.stated_positions;
+        }
+        let stretched = self.spec.ropes().into_iter().map(|rope| rope.positions(self.stated_positions));
+        stretched.max().unwrap_or(self.stated_positions)
+    }
+
+    /// The `max_position_embeddings` of a saved model: that of the file, unless the model is used beyond it.
+    fn positions_to_state(&self) -> usize {
+        if self.max_positions <= self.own_positions() {
+            return self.stated_positions;
+        }
+        match self.spec.attention[0].rope.scaling {
+            // What reads the file multiplies.
+            RopeScaling::Linear { factor, original_max_positions: None } => {
+                (self.max_positions as f64 / factor.max(1.0)).ceil() as usize
+            }
+            _ => self.max_positions,
+        }
+    }
+
+    /// The content of a `config.json` that transformers 4 and 5 read with one meaning: the keys of both
+    /// dialects, with equal values.
+    pub fn to_json(&self) -> Value {
+        let ids = match self.eos_ids.as_slice() {
+            [] => Value::Null,
+            [id] => json!(id),
+            several => json!(several),
+        };
+        let (rope, FeedForward::Gated(activation)) =
+            (&self.spec.attention[0].rope, self.spec.block.feed_forward);
+        let mut value = json!({
+            "architectures": [self.family.architecture],
+            "model_type": self.family.model_type,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_width,
+            "intermediate_size": self.intermediate,
+            "vocab_size": self.vocabulary,
+            "rms_norm_eps": self.spec.final_norm.eps,
+            "tie_word_embeddings": self.tied,
+            "hidden_act": activation.word(),
+            "rope_theta": rope.theta,
+            "rope_scaling": rotary::scaling_json(&rope.scaling),
+            "rope_parameters": rotary::parameters_json(rope),
+            "max_position_embeddings": self.positions_to_state(),
+            "initializer_range": self.initializer_range,
+            "eos_token_id": ids,
+            "bos_token_id": self.bos_id,
+            "pad_token_id": self.padding_id,
+            "torch_dtype": "float32",
+            "dtype": "float32",
+            "use_cache": true,
+        });
+        (self.family.write)(self, &mut value);
+        value
+    }
+
+    /// How many numbers a model of this shape has.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.shapes().named().iter().map(|(_, [rows, columns])| rows * columns).sum()
+    }
+
+    /// The shape of every parameter, and which parameters there are.
+    pub fn shapes(&self) -> Weights<[usize; 2]> {
+        let (hidden, width, spec) = (self.hidden, self.head_width, &self.spec.block);
+        let (query_width, kv_width) = (self.heads * width, self.kv_heads * width);
+        let block = Block {
+            input_norm: [1, hidden],
+            query: [query_width, hidden],
+            key: [kv_width, hidden],
+            value: [kv_width, hidden],
+            query_bias: spec.qkv_bias.then_some([1, query_width]),
+            key_bias: spec.qkv_bias.then_some([1, kv_width]),
+            value_bias: spec.qkv_bias.then_some([1, kv_width]),
+            query_norm: spec.query_key_norm.map(|_| [1, width]),
+            key_norm: spec.query_key_norm.map(|_| [1, width]),
+            output: [hidden, query_width],
+            output_bias: spec.output_bias.then_some([1, hidden]),
+            attention_output_norm: spec.attention_output_norm.map(|_| [1, hidden]),
+            feed_forward_norm: [1, hidden],
+            gate: [self.intermediate, hidden],
+            up: [self.intermediate, hidden],
+            down: [hidden, self.intermediate],
+            feed_forward_output_norm: spec.feed_forward_output_norm.map(|_| [1, hidden]),
+        };
+        let matrix = [self.vocabulary, hidden];
+        Weights {
+            embedding: matrix,
+            blocks: vec![block; self.layers],
+            final_norm: [1, hidden],
+            head: (!self.tied).then_some(matrix),
+        }
+    }
+}
+
+/// The sizes of a plain Llama.
+#[derive(Clone, Copy, Debug)]
+pub struct LlamaShape {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Number of query heads; divides `hidden`.
+    pub heads: usize,
+    /// Number of key and value heads.
+    pub kv_heads: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate: usize,
+    /// Number of token ids.
+    pub vocabulary: usize,
+    /// The longest sequence.
+    pub positions: usize,
+    /// What every norm adds to the mean square.
+    pub rms_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+}
+
+#[cfg(test)]
+mod tests;

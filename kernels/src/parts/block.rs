@@ -1,0 +1,145 @@
+//! One transformer block in tensors, in the parts that whole, chunked and cached computation put together; and what a
+//! block and a decoder are on slices.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use super::attention::Attention;
+use super::gated::Gated;
+use super::norm::{Norm, normed};
+use crate::attention::{Span, attention};
+use crate::flex::Rows;
+use crate::model::Decoder;
+use crate::model::config::DecoderConfig;
+use crate::model::linear::{Linear, LowRank};
+use crate::model::spec::FeedForward;
+use crate::model::weights::Block;
+use crate::rotary::Angles;
+
+/// `x w^T + bias`.
+///
+/// # Shapes
+/// `x` `[N, in]`, `weight` `[out, in]`, `bias` `[1, out]`; the result is `[N, out]`.
+pub(crate) fn linear(x: Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
+    let y = x.matmul(weight.clone().transpose());
+    match bias {
+        Some(bias) => y + bias.clone(),
+        None => y,
+    }
+}
+
+impl Block<Tensor<2>> {
+    /// The norm before attention.
+    pub(crate) fn normed(&self, x: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
+        normed(x, &self.input_norm, config.spec.block.input_norm)
+    }
+
+    /// The block's output for rows whose keys and values (with their prefix) are given.
+    ///
+    /// # Shapes
+    /// `x` and its norm `[N, hidden]`, keys and values `[M, KV, D]`; the result is `[N, hidden]`.
+    pub(crate) fn attend(
+        &self,
+        x: Tensor<2>,
+        normed: Tensor<2>,
+        (keys, values): (Tensor<3>, Tensor<3>),
+        config: &DecoderConfig,
+        angles: &Angles,
+        spans: &Arc<[Span]>,
+    ) -> Tensor<2> {
+        let mixed = attention(self.queries(normed, config, angles), keys, values, spans);
+        self.after_attention(x, mixed, config)
+    }
+
+    /// The block's output from its input and what attention gives.
+    ///
+    /// # Shapes
+    /// `x` `[N, hidden]`, `mixed` `[N, H, D]`; the result is `[N, hidden]`.
+    pub(crate) fn after_attention(
+        &self,
+        x: Tensor<2>,
+        mixed: Tensor<3>,
+        config: &DecoderConfig,
+    ) -> Tensor<2> {
+        self.feed_forward(x + self.attention_output(mixed, config), &config.spec.block)
+    }
+}
+
+/// A block's parameters on slices, by its parts.
+pub(crate) struct BlockSlices {
+    pub(crate) input_norm: Norm,
+    pub(crate) attention: Attention,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) feed_forward: Gated,
+}
+
+impl BlockSlices {
+    fn new(
+        block: Block<Rows>,
+        adapters: Option<Block<Option<LowRank<Rows>>>>,
+        config: &DecoderConfig,
+    ) -> Self {
+        let spec = &config.spec.block;
+        let (hidden, mixed) = (config.hidden, config.heads * config.head_width);
+        let norm =
+            |weight: Option<Rows>, spec| weight.zip(spec).map(|(weight, spec)| Norm::new(weight, spec));
+        let adapters = adapters.unwrap_or_else(|| block.map(&mut |_, _| None));
+        let FeedForward::Gated(activation) = spec.feed_forward;
+        Self {
+            input_norm: Norm::new(block.input_norm, spec.input_norm),
+            attention: Attention {
+                query: Linear::new(block.query, block.query_bias, adapters.query, hidden),
+                key: Linear::new(block.key, block.key_bias, adapters.key, hidden),
+                value: Linear::new(block.value, block.value_bias, adapters.value, hidden),
+                query_norm: norm(block.query_norm, spec.query_key_norm),
+                key_norm: norm(block.key_norm, spec.query_key_norm),
+                output: Linear::new(block.output, block.output_bias, adapters.output, mixed),
+                output_norm: norm(block.attention_output_norm, spec.attention_output_norm),
+            },
+            feed_forward_norm: Norm::new(block.feed_forward_norm, spec.feed_forward_norm),
+            feed_forward: Gated {
+                gate: Linear::new(block.gate, None, adapters.gate, hidden),
+                up: Linear::new(block.up, None, adapters.up, hidden),
+                down: Linear::new(block.down, None, adapters.down, config.intermediate),
+                output_norm: norm(block.feed_forward_output_norm, spec.feed_forward_output_norm),
+                activation,
+            },
+        }
+    }
+}
+
+/// A decoder's parameters on slices.
+pub(crate) struct DecoderSlices {
+    pub(crate) embedding: Rows,
+    pub(crate) blocks: Vec<BlockSlices>,
+    pub(crate) final_norm: Norm,
+    pub(crate) head: Option<Rows>,
+}
+
+impl DecoderSlices {
+    /// Of a decoder on the CPU, whose numbers it shares.
+    pub(crate) fn new(decoder: &Decoder) -> Self {
+        let config = &decoder.config;
+        let weights = decoder.weights.map(|_, weight| Rows::of_tensor(weight));
+        let adapters = decoder.adapters.as_ref().map(|adapters| {
+            adapters.map(|_, adapter| adapter.as_ref().map(|adapter| adapter.map(Rows::of_tensor)))
+        });
+        let mut adapters = adapters.map(|adapters| adapters.blocks.into_iter());
+        let blocks = weights.blocks.into_iter().map(|block| {
+            let adapters = adapters.as_mut().map(|blocks| blocks.next().expect("adapters of every block"));
+            BlockSlices::new(block, adapters, config)
+        });
+        Self {
+            embedding: weights.embedding,
+            blocks: blocks.collect(),
+            final_norm: Norm::new(weights.final_norm, config.spec.final_norm),
+            head: weights.head,
+        }
+    }
+
+    /// The matrix of the head, `[vocabulary, hidden]`.
+    pub(crate) fn head(&self) -> &Rows {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+}

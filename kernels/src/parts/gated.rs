@@ -1,0 +1,142 @@
+//! The feed-forward part: `down(activation(gate(x)) * up(x))`, in tensors, on slices forward and backward, and packed
+//! for decoding. The arithmetic of the activation is in [`crate::activation`].
+
+use burn::tensor::Tensor;
+
+use super::block::linear;
+use super::norm::{Norm, normed};
+use super::residual::Join;
+use crate::activation::{Activation, backward_in_place, forward_in_place, gated};
+use crate::gemm::{PackedMatrix, add_multiply, multiply};
+use crate::model::linear::Linear;
+use crate::model::spec::{BlockSpec, FeedForward};
+use crate::model::weights::Block;
+use crate::panel::Left;
+
+impl Block<Tensor<2>> {
+    /// The second half of the block, with its residual.
+    ///
+    /// # Shapes
+    /// `x` and the result `[N, hidden]`.
+    pub(crate) fn feed_forward(&self, x: Tensor<2>, spec: &BlockSpec) -> Tensor<2> {
+        let FeedForward::Gated(activation) = spec.feed_forward;
+        let input = normed(x.clone(), &self.feed_forward_norm, spec.feed_forward_norm);
+        let gate = linear(input.clone(), &self.gate, None);
+        let up = linear(input, &self.up, None);
+        let output = linear(gated(gate, up, activation), &self.down, None);
+        let norm = self.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
+        x + match norm {
+            Some((weight, spec)) => normed(output, weight, spec),
+            None => output,
+        }
+    }
+}
+
+/// The part on slices.
+pub(crate) struct Gated {
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) output_norm: Option<Norm>,
+    pub(crate) activation: Activation,
+}
+
+/// Its weights as right factors of `x w^T`.
+pub(crate) struct GatedForward {
+    gate: PackedMatrix,
+    up: PackedMatrix,
+    /// Only what goes on to the block's output needs it, and a norm of it on the way back.
+    down: Option<PackedMatrix>,
+}
+
+/// Its weights as right factors of `dy w`.
+pub(crate) struct GatedBackward {
+    gate: PackedMatrix,
+    up: PackedMatrix,
+    down: PackedMatrix,
+}
+
+/// Rows of both projections. The gate becomes the activation on the way forward; both become their gradients on the
+/// way back.
+pub(crate) struct GateUp<'a> {
+    pub(crate) gate: &'a mut [f32],
+    pub(crate) up: &'a mut [f32],
+}
+
+impl Gated {
+    /// What the forward pass needs.
+    pub(crate) fn forward_weights(&self) -> GatedForward {
+        GatedForward { down: Some(self.down.forward()), ..self.again_weights() }
+    }
+
+    /// What the backward pass needs to compute again what was not kept.
+    pub(crate) fn again_weights(&self) -> GatedForward {
+        let down = self.output_norm.is_some().then(|| self.down.forward());
+        GatedForward { gate: self.gate.forward(), up: self.up.forward(), down }
+    }
+
+    pub(crate) fn backward_weights(&self) -> GatedBackward {
+        GatedBackward { gate: self.gate.backward(), up: self.up.backward(), down: self.down.backward() }
+    }
+
+    fn join<'a>(&'a self, weights: &'a GatedForward) -> Join<'a> {
+        let weight = weights.down.as_ref().expect("the down projection is packed where it is computed");
+        Join { linear: &self.down, weight, norm: self.output_norm.as_ref() }
+    }
+
+    /// Both projections of normed rows.
+    pub(crate) fn project(&self, weights: &GatedForward, rows: usize, x: &[f32], to: &mut GateUp<'_>) {
+        multiply(rows, Left::Rows(x, self.gate.inner()), &weights.gate, to.gate);
+        multiply(rows, Left::Rows(x, self.up.inner()), &weights.up, to.up);
+    }
+
+    /// From both projections to the block's output: adds to rows of the residual stream.
+    pub(crate) fn add_output(&self, weights: &GatedForward, rows: usize, on: &mut GateUp<'_>, x: &mut [f32]) {
+        forward_in_place(on.gate, on.up, self.activation);
+        self.join(weights).add(rows, on.gate, x);
+    }
+
+    /// From the gradient of the residual stream to that of the down projection's result, in place, where a norm is
+    /// between them. `active` is written and read.
+    pub(crate) fn output_norm_backward(
+        &self,
+        weights: &GatedForward,
+        from: &GateUp<'_>,
+        active: &mut [f32],
+        dy: &mut [f32],
+        dweight: &mut [f32],
+    ) {
+        if let Some(norm) = &self.output_norm {
+            active.copy_from_slice(from.gate);
+            forward_in_place(active, from.up, self.activation);
+            Join::backward(norm, self.join(weights), active, dy, dweight);
+        }
+    }
+
+    /// From the gradient `dy` of the down projection's result to that of the normed rows, `dx`. Both projections
+    /// become their gradients, and `active` what the down projection has seen; `dactive` is written and read.
+    pub(crate) fn backward(
+        &self,
+        weights: &GatedBackward,
+        dy: &[f32],
+        on: &mut GateUp<'_>,
+        active: &mut [f32],
+        dactive: &mut [f32],
+        dx: &mut [f32],
+    ) {
+        let rows = dy.len() / self.down.outputs();
+        multiply(rows, Left::Rows(dy, self.down.outputs()), &weights.down, dactive);
+        backward_in_place(on.gate, on.up, dactive, active, self.activation);
+        multiply(rows, Left::Rows(on.gate, self.gate.outputs()), &weights.gate, dx);
+        add_multiply(rows, Left::Rows(on.up, self.up.outputs()), &weights.up, dx);
+    }
+}
+
+/// The part as decoding reads it.
+pub(crate) struct PackedGated {
+    pub(crate) gate: PackedMatrix,
+    pub(crate) up: PackedMatrix,
+    pub(crate) down: PackedMatrix,
+    pub(crate) output_norm: Option<Norm>,
+    pub(crate) activation: Activation,
+}

@@ -1,0 +1,47 @@
+//! How a half of a block joins the residual stream on the CPU: its last projection, a norm where the family has one,
+//! and the sum.
+
+use super::norm::Norm;
+use crate::gemm::{PackedMatrix, add_multiply, multiply};
+use crate::model::linear::Linear;
+use crate::panel::Left;
+use crate::rows::add_columns;
+
+/// The end of a half of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Join<'a> {
+    /// The last projection.
+    pub(crate) linear: &'a Linear,
+    /// The same as the right factor of `left W^T`.
+    pub(crate) weight: &'a PackedMatrix,
+    /// The norm of its result.
+    pub(crate) norm: Option<&'a Norm>,
+}
+
+impl Join<'_> {
+    /// Adds `norm(left W^T + bias)` to rows of the residual stream.
+    pub(crate) fn add(self, rows: usize, left: &[f32], x: &mut [f32]) {
+        let Some(norm) = self.norm else {
+            add_multiply(rows, Left::Rows(left, self.linear.inner()), self.weight, x);
+            self.linear.add_bias(x);
+            return;
+        };
+        let mut y = self.projected(rows, left);
+        norm.forward_in_place(&mut y);
+        add_columns(x, &y);
+    }
+
+    /// From the gradient of the residual stream to that of the projection's result, where a norm is between them.
+    pub(crate) fn backward(norm: &Norm, join: Join<'_>, left: &[f32], dy: &mut [f32], dweight: &mut [f32]) {
+        let rows = dy.len() / join.linear.outputs();
+        norm.backward(&join.projected(rows, left), dy, dweight);
+    }
+
+    /// `left W^T + bias`.
+    fn projected(self, rows: usize, left: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; rows * self.linear.outputs()];
+        multiply(rows, Left::Rows(left, self.linear.inner()), self.weight, &mut y);
+        self.linear.add_bias(&mut y);
+        y
+    }
+}
