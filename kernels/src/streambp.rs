@@ -7,28 +7,23 @@
 //! their prefix of them, and the summed gradients of keys and values pass through their projection once.
 //! Logits exist for one head chunk at a time. With it off, one tape holds everything.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
+use burn::tensor::Tensor;
 
-use crate::attention::{Attended, Span};
 use crate::batch::Packed;
 use crate::error::KernelError;
 use crate::flex;
-use crate::logprob::{logits_gradient, row_statistics, target_logprobs};
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
-use crate::model::weights::{Block, Weights};
-use crate::model::{Decoder, embed, id_tensor};
-use crate::parts::block::linear;
-use crate::parts::norm::normed;
-use crate::rotary::Angles;
+use crate::model::weights::Weights;
+use crate::model::{Decoder, embed};
+use tape::TapePass;
 
 mod cpu;
 mod memory;
+mod tape;
 
 pub use memory::MemoryPlan;
 
@@ -203,254 +198,6 @@ fn check(plan: &ChunkPlan) {
     assert!(plan.temperature > 0.0, "log-probabilities need a positive temperature");
 }
 
-/// One batch on its way through one model.
-struct TapePass<'a> {
-    decoder: &'a Decoder,
-    packed: &'a Packed,
-    plan: &'a ChunkPlan,
-    /// The parameters with what adapters add to them.
-    weights: Cow<'a, Weights<Tensor<2>>>,
-    /// One for each of the model's sets of frequencies.
-    angles: Vec<Angles>,
-    /// The token after each token.
-    targets: Vec<u32>,
-}
-
-impl<'a> TapePass<'a> {
-    fn new(decoder: &'a Decoder, packed: &'a Packed, plan: &'a ChunkPlan) -> Self {
-        assert!(!packed.has_prefixes(), "tensors and tapes take whole sequences");
-        let angles = decoder.angles(&packed.positions());
-        let weights = decoder.effective_weights();
-        Self { decoder, packed, plan, weights, angles, targets: packed.next_tokens() }
-    }
-
-    fn config(&self) -> &DecoderConfig {
-        &self.decoder.config
-    }
-
-    fn tokens(&self) -> usize {
-        self.packed.ids.len()
-    }
-
-    fn layer_chunks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
-        chunks(self.tokens(), self.plan.layer_chunk_tokens)
-    }
-
-    fn head_chunks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
-        chunks(self.tokens(), self.plan.head_chunk_tokens)
-    }
-
-    /// The angles of a layer.
-    fn angles(&self, layer: usize) -> &Angles {
-        &self.angles[self.config().spec.rope_of(layer)]
-    }
-
-    /// What the rows of a chunk see in a layer.
-    fn spans(&self, layer: usize, rows: &Range<usize>) -> Arc<[Span]> {
-        let window = self.config().spec.attention_of(layer).window;
-        self.packed.chunk_spans(rows.start, rows.end, window)
-    }
-
-    /// Keys and values of all rows, `[N, KV, D]`, made chunk by chunk.
-    fn keys_values(&self, layer: usize, x: &Tensor<2>) -> (Tensor<3>, Tensor<3>) {
-        let block = &self.weights.blocks[layer];
-        let (keys, values) = self
-            .layer_chunks()
-            .map(|rows| {
-                let normed = block.normed(x.clone().slice([rows.clone()]), self.config());
-                block.keys_values(normed, self.config(), &self.angles(layer).rows(rows))
-            })
-            .unzip();
-        (joined(keys), joined(values))
-    }
-
-    /// One block's output without gradients, `[N, hidden]`.
-    fn layer_forward(&self, layer: usize, x: &Tensor<2>) -> Tensor<2> {
-        let block = &self.weights.blocks[layer];
-        let (keys, values) = self.keys_values(layer, x);
-        let outputs = self.layer_chunks().map(|rows| {
-            let spans = self.spans(layer, &rows);
-            let part = x.clone().slice([rows.clone()]);
-            let normed = block.normed(part.clone(), self.config());
-            let keys_values = (keys.clone(), values.clone());
-            block.attend(part, normed, keys_values, self.config(), &self.angles(layer).rows(rows), &spans)
-        });
-        joined(outputs.collect())
-    }
-
-    /// The matrix of the head, `[vocabulary, hidden]`.
-    fn head(&self) -> &Tensor<2> {
-        self.weights.head.as_ref().unwrap_or(&self.weights.embedding)
-    }
-
-    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let normed = normed(hidden, &self.weights.final_norm, self.config().spec.final_norm);
-        linear(normed, self.head(), None)
-    }
-
-    fn chunk_targets(&self, rows: &Range<usize>) -> Arc<[u32]> {
-        self.targets[rows.clone()].into()
-    }
-
-    fn head_statistics(&self, hidden: &Tensor<2>) -> TokenStats {
-        let mut stats = TokenStats::default();
-        for rows in self.head_chunks() {
-            let logits = self.logits(hidden.clone().slice([rows.clone()]));
-            let (logprobs, entropies) =
-                row_statistics(logits, &self.chunk_targets(&rows), self.plan.temperature);
-            stats.logprobs.extend(logprobs);
-            stats.entropies.extend(entropies);
-        }
-        zero_last(self.packed, &mut stats.logprobs);
-        zero_last(self.packed, &mut stats.entropies);
-        stats
-    }
-
-    /// The caller's coefficients as a column; `None` where all are 0.
-    fn coefficient_column(
-        &self,
-        stats: &TokenStats,
-        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
-    ) -> Option<Tensor<2>> {
-        let mut column = coefficients(stats);
-        assert_eq!(column.len(), self.tokens(), "one coefficient an entry of the statistics");
-        zero_last(self.packed, &mut column);
-        let is_live = column.iter().any(|coefficient| *coefficient != 0.0);
-        let column = TensorData::new(column, [self.tokens(), 1]);
-        is_live.then(|| Tensor::from_data(column, &self.decoder.device()))
-    }
-
-    /// Everything on one tape: the plain computation that the streamed one must equal.
-    fn whole(
-        &self,
-        gradients: &mut Weights<Tensor<2>>,
-        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
-    ) -> TokenStats {
-        let weights = self.weights.map(|_, value| leaf(value.clone()));
-        let mut x = embed(&weights.embedding, &self.packed.ids, self.config());
-        for (layer, block) in weights.blocks.iter().enumerate() {
-            let (angles, spans) = (self.angles(layer), self.spans(layer, &(0..self.tokens())));
-            let normed = block.normed(x.clone(), self.config());
-            let keys_values = block.keys_values(normed.clone(), self.config(), angles);
-            x = block.attend(x, normed, keys_values, self.config(), angles, &spans);
-        }
-        let normed = normed(x, &weights.final_norm, self.config().spec.final_norm);
-        let logits = linear(normed, weights.head.as_ref().unwrap_or(&weights.embedding), None);
-        let targets = self.chunk_targets(&(0..self.tokens()));
-        let (logprobs, entropies) = row_statistics(logits.clone(), &targets, self.plan.temperature);
-        let mut stats = TokenStats { logprobs, entropies };
-        zero_last(self.packed, &mut stats.logprobs);
-        zero_last(self.packed, &mut stats.entropies);
-        let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
-        let mut tape = (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
-        let mut sums = gradients.values_mut();
-        for ((_, weight), sum) in weights.named().into_iter().zip(&mut sums) {
-            take_gradient(weight, &mut tape, sum);
-        }
-        stats
-    }
-
-    /// The chunked backward pass.
-    fn streamed(
-        &self,
-        gradients: &mut Weights<Tensor<2>>,
-        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
-    ) -> TokenStats {
-        let mut inputs = vec![embed(&self.weights.embedding, &self.packed.ids, self.config())];
-        for layer in 0..self.config().layers {
-            inputs.push(self.layer_forward(layer, &inputs[layer]));
-        }
-        let hidden = inputs.pop().expect("the last layer's output was pushed");
-        let stats = self.head_statistics(&hidden);
-        let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
-        let mut upstream = self.head_backward(hidden, column, gradients);
-        for layer in (0..self.config().layers).rev() {
-            let x = inputs.pop().expect("one input a layer");
-            upstream = self.layer_backward(layer, &x, upstream, &mut gradients.blocks[layer]);
-        }
-        if let Some(scale) = self.config().spec.embedding_scale {
-            upstream = upstream.mul_scalar(scale);
-        }
-        let ids = id_tensor(&self.packed.ids, &self.decoder.device());
-        add_in_place(&mut gradients.embedding, |sum| {
-            sum.select_assign(0, ids, upstream, IndexingUpdateOp::Add)
-        });
-        stats
-    }
-
-    /// Through the head and the last norm; returns the gradient of the last layer's output.
-    fn head_backward(
-        &self,
-        hidden: Tensor<2>,
-        column: Tensor<2>,
-        gradients: &mut Weights<Tensor<2>>,
-    ) -> Tensor<2> {
-        let head = self.head().clone();
-        let weight = leaf(self.weights.final_norm.clone());
-        let mut upstream = Vec::new();
-        for rows in self.head_chunks() {
-            let x = leaf(hidden.clone().slice([rows.clone()]));
-            let normed = normed(x.clone(), &weight, self.config().spec.final_norm);
-            let inner = normed.clone().inner();
-            let logits = linear(inner.clone(), &head, None);
-            let targets = self.chunk_targets(&rows);
-            let coefficients = column.clone().slice([rows.clone()]);
-            let dlogits = logits_gradient(logits, &targets, coefficients, self.plan.temperature);
-            let head_sum = gradients.head.as_mut().unwrap_or(&mut gradients.embedding);
-            add_in_place(head_sum, |sum| sum + dlogits.clone().transpose().matmul(inner));
-            let mut tape = (normed * dlogits.matmul(head.clone())).sum().backward();
-            upstream.push(x.grad_remove(&mut tape).expect("the chunk reaches the loss"));
-            take_gradient(&weight, &mut tape, &mut gradients.final_norm);
-        }
-        joined(upstream)
-    }
-
-    /// Through one block, last chunk first; returns the gradient of its input.
-    ///
-    /// Going from the end, the gradients of a chunk's own keys and values are complete once the chunk has
-    /// been through attention: only it and later chunks see them.
-    fn layer_backward(
-        &self,
-        layer: usize,
-        x: &Tensor<2>,
-        upstream: Tensor<2>,
-        gradients: &mut Block<Tensor<2>>,
-    ) -> Tensor<2> {
-        let (keys, values) = self.keys_values(layer, x);
-        let (mut dkeys, mut dvalues) = (keys.zeros_like(), values.zeros_like());
-        let leaves = self.weights.blocks[layer].map(&mut |_, value| leaf(value.clone()));
-        let mut dx = Vec::new();
-        for rows in self.layer_chunks().rev() {
-            let angles = self.angles(layer).rows(rows.clone());
-            let part = leaf(x.clone().slice([rows.clone()]));
-            let normed = leaves.normed(part.clone(), self.config());
-            let query = leaves.queries(normed.clone(), self.config(), &angles);
-            let (own_keys, own_values) = leaves.keys_values(normed, self.config(), &angles);
-            let spans = self.spans(layer, &rows);
-            let attended = Attended::forward(query.clone().inner(), (&keys, &values), spans);
-
-            let residual = leaf(x.clone().slice([rows.clone()]));
-            let mixed = leaf(attended.result.clone());
-            let output = leaves.after_attention(residual.clone(), mixed.clone(), self.config());
-            let mut tape = (output * upstream.clone().slice([rows.clone()])).sum().backward();
-            let through_residual = residual.grad_remove(&mut tape).expect("the chunk reaches its output");
-            let dmixed = mixed.grad_remove(&mut tape).expect("attention reaches the output");
-            take_block_gradients(&leaves, &mut tape, gradients);
-
-            let dquery = attended.backward(dmixed, (&keys, &values), (&mut dkeys, &mut dvalues));
-            let through_query = (query * dquery).sum();
-            let through_keys = (own_keys * dkeys.clone().slice([rows.clone()])).sum();
-            let through_values = (own_values * dvalues.clone().slice([rows])).sum();
-            let mut tape = (through_query + through_keys + through_values).backward();
-            let through_attention = part.grad_remove(&mut tape).expect("the chunk reaches attention");
-            take_block_gradients(&leaves, &mut tape, gradients);
-            dx.push(through_residual + through_attention);
-        }
-        dx.reverse();
-        joined(dx)
-    }
-}
-
 /// Nothing follows a sequence's last token.
 fn zero_last(packed: &Packed, entries: &mut [f32]) {
     let mut end = 0;
@@ -463,39 +210,6 @@ fn zero_last(packed: &Packed, entries: &mut [f32]) {
 /// Chunks of `length` rows that cover `rows`; the last may be shorter.
 fn chunks(rows: usize, length: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
     (0..rows.div_ceil(length)).map(move |chunk| chunk * length..((chunk + 1) * length).min(rows))
-}
-
-fn joined<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {
-    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) }
-}
-
-/// The tensor as a leaf of a new tape.
-fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    tensor.autodiff().require_grad()
-}
-
-/// Adds what a tape holds for a leaf, if it took part.
-fn take_gradient(leaf: &Tensor<2>, tape: &mut Gradients, sum: &mut Tensor<2>) {
-    if let Some(gradient) = leaf.grad_remove(tape) {
-        add_in_place(sum, |sum| sum + gradient);
-    }
-}
-
-fn take_block_gradients(leaves: &Block<Tensor<2>>, tape: &mut Gradients, gradients: &mut Block<Tensor<2>>) {
-    let mut sums = Vec::new();
-    gradients.for_each_mut(&mut |_, sum| sums.push(sum));
-    let mut sums = sums.into_iter();
-    leaves.for_each(&mut |_, leaf| {
-        let sum = sums.next().expect("gradients have the form of the weights");
-        take_gradient(leaf, tape, sum);
-    });
-}
-
-/// Changes a tensor while nothing else holds it, so that the backend can work in place.
-fn add_in_place<const D: usize>(tensor: &mut Tensor<D>, change: impl FnOnce(Tensor<D>) -> Tensor<D>) {
-    let empty = Tensor::empty([0; D], &tensor.device());
-    let owned = std::mem::replace(tensor, empty);
-    *tensor = change(owned);
 }
 
 #[cfg(test)]
