@@ -197,9 +197,7 @@ impl Attention {
         dy: &mut [f32],
         dweight: &mut [f32],
     ) {
-        if let Some(norm) = &self.output_norm {
-            Join::backward(norm, self.join(weights), mixed, dy, dweight);
-        }
+        self.join(weights).backward(mixed, dy, dweight);
     }
 
     /// From the gradient of the output projection's result to that of what attention gives.

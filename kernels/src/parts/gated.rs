@@ -106,10 +106,10 @@ impl Gated {
         dy: &mut [f32],
         dweight: &mut [f32],
     ) {
-        if let Some(norm) = &self.output_norm {
+        if self.output_norm.is_some() {
             active.copy_from_slice(from.gate);
             forward_in_place(active, from.up, self.activation);
-            Join::backward(norm, self.join(weights), active, dy, dweight);
+            self.join(weights).backward(active, dy, dweight);
         }
     }
 

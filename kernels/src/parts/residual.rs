@@ -31,10 +31,13 @@ impl Join<'_> {
         add_columns(x, &y);
     }
 
-    /// From the gradient of the residual stream to that of the projection's result, where a norm is between them.
-    pub(crate) fn backward(norm: &Norm, join: Join<'_>, left: &[f32], dy: &mut [f32], dweight: &mut [f32]) {
-        let rows = dy.len() / join.linear.outputs();
-        norm.backward(&join.projected(rows, left), dy, dweight);
+    /// From the gradient of the residual stream to that of the projection's result, in place: through the norm, if
+    /// there is one, to the gradient of whose weight is added.
+    pub(crate) fn backward(self, left: &[f32], dy: &mut [f32], dweight: &mut [f32]) {
+        if let Some(norm) = self.norm {
+            let rows = dy.len() / self.linear.outputs();
+            norm.backward(&self.projected(rows, left), dy, dweight);
+        }
     }
 
     /// `left W^T + bias`.

@@ -1,6 +1,7 @@
 //! Reading and writing `config.json`.
 
 use super::*;
+use crate::model::spec::NormSpec;
 
 const PATH: &str = "models/x/config.json";
 
@@ -275,4 +276,65 @@ fn shapes_follow_the_config() {
     );
     assert_eq!((block.gate, block.down, block.query_norm), ([48, 32], [32, 48], None));
     assert_eq!((shapes.embedding, shapes.head, shapes.final_norm), ([60, 32], Some([60, 32]), [1, 32]));
+}
+
+fn gemma() -> Value {
+    json!({
+        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "hidden_size": 36,
+        "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "intermediate_size": 48, "vocab_size": 60, "max_position_embeddings": 128, "sliding_window": 16,
+        "query_pre_attn_scalar": 64, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    })
+}
+
+#[test]
+fn a_gemma_has_norms_around_its_halves_and_windows_in_most_layers() {
+    let config = read(&gemma()).unwrap();
+    let norm = NormSpec { eps: 1e-6, offset: 1.0 };
+    let block = &config.spec.block;
+    assert_eq!(block.norms().map(|(_, norm)| norm).collect::<Vec<_>>(), [norm; 5]);
+    assert_eq!((config.spec.embedding_scale, block.attention_scale), (Some(6.0), Some(0.125)));
+    assert_eq!((config.tied, config.eos_ids.as_slice(), config.bos_id), (true, &[1][..], Some(2)));
+    // Every sixth layer sees everything, with the other base and its scaling.
+    let windows: Vec<_> = (0..7).map(|layer| config.spec.attention_of(layer).window).collect();
+    let slides = Some(16);
+    assert_eq!(windows, [slides, slides, slides, slides, slides, None, slides]);
+    let local = Rope { theta: 1e4, scaling: RopeScaling::Default };
+    let scaling = RopeScaling::Linear { factor: 8.0, original_max_positions: None };
+    assert_eq!(config.spec.ropes(), [&local, &Rope { theta: 1e6, scaling }]);
+    assert_eq!([0, 5, 6].map(|layer| config.spec.rope_of(layer)), [0, 1, 0]);
+    // The stated length is the stretched one.
+    assert_eq!((config.max_positions, config.own_positions()), (128, 128));
+}
+
+#[test]
+fn a_gemma_is_written_in_both_dialects() {
+    let config = read(&gemma()).unwrap();
+    let written = config.to_json();
+    // transformers 5 takes a whole number only as such.
+    assert_eq!(written["query_pre_attn_scalar"], json!(64));
+    assert_eq!(written.get("hidden_act"), None);
+    assert_eq!(read(&written).unwrap(), config);
+    let five = ["rope_theta", "rope_local_base_freq", "rope_scaling"];
+    assert_eq!(read(&five.iter().fold(written.clone(), |value, key| without(value, key))).unwrap(), config);
+    assert_eq!(read(&without(written, "rope_parameters")).unwrap(), config);
+}
+
+#[test]
+fn what_no_gemma_here_computes_is_refused_by_key() {
+    let cases = [
+        ("final_logit_softcapping", json!(30.0)),
+        ("attn_logit_softcapping", json!(50.0)),
+        ("use_bidirectional_attention", json!(true)),
+        ("hidden_activation", json!("gelu")),
+        ("query_pre_attn_scalar", json!(0)),
+        ("sliding_window", json!(0)),
+        ("layer_types", json!(["full_attention"])),
+        ("layer_types", json!(vec!["chunked_attention"; 7])),
+    ];
+    for (key, wrong) in cases {
+        let message = refused(&with(gemma(), json!({key: wrong})));
+        assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
+    }
 }

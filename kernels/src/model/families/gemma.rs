@@ -147,13 +147,18 @@ fn write(config: &DecoderConfig, value: &mut Value) {
     value["rope_parameters"] = Value::Object(parameters.collect::<Map<_, _>>());
     value["layer_types"] = json!(types);
     value["attention_bias"] = json!(config.spec.block.qkv_bias);
-    // The square of an inverse root is off by its roundings; no file has more than nine digits.
-    let scalar = config.spec.block.attention_scale.map(|scale| (1e9 / (scale * scale)).round() / 1e9);
-    value["query_pre_attn_scalar"] = json!(scalar);
+    value["query_pre_attn_scalar"] = config.spec.block.attention_scale.map_or(Value::Null, scalar_of);
     value["hidden_activation"] = json!(Activation::GeluTanh.word());
     if let Some(map) = value.as_object_mut() {
         map.remove("hidden_act");
     }
+}
+
+/// The number whose inverse root is a scale: transformers takes whole ones only as such.
+fn scalar_of(scale: f64) -> Value {
+    // The square of an inverse root is off by its roundings; no file has more than nine digits behind the point.
+    let scalar = (1e9 / (scale * scale)).round() / 1e9;
+    if scalar.fract() == 0.0 { json!(scalar as u64) } else { json!(scalar) }
 }
 
 fn supports(found: &ModelSpec) -> bool {

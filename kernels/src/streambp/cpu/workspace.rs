@@ -42,17 +42,17 @@ pub(super) struct Workspace {
 }
 
 /// The workspace of the last pass that has ended, for the next one.
-static LEFT: Mutex<Option<Box<Workspace>>> = Mutex::new(None);
+static LAST: Mutex<Option<Box<Workspace>>> = Mutex::new(None);
 
 impl Workspace {
     /// What the last pass has left, unless another one has it now.
     pub(super) fn of_last_pass() -> Box<Self> {
-        LEFT.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+        LAST.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
     /// Ends a pass.
     pub(super) fn leave(self: Box<Self>) {
-        let before = LEFT.lock().unwrap_or_else(PoisonError::into_inner).replace(self);
+        let before = LAST.lock().unwrap_or_else(PoisonError::into_inner).replace(self);
         drop(before);
     }
 }
