@@ -8,8 +8,9 @@ use serde_json::Value;
 use crate::binary::{metrics, success};
 
 fn peak_bytes(path: &str) -> f64 {
-    let said =
-        success(&["bench", "streambp", "--tokens", "2048", "--paths", path, "--repeats", "1", "--json"]);
+    // What is kept for speed is not what a chunked step needs.
+    let arguments = ["bench", "streambp", "--tokens", "2048", "--activations-kept-mib", "0", "--paths", path];
+    let said = success(&[&arguments[..], &["--repeats", "1", "--json"]].concat());
     let row: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(row["path"], path);
     row["peak_bytes"].as_f64().unwrap()
@@ -17,7 +18,7 @@ fn peak_bytes(path: &str) -> f64 {
 
 #[test]
 fn the_chunked_step_needs_a_third_of_the_memory() {
-    let (whole, streamed) = (peak_bytes("unchunked"), peak_bytes("streambp"));
+    let (whole, streamed) = (peak_bytes("whole"), peak_bytes("streambp"));
     assert!(streamed * 3.0 <= whole, "{streamed} bytes streamed, {whole} whole");
 }
 

@@ -66,7 +66,7 @@ fn replay_dir() -> PathBuf {
 
 impl Case {
     fn learner_config(&self, constants: &Constants, cut: (usize, bool, usize, usize)) -> LearnerConfig {
-        let (batch_tokens_max, enabled, layer_chunk_tokens, head_chunk_tokens) = cut;
+        let (batch_tokens_max, streambp, layer_chunk_tokens, head_chunk_tokens) = cut;
         let mut advantage = json!({"kind": self.advantage});
         if self.advantage == "grpo_lambda" {
             advantage["lambda"] = json!(constants.lambda);
@@ -77,14 +77,18 @@ impl Case {
             Some(cap) => json!({"kind": "tis", "cap": cap}),
             None => json!({"kind": "none"}),
         };
+        let gradients = match streambp {
+            true => json!({"kind": "streambp", "layer_chunk_tokens": layer_chunk_tokens,
+                           "head_chunk_tokens": head_chunk_tokens}),
+            false => json!({"kind": "whole"}),
+        };
         let config = json!({
             "groups_per_step": 5, "batch_tokens_max": batch_tokens_max,
             "dynamic_sampling": self.dynamic_sampling, "advantage": advantage,
             "importance": {"kind": self.importance}, "mismatch": mismatch, "clip": constants.clip,
             "mpt": {"enabled": self.mpt, "tau": constants.tau, "sigma": self.sigma,
                     "positive": self.positive, "scope": self.scope},
-            "streambp": {"enabled": enabled, "layer_chunk_tokens": layer_chunk_tokens,
-                         "head_chunk_tokens": head_chunk_tokens},
+            "gradients": gradients,
             "kl": {"enabled": self.kl, "coefficient": constants.kl, "estimator": self.estimator,
                    "reference": replay_dir().join("reference")},
         });
