@@ -189,7 +189,7 @@ impl<'a> Selection<'a> {
         let behind = |of: u64| version as f64 - of as f64;
         let count = completions().count() as f64;
         let spans = || completions().map(|completion| completion.version_count() as f64);
-        let segments = || completions().map(|completion| completion.segments.len() as f64);
+        let segments = || completions().map(|completion| completion.segment_count() as f64);
         OffPolicyReport {
             spans: spread(spans()),
             staleness: spread(completions().map(|completion| behind(completion.newest_version()))),
@@ -309,6 +309,15 @@ fn check_group(step: u64, group: &Group, vocabulary: usize) -> Result<(), Learne
         let Completion { prompt, .. } = &scored.completion;
         if prompt.tokens.is_empty() || scored.completion.token_count() == 0 {
             return fail(format!("completion {member} needs a prompt token and a completion token at least"));
+        }
+        if scored.completion.contexts.len() != 1
+            || scored.completion.contexts[0].drawn_ranges().first()
+                != Some(&(prompt.tokens.len()..scored.completion.contexts[0].token_count()))
+        {
+            return fail(format!(
+                "completion {member} has given tokens behind its prompt, and a batch has one prompt and one answer to it \
+                 in a sequence"
+            ));
         }
         let ids = prompt.tokens.iter().copied().chain(scored.completion.tokens().map(|token| token.id));
         let largest = ids.max().unwrap_or(0);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use trajectory::{Finish, FinishedGroup, OutputLimits, Prompt, Trajectory};
 
 use crate::config::RolloutConfig;
 use crate::decoding::{Begun, CacheUpdate, Decoding, EndedSegment, Step};
@@ -14,15 +15,13 @@ use crate::faults::{self, Point};
 use crate::generator::Generator;
 use crate::intake::Intake;
 use crate::ledger::{ActorState, SlotState, WaitingState};
+use crate::modes::RolloutMode;
 use crate::prompt::PromptSource;
 use crate::pulse::Pulses;
 use crate::scheduler::{FinishedContexts, Room, Scheduler};
 use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
 use crate::weights::{Versioned, WeightsCell};
-use trajectory::FinishedGroup;
-use trajectory::Prompt;
-use trajectory::{Finish, OutputLimits, Trajectory};
 
 /// What all actors of a run share.
 pub struct ActorContext<W> {
@@ -38,6 +37,8 @@ pub struct ActorContext<W> {
     pub weights: Arc<WeightsCell<W>>,
     /// The groups that may be started.
     pub intake: Arc<Intake>,
+    /// What follows the end of a turn.
+    pub mode: Arc<dyn RolloutMode>,
     /// What each thread is doing.
     pub pulses: Pulses,
 }
@@ -69,8 +70,10 @@ impl<G: Generator> Actor<G> {
     pub fn new(context: Arc<ActorContext<G::Weights>>, number: usize, generator: G) -> Self {
         let slots = generator.slots().min(context.config.slots_per_actor());
         let group_size = context.config.group_size;
-        let mut scheduler =
-            Scheduler::new(slots, OutputLimits::from(&context.config)).with_priority(context.config.priority);
+        let mut scheduler = Scheduler::new(slots, OutputLimits::from(&context.config))
+            .with_priority(context.config.priority)
+            .with_mode(Arc::clone(&context.mode))
+            .of_actor(number as u32);
         if let Some(tokens) = context.config.kv_cache_tokens_per_actor() {
             let room = Room::of_tokens(tokens, generator.cache_block_tokens());
             scheduler = scheduler.bounded(room, group_size);
@@ -101,7 +104,8 @@ impl<G: Generator> Actor<G> {
         let mut actor = Self::new(Arc::clone(context), number, generator);
         actor.report = Arc::clone(report);
         lock(report).restarts += 1;
-        let taken_up = TakenUp::of_groups(&context.intake.groups_of(number), context)?;
+        let mut taken_up = TakenUp::of_groups(&context.intake.groups_of(number), context)?;
+        taken_up.decode_steps = lock(report).decode_steps;
         actor.restore(taken_up, |_| None)?;
         Ok(actor)
     }
@@ -131,6 +135,9 @@ impl<G: Generator> Actor<G> {
         // Slots under different versions are decoded each under its own weights.
         let versions: BTreeSet<u64> = self.decoding.weights().map(|weights| weights.version).collect();
         let step = self.decoding.step(self.context.scorer.ends())?;
+        for &slot in &step.turns_ended {
+            self.check_room(self.decoding.scheduler.on(slot))?;
+        }
         let decoded = step.tokens > 0;
         let mut report = lock(&self.report);
         report.count_begun(&begun);
@@ -168,19 +175,20 @@ impl<G: Generator> Actor<G> {
         while self.decoding.scheduler.is_hungry() {
             let Some(group) = self.context.intake.admit(version) else { break };
             let prompt = Arc::new(self.context.prompts.prompt(group)?);
-            self.check_room(&prompt)?;
+            self.check_room(&Trajectory::new(Arc::clone(&prompt), group, 0))?;
             self.context.intake.assign(&prompt, group, (self.number, group_size));
             self.decoding.scheduler.admit(members(prompt, group, group_size));
         }
         Ok(())
     }
 
-    /// Refuses a prompt whose longest answer could never be decoded.
-    fn check_room(&self, prompt: &Prompt) -> Result<(), RolloutError> {
-        let (tokens, limit) = (prompt.tokens.len(), self.context.config.output_tokens_max);
+    /// Refuses a context that with the rest of the output could never be decoded.
+    fn check_room(&self, trajectory: &Trajectory) -> Result<(), RolloutError> {
+        let tokens = trajectory.context_tokens();
+        let limit = self.context.config.output_tokens_max - trajectory.token_count();
         match self.decoding.scheduler.room() {
             Some(room) if !room.holds(tokens + limit) => Err(RolloutError::Prompt {
-                prompt: prompt.id.clone(),
+                prompt: trajectory.prompt.id.clone(),
                 reason: format!(
                     "its {tokens} tokens and an output of {limit} have no room in an actor's part of \
                      rollout.kv_cache_tokens_max, which is {} blocks of {} tokens",
@@ -197,13 +205,18 @@ impl<G: Generator> Actor<G> {
         let slots = scheduler.slots().enumerate().map(|(slot, trajectory)| {
             let trajectory = trajectory?;
             let Trajectory { group, member, .. } = *trajectory;
-            let open = trajectory.segments.last().filter(|_| scheduler.is_inside(slot)).cloned();
+            let open = trajectory.last_segment().filter(|_| scheduler.is_inside(slot)).cloned();
             Some(SlotState { group, member, open })
         });
         let waiting = scheduler.waiting().zip(scheduler.steps_waited()).map(|(trajectory, steps)| {
             WaitingState { group: trajectory.group, member: trajectory.member, steps }
         });
-        ActorState { slots: slots.collect(), waiting: waiting.collect(), finished: scheduler.finished() }
+        ActorState {
+            slots: slots.collect(),
+            waiting: waiting.collect(),
+            finished: scheduler.finished(),
+            decode_steps: scheduler.steps(),
+        }
     }
 
     /// The weights that open segments are drawn with.
@@ -230,10 +243,10 @@ impl<G: Generator> Actor<G> {
     ) -> Result<(), RolloutError> {
         // The part of an actor may be smaller than in the run's earlier life.
         for OnSlot { trajectory, .. } in &taken_up.slots {
-            self.check_room(&trajectory.prompt)?;
+            self.check_room(trajectory)?;
         }
         for OnSlot { slot, trajectory, inside } in taken_up.slots {
-            let open = trajectory.segments.last().filter(|_| inside);
+            let open = trajectory.last_segment().filter(|_| inside);
             let Some(version) = open.map(|segment| segment.version) else {
                 self.decoding.scheduler.restore(slot, trajectory, false);
                 continue;
@@ -243,7 +256,7 @@ impl<G: Generator> Actor<G> {
             self.decoding.restore(slot, trajectory, (weights, recalled))?;
         }
         self.decoding.scheduler.wait(taken_up.waiting);
-        self.decoding.scheduler.restore_finished(taken_up.finished);
+        self.decoding.scheduler.restore_counts(taken_up.finished, taken_up.decode_steps);
         for ended in taken_up.ended {
             self.ready.extend(self.unfinished.add(ended));
         }
@@ -273,8 +286,8 @@ impl<G: Generator> Actor<G> {
 
 /// The tokens of the contexts that the tokens of the last segment were drawn after, in sum.
 fn last_contexts(trajectory: &Trajectory) -> u64 {
-    let tokens = trajectory.segments.last().map_or(0, |segment| segment.tokens.len());
-    let before = trajectory.prompt.tokens.len() + trajectory.token_count() - tokens;
+    let tokens = trajectory.last_segment().map_or(0, |segment| segment.tokens.len());
+    let before = trajectory.tokens_before_last_segment();
     (tokens * before + tokens * tokens.saturating_sub(1) / 2) as u64
 }
 
@@ -287,6 +300,8 @@ pub(crate) struct TakenUp {
     pub(crate) waiting: Vec<(Trajectory, u64)>,
     /// How long contexts got that ended before.
     pub(crate) finished: FinishedContexts,
+    /// The actor's decode steps until then.
+    pub(crate) decode_steps: u64,
     /// Those that have ended.
     pub(crate) ended: Vec<(Trajectory, Finish)>,
 }
@@ -499,12 +514,12 @@ impl ActorReport {
     }
 
     fn count_finished(&mut self, trajectory: &Trajectory, finish: Finish) {
-        let segments = &trajectory.segments;
         // Versions never fall, so each change is a new one.
-        let versions = 1 + segments.windows(2).filter(|pair| pair[0].version != pair[1].version).count();
+        let changes = trajectory.segments().zip(trajectory.segments().skip(1));
+        let versions = 1 + changes.filter(|(before, after)| before.version != after.version).count();
         self.completions += 1;
         self.completions_truncated += u64::from(finish == Finish::Length);
-        *self.completions_by_segments.entry(segments.len()).or_default() += 1;
+        *self.completions_by_segments.entry(trajectory.segment_count()).or_default() += 1;
         *self.completions_by_versions.entry(versions).or_default() += 1;
     }
 }
@@ -516,10 +531,11 @@ mod tests {
     use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
+    use trajectory::random::trajectory_key;
+    use trajectory::{Finish, Token};
+
     use crate::config::OnUpdate;
     use crate::testing::{Script, context, rollout_config};
-    use trajectory::Finish;
-    use trajectory::random::trajectory_key;
 
     const GROUP_SIZE: usize = 3;
 
@@ -778,10 +794,10 @@ mod tests {
                 prop_assert_eq!(group.members.len(), GROUP_SIZE);
                 for (ended, _) in &group.members {
                     let drawn = script.drawn_for(ended.group, ended.member);
-                    let kept = ended.segments.iter().flat_map(|segment| segment.tokens.iter().copied());
+                    let kept = ended.segments().flat_map(|segment| segment.tokens.iter().copied());
                     prop_assert_eq!(kept.collect::<Vec<_>>(), drawn);
                     let versions = script.versions_drawn(ended.group, ended.member);
-                    let kept = ended.segments.iter().flat_map(|s| s.tokens.iter().map(|_| s.version));
+                    let kept = ended.segments().flat_map(|s| s.tokens.iter().map(|_| s.version));
                     prop_assert_eq!(kept.collect::<Vec<_>>(), versions);
                 }
             }
@@ -803,7 +819,7 @@ mod tests {
             }
             groups.sort_by_key(|group| group.id);
             let members = groups.into_iter().take(20).flat_map(|group| group.members);
-            members.map(|(ended, finish)| (ended.context(), finish)).collect::<Vec<_>>()
+            members.map(|(ended, finish)| (ended.context_ids(), finish)).collect::<Vec<_>>()
         };
         let whole = run(2, 12, &[]);
         // The letters `cab` and `dd`, in ids.
@@ -834,8 +850,12 @@ mod tests {
                 groups.extend(actor.advance().expect("no failure").groups);
             }
             groups.sort_by_key(|group| group.id);
+            // Where and when it was drawn differs.
+            type Drawn = Vec<(u64, Vec<Token>)>;
+            let tokens: fn(&Trajectory) -> Drawn =
+                |ended| ended.segments().map(|segment| (segment.version, segment.tokens.clone())).collect();
             let drawn = |group: FinishedGroup| {
-                group.members.into_iter().map(|(ended, finish)| (ended.segments, finish))
+                group.members.into_iter().map(move |(ended, finish)| (tokens(&ended), finish))
             };
             groups.into_iter().map(|group| (group.id, drawn(group).collect())).collect::<Vec<(u64, Vec<_>)>>()
         };

@@ -2,14 +2,15 @@
 //! them, and ended trajectories leave. Shared by the actors and by evaluation; knows no rewards and no
 //! queue.
 
+use trajectory::random::trajectory_key;
+use trajectory::{Finish, Segment, Trajectory};
+
 use crate::config::OnUpdate;
 use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 use crate::scheduler::{Outcome, Scheduler};
 use crate::weights::Versioned;
-use trajectory::random::trajectory_key;
-use trajectory::{Finish, Segment, Trajectory};
 
 /// A decoder's slots with the trajectories on them.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub(crate) struct Step {
     pub(crate) blocks: (usize, usize),
     /// Tokens of contexts that caches were filled with.
     pub(crate) prefilled: PrefilledTokens,
+    /// The slots whose trajectories go on behind tokens that were given.
+    pub(crate) turns_ended: Vec<usize>,
 }
 
 /// The end of a segment.
@@ -122,7 +125,7 @@ impl<G: Generator> Decoding<G> {
             if !self.scheduler.is_inside(slot) {
                 continue;
             }
-            let open = self.scheduler.on(slot).segments.last().expect("it is inside a segment");
+            let open = self.scheduler.on(slot).last_segment().expect("it is inside a segment");
             let ends = match &self.slots[slot].recalled {
                 Some((segment, given)) => *given == segment.tokens.len(),
                 None => open.version < oldest && !open.tokens.is_empty(),
@@ -185,7 +188,7 @@ impl<G: Generator> Decoding<G> {
     /// What a segment of this version does to the cache of the trajectory.
     fn update(&self, trajectory: &Trajectory, version: u64, context_tokens: u64) -> Option<CacheUpdate> {
         let (on_update, segment_tokens_max) = self.on_update;
-        trajectory.segments.last().filter(|before| before.version != version)?;
+        trajectory.last_segment().filter(|before| before.version != version)?;
         let rebuilt = on_update.rebuilds(context_tokens, segment_tokens_max);
         Some(if rebuilt { CacheUpdate::Rebuilt } else { CacheUpdate::Kept })
     }
@@ -197,7 +200,7 @@ impl<G: Generator> Decoding<G> {
         trajectory: Trajectory,
         (weights, recalled): (Versioned<G::Weights>, Option<Segment>),
     ) -> Result<(), RolloutError> {
-        let given = trajectory.segments.last().map_or(0, |segment| segment.tokens.len());
+        let given = trajectory.last_segment().map_or(0, |segment| segment.tokens.len());
         self.scheduler.restore(slot, trajectory, true);
         match recalled {
             Some(segment) => self.replay(slot, segment, given),
@@ -246,7 +249,8 @@ impl<G: Generator> Decoding<G> {
         let slots: Vec<usize> = drawn.iter().map(|drawn| drawn.slot).collect();
         assert_eq!(slots, decoding, "a generator draws one token for each slot that decodes");
         let (tokens, blocks) = (slots.len() as u64, self.scheduler.blocks_in_use());
-        let mut step = Step { tokens, blocks, prefilled: self.generator.take_prefilled(), ended: Vec::new() };
+        let prefilled = self.generator.take_prefilled();
+        let mut step = Step { tokens, blocks, prefilled, ..Step::default() };
         for drawn in drawn {
             let token = drawn.token;
             let end = ends.finish_of(self.scheduler.on(drawn.slot), token.id);
@@ -261,11 +265,17 @@ impl<G: Generator> Decoding<G> {
                     self.forget(slot);
                     Some((checked(trajectory)?, finish))
                 }
-                _ => None,
+                Outcome::TurnEnded => {
+                    // The next segment fills the cache from what the policy sees then.
+                    self.forget(slot);
+                    step.turns_ended.push(slot);
+                    None
+                }
+                Outcome::Inside | Outcome::SegmentEnded => None,
             };
             let trajectory =
                 finished.as_ref().map_or_else(|| self.scheduler.on(slot), |(trajectory, _)| trajectory);
-            let tokens = trajectory.segments.last().map_or(0, |segment| segment.tokens.len());
+            let tokens = trajectory.last_segment().map_or(0, |segment| segment.tokens.len());
             step.ended.push(EndedSegment { slot, tokens, finished, recalled });
         }
         Ok(step)
@@ -295,8 +305,10 @@ impl<G: Generator> Decoding<G> {
 
 /// Refuses log-probs that no distribution has, before they can reach a loss.
 fn checked(trajectory: Trajectory) -> Result<Trajectory, RolloutError> {
-    let tokens = trajectory.segments.iter().flat_map(|segment| &segment.tokens);
-    match tokens.map(|token| token.logprob).find(|logprob| !logprob.is_finite()) {
+    let mut logprobs = trajectory.segments().flat_map(|segment| &segment.tokens).map(|token| token.logprob);
+    let not_finite = logprobs.find(|logprob| !logprob.is_finite());
+    drop(logprobs);
+    match not_finite {
         None => Ok(trajectory),
         Some(logprob) => Err(RolloutError::NotFinite {
             what: "the log-prob of a drawn token",

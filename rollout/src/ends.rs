@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use trajectory::{EndedText, Finish, StopReason, Trajectory};
+
 use crate::config::StopConfig;
 use crate::error::RolloutError;
 use crate::stop_strings::StopStrings;
 use crate::text::Text;
-use trajectory::{EndedText, Finish, StopReason, Trajectory};
 
 /// The ends of outputs for one tokenizer.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Ends {
 
     /// The same for the next token of a trajectory.
     pub(crate) fn finish_of(&self, trajectory: &Trajectory, id: u32) -> Option<Finish> {
-        self.finish(trajectory.ids_backwards(), trajectory.token_count(), id)
+        self.finish(trajectory.context().ids().rev(), trajectory.token_count(), id)
     }
 
     /// The text of an output that has ended. An end of output and a stop token id are not text.

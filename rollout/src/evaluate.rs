@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
+use trajectory::{Group, OutputLimits, Prompt};
+
 use crate::actor::{UnfinishedGroups, members};
 use crate::decoding::Decoding;
 use crate::error::RolloutError;
 use crate::generator::Generator;
+use crate::modes::RolloutMode;
 use crate::pulse::Pulse;
 use crate::scheduler::Scheduler;
 use crate::scorer::{Scored, Scorer};
 use crate::weights::Versioned;
-use trajectory::Group;
-use trajectory::OutputLimits;
-use trajectory::Prompt;
 
 /// How prompts are answered in an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,17 +26,29 @@ pub struct EvaluationPlan {
     pub seed: u64,
 }
 
+/// What an evaluation shares with the rest of a run.
+#[derive(Clone, Copy)]
+pub struct EvaluationParts<'a> {
+    /// Decodes and scores the answers.
+    pub scorer: &'a Scorer,
+    /// What follows the end of a turn.
+    pub mode: &'a Arc<dyn RolloutMode>,
+    /// Beats with every decode step.
+    pub pulse: &'a Pulse,
+}
+
 /// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their
 /// indices, which differ from each other. A group that a verifier leaves out is missing, which the log says.
-/// All slots of the generator must be free, and are free again afterwards. `pulse` beats with every decode step.
+/// All slots of the generator must be free, and are free again afterwards.
 pub fn evaluate<G: Generator>(
     generator: &mut G,
     weights: &Versioned<G::Weights>,
     prompts: &[Arc<Prompt>],
     plan: &EvaluationPlan,
-    (scorer, pulse): (&Scorer, &Pulse),
+    parts: EvaluationParts<'_>,
 ) -> Result<Vec<Group>, RolloutError> {
-    let mut scheduler = Scheduler::new(generator.slots(), plan.limits);
+    let mode = Arc::clone(parts.mode);
+    let mut scheduler = Scheduler::new(generator.slots(), plan.limits).with_mode(mode);
     for prompt in prompts {
         scheduler.admit(members(prompt.clone(), prompt.index, plan.group_size));
     }
@@ -45,17 +57,17 @@ pub fn evaluate<G: Generator>(
     let mut finished = Vec::new();
     loop {
         decoding.begin_segments(|| weights.clone(), |_, _| None)?;
-        let step = decoding.step(scorer.ends())?;
+        let step = decoding.step(parts.scorer.ends())?;
         if step.tokens == 0 {
             break;
         }
-        pulse.beat();
+        parts.pulse.beat();
         finished.extend(step.finished().filter_map(|ended| unfinished.add(ended)));
     }
     finished.sort_by_cached_key(|group| prompts.iter().position(|prompt| prompt.index == group.id));
     assert_eq!(finished.len(), prompts.len(), "every prompt has its own index and got its answers");
     // All at once: a verifier that waits for somebody else overlaps its waiting over the whole evaluation.
-    let scored = scorer.score(finished)?.into_iter();
+    let scored = parts.scorer.score(finished)?.into_iter();
     Ok(scored
         .filter_map(|scored| match scored {
             Scored::Group(group) => Some(group),
@@ -70,6 +82,7 @@ pub fn evaluate<G: Generator>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::modes::Single;
     use crate::testing::{Script, letters, prompt, text};
 
     #[test]
@@ -80,8 +93,9 @@ mod tests {
         let limits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 };
         let plan = EvaluationPlan { limits, group_size: 2, seed: 1 };
         let scorer = Scorer::new(text(), letters());
-        let groups = evaluate(&mut script, &weights, &prompts, &plan, (&scorer, &Pulse::default()))
-            .expect("no failure");
+        let (mode, pulse): (Arc<dyn RolloutMode>, _) = (Arc::new(Single), Pulse::default());
+        let parts = EvaluationParts { scorer: &scorer, mode: &mode, pulse: &pulse };
+        let groups = evaluate(&mut script, &weights, &prompts, &plan, parts).expect("no failure");
         assert_eq!(groups.iter().map(|group| group.id).collect::<Vec<_>>(), [7, 2, 5, 0]);
         for group in &groups {
             assert_eq!(group.oldest_version(), 4);
@@ -92,10 +106,6 @@ mod tests {
             }
         }
         // The slots are free again: a second evaluation gives the same.
-        assert_eq!(
-            evaluate(&mut script, &weights, &prompts, &plan, (&scorer, &Pulse::default()))
-                .expect("no failure"),
-            groups
-        );
+        assert_eq!(evaluate(&mut script, &weights, &prompts, &plan, parts).expect("no failure"), groups);
     }
 }

@@ -2,10 +2,10 @@
 //! it with the real decoder, tests with a script. One word on exactness: token `i` of a trajectory is drawn
 //! with the random number (key, `i`), so slots, threads and neighbours change nothing.
 
+use trajectory::{Prompt, Token, Trajectory};
+
 use crate::error::GeneratorError;
 use crate::weights::Versioned;
-use trajectory::Prompt;
-use trajectory::{Token, Trajectory};
 
 /// A batch of decoding slots.
 pub trait Generator {
@@ -82,9 +82,9 @@ pub struct SegmentRequest<'a> {
 }
 
 impl SegmentRequest<'_> {
-    /// All ids before the segment: the prompt's and those drawn so far.
+    /// All ids that the segment follows: the prompt's, those drawn so far and those given between.
     pub fn context(&self) -> Vec<u32> {
-        self.trajectory.context()
+        self.trajectory.context_ids()
     }
 
     /// The place of the next token in the output: the index of its random number.
@@ -94,7 +94,7 @@ impl SegmentRequest<'_> {
 
     /// The version of the segment before, whose cache the slot holds; `None` where it holds none.
     pub fn version_before(&self) -> Option<u64> {
-        self.trajectory.segments.last().filter(|_| self.cached).map(|segment| segment.version)
+        self.trajectory.last_segment().filter(|_| self.cached).map(|segment| segment.version)
     }
 }
 

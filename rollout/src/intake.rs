@@ -5,15 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use trajectory::{Finish, Group, Prompt, Segment, Trajectory};
 
 use crate::journal::Journal;
 use crate::ledger::{GroupState, MemberState, RolloutState};
 use crate::scheduler::Pacing;
 use crate::sync::{Mutex, lock};
 use crate::weights::Bell;
-use trajectory::Group;
-use trajectory::Prompt;
-use trajectory::{Finish, Segment, Trajectory};
 
 /// The groups that may be started, one number at a time, and those that were.
 #[derive(Debug)]

@@ -12,10 +12,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use trajectory::{Finish, Segment, Trajectory};
 
 use crate::error::RolloutError;
 use crate::faults;
-use trajectory::{Finish, Segment, Trajectory};
 
 /// One segment with its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,16 @@ pub(crate) struct Entry {
     pub finish: Option<Finish>,
     /// The version and the tokens.
     pub segment: Segment,
+}
+
+/// An [`Entry`] that is written and not kept, so that no token is copied for it.
+#[derive(Serialize)]
+struct EntryRef<'a> {
+    group: u64,
+    member: u32,
+    index: u32,
+    finish: Option<Finish>,
+    segment: &'a Segment,
 }
 
 /// Journals of one run: a file for the time after each checkpoint, named by the checkpoint's step.
@@ -75,13 +85,12 @@ impl Journal {
     /// journal lacks.
     pub(crate) fn append(&mut self, trajectory: &Trajectory, finish: Option<Finish>) {
         let Some((path, file)) = &mut self.file else { return };
-        let index = trajectory.segments.len() - 1;
-        let entry = Entry {
+        let entry = EntryRef {
             group: trajectory.group,
             member: trajectory.member,
-            index: index as u32,
+            index: trajectory.segment_count() as u32 - 1,
             finish,
-            segment: trajectory.segments[index].clone(),
+            segment: trajectory.last_segment().expect("a segment has ended"),
         };
         let written = faults::pass(faults::Point::Journal).and_then(|()| file.write_all(&record(&entry)));
         if let Err(error) = written {
@@ -96,8 +105,8 @@ impl Journal {
     /// The segment that comes next in a trajectory, if an earlier life of the run has drawn it under weights
     /// that are not newer than `newest`.
     pub(crate) fn recall(&mut self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
-        let key = (trajectory.group, trajectory.member, trajectory.segments.len() as u32);
-        let oldest = trajectory.segments.last().map_or(0, |segment| segment.version);
+        let key = (trajectory.group, trajectory.member, trajectory.segment_count() as u32);
+        let oldest = trajectory.last_segment().map_or(0, |segment| segment.version);
         let segment = self.recalled.remove(&key)?;
         let fits = (oldest..=newest.min(self.trusted_version)).contains(&segment.version);
         fits.then_some(segment)
@@ -105,8 +114,8 @@ impl Journal {
 
     /// The rest of a trajectory's open segment, if an earlier life of the run has drawn it.
     pub(crate) fn recall_open(&mut self, trajectory: &Trajectory) -> Option<Segment> {
-        let open = trajectory.segments.last()?;
-        let key = (trajectory.group, trajectory.member, trajectory.segments.len() as u32 - 1);
+        let open = trajectory.last_segment()?;
+        let key = (trajectory.group, trajectory.member, trajectory.segment_count() as u32 - 1);
         let segment = self.recalled.remove(&key)?;
         let fits = segment.version == open.version && segment.tokens.starts_with(&open.tokens);
         fits.then_some(segment)
@@ -166,7 +175,7 @@ fn journals(folder: &Path) -> Result<Vec<(u64, PathBuf)>, RolloutError> {
     Ok(found)
 }
 
-fn record(entry: &Entry) -> Vec<u8> {
+fn record(entry: &EntryRef<'_>) -> Vec<u8> {
     let body = postcard::to_stdvec(entry).expect("plain values in memory can be written");
     let mut record = Vec::with_capacity(8 + body.len());
     record.extend((body.len() as u32).to_le_bytes());
@@ -209,8 +218,9 @@ mod tests {
     use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, proptest};
 
     use super::*;
-    use crate::testing::prompt;
     use trajectory::{OutputLimits, Token};
+
+    use crate::testing::prompt;
 
     const LIMITS: OutputLimits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 8 };
 
@@ -237,18 +247,18 @@ mod tests {
         for versions in [&[3][..], &[3, 4], &[3, 4, 6]] {
             journal.append(&trajectory(7, versions), None);
         }
-        let whole = trajectory(7, &[3, 4, 6]);
+        let whole: Vec<Segment> = trajectory(7, &[3, 4, 6]).segments().cloned().collect();
         let mut again = open(folder.path(), 3, u64::MAX);
-        assert_eq!(again.recall(&trajectory(7, &[]), 3).as_ref(), Some(&whole.segments[0]));
+        assert_eq!(again.recall(&trajectory(7, &[]), 3).as_ref(), Some(&whole[0]));
         assert_eq!(again.recall(&trajectory(7, &[]), 3), None, "it was given");
         assert_eq!(again.recall(&trajectory(7, &[3]), 3), None, "version 4 is not there yet");
         let mut untrusted = open(folder.path(), 3, 5);
-        assert_eq!(untrusted.recall(&trajectory(7, &[3]), 9).as_ref(), Some(&whole.segments[1]));
+        assert_eq!(untrusted.recall(&trajectory(7, &[3]), 9).as_ref(), Some(&whole[1]));
         assert_eq!(untrusted.recall(&trajectory(7, &[3, 4]), 9), None, "version 6 came out otherwise");
         let mut half = trajectory(7, &[3, 4]);
-        half.segments[1].tokens.pop();
-        assert_eq!(open(folder.path(), 3, 9).recall_open(&half).as_ref(), Some(&whole.segments[1]));
-        half.segments[1].tokens[0].id += 1;
+        half.open_segment().tokens.pop();
+        assert_eq!(open(folder.path(), 3, 9).recall_open(&half).as_ref(), Some(&whole[1]));
+        half.open_segment().tokens[0].id += 1;
         assert_eq!(open(folder.path(), 3, 9).recall_open(&half), None, "another beginning");
     }
 
@@ -298,10 +308,10 @@ mod tests {
             again.append(&trajectory(9, &[1]), None);
             let mut third = open(folder.path(), 0, u64::MAX);
             for (group, trajectory_of_group) in trajectories.iter().enumerate() {
-                let expected = (group < whole).then(|| trajectory_of_group.segments[0].clone());
+                let expected = (group < whole).then(|| trajectory_of_group.last_segment().expect("one").clone());
                 prop_assert_eq!(third.recall(&trajectory(group as u64, &[]), 9), expected);
             }
-            prop_assert_eq!(third.recall(&trajectory(9, &[]), 9), Some(trajectory(9, &[1]).segments[0].clone()));
+            prop_assert_eq!(third.recall(&trajectory(9, &[]), 9), Some(trajectory(9, &[1]).last_segment().expect("one").clone()));
         }
     }
 }

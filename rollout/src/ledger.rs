@@ -6,14 +6,13 @@ use std::path::Path;
 
 use rewards::Reward;
 use serde::{Deserialize, Serialize};
+use trajectory::{Context, Finish, Group, Segment, Trajectory};
 
 use crate::actor::ActorReport;
 use crate::error::RolloutError;
 use crate::intake::IntakeReport;
 use crate::queue::DropReason;
 use crate::scheduler::FinishedContexts;
-use trajectory::Group;
-use trajectory::{Finish, Segment, Trajectory};
 
 /// A group on its way from its prompt to the learner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,8 +38,9 @@ pub struct GroupState {
 /// One member of a group.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemberState {
-    /// The segments that have ended.
-    pub segments: Vec<Segment>,
+    /// What was drawn in segments that have ended, and what was given behind them. The first context has no prompt,
+    /// which is the group's.
+    pub contexts: Vec<Context>,
     /// Why it ended, if it has.
     pub finish: Option<Finish>,
 }
@@ -73,9 +73,15 @@ impl GroupState {
     /// Puts a segment in the place that it has in its trajectory.
     pub(crate) fn record(&mut self, trajectory: &Trajectory, finish: Option<Finish>) {
         let member = &mut self.members[trajectory.member as usize];
-        let known = member.segments.len();
-        member.segments.extend_from_slice(&trajectory.segments[known..]);
-        member.finish = finish;
+        for (place, context) in trajectory.contexts.iter().enumerate() {
+            if place == member.contexts.len() {
+                member.contexts.push(Context::default());
+            }
+            let prompt = usize::from(place == 0);
+            let known = &mut member.contexts[place].spans;
+            known.extend_from_slice(context.spans.get(prompt + known.len()..).unwrap_or_default());
+        }
+        member.finish = member.finish.or(finish);
     }
 
     /// Writes the verdict down.
@@ -94,6 +100,8 @@ pub struct ActorState {
     pub waiting: Vec<WaitingState>,
     /// How long contexts get, by which groups are admitted where the cache has a bound.
     pub finished: FinishedContexts,
+    /// Decode steps since the run began.
+    pub decode_steps: u64,
 }
 
 /// A trajectory that waits, with the segments that it has.
@@ -151,14 +159,16 @@ pub struct RolloutState {
     pub report: ActorReport,
 }
 
-/// Begins a file of a [`RolloutState`]; another number stands for another form of what follows.
-const MAGIC: &[u8] = b"longhaul rollout 3\n";
+/// Begins a file of a [`RolloutState`], before the number of the form of what follows.
+const MAGIC: &str = "longhaul rollout ";
+/// The form that is written and read. Until 3 a trajectory had one context and no given tokens.
+const FORM: u32 = 4;
 
 impl RolloutState {
     /// The state as the content of a file, floats to the bit.
     pub fn to_bytes(&self) -> Vec<u8> {
         let body = postcard::to_stdvec(self).expect("plain values in memory can be written");
-        [MAGIC, &body].concat()
+        [format!("{MAGIC}{FORM}\n").as_bytes(), &body].concat()
     }
 
     /// Reads what [`RolloutState::to_bytes`] made.
@@ -167,10 +177,19 @@ impl RolloutState {
     /// [`RolloutError::File`] or [`RolloutError::Content`] with the path.
     pub fn read(path: &Path) -> Result<Self, RolloutError> {
         let bytes = std::fs::read(path).map_err(|error| RolloutError::file(path, error))?;
-        let body = bytes.strip_prefix(MAGIC).ok_or_else(|| {
-            RolloutError::content(path, "is not the state of a rollout that this version writes")
-        })?;
-        postcard::from_bytes(body).map_err(|error| RolloutError::content(path, error))
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let form = std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix(MAGIC));
+        let Some(form) = form else {
+            return Err(RolloutError::content(path, "is not the state of a rollout"));
+        };
+        if form != FORM.to_string() {
+            let reason = format!(
+                "has form {form} of a rollout's state, and this longhaul reads form {FORM}: resume the run with the \
+                 longhaul that wrote it, or begin another run with the checkpoint's weights (model.path)"
+            );
+            return Err(RolloutError::content(path, reason));
+        }
+        postcard::from_bytes(&bytes[line.len() + 1..]).map_err(|error| RolloutError::content(path, error))
     }
 
     /// The policy versions, beside the newest one, that open segments need to be finished.

@@ -14,6 +14,7 @@ mod stop_strings;
 mod text;
 mod prompt;
 mod ends;
+mod modes;
 mod scheduler;
 mod weights;
 mod generator;
@@ -40,13 +41,14 @@ pub use config::{
 };
 pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
-pub use evaluate::{EvaluationPlan, evaluate};
+pub use evaluate::{EvaluationParts, EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 pub use intake::{Intake, IntakeReport};
 pub use journal::Journal;
 pub use ledger::{
     ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WaitingState, WindowState,
 };
+pub use modes::{Next, RolloutMode, Single};
 pub use overlapped::{Overlapped, window_groups};
 pub use prompt::{
     BAD_ROWS_NAMED, BadRow, BadRows, BadRowsPolicy, DataConfig, Demonstration, Fault, JsonlConfig,

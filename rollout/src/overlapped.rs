@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use trajectory::{FinishedGroup, Group};
 
 use crate::actor::{Actor, ActorContext, ActorReport};
 use crate::error::RolloutError;
@@ -28,7 +29,6 @@ use crate::schedule::{deliver, message, with_scorer};
 use crate::scorer::{Scored, Scorer};
 use crate::sync::{Mutex, lock};
 use crate::weights::Versioned;
-use trajectory::{FinishedGroup, Group};
 
 /// The thread's name, in errors too.
 const THREAD: &str = "actor-0";

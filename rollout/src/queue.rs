@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use trajectory::Group;
 
 use crate::config::QueueConfig;
 use crate::error::RolloutError;
 use crate::intake::Intake;
 use crate::ledger::RolloutState;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
-use trajectory::Group;
 
 /// Why a group never reached the learner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,9 +3,10 @@
 
 use std::fmt;
 
+use trajectory::Group;
+
 use crate::error::RolloutError;
 use crate::queue::ReplayQueue;
-use trajectory::Group;
 
 /// The groups of one step.
 #[derive(Clone, Copy)]

@@ -4,15 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use trajectory::{Finish, FinishedGroup, Group, Prompt, Trajectory};
+
 use crate::actor::{Actor, ActorContext, OnSlot, TakenUp};
 use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::ledger::{GroupState, RolloutState, SlotState};
 use crate::queue::ReplayQueue;
 use crate::weights::Versioned;
-use trajectory::Prompt;
-use trajectory::{Finish, Trajectory};
-use trajectory::{FinishedGroup, Group};
 
 /// Where the rollout stands.
 pub struct Standing<W> {
@@ -129,7 +128,7 @@ impl Parts {
         for (slot, there) in actor.slots.iter().enumerate() {
             let Some(SlotState { group, member, open }) = there else { continue };
             if let Some((_, mut trajectory)) = self.unfinished.remove(&(*group, *member)) {
-                trajectory.segments.extend(open.clone());
+                open.iter().cloned().for_each(|segment| trajectory.resume_segment(segment));
                 taken_up.slots.push(OnSlot { slot, trajectory, inside: open.is_some() });
             }
         }
@@ -138,6 +137,7 @@ impl Parts {
             taken_up.waiting.extend(known.map(|(_, trajectory)| (trajectory, waiting.steps)));
         }
         taken_up.finished = actor.finished;
+        taken_up.decode_steps = actor.decode_steps;
         taken_up
     }
 
@@ -145,7 +145,7 @@ impl Parts {
     fn anywhere(&mut self, number: usize) -> TakenUp {
         let own = self.unfinished.extract_if(.., |_, (actor, _)| *actor == number);
         let mut waiting: Vec<Trajectory> = own.map(|(_, (_, trajectory))| trajectory).collect();
-        waiting.sort_by_key(|trajectory| trajectory.segments.is_empty());
+        waiting.sort_by_key(|trajectory| trajectory.last_segment().is_none());
         let waiting = waiting.into_iter().map(|trajectory| (trajectory, 0)).collect();
         TakenUp { waiting, ended: self.ended_of(number), ..TakenUp::default() }
     }
@@ -167,7 +167,7 @@ fn trajectories(
             let mut trajectory = Trajectory::new(Arc::clone(prompt), group.id, place as u32);
             let member = group.members.get(place);
             if let Some(member) = member {
-                trajectory.segments.clone_from(&member.segments);
+                trajectory.restore(&member.contexts);
             }
             (trajectory, member.and_then(|member| member.finish))
         })

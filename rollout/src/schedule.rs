@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use trajectory::{FinishedGroup, Group};
+
 use crate::actor::{Actor, ActorReport};
 use crate::error::RolloutError;
 use crate::generator::Generator;
@@ -19,7 +21,6 @@ use crate::resume::Standing;
 use crate::scorer::{Scored, Scorer};
 use crate::sync::{Mutex, Receiver, Sender, bounded, lock};
 use crate::weights::Bell;
-use trajectory::{FinishedGroup, Group};
 
 /// An actor with nothing to start looks again after this time even if no bell rang.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(1);

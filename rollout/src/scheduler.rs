@@ -1,16 +1,20 @@
 //! Which trajectory decodes on which slot, and when a new group may start. Pure: no threads, no clock, no
 //! decoder; the same calls give the same answers.
 
+mod pacing;
 mod room;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use trajectory::{DrawnAt, Finish, OutputLimits, Progress, Segment, Source, Token, Trajectory};
 
 use crate::config::Priority;
+use crate::modes::{Next, RolloutMode, Single};
+pub use pacing::Pacing;
 pub use room::Room;
 use room::{Allotment, Reserved, Verdict};
-use trajectory::{Finish, OutputLimits, Progress, Token, Trajectory};
 
 /// The slots of one decoder and the trajectories on them.
 ///
@@ -31,6 +35,11 @@ pub struct Scheduler {
     finished: FinishedContexts,
     /// Slots whose trajectories gave up their caches in the last [`Scheduler::fill`].
     parked: Vec<usize>,
+    mode: Arc<dyn RolloutMode>,
+    /// The actor whose slots these are.
+    actor: u32,
+    /// Decode steps so far.
+    steps: u64,
 }
 
 /// A trajectory that needs a segment begun, and the decode steps since then.
@@ -71,6 +80,9 @@ pub enum Outcome {
     Inside,
     /// The trajectory waits on its slot for its next segment.
     SegmentEnded,
+    /// The trajectory waits on its slot for its next segment, behind tokens that were given: what the slot has
+    /// cached is not what the policy sees.
+    TurnEnded,
     /// The trajectory has left its slot.
     Finished(Trajectory, Finish),
 }
@@ -90,7 +102,22 @@ impl Scheduler {
             priority: Priority::Oldest,
             finished: FinishedContexts::default(),
             parked: Vec::new(),
+            mode: Arc::new(Single),
+            actor: 0,
+            steps: 0,
         }
+    }
+
+    /// The same with what follows the end of a turn.
+    #[must_use]
+    pub fn with_mode(self, mode: Arc<dyn RolloutMode>) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// The same for the slots of this actor, which its segments are to name.
+    #[must_use]
+    pub fn of_actor(self, actor: u32) -> Self {
+        Self { actor, ..self }
     }
 
     /// Bounds the cache, for groups of so many trajectories.
@@ -252,7 +279,7 @@ impl Scheduler {
             0 => drawn.next_multiple_of(length),
             _ => (drawn / length + segments) * length,
         };
-        trajectory.prompt.tokens.len() + full.min(self.limits.output_tokens_max)
+        trajectory.context_tokens() + full.min(self.limits.output_tokens_max) - drawn
     }
 
     /// The trajectory at a segment boundary on this slot.
@@ -325,7 +352,9 @@ impl Scheduler {
         let Slot::Decoding(mut trajectory) = std::mem::replace(&mut self.slots[slot], Slot::Free) else {
             panic!("slot {slot} drew a token and decodes nothing");
         };
-        match trajectory.push(token, end, self.limits) {
+        let progress = trajectory.push(token, end, self.limits);
+        self.stamp(slot, trajectory.open_segment());
+        match progress {
             Progress::Inside => {
                 self.slots[slot] = Slot::Decoding(trajectory);
                 Outcome::Inside
@@ -335,6 +364,12 @@ impl Scheduler {
                 Outcome::SegmentEnded
             }
             Progress::Finished(finish) => {
+                if trajectory.token_count() < self.limits.output_tokens_max
+                    && self.goes_on(&mut trajectory, finish)
+                {
+                    self.slots[slot] = Slot::Boundary(Due { trajectory, steps: 0 });
+                    return Outcome::TurnEnded;
+                }
                 self.finished.count += 1;
                 self.finished.tokens += trajectory.context_tokens() as u64;
                 Outcome::Finished(trajectory, finish)
@@ -348,15 +383,33 @@ impl Scheduler {
         let Slot::Decoding(trajectory) = &mut self.slots[slot] else {
             panic!("slot {slot} drew tokens and decodes nothing");
         };
-        let segment = trajectory.segments.last_mut().expect("a segment that was begun");
+        let segment = trajectory.open_segment();
         let length = segment.tokens.len() + count;
         let limit = self.limits.segment_tokens_max;
         assert!(length < limit, "{length} tokens inside a segment of {limit}");
         segment.tokens.resize(length, token);
     }
 
-    /// Counts a decode step for those that wait.
+    /// Puts what follows an end behind the trajectory; whether it goes on.
+    fn goes_on(&self, trajectory: &mut Trajectory, finish: Finish) -> bool {
+        match self.mode.next(trajectory, finish) {
+            Next::Done => return false,
+            Next::Append(ids) => trajectory.append(Source::Environment, ids),
+            Next::NewContext(ids) => trajectory.begin_context(Source::Mode, ids),
+        }
+        true
+    }
+
+    /// Writes into a segment that its slot has drawn a token of it in the decode step that was counted last.
+    fn stamp(&self, slot: usize, segment: &mut Segment) {
+        let (actor, slot, step) = (self.actor, slot as u32, self.steps.saturating_sub(1));
+        let first_step = segment.drawn_at.map_or(step, |drawn_at| drawn_at.first_step);
+        segment.drawn_at = Some(DrawnAt { actor, slot, first_step, last_step: step });
+    }
+
+    /// Counts a decode step, for those that wait too.
     pub fn count_step(&mut self) {
+        self.steps += 1;
         self.waiting.iter_mut().for_each(|due| due.steps += 1);
     }
 
@@ -377,9 +430,15 @@ impl Scheduler {
         self.finished
     }
 
-    /// Goes on from the contexts that ended in an earlier life of the run.
-    pub(crate) fn restore_finished(&mut self, finished: FinishedContexts) {
+    /// Goes on from the contexts that ended before the restart, and the decode steps until then.
+    pub(crate) fn restore_counts(&mut self, finished: FinishedContexts, steps: u64) {
         self.finished = finished;
+        self.steps = steps;
+    }
+
+    /// Decode steps so far.
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// The number of slots.
@@ -430,24 +489,6 @@ fn rank(trajectory: &Trajectory, lacking: Option<&BTreeMap<u64, usize>>) -> Rank
     let Some(lacking) = lacking else { return (false, 0, *group, *member) };
     let is_oldest = lacking.first_key_value().is_some_and(|(oldest, _)| oldest == group);
     (!is_oldest, lacking.get(group).copied().unwrap_or(0), *group, *member)
-}
-
-/// How far generation may run ahead of the learner: by pacing, little is generated that would have to be
-/// thrown away as too old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pacing {
-    /// The groups that the learner takes for one version.
-    pub groups_per_step: u64,
-    /// The staleness bound of the queue.
-    pub staleness_versions_max: u64,
-}
-
-impl Pacing {
-    /// The most groups that may be started in the whole run while the newest weights are of `version`.
-    /// Groups that were dropped as stale do not count: the learner would wait for them without end.
-    pub fn groups_started_max(&self, version: u64, groups_dropped: u64) -> u64 {
-        self.groups_per_step * (version + 1 + self.staleness_versions_max) + groups_dropped
-    }
 }
 
 #[cfg(test)]
@@ -509,7 +550,7 @@ mod tests {
         assert_eq!(begin_all(&mut scheduler, 2), [0], "slot 1 is inside its segment");
         let versions: Vec<Vec<u64>> = scheduler
             .open()
-            .map(|trajectory| trajectory.segments.iter().map(|segment| segment.version).collect())
+            .map(|trajectory| trajectory.segments().map(|segment| segment.version).collect())
             .collect();
         assert_eq!(versions, [vec![0, 2], vec![1]]);
     }
@@ -560,11 +601,12 @@ mod tests {
                     let outcome = scheduler.push(slot, token(id), (id == EOS).then_some(Finish::Eos));
                     if let Outcome::Finished(trajectory, finish) = outcome {
                         let count = trajectory.token_count();
-                        let (last, full) = trajectory.segments.split_last().expect("it has a segment");
+                        let segments: Vec<&Segment> = trajectory.segments().collect();
+                        let (last, full) = segments.split_last().expect("it has a segment");
                         prop_assert!(full.iter().all(|s| s.tokens.len() == segment));
                         prop_assert!((1..=segment).contains(&last.tokens.len()));
-                        prop_assert!(trajectory.segments.windows(2).all(|w| w[0].version <= w[1].version));
-                        let ids = &trajectory.context()[trajectory.prompt.tokens.len()..];
+                        prop_assert!(segments.windows(2).all(|w| w[0].version <= w[1].version));
+                        let ids = &trajectory.context_ids()[trajectory.prompt.tokens.len()..];
                         prop_assert_eq!(ids, expected.as_slice());
                         let at_limit = count == limits.output_tokens_max;
                         let eos = ids.last() == Some(&EOS);
@@ -622,7 +664,7 @@ mod tests {
         assert_eq!((scheduler.fill(), scheduler.take_parked()), (vec![0], vec![1]));
         assert_eq!(scheduler.begin(0, 3), 4, "steps that it waited");
         let versions = |trajectory: &Trajectory| -> Vec<u64> {
-            trajectory.segments.iter().map(|segment| segment.version).collect()
+            trajectory.segments().map(|segment| segment.version).collect()
         };
         assert_eq!(versions(scheduler.on(0)), [0, 1, 3]);
         assert_eq!(scheduler.waiting().map(versions).collect::<Vec<_>>(), [[0, 2]]);

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rewards::{Answer, Reward, RewardError, WeightedSum};
+use trajectory::{Completion, Finish, FinishedGroup, Group, ScoredCompletion, Trajectory};
 
 use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
 use crate::text::Text;
-use trajectory::{Completion, Finish, Trajectory};
-use trajectory::{FinishedGroup, Group, ScoredCompletion};
 
 /// Decodes and scores. Several threads may score at once.
 pub struct Scorer {
@@ -105,9 +104,9 @@ impl Scorer {
 
     /// The ended trajectory with its text.
     fn completion(&self, trajectory: Trajectory, finish: Finish) -> Result<Completion, RolloutError> {
-        let context = trajectory.context();
-        let (prompt, drawn) = context.split_at(trajectory.prompt.tokens.len());
-        let ended = self.ends.ended_text(prompt, drawn, finish)?;
+        let drawn = trajectory.segments().flat_map(|segment| &segment.tokens).map(|token| token.id);
+        let drawn: Vec<u32> = drawn.collect();
+        let ended = self.ends.ended_text(&trajectory.prompt.tokens, &drawn, finish)?;
         Ok(Completion::new(trajectory, finish, ended))
     }
 }
@@ -148,8 +147,9 @@ fn scored_group(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{letters, prompt, text};
     use trajectory::{OutputLimits, Token};
+
+    use crate::testing::{letters, prompt, text};
 
     fn ended(group: u64, member: u32, ids: &[u32]) -> (Trajectory, Finish) {
         let limits = OutputLimits { segment_tokens_max: 9, output_tokens_max: 9 };

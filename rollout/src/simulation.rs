@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert_eq, proptest};
+use trajectory::Group;
+use trajectory::random::trajectory_key;
 
 use crate::actor::Actor;
 use crate::config::{Priority, QueueConfig};
@@ -13,8 +15,6 @@ use crate::queue::{DropReason, ReplayQueue};
 use crate::request::StepRequest;
 use crate::schedule::Lockstep;
 use crate::testing::{Script, context, rollout_config};
-use trajectory::Group;
-use trajectory::random::trajectory_key;
 
 /// What may differ between two runs.
 #[derive(Debug, Clone, Copy)]
@@ -419,14 +419,12 @@ fn simulated(groups: Vec<Started>) -> Handed {
 }
 
 fn real(groups: &[Group]) -> Handed {
-    let member = |segments: &[trajectory::Segment]| {
-        segments.iter().map(|segment| (segment.version, segment.tokens.len())).collect()
+    let member = |completion: &trajectory::Completion| {
+        completion.segments().map(|segment| (segment.version, segment.tokens.len())).collect()
     };
     groups
         .iter()
-        .map(|group| {
-            (group.id, group.completions.iter().map(|scored| member(&scored.completion.segments)).collect())
-        })
+        .map(|group| (group.id, group.completions.iter().map(|scored| member(&scored.completion)).collect()))
         .collect()
 }
 

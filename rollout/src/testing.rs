@@ -5,6 +5,10 @@ use std::sync::Arc;
 
 use rewards::{Answer, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
 use serde_json::Map;
+use trajectory::{
+    Completion, CompletionRecord, Context, Finish, Group, Prompt, Reward, ScoredCompletion, Segment, Source,
+    Span, Token,
+};
 
 use crate::actor::ActorContext;
 use crate::config::{DecodePrecision, KvCache, OnUpdate, Priority, RolloutConfig};
@@ -12,6 +16,7 @@ use crate::ends::Ends;
 use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::intake::Intake;
+use crate::modes::Single;
 use crate::prompt::{DataConfig, JsonlConfig, Needs, PromptSource};
 use crate::pulse::Pulses;
 use crate::scheduler::Pacing;
@@ -19,8 +24,6 @@ use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
 use crate::text::Text;
 use crate::weights::{Bell, Versioned, WeightsCell};
-use trajectory::{Completion, Finish, Prompt, Reward, Segment, Token};
-use trajectory::{CompletionRecord, Group, ScoredCompletion};
 
 /// A directory with a character-level tokenizer: `<eos>` 0, `<unk>` 1, `a` to `e` 2 to 6.
 pub(crate) struct TextFiles(tempfile::TempDir);
@@ -87,7 +90,7 @@ pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
             prompt: prompt.clone(),
             group: id,
             member: member as u32,
-            segments: vec![Segment { version, tokens: (0..tokens).map(token).collect() }],
+            contexts: vec![answered(&prompt, version, tokens)],
             finish: Finish::Eos,
             stop_reason: None,
             text: "ab".to_string(),
@@ -95,6 +98,14 @@ pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
         reward: Reward { total: 1.0, correctness: Some(1), parts: [("letters".to_string(), 1.0)].into() },
     };
     Group::new(id, prompt.clone(), members.iter().enumerate().map(member).collect())
+}
+
+/// The prompt, and so many tokens behind it.
+fn answered(prompt: &Prompt, version: u64, tokens: usize) -> Context {
+    let mut context = Context::given(Source::Prompt, prompt.tokens.clone());
+    let tokens = (0..tokens).map(token).collect();
+    context.spans.push(Span::Drawn(Segment { version, tokens, drawn_at: None }));
+    context
 }
 
 fn token(place: usize) -> Token {
@@ -170,6 +181,7 @@ pub(crate) fn context_at(
         scorer: Scorer::new(text, letters()).with_ends(ends),
         weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell.clone())),
         intake: Arc::new(intake(Intake::new(pacing, bell))),
+        mode: Arc::new(Single),
         pulses: Pulses::default(),
     })
 }
@@ -200,9 +212,14 @@ pub(crate) fn letters() -> WeightedSum {
 /// The groups as a recording has them.
 pub(crate) fn records(groups: &[Group]) -> Vec<String> {
     let scored = groups.iter().flat_map(|group| &group.completions);
-    scored
-        .map(|scored| serde_json::to_string(&CompletionRecord::of(scored)).expect("plain numbers"))
-        .collect()
+    let record = |scored: &ScoredCompletion| {
+        let record = CompletionRecord::of(scored);
+        // Each run of a test has its prompts in a folder of its own.
+        let file = |id: String| id.rsplit('/').next().unwrap_or_default().to_string();
+        let record = CompletionRecord { prompt_id: record.prompt_id.clone().map(file), ..record };
+        serde_json::to_string(&record).expect("plain numbers")
+    };
+    scored.map(record).collect()
 }
 
 /// A generator that draws letters `a` to `d` by the random key and ends each trajectory at a length by

@@ -115,7 +115,7 @@ impl<'a> Slots<'a> {
             let drawn = trajectory.token_count();
             let context = (self.plan.prompt_tokens + drawn) as u64;
             let cached = std::mem::replace(&mut self.cached[slot], true);
-            match trajectory.segments.last() {
+            match trajectory.last_segment() {
                 None => filled.prompts += context,
                 Some(before) if cached && before.version == version => {}
                 Some(_) if cached && !self.plan.rollout.on_update.rebuilds(context, segment_tokens_max) => {}
@@ -214,7 +214,7 @@ impl<'a> Slots<'a> {
                 self.cached[slot] = false;
                 self.unfinished.add((without_tokens(trajectory), finish)).map(unjudged)
             }
-            Outcome::Inside => panic!("slot {slot} is inside a segment after its {tokens} tokens"),
+            outcome => panic!("slot {slot} is {outcome:?} after the {tokens} tokens of its segment"),
         }
     }
 
@@ -229,9 +229,7 @@ impl<'a> Slots<'a> {
 /// One token is left of each segment: what waits for the learner needs its versions only, and the tokens of
 /// thousands of long outputs would fill the memory.
 fn without_tokens(mut trajectory: Trajectory) -> Trajectory {
-    for segment in &mut trajectory.segments {
-        segment.tokens = vec![TOKEN];
-    }
+    trajectory.segments_mut().for_each(|segment| segment.tokens = vec![TOKEN]);
     trajectory
 }
 

@@ -9,7 +9,7 @@ use kernels::{Decoder, Device};
 use learner::Learner;
 use rollout::faults;
 use rollout::{
-    Actor, ActorContext, Bell, Ends, Intake, Pacing, Pulses, ReplayQueue, Scorer, Text, WeightsCell,
+    Actor, ActorContext, Bell, Ends, Intake, Pacing, Pulses, ReplayQueue, Scorer, Single, Text, WeightsCell,
 };
 
 use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
@@ -186,6 +186,7 @@ impl Actors {
             given: given_lengths(config, bench, &text),
         };
         let context = Arc::new(ActorContext {
+            mode: Arc::new(Single),
             pulses: Pulses::default(),
             config: rollout.clone(),
             seed: config.run.seed,

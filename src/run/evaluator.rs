@@ -7,7 +7,8 @@ use anyhow::Result;
 use kernels::sampling::SamplingConfig;
 use kernels::{Decoder, DecoderConfig, Device};
 use rollout::{
-    Ends, EvaluationPlan, MinTokens, OutputLimits, Prompt, Pulse, Scorer, Text, Versioned, evaluate,
+    Ends, EvaluationParts, EvaluationPlan, MinTokens, OutputLimits, Prompt, Pulse, RolloutMode, Scorer,
+    Single, Text, Versioned, evaluate,
 };
 
 use crate::config::Evaluation;
@@ -97,11 +98,12 @@ impl Evaluator {
     pub fn run(&mut self, policy: Arc<Policy>, version: u64) -> Result<EvalReport> {
         let (start, before) = (Instant::now(), self.scorer.counters());
         let weights = Versioned { version, weights: policy };
-        let judged = (&self.scorer, &self.pulse);
+        let mode: Arc<dyn RolloutMode> = Arc::new(Single);
+        let parts = EvaluationParts { scorer: &self.scorer, mode: &mode, pulse: &self.pulse };
         // The caches last as long as this evaluation.
         let mut generator = DecoderGenerator::new(&self.shape, &self.device, self.room, self.sampling)
             .with_min_tokens(self.min_tokens.clone());
-        let groups = evaluate(&mut generator, &weights, &self.prompts, &self.plan, judged)?;
+        let groups = evaluate(&mut generator, &weights, &self.prompts, &self.plan, parts)?;
         // The verifiers go on counting from one evaluation to the next.
         let since = |(name, count): (String, u64)| {
             let count = count - before.get(&name).copied().unwrap_or(0);

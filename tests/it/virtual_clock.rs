@@ -10,7 +10,7 @@ use rewards::{
 use rollout::{
     Actor, ActorContext, Bell, DataConfig, Drawn, Ends, Generator, GeneratorError, Intake, Lockstep, Needs,
     Overlapped, Pacing, PromptSource, Pulses, QueueConfig, ReplayQueue, Schedule, Scorer, SegmentRequest,
-    StepRequest, Text, Versioned, WeightsCell,
+    Single, StepRequest, Text, Versioned, WeightsCell,
 };
 use serde_json::json;
 use simulate::{CostModel, LengthDistribution, VirtualPlan, run_virtually};
@@ -22,7 +22,7 @@ use crate::binary::repository;
 type Taken = Vec<(u64, Vec<Vec<u64>>)>;
 
 fn versions(groups: &[Group]) -> Taken {
-    let of = |scored: &ScoredCompletion| scored.completion.segments.iter().map(|s| s.version).collect();
+    let of = |scored: &ScoredCompletion| scored.completion.segments().map(|s| s.version).collect();
     groups.iter().map(|group| (group.id, group.completions.iter().map(of).collect())).collect()
 }
 
@@ -118,6 +118,7 @@ fn context(plan: &VirtualPlan) -> Arc<ActorContext<u64>> {
         scorer: Scorer::new(text, WeightedSum::from_configs(&rewards, judged).unwrap()).with_ends(ends),
         weights: Arc::new(WeightsCell::new(0, Arc::new(0), bell.clone())),
         intake: Arc::new(Intake::new(pacing, bell)),
+        mode: Arc::new(Single),
         pulses: Pulses::default(),
     })
 }

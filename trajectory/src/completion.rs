@@ -1,45 +1,13 @@
-//! One output that has come to its end, and by what.
+//! One output that has come to its end.
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use crate::context::{Context, drawn_count, segments, segments_mut};
+use crate::finish::{EndedText, Finish, StopReason};
 use crate::prompt::Prompt;
+use crate::span::Segment;
 use crate::token::Token;
-use crate::trajectory::{Segment, Trajectory, token_count};
-
-/// Why a completion ended. Checkpoints and journals have the place of a variant in this list, so others go behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Finish {
-    /// The policy drew an end of output, which the tokenizer's files name.
-    #[default]
-    Eos,
-    /// The output limit was met: the completion is truncated.
-    Length,
-    /// The last token completed a string of `rollout.stop`.
-    StopString,
-    /// The last token is one of `rollout.stop_token_ids`.
-    StopToken,
-}
-
-/// Which of the stops of `[rollout]` ended a completion; as vLLM's `stop_reason`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum StopReason {
-    /// This stop string.
-    String(String),
-    /// This stop token id.
-    TokenId(u32),
-}
-
-/// The text of a completion, and what stopped it where that was no end of output of the tokenizer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndedText {
-    /// What the rewards see.
-    pub text: String,
-    /// The stop string or the stop token id.
-    pub stop_reason: Option<StopReason>,
-}
+use crate::trajectory::Trajectory;
 
 /// A finished output with its text. An end of output or a stop token id is the last of its tokens and not in its text.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +18,8 @@ pub struct Completion {
     pub group: u64,
     /// Its place in the group.
     pub member: u32,
-    /// Its segments: at least one, none empty, versions never falling.
-    pub segments: Vec<Segment>,
+    /// What was given and drawn: at least one segment, none empty, versions never falling.
+    pub contexts: Vec<Context>,
     /// Why it ended.
     pub finish: Finish,
     /// The stop of `[rollout]` that ended it, if one did.
@@ -63,43 +31,59 @@ pub struct Completion {
 impl Completion {
     /// A trajectory that has come to its end.
     pub fn new(trajectory: Trajectory, finish: Finish, ended: EndedText) -> Self {
-        let Trajectory { prompt, group, member, segments } = trajectory;
+        let Trajectory { prompt, group, member, contexts } = trajectory;
         assert!(
-            !segments.is_empty() && segments.iter().all(|segment| !segment.tokens.is_empty()),
+            segments(&contexts).count() > 0 && segments(&contexts).all(|segment| !segment.tokens.is_empty()),
             "member {member} of group {group} finished with an empty segment"
         );
         let EndedText { text, stop_reason } = ended;
-        Self { prompt, group, member, segments, finish, stop_reason, text }
+        Self { prompt, group, member, contexts, finish, stop_reason, text }
     }
 
-    /// All tokens, in order.
+    /// What was drawn, in all contexts.
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        segments(&self.contexts)
+    }
+
+    /// What was drawn, to be changed.
+    pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
+        segments_mut(&mut self.contexts)
+    }
+
+    /// All tokens that were drawn, in order.
     pub fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
-        self.segments.iter().flat_map(|segment| segment.tokens.iter().copied())
+        self.segments().flat_map(|segment| segment.tokens.iter().copied())
     }
 
-    /// The ids of all tokens, in order.
+    /// The ids of all tokens that were drawn, in order.
     pub fn token_ids(&self) -> Vec<u32> {
         self.tokens().map(|token| token.id).collect()
     }
 
-    /// The number of tokens.
+    /// The number of tokens that were drawn.
     pub fn token_count(&self) -> usize {
-        token_count(&self.segments)
+        drawn_count(&self.contexts)
+    }
+
+    /// The number of segments.
+    pub fn segment_count(&self) -> usize {
+        self.segments().count()
     }
 
     /// The version that drew the first token.
     pub fn oldest_version(&self) -> u64 {
-        self.segments.first().expect("a completion has a segment").version
+        self.segments().next().expect("a completion has a segment").version
     }
 
     /// The version that drew the last token.
     pub fn newest_version(&self) -> u64 {
-        self.segments.last().expect("a completion has a segment").version
+        self.segments().next_back().expect("a completion has a segment").version
     }
 
     /// The number of different versions that drew it.
     pub fn version_count(&self) -> usize {
-        1 + self.segments.windows(2).filter(|pair| pair[0].version != pair[1].version).count()
+        let changes = self.segments().zip(self.segments().skip(1));
+        1 + changes.filter(|(before, after)| before.version != after.version).count()
     }
 
     /// Whether it met the output limit.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::completion::{Completion, Finish};
+use crate::completion::Completion;
+use crate::finish::Finish;
 use crate::prompt::Prompt;
 use crate::reward::Reward;
 use crate::trajectory::Trajectory;

@@ -7,7 +7,10 @@
 mod error;
 pub mod random;
 mod token;
+mod span;
+mod context;
 mod prompt;
+mod finish;
 mod trajectory;
 mod completion;
 mod reward;
@@ -16,11 +19,16 @@ mod record;
 #[cfg(test)]
 mod testing;
 
-pub use completion::{Completion, EndedText, Finish, StopReason};
+pub use completion::Completion;
+pub use context::Context;
 pub use error::RecordError;
+pub use finish::{EndedText, Finish, StopReason};
 pub use group::{FinishedGroup, Group, ScoredCompletion};
 pub use prompt::Prompt;
-pub use record::{CompletionRecord, CompletionUse, FinishReason, SegmentRecord, read_groups, write_group};
+pub use record::{
+    CompletionRecord, CompletionUse, FinishReason, GivenRecord, SegmentRecord, read_groups, write_group,
+};
 pub use reward::Reward;
+pub use span::{DrawnAt, Segment, Source, Span};
 pub use token::Token;
-pub use trajectory::{OutputLimits, Progress, Segment, Trajectory};
+pub use trajectory::{OutputLimits, Progress, Trajectory};

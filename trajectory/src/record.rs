@@ -8,19 +8,24 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::completion::{Completion, Finish, StopReason};
+use crate::completion::Completion;
+use crate::context::Context;
 use crate::error::RecordError;
+use crate::finish::{Finish, StopReason};
 use crate::group::{Group, ScoredCompletion};
 use crate::prompt::Prompt;
 use crate::reward::Reward;
+use crate::span::{DrawnAt, Segment, Source, Span};
 use crate::token::Token;
-use crate::trajectory::Segment;
 
 /// One line of a recording.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompletionRecord {
     /// The group's name; lines of one name form a group.
     pub group: String,
+    /// Where the prompt is from; absent where a recording does not say, and the group's name then stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_id: Option<String>,
     /// The ids of the prompt, the same for all lines of a group.
     pub prompt_tokens: Vec<u32>,
     /// The ids that were drawn.
@@ -30,6 +35,9 @@ pub struct CompletionRecord {
     /// How the drawn ids are divided into segments; none means one segment of version 0.
     #[serde(default)]
     pub segments: Vec<SegmentRecord>,
+    /// What was given behind the prompt, between segments; absent where nothing was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given: Vec<GivenRecord>,
     /// The total reward that the verifiers gave.
     pub reward: f64,
     /// 1 right, 0 wrong, null where nothing says what is right.
@@ -53,6 +61,15 @@ pub struct CompletionRecord {
     /// What the step did with it; absent where no step has had it.
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub used: Option<CompletionUse>,
+    /// What the step compared it with its group by; absent where no step has had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advantage: Option<f64>,
+    /// Natural log-probs under the weights before the step, one for each drawn id; absent where they were not computed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learner_logprobs: Vec<f32>,
+    /// The places among the drawn ids that the step masked; absent where it masked none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masked: Vec<usize>,
 }
 
 /// What an optimizer step does with a completion.
@@ -85,6 +102,22 @@ pub struct SegmentRecord {
     pub version: u64,
     /// The number of tokens.
     pub tokens: usize,
+    /// Where and when they were drawn: `actor`, `slot`, `first_step` and `last_step`.
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub drawn_at: Option<DrawnAt>,
+}
+
+/// Tokens that nobody drew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenRecord {
+    /// The segments before it.
+    pub after_segments: usize,
+    /// Whether a new context begins with it.
+    pub begins_context: bool,
+    /// Who gave it.
+    pub by: Source,
+    /// The ids.
+    pub tokens: Vec<u32>,
 }
 
 /// Programs write a correctness as 1, 1.0 or true.
@@ -102,15 +135,17 @@ impl CompletionRecord {
     /// The record of a scored completion.
     pub fn of(scored: &ScoredCompletion) -> Self {
         let ScoredCompletion { completion, reward } = scored;
-        let segments = completion.segments.iter();
+        let segments = completion.segments();
         Self {
             group: completion.group.to_string(),
+            prompt_id: Some(completion.prompt.id.clone()),
             prompt_tokens: completion.prompt.tokens.clone(),
             completion_tokens: completion.token_ids(),
             actor_logprobs: completion.tokens().map(|token| token.logprob).collect(),
             segments: segments
-                .map(|s| SegmentRecord { version: s.version, tokens: s.tokens.len() })
+                .map(|s| SegmentRecord { version: s.version, tokens: s.tokens.len(), drawn_at: s.drawn_at })
                 .collect(),
+            given: given_after_prompt(&completion.contexts),
             reward: reward.total,
             correctness: reward.correctness,
             parts: reward.parts.clone(),
@@ -122,6 +157,9 @@ impl CompletionRecord {
             prompt: completion.prompt.text.clone(),
             completion: completion.text.clone(),
             used: None,
+            advantage: None,
+            learner_logprobs: Vec::new(),
+            masked: Vec::new(),
         }
     }
 
@@ -147,6 +185,17 @@ impl CompletionRecord {
                 return Err("the versions of the segments fall".to_string());
             }
         }
+        let count = self.segments.len().max(1);
+        if self
+            .given
+            .iter()
+            .any(|given| given.tokens.is_empty() || !(1..=count).contains(&given.after_segments))
+        {
+            return Err(format!("given tokens must not be empty and come after one of the {count} segments"));
+        }
+        if self.given.windows(2).any(|pair| pair[0].after_segments > pair[1].after_segments) {
+            return Err("given tokens are not in the order in which they were seen".to_string());
+        }
         Ok(())
     }
 
@@ -163,13 +212,58 @@ impl CompletionRecord {
         let ids = self.completion_tokens.iter();
         let mut tokens = ids.zip(&self.actor_logprobs).map(|(&id, &logprob)| Token { id, logprob });
         if self.segments.is_empty() {
-            return vec![Segment { version: 0, tokens: tokens.collect() }];
+            return vec![Segment { version: 0, tokens: tokens.collect(), drawn_at: None }];
         }
         let segments = self.segments.iter();
         segments
-            .map(|s| Segment { version: s.version, tokens: tokens.by_ref().take(s.tokens).collect() })
+            .map(|s| {
+                let tokens = tokens.by_ref().take(s.tokens).collect();
+                Segment { version: s.version, tokens, drawn_at: s.drawn_at }
+            })
             .collect()
     }
+
+    /// The prompt, and behind it what was drawn and given, in the contexts in which the policy saw it.
+    fn contexts(&self) -> Vec<Context> {
+        let mut contexts = vec![Context::given(Source::Prompt, self.prompt_tokens.clone())];
+        let mut given = self.given.iter().peekable();
+        for (place, segment) in self.token_segments().into_iter().enumerate() {
+            last_of(&mut contexts).spans.push(Span::Drawn(segment));
+            while let Some(GivenRecord { begins_context, by, tokens, .. }) =
+                given.next_if(|given| given.after_segments == place + 1)
+            {
+                if *begins_context {
+                    contexts.push(Context::default());
+                }
+                last_of(&mut contexts).spans.push(Span::Given { by: *by, ids: tokens.clone() });
+            }
+        }
+        contexts
+    }
+}
+
+fn last_of(contexts: &mut [Context]) -> &mut Context {
+    contexts.last_mut().expect("there is the prompt's context")
+}
+
+fn given_after_prompt(contexts: &[Context]) -> Vec<GivenRecord> {
+    let mut given = Vec::new();
+    let mut after_segments = 0;
+    for context in contexts {
+        for (place, span) in context.spans.iter().enumerate() {
+            match span {
+                Span::Drawn(_) => after_segments += 1,
+                Span::Given { by: Source::Prompt, .. } => {}
+                Span::Given { by, ids } => given.push(GivenRecord {
+                    after_segments,
+                    begins_context: place == 0,
+                    by: *by,
+                    tokens: ids.clone(),
+                }),
+            }
+        }
+    }
+    given
 }
 
 /// Writes each completion of the group as a line.
@@ -182,7 +276,7 @@ pub fn write_group(out: &mut impl Write, group: &Group) -> std::io::Result<()> {
 }
 
 /// Reads a recording. Groups come in the order of their first lines and are numbered so; the lines of a group
-/// need not be neighbours. The prompt's `id` is the group's name.
+/// need not be neighbours. Where a line does not say where its prompt is from, the group's name stands for it.
 pub fn read_groups(path: &Path) -> Result<Vec<Group>, RecordError> {
     let file = std::fs::File::open(path).map_err(|error| RecordError::file(path, error))?;
     let mut groups: Vec<Group> = Vec::new();
@@ -211,7 +305,7 @@ pub fn read_groups(path: &Path) -> Result<Vec<Group>, RecordError> {
 fn empty_group(id: u64, record: &CompletionRecord) -> Group {
     let prompt = Prompt {
         index: id,
-        id: record.group.clone(),
+        id: record.prompt_id.as_ref().unwrap_or(&record.group).clone(),
         text: record.prompt.clone(),
         tokens: record.prompt_tokens.clone(),
         references: Vec::new(),
@@ -228,7 +322,7 @@ fn add(group: &mut Group, record: CompletionRecord) -> Result<(), String> {
         prompt: group.prompt.clone(),
         group: group.id,
         member: u32::try_from(group.completions.len()).map_err(|error| error.to_string())?,
-        segments: record.token_segments(),
+        contexts: record.contexts(),
         finish: record.finish(),
         stop_reason: record.stop_reason,
         text: record.completion,
@@ -241,7 +335,7 @@ fn add(group: &mut Group, record: CompletionRecord) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::group;
+    use crate::testing::{group, segment};
 
     fn read(lines: &str) -> Result<Vec<Group>, RecordError> {
         let folder = tempfile::tempdir().expect("a temporary directory");
@@ -253,7 +347,14 @@ mod tests {
     // Invariant 2: ids and log-probs come back bit for bit.
     #[test]
     fn groups_survive_being_recorded() {
-        let groups = [group(0, &[(3, 2), (4, 1)]), group(1, &[(0, 5)])];
+        let mut groups = [group(0, &[(3, 2), (4, 1)]), group(1, &[(0, 5)])];
+        let member = &mut groups[0].completions[1].completion;
+        let mut second = Context::given(Source::Mode, vec![5, 6]);
+        let drawn_at = DrawnAt { actor: 1, slot: 2, first_step: 30, last_step: 31 };
+        second.spans.push(Span::Drawn(Segment { drawn_at: Some(drawn_at), ..segment(4, 2) }));
+        second.spans.push(Span::Given { by: Source::Environment, ids: vec![9] });
+        second.spans.push(Span::Drawn(segment(6, 1)));
+        member.contexts.push(second);
         let mut written = Vec::new();
         for group in &groups {
             write_group(&mut written, group).expect("memory has room");
@@ -264,7 +365,7 @@ mod tests {
             assert_eq!((before.id, before.oldest_version()), (after.id, after.oldest_version()));
             for (before, after) in before.completions.iter().zip(&after.completions) {
                 assert_eq!(before.reward, after.reward);
-                assert_eq!(before.completion.segments, after.completion.segments);
+                assert_eq!(before.completion.contexts, after.completion.contexts);
                 assert_eq!(before.completion.text, after.completion.text);
                 assert_eq!(CompletionRecord::of(before), CompletionRecord::of(after));
             }
@@ -276,7 +377,7 @@ mod tests {
         let scored = &group(7, &[(3, 2)]).completions[0];
         let record = serde_json::to_value(CompletionRecord::of(scored)).expect("plain numbers");
         let expected = serde_json::json!({
-            "group": "7", "prompt_tokens": [2, 3], "completion_tokens": [2, 3],
+            "group": "7", "prompt_id": "test:7", "prompt_tokens": [2, 3], "completion_tokens": [2, 3],
             "actor_logprobs": [-0.5, -0.75], "segments": [{"version": 3, "tokens": 2}],
             "reward": 1.0, "correctness": 1, "parts": {"letters": 1.0}, "finish": "stop", "prompt": "ab", "completion": "ab",
         });
@@ -333,7 +434,7 @@ mod tests {
         assert_eq!(groups[0].completions[1].completion.member, 1);
         assert_eq!(groups[0].completions[0].reward.correctness, None);
         assert_eq!(groups[1].completions[0].reward.correctness, Some(1));
-        assert_eq!(groups[0].completions[0].completion.segments[0].version, 0);
+        assert_eq!(groups[0].completions[0].completion.oldest_version(), 0);
     }
 
     #[test]
@@ -343,7 +444,7 @@ mod tests {
             read(&lines).expect_err("the third line is bad").to_string()
         };
         type Case = (fn(&mut Value), &'static str);
-        let cases: [Case; 8] = [
+        let cases: [Case; 10] = [
             (|r| r["actor_logprobs"] = [-0.1].into(), "1 actor_logprobs for 2 completion_tokens"),
             (|r| r["completion_tokens"] = Value::Array(vec![]), "must not be empty"),
             (|r| r["correctness"] = 2.into(), "correctness is 2, neither 0 nor 1"),
@@ -361,6 +462,11 @@ mod tests {
                 },
                 "versions of the segments fall",
             ),
+            (
+                |r| r["given"] = serde_json::json!([{"after_segments": 2, "begins_context": true, "by": "mode", "tokens": [1]}]),
+                "come after one of the 1 segments",
+            ),
+            (|r| r["given"] = serde_json::json!([{"after_segments": 1}]), "missing field `begins_context`"),
         ];
         for (change, reason) in cases {
             let error = refusal(change);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Map;
 
-use crate::{Completion, Finish, Group, Prompt, Reward, ScoredCompletion, Segment, Token};
+use crate::{
+    Completion, Context, Finish, Group, Prompt, Reward, ScoredCompletion, Segment, Source, Span, Token,
+};
 
 /// A prompt of two tokens.
 pub(crate) fn prompt(index: u64) -> Arc<Prompt> {
@@ -26,7 +28,7 @@ pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
             prompt: prompt.clone(),
             group: id,
             member: member as u32,
-            segments: vec![Segment { version, tokens: (0..tokens).map(token).collect() }],
+            contexts: vec![answered(&prompt, segment(version, tokens))],
             finish: Finish::Eos,
             stop_reason: None,
             text: "ab".to_string(),
@@ -34,6 +36,18 @@ pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
         reward: Reward { total: 1.0, correctness: Some(1), parts: [("letters".to_string(), 1.0)].into() },
     };
     Group::new(id, prompt.clone(), members.iter().enumerate().map(member).collect())
+}
+
+/// A segment of so many tokens.
+pub(crate) fn segment(version: u64, tokens: usize) -> Segment {
+    Segment { version, tokens: (0..tokens).map(token).collect(), drawn_at: None }
+}
+
+/// The prompt and what was drawn behind it.
+fn answered(prompt: &Prompt, segment: Segment) -> Context {
+    let mut context = Context::given(Source::Prompt, prompt.tokens.clone());
+    context.spans.push(Span::Drawn(segment));
+    context
 }
 
 fn token(place: usize) -> Token {

@@ -3,20 +3,11 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::completion::Finish;
+use crate::context::{Context, drawn_count, segments, segments_mut};
+use crate::finish::Finish;
 use crate::prompt::Prompt;
+use crate::span::{Segment, Source, Span};
 use crate::token::Token;
-
-/// Tokens that one policy version drew.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Segment {
-    /// The version of the weights, all through the segment.
-    pub version: u64,
-    /// The tokens, in order.
-    pub tokens: Vec<Token>,
-}
 
 /// How long outputs and their segments are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,59 +32,117 @@ pub enum Progress {
 /// An unfinished output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trajectory {
-    /// What is answered.
+    /// What is answered. Its tokens are the first span of the first context.
     pub prompt: Arc<Prompt>,
     /// The group it belongs to.
     pub group: u64,
     /// Its place in the group.
     pub member: u32,
-    /// What is drawn so far.
-    pub segments: Vec<Segment>,
+    /// What was given and drawn so far; the policy sees the last one. Never empty.
+    pub contexts: Vec<Context>,
 }
 
 impl Trajectory {
     /// A trajectory that has not started.
     pub fn new(prompt: Arc<Prompt>, group: u64, member: u32) -> Self {
-        Self { prompt, group, member, segments: Vec::new() }
+        let contexts = vec![Context::given(Source::Prompt, prompt.tokens.clone())];
+        Self { prompt, group, member, contexts }
     }
 
-    /// The number of tokens drawn so far.
+    /// Goes on behind these contexts, the first of which lacks the prompt.
+    pub fn restore(&mut self, contexts: &[Context]) {
+        let prompt = self.contexts.remove(0);
+        self.contexts.extend_from_slice(contexts);
+        match self.contexts.first_mut() {
+            Some(first) => first.spans.splice(..0, prompt.spans).for_each(drop),
+            None => self.contexts.push(prompt),
+        }
+    }
+
+    /// What the policy sees.
+    pub fn context(&self) -> &Context {
+        self.contexts.last().expect("a trajectory begins with a context")
+    }
+
+    fn context_mut(&mut self) -> &mut Context {
+        self.contexts.last_mut().expect("a trajectory begins with a context")
+    }
+
+    /// What was drawn so far, in all contexts.
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        segments(&self.contexts)
+    }
+
+    /// What was drawn, to be changed.
+    pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
+        segments_mut(&mut self.contexts)
+    }
+
+    /// The segment that was begun last, in whatever context.
+    pub fn last_segment(&self) -> Option<&Segment> {
+        self.segments().next_back()
+    }
+
+    /// The number of segments, in all contexts.
+    pub fn segment_count(&self) -> usize {
+        self.segments().count()
+    }
+
+    /// The number of tokens drawn so far, in all contexts.
     pub fn token_count(&self) -> usize {
-        token_count(&self.segments)
+        drawn_count(&self.contexts)
     }
 
-    /// The number of tokens of the prompt and drawn so far.
+    /// The number of tokens that the policy sees.
     pub fn context_tokens(&self) -> usize {
-        self.prompt.tokens.len() + self.token_count()
+        self.context().token_count()
     }
 
-    /// The prompt's ids and those drawn so far: what the next token is conditioned on, never re-tokenised.
-    pub fn context(&self) -> Vec<u32> {
-        let drawn = self.segments.iter().flat_map(|segment| &segment.tokens).map(|token| token.id);
-        self.prompt.tokens.iter().copied().chain(drawn).collect()
+    /// The ids that the policy sees: what the next token is conditioned on, never re-tokenised.
+    pub fn context_ids(&self) -> Vec<u32> {
+        self.context().ids().collect()
     }
 
-    /// The ids drawn so far and those of the prompt before them, from the last one to the first.
-    pub fn ids_backwards(&self) -> impl Iterator<Item = u32> + '_ {
-        let segments = self.segments.iter().rev();
-        let drawn = segments.flat_map(|segment| segment.tokens.iter().rev().map(|token| token.id));
-        drawn.chain(self.prompt.tokens.iter().rev().copied())
+    /// The number of tokens that the policy saw when it began its last segment.
+    pub fn tokens_before_last_segment(&self) -> usize {
+        for context in self.contexts.iter().rev() {
+            if let Some(place) = context.spans.iter().rposition(|span| span.segment().is_some()) {
+                return context.spans[..place].iter().map(Span::token_count).sum();
+            }
+        }
+        self.context_tokens()
     }
 
     /// Opens a segment under `version`. Versions never fall, and no segment is empty.
     pub fn start_segment(&mut self, version: u64, limits: OutputLimits) {
-        if let Some(last) = self.segments.last() {
+        if let Some(last) = self.last_segment() {
             assert!(version >= last.version, "version {version} after version {}", last.version);
             assert!(!last.tokens.is_empty(), "a segment without tokens has no successor");
         }
         let room = limits.segment_tokens_max - self.token_count() % limits.segment_tokens_max;
-        self.segments.push(Segment { version, tokens: Vec::with_capacity(room) });
+        self.resume_segment(Segment { version, tokens: Vec::with_capacity(room), drawn_at: None });
+    }
+
+    /// Puts a segment behind what there is, to be gone on with.
+    pub fn resume_segment(&mut self, segment: Segment) {
+        self.context_mut().spans.push(Span::Drawn(segment));
+    }
+
+    /// The segment that tokens are drawn into.
+    ///
+    /// # Panics
+    /// Where the context does not end with one.
+    pub fn open_segment(&mut self) -> &mut Segment {
+        match self.context_mut().spans.last_mut() {
+            Some(Span::Drawn(segment)) => segment,
+            _ => panic!("a token is drawn inside a segment that was started"),
+        }
     }
 
     /// Adds a drawn token to the open segment. What the token itself ends the output by, if it does, wins over a
     /// limit that it meets.
     pub fn push(&mut self, token: Token, end: Option<Finish>, limits: OutputLimits) -> Progress {
-        let segment = self.segments.last_mut().expect("a token is drawn inside a segment that was started");
+        let segment = self.open_segment();
         assert!(
             segment.tokens.len() < limits.segment_tokens_max,
             "a token beyond the {} of a segment",
@@ -111,16 +160,25 @@ impl Trajectory {
             Progress::Inside
         }
     }
-}
 
-pub(crate) fn token_count(segments: &[Segment]) -> usize {
-    segments.iter().map(|segment| segment.tokens.len()).sum()
+    /// Puts tokens that nobody drew behind what the policy sees.
+    pub fn append(&mut self, by: Source, ids: Vec<u32>) {
+        assert!(!ids.is_empty(), "nothing is appended to a context");
+        self.context_mut().spans.push(Span::Given { by, ids });
+    }
+
+    /// Lets the policy see these tokens and nothing of what is behind it.
+    pub fn begin_context(&mut self, by: Source, ids: Vec<u32>) {
+        assert!(!ids.is_empty(), "a context begins with a token");
+        self.contexts.push(Context::given(by, ids));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::completion::{Completion, EndedText};
+    use crate::completion::Completion;
+    use crate::finish::EndedText;
     use crate::testing::prompt;
 
     const LIMITS: OutputLimits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 };
@@ -143,7 +201,7 @@ mod tests {
         trajectory.start_segment(5, LIMITS);
         assert_eq!(trajectory.push(token(4), None, LIMITS), Progress::Inside);
         assert_eq!(trajectory.push(token(5), None, LIMITS), Progress::Finished(Finish::Length));
-        assert_eq!(trajectory.context(), [&prompt(0).tokens[..], &[2, 3, 4, 5]].concat());
+        assert_eq!(trajectory.context_ids(), [&prompt(0).tokens[..], &[2, 3, 4, 5]].concat());
         let completion = Completion::new(
             trajectory,
             Finish::Length,
@@ -178,7 +236,7 @@ mod tests {
         trajectory.start_segment(4, LIMITS);
         assert_eq!(trajectory.push(token(2), None, LIMITS), Progress::SegmentFull);
         let drawn: Vec<(u64, usize)> =
-            trajectory.segments.iter().map(|segment| (segment.version, segment.tokens.len())).collect();
+            trajectory.segments().map(|segment| (segment.version, segment.tokens.len())).collect();
         assert_eq!(drawn, [(3, 1), (4, 1)]);
     }
 
@@ -190,5 +248,26 @@ mod tests {
         trajectory.push(token(2), None, LIMITS);
         trajectory.push(token(2), None, LIMITS);
         trajectory.start_segment(2, LIMITS);
+    }
+
+    // Invariant 2: what is given between two turns is seen, and is not among what was drawn.
+    #[test]
+    fn given_tokens_are_seen_and_not_drawn() {
+        let mut trajectory = started();
+        trajectory.push(token(2), Some(Finish::Eos), LIMITS);
+        trajectory.append(Source::Environment, vec![7, 8]);
+        assert_eq!((trajectory.token_count(), trajectory.context_tokens()), (1, 5));
+        assert_eq!(trajectory.tokens_before_last_segment(), 2);
+        trajectory.start_segment(4, LIMITS);
+        // The boundary of a segment is counted in drawn tokens.
+        assert_eq!(trajectory.push(token(3), None, LIMITS), Progress::SegmentFull);
+        assert_eq!(trajectory.context_ids(), [2, 3, 2, 7, 8, 3]);
+        trajectory.begin_context(Source::Mode, vec![9]);
+        trajectory.start_segment(4, LIMITS);
+        trajectory.push(token(4), Some(Finish::Eos), LIMITS);
+        assert_eq!((trajectory.context_ids(), trajectory.segment_count()), (vec![9, 4], 3));
+        assert_eq!(trajectory.tokens_before_last_segment(), 1);
+        let completion = Completion::new(trajectory, Finish::Eos, EndedText::default());
+        assert_eq!(completion.token_ids(), [2, 3, 4]);
     }
 }

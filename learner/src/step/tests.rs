@@ -210,7 +210,7 @@ fn equal_weights_scale_the_update() {
         for scored in &mut one.completions {
             let ids = [&prompt[..], &scored.completion.token_ids()].concat();
             let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &learner.chunk_plan());
-            let tokens = scored.completion.segments.iter_mut().flat_map(|segment| &mut segment.tokens);
+            let tokens = scored.completion.segments_mut().flat_map(|segment| &mut segment.tokens);
             for (place, token) in tokens.enumerate() {
                 token.logprob = stats.logprobs[prompt.len() - 1 + place] - 1.5_f32.ln();
             }
@@ -308,7 +308,8 @@ fn what_is_not_finite_stops_the_step_before_the_weights_change() {
     let mut bad_reward = groups();
     bad_reward[1].completions[2].reward.total = f64::NAN;
     let mut bad_logprob = groups();
-    bad_logprob[2].completions[1].completion.segments[0].tokens[0].logprob = f32::NEG_INFINITY;
+    bad_logprob[2].completions[1].completion.segments_mut().next().unwrap().tokens[0].logprob =
+        f32::NEG_INFINITY;
     for (spoiled, place) in [
         (bad_reward, "step 0, group 1 (prompt prompt-1), completion 2: the reward is NaN"),
         (bad_logprob, "step 0, group 2 (prompt prompt-2), completion 1: an actor's log-probability is -inf"),
@@ -366,7 +367,7 @@ fn groups_that_do_not_fit_are_named() {
     full_learner(by_correctness).step(unlabelled).unwrap();
 
     let mut foreign = groups();
-    foreign[0].completions[1].completion.segments[0].tokens[0].id = VOCABULARY;
+    foreign[0].completions[1].completion.segments_mut().next().unwrap().tokens[0].id = VOCABULARY;
     let message = learner(learner_config()).step(foreign).unwrap_err().to_string();
     assert!(message.contains("completion 1 has token 24, the vocabulary 24 entries"), "{message}");
 }

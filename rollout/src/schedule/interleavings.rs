@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use trajectory::Segment;
+
 use crate::config::QueueConfig;
 use crate::journal::{self, Journal};
 use crate::ledger::RolloutState;
 use crate::scheduler::Pacing;
 use crate::sync::explore;
 use crate::testing::{Script, context_at, rollout_config};
-use trajectory::Segment;
 
 const GROUP_SIZE: usize = 2;
 const GROUPS_PER_STEP: usize = 2;
@@ -38,9 +39,11 @@ fn check_segments(groups: &[Group], state: &RolloutState, folder: &std::path::Pa
             continue;
         }
         let member = known.and_then(|group| group.members.get(completion.member as usize));
-        let mut segments = member.map(|member| member.segments.clone()).unwrap_or_default();
-        segments.extend(after);
-        assert_eq!(segments, completion.segments, "group {}", completion.group);
+        let contexts = member.map(|member| member.contexts.as_slice()).unwrap_or_default();
+        let before = contexts.iter().flat_map(|context| context.segments().cloned());
+        let segments: Vec<Segment> = before.chain(after).collect();
+        let whole: Vec<Segment> = completion.segments().cloned().collect();
+        assert_eq!(segments, whole, "group {}", completion.group);
     }
 }
 

@@ -1,0 +1,30 @@
+//! What follows when a policy has come to an end: nothing, more tokens in the same context, or another context.
+//!
+//! A mode is a pure function of the trajectory, so that one that is restored after a restart goes on as it would
+//! have. It is asked after every end that the policy drew; at the output limit a trajectory is done, whatever its
+//! mode says.
+
+mod single;
+
+use std::fmt;
+
+use trajectory::{Finish, Trajectory};
+
+pub use single::Single;
+
+/// How rollouts of a run go on. All actors ask the same one.
+pub trait RolloutMode: fmt::Debug + Send + Sync {
+    /// What follows the end of what the policy drew. `so_far` holds all of it, its last token included.
+    fn next(&self, so_far: &Trajectory, end: Finish) -> Next;
+}
+
+/// What follows the end of a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The trajectory has ended.
+    Done,
+    /// The policy goes on behind these tokens, which an environment gave. Not empty.
+    Append(Vec<u32>),
+    /// The policy goes on behind these tokens and sees nothing of what was before. Not empty.
+    NewContext(Vec<u32>),
+}

@@ -1,0 +1,209 @@
+//! A rollout mode from outside the crate: after its first end a trajectory goes on in a second context, which begins
+//! with tokens that the mode gave. Everything here goes through what the crate exports.
+
+use std::sync::{Arc, Mutex};
+
+use rewards::{Answer, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
+use rollout::{
+    Actor, ActorContext, Bell, DataConfig, DecodePrecision, Drawn, Generator, GeneratorError, Intake,
+    JsonlConfig, KvCache, Lockstep, Needs, Next, OnUpdate, Pacing, Priority, PromptSource, Pulses,
+    QueueConfig, ReplayQueue, RolloutConfig, RolloutMode, Scorer, SegmentRequest, StepRequest, Text,
+    Versioned, WeightsCell,
+};
+use trajectory::{Context, Finish, Group, Source, Span, Token, Trajectory};
+
+const TOKENIZER: &str = r#"{
+  "version": "1.0", "truncation": null, "padding": null,
+  "added_tokens": [
+    {"id": 0, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
+     "normalized": false, "special": true}
+  ],
+  "normalizer": null,
+  "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+  "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "merges": [],
+            "vocab": {"<eos>": 0, "<unk>": 1, "a": 2, "b": 3, "c": 4, "d": 5, "e": 6}}
+}"#;
+
+/// Carries the last two tokens before the end into a second context, behind a token of its own.
+#[derive(Debug)]
+struct CarryOnce;
+
+const CARRIED: u32 = 6;
+
+impl RolloutMode for CarryOnce {
+    fn next(&self, so_far: &Trajectory, end: Finish) -> Next {
+        assert_eq!(end, Finish::Eos, "nothing else is drawn at an end here");
+        if so_far.contexts.len() == 2 {
+            return Next::Done;
+        }
+        let ids = so_far.context_ids();
+        Next::NewContext([&[CARRIED], &ids[ids.len() - 3..ids.len() - 1]].concat())
+    }
+}
+
+/// How a segment was begun.
+struct Begun {
+    context: Vec<u32>,
+    first_token_index: u64,
+    cached: bool,
+}
+
+/// Draws `b` and ends each context after four tokens. It writes down the contexts that it is given.
+#[derive(Default)]
+struct FourEach {
+    slots: Vec<Option<usize>>,
+    begun: Arc<Mutex<Vec<Begun>>>,
+}
+
+impl Generator for FourEach {
+    type Weights = ();
+
+    fn begin(
+        &mut self,
+        slot: usize,
+        request: SegmentRequest<'_>,
+        _: &Versioned<()>,
+    ) -> Result<(), GeneratorError> {
+        let drawn = request.trajectory.context().segments().map(|segment| segment.tokens.len()).sum();
+        self.slots[slot] = Some(drawn);
+        let begun = Begun {
+            context: request.context(),
+            first_token_index: request.first_token_index(),
+            cached: request.cached,
+        };
+        self.begun.lock().expect("no panic").push(begun);
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Vec<Drawn>, GeneratorError> {
+        let slots = self.slots.iter_mut().enumerate();
+        Ok(slots
+            .filter_map(|(slot, drawn)| {
+                let drawn = drawn.as_mut()?;
+                *drawn += 1;
+                let id = if *drawn == 4 { 0 } else { 3 };
+                Some(Drawn { slot, token: Token { id, logprob: -0.25 } })
+            })
+            .collect())
+    }
+
+    fn end_segment(&mut self, _: usize) {}
+
+    fn release(&mut self, slot: usize) {
+        self.slots[slot] = None;
+    }
+
+    fn slots(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+struct Length;
+
+impl Verifier for Length {
+    fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
+        Ok(Verdict::from(answer.completion.len() as f64))
+    }
+}
+
+fn rollout_config() -> RolloutConfig {
+    RolloutConfig {
+        output_tokens_max: 12,
+        segments_max: 4,
+        trajectories_open_max: 2,
+        actors: 1,
+        scorers: 1,
+        group_size: 2,
+        temperature: 1.0,
+        top_p: 1.0,
+        top_k: 0,
+        stop: Vec::new(),
+        stop_token_ids: Vec::new(),
+        min_tokens: 0,
+        include_stop_str_in_output: true,
+        on_update: OnUpdate::Recompute,
+        in_flight_updates: false,
+        versions_open_max: u64::MAX,
+        precision: DecodePrecision::F32,
+        kv_cache: KvCache::F32,
+        kv_cache_tokens_max: None,
+        priority: Priority::Oldest,
+        truncated_reward: TruncatedReward::Zero,
+    }
+}
+
+fn context(folder: &std::path::Path) -> Arc<ActorContext<()>> {
+    let write = |name: &str, content: &str| std::fs::write(folder.join(name), content).expect("a folder");
+    write("tokenizer.json", TOKENIZER);
+    write("tokenizer_config.json", r#"{"eos_token": "<eos>"}"#);
+    write("prompts.jsonl", "{\"prompt\": \"ac\"}\n");
+    let text = Arc::new(Text::load(folder).expect("a tokenizer"));
+    let data = DataConfig::Jsonl(JsonlConfig::new(folder.join("prompts.jsonl")));
+    let prompts = PromptSource::open(&data, Split::Train, 1, text.clone(), &Needs::default());
+    let rewards = WeightedSum::new(TruncatedReward::Scored);
+    let rewards = rewards.with_verifier("length", 1.0, false, Box::new(Length)).expect("one reward");
+    let bell = Bell::new();
+    let pacing = Pacing { groups_per_step: 1, staleness_versions_max: 0 };
+    Arc::new(ActorContext {
+        config: rollout_config(),
+        seed: 1,
+        prompts: prompts.expect("one line").0,
+        scorer: Scorer::new(text, rewards),
+        weights: Arc::new(WeightsCell::new(0, Arc::new(()), bell.clone())),
+        intake: Arc::new(Intake::new(pacing, bell)),
+        mode: Arc::new(CarryOnce),
+        pulses: Pulses::default(),
+    })
+}
+
+fn first_group(context: &Arc<ActorContext<()>>, generator: FourEach) -> Group {
+    let config = QueueConfig { groups_max: 1, staleness_versions_max: 0 };
+    let queue = ReplayQueue::new(config, context.intake.clone());
+    let actor = Actor::new(context.clone(), 0, generator);
+    let mut lockstep = Lockstep::new(vec![actor], Vec::new());
+    lockstep.take(&queue, &StepRequest::of(1), 0).expect("no failure").remove(0)
+}
+
+#[test]
+fn a_second_context_begins_with_what_the_mode_carries() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let context = context(folder.path());
+    let begun = Arc::default();
+    let generator = FourEach { slots: vec![None; 2], begun: Arc::clone(&begun) };
+    let group = first_group(&context, generator);
+    for scored in &group.completions {
+        let contexts = &scored.completion.contexts;
+        let ids: Vec<Vec<u32>> = contexts.iter().map(|context| context.ids().collect()).collect();
+        assert_eq!(ids, [vec![2, 4, 3, 3, 3, 0], vec![CARRIED, 3, 3, 3, 3, 3, 0]]);
+        let given = Span::Given { by: Source::Mode, ids: vec![CARRIED, 3, 3] };
+        assert_eq!(contexts[1].spans[0], given);
+        // Invariant 2: a loss sees what was drawn in both contexts, and neither the prompt nor what was carried.
+        let drawn = contexts.iter().flat_map(Context::drawn_ranges);
+        assert_eq!(drawn.collect::<Vec<_>>(), [2..6, 3..7]);
+        assert_eq!(scored.completion.token_ids(), [3, 3, 3, 0, 3, 3, 3, 0]);
+        assert_eq!(scored.completion.text, "bbbbbb");
+    }
+    // The slot's cache is not that of the second context, and the random numbers go on where they were.
+    let begun = begun.lock().expect("no panic");
+    let is_second = |begun: &&Begun| begun.context == [CARRIED, 3, 3];
+    let second: Vec<&Begun> = begun.iter().filter(is_second).collect();
+    assert_eq!(second.len(), 2);
+    assert!(second.iter().all(|begun| begun.first_token_index == 4 && !begun.cached));
+}
+
+// Invariant 2 and 9: contexts and what was given come back from a recording as they were.
+#[test]
+fn two_contexts_survive_being_recorded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let group =
+        first_group(&context(folder.path()), FourEach { slots: vec![None; 2], ..FourEach::default() });
+    let mut lines = Vec::new();
+    trajectory::write_group(&mut lines, &group).expect("memory has room");
+    let path = folder.path().join("recorded.jsonl");
+    std::fs::write(&path, lines).expect("a folder");
+    let read = trajectory::read_groups(&path).expect("our own lines");
+    for (before, after) in group.completions.iter().zip(&read[0].completions) {
+        assert_eq!(before.completion.contexts, after.completion.contexts);
+    }
+}
