@@ -47,6 +47,20 @@ pub enum Command {
     /// Measures time and memory on this machine
     #[command(subcommand)]
     Bench(Bench),
+    /// Writes the reference of commands, config keys and metrics from the code
+    Docs(DocsArgs),
+}
+
+/// `longhaul docs`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  longhaul docs docs/reference")]
+pub struct DocsArgs {
+    /// The folder that the pages are written to
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The repository, whose doc comments the page of the config shows
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub repository: PathBuf,
 }
 
 /// Changes to the config, shared by all commands.
@@ -290,7 +304,11 @@ mod tests {
 
     #[test]
     fn every_command_takes_set() {
-        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "bench") {
+        // `docs` reads no config, and `bench` has commands of its own.
+        let without = ["bench", "docs"];
+        for command in
+            Cli::command().get_subcommands().filter(|command| !without.contains(&command.get_name()))
+        {
             assert!(command.get_arguments().any(|argument| argument.get_long() == Some("set")));
         }
     }

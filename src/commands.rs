@@ -10,3 +10,4 @@ pub mod generate;
 pub mod logprobs;
 pub mod check;
 pub mod simulate;
+pub mod docs;

@@ -62,5 +62,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
         Command::Bench(Bench::Decode(args)) => bench::decode(args),
         Command::Bench(Bench::Segments(args)) => bench::segments(args),
+        Command::Docs(args) => commands::docs::docs(args),
     }
 }

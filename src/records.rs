@@ -2,6 +2,7 @@
 
 pub mod output;
 pub mod folder;
+pub mod catalogue;
 pub mod writer;
 pub mod reader;
 pub mod step_metrics;

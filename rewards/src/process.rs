@@ -42,7 +42,8 @@ pub struct ProcessConfig {
     /// which answer made the plugin fail. More helps a plugin that judges several together.
     #[serde(default = "one")]
     pub batch: usize,
-    /// Milliseconds from when a request is sent to its reply. With a batch, a request also waits for its company.
+    /// Milliseconds from when a request is sent to its reply. With a batch, that includes the time of the other
+    /// requests in flight.
     #[serde(default = "ten_seconds")]
     pub timeout_ms: u64,
     /// Milliseconds that are added, at most, until a new process has given its first reply: imports and models take

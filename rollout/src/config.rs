@@ -64,11 +64,11 @@ pub enum Schedule {
     Lockstep,
 }
 
-/// In how many bits the actors hold the weights that they decode with.
+/// Precision of the weights that actors decode with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecodePrecision {
-    /// 32 bits: the learner's own weights.
+    /// The learner's own weights.
     #[default]
     F32,
     /// 16 bits: rounded to 8 significant bits.
@@ -77,26 +77,26 @@ pub enum DecodePrecision {
     I8,
 }
 
-/// In how many bits a decoder caches keys and values.
+/// Precision of the KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KvCache {
-    /// 32: as they are.
+    /// Keys and values as they are.
     #[default]
     F32,
-    /// 16: rounded, in half of the memory. What is drawn is of a slightly other distribution than the one that
+    /// Rounded, in half of the memory. What is drawn is of a slightly other distribution than the one that
     /// training computes.
     Bf16,
 }
 
-/// Who gets a slot or room in the cache where not all trajectories that are due can have it.
+/// Scheduling priority where slots or room in the KV cache are scarce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// The oldest group.
     #[default]
     Oldest,
-    /// The group that lacks the fewest members, after the oldest group: a few long members so hold back no group for
+    /// After the oldest group, the one with the fewest unfinished members: so a few long members hold back no group for
     /// long that is otherwise ready.
     LastMembers,
 }
@@ -143,7 +143,7 @@ pub struct RolloutConfig {
     /// it. The tokens that are trained on have both in any case.
     #[serde(default = "yes")]
     pub include_stop_str_in_output: bool,
-    /// What happens to a cache at a weight update.
+    /// What happens to the KV cache of an open trajectory at a weight update.
     #[serde(default)]
     pub on_update: OnUpdate,
     /// Whether newer weights end the segments that are open, so that all slots decode under the newest ones
@@ -158,11 +158,11 @@ pub struct RolloutConfig {
     /// and a copy of them in memory.
     #[serde(default = "two")]
     pub versions_open_max: u64,
-    /// In how many bits the actors hold their weights. Less is faster and takes less memory, and makes them draw
+    /// Precision of the weights that actors decode with; on the CPU only. Less is faster and takes less memory, and makes them draw
     /// from another distribution than the learner computes (`learner.mismatch`).
     #[serde(default)]
     pub precision: DecodePrecision,
-    /// In how many bits keys and values are cached; `"bf16"` on the CPU only.
+    /// Precision of the KV cache; `"bf16"` on the CPU only.
     #[serde(default)]
     pub kv_cache: KvCache,
     /// The most tokens whose keys and values are cached at the same time, over all actors, in whole blocks; absent, as
@@ -170,7 +170,7 @@ pub struct RolloutConfig {
     /// On the CPU only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache_tokens_max: Option<usize>,
-    /// Who goes first where slots or room in the cache are scarce.
+    /// Scheduling priority where slots or room in the KV cache are scarce.
     #[serde(default)]
     pub priority: Priority,
     /// What a truncated completion is worth; the sum of rewards follows it.

@@ -23,6 +23,8 @@ use tensorboard_proto::types::DataType;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::{histogram_raw, scalar};
 
+use crate::records::catalogue;
+
 /// The families whose values depend on the clock; every other tag repeats exactly in a deterministic run, and
 /// in lockstep.
 pub const TIMED_FAMILIES: [&str; 3] = ["timing_s/", "time/", "perf/"];
@@ -112,7 +114,7 @@ impl MetricsWriter {
     /// If the line cannot be written. TensorBoard's failure is one warning and ends the events, not the run.
     ///
     /// # Panics
-    /// If a tag comes twice: the reader of the line would see only one of the two.
+    /// If a tag is not in the catalogue, or comes twice: the reader of the line would see only one of the two.
     pub fn record<S: AsRef<str>>(
         &mut self,
         step: u64,
@@ -142,6 +144,7 @@ impl MetricsWriter {
         let mut object = line.serialize_map(None)?;
         object.serialize_entry("step", &step)?;
         for (tag, value) in scalars {
+            assert!(catalogue::knows(tag.as_ref()), "the metric {} is not in the catalogue", tag.as_ref());
             assert!(tags.insert(tag.as_ref()), "the metric {} is recorded twice in a step", tag.as_ref());
             object.serialize_entry(tag.as_ref(), value)?;
         }

@@ -55,6 +55,10 @@ const PHRASES: &[(&str, &str)] = &[
     ("nobody waits for", "say `virtual`"),
     ("waits for its company", "say that it waits for the other rows of its batch"),
     ("what parts ", "name the difference"),
+    ("beginning in common", "say `shared prefix`"),
+    ("in how many bits", "say `precision`"),
+    ("who goes first", "say `scheduling priority`"),
+    ("workings of mixed quality", "say `worked solutions`"),
 ];
 
 #[test]

@@ -11,7 +11,7 @@ use crate::text::TemplateVariables;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum DataConfig {
-    /// Problems that a generator of the crate `rewards` makes without end.
+    /// Endless problems of a task.
     Task(TaskConfig),
     /// The rows of a file, in another order in each epoch.
     Jsonl(JsonlConfig),
@@ -60,10 +60,10 @@ pub enum LastAssistant {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BadRowsPolicy {
-    /// It does not begin.
+    /// The run does not begin.
     #[default]
     Stop,
-    /// It does without them.
+    /// They are left out.
     Skip,
 }
 

@@ -1,0 +1,101 @@
+//! The pages of `docs/reference/` are those that `longhaul docs` writes, and say of the config what its types say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use longhaul::commands::docs::pages;
+use longhaul::config::Config;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_pages_are_those_of_the_code() {
+    for page in pages(root()).unwrap() {
+        let path = root().join("docs/reference").join(page.name);
+        let there = fs::read_to_string(&path).unwrap_or_default();
+        let name = page.name;
+        assert!(
+            there == page.text,
+            "docs/reference/{name} is not of this code: longhaul docs docs/reference"
+        );
+    }
+}
+
+/// Keys and what the page of the config says of their types and defaults.
+fn rows() -> BTreeMap<String, Vec<[String; 2]>> {
+    let page = pages(root()).unwrap().into_iter().find(|page| page.name == "config.md").unwrap();
+    let mut rows: BTreeMap<String, Vec<[String; 2]>> = BTreeMap::new();
+    for line in page.text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let key = cells[0].trim_matches(['|', ' ', '`']).to_owned();
+        rows.entry(key).or_default().push([cells[1].to_owned(), cells[2].to_owned()]);
+    }
+    rows
+}
+
+fn keys(path: &str, value: &toml::Value, found: &mut Vec<(String, String)>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                keys(&format!("{path}.{key}"), value, found);
+            }
+        }
+        toml::Value::Array(values) if values.iter().all(toml::Value::is_table) && !values.is_empty() => {
+            values.iter().for_each(|value| keys(path, value, found));
+        }
+        value => found.push((path.trim_start_matches('.').to_owned(), value.to_string())),
+    }
+}
+
+fn configs(folder: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            configs(&path, paths);
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+}
+
+/// The keys of the resolved configs are those of the page, and the least config has the page's defaults.
+#[test]
+fn the_page_of_the_config_has_every_key_and_its_default() {
+    let rows = rows();
+    assert!(rows.len() > 120, "{}", rows.len());
+    let mut paths = Vec::new();
+    configs(&root().join("configs"), &mut paths);
+    for path in &paths {
+        let config = Config::load(path, &[]).unwrap();
+        let mut found = Vec::new();
+        keys("", &toml::from_str(&config.resolved()).unwrap(), &mut found);
+        for (key, _) in found.iter().filter(|(key, _)| !key.ends_with(".kind")) {
+            assert!(rows.contains_key(key), "{}: the reference has no {key}", path.display());
+        }
+    }
+    let least = root().join("tests/fixtures/least.toml");
+    let written: toml::Value = toml::from_str(&fs::read_to_string(&least).unwrap()).unwrap();
+    let resolved = Config::load(&least, &[]).unwrap().resolved();
+    let (mut given, mut all) = (Vec::new(), Vec::new());
+    keys("", &written, &mut given);
+    keys("", &toml::from_str(&resolved).unwrap(), &mut all);
+    let mut compared = 0;
+    for (key, value) in all.iter().filter(|(key, _)| !given.iter().any(|(there, _)| there == key)) {
+        let Some(said) = rows.get(key) else { continue };
+        // Entries of `[[rewards]]` read themselves, and their sentences say the defaults.
+        if said.iter().all(|[_, default]| default.is_empty() || default == "built in") {
+            continue;
+        }
+        let is_said = said.iter().any(|[_, default]| {
+            let default = default.trim_end_matches(" without the section").trim_matches('`');
+            let both = (default.parse::<f64>(), value.parse::<f64>());
+            default == value || matches!(both, (Ok(one), Ok(other)) if one == other)
+        });
+        assert!(is_said, "{key} is {value} where it is not given, and the reference says {said:?}");
+        compared += 1;
+    }
+    assert!(compared > 60, "{compared}");
+}
