@@ -88,9 +88,8 @@ impl ModelFiles {
             );
         }
         let decoder = DecoderConfig::read(dir)?;
-        let text = Text::load(dir)?;
-        text.check_vocabulary(decoder.vocabulary)?;
-        let notes = text.notes();
+        let text = Text::load(dir)?.for_rows(decoder.vocabulary)?;
+        let notes = text.notes().to_vec();
         Ok(Self { dir: dir.to_owned(), decoder, text: Arc::new(text), notes })
     }
 
@@ -224,8 +223,13 @@ pub fn tokenizer_files(dir: &Path) -> Result<Vec<ExtraFile>> {
     let more = dir.join(MORE_TEMPLATES);
     if more.is_dir() {
         let entries = std::fs::read_dir(&more).with_context(|| more.display().to_string())?;
-        let file_names = entries.flatten().map(|entry| entry.file_name());
-        let mut templates: Vec<String> = file_names.filter_map(|name| name.into_string().ok()).collect();
+        let mut templates = Vec::new();
+        for entry in entries {
+            let name = entry.with_context(|| more.display().to_string())?.file_name();
+            let shown = more.join(&name);
+            let name = name.into_string().ok();
+            templates.push(name.with_context(|| format!("{}: the name is not UTF-8", shown.display()))?);
+        }
         templates.sort();
         names.extend(templates.iter().map(|name| format!("{MORE_TEMPLATES}/{name}")));
     }

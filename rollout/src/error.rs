@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::bad_rows::{BadRows, RowProblem, RowRefusal};
+
 /// What a decoder reports when it cannot go on; the crate does not know the decoder's own error type.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -54,7 +56,7 @@ pub enum RolloutError {
     },
     /// Rows of a file that cannot be used.
     #[error(transparent)]
-    Rows(Box<crate::prompt::BadRows>),
+    Rows(Box<BadRows>),
     /// A tokenizer that can produce ids which the model has no embedding for.
     #[error(
         "{}: token {token:?} has id {id}, but the model's vocabulary has {vocabulary} entries; \
@@ -70,6 +72,24 @@ pub enum RolloutError {
         id: u32,
         /// The number of rows of the model's embedding.
         vocabulary: usize,
+    },
+    /// A token that the model's embedding has no row for.
+    #[error(
+        "{}: {what}token {token:?} has id {id}, but the model's embedding has {rows} rows; resize the embedding \
+         (transformers' resize_token_embeddings), or take the token out of this file",
+        path.display()
+    )]
+    WithoutRow {
+        /// The file that adds the token.
+        path: PathBuf,
+        /// What the token is for, or nothing.
+        what: &'static str,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// The number of rows.
+        rows: usize,
     },
     /// The tokenizer refused a text or an id sequence.
     #[error("the tokenizer cannot {action}: {reason}")]
@@ -158,5 +178,14 @@ impl RolloutError {
     /// An error about line `line` (from 1) of `path`.
     pub(crate) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
         Self::Line { path: path.to_path_buf(), line, reason: reason.to_string() }
+    }
+
+    /// What a row that the tokenizer or the chat template refuses is refused for.
+    pub(crate) fn refusing_row(self) -> RowRefusal {
+        let problem = match &self {
+            Self::WithoutRow { .. } => RowProblem::Vocabulary,
+            _ => RowProblem::Template,
+        };
+        problem.because(self.to_string())
     }
 }

@@ -185,7 +185,7 @@ impl RolloutState {
         if form != FORM.to_string() {
             let reason = format!(
                 "has form {form} of a rollout's state, and this longhaul reads form {FORM}: resume the run with the \
-                 longhaul that wrote it, or begin another run with the checkpoint's weights (model.path)"
+                 longhaul that wrote it, or begin another run with the checkpoint's weights (`train --fork`)"
             );
             return Err(RolloutError::content(path, reason));
         }

@@ -5,7 +5,9 @@
 //! are not here.
 
 mod sync;
+mod bad_rows;
 mod error;
+mod json;
 mod config;
 pub mod faults;
 mod pulse;
@@ -36,6 +38,7 @@ mod testing;
 mod simulation;
 
 pub use actor::{Actor, ActorContext, ActorReport, Advance, UnfinishedGroups, members};
+pub use bad_rows::{BAD_ROWS_NAMED, BadRow, BadRows, RowProblem, RowRefusal};
 pub use config::{
     DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, Schedule, StopConfig,
 };
@@ -45,14 +48,15 @@ pub use evaluate::{EvaluationParts, EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
 pub use intake::{Intake, IntakeReport};
 pub use journal::Journal;
+pub use json::object as json_object;
 pub use ledger::{
     ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WaitingState, WindowState,
 };
 pub use modes::{Next, RolloutMode, Single};
 pub use overlapped::{Overlapped, window_groups};
 pub use prompt::{
-    BAD_ROWS_NAMED, BadRow, BadRows, BadRowsPolicy, DataConfig, Demonstration, Fault, JsonlConfig,
-    LastAssistant, Learn, Line, Needs, PromptLengths, PromptSource, RowFile, Survey, references,
+    BadRowsPolicy, ChatFields, DataConfig, Demonstration, DemonstrationNeeds, JsonlConfig, LastAssistant,
+    Learn, Line, Needs, PromptLengths, PromptSource, RowFile, Survey, references,
 };
 pub use pulse::{Doing, Pulse, Pulses, Stage};
 pub use queue::{DropReason, QueueReport, ReplayQueue};

@@ -10,6 +10,7 @@ mod variables;
 #[cfg(test)]
 mod fixtures_tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -25,11 +26,15 @@ use crate::token_bytes::TokenBytes;
 
 pub use template::{Chat, ChatEnding};
 pub use variables::TemplateVariables;
+pub(crate) use variables::check_tools;
 
 /// Words whose tokens a tokenizer remembers, on each thread that encodes. Words of a language are soon among them;
 /// prompts that are made for one use would fill its usual 10,000 with what never comes again, and a run would grow
 /// by megabytes, for long ones by hundreds, while they do.
 const WORDS_REMEMBERED_MAX: usize = 1024;
+
+/// Tokens that a note lists.
+const TOKENS_LISTED_MAX: usize = 5;
 
 /// The tokenizer of a model, its chat template and its ends of output.
 pub struct Text {
@@ -38,7 +43,14 @@ pub struct Text {
     templates: ChatTemplates,
     special_tokens: Map<String, Value>,
     eos_ids: Vec<u32>,
+    /// The tokenizer's own one of them, as its config names it.
+    eos_token: Option<String>,
     listed: ListedEnds,
+    /// Tokens that tokenizer.json lacks, by their ids.
+    new_tokens: BTreeMap<u32, String>,
+    /// Rows of the model's embedding, where a model goes with it.
+    rows: Option<usize>,
+    notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Text {
@@ -61,43 +73,91 @@ impl Text {
         // A file that was saved after a training with a length limit has both, and they are of that use: obeyed, a prompt
         // would be cut or padded. transformers leaves them out of every call as well.
         let padding = tokenizer.get_padding().map(|padding| padding.pad_token.clone());
+        let mut notes = former_use(&path, &tokenizer);
         tokenizer
             .with_truncation(None)
             .map_err(|error| RolloutError::content(&path, format!("truncation: {error}")))?;
         tokenizer.with_padding(None);
         let config = TokenizerConfig::read(directory)?;
-        config.add_tokens(&mut tokenizer, directory)?;
+        let new_tokens = config.add_tokens(&mut tokenizer, directory)?;
+        if !new_tokens.is_empty() {
+            let (count, listed) = (new_tokens.len(), listed(new_tokens.iter()));
+            let path = directory.join("tokenizer_config.json");
+            notes.push(format!("{}: tokens that tokenizer.json lacks: {count} ({listed})", path.display()));
+        }
         let listed = ListedEnds::read(directory)?;
+        notes.extend(listed.notes.iter().cloned());
         let eos_ids = files::eos_ids(directory, &tokenizer, &config, &listed)?;
+        let eos_token = config.token("eos_token").map(str::to_owned);
         let templates = ChatTemplates::new(files::templates(directory, &config)?);
         let special_tokens = config.variables(padding.as_deref());
-        Ok(Self { directory: directory.to_path_buf(), tokenizer, templates, special_tokens, eos_ids, listed })
+        let (directory, rows) = (directory.to_path_buf(), None);
+        Ok(Self {
+            directory,
+            tokenizer,
+            templates,
+            special_tokens,
+            eos_ids,
+            eos_token,
+            listed,
+            new_tokens,
+            rows,
+            notes,
+        })
     }
 
-    /// Refuses a tokenizer that can produce an id outside an embedding of `vocabulary` rows.
-    pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), RolloutError> {
-        if let Some(id) = self.listed.ids.iter().find(|id| **id as usize >= vocabulary) {
+    /// The same for a model whose embedding has so many rows. A text with an added token that has no row is refused when
+    /// it is encoded; other texts are not concerned.
+    ///
+    /// # Errors
+    /// If a token of the vocabulary, or an end of output, has no row.
+    pub fn for_rows(mut self, rows: usize) -> Result<Self, RolloutError> {
+        if let Some(id) = self.listed.ids.iter().find(|id| **id as usize >= rows) {
             let reason = format!(
-                "eos_token_id {id} is outside the vocabulary of {vocabulary} tokens, so nothing ends there"
+                "eos_token_id {id} is outside the vocabulary of {rows} tokens, so nothing ends there"
             );
             return Err(RolloutError::content(&self.listed.path, reason));
         }
-        match self.tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
-            Some((token, id)) if id as usize >= vocabulary => Err(RolloutError::Vocabulary {
-                path: self.directory.join("tokenizer.json"),
-                token,
-                id,
-                vocabulary,
-            }),
-            _ => Ok(()),
+        let own = self.eos_token.as_ref().and_then(|token| self.tokenizer.token_to_id(token));
+        if let Some(id) = own.filter(|id| *id as usize >= rows) {
+            return Err(self.without_row(id, rows, "the end of output "));
         }
+        match self.tokenizer.get_vocab(false).into_iter().max_by_key(|(_, id)| *id) {
+            Some((token, id)) if id as usize >= rows => {
+                let path = self.directory.join("tokenizer.json");
+                return Err(RolloutError::Vocabulary { path, token, id, vocabulary: rows });
+            }
+            _ => {}
+        }
+        let added = self.tokenizer.get_added_tokens_decoder();
+        let without: BTreeMap<u32, String> = added
+            .into_iter()
+            .filter(|(id, _)| *id as usize >= rows)
+            .map(|(id, token)| (id, token.content))
+            .collect();
+        if !without.is_empty() {
+            self.notes.push(format!(
+                "{}: tokens without a row in the model's embedding of {rows} rows: {} ({}); a text that has one is \
+                 refused",
+                self.directory.display(),
+                without.len(),
+                listed(without.iter())
+            ));
+        }
+        self.rows = Some(rows);
+        Ok(self)
+    }
+
+    fn without_row(&self, id: u32, rows: usize, what: &'static str) -> RolloutError {
+        let is_new = self.new_tokens.contains_key(&id);
+        let name = if is_new { "tokenizer_config.json" } else { "tokenizer.json" };
+        let token = self.tokenizer.id_to_token(id).unwrap_or_default();
+        RolloutError::WithoutRow { what, token, id, rows, path: self.directory.join(name) }
     }
 
     /// What a person should know about the files.
-    pub fn notes(&self) -> Vec<String> {
-        let ListedEnds { path, impossible, .. } = &self.listed;
-        let note = |id| format!("{}: eos_token_id {id} is no token's, and ends nothing", path.display());
-        impossible.iter().map(note).collect()
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The ids of a plain prompt, with the special tokens that the tokenizer puts around a text (for
@@ -116,7 +176,11 @@ impl Text {
             .tokenizer
             .encode_fast(text, special_tokens)
             .map_err(|error| RolloutError::Tokenizer { action: "encode", reason: error.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        match (self.rows, ids.iter().max()) {
+            (Some(rows), Some(id)) if *id as usize >= rows => Err(self.without_row(*id, rows, "")),
+            _ => Ok(ids.to_vec()),
+        }
     }
 
     /// A conversation as the text that the model's chat template makes of it.
@@ -169,6 +233,26 @@ impl Text {
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
+}
+
+/// What tokenizer.json says about the length of texts, which is of a former use.
+fn former_use(path: &Path, tokenizer: &Tokenizer) -> Vec<String> {
+    let truncation = tokenizer
+        .get_truncation()
+        .map(|truncation| format!("`truncation` to {} tokens", truncation.max_length));
+    let padding = tokenizer.get_padding().map(|_| "`padding`".to_owned());
+    let note = |what| format!("{}: {what} is not obeyed, as transformers does not obey it", path.display());
+    truncation.into_iter().chain(padding).map(note).collect()
+}
+
+/// Some tokens with their ids.
+fn listed<'a>(tokens: impl Iterator<Item = (&'a u32, &'a String)>) -> String {
+    let named = tokens.map(|(id, token)| format!("{token:?} is {id}"));
+    let mut named: Vec<String> = named.take(TOKENS_LISTED_MAX + 1).collect();
+    if named.len() > TOKENS_LISTED_MAX {
+        named[TOKENS_LISTED_MAX] = "...".to_owned();
+    }
+    named.join(", ")
 }
 
 /// An output that is decoded token by token; a character of several tokens appears with its last one.
@@ -275,7 +359,7 @@ mod tests {
         files.write("generation_config.json", r#"{"eos_token_id": -1}"#);
         assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0, 5]);
         files.write("generation_config.json", r#"{"eos_token_id": [3, 700]}"#);
-        let error = files.load().expect("a tokenizer").check_vocabulary(500).expect_err("700").to_string();
+        let error = files.load().expect("a tokenizer").for_rows(500).expect_err("700").to_string();
         assert!(error.contains("generation_config.json: eos_token_id 700"), "{error}");
         files.write("generation_config.json", r#"{"eos_token_id": "x"}"#);
         let error = files.load().expect_err("x is no id").to_string();
@@ -287,17 +371,44 @@ mod tests {
         let files = TextFiles::new();
         files.write("tokenizer_config.json", "{}");
         assert!(files.load().expect_err("no end").to_string().contains("eos_token"));
+        // transformers adds a token that tokenizer.json lacks; whether it can be drawn is the model's matter.
         files.write("tokenizer_config.json", r#"{"eos_token": {"content": "<none>"}}"#);
-        let error = files.load().expect_err("no such token").to_string();
-        assert!(error.contains("tokenizer_config.json: eos_token \"<none>\""), "{error}");
+        let text = files.load().expect("it is added");
+        assert_eq!(text.eos_ids(), &[7]);
+        assert!(text.notes()[0].contains("tokens that tokenizer.json lacks: 1 (\"<none>\" is 7)"));
+        let error = text.for_rows(7).expect_err("no row").to_string();
+        assert!(
+            error.contains("tokenizer_config.json: the end of output token \"<none>\" has id 7")
+                && error.contains("embedding has 7 rows"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_tokenizer_must_fit_the_vocabulary() {
-        let text = text();
-        text.check_vocabulary(7).expect("ids 0 to 6");
-        let error = text.check_vocabulary(6).expect_err("id 6 has no row").to_string();
+        let load = || TextFiles::new().load().expect("a tokenizer");
+        assert!(load().for_rows(7).expect("ids 0 to 6").notes().is_empty());
+        let error = load().for_rows(6).expect_err("id 6 has no row").to_string();
         assert!(error.contains("tokenizer.json: token \"e\" has id 6"), "{error}");
+    }
+
+    #[test]
+    fn an_added_token_without_a_row_concerns_texts_that_have_it() {
+        let files = TextFiles::new();
+        files.write("tokenizer_config.json", r#"{"eos_token": "<eos>", "extra_special_tokens": ["<note>"]}"#);
+        let text = files.load().expect("a tokenizer").for_rows(7).expect("no end of output");
+        assert_eq!(text.encode("ab").expect("known"), [2, 3]);
+        let error = text.encode_fragment("a<note>b").expect_err("id 7 of 7").to_string();
+        for part in ["tokenizer_config.json: ", "\"<note>\" has id 7", "has 7 rows", "resize"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let notes = text.notes().join("\n");
+        assert!(
+            notes.contains("without a row in the model's embedding of 7 rows: 1 (\"<note>\" is 7)"),
+            "{notes}"
+        );
+        let roomy = files.load().expect("a tokenizer").for_rows(8).expect("a row for it");
+        assert_eq!(roomy.encode("a<note>b").expect("a row for it"), [2, 7, 3]);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `longhaul logprobs`: log-probability and entropy of every token that follows another.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 
 use anyhow::{Context, Result, bail};
 use kernels::sampling::logprob_and_entropy;
@@ -9,7 +8,9 @@ use kernels::{
     ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, LayerInputs, Packed, TokenStats,
     token_stats,
 };
+use rollout::{Line, RowFile, RowRefusal};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::cli::LogprobsArgs;
 use crate::config::ToolConfig;
@@ -62,13 +63,10 @@ fn write_logprobs(
 ) -> Result<()> {
     let positions = decoder.config.max_positions;
     let mut is_beyond = false;
-    for (number, line) in BufReader::new(input).lines().enumerate() {
-        let place = || format!("{}:{}", args.input.display(), number + 1);
-        let line = line.with_context(place)?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let Tokens { tokens } = serde_json::from_str(&line).with_context(place)?;
+    let mut rows = RowFile::of(&args.input, input)?;
+    while let Some(Line { number, text }) = rows.next_row()? {
+        let place = || format!("{}:{number}", args.input.display());
+        let Tokens { tokens } = tokens_of(text).with_context(place)?;
         let vocabulary = decoder.config.vocabulary;
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
             bail!("{}: token {id} is outside the vocabulary of {vocabulary}", place());
@@ -92,10 +90,15 @@ fn write_logprobs(
             logprobs: stats.logprobs[..count].to_vec(),
             entropies: stats.entropies[..count].to_vec(),
         };
-        let line = serde_json::to_string(&numbers)?;
-        writeln!(output, "{line}").with_context(|| args.output.display().to_string())?;
+        output.write_line(&serde_json::to_string(&numbers)?)?;
     }
     Ok(())
+}
+
+/// The tokens of a row.
+fn tokens_of(text: Result<String, RowRefusal>) -> Result<Tokens> {
+    let fields = rollout::json_object(&text?).map_err(anyhow::Error::msg)?;
+    Ok(serde_json::from_value(Value::Object(fields))?)
 }
 
 fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {

@@ -109,14 +109,14 @@ fn read_batch(file: &mut RowFile, path: &Path, config: &ScoreConfig) -> Result<V
     let mut rows = Vec::new();
     while rows.len() < BATCH_ROWS {
         let Some(Line { number, text }) = file.next_row()? else { break };
-        let row = text.map_err(anyhow::Error::msg).and_then(|text| row(&text, number, config));
+        let row = text.map_err(anyhow::Error::from).and_then(|text| row(&text, number, config));
         rows.push(row.with_context(|| format!("{}:{number}", path.display()))?);
     }
     Ok(rows)
 }
 
 fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
-    let line: Map<String, Value> = serde_json::from_str(written).context("not a JSON object")?;
+    let line = rollout::json_object(written).map_err(anyhow::Error::msg)?;
     let text = |key: &str| match line.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -148,7 +148,7 @@ fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
     let prompt = text("prompt")?.unwrap_or_default();
     let references = match line.get("answer") {
         None | Some(Value::Null) => Vec::new(),
-        Some(answer) => rollout::references("answer", answer.clone()).map_err(anyhow::Error::msg)?,
+        Some(answer) => rollout::references("answer", answer.clone())?,
     };
     Ok(Row {
         number,
@@ -167,7 +167,7 @@ fn write_batch(
     rewards: &WeightedSum,
     rows: Vec<Row>,
     file: &Path,
-    output: &mut impl Write,
+    output: &mut Output,
     tally: &mut Tally,
 ) -> Result<()> {
     let answers: Vec<Answer<'_>> = rows.iter().map(Row::answer).collect();
@@ -175,7 +175,7 @@ fn write_batch(
     for (row, reward) in rows.into_iter().zip(scored) {
         let place = || format!("{}:{}", file.display(), row.number);
         let verdict = tally.add(reward).with_context(place)?;
-        writeln!(output, "{}", with_verdict(row.line, &row.text, verdict)?)?;
+        output.write_line(&with_verdict(row.line, &row.text, verdict)?)?;
     }
     Ok(())
 }
@@ -284,6 +284,9 @@ mod tests {
         let math = config("[[rewards]]\nkind = \"math\"\n");
         let cases = [
             ("[1]", "not a JSON object"),
+            (r#"{"completion": ""#, "not JSON: EOF"),
+            (r#"{"completion": "4", "completion": "5"}"#, "the key `completion` stands twice"),
+            (r#"{"completion": "4", "fields": {"a": 1, "a": 2}}"#, "the key `fields.a` stands twice"),
             (r#"{"answer": "4"}"#, "`completion` is missing"),
             (r#"{"completion": {}}"#, "`completion` must be a text"),
             (r#"{"completion": "", "tokens": -1}"#, "`tokens` must be a whole number"),

@@ -10,7 +10,9 @@ use learner::SftLearner;
 use learner::checkpoint::ExtraFile;
 use learner::sft::{SftConfig, SupervisedSequence};
 use rewards::{DemonstrationConfig, Split};
-use rollout::{DataConfig, Demonstration, Learn, Needs, PromptSource, Survey, Text};
+use rollout::{
+    DataConfig, Demonstration, DemonstrationNeeds, Learn, Needs, PromptSource, Survey, Text,
+};
 
 use crate::cli::SftArgs;
 use crate::config::SftRunConfig;
@@ -117,7 +119,8 @@ pub(crate) struct Demonstrations {
 struct DemonstrationPart {
     /// The step before which they count.
     end: u64,
-    prompts: PromptSource,
+    /// Parts of one file share it.
+    prompts: Arc<PromptSource>,
     styles: Option<DemonstrationConfig>,
 }
 
@@ -131,28 +134,30 @@ impl Demonstrations {
     /// All demonstrations, looked at; `positions` is how long a sequence may be.
     fn new(config: &SftRunConfig, text: &Arc<Text>, positions: usize) -> Result<(Self, Survey)> {
         let learn = config.sft.learn;
-        let needs = Needs { demonstrations: Some((learn, positions)), ..Needs::default() };
+        let demonstrations = DemonstrationNeeds { learn, tokens_max: positions };
+        let needs = Needs { demonstrations: Some(demonstrations), ..Needs::default() };
         let open = |data: &DataConfig| {
             PromptSource::open(data, Split::Train, config.run.seed, Arc::clone(text), &needs)
         };
+        let (source, survey) = open(&config.data)?;
+        let source = Arc::new(source);
         let mut parts = Vec::new();
         let mut end = 0;
         for phase in &config.sft.phases {
             end += phase.steps;
             let mut data = config.data.clone();
-            if let (DataConfig::Task(task), Some(difficulty_max)) = (&mut data, phase.difficulty_max) {
-                task.difficulty_max = difficulty_max;
-                task.difficulty_min = phase.difficulty_min.unwrap_or(task.difficulty_min);
-            }
-            parts.push(DemonstrationPart {
-                end,
-                prompts: open(&data)?.0,
-                styles: phase.demonstrations.clone().or(config.sft.demonstrations.clone()),
-            });
+            let prompts = match (&mut data, phase.difficulty_max) {
+                (DataConfig::Task(task), Some(difficulty_max)) => {
+                    task.difficulty_max = difficulty_max;
+                    task.difficulty_min = phase.difficulty_min.unwrap_or(task.difficulty_min);
+                    Arc::new(open(&data)?.0)
+                }
+                _ => Arc::clone(&source),
+            };
+            let styles = phase.demonstrations.clone().or(config.sft.demonstrations.clone());
+            parts.push(DemonstrationPart { end, prompts, styles });
         }
-        let (prompts, survey) = open(&config.data)?;
-        let styles = config.sft.demonstrations.clone();
-        parts.push(DemonstrationPart { end: u64::MAX, prompts, styles });
+        parts.push(DemonstrationPart { end: u64::MAX, prompts: source, styles: config.sft.demonstrations.clone() });
         Ok((Self { parts, learn, batch_size: config.sft.batch_size as u64 }, survey))
     }
 

@@ -1,11 +1,10 @@
 //! `longhaul tokenize`: texts and conversations of a file as the token ids that a prompt of them would have, so that
 //! anybody can lay them beside those of another tool.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use rollout::{Chat, ChatEnding, Text};
+use rollout::{Chat, ChatEnding, ChatFields, Line, RowFile, TemplateVariables, Text};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -30,36 +29,36 @@ pub fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let text = Text::load(&args.model)?;
     let mut inputs = Inputs::default();
     inputs.note(&args.model);
-    let input = BufReader::new(inputs.open(&args.input)?);
+    let input = inputs.open(&args.input)?;
     let mut output = Output::create(&args.output, &inputs)?;
-    match encode_lines(&text, &config.data.template.0, input, &args.input, &mut output) {
+    let written = RowFile::of(&args.input, input)
+        .map_err(anyhow::Error::from)
+        .and_then(|mut rows| encode_rows(&text, &config.data.template, &mut rows, &args.input, &mut output));
+    match written {
         Ok(()) => output.finish(),
         Err(error) => Err(output.fail(error)),
     }
 }
 
-fn encode_lines(
+fn encode_rows(
     text: &Text,
-    variables: &Map<String, Value>,
-    input: impl BufRead,
+    variables: &TemplateVariables,
+    rows: &mut RowFile,
     path: &Path,
     output: &mut Output,
 ) -> Result<()> {
-    for (number, line) in input.lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), number + 1);
-        let line = line.with_context(place)?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let fields: Map<String, Value> = serde_json::from_str(&line).with_context(place)?;
-        let tokenized = encode(text, variables, &fields).with_context(place)?;
-        serde_json::to_writer(&mut *output, &tokenized)?;
-        output.write_all(b"\n").with_context(|| "the output cannot be written")?;
+    while let Some(Line { number, text: written }) = rows.next_row()? {
+        let tokenized = written
+            .map_err(anyhow::Error::from)
+            .and_then(|written| rollout::json_object(&written).map_err(anyhow::Error::msg))
+            .and_then(|fields| encode(text, variables, &fields))
+            .with_context(|| format!("{}:{number}", path.display()))?;
+        output.write_line(&serde_json::to_string(&tokenized)?)?;
     }
     Ok(())
 }
 
-fn encode(text: &Text, variables: &Map<String, Value>, fields: &Map<String, Value>) -> Result<Tokenized> {
+fn encode(text: &Text, variables: &TemplateVariables, fields: &Map<String, Value>) -> Result<Tokenized> {
     let messages = match (fields.get("text"), fields.get("messages")) {
         (Some(Value::String(plain)), None) => {
             return Ok(Tokenized { text: plain.clone(), tokens: text.encode(plain)? });
@@ -67,17 +66,53 @@ fn encode(text: &Text, variables: &Map<String, Value>, fields: &Map<String, Valu
         (None, Some(Value::Array(messages))) => messages,
         _ => bail!("neither a `text` that is a text nor `messages` that are a list"),
     };
-    let mut variables = variables.clone();
-    if let Some(Value::Object(own)) = fields.get("chat_template_kwargs") {
-        variables.extend(own.clone());
-    }
-    let says = |name: &str| fields.get(name).and_then(Value::as_bool);
-    let ending = match (says("continue_final_message"), says("add_generation_prompt")) {
+    let ChatFields { tools, variables } = ChatFields::read(fields, variables)?;
+    let ending = match (says(fields, "continue_final_message")?, says(fields, "add_generation_prompt")?) {
+        (Some(true), Some(true)) => {
+            bail!(
+                "`continue_final_message` and `add_generation_prompt` are both true: a prompt ends in one way"
+            )
+        }
         (Some(true), _) => ChatEnding::Continued,
         (_, Some(false)) => ChatEnding::Closed,
         _ => ChatEnding::GenerationPrompt,
     };
-    let chat = Chat { messages, tools: fields.get("tools"), variables: &variables, ending };
+    let chat = Chat { messages, tools: tools.as_ref(), variables: &variables, ending };
     let rendered = text.render_chat(&chat)?;
     Ok(Tokenized { tokens: text.encode_fragment(&rendered)?, text: rendered })
+}
+
+/// A field that is true or false, if it is there.
+fn says(fields: &Map<String, Value>, name: &str) -> Result<Option<bool>> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(value)) => Ok(Some(*value)),
+        Some(other) => bail!("`{name}` must be true or false, not {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_the_field_that_is_wrong() {
+        let text = Text::load("models/quickstart".as_ref()).unwrap();
+        let refusal = |row: &str| {
+            let fields = rollout::json_object(row).unwrap();
+            encode(&text, &TemplateVariables::default(), &fields).err().unwrap().to_string()
+        };
+        let messages = r#""messages": [{"role": "user", "content": "1"}]"#;
+        for (more, said) in [
+            (r#""continue_final_message": 1"#, "`continue_final_message` must be true or false, not 1"),
+            (r#""add_generation_prompt": "no""#, "`add_generation_prompt` must be true or false"),
+            (r#""continue_final_message": true, "add_generation_prompt": true"#, "are both true"),
+            (r#""tools": "x""#, "`tools` is a text that is not JSON"),
+            (r#""chat_template_kwargs": {"messages": []}"#, "`messages` is given by the run"),
+        ] {
+            let error = refusal(&format!("{{{messages}, {more}}}"));
+            assert!(error.contains(said), "{more}: {error}");
+        }
+        assert!(refusal("{}").contains("neither a `text`"));
+    }
 }

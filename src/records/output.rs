@@ -140,6 +140,15 @@ impl Output {
         matches!(self.place, Place::Stream { is_stdout: true })
     }
 
+    /// Writes a line.
+    ///
+    /// # Errors
+    /// Names the file, if it cannot be written.
+    pub fn write_line(&mut self, line: &str) -> Result<()> {
+        let written = self.write_all(line.as_bytes()).and_then(|()| self.write_all(b"\n"));
+        written.with_context(|| self.path.display().to_string())
+    }
+
     /// Gives the file its name, now that it is whole.
     ///
     /// # Errors

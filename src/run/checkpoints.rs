@@ -314,6 +314,13 @@ fn flat(text: &str) -> Result<BTreeMap<String, toml::Value>> {
     }
     let mut values = BTreeMap::new();
     walk("", toml::Value::Table(text.parse()?), &mut values);
+    // Runs of earlier versions wrote these also where nobody had set them.
+    let is_default = |key: &str, value: &toml::Value| {
+        let fields = rollout::JsonlConfig::FIELDS;
+        let name = fields.iter().find(|(name, _)| key.strip_prefix("data.") == Some(name));
+        name.is_some_and(|(_, default)| value.as_str() == Some(default))
+    };
+    values.retain(|key, value| !is_default(key, value));
     Ok(values)
 }
 

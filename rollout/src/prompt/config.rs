@@ -23,15 +23,18 @@ pub enum DataConfig {
 pub struct JsonlConfig {
     /// The file.
     pub path: PathBuf,
-    /// The field with the prompt: a text, or a list of chat messages. A line without it may hold `messages`.
-    #[serde(default = "JsonlConfig::default_prompt_field")]
-    pub prompt_field: String,
-    /// The field with the reference answer, or with a list of them; a line may lack it.
-    #[serde(default = "JsonlConfig::default_answer_field")]
-    pub answer_field: String,
-    /// The field with a demonstration for supervised fine-tuning; a line may lack it.
-    #[serde(default = "JsonlConfig::default_completion_field")]
-    pub completion_field: String,
+    /// The field with the prompt, a text or a list of chat messages; `prompt` where it is left out. A line without it may
+    /// hold `messages`. One that is named must be in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_field: Option<String>,
+    /// The field with the reference answer or a list of them, which a line may lack; `answer` where it is left out. One
+    /// that is named must be in a file whose answers are judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_field: Option<String>,
+    /// The field with a demonstration for fine-tuning, which a line may lack; `completion` where it is left out. One that
+    /// is named must be in a file of demonstrations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_field: Option<String>,
     /// Variables of the chat template by name, as `enable_thinking` or `tools`. A line's own `tools` and
     /// `chat_template_kwargs` come before them.
     #[serde(default, skip_serializing_if = "TemplateVariables::is_empty")]
@@ -72,24 +75,42 @@ impl JsonlConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            prompt_field: Self::default_prompt_field(),
-            answer_field: Self::default_answer_field(),
-            completion_field: Self::default_completion_field(),
+            prompt_field: None,
+            answer_field: None,
+            completion_field: None,
             template: TemplateVariables::default(),
             last_assistant: None,
             bad_rows: BadRowsPolicy::Stop,
         }
     }
 
-    fn default_prompt_field() -> String {
-        "prompt".to_string()
+    /// The field with the prompt.
+    pub fn prompt_field(&self) -> &str {
+        self.prompt_field.as_deref().unwrap_or(Self::FIELDS[0].1)
     }
 
-    fn default_answer_field() -> String {
-        "answer".to_string()
+    /// The field with the reference answer.
+    pub fn answer_field(&self) -> &str {
+        self.answer_field.as_deref().unwrap_or(Self::FIELDS[1].1)
     }
 
-    fn default_completion_field() -> String {
-        "completion".to_string()
+    /// The field with a demonstration.
+    pub fn completion_field(&self) -> &str {
+        self.completion_field.as_deref().unwrap_or(Self::FIELDS[2].1)
     }
+
+    /// The keys that name fields, and the fields where a key is left out.
+    pub const FIELDS: [(&'static str, &'static str); 3] =
+        [("prompt_field", "prompt"), ("answer_field", "answer"), ("completion_field", "completion")];
+}
+
+/// Which turns of the assistant are learned from a conversation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learn {
+    /// The last one of each conversation.
+    #[default]
+    Last,
+    /// All of them. The chat template must render the first messages of a conversation as the beginning of the whole.
+    All,
 }

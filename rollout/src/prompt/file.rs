@@ -1,5 +1,6 @@
 //! Files of JSON rows as people have them: JSON Lines, with or without a byte-order mark, in UTF-8 or UTF-16, or one JSON
-//! array. Other formats are told by their first bytes.
+//! array. Other formats are told by their first bytes. A row whose text is no JSON is the matter of its reader; an array
+//! that is none is an error here, as nobody knows how many rows it would have had.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
+use crate::bad_rows::{RowProblem, RowRefusal};
 use crate::error::RolloutError;
 
 /// Bytes that tell a format: the longest magic number has six.
@@ -35,7 +37,7 @@ pub struct Line {
     /// The line that it begins on, counted from 1.
     pub number: usize,
     /// Its text, or why it has none.
-    pub text: Result<String, String>,
+    pub text: Result<String, RowRefusal>,
 }
 
 /// A file whose rows are read one after the other.
@@ -71,7 +73,7 @@ impl RowFile {
     /// The next row that is not blank.
     ///
     /// # Errors
-    /// If the file cannot be read on.
+    /// If the file cannot be read on, or is an array that is not JSON.
     pub fn next_row(&mut self) -> Result<Option<Line>, RolloutError> {
         if let Some(element) = self.elements.pop() {
             return Ok(Some(element));
@@ -90,7 +92,8 @@ impl RowFile {
             }
             if !self.begun && bytes.trim_ascii_start().starts_with(b"[") {
                 self.input.read_to_end(&mut bytes).map_err(failed)?;
-                self.elements = elements(bytes, number);
+                self.elements = elements(bytes, number)
+                    .map_err(|(line, reason)| RolloutError::line(&self.path, line, reason))?;
                 self.elements.reverse();
                 self.begun = true;
                 return Ok(self.elements.pop());
@@ -101,9 +104,10 @@ impl RowFile {
     }
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, String> {
+fn text(bytes: Vec<u8>) -> Result<String, RowRefusal> {
     let text = String::from_utf8(bytes).map_err(|error| {
-        format!("not UTF-8 at byte {}: save the file as UTF-8", error.utf8_error().valid_up_to() + 1)
+        let byte = error.utf8_error().valid_up_to() + 1;
+        RowProblem::Encoding.because(format!("not UTF-8 at byte {byte}: save the file as UTF-8"))
     })?;
     Ok(text.trim_end_matches(['\n', '\r']).to_string())
 }
@@ -123,6 +127,9 @@ fn decoded(
         return Ok(Box::new(Cursor::new(head.split_off(3)).chain(input)));
     }
     let unit = match head.as_slice() {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => {
+            return Err(RolloutError::content(path, "is UTF-32: save it as UTF-8"));
+        }
         [0xff, 0xfe, ..] => u16::from_le_bytes,
         [0xfe, 0xff, ..] => u16::from_be_bytes,
         [0, _, ..] | [_, 0, ..] => {
@@ -139,14 +146,20 @@ fn decoded(
     Ok(Box::new(Cursor::new(text.into_bytes())))
 }
 
-/// The values of a JSON array that begins on line `first`, each with its line. What stands behind a broken one is not
-/// known.
-fn elements(bytes: Vec<u8>, first: usize) -> Vec<Line> {
-    let broken = |number, reason: String| Line { number, text: Err(reason) };
-    let whole = match text(bytes) {
-        Ok(whole) => whole,
-        Err(reason) => return vec![broken(first, reason)],
-    };
+/// What an array is, and what becomes of the rest of a file whose array is broken.
+const ARRAY: &str =
+    "the file begins with `[`, so it is read as one JSON array; the rows behind this place cannot be found";
+
+/// The values of a JSON array that begins on line `first`, each with its line.
+///
+/// # Errors
+/// The line where it is not an array any more, and why. With one row left out, all behind it would go unnoticed too.
+fn elements(bytes: Vec<u8>, first: usize) -> Result<Vec<Line>, (usize, String)> {
+    let whole = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let lines = before.iter().filter(|byte| **byte == b'\n').count();
+        (first + lines, format!("not UTF-8: save the file as UTF-8 ({ARRAY})"))
+    })?;
     let mut lines = Vec::new();
     let mut at = whole.find('[').map_or(whole.len(), |at| at + 1);
     let (mut number, mut counted) = (first, 0);
@@ -154,33 +167,26 @@ fn elements(bytes: Vec<u8>, first: usize) -> Vec<Line> {
         at += whole[at..].len() - whole[at..].trim_start().len();
         number += whole[counted..at].matches('\n').count();
         counted = at;
+        let broken = |reason: String| Err((number, format!("not JSON: {reason} ({ARRAY})")));
         if whole[at..].starts_with(']') && (lines.is_empty() || !whole[..at].trim_end().ends_with(',')) {
-            if !whole[at + 1..].trim().is_empty() {
-                lines.push(broken(number, "not JSON: text behind the end of the array".to_string()));
-            }
-            return lines;
+            return match whole[at + 1..].trim().is_empty() {
+                true => Ok(lines),
+                false => broken("text behind the end of the array".to_string()),
+            };
         }
         let mut values = serde_json::Deserializer::from_str(&whole[at..]).into_iter::<IgnoredAny>();
         let value = values.next();
         let end = at + values.byte_offset();
-        let error = match value {
-            Some(Ok(_)) => None,
-            Some(Err(error)) => Some(format!("not JSON: {error}, counted from the row's beginning")),
-            None => Some("not JSON: the array does not end".to_string()),
-        };
-        if let Some(reason) = error {
-            lines.push(broken(number, reason));
-            return lines;
+        match value {
+            Some(Ok(_)) => lines.push(Line { number, text: Ok(whole[at..end].to_string()) }),
+            Some(Err(error)) => return broken(format!("{error}, counted from the row's beginning")),
+            None => return broken("the array does not end".to_string()),
         }
-        lines.push(Line { number, text: Ok(whole[at..end].to_string()) });
         at = end + whole[end..].len() - whole[end..].trim_start().len();
         match whole[at..].chars().next() {
             Some(',') => at += 1,
             Some(']') => {}
-            _ => {
-                lines.push(broken(number, "not JSON: no `,` or `]` behind a value of the array".to_string()));
-                return lines;
-            }
+            _ => return broken("no `,` or `]` behind a value of the array".to_string()),
         }
     }
 }
@@ -189,22 +195,19 @@ fn elements(bytes: Vec<u8>, first: usize) -> Vec<Line> {
 mod tests {
     use super::*;
 
-    /// The number of a line and its text, or why it is none.
-    type Line = (usize, Result<String, String>);
-
     fn read(bytes: &[u8]) -> Result<Vec<Line>, String> {
         let mut file =
             RowFile::of(Path::new("rows"), Cursor::new(bytes.to_vec())).map_err(|e| e.to_string())?;
         let mut rows = Vec::new();
         while let Some(line) = file.next_row().map_err(|error| error.to_string())? {
-            rows.push((line.number, line.text));
+            rows.push(line);
         }
         Ok(rows)
     }
 
     fn good(bytes: &[u8]) -> Vec<(usize, String)> {
         let rows = read(bytes).expect("a format that is read").into_iter();
-        rows.map(|(number, text)| (number, text.expect("a text"))).collect()
+        rows.map(|Line { number, text }| (number, text.expect("a text"))).collect()
     }
 
     const TWO: &str = "{\"a\": \"é\u{2028}\"}\r\n\n  \n{\"b\": 2}";
@@ -223,6 +226,9 @@ mod tests {
         assert_eq!(good(&[&b"\xff\xfe"[..], &little].concat()), two());
         assert_eq!(good(&[&b"\xfe\xff"[..], &big].concat()), two());
         assert!(read(&little).expect_err("no mark").contains("save it as UTF-8"));
+        for mark in [b"\xff\xfe\0\0", b"\0\0\xfe\xff"] {
+            assert!(read(&[&mark[..], &little].concat()).expect_err("UTF-32").contains("is UTF-32"));
+        }
         assert!(good(b"").is_empty() && good(b"\n").is_empty() && good(b"\xef\xbb\xbf").is_empty());
     }
 
@@ -233,25 +239,28 @@ mod tests {
         assert_eq!(good(text.as_bytes()), expected.map(|(number, text)| (number, text.to_string())));
         assert!(good(b"[]").is_empty());
         for (text, number, reason) in [
-            ("[{\"a\": 1},\n{\"a\" 2}]", 2, "not JSON"),
+            ("[{\"a\": 1},\n{\"a\" 2},\n{\"a\": 3}]", 2, "not JSON"),
             ("[{\"a\": 1}\n{\"a\": 2}]", 1, "no `,`"),
             ("[{\"a\": 1},\n]", 2, "not JSON"),
             ("[{\"a\": 1}", 1, "no `,`"),
-            ("[{\"a\": 1}]\nx", 1, "behind the end"),
+            ("[1]\n{\"a\": 1}\n{\"a\": 2}\n", 1, "behind the end of the array"),
             ("[", 1, "does not end"),
         ] {
-            let rows = read(text.as_bytes()).expect("an array");
-            let (line, last) = rows.last().expect("a broken row");
-            let told = last.as_ref().expect_err("the last is broken");
-            assert!(*line == number && told.contains(reason), "{text}: {line}: {told}");
+            let error = read(text.as_bytes()).expect_err(text);
+            assert!(error.starts_with(&format!("rows:{number}: ")), "{text}: {error}");
+            assert!(error.contains(reason) && error.contains("read as one JSON array"), "{text}: {error}");
         }
+        let error = read(b"[{},\n{\"a\": \"\xff\"}]").expect_err("0xff");
+        assert!(error.starts_with("rows:2: not UTF-8"), "{error}");
     }
 
     #[test]
     fn bytes_that_are_no_text_name_their_line() {
         let rows = read(b"{}\n{\"a\": \"\xff\"}\n{}\n").expect("lines");
-        assert_eq!((rows.len(), rows[1].0), (3, 2));
-        assert!(rows[1].1.as_ref().expect_err("0xff").contains("not UTF-8 at byte 8"));
+        assert_eq!((rows.len(), rows[1].number), (3, 2));
+        let refusal = rows[1].text.as_ref().expect_err("0xff");
+        assert_eq!(refusal.problem, RowProblem::Encoding);
+        assert!(refusal.reason.contains("not UTF-8 at byte 8"), "{refusal}");
     }
 
     #[test]

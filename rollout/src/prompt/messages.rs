@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use super::chat_fields::ChatFields;
+use crate::bad_rows::RowRefusal;
 use crate::error::RolloutError;
 use crate::text::{Chat, ChatEnding, TemplateVariables, Text};
 
@@ -66,22 +68,22 @@ pub(super) fn last_of_user(messages: &[Value]) -> String {
 /// Renders the messages of one row.
 pub(super) struct Renderer<'a> {
     text: &'a Text,
-    tools: Option<&'a Value>,
-    variables: Map<String, Value>,
+    fields: ChatFields,
 }
 
 impl<'a> Renderer<'a> {
     /// With the variables of the config, and over them those that the row names, as in TRL's data sets.
-    pub(super) fn new(fields: &'a Map<String, Value>, config: &TemplateVariables, text: &'a Text) -> Self {
-        let mut variables = config.0.clone();
-        if let Some(Value::Object(own)) = fields.get("chat_template_kwargs") {
-            variables.extend(own.clone());
-        }
-        Self { text, tools: fields.get("tools"), variables }
+    pub(super) fn new(
+        fields: &Map<String, Value>,
+        config: &TemplateVariables,
+        text: &'a Text,
+    ) -> Result<Self, RowRefusal> {
+        Ok(Self { text, fields: ChatFields::read(fields, config)? })
     }
 
     pub(super) fn render(&self, messages: &[Value], ending: ChatEnding) -> Result<String, RolloutError> {
-        self.text.render_chat(&Chat { messages, tools: self.tools, variables: &self.variables, ending })
+        let ChatFields { tools, variables } = &self.fields;
+        self.text.render_chat(&Chat { messages, tools: tools.as_ref(), variables, ending })
     }
 
     pub(super) fn text(&self) -> &'a Text {

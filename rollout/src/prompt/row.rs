@@ -1,14 +1,11 @@
 //! One row of a file: its JSON split into what each stage needs. What the rows must have beyond their form is looked at
 //! in `survey`.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::config::{JsonlConfig, LastAssistant};
 use super::messages;
-use super::survey::{Fault, RowFault};
+use crate::bad_rows::{RowProblem, RowRefusal};
 
 /// One row, checked in its form.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,12 +31,15 @@ pub(super) enum Completion {
 }
 
 impl Row {
-    pub(super) fn read(config: &JsonlConfig, line: usize, written: &str) -> Result<Self, RowFault> {
-        let mut fields = object(written)?;
+    pub(super) fn read(
+        config: &JsonlConfig,
+        line: usize,
+        mut fields: Map<String, Value>,
+    ) -> Result<Self, RowRefusal> {
         let question = question(config, &mut fields)?;
-        let mut references = match take(&mut fields, &config.answer_field) {
+        let mut references = match take(&mut fields, config.answer_field()) {
             None => Vec::new(),
-            Some(value) => references(&config.answer_field, value)?,
+            Some(value) => references(config.answer_field(), value)?,
         };
         if let (Question::Messages(messages), Some(LastAssistant::Answer)) =
             (&question, config.last_assistant)
@@ -48,18 +48,18 @@ impl Row {
         {
             references.extend(messages.last().map(messages::text_of));
         }
-        let completion = match take(&mut fields, &config.completion_field) {
+        let name = config.completion_field();
+        let completion = match take(&mut fields, name) {
             None => None,
             Some(Value::String(text)) => Some(Completion::Text(text)),
             Some(Value::Array(list)) => {
-                let named = |reason| format!("`{}`: {reason}", config.completion_field);
-                messages::check(&list).map_err(|reason| Fault::Completion.because(named(reason)))?;
+                let named = |reason| format!("`{name}`: {reason}");
+                messages::check(&list).map_err(|reason| RowProblem::Completion.because(named(reason)))?;
                 Some(Completion::Messages(list))
             }
             Some(_) => {
-                let reason =
-                    format!("`{}` is neither a text nor a list of messages", config.completion_field);
-                return Err(Fault::Completion.because(reason));
+                let reason = format!("`{name}` is neither a text nor a list of messages");
+                return Err(RowProblem::Completion.because(reason));
             }
         };
         Ok(Row { line, question, references, completion, fields })
@@ -76,40 +76,43 @@ impl Row {
     }
 }
 
-fn question(config: &JsonlConfig, fields: &mut Map<String, Value>) -> Result<Question, RowFault> {
-    let named = [config.prompt_field.as_str(), "messages"];
+fn question(config: &JsonlConfig, fields: &mut Map<String, Value>) -> Result<Question, RowRefusal> {
+    let prompt_field = config.prompt_field();
+    let named = [prompt_field, "messages"];
     let found = named.into_iter().find_map(|name| take(fields, name).map(|value| (name, value)));
     match found {
-        Some(("messages", Value::String(_))) if config.prompt_field != "messages" => {
-            Err(Fault::Prompt.because("`messages` is not a list of messages"))
+        Some(("messages", Value::String(_))) if prompt_field != "messages" => {
+            Err(RowProblem::Prompt.because("`messages` is not a list of messages"))
         }
         Some((_, Value::String(text))) => Ok(Question::Text(text)),
         Some((_, Value::Array(list))) => {
-            messages::check(&list).map_err(|reason| Fault::Messages.because(reason))?;
+            messages::check(&list).map_err(|reason| RowProblem::Messages.because(reason))?;
             Ok(Question::Messages(list))
         }
         Some((name, _)) => {
-            Err(Fault::Prompt.because(format!("`{name}` is neither a text nor a list of messages")))
+            Err(RowProblem::Prompt.because(format!("`{name}` is neither a text nor a list of messages")))
         }
-        None => Err(Fault::Prompt.because(format!("neither `{}` nor `messages`", config.prompt_field))),
+        None => Err(RowProblem::Prompt.because(format!("neither `{prompt_field}` nor `messages`"))),
     }
 }
 
-/// A text or a number, as it is written, or a list of such.
-pub(super) fn references(name: &str, value: Value) -> Result<Vec<String>, RowFault> {
+/// The answers in a field that is a text, a number as it is written, or a list of such.
+///
+/// # Errors
+/// If it is something else, or one of a list is empty.
+pub fn references(name: &str, value: Value) -> Result<Vec<String>, RowRefusal> {
     let wrong =
-        || Fault::Answer.because(format!("`{name}` is neither a text nor a number, nor a list of such"));
+        || RowProblem::Answer.because(format!("`{name}` is neither a text nor a number, nor a list of such"));
     let one = |value| match value {
         Value::String(text) => Ok(text),
-        // The reader of JSON puts a sign before an exponent that has none; the digits are those of the file.
-        Value::Number(number) => Ok(number.to_string().replace("e+", "e")),
+        Value::Number(number) => Ok(number.to_string()),
         _ => Err(wrong()),
     };
     let Value::Array(values) = value else { return Ok(vec![one(value)?]) };
     let texts = values.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
     match texts.iter().position(|text| text.trim().is_empty()) {
         Some(place) => {
-            Err(Fault::Answer.because(format!("answer {} of the list `{name}` is empty", place + 1)))
+            Err(RowProblem::Answer.because(format!("answer {} of the list `{name}` is empty", place + 1)))
         }
         None => Ok(texts),
     }
@@ -125,43 +128,8 @@ fn take(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
     take(fields.get_mut(first)?.as_object_mut()?, rest)
 }
 
-/// The fields of a line.
-pub(super) fn object(written: &str) -> Result<Map<String, Value>, RowFault> {
-    let refuse = |error: serde_json::Error| match error.is_data() {
-        true => Fault::Json.because(error.to_string()),
-        false => Fault::Json.because(format!("not JSON: {error}")),
-    };
-    if !written.trim_start().starts_with('{') {
-        serde_json::from_str::<serde::de::IgnoredAny>(written).map_err(refuse)?;
-        return Err(Fault::Json.because("not a JSON object"));
-    }
-    serde_json::from_str::<Fields>(written).map(|fields| fields.0).map_err(refuse)
-}
-
-/// An object none of whose keys stands twice: which of the two counts would be chance.
-struct Fields(Map<String, Value>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Fields;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Fields, A::Error> {
-                let mut fields = Map::new();
-                while let Some((key, value)) = entries.next_entry::<String, Value>()? {
-                    if fields.contains_key(&key) {
-                        return Err(serde::de::Error::custom(format!("the key `{key}` stands twice")));
-                    }
-                    fields.insert(key, value);
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Keys)
-    }
+/// Whether there is a field of this name, be it `null`.
+pub(super) fn has(fields: &Map<String, Value>, name: &str) -> bool {
+    let inside = |(first, rest): (&str, &str)| has(fields.get(first)?.as_object()?, rest).then_some(());
+    fields.contains_key(name) || name.split_once('.').and_then(inside).is_some()
 }

@@ -3,26 +3,14 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::config::JsonlConfig;
+use super::config::{JsonlConfig, Learn};
 use super::messages::{Renderer, ends_with_assistant, is_assistant};
 use super::row::{Completion, Question, Row};
-use super::survey::{Fault, RowFault};
+use crate::bad_rows::{RowProblem, RowRefusal};
 use crate::error::RolloutError;
 use crate::text::{ChatEnding, Text};
-
-/// Which turns of the assistant are learned.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Learn {
-    /// The last one of each conversation.
-    #[default]
-    Last,
-    /// All of them. The chat template must render the first messages of a conversation as the beginning of the whole.
-    All,
-}
 
 /// A prompt and what is to be written behind it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,10 +25,20 @@ pub struct Demonstration {
 
 impl Demonstration {
     /// A text behind a prompt.
-    pub(super) fn of_text(prompt_tokens: Vec<u32>, target: &str, text: &Text) -> Result<Self, RolloutError> {
-        let mut target_tokens = text.encode_fragment(target)?;
+    pub(super) fn of_text(prompt_tokens: Vec<u32>, target: &str, text: &Text) -> Result<Self, RowRefusal> {
+        let mut target_tokens = text.encode_fragment(target).map_err(RolloutError::refusing_row)?;
         target_tokens.extend(text.eos_ids().first());
-        Ok(Self { prompt_tokens, target_tokens, given: Vec::new() })
+        Self { prompt_tokens, target_tokens, given: Vec::new() }.with_something_to_learn(text)
+    }
+
+    /// Refuses a target of nothing but ends of output: a policy would learn to say nothing.
+    fn with_something_to_learn(self, text: &Text) -> Result<Self, RowRefusal> {
+        let is_given = |place: usize| self.given.iter().any(|range| range.contains(&place));
+        let mut learned = self.target_tokens.iter().enumerate().filter(|(place, _)| !is_given(*place));
+        match learned.any(|(_, id)| !text.is_eos(*id)) {
+            true => Ok(self),
+            false => Err(RowProblem::Completion.because("the completion is empty: nothing to learn from")),
+        }
     }
 
     /// The turns of a row's messages; `None` for a row whose completion is a text.
@@ -49,35 +47,35 @@ impl Demonstration {
         row: &Row,
         learn: Learn,
         text: &Text,
-    ) -> Result<Option<Self>, RowFault> {
+    ) -> Result<Option<Self>, RowRefusal> {
         let (messages, learned_from) = match (&row.question, &row.completion) {
             (_, Some(Completion::Text(_))) => return Ok(None),
             (Question::Messages(prompt), Some(Completion::Messages(completion))) => {
                 if !ends_with_assistant(completion) {
-                    return Err(
-                        Fault::Completion.because("the completion does not end with the assistant's message")
-                    );
+                    return Err(RowProblem::Completion
+                        .because("the completion does not end with the assistant's message"));
                 }
                 ([&prompt[..], completion].concat(), prompt.len())
             }
             (Question::Text(_), Some(Completion::Messages(_))) => {
-                return Err(Fault::Completion
+                return Err(RowProblem::Completion
                     .because("the completion is a list of messages, but the prompt is a text"));
             }
             (Question::Messages(messages), None) if ends_with_assistant(messages) => (messages.clone(), 0),
-            (_, None) => return Err(Fault::Completion.because("no completion to learn from")),
+            (_, None) => return Err(RowProblem::Completion.because("no completion to learn from")),
         };
         let all = (learned_from..messages.len()).filter(|&place| is_assistant(&messages[place]));
         let turns: Vec<usize> = match learn {
             Learn::All => all.collect(),
             Learn::Last => vec![messages.len() - 1],
         };
-        Self::of_turns(&messages, &turns, &Renderer::new(&row.fields, &config.template, text)).map(Some)
+        let renderer = Renderer::new(&row.fields, &config.template, text)?;
+        Self::of_turns(&messages, &turns, &renderer)?.with_something_to_learn(text).map(Some)
     }
 
     /// Places are found by rendering the conversation up to each of them.
-    fn of_turns(messages: &[Value], turns: &[usize], renderer: &Renderer<'_>) -> Result<Self, RowFault> {
-        let refused = |error: RolloutError| Fault::Template.because(error.to_string());
+    fn of_turns(messages: &[Value], turns: &[usize], renderer: &Renderer<'_>) -> Result<Self, RowRefusal> {
+        let refused = RolloutError::refusing_row;
         let text = renderer.text();
         let closed = |messages: &[Value]| renderer.render(messages, ChatEnding::Closed).map_err(refused);
         let whole = closed(messages)?;
@@ -91,7 +89,7 @@ impl Demonstration {
                 false => closed(&messages[..=turn])?,
             };
             if !whole.starts_with(&behind) || !behind.starts_with(&before) || before.len() < end {
-                return Err(Fault::Template.because(no_beginning(turns.len())));
+                return Err(RowProblem::Template.because(no_beginning(turns.len())));
             }
             let given = text.encode_fragment(&whole[end..before.len()]).map_err(refused)?;
             let learned = text.encode_fragment(&behind[before.len()..]).map_err(refused)?;
@@ -111,7 +109,8 @@ impl Demonstration {
         is_eos: impl Fn(u32) -> bool,
     ) {
         if self.target_tokens.is_empty() {
-            self.prompt_tokens = given;
+            // Turns before this one may have been rendered to no token.
+            self.prompt_tokens.extend(given);
         } else {
             self.give(&given);
         }

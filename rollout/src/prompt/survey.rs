@@ -1,19 +1,10 @@
 //! All prompts of a source looked at before the first of them is answered: what is wrong with which row, and how long the
 //! prompts are.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::{Path, PathBuf};
-
 use rewards::{RewardError, WeightedSum};
 
-use super::supervised::Learn;
-
-/// Bad rows that an error or a log names one by one. A file with more of them has one fault many times.
-pub const BAD_ROWS_NAMED: usize = 20;
-
-/// Problems of an endless task that are looked at: enough for the lengths of its prompts.
-pub(super) const PROBLEMS_SURVEYED: u64 = 256;
+use super::config::Learn;
+use crate::bad_rows::{BadRows, RowProblem, RowRefusal};
 
 /// What prompts must have to be used.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,141 +13,33 @@ pub struct Needs<'a> {
     pub prompt_tokens_max: Option<usize>,
     /// The rewards that will judge answers.
     pub rewards: Option<&'a WeightedSum>,
-    /// Whether rows are demonstrations, which turns are learned, and how long prompt and target may be together.
-    pub demonstrations: Option<(Learn, usize)>,
+    /// What demonstrations must have, where rows are such.
+    pub demonstrations: Option<DemonstrationNeeds>,
 }
 
-/// What is wrong with a row, by kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// Its bytes are no text.
-    Encoding,
-    /// It is not a JSON object.
-    Json,
-    /// It has no prompt.
-    Prompt,
-    /// Its messages are no conversation, or end with an answer.
-    Messages,
-    /// The chat template or the tokenizer refuses it.
-    Template,
-    /// Its prompt has no tokens.
-    Empty,
-    /// Its prompt leaves no room for an output.
-    Long,
-    /// It has no answer, and a reward compares with one.
-    Answer,
-    /// It lacks a field that a reward needs, or has another type in it.
-    Field,
-    /// There is nothing to learn from.
-    Completion,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Fault::Encoding => "not text",
-            Fault::Json => "not JSON objects",
-            Fault::Prompt => "without a prompt",
-            Fault::Messages => "with messages that are no prompt",
-            Fault::Template => "refused by the chat template",
-            Fault::Empty => "without tokens",
-            Fault::Long => "too long",
-            Fault::Answer => "without a usable answer",
-            Fault::Field => "with fields that a reward cannot use",
-            Fault::Completion => "without a usable completion",
-        })
+impl Needs<'_> {
+    /// Refuses a prompt without tokens, or with more than leave room for an output.
+    pub(super) fn room_for(&self, prompt_tokens: usize) -> Result<(), RowRefusal> {
+        let problem = match self.prompt_tokens_max {
+            _ if prompt_tokens == 0 => {
+                RowProblem::Empty.because("has no tokens, so there is nothing to continue")
+            }
+            Some(most) if prompt_tokens > most => RowProblem::Long
+                .because(format!("has {prompt_tokens} tokens, but at most {most} fit beside the output")),
+            _ => return Ok(()),
+        };
+        Err(problem)
     }
 }
 
-impl Fault {
-    pub(super) fn because(self, reason: impl Into<String>) -> RowFault {
-        RowFault { fault: self, reason: reason.into() }
-    }
+/// What demonstrations must have to be learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DemonstrationNeeds {
+    /// The turns that are learned.
+    pub learn: Learn,
+    /// How long prompt and target may be together.
+    pub tokens_max: usize,
 }
-
-/// A fault with its reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RowFault {
-    pub(super) fault: Fault,
-    pub(super) reason: String,
-}
-
-/// A row that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRow {
-    /// The file.
-    pub path: PathBuf,
-    /// The line, counted from 1.
-    pub line: usize,
-    /// The kind of the fault.
-    pub fault: Fault,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-impl BadRow {
-    pub(super) fn new(path: &Path, line: usize, fault: RowFault) -> Self {
-        let RowFault { fault, reason } = fault;
-        Self { path: path.to_path_buf(), line, fault, reason }
-    }
-}
-
-impl fmt::Display for BadRow {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}: {}", self.path.display(), self.line, self.reason)
-    }
-}
-
-/// The rows of a file that cannot be used, in the order of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRows {
-    /// The file's rows, good and bad.
-    pub rows: usize,
-    /// The bad ones; never empty.
-    pub bad: Vec<BadRow>,
-}
-
-impl BadRows {
-    /// How many there are of each kind.
-    pub fn counts(&self) -> String {
-        let mut counts: BTreeMap<Fault, usize> = BTreeMap::new();
-        for row in &self.bad {
-            *counts.entry(row.fault).or_default() += 1;
-        }
-        let counts: Vec<String> = counts.iter().map(|(fault, count)| format!("{count} {fault}")).collect();
-        counts.join(", ")
-    }
-
-    /// The first of them, one on a line, and how many there are besides.
-    pub fn named(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.bad.iter().take(BAD_ROWS_NAMED).map(BadRow::to_string).collect();
-        let more = self.bad.len().saturating_sub(BAD_ROWS_NAMED);
-        if more > 0 {
-            lines.push(format!("{}: {more} more", self.bad[0].path.display()));
-        }
-        lines
-    }
-}
-
-/// One line: the first row and the counts.
-impl fmt::Display for BadRows {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = &self.bad[0];
-        write!(formatter, "{first}")?;
-        if self.bad.len() > 1 {
-            write!(
-                formatter,
-                "; {} of {} rows cannot be used ({})",
-                self.bad.len(),
-                self.rows,
-                self.counts()
-            )?;
-        }
-        write!(formatter, "; mend what is wrong, or leave such rows out with data.bad_rows = \"skip\"")
-    }
-}
-
-impl std::error::Error for BadRows {}
 
 /// How long prompts are, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,18 +88,18 @@ impl Survey {
 }
 
 /// What a reward says about a row, with the name that the answer's field has.
-pub(super) fn fault_of(error: &RewardError, answer_field: &str) -> RowFault {
+pub(super) fn refusal_of(error: &RewardError, answer_field: &str) -> RowRefusal {
     match error {
         RewardError::Verifier { name, source, .. } => {
-            let (fault, reason) = match &**source {
+            let (problem, reason) = match &**source {
                 RewardError::MissingReference => (
-                    Fault::Answer,
+                    RowProblem::Answer,
                     format!("`{answer_field}` is missing or empty, and the reward `{name}` compares with it"),
                 ),
-                other => (Fault::Field, format!("{other}, which the reward `{name}` needs")),
+                other => (RowProblem::Field, format!("{other}, which the reward `{name}` needs")),
             };
-            fault.because(reason)
+            problem.because(reason)
         }
-        other => Fault::Field.because(other.to_string()),
+        other => RowProblem::Field.because(other.to_string()),
     }
 }

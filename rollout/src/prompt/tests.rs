@@ -1,9 +1,12 @@
 //! Files of prompts: what a row becomes, what is refused, what the survey counts.
 
+use std::sync::Arc;
+
 use rewards::{RewardContext, WeightedSum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::bad_rows::{BAD_ROWS_NAMED, RowProblem};
 use crate::testing::{TextFiles, text};
 
 /// A template that marks who speaks, for the tokens of the tests: `a` user, `b` assistant, `e` the end of a turn.
@@ -52,7 +55,7 @@ fn a_line_becomes_a_prompt_and_its_other_fields_reach_verifiers() {
     assert_eq!(prompt.references, ["12.50"]);
     assert!(prompt.id.ends_with("rows.jsonl:1"), "{}", prompt.id);
     let fields = serde_json::to_string(&prompt.fields).expect("JSON");
-    assert_eq!(fields.replace("e+400", "e400"), r#"{"z":1,"y":{"b":3,"a":4},"x":1e400}"#);
+    assert_eq!(fields, r#"{"z":1,"y":{"b":3,"a":4},"x":1e400}"#);
     let learned = source.demonstration(0, None, Learn::Last).expect("the line has one");
     assert_eq!((learned.prompt_tokens, learned.target_tokens), (ids("abc"), ids("de.")));
 }
@@ -71,6 +74,8 @@ fn answers_keep_their_digits_and_may_be_several() {
         "-0.0",
         "1e400",
         "5e-7",
+        "1E5",
+        "1e+5",
     ] {
         assert_eq!(one(number), Ok(vec![number.to_string()]));
     }
@@ -89,8 +94,8 @@ fn fields_may_lie_in_objects() {
     let line = r#"{"q": {"text": "ab"}, "reward_model": {"style": "rule", "ground_truth": 3}}"#;
     let nested = |answer: &str| {
         open_as(line, &ROOM, |config| {
-            config.prompt_field = "q.text".to_string();
-            config.answer_field = answer.to_string();
+            config.prompt_field = Some("q.text".to_string());
+            config.answer_field = Some(answer.to_string());
         })
     };
     let (source, survey) = nested("reward_model.ground_truth").expect("a path");
@@ -100,9 +105,66 @@ fn fields_may_lie_in_objects() {
     assert_eq!(survey.answered, 1);
     let error = nested("reward_model.truth").expect_err("no such field").to_string();
     assert!(
-        error.ends_with("no row has the field `reward_model.truth` that data.answer_field names"),
+        error.ends_with(
+            "no row has the field `reward_model.truth` that data.answer_field names; rows have `q`, `reward_model`"
+        ),
         "{error}"
     );
+}
+
+#[test]
+fn a_named_field_must_be_there() {
+    let named = |lines: &str, needs: &Needs<'_>, key: &str, name: &str| {
+        open_as(lines, needs, |config| {
+            let field = match key {
+                "prompt" => &mut config.prompt_field,
+                "answer" => &mut config.answer_field,
+                _ => &mut config.completion_field,
+            };
+            *field = Some(name.to_string());
+            config.last_assistant = Some(LastAssistant::Answer);
+            config.bad_rows = BadRowsPolicy::Skip;
+        })
+        .map(drop)
+        .map_err(|error| error.to_string())
+    };
+    // The other columns of these rows would be taken instead, and a row that cannot be read knows nothing.
+    let rows = "{\n{\"messages\": [{\"role\": \"user\", \"content\": \"c\"}, \
+                {\"role\": \"assistant\", \"content\": \"d\"}], \"gold\": null}\n";
+    let demonstrations = DemonstrationNeeds { learn: Learn::Last, tokens_max: 40 };
+    let learned = Needs { demonstrations: Some(demonstrations), ..Needs::default() };
+    for (needs, key, name) in [
+        (&ROOM, "prompt", "quesiton"),
+        (&learned, "prompt", "prompt"),
+        (&ROOM, "answer", "glod"),
+        (&ROOM, "answer", "answer"),
+        (&learned, "completion", "completion"),
+    ] {
+        let error = named(rows, needs, key, name).expect_err(name);
+        let said = format!(
+            "rows.jsonl: no row has the field `{name}` that data.{key}_field names; rows have `messages`, `gold`"
+        );
+        assert!(error.ends_with(&said), "{error}");
+    }
+    // `null` is a field that is there, and what a run does not read need not be.
+    let room = Needs { prompt_tokens_max: Some(20), ..ROOM };
+    for (needs, key, name) in
+        [(&room, "answer", "gold"), (&room, "completion", "done"), (&learned, "answer", "glod")]
+    {
+        assert_eq!(named(rows, needs, key, name), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn a_broken_array_is_an_error_of_the_file() {
+    let skip = |config: &mut JsonlConfig| config.bad_rows = BadRowsPolicy::Skip;
+    let error = |text: &str| open_as(text, &ROOM, skip).expect_err("broken").to_string();
+    let broken = error("[{\"prompt\": \"a\"},\n{\"prompt\" \"b\"},\n{\"prompt\": \"c\"}]");
+    assert!(broken.contains("rows.jsonl:2: not JSON: "), "{broken}");
+    let lines = error("[{\"prompt\": \"a\"}]\n{\"prompt\": \"b\"}\n");
+    assert!(lines.contains("rows.jsonl:1: not JSON: text behind the end of the array"), "{lines}");
+    let (source, survey) = open_as("[{\"prompt\": \"a\"},\n{\"prompt\": 1}]", &ROOM, skip).expect("an array");
+    assert_eq!((source.epoch_prompts(), survey.rows_skipped()), (Some(1), 1));
 }
 
 // Invariant 7: the order is a function of the index and the seed; each epoch has every prompt once.
@@ -134,6 +196,7 @@ fn bad_lines_are_refused_with_file_and_line() {
         (r#"{"messages": "a"}"#, "`messages` is not a list of messages"),
         (r#"{"prompt": []}"#, "the list of messages is empty"),
         (r#"{"prompt": "a", "prompt": "b"}"#, "the key `prompt` stands twice"),
+        (r#"{"prompt": "a", "x": {"y": [{"z": 1, "z": 2}]}}"#, "the key `x.y[0].z` stands twice"),
         (r#"{"prompt": "a",}"#, "not JSON"),
         (r#"{"prompt": "a"} x"#, "not JSON"),
         ("{\"prompt\": \"a\0b\"}", "not JSON"),
@@ -160,8 +223,8 @@ fn bad_lines_are_refused_with_file_and_line() {
 fn every_bad_row_is_named_or_left_out() {
     let lines = "{\"prompt\": \"a\"}\n{\n{\"prompt\": \"\"}\n{\"prompt\": \"bc\"}\n{\"prompt\": \"\"}\n";
     let Err(RolloutError::Rows(bad)) = open(lines) else { panic!("three rows are bad") };
-    let found: Vec<(usize, Fault)> = bad.bad.iter().map(|row| (row.line, row.fault)).collect();
-    assert_eq!(found, [(2, Fault::Json), (3, Fault::Empty), (5, Fault::Empty)]);
+    let found: Vec<(usize, RowProblem)> = bad.bad.iter().map(|row| (row.line, row.refusal.problem)).collect();
+    assert_eq!(found, [(2, RowProblem::Json), (3, RowProblem::Empty), (5, RowProblem::Empty)]);
     assert_eq!((bad.rows, bad.counts().as_str()), (5, "1 not JSON objects, 2 without tokens"));
     assert_eq!(bad.named().len(), 3);
     assert!(bad.to_string().contains("3 of 5 rows cannot be used"), "{bad}");
@@ -192,13 +255,14 @@ fn rows_have_what_their_rewards_need() {
 {"prompt": "a", "least": 2}
 {"prompt": "a", "gold": "1"}
 {"prompt": "a", "gold": " ", "least": 2}"#;
-    let gold = |config: &mut JsonlConfig| config.answer_field = "gold".to_string();
+    let gold = |config: &mut JsonlConfig| config.answer_field = Some("gold".to_string());
     let Err(RolloutError::Rows(bad)) = open_as(lines, &needs, gold) else { panic!("three rows are bad") };
-    let found: Vec<(usize, Fault)> = bad.bad.iter().map(|row| (row.line, row.fault)).collect();
-    assert_eq!(found, [(2, Fault::Answer), (3, Fault::Field), (4, Fault::Answer)]);
-    assert!(bad.bad[0].reason.contains("`gold` is missing or empty, and the reward `math`"), "{bad}");
+    let found: Vec<(usize, RowProblem)> = bad.bad.iter().map(|row| (row.line, row.refusal.problem)).collect();
+    assert_eq!(found, [(2, RowProblem::Answer), (3, RowProblem::Field), (4, RowProblem::Answer)]);
+    assert!(bad.bad[0].refusal.reason.contains("`gold` is missing or empty, and the reward `math`"), "{bad}");
     assert!(
-        bad.bad[1].reason.contains("`least` is missing") && bad.bad[1].reason.contains("`words`"),
+        bad.bad[1].refusal.reason.contains("`least` is missing")
+            && bad.bad[1].refusal.reason.contains("`words`"),
         "{bad}"
     );
 }
@@ -235,7 +299,8 @@ fn a_last_turn_of_the_assistant_is_no_prompt() {
 #[test]
 fn demonstrations_are_the_turns_of_the_assistant() {
     let learn = |lines: &str, learn| {
-        let needs = Needs { demonstrations: Some((learn, 40)), ..Needs::default() };
+        let needs =
+            Needs { demonstrations: Some(DemonstrationNeeds { learn, tokens_max: 40 }), ..Needs::default() };
         let (source, survey) = open_as(lines, &needs, |_| ()).map_err(|error| error.to_string())?;
         assert_eq!(survey.last_assistant, 0, "it is learned");
         source.demonstration(0, None, learn).map_err(|error| error.to_string())
@@ -254,6 +319,11 @@ fn demonstrations_are_the_turns_of_the_assistant() {
     assert_eq!((listed.prompt_tokens, listed.target_tokens), (ids("aceb"), ids("dd.")));
     for (line, reason) in [
         (r#"{"prompt": "a"}"#, "no completion to learn from"),
+        (r#"{"prompt": "a", "completion": ""}"#, "the completion is empty"),
+        (
+            r#"{"prompt": [{"role": "user", "content": "c"}], "completion": [{"role": "assistant", "content": ""}]}"#,
+            "the completion is empty",
+        ),
         (r#"{"messages": [{"role": "user", "content": "c"}]}"#, "no completion to learn from"),
         (r#"{"prompt": "a", "completion": [{"role": "assistant", "content": "d"}]}"#, "the prompt is a text"),
         (
@@ -264,9 +334,90 @@ fn demonstrations_are_the_turns_of_the_assistant() {
         let error = learn(line, Learn::Last).expect_err(reason);
         assert!(error.contains("rows.jsonl:1: ") && error.contains(reason), "{error}");
     }
-    let short = Needs { demonstrations: Some((Learn::Last, 12)), ..Needs::default() };
+    let short = Needs {
+        demonstrations: Some(DemonstrationNeeds { learn: Learn::Last, tokens_max: 12 }),
+        ..Needs::default()
+    };
     let error = open_as(&chat(), &short, |_| ()).expect_err("18 tokens").to_string();
     assert!(error.contains("has 18 tokens with its completion, but the model has 12 positions"), "{error}");
+}
+
+#[test]
+fn a_text_goes_on_with_a_turn_that_is_begun() {
+    let line = r#"{"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}],
+        "completion": "de"}"#
+        .replace('\n', "");
+    let needs = DemonstrationNeeds { learn: Learn::Last, tokens_max: 40 };
+    let needs = Needs { demonstrations: Some(needs), ..Needs::default() };
+    for policy in [None, Some(LastAssistant::Drop), Some(LastAssistant::Answer)] {
+        let (source, _) = open_as(&line, &needs, |config| config.last_assistant = policy).expect("a turn");
+        let learned = source.demonstration(0, None, Learn::Last).expect("a completion");
+        assert_eq!((learned.prompt_tokens, learned.target_tokens), (ids("acebd"), ids("de.")));
+    }
+}
+
+#[test]
+fn turns_that_are_rendered_to_nothing_lose_none_of_the_others() {
+    // The template writes no turn of the assistant but the last.
+    let files = TextFiles::new();
+    files.write("rows.jsonl", &chat());
+    files.write(
+        "chat_template.jinja",
+        "{% for m in messages %}{% if m.role == 'user' %}a{{ m.content if m.content is string else 'cd' }}\
+         {% elif m.content == 'ddd' %}bddd<eos>{% endif %}{% endfor %}",
+    );
+    let config = DataConfig::Jsonl(JsonlConfig::new(files.path().join("rows.jsonl")));
+    let needs = DemonstrationNeeds { learn: Learn::All, tokens_max: 99 };
+    let needs = Needs { demonstrations: Some(needs), ..Needs::default() };
+    let text = Arc::new(files.load().expect("a template"));
+    let (source, _) = PromptSource::open(&config, Split::Train, 0, text, &needs).expect("two turns");
+    let learned = source.demonstration(0, None, Learn::All).expect("the last turn");
+    assert_eq!((learned.prompt_tokens, learned.target_tokens), (ids("acdacd"), ids("bddd.")));
+    assert!(learned.given.is_empty());
+}
+
+#[test]
+fn rows_tell_the_template_what_it_takes() {
+    let template = "{{ 'd' if tools else 'c' }}{{ 'b' if thinking else 'a' }}";
+    let prompt = |more: &str| {
+        let files = TextFiles::new();
+        let row = format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"c\"}}], {more}}}");
+        files.write("rows.jsonl", &row);
+        files.write("chat_template.jinja", template);
+        let config = DataConfig::Jsonl(JsonlConfig::new(files.path().join("rows.jsonl")));
+        let text = Arc::new(files.load().expect("a template"));
+        let (source, _) =
+            PromptSource::open(&config, Split::Train, 0, text, &ROOM).map_err(|error| error.to_string())?;
+        Ok(source.prompt(0).expect("it was looked at").tokens)
+    };
+    for (more, expected) in [
+        (r#""tools": [{"name": "x"}]"#, "da"),
+        (r#""tools": "[{\"name\": \"x\"}]""#, "da"),
+        (r#""tools": null, "chat_template_kwargs": null"#, "ca"),
+        (r#""tools": "null", "chat_template_kwargs": {"thinking": true}"#, "cb"),
+        (r#""chat_template_kwargs": "{\"thinking\": true, \"tools\": [{}]}""#, "db"),
+    ] {
+        assert_eq!(prompt(more), Ok(ids(expected)), "{more}");
+    }
+    for (more, reason) in [
+        (r#""tools": """#, "`tools` is a text that is not JSON"),
+        (r#""tools": "{}""#, "`tools` is not a list of objects"),
+        (r#""tools": [{}, "x"]"#, "`tools`: item 2 is not an object"),
+        (r#""chat_template_kwargs": "thinking""#, "`chat_template_kwargs` is a text that is not JSON"),
+        (r#""chat_template_kwargs": [1]"#, "`chat_template_kwargs` is not an object"),
+        (
+            r#""chat_template_kwargs": {"messages": []}"#,
+            "`chat_template_kwargs`: `messages` is given by the run",
+        ),
+        (
+            r#""chat_template_kwargs": {"add_generation_prompt": false}"#,
+            "`add_generation_prompt` is given by",
+        ),
+        (r#""chat_template_kwargs": {"tools": "x"}"#, "`tools` is not a list of objects"),
+    ] {
+        let error: String = prompt(more).expect_err(more);
+        assert!(error.contains("rows.jsonl:1: ") && error.contains(reason), "{more}: {error}");
+    }
 }
 
 #[test]
@@ -280,7 +431,10 @@ fn a_template_that_forgets_is_refused_for_all_turns() {
          {% if add_generation_prompt %}b{% endif %}",
     );
     let config = DataConfig::Jsonl(JsonlConfig::new(files.path().join("rows.jsonl")));
-    let needs = Needs { demonstrations: Some((Learn::All, 99)), ..Needs::default() };
+    let needs = Needs {
+        demonstrations: Some(DemonstrationNeeds { learn: Learn::All, tokens_max: 99 }),
+        ..Needs::default()
+    };
     let text = Arc::new(files.load().expect("a template"));
     let error =
         PromptSource::open(&config, Split::Train, 0, text, &needs).expect_err("it forgets").to_string();
@@ -328,7 +482,9 @@ fn the_config_is_tagged_and_strict() {
     let parse = serde_json::from_str::<DataConfig>;
     let config = parse(r#"{"kind": "jsonl", "path": "p", "answer_field": "gold", "bad_rows": "skip"}"#);
     let DataConfig::Jsonl(config) = config.expect("known keys") else { panic!("kind is jsonl") };
-    assert_eq!((config.prompt_field.as_str(), config.answer_field.as_str()), ("prompt", "gold"));
+    assert_eq!((config.prompt_field(), config.answer_field()), ("prompt", "gold"));
+    let written = serde_json::to_string(&config).expect("plain values");
+    assert!(written.contains("\"answer_field\":\"gold\"") && !written.contains("prompt_field"), "{written}");
     assert_eq!((config.bad_rows, config.last_assistant), (BadRowsPolicy::Skip, None));
     let error = parse(r#"{"kind": "jsonl", "path": "p", "anwser_field": "gold"}"#).expect_err("a typo");
     assert!(error.to_string().contains("anwser_field"), "{error}");

@@ -1,6 +1,7 @@
 //! What the files of a Hugging Face directory say beside the tokenizer: special tokens, ends of output, chat templates.
 //! The order in which they win over each other is that of transformers 5.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -49,7 +50,7 @@ impl TokenizerConfig {
     }
 
     /// A special token is written as a text or as `{"content": text, ..}`.
-    fn token(&self, name: &str) -> Option<&str> {
+    pub(super) fn token(&self, name: &str) -> Option<&str> {
         content(self.fields.get(name)?)
     }
 
@@ -66,21 +67,16 @@ impl TokenizerConfig {
     }
 
     /// Adds the tokens that only the config has: those of `added_tokens_decoder` in the order of their ids, then special
-    /// tokens by name and the further ones that are not among the tokenizer's added tokens yet.
-    pub(super) fn add_tokens(&self, tokenizer: &mut Tokenizer, directory: &Path) -> Result<(), RolloutError> {
+    /// tokens by name and the further ones that are not among the tokenizer's added tokens yet. Gives the ids that are new.
+    pub(super) fn add_tokens(
+        &self,
+        tokenizer: &mut Tokenizer,
+        directory: &Path,
+    ) -> Result<BTreeMap<u32, String>, RolloutError> {
         let path = directory.join("tokenizer_config.json");
-        let mut listed: Vec<(u32, AddedToken)> = Vec::new();
-        if let Some(Value::Object(decoder)) = self.fields.get("added_tokens_decoder") {
-            for (id, token) in decoder {
-                let wrong =
-                    || RolloutError::content(&path, format!("added_tokens_decoder: {id:?} is no token"));
-                let id = id.parse().map_err(|_| wrong())?;
-                listed.push((id, added_token(token, false).ok_or_else(wrong)?));
-            }
-        }
-        listed.sort_by_key(|(id, _)| *id);
+        let mut new = BTreeMap::new();
         let named = |text: &str| NAMED_TOKENS.iter().any(|name| self.token(name) == Some(text));
-        for (id, mut token) in listed {
+        for (id, mut token) in self.listed_tokens(&path)? {
             let known =
                 tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|known| same(known, &token));
             if known {
@@ -88,8 +84,7 @@ impl TokenizerConfig {
             }
             token.special |= named(&token.content);
             let content = token.content.clone();
-            add(tokenizer, token, &path)?;
-            let found = tokenizer.token_to_id(&content);
+            let (found, is_new) = add(tokenizer, token, &path)?;
             if found != Some(id) {
                 let found = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
                 return Err(RolloutError::content(
@@ -99,28 +94,73 @@ impl TokenizerConfig {
                     ),
                 ));
             }
+            new.extend(is_new.then_some((id, content)));
         }
-        let further = ["additional_special_tokens", "extra_special_tokens"];
-        let lists = further.iter().filter_map(|name| self.fields.get(*name)?.as_array()).flatten();
-        let special = NAMED_TOKENS.iter().filter_map(|name| self.fields.get(*name)).chain(lists);
-        for token in special.filter_map(|token| added_token(token, true)) {
-            // A token without an id has no row in the embedding either: what names it says so where it is needed.
+        for token in self.special_tokens() {
             let is_added =
                 tokenizer.get_added_tokens_decoder().values().any(|known| known.content == token.content);
-            if !is_added && tokenizer.token_to_id(&token.content).is_some() {
-                add(tokenizer, token, &path)?;
+            if !is_added {
+                let content = token.content.clone();
+                let (id, is_new) = add(tokenizer, token, &path)?;
+                new.extend(id.filter(|_| is_new).map(|id| (id, content)));
             }
         }
-        Ok(())
+        Ok(new)
+    }
+
+    /// `added_tokens_decoder`, in the order of its ids.
+    fn listed_tokens(&self, path: &Path) -> Result<BTreeMap<u32, AddedToken>, RolloutError> {
+        let Some(Value::Object(decoder)) = self.fields.get("added_tokens_decoder") else {
+            return Ok(BTreeMap::new());
+        };
+        let listed = decoder.iter().map(|(id, token)| {
+            let wrong = || RolloutError::content(path, format!("added_tokens_decoder: {id:?} is no token"));
+            let number = id.parse().map_err(|_| wrong())?;
+            Ok((number, added_token(token, false).ok_or_else(wrong)?))
+        });
+        listed.collect()
+    }
+
+    /// The special tokens of the config in transformers' order: those that all models name, those that this one names
+    /// (`image_token`), and the unnamed ones.
+    fn special_tokens(&self) -> Vec<AddedToken> {
+        let extra = self.fields.get("extra_special_tokens").filter(|extra| !is_empty(extra));
+        let extra = extra.or_else(|| self.fields.get("additional_special_tokens"));
+        let of_all = NAMED_TOKENS.iter().filter_map(|name| self.fields.get(*name));
+        let is_own = |name: &str| name.ends_with("_token") && !NAMED_TOKENS.contains(&name);
+        let own = self.fields.iter().filter(|(name, token)| is_own(name) && token.is_string());
+        let more: Vec<&Value> = match extra {
+            Some(Value::Array(tokens)) => tokens.iter().collect(),
+            Some(Value::Object(tokens)) => tokens.values().collect(),
+            _ => Vec::new(),
+        };
+        let tokens = of_all.chain(own.map(|(_, token)| token)).chain(more);
+        tokens.filter_map(|token| added_token(token, true)).collect()
     }
 }
 
-fn add(tokenizer: &mut Tokenizer, token: AddedToken, path: &Path) -> Result<(), RolloutError> {
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        other => other.is_null(),
+    }
+}
+
+/// Adds a token; its id, and whether the tokenizer had none for it.
+fn add(
+    tokenizer: &mut Tokenizer,
+    token: AddedToken,
+    path: &Path,
+) -> Result<(Option<u32>, bool), RolloutError> {
     let content = token.content.clone();
+    let is_new = tokenizer.token_to_id(&content).is_none();
     let added =
         if token.special { tokenizer.add_special_tokens([token]) } else { tokenizer.add_tokens([token]) };
-    let refuse = |error| RolloutError::content(path, format!("token {content:?} cannot be added: {error}"));
-    added.map(drop).map_err(refuse)
+    added.map_err(|error| {
+        RolloutError::content(path, format!("token {content:?} cannot be added: {error}"))
+    })?;
+    Ok((tokenizer.token_to_id(&content), is_new))
 }
 
 /// `AddedToken` compares by its text alone.
@@ -155,14 +195,9 @@ pub(super) fn eos_ids(
     config: &TokenizerConfig,
     listed: &ListedEnds,
 ) -> Result<Vec<u32>, RolloutError> {
-    let mut ids = Vec::new();
-    if let Some(token) = config.token("eos_token") {
-        let id = tokenizer.token_to_id(token).ok_or_else(|| {
-            let path = directory.join("tokenizer_config.json");
-            RolloutError::content(&path, format!("eos_token {token:?} is not in tokenizer.json"))
-        })?;
-        ids.push(id);
-    }
+    // A token that tokenizer.json lacks was added before.
+    let mut ids: Vec<u32> =
+        config.token("eos_token").and_then(|token| tokenizer.token_to_id(token)).into_iter().collect();
     for &id in &listed.ids {
         if !ids.contains(&id) {
             ids.push(id);
@@ -184,8 +219,8 @@ pub(super) struct ListedEnds {
     /// The file that lists them.
     pub(super) path: PathBuf,
     pub(super) ids: Vec<u32>,
-    /// Entries below 0, which no token has. transformers takes them, so they cost no more than a word.
-    pub(super) impossible: Vec<i64>,
+    /// Notes on ids below 0, which no token has. transformers takes them, so they cost no more than a word.
+    pub(super) notes: Vec<String>,
 }
 
 impl ListedEnds {
@@ -194,17 +229,20 @@ impl ListedEnds {
         let mut listed = Self::default();
         for name in ["generation_config.json", "config.json"] {
             if listed.ids.is_empty() {
-                let impossible = listed.impossible;
+                let notes = listed.notes;
                 listed = Self::of(directory.join(name))?;
-                listed.impossible.splice(0..0, impossible);
+                listed.notes.splice(0..0, notes);
             }
         }
         Ok(listed)
     }
 
     fn of(path: PathBuf) -> Result<Self, RolloutError> {
-        let (mut ids, mut impossible) = (Vec::new(), Vec::new());
+        let (mut ids, mut notes) = (Vec::new(), Vec::new());
         let config = read_json(&path)?.unwrap_or_default();
+        if let Some(id) = config["bos_token_id"].as_i64().filter(|id| *id < 0) {
+            notes.push(format!("{}: bos_token_id {id} is no token's, and begins nothing", path.display()));
+        }
         let listed = match &config["eos_token_id"] {
             Value::Null => &[],
             Value::Array(ids) => ids.as_slice(),
@@ -213,14 +251,19 @@ impl ListedEnds {
         for id in listed {
             match (id.as_u64().and_then(|id| u32::try_from(id).ok()), id.as_i64()) {
                 (Some(id), _) => ids.push(id),
-                (None, Some(id)) if id < 0 => impossible.push(id),
+                (None, Some(id)) if id < 0 => {
+                    notes.push(format!(
+                        "{}: eos_token_id {id} is no token's, and ends nothing",
+                        path.display()
+                    ));
+                }
                 _ => {
                     let reason = "eos_token_id is neither a token id nor a list of them";
                     return Err(RolloutError::content(&path, reason));
                 }
             }
         }
-        Ok(Self { path, ids, impossible })
+        Ok(Self { path, ids, notes })
     }
 }
 
@@ -232,14 +275,7 @@ pub(super) fn templates(
 ) -> Result<Vec<TemplateSource>, RolloutError> {
     let mut sources = Vec::new();
     let mut files = vec![("default".to_owned(), directory.join("chat_template.jinja"))];
-    let more = directory.join("additional_chat_templates");
-    if more.is_dir() {
-        let entries = std::fs::read_dir(&more).map_err(|error| RolloutError::file(&more, error))?;
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        let jinja = paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "jinja"));
-        files.extend(jinja.filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path))));
-    }
+    files.extend(more_templates(&directory.join("additional_chat_templates"))?);
     for (name, path) in files {
         match std::fs::read_to_string(&path) {
             Ok(text) => sources.push(TemplateSource { name, path, text }),
@@ -260,15 +296,40 @@ pub(super) fn templates(
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(text)) => Ok(vec![source("default", text)]),
         Some(Value::Array(named)) => {
-            let named = named.iter();
-            Ok(named
-                .filter_map(|one| Some(source(one["name"].as_str()?, one["template"].as_str()?)))
-                .collect())
+            let one = |(place, one): (usize, &Value)| match (one["name"].as_str(), one["template"].as_str()) {
+                (Some(name), Some(text)) => Ok(source(name, text)),
+                _ => {
+                    let reason = format!("chat_template: item {} has no `name` and `template`", place + 1);
+                    Err(RolloutError::content(&path, reason))
+                }
+            };
+            named.iter().enumerate().map(one).collect()
         }
         Some(_) => {
             Err(RolloutError::content(&path, "chat_template is neither a text nor a list of named texts"))
         }
     }
+}
+
+/// The names and paths of the templates in a folder, which need not be there.
+fn more_templates(folder: &Path) -> Result<Vec<(String, PathBuf)>, RolloutError> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let failed = |error| RolloutError::file(folder, error);
+    let mut named = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|end| end == "jinja") {
+            let name = path.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
+            let name = name.ok_or_else(|| {
+                RolloutError::content(&path, "the name of a chat template is not UTF-8: rename the file")
+            })?;
+            named.push((name, path));
+        }
+    }
+    named.sort();
+    Ok(named)
 }
 
 /// `None` if the file is absent.
@@ -306,6 +367,12 @@ mod tests {
         let padding = json!({"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 1,
             "pad_type_id": 0, "pad_token": "<unk>"});
         let text = files(&json!({"truncation": truncation, "padding": padding})).load().expect("a tokenizer");
+        let notes = text.notes().join("\n");
+        for note in
+            ["tokenizer.json: `truncation` to 2 tokens is not obeyed", "tokenizer.json: `padding` is not"]
+        {
+            assert!(notes.contains(note), "{notes}");
+        }
         assert_eq!(text.encode("abcde").expect("five characters"), [2, 3, 4, 5, 6]);
         assert_eq!(text.encode_fragment("a").expect("one character"), [2]);
     }
@@ -353,6 +420,56 @@ mod tests {
         files.write("tokenizer_config.json", &decoder("9").to_string());
         let error = files.load().expect_err("7 comes before 9").to_string();
         assert!(error.contains("\"<note>\" has id 9, in tokenizer.json it has 7"), "{error}");
+    }
+
+    // The ids are those of transformers 5.24.
+    #[test]
+    fn special_tokens_that_only_the_config_has_get_ids() {
+        let files = TextFiles::new();
+        let config = json!({"eos_token": "<eos>", "image_token": "<image>", "pad_token": "<pad>",
+            "extra_special_tokens": ["<x>", "a"], "additional_special_tokens": ["<not read>"]});
+        files.write("tokenizer_config.json", &config.to_string());
+        let text = files.load().expect("a tokenizer");
+        assert_eq!(text.encode("<pad>a<image><x>").expect("known"), [7, 2, 8, 9]);
+        assert!(text.notes()[0].contains(": 3 (\"<pad>\" is 7, \"<image>\" is 8, \"<x>\" is 9)"));
+        files.write(
+            "tokenizer_config.json",
+            r#"{"eos_token": "<eos>", "additional_special_tokens": ["<y>"]}"#,
+        );
+        assert_eq!(files.load().expect("a tokenizer").encode("<y>").expect("known"), [7]);
+    }
+
+    #[test]
+    fn a_beginning_below_zero_is_said() {
+        let files = TextFiles::new();
+        files.write("config.json", r#"{"bos_token_id": -1}"#);
+        let notes = files.load().expect("a tokenizer").notes().join("\n");
+        assert!(notes.contains("config.json: bos_token_id -1"), "{notes}");
+    }
+
+    #[test]
+    fn templates_that_cannot_be_read_are_named() {
+        let files = TextFiles::new();
+        let named = json!({"eos_token": "<eos>", "chat_template": [{"name": "default", "template": ""}, {"name": "x"}]});
+        files.write("tokenizer_config.json", &named.to_string());
+        let error = files.load().expect_err("no template").to_string();
+        assert!(
+            error.ends_with("tokenizer_config.json: chat_template: item 2 has no `name` and `template`"),
+            "{error}"
+        );
+        files.write("tokenizer_config.json", r#"{"eos_token": "<eos>"}"#);
+        let folder = files.path().join("additional_chat_templates");
+        std::fs::create_dir(&folder).expect("the directory is ours");
+        std::fs::create_dir(folder.join("rag.jinja")).expect("the directory is ours");
+        assert!(files.load().expect_err("a folder").to_string().contains("rag.jinja: "));
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            std::fs::remove_dir(folder.join("rag.jinja")).expect("the directory is ours");
+            let name = std::ffi::OsStr::from_bytes(b"t\xff.jinja");
+            std::fs::write(folder.join(name), "").expect("the directory is ours");
+            assert!(files.load().expect_err("0xff").to_string().contains("is not UTF-8: rename the file"));
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub(super) use numbers::number;
+
 use minijinja::value::{Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -49,6 +51,9 @@ fn is_list(value: &Value) -> bool {
 /// `repr(value)`.
 pub(super) fn repr(value: &Value) -> String {
     let items = |value: &Value| value.try_iter().into_iter().flatten().collect::<Vec<Value>>();
+    if let Some(digits) = numbers::wide(value) {
+        return digits.to_owned();
+    }
     match value.kind() {
         ValueKind::Number if !value.is_integer() => {
             f64::try_from(value.clone()).map_or_else(|_| value.to_string(), numbers::float_text)

@@ -310,6 +310,36 @@ mod tests {
         }
     }
 
+    // As above.
+    #[test]
+    fn widths_and_whole_numbers_are_not_cut() {
+        let cases = [
+            ("([1]|tojson(indent=80))|length", "85"),
+            ("('1'*50)|int", "11111111111111111111111111111111111111111111111111"),
+            ("'1e30'|int", "1000000000000000019884624838656"),
+            ("[('-' ~ '9'*40)|int]", "[-9999999999999999999999999999999999999999]"),
+            ("('1'*50)|int is integer", "True"),
+            ("('1'*50)|int|int is number", "True"),
+            ("('1'*50)|int|float", "1.1111111111111111e+49"),
+            ("'a\tb'.expandtabs(-1)", "ab"),
+            ("('x'|center(3000))|length", "3000"),
+        ];
+        for (expression, expected) in cases {
+            let found = rendered(&format!("{{{{ {expression} }}}}"), json!({}));
+            assert_eq!(found.as_deref(), Ok(expected), "{expression}");
+        }
+        for template in [
+            "{{ [1]|tojson(indent=2000) }}",
+            "{{ 'x'|center(2000000) }}",
+            "{{ 'x'.center(2000000) }}",
+            "{{ 'x'|indent(2000) }}",
+            "{{ 'x'.expandtabs(2000) }}",
+        ] {
+            let error = rendered(template, json!({})).expect_err(template);
+            assert!(error.contains("is more than"), "{template}: {error}");
+        }
+    }
+
     #[test]
     fn numbers_of_the_data_keep_their_digits() {
         let digits = "123456789012345678901234567890123456789012345678901";

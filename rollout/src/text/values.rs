@@ -15,25 +15,13 @@ pub(super) fn value(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
         Json::Bool(value) => Value::from(*value),
-        Json::Number(digits) => number(&digits.to_string()),
+        Json::Number(digits) => python::number(&digits.to_string()),
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => Value::from(items.iter().map(value).collect::<Vec<Value>>()),
         Json::Object(fields) => {
             Value::from_object(Dict(fields.iter().map(|(key, field)| (key.clone(), value(field))).collect()))
         }
     }
-}
-
-/// Python's `int` for digits alone, and `float` for all else.
-fn number(digits: &str) -> Value {
-    if digits.contains(['.', 'e', 'E']) {
-        return Value::from(digits.parse::<f64>().unwrap_or(f64::NAN));
-    }
-    let small = digits.parse::<i128>().map(Value::from);
-    small.or_else(|_| digits.parse::<u128>().map(Value::from)).unwrap_or_else(|_| {
-        // Python's whole numbers have no largest one. Such a number is printed and not computed with.
-        Value::from_object(WideInteger(digits.to_owned()))
-    })
 }
 
 /// An object of the data. In Jinja2 `fields.items()` is the method also where a field is called `items`, as it is in the
@@ -88,19 +76,5 @@ impl Object for Dict {
             "copy" => Value::from_dyn_object(Arc::clone(self)),
             _ => return Err(Error::from(ErrorKind::UnknownMethod)),
         })
-    }
-}
-
-/// A whole number of more than 128 bits.
-#[derive(Debug)]
-pub(super) struct WideInteger(pub(super) String);
-
-impl Object for WideInteger {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Plain
-    }
-
-    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }

@@ -4,14 +4,26 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// Names that a template's own inputs have.
-const TAKEN: [&str; 2] = ["messages", "add_generation_prompt"];
+/// Names of what the run itself gives to a template, or decides about it.
+const TAKEN: [&str; 4] = ["messages", "add_generation_prompt", "continue_final_message", "chat_template"];
 
 /// Variables by name, in the order of the file: `enable_thinking = false`, `tools = [...]`, `documents = [...]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TemplateVariables(pub Map<String, Value>);
 
 impl TemplateVariables {
+    /// Checks the names and `tools`.
+    ///
+    /// # Errors
+    /// Names the variable that is not to be set, or says what is wrong with `tools`.
+    pub fn new(variables: Map<String, Value>) -> Result<Self, String> {
+        if let Some(name) = TAKEN.iter().find(|name| variables.contains_key(**name)) {
+            return Err(format!("`{name}` is given by the run and is no variable to set"));
+        }
+        variables.get("tools").map_or(Ok(()), check_tools)?;
+        Ok(Self(variables))
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -21,13 +33,22 @@ impl TemplateVariables {
 
 impl<'de> Deserialize<'de> for TemplateVariables {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let variables = Map::deserialize(deserializer)?;
-        match TAKEN.iter().find(|name| variables.contains_key(**name)) {
-            Some(name) => {
-                Err(serde::de::Error::custom(format!("`{name}` is given by the run, not by the config")))
-            }
-            None => Ok(Self(variables)),
-        }
+        Self::new(Map::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Refuses what is no list of schemas: a template would write it into the prompt as it is.
+///
+/// # Errors
+/// Says what it is instead.
+pub(crate) fn check_tools(tools: &Value) -> Result<(), String> {
+    match tools {
+        Value::Null => Ok(()),
+        Value::Array(tools) => match tools.iter().position(|tool| !tool.is_object()) {
+            None => Ok(()),
+            Some(place) => Err(format!("`tools`: item {} is not an object", place + 1)),
+        },
+        _ => Err("`tools` is not a list of objects".to_string()),
     }
 }
 

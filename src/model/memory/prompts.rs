@@ -52,8 +52,7 @@ impl PromptTokens {
     fn first_of(source: &PromptSource, count_max: u64) -> Result<Self, RolloutError> {
         let epoch = source.epoch_prompts();
         let count = epoch.unwrap_or(TASK_PROMPTS).min(count_max);
-        let tokens = |index| source.prompt(index).map(|prompt| prompt.tokens.len());
-        let tokens = (0..count).map(tokens).collect::<Result<Vec<_>, _>>()?;
+        let tokens = (0..count).map(|index| source.prompt_tokens(index)).collect::<Result<Vec<_>, _>>()?;
         Ok(match epoch {
             // Any of a task's prompts may be as long as its longest.
             None => Self::of(tokens.into_iter().max().into_iter().collect()),

@@ -1,6 +1,35 @@
 //! Python's `str` by characters: white space, line ends and case. What Python decides by Unicode's general categories
 //! is decided by the standard library's classes here; they agree on the letters and digits of living scripts.
 
+use minijinja::{Error, ErrorKind};
+
+/// The widest text that padding may make: a template has no use for more.
+const WIDTH_MAX: usize = 1 << 20;
+
+/// The widest margin, which stands before each line or for each tab.
+const INDENT_MAX: usize = 1 << 10;
+
+/// The width that a text is padded to; one below 0 is none.
+pub(super) fn width_of(width: i64) -> Result<usize, Error> {
+    at_most(width, WIDTH_MAX)
+}
+
+/// A margin of so many spaces; a number below 0 is none.
+pub(super) fn spaces(count: i64) -> Result<String, Error> {
+    Ok(" ".repeat(at_most(count, INDENT_MAX)?))
+}
+
+/// Refuses what is more than a limit: cut, the prompt would be another than that of Jinja2.
+fn at_most(count: i64, most: usize) -> Result<usize, Error> {
+    let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
+    match count <= most {
+        true => Ok(count),
+        false => {
+            Err(Error::new(ErrorKind::InvalidOperation, format!("a width of {count} is more than {most}")))
+        }
+    }
+}
+
 /// `str.isspace` for one character: Unicode's white space and the four information separators.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}')

@@ -3,17 +3,11 @@
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::characters::{byte_of, capitalize, is_space, length, split_lines};
-use super::numbers::{float, whole};
+use super::characters::{byte_of, capitalize, is_space, length, spaces, split_lines, width_of};
+use super::numbers::{float, truncated, whole, wide};
 use super::printed as string;
 use super::strings::centered;
 use crate::text::source::ITERATED_FILTER;
-
-/// The widest text that `center` may make.
-const WIDTH_MAX: usize = 1 << 20;
-
-/// The widest margin of `indent`, which stands before each line.
-const INDENT_MAX: usize = 1 << 10;
 
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("int", int);
@@ -66,22 +60,22 @@ fn int(value: &Value, default: Option<Value>, base: Option<u32>, named: Kwargs) 
     if !(2..=36).contains(&base) {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("{base} is no base from 2 to 36")));
     }
-    let truncated = |float: f64| (float.is_finite() && float.abs() < 1e38).then_some(float.trunc() as i128);
     let found = match (value.kind(), value.as_str()) {
+        _ if wide(value).is_some() => return Ok(value.clone()),
         (_, Some(text)) => whole(text, base).or_else(|| float(text).and_then(truncated)),
-        (ValueKind::Bool, _) => Some(i128::from(value.is_true())),
+        (ValueKind::Bool, _) => Some(Value::from(i128::from(value.is_true()))),
         (ValueKind::Number, _) if value.is_integer() => return Ok(value.clone()),
         (ValueKind::Number, _) => f64::try_from(value.clone()).ok().and_then(truncated),
         _ => None,
     };
-    Ok(found.map_or(default, Value::from))
+    Ok(found.unwrap_or(default))
 }
 
 /// `float(value, default=0.0)`.
 fn to_float(value: &Value, default: Option<Value>, named: Kwargs) -> Result<Value, Error> {
     let default = default.or(named.get("default")?).unwrap_or(Value::from(0.0));
     named.assert_all_used()?;
-    let found = match (value.kind(), value.as_str()) {
+    let found = match (value.kind(), value.as_str().or(wide(value))) {
         (_, Some(text)) => float(text),
         (ValueKind::Bool, _) => Some(f64::from(u8::from(value.is_true()))),
         (ValueKind::Number, _) => f64::try_from(value.clone()).ok(),
@@ -124,7 +118,7 @@ fn trim(value: &Value, characters: Option<Value>, named: Kwargs) -> Result<Strin
 fn center(value: &Value, width: Option<i64>, named: Kwargs) -> Result<String, Error> {
     let width = width.or(named.get("width")?).unwrap_or(80);
     named.assert_all_used()?;
-    Ok(centered(&string(value), usize::try_from(width).unwrap_or(0).min(WIDTH_MAX), ' '))
+    Ok(centered(&string(value), width_of(width)?, ' '))
 }
 
 /// `truncate(text, length=255, killwords=False, end='...', leeway=5)`: whole words, unless they may be cut.
@@ -163,7 +157,7 @@ fn indent(
     named.assert_all_used()?;
     let margin = match width.as_str() {
         Some(text) => text.to_owned(),
-        None => " ".repeat(usize::try_from(i64::try_from(width)?).unwrap_or(0).min(INDENT_MAX)),
+        None => spaces(i64::try_from(width)?)?,
     };
     // The filter adds a line end and takes it off again, so that a last one counts as a line.
     let text = string(value) + "\n";

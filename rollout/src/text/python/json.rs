@@ -4,8 +4,8 @@
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-use super::super::values::WideInteger;
-use super::numbers::float_text;
+use super::characters::spaces;
+use super::numbers::{float_text, wide};
 
 /// How deep values may lie in each other: Python's own limit is of this order.
 const DEPTH_MAX: usize = 200;
@@ -37,7 +37,7 @@ pub(super) fn to_json(
     let indent = match (indent.as_str(), indent.is_none()) {
         (_, true) => None,
         (Some(text), _) => Some(text.to_owned()),
-        (None, _) => Some(" ".repeat(usize::try_from(i64::try_from(indent)?.clamp(0, 64)).unwrap_or(0))),
+        (None, _) => Some(spaces(i64::try_from(indent)?)?),
     };
     let (between_items, after_key) = if separators.is_none() {
         (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned())
@@ -61,8 +61,8 @@ impl Writer {
         if depth > DEPTH_MAX {
             return Err(refused(format!("values in each other more than {DEPTH_MAX} deep")));
         }
-        if let Some(wide) = value.downcast_object_ref::<WideInteger>() {
-            self.out.push_str(&wide.0);
+        if let Some(digits) = wide(value) {
+            self.out.push_str(digits);
             return Ok(());
         }
         match value.kind() {

@@ -5,11 +5,9 @@ use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Value};
 
 use super::characters::{
-    byte_of, capitalize, is_printable, is_space, is_titled, length, split_lines, swap_case, title,
+    byte_of, capitalize, is_printable, is_space, is_titled, length, spaces, split_lines, swap_case, title,
+    width_of,
 };
-
-/// The widest text that padding may make: a template has no use for more.
-const WIDTH_MAX: usize = 1 << 20;
 
 /// The method's result, or nothing for one that is not here.
 pub(super) fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -36,10 +34,10 @@ pub(super) fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Va
         "ljust" | "rjust" | "center" | "zfill" => padded(text, name, args)?,
         "join" => join(text, args)?,
         "expandtabs" => {
-            let (size, named): (Option<usize>, Kwargs) = from_args(args)?;
+            let (size, named): (Option<i64>, Kwargs) = from_args(args)?;
             let size = size.or(named.get("tabsize")?).unwrap_or(8);
             named.assert_all_used()?;
-            expand_tabs(text, size.min(WIDTH_MAX)).into()
+            expand_tabs(text, spaces(size)?.len()).into()
         }
         "title" | "capitalize" | "swapcase" | "casefold" => {
             let () = from_args(args)?;
@@ -188,10 +186,7 @@ fn begins_or_ends(text: &str, name: &str, args: &[Value]) -> Result<Value, Error
 
 fn padded(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
     let (width, fill): (i64, Option<&str>) = from_args(args)?;
-    let width = usize::try_from(width.max(0)).unwrap_or(usize::MAX);
-    if width > WIDTH_MAX {
-        return Err(invalid(format!("a width of {width} is more than {WIDTH_MAX}")));
-    }
+    let width = width_of(width)?;
     let mut fills = fill.unwrap_or(" ").chars();
     let (Some(fill), None) = (fills.next(), fills.next()) else {
         return Err(invalid("the fill character must be exactly one character long"));

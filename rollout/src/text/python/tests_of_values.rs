@@ -4,11 +4,16 @@
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Value};
 
+use super::numbers::wide;
+
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_sequence);
     environment.add_test("callable", is_callable);
     environment.add_test("integer", is_integer);
+    environment.add_test("number", |value: &Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool) || wide(value).is_some()
+    });
     environment.add_test("lower", |value: &Value| is_in_case(value, char::is_lowercase, char::is_uppercase));
     environment.add_test("upper", |value: &Value| is_in_case(value, char::is_uppercase, char::is_lowercase));
 }
@@ -36,12 +41,12 @@ fn is_sequence(value: &Value) -> bool {
 
 /// Macros and functions are; data is not.
 fn is_callable(value: &Value) -> bool {
-    value.kind() == ValueKind::Plain || value.kind() == ValueKind::Undefined
+    value.kind() == ValueKind::Plain && wide(value).is_none() || value.kind() == ValueKind::Undefined
 }
 
 /// `True` and `False` are no integers to Jinja2.
 fn is_integer(value: &Value) -> bool {
-    value.kind() == ValueKind::Number && value.is_integer()
+    value.kind() == ValueKind::Number && value.is_integer() || wide(value).is_some()
 }
 
 /// `str(value).islower()` or `isupper()`: a letter in the case, and none in the other.
