@@ -1,6 +1,6 @@
 //! The command line: what can be asked of longhaul. What is done about it stands in the other modules.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -61,6 +61,21 @@ pub struct DocsArgs {
     /// The repository, whose doc comments the page of the config shows
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub repository: PathBuf,
+}
+
+impl Command {
+    /// The config file that the command line names and the keys that it sets, to tell where a key is from.
+    #[must_use]
+    pub fn settings(&self) -> (Option<&Path>, &[String]) {
+        match self {
+            Self::Train(args) => (Some(&args.config), &args.overrides.set),
+            Self::Sft(args) => (Some(&args.config), &args.overrides.set),
+            Self::Eval(args) => (Some(&args.config), &args.overrides.set),
+            Self::Check(args) => (Some(&args.config), &args.overrides.set),
+            Self::Generate(args) => (None, &args.set),
+            _ => (None, &[]),
+        }
+    }
 }
 
 /// Changes to the config, shared by all commands.

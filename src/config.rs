@@ -19,7 +19,7 @@ use std::path::Path;
 use learner::config::{ClipConfig, KlConfig, MptConfig, StreambpConfig};
 use learner::{LearnerConfig, OptimizerConfig};
 use rewards::RewardConfig;
-use rollout::{DataConfig, QueueConfig, RolloutConfig, StopConfig};
+use rollout::{DataConfig, QueueConfig, RolloutConfig, RolloutError, StopConfig};
 use serde::Serialize;
 
 use document::{Document, Place};
@@ -53,6 +53,32 @@ impl ConfigError {
     fn new(place: Place, message: String) -> Self {
         Self { place, message }
     }
+}
+
+/// The key of a train config for the longest output.
+pub(crate) const OUTPUT_TOKENS_KEY: &str = "rollout.output_tokens_max";
+
+/// Adds where a key is set to an error that names the key and was found after the config had been read.
+#[must_use]
+pub fn placed(error: anyhow::Error, file: Option<&Path>, set: &[String]) -> anyhow::Error {
+    let key = error.chain().find_map(|cause| match cause.downcast_ref::<RolloutError>() {
+        Some(RolloutError::Config { key, .. }) => Some(*key),
+        _ => None,
+    });
+    match key.and_then(|key| place_of(key, file, set)) {
+        Some(place) => error.context(place),
+        None => error,
+    }
+}
+
+/// Where a key is set; nothing where a file cannot be read again, or nobody has set it.
+fn place_of(key: &str, file: Option<&Path>, set: &[String]) -> Option<String> {
+    let mut document = match file {
+        Some(file) => Document::read(file).ok()?,
+        None => Document::empty(),
+    };
+    set.iter().try_for_each(|assignment| document.set(assignment)).ok()?;
+    (file.is_some() || document.is_given(key)).then(|| document.place(key).to_string())
 }
 
 /// A config file of either command.
@@ -180,6 +206,8 @@ pub struct Evaluation {
     pub rewards: Vec<RewardConfig>,
     /// The most tokens of an answer.
     pub output_tokens_max: usize,
+    /// The key that says so.
+    pub output_tokens_key: &'static str,
     /// What ends an answer before that: the stops of `[rollout]`.
     pub stops: StopConfig,
     /// `[eval]`
@@ -193,10 +221,11 @@ impl Evaluation {
         eval: &EvalSection,
         rewards: &[RewardConfig],
         output_tokens_max: usize,
+        output_tokens_key: &'static str,
         stops: StopConfig,
     ) -> Option<Self> {
-        let data = held_out(data, eval)?;
-        Some(Self { data, rewards: rewards.to_vec(), output_tokens_max, stops, eval: eval.clone() })
+        let (data, rewards, eval) = (held_out(data, eval)?, rewards.to_vec(), eval.clone());
+        Some(Self { data, rewards, output_tokens_max, output_tokens_key, stops, eval })
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Parser;
 use longhaul::cause::one_line;
 use longhaul::cli::{Bench, Cli, Command};
+use longhaul::config::placed;
 use longhaul::watch::watchdog::{STALLED, Stalled};
 use longhaul::{bench, commands};
 use rollout::RolloutError;
@@ -48,6 +49,11 @@ fn end_quietly_without_a_reader() {
 
 fn run(command: &Command) -> Result<()> {
     kernels::SimdLevel::of_process()?;
+    let (config, set) = command.settings();
+    run_command(command).map_err(|error| placed(error, config, set))
+}
+
+fn run_command(command: &Command) -> Result<()> {
     match command {
         Command::Train(args) => commands::train::train(args),
         Command::Sft(args) => commands::sft::sft(args),

@@ -12,7 +12,7 @@ use rollout::{Ends, Survey, Text};
 
 use crate::cli::CheckArgs;
 use crate::commands::sft::SftPrompts;
-use crate::config::{Config, RunConfig, SftRunConfig, stand_ins};
+use crate::config::{Config, OUTPUT_TOKENS_KEY, RunConfig, SftRunConfig, stand_ins};
 use crate::model::ModelFiles;
 use crate::model::memory::{RunMemory, RunPrompts};
 use crate::run::prompts::{JudgedPrompts, prompt_tokens_max};
@@ -71,7 +71,7 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
         Decoder::check_files(path, &reference)?;
         config.learner.kl.check_vocabulary(reference.vocabulary, model.decoder.vocabulary)?;
     }
-    let room = prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max)?;
+    let room = prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max, OUTPUT_TOKENS_KEY)?;
     let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
     describe_custom(&mut summary, config);
     describe(&mut summary, "Training data", &prompts.survey, Some(room));

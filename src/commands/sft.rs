@@ -10,9 +10,7 @@ use learner::SftLearner;
 use learner::checkpoint::ExtraFile;
 use learner::sft::{SftConfig, SupervisedSequence};
 use rewards::{DemonstrationConfig, Split};
-use rollout::{
-    DataConfig, Demonstration, DemonstrationNeeds, Learn, Needs, PromptSource, Survey, Text,
-};
+use rollout::{DataConfig, Demonstration, DemonstrationNeeds, Learn, Needs, PromptSource, Survey, Text};
 
 use crate::cli::SftArgs;
 use crate::config::SftRunConfig;
@@ -157,7 +155,11 @@ impl Demonstrations {
             let styles = phase.demonstrations.clone().or(config.sft.demonstrations.clone());
             parts.push(DemonstrationPart { end, prompts, styles });
         }
-        parts.push(DemonstrationPart { end: u64::MAX, prompts: source, styles: config.sft.demonstrations.clone() });
+        parts.push(DemonstrationPart {
+            end: u64::MAX,
+            prompts: source,
+            styles: config.sft.demonstrations.clone(),
+        });
         Ok((Self { parts, learn, batch_size: config.sft.batch_size as u64 }, survey))
     }
 

@@ -204,7 +204,7 @@ impl Document {
     }
 
     /// The line of the key, or else of the nearest section around it.
-    fn place(&self, key: &str) -> Place {
+    pub(super) fn place(&self, key: &str) -> Place {
         // A key that an override made anew has no line of its own, and those around it are not to blame.
         let made = self.overrides.iter().find(|(path, _)| is_at_or_below(path, key));
         if let (Some((_, assignment)), false) = (made, self.lines.contains_key(key)) {

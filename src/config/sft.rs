@@ -125,7 +125,8 @@ impl SftRunConfig {
     #[must_use]
     pub fn evaluation(&self) -> Option<Evaluation> {
         let tokens_max = self.sft.output_tokens_max;
-        Evaluation::of(&self.data, &self.eval, &self.rewards, tokens_max, StopConfig::default())
+        let (key, stops) = ("sft.output_tokens_max", StopConfig::default());
+        Evaluation::of(&self.data, &self.eval, &self.rewards, tokens_max, key, stops)
     }
 }
 

@@ -15,7 +15,7 @@ use super::document::Document;
 use super::paths::{ConfigPath, RewardAt};
 use super::{
     AlarmsSection, CheckpointSection, ConfigError, EvalSection, Evaluation, MetricsSection, ModelSection,
-    RunSection, Sections, WatchdogSection, data_file, eval_section, load, to_toml,
+    OUTPUT_TOKENS_KEY, RunSection, Sections, WatchdogSection, data_file, eval_section, load, to_toml,
 };
 
 /// The sections of a train config.
@@ -160,6 +160,8 @@ impl RunConfig {
     #[must_use]
     pub fn evaluation(&self) -> Option<Evaluation> {
         let rewards = if self.eval.rewards.is_empty() { &self.rewards } else { &self.eval.rewards };
-        Evaluation::of(&self.data, &self.eval, rewards, self.rollout.output_tokens_max, self.rollout.stops())
+        let tokens_max = self.rollout.output_tokens_max;
+        let stops = self.rollout.stops();
+        Evaluation::of(&self.data, &self.eval, rewards, tokens_max, OUTPUT_TOKENS_KEY, stops)
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kernels::DecoderConfig;
 use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
-use rollout::{DataConfig, Needs, PromptSource, Survey, Text};
+use rollout::{DataConfig, Needs, PromptSource, RolloutError, Survey, Text};
 
-use crate::config::{Evaluation, RunConfig};
+use crate::config::{Evaluation, OUTPUT_TOKENS_KEY, RunConfig};
 use crate::model::ModelFiles;
 
 /// Makes the verifiers that a program adds to those of the crate, by the name under which `[[rewards]]` with
@@ -58,7 +58,8 @@ impl JudgedPrompts {
     ) -> Result<Self> {
         let truncated = config.rollout.truncated_reward;
         let rewards = weighted_sum(&config.rewards, Some(&config.data), truncated, custom)?;
-        let prompt_tokens_max = Some(prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max)?);
+        let tokens_max = config.rollout.output_tokens_max;
+        let prompt_tokens_max = Some(prompt_tokens_max(&model.decoder, tokens_max, OUTPUT_TOKENS_KEY)?);
         let needs = Needs { prompt_tokens_max, rewards: Some(&rewards), demonstrations: None };
         let text = Arc::clone(&model.text);
         let (source, survey) = PromptSource::open(&config.data, Split::Train, config.run.seed, text, &needs)?;
@@ -73,7 +74,8 @@ impl JudgedPrompts {
         custom: CustomVerifiers<'_>,
     ) -> Result<Self> {
         let rewards = weighted_sum(&config.rewards, Some(&config.data), TruncatedReward::Zero, custom)?;
-        let prompt_tokens_max = Some(prompt_tokens_max(decoder, config.output_tokens_max)?);
+        let (tokens_max, key) = (config.output_tokens_max, config.output_tokens_key);
+        let prompt_tokens_max = Some(prompt_tokens_max(decoder, tokens_max, key)?);
         let needs = Needs { prompt_tokens_max, rewards: Some(&rewards), demonstrations: None };
         let (source, survey) =
             PromptSource::open(&config.data, Split::HeldOut, config.eval.seed, Arc::clone(text), &needs)?;
@@ -123,17 +125,23 @@ pub(crate) fn tell(survey: &Survey) {
     tracing::warn!("{}: {count} of {rows} rows are left out ({})", survey.source, skipped.counts());
 }
 
-/// How long a prompt may be so that the longest output still has positions in the model.
+/// How long a prompt may be so that the longest output still has positions in the model. `key` is where the length of
+/// outputs is set.
 ///
 /// # Errors
 /// If the output alone has none.
-pub fn prompt_tokens_max(decoder: &DecoderConfig, output_tokens_max: usize) -> Result<usize> {
+pub fn prompt_tokens_max(
+    decoder: &DecoderConfig,
+    output_tokens_max: usize,
+    key: &'static str,
+) -> Result<usize, RolloutError> {
     let positions = decoder.max_positions;
     if output_tokens_max >= positions {
-        bail!(
-            "rollout.output_tokens_max = {output_tokens_max}, but the model has {positions} positions for prompt and \
-             output; lower it, or raise model.positions_max if the model can go further"
+        let reason = format!(
+            "outputs of {output_tokens_max} tokens, but the model has {positions} positions for prompt and output; \
+             lower it, or raise model.positions_max if the model can go further"
         );
+        return Err(RolloutError::Config { key, reason });
     }
     Ok(positions - output_tokens_max)
 }

@@ -137,7 +137,10 @@ fn check_ends_as_train_would() {
         &["tiny.Q4_0.gguf", "GGUF is not read"],
     );
     let longer = "output_tokens_max = 40000";
-    refused(&|place| place.change("a.toml", "output_tokens_max = 4", longer), &["40000", "positions"]);
+    refused(
+        &|place| place.change("a.toml", "output_tokens_max = 4", longer),
+        &["a.toml:10: rollout.output_tokens_max: outputs of 40000 tokens", "positions"],
+    );
     refused(
         &|place| {
             place.change(
@@ -146,7 +149,7 @@ fn check_ends_as_train_would() {
                 "path = \"prompts.jsonl\"\nanswer_field = \"gold.text\"",
             )
         },
-        &["prompts.jsonl", "no row has the field `gold.text`"],
+        &["prompts.jsonl", "no row has the field `gold.text`", "rows have `prompt`, `answer`"],
     );
     refused(&|place| fs::write(place.path("prompts.jsonl"), b"PAR1\x15\x04").unwrap(), &["a Parquet file"]);
     refused(
@@ -315,4 +318,55 @@ fn sft_learns_from_conversations() {
         place.assert_refuses(command, &["prompts.jsonl:1", "no completion to learn from"]);
     }
     assert!(!place.path("other").exists());
+    // Held-out prompts have no room beside the longest output: the key is that of an sft config.
+    place.write("prompts.jsonl", &format!("{row}\n"));
+    let eval = "output_tokens_max = 40000\n[eval]\ndata = \"prompts.jsonl\"\n";
+    place.change("s.toml", "output_tokens_max = 4\n", eval);
+    place.change("s.toml", "[optimizer]", "[[rewards]]\nkind = \"math\"\ncorrectness = true\n[optimizer]");
+    for command in [&["check", "s.toml"][..], &["sft", "s.toml", "--run", "other"]] {
+        place.assert_refuses(command, &["s.toml:10: sft.output_tokens_max: outputs of 40000 tokens"]);
+    }
+}
+
+// A tokenizer may have tokens that the model was never given rows for; only what uses them is concerned.
+#[test]
+fn a_token_without_a_row_costs_the_rows_that_have_it() {
+    let place = Place::new();
+    let rows = format!("{GOOD}\n{{\"prompt\": \"1+<note>1=\", \"answer\": \"2\"}}\n");
+    place.write("prompts.jsonl", &rows);
+    place.write("model/tokenizer_config.json", r#"{"extra_special_tokens": ["<note>"]}"#);
+    let config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(place.path("model/config.json")).unwrap()).unwrap();
+    let rows = config["vocab_size"].as_u64().unwrap();
+    let tokenizer = fs::read_to_string(place.path("model/tokenizer.json")).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    // Every row has a token, so that the next id has none.
+    for id in 0..rows {
+        if vocabulary.values().all(|known| *known != id) {
+            vocabulary.insert(format!("<unused {id}>"), id.into());
+        }
+    }
+    place.write("model/tokenizer.json", &tokenizer.to_string());
+    let said = [
+        "prompts.jsonl:2: ".to_owned(),
+        format!("\"<note>\" has id {rows}, but the model's embedding has {rows} rows"),
+        "tokenizer_config.json".to_owned(),
+        "resize the embedding".to_owned(),
+    ];
+    let said: Vec<&str> = said.iter().map(String::as_str).collect();
+    for command in [&CHECK[..], &TRAIN] {
+        place.assert_refuses(command, &said);
+    }
+    place.change("a.toml", "kind = \"jsonl\"", "kind = \"jsonl\"\nbad_rows = \"skip\"");
+    let output = place.longhaul(&TRAIN);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    let log = fs::read_to_string(place.path("run/log")).unwrap();
+    assert!(log.contains("without a row in the model's embedding"), "{log}");
+    place.write("texts.jsonl", "{\"text\": \"1<note>\"}\n");
+    let tokenize = ["tokenize", "--model", "model", "--input", "texts.jsonl", "--output", "ids.jsonl"];
+    assert!(place.longhaul(&tokenize).status.success());
+    let ids = fs::read_to_string(place.path("ids.jsonl")).unwrap();
+    assert!(ids.contains(&format!(",{rows}]")), "{ids}");
 }

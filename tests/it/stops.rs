@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::binary::{longhaul, metrics, small_run, success, text_of};
+use crate::binary::{longhaul, metrics, repository, small_run, success, text_of};
 
 const PROMPT: &str = "4+3*2-5=";
 
@@ -50,9 +50,25 @@ fn stops_that_can_never_be_met_are_refused() {
         let generate = ["generate", "--model", "models/quickstart", "--prompt", PROMPT, "--set", set];
         for arguments in [&generate[..], &["check", "configs/quickstart.toml", "--set", set]] {
             let output = longhaul(arguments);
-            assert!(!output.status.success() && text_of(&output).contains(reason), "{}", text_of(&output));
+            let said = text_of(&output);
+            let expected = format!("error: --set {set}: {reason}");
+            assert!(!output.status.success() && said.contains(&expected), "{said}");
         }
     }
+    // In a file, the line of the key.
+    let place = tempdir().unwrap();
+    let config = fs::read_to_string(repository().join("configs/quickstart.toml")).unwrap();
+    let config = config.replace("\"../", &format!("\"{}/", repository().display()));
+    let (before, behind) = config.split_once("[rollout]\n").expect("it has the section");
+    let file = place.path().join("a.toml");
+    fs::write(&file, format!("{before}[rollout]\nstop = [\"END\"]\n{behind}")).unwrap();
+    let output = longhaul(&["check", file.to_str().unwrap()]);
+    let line = before.lines().count() + 2;
+    assert!(
+        text_of(&output).contains(&format!("a.toml:{line}: rollout.stop: no token")),
+        "{}",
+        text_of(&output)
+    );
 }
 
 #[test]
