@@ -227,8 +227,7 @@ fn about(docs: &str) -> String {
 
 /// A type without what holds it.
 fn bare(kind: &str) -> &str {
-    let kind = ["Option<", "Vec<", "Box<"].iter().fold(kind, |kind, holder| {
+    ["Option<", "Vec<", "Box<"].iter().fold(kind, |kind, holder| {
         kind.strip_prefix(holder).and_then(|inner| inner.strip_suffix('>')).unwrap_or(kind)
-    });
-    kind
+    })
 }
