@@ -45,7 +45,7 @@ pub use model::{
 };
 pub use simd::{SIMD_VARIABLE, SimdLevel};
 pub use streambp::{
-    ChunkPlan, GradientPath, LayerInputs, MemoryPlan, TokenStats, accumulate_gradients, shares_prefixes,
-    token_stats,
+    ChunkPlan, GradientPath, LayerInputs, MemoryPlan, Slopes, TokenStats, accumulate_gradients,
+    shares_prefixes, token_stats,
 };
 pub use update::{AdamW, descend, sums_of_squares};

@@ -85,6 +85,26 @@ pub fn logits_gradient(
     (chosen - probabilities) * (coefficients / temperature)
 }
 
+/// Entropy of each row, differentiable, in nats; in burn's own operations.
+///
+/// # Shapes
+/// `logits` `[N, V]`; the result is `[N, 1]`.
+pub fn row_entropies(logits: Tensor<2>, temperature: f64) -> Tensor<2> {
+    let logprobs = activation::log_softmax(logits / temperature, 1);
+    -(logprobs.clone().exp() * logprobs).sum_dim(1)
+}
+
+/// `sum_i coefficient_i d entropy_i / d logits`, with `d H / d x_v = -p_v (log p_v + H) / temperature`.
+///
+/// # Shapes
+/// As [`logits_gradient`].
+pub fn entropy_gradient(logits: Tensor<2>, coefficients: Tensor<2>, temperature: f64) -> Tensor<2> {
+    let logprobs = activation::log_softmax(logits / temperature, 1);
+    let probabilities = logprobs.clone().exp();
+    let entropies = -(probabilities.clone() * logprobs.clone()).sum_dim(1);
+    probabilities * (logprobs + entropies) * (coefficients / -temperature)
+}
+
 fn check(logits: &Tensor<2>, targets: &[u32]) {
     let [rows, vocabulary] = logits.dims();
     assert_eq!(rows, targets.len(), "one target a row");

@@ -10,6 +10,7 @@ use crate::activation::Activation;
 use crate::model::spec::{FeedForward, NormSpec};
 use crate::model::weights::{Block, Weights};
 use crate::rope::RopeScaling;
+use crate::streambp::Slopes;
 use crate::test_tensors::numbers;
 use crate::{Decoder, DecoderConfig, Packed};
 
@@ -105,15 +106,22 @@ impl<'a> Reference<'a> {
         .unzip()
     }
 
-    /// The gradient of `sum_k c_k logprob_k` by every parameter.
-    pub(crate) fn gradients(&self, forward: &Forward, coefficients: &[f32]) -> Weights<Matrix> {
+    /// The gradient of `sum_k c_k logprob_k + e_k entropy_k` by every parameter.
+    pub(crate) fn gradients(&self, forward: &Forward, slopes: &Slopes) -> Weights<Matrix> {
         let mut sums = self.weights.map(|_, weight| zeros_like(weight));
-        let rows = self.next_tokens().into_iter().zip(&forward.logprobs).zip(coefficients);
+        let slopes = slopes.logprob.iter().zip(&slopes.entropy);
+        let rows = self.next_tokens().into_iter().zip(&forward.logprobs).zip(slopes);
         let dlogits: Matrix = rows
-            .map(|((next, row), &coefficient)| {
-                let factor = next.map_or(0.0, |_| f64::from(coefficient) / self.temperature);
-                let chosen = |token| if Some(token) == next { 1.0 } else { 0.0 };
-                row.iter().enumerate().map(|(v, logprob)| factor * (chosen(v) - logprob.exp())).collect()
+            .map(|((next, row), (&by_logprob, &by_entropy))| {
+                let factor = |slope| next.map_or(0.0, |_| f64::from(slope) / self.temperature);
+                let (by_logprob, by_entropy) = (factor(by_logprob), factor(by_entropy));
+                let entropy = -row.iter().map(|logprob| logprob.exp() * logprob).sum::<f64>();
+                let of = |(token, logprob): (usize, &f64)| {
+                    let chosen = if Some(token) == next { 1.0 } else { 0.0 };
+                    let through_entropy = -logprob.exp() * (logprob + entropy);
+                    by_logprob * (chosen - logprob.exp()) + by_entropy * through_entropy
+                };
+                row.iter().enumerate().map(of).collect()
             })
             .collect();
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
@@ -486,7 +494,7 @@ mod tests {
     use super::{Reference, matrix, zip_matrices};
     use crate::model::families::{self, Family};
     use crate::streambp::{
-        ChunkPlan, GradientPath, LayerInputs, TokenStats, accumulate_gradients, token_stats,
+        ChunkPlan, GradientPath, LayerInputs, Slopes, TokenStats, accumulate_gradients, token_stats,
     };
     use crate::test_tensors::{noise, numbers, spec_of};
     use crate::{Decoder, DecoderConfig, Packed, Weights};
@@ -517,9 +525,10 @@ mod tests {
         Packed::new(sequences.iter().map(Vec::as_slice))
     }
 
-    /// One for every token, last ones of sequences too: those must not count.
-    fn coefficients(packed: &Packed, seed: u64) -> Vec<f32> {
-        numbers(noise::<2>([1, packed.ids.len()], seed + 50))
+    /// Two for every token, last ones of sequences too: those must not count.
+    fn slopes(packed: &Packed, seed: u64) -> Slopes {
+        let of_tokens = |seed| numbers(noise::<2>([1, packed.ids.len()], seed));
+        Slopes { logprob: of_tokens(seed + 50), entropy: of_tokens(seed + 90) }
     }
 
     /// The 2-norm.
@@ -552,12 +561,15 @@ mod tests {
         };
         let packed = packed(&[5, 1, 4], config.vocabulary, 3);
         let decoder = decoder(config, 4);
-        let coefficients = coefficients(&packed, 5);
+        let slopes = slopes(&packed, 5);
         let mut reference = Reference::new(&decoder, &packed, 0.8);
-        let gradients = reference.gradients(&reference.forward(), &coefficients);
+        let gradients = reference.gradients(&reference.forward(), &slopes);
         let loss = |reference: &Reference| {
-            let (logprobs, _) = reference.statistics(&reference.forward());
-            logprobs.iter().zip(&coefficients).map(|(logprob, &c)| f64::from(c) * logprob).sum::<f64>()
+            let (logprobs, entropies) = reference.statistics(&reference.forward());
+            let weighted = |numbers: &[f64], slopes: &[f32]| -> f64 {
+                numbers.iter().zip(slopes).map(|(number, &slope)| f64::from(slope) * number).sum()
+            };
+            weighted(&logprobs, &slopes.logprob) + weighted(&entropies, &slopes.entropy)
         };
         let step = 1e-5;
         for (place, (name, gradient)) in gradients.named().into_iter().enumerate() {
@@ -658,13 +670,13 @@ mod tests {
     /// Each gradient may be off by 1e-5 of its norm, and by what it changes when the weights are off by up to
     /// 4e-6 of themselves, some sixty roundings: normalising a head that is nearly 0 multiplies roundings by
     /// thousands. A norm under 3 % of that of all gradients counts as so much: some are 0 but for roundings.
-    fn assert_gradients(found: &Weights<Vec<f32>>, mut reference: Reference, coefficients: &[f32]) {
-        let expected = reference.gradients(&reference.forward(), coefficients);
+    fn assert_gradients(found: &Weights<Vec<f32>>, mut reference: Reference, slopes: &Slopes) {
+        let expected = reference.gradients(&reference.forward(), slopes);
         for (place, weight) in reference.weights.values_mut().into_iter().enumerate() {
             let noise = matrix(&noise::<2>([weight.len(), weight[0].len()], place as u64));
             *weight = zip_matrices(weight, &noise, |weight, noise| weight * (1.0 + 4e-6 * noise));
         }
-        let shifted = reference.gradients(&reference.forward(), coefficients);
+        let shifted = reference.gradients(&reference.forward(), slopes);
         let expected: Vec<_> = expected.named().into_iter().map(|(name, x)| (name, x.concat())).collect();
         let all = norm(&expected.iter().map(|(_, gradient)| norm(gradient)).collect::<Vec<_>>());
         for ((name, expected), ((_, found), (_, shifted))) in
@@ -692,7 +704,7 @@ mod tests {
             let config = DecoderConfig { layers: 6, initializer_range: 0.3, ..DecoderConfig::small(family) };
             let decoder = decoder(config, 3);
             let packed = packed(&[40, 7, 25], decoder.config.vocabulary, 3);
-            let coefficients = coefficients(&packed, 3);
+            let slopes = slopes(&packed, 3);
             let plan = ChunkPlan {
                 path: GradientPath::StreamBp,
                 layer_chunk_tokens: 16,
@@ -703,12 +715,11 @@ mod tests {
                 temperature: 1.0,
             };
             let mut sums = decoder.weights.zeros_like();
-            let stats =
-                accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut |_| coefficients.clone());
+            let stats = accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut |_| slopes.clone());
             let reference = Reference::new(&decoder, &packed, 1.0);
             let forward = reference.forward();
             assert_statistics(&stats.unwrap(), &reference.statistics(&forward));
-            let expected = reference.gradients(&forward, &coefficients);
+            let expected = reference.gradients(&forward, &slopes);
             let expected: Vec<f64> = expected.named().into_iter().flat_map(|(_, x)| x.concat()).collect();
             let found: Vec<f64> =
                 sums.named().into_iter().flat_map(|(_, sum)| wide(&numbers(sum.clone()))).collect();
@@ -728,12 +739,12 @@ mod tests {
         ) {
             let decoder = decoder(config, seed);
             let packed = packed(&lengths, decoder.config.vocabulary, seed);
-            let coefficients = coefficients(&packed, seed);
+            let slopes = slopes(&packed, seed);
             let run = || {
                 let (mut sums, mut shown) = (decoder.weights.zeros_like(), TokenStats::default());
                 let stats = accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut |stats| {
                     shown = stats.clone();
-                    coefficients.clone()
+                    slopes.clone()
                 })
                 .unwrap();
                 assert_eq!(shown, stats);
@@ -745,7 +756,7 @@ mod tests {
             let expected = reference.statistics(&reference.forward());
             assert_statistics(&found.0, &expected);
             assert_statistics(&token_stats(&decoder, &packed, &plan), &expected);
-            assert_gradients(&found.1, reference, &coefficients);
+            assert_gradients(&found.1, reference, &slopes);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Exact gradients of a weighted sum of token log-probabilities, whole or in chunks of the sequence.
+//! Exact gradients of a loss of token log-probabilities and entropies, whole or in chunks of the sequence.
 //!
-//! [`accumulate_gradients`] computes `sum_k c_k d logprob_k / d weights`, where the coefficients `c_k` are the
-//! derivative of the caller's loss at the statistics that it is shown. With `streambp` on (StreamBP, Luo et
+//! [`accumulate_gradients`] computes `sum_k c_k d logprob_k / d weights + e_k d entropy_k / d weights`, where the
+//! slopes `c_k` and `e_k` are the derivatives of the caller's loss at the statistics that it is shown. With `streambp` on (StreamBP, Luo et
 //! al. 2025, arXiv 2506.03077) only the layer inputs are kept, and head and layers go backward in chunks of
 //! tokens: the keys and values of a layer are computed once for the whole sequence, each chunk's queries see
 //! their prefix of them, and the summed gradients of keys and values pass through their projection once.
@@ -108,6 +108,43 @@ pub struct TokenStats {
     pub entropies: Vec<f32>,
 }
 
+/// The derivatives of a loss by what the model says of every token: one number an entry of [`TokenStats`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Slopes {
+    /// By the log-probabilities.
+    pub logprob: Vec<f32>,
+    /// By the entropies; empty where the loss does not depend on them.
+    pub entropy: Vec<f32>,
+}
+
+impl Slopes {
+    /// Of a loss that depends on the log-probabilities alone.
+    #[must_use]
+    pub fn of_logprobs(logprob: Vec<f32>) -> Self {
+        Self { logprob, entropy: Vec::new() }
+    }
+
+    /// The same slopes with 0 where nothing follows, and without entropies where none of them has a slope.
+    fn of_batch(mut self, packed: &Packed) -> Self {
+        assert_eq!(self.logprob.len(), packed.ids.len(), "one slope an entry of the statistics");
+        zero_last(packed, &mut self.logprob);
+        if !self.entropy.is_empty() {
+            assert_eq!(self.entropy.len(), packed.ids.len(), "one slope an entry of the statistics");
+            zero_last(packed, &mut self.entropy);
+        }
+        if self.entropy.iter().all(|slope| *slope == 0.0) {
+            self.entropy.clear();
+        }
+        self
+    }
+
+    /// Whether one of these entries has a slope.
+    fn any(&self, entries: Range<usize>) -> bool {
+        let live = |slopes: &[f32]| slopes.iter().any(|slope| *slope != 0.0);
+        live(&self.logprob[entries.clone()]) || self.entropy.get(entries).is_some_and(live)
+    }
+}
+
 /// Log-probabilities and entropies of a batch, without gradients; never more logits than a head chunk's.
 ///
 /// # Panics
@@ -125,11 +162,10 @@ pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Toke
     pass.head_statistics(&x)
 }
 
-/// Forward, the caller's coefficients for the statistics of the batch, and the exact backward pass, whose
+/// Forward, the slopes of the caller's loss at the statistics of the batch, and the exact backward pass, whose
 /// result is added to the sink. Returns the statistics.
 ///
-/// `coefficients` returns one number an entry of the statistics; those of the last entries of sequences are
-/// taken as 0. Where all are 0 nothing goes backward, and by StreamBP on the CPU no chunk does that has no sequence
+/// `slopes` returns one number an entry of the statistics; those of the last entries of sequences are taken as 0. Where all are 0 nothing goes backward, and by StreamBP on the CPU no chunk does that has no sequence
 /// with another one: sums are the same to the bit, as zeros would be added.
 ///
 /// # Errors
@@ -138,30 +174,30 @@ pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Toke
 /// path is not StreamBP on the CPU; a single tape keeps no layer inputs, and has nothing to put anywhere.
 ///
 /// # Panics
-/// As [`token_stats`]; or if the coefficients are not one an entry.
+/// As [`token_stats`]; or if the slopes are not one an entry.
 pub fn accumulate_gradients<'s>(
     decoder: &Decoder,
     packed: &Packed,
     plan: &ChunkPlan,
     sink: impl Into<GradientSink<'s>>,
-    coefficients: &mut (dyn FnMut(&TokenStats) -> Vec<f32> + Send),
+    slopes: &mut (dyn FnMut(&TokenStats) -> Slopes + Send),
 ) -> Result<TokenStats, KernelError> {
     check(plan);
     let sink = sink.into();
     if takes_slices(decoder, plan) {
-        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).gradients(sink, coefficients));
+        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).gradients(sink, slopes));
     }
     if plan.path != GradientPath::Unchunked && plan.layer_inputs != LayerInputs::Memory {
         let reason = "only StreamBP on the CPU keeps layer inputs elsewhere than in memory as they are";
         return Err(KernelError::Input(reason.to_owned()));
     }
     let mut pass = |gradients: &mut Weights<Tensor<2>>| match plan.path {
-        GradientPath::Unchunked => TapePass::new(decoder, packed, plan).whole(gradients, coefficients),
-        GradientPath::StreamBp => TapePass::new(decoder, packed, plan).streamed(gradients, coefficients),
+        GradientPath::Unchunked => TapePass::new(decoder, packed, plan).whole(gradients, slopes),
+        GradientPath::StreamBp => TapePass::new(decoder, packed, plan).streamed(gradients, slopes),
         GradientPath::Checkpointed => {
             let tokens = packed.ids.len();
             let whole = ChunkPlan { layer_chunk_tokens: tokens, head_chunk_tokens: tokens, ..plan.clone() };
-            TapePass::new(decoder, packed, &whole).streamed(gradients, coefficients)
+            TapePass::new(decoder, packed, &whole).streamed(gradients, slopes)
         }
     };
     Ok(match sink {

@@ -12,7 +12,7 @@ use kernels::model::spec::{ModelSpec, NormSpec};
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
     ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Device, Feed, GradientPath, LayerInputs,
-    Packed, TokenStats, Weights, accumulate_gradients,
+    Packed, Slopes, TokenStats, Weights, accumulate_gradients,
 };
 use serde_json::json;
 
@@ -86,7 +86,7 @@ fn gradients(decoder: &Decoder, path: GradientPath) -> (TokenStats, Weights<Tens
     let text = text();
     let batch = Packed::new([&text[..]]);
     let stats = accumulate_gradients(decoder, &batch, &plan(path), &mut sums, &mut |stats| {
-        (0..stats.logprobs.len()).map(|k| (k as f32 * 0.9).sin()).collect()
+        Slopes::of_logprobs((0..stats.logprobs.len()).map(|k| (k as f32 * 0.9).sin()).collect())
     });
     (stats.unwrap(), sums)
 }

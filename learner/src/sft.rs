@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use kernels::{Decoder, TokenStats, accumulate_gradients};
+use kernels::{Decoder, Slopes, TokenStats, accumulate_gradients};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Sequence, SequenceCost, micro_batches};
@@ -136,11 +136,11 @@ impl SftLearner {
         let (mut loss, mut entropy) = (0.0, 0.0);
         for batch in &batches {
             let mut coefficients = |_: &TokenStats| {
-                batch.coefficients(|row| {
+                Slopes::of_logprobs(batch.coefficients(|row| {
                     let sequence = &sequences[row.sequence];
                     let places = 0..sequence.target_tokens.len();
                     places.map(|place| if sequence.is_learned(place) { -share } else { 0.0 }).collect()
-                })
+                }))
             };
             let (decoder, step) = (self.decoder(), self.version());
             let stats =

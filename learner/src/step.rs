@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use kernels::{Decoder, TokenStats, Weights, accumulate_gradients, token_stats};
+use kernels::{Decoder, Slopes, TokenStats, Weights, accumulate_gradients, token_stats};
 use trajectory::Group;
 
 use crate::batch::{MicroBatch, Row};
@@ -231,7 +231,8 @@ impl Learner {
                 vec![0.0; stats.logprobs.len()]
             })
         };
-        let mut coefficients = |stats: &TokenStats| batch.coefficients(|row| slopes(row, stats));
+        let mut coefficients =
+            |stats: &TokenStats| Slopes::of_logprobs(batch.coefficients(|row| slopes(row, stats)));
         let chunks = self.chunk_plan();
         let step = self.version();
         accumulate_gradients(self.decoder(), &batch.packed, &chunks, gradients, &mut coefficients).map_err(

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use kernels::{
-    ChunkPlan, Decoder, DecoderConfig, Device, Packed, TokenStats, Weights, accumulate_gradients, token_stats,
+    ChunkPlan, Decoder, DecoderConfig, Device, Packed, Slopes, TokenStats, Weights, accumulate_gradients,
+    token_stats,
 };
 use learner::config::GradientsConfig;
 use serde::{Deserialize, Serialize};
@@ -222,8 +223,8 @@ fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Result<Gra
 }
 
 /// The slopes of the mean negative log-probability.
-fn mean_loss(stats: &TokenStats) -> Vec<f32> {
-    vec![-1.0 / stats.logprobs.len() as f32; stats.logprobs.len()]
+fn mean_loss(stats: &TokenStats) -> Slopes {
+    Slopes::of_logprobs(vec![-1.0 / stats.logprobs.len() as f32; stats.logprobs.len()])
 }
 
 fn largest_error(found: &Gradients, expected: &Gradients) -> f64 {

@@ -21,6 +21,7 @@ mod replay_parity;
 mod results;
 mod score;
 mod segments;
+mod slopes_parity;
 mod source;
 mod stops;
 mod tidy;

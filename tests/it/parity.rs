@@ -12,7 +12,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
     Adapters, ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, GradientSink, LayerInputs,
-    LowRank, Packed, TokenStats, accumulate_gradients, token_stats,
+    LowRank, Packed, Slopes, TokenStats, accumulate_gradients, token_stats,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -206,8 +206,9 @@ fn add_gradients<'s>(
     let plan = ChunkPlan { path, layer_chunk_tokens: 7, head_chunk_tokens: 11, ..whole() };
     let coefficients = sequences.iter().flat_map(|sequence| 0..sequence.tokens.len());
     let coefficients: Vec<f32> = coefficients.map(|k| (0.9 * k as f64).sin() as f32).collect();
+    let slopes = Slopes::of_logprobs(coefficients);
     let batch = packed(sequences);
-    accumulate_gradients(decoder, &batch, &plan, sink, &mut |_| coefficients.clone()).unwrap();
+    accumulate_gradients(decoder, &batch, &plan, sink, &mut |_| slopes.clone()).unwrap();
 }
 
 fn assert_gradient(found: &Tensor<2>, expected: &[f32], what: &str) {

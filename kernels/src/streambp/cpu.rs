@@ -14,7 +14,7 @@ mod workspace;
 
 use std::sync::Arc;
 
-use super::{ChunkPlan, TokenStats, zero_last};
+use super::{ChunkPlan, Slopes, TokenStats};
 use crate::batch::{Packed, SequenceRows};
 use crate::error::KernelError;
 use crate::model::Decoder;
@@ -22,6 +22,7 @@ use crate::model::gradients::{GradientSink, GradientSum};
 use crate::model::weights::Weights;
 use crate::parts::block::DecoderSlices;
 use crate::rows::add_columns;
+use head::HeadLoss;
 use inputs::KeptInputs;
 use layer::LayerPass;
 use live::LiveRows;
@@ -83,20 +84,18 @@ impl<'a> SlicePass<'a> {
         stats
     }
 
-    /// Forward, the caller's coefficients and the backward pass, added to `gradients`.
+    /// Forward, the caller's slopes and the backward pass, added to `gradients`.
     pub(super) fn gradients(
         &self,
         mut sink: GradientSink<'_>,
-        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+        slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
     ) -> Result<TokenStats, KernelError> {
         let mut workspace = Workspace::of_last_pass();
         let mut x = self.embedded(&mut workspace.pool);
         let kept = self.forward(&mut x, &mut workspace)?;
         let (stats, log_totals) = self.head_statistics(&x);
-        let mut column = coefficients(&stats);
-        assert_eq!(column.len(), self.batch.ids.len(), "one coefficient an entry of the statistics");
-        zero_last(self.batch, &mut column);
-        let live = if self.skips { LiveRows::new(self.batch, &column) } else { LiveRows::all(self.batch) };
+        let slopes = slopes(&stats).of_batch(self.batch);
+        let live = if self.skips { LiveRows::new(self.batch, &slopes) } else { LiveRows::all(self.batch) };
         if live.is_empty() {
             // The next backward pass will need what this one had no use for.
             workspace.pool.give(x);
@@ -106,7 +105,8 @@ impl<'a> SlicePass<'a> {
         }
         let mut sums = GradientSum::take_all(&mut sink);
         // From here on `x` is the gradient of what it was.
-        self.head_backward(&mut x, &column, &log_totals, &live, &mut sums);
+        let loss = HeadLoss { slopes: &slopes, entropies: &stats.entropies, log_totals: &log_totals };
+        self.head_backward(&mut x, &loss, &live, &mut sums);
         let done = self.backward(kept, &mut x, &mut workspace, &mut sums, &live);
         GradientSum::give_back(sums, &mut sink);
         workspace.pool.give(x);

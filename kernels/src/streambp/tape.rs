@@ -6,16 +6,23 @@ use std::sync::Arc;
 
 use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
 
-use super::{ChunkPlan, TokenStats, chunks, zero_last};
+use super::{ChunkPlan, Slopes, TokenStats, chunks, zero_last};
 use crate::attention::{Attended, Span};
 use crate::batch::Packed;
-use crate::logprob::{logits_gradient, row_statistics, target_logprobs};
+use crate::logprob::{entropy_gradient, logits_gradient, row_entropies, row_statistics, target_logprobs};
 use crate::model::config::DecoderConfig;
 use crate::model::weights::{Block, Weights};
 use crate::model::{Decoder, embed, id_tensor};
 use crate::parts::block::linear;
 use crate::parts::norm::normed;
 use crate::rotary::Angles;
+
+/// The slopes of a batch on its device, each `[N, 1]`.
+struct SlopeColumns {
+    logprob: Tensor<2>,
+    /// `None` where the loss does not depend on entropies.
+    entropy: Option<Tensor<2>>,
+}
 
 /// One batch on its way through one model.
 pub(super) struct TapePass<'a> {
@@ -120,25 +127,28 @@ impl<'a> TapePass<'a> {
         stats
     }
 
-    /// The caller's coefficients as a column; `None` where all are 0.
-    fn coefficient_column(
+    /// The caller's slopes as columns; `None` where all are 0.
+    fn slope_columns(
         &self,
         stats: &TokenStats,
-        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
-    ) -> Option<Tensor<2>> {
-        let mut column = coefficients(stats);
-        assert_eq!(column.len(), self.tokens(), "one coefficient an entry of the statistics");
-        zero_last(self.packed, &mut column);
-        let is_live = column.iter().any(|coefficient| *coefficient != 0.0);
-        let column = TensorData::new(column, [self.tokens(), 1]);
-        is_live.then(|| Tensor::from_data(column, &self.decoder.device()))
+        slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
+    ) -> Option<SlopeColumns> {
+        let slopes = slopes(stats).of_batch(self.packed);
+        if !slopes.any(0..self.tokens()) {
+            return None;
+        }
+        let column = |numbers: Vec<f32>| {
+            Tensor::from_data(TensorData::new(numbers, [self.tokens(), 1]), &self.decoder.device())
+        };
+        let entropy = (!slopes.entropy.is_empty()).then(|| column(slopes.entropy));
+        Some(SlopeColumns { logprob: column(slopes.logprob), entropy })
     }
 
     /// Everything on one tape: the plain computation that the streamed one must equal.
     pub(super) fn whole(
         &self,
         gradients: &mut Weights<Tensor<2>>,
-        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+        slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
     ) -> TokenStats {
         let weights = self.weights.map(|_, value| leaf(value.clone()));
         let mut x = embed(&weights.embedding, &self.packed.ids, self.config());
@@ -155,8 +165,13 @@ impl<'a> TapePass<'a> {
         let mut stats = TokenStats { logprobs, entropies };
         zero_last(self.packed, &mut stats.logprobs);
         zero_last(self.packed, &mut stats.entropies);
-        let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
-        let mut tape = (target_logprobs(logits, &targets, self.plan.temperature) * column).sum().backward();
+        let Some(columns) = self.slope_columns(&stats, slopes) else { return stats };
+        let temperature = self.plan.temperature;
+        let mut loss = (target_logprobs(logits.clone(), &targets, temperature) * columns.logprob).sum();
+        if let Some(column) = columns.entropy {
+            loss = loss + (row_entropies(logits, temperature) * column).sum();
+        }
+        let mut tape = loss.backward();
         let mut sums = gradients.values_mut();
         for ((_, weight), sum) in weights.named().into_iter().zip(&mut sums) {
             take_gradient(weight, &mut tape, sum);
@@ -168,7 +183,7 @@ impl<'a> TapePass<'a> {
     pub(super) fn streamed(
         &self,
         gradients: &mut Weights<Tensor<2>>,
-        coefficients: &mut dyn FnMut(&TokenStats) -> Vec<f32>,
+        slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
     ) -> TokenStats {
         let mut inputs = vec![embed(&self.weights.embedding, &self.packed.ids, self.config())];
         for layer in 0..self.config().layers {
@@ -176,8 +191,8 @@ impl<'a> TapePass<'a> {
         }
         let hidden = inputs.pop().expect("the last layer's output was pushed");
         let stats = self.head_statistics(&hidden);
-        let Some(column) = self.coefficient_column(&stats, coefficients) else { return stats };
-        let mut upstream = self.head_backward(hidden, column, gradients);
+        let Some(columns) = self.slope_columns(&stats, slopes) else { return stats };
+        let mut upstream = self.head_backward(hidden, &columns, gradients);
         for layer in (0..self.config().layers).rev() {
             let x = inputs.pop().expect("one input a layer");
             upstream = self.layer_backward(layer, &x, upstream, &mut gradients.blocks[layer]);
@@ -196,7 +211,7 @@ impl<'a> TapePass<'a> {
     fn head_backward(
         &self,
         hidden: Tensor<2>,
-        column: Tensor<2>,
+        columns: &SlopeColumns,
         gradients: &mut Weights<Tensor<2>>,
     ) -> Tensor<2> {
         let head = self.head().clone();
@@ -208,8 +223,12 @@ impl<'a> TapePass<'a> {
             let inner = normed.clone().inner();
             let logits = linear(inner.clone(), &head, None);
             let targets = self.chunk_targets(&rows);
-            let coefficients = column.clone().slice([rows.clone()]);
-            let dlogits = logits_gradient(logits, &targets, coefficients, self.plan.temperature);
+            let temperature = self.plan.temperature;
+            let own = |column: &Tensor<2>| column.clone().slice([rows.clone()]);
+            let mut dlogits = logits_gradient(logits.clone(), &targets, own(&columns.logprob), temperature);
+            if let Some(column) = &columns.entropy {
+                dlogits = dlogits + entropy_gradient(logits, own(column), temperature);
+            }
             let head_sum = gradients.head.as_mut().unwrap_or(&mut gradients.embedding);
             add_in_place(head_sum, |sum| sum + dlogits.clone().transpose().matmul(inner));
             let mut tape = (normed * dlogits.matmul(head.clone())).sum().backward();

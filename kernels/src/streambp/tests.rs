@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::{ProptestConfig, prop, proptest};
 
-use super::{ChunkPlan, GradientPath, LayerInputs, TokenStats, accumulate_gradients, token_stats};
+use super::{ChunkPlan, GradientPath, LayerInputs, Slopes, TokenStats, accumulate_gradients, token_stats};
 use crate::model::families::{self, Family};
 use crate::test_tensors::{numbers, relative_error};
 use crate::{Decoder, DecoderConfig, KernelError, Packed, Weights};
@@ -42,7 +42,8 @@ fn plan(streambp: bool, layer_chunk_tokens: usize, head_chunk_tokens: usize) -> 
 fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> (TokenStats, Weights<Tensor<2>>) {
     let mut gradients = decoder.weights.zeros_like();
     let stats = accumulate_gradients(decoder, packed, plan, &mut gradients, &mut |stats| {
-        stats.logprobs.iter().enumerate().map(|(k, p)| (k as f32 * 0.9).sin() * (0.5 - p)).collect()
+        let slope = |(k, p): (usize, &f32)| (k as f32 * 0.9).sin() * (0.5 - p);
+        Slopes::of_logprobs(stats.logprobs.iter().enumerate().map(slope).collect())
     });
     (stats.unwrap(), gradients)
 }
@@ -81,7 +82,7 @@ fn gradients_agree_with_differences_of_the_loss() {
     let mut gradients = decoder.weights.zeros_like();
     let coefficient = |k: usize| (k as f32 * 0.9).sin();
     accumulate_gradients(&decoder, &packed, &plan, &mut gradients, &mut |stats| {
-        (0..stats.logprobs.len()).map(coefficient).collect()
+        Slopes::of_logprobs((0..stats.logprobs.len()).map(coefficient).collect())
     })
     .unwrap();
     let loss = |scale: f32| {
@@ -168,7 +169,8 @@ fn assert_shared_as_whole(
         let mut gradients = decoder.weights.zeros_like();
         let stats = accumulate_gradients(&decoder, packed, plan, &mut gradients, &mut |stats| {
             let entries = places.iter().zip(&stats.logprobs);
-            entries.map(|(place, p)| place.map_or(0.0, |place| slope(place, *p))).collect()
+            let slopes = entries.map(|(place, p)| place.map_or(0.0, |place| slope(place, *p)));
+            Slopes::of_logprobs(slopes.collect())
         });
         (stats.unwrap(), gradients)
     };
@@ -289,7 +291,10 @@ fn sparse_gradients(
     let mut gradients = decoder.weights.map(|_, weight| weight.clone() * 0.01);
     let mut slopes = |stats: &TokenStats| {
         let entries = stats.logprobs.iter().zip(&places).enumerate();
-        entries.map(|(k, (p, live))| if *live { (k as f32 * 0.9).sin() * (0.5 - p) } else { 0.0 }).collect()
+        let slope = |(k, (p, live)): (usize, (&f32, &bool))| {
+            if *live { (k as f32 * 0.9).sin() * (0.5 - p) } else { 0.0 }
+        };
+        Slopes::of_logprobs(entries.map(slope).collect())
     };
     let mut pass = super::cpu::SlicePass::new(decoder, packed, plan);
     pass.skips = skips;
@@ -331,9 +336,48 @@ proptest! {
     }
 }
 
+/// Gradients of a loss of entropies, beside log-probabilities or alone.
+fn entropy_gradients(
+    decoder: &Decoder,
+    packed: &Packed,
+    plan: &ChunkPlan,
+    beside: bool,
+) -> Weights<Tensor<2>> {
+    let mut gradients = decoder.weights.zeros_like();
+    let mut slopes = |stats: &TokenStats| {
+        let by_logprob = |k: usize| if beside { (k as f32 * 0.9).sin() } else { 0.0 };
+        let by_entropy = |(k, entropy): (usize, &f32)| (k as f32 * 1.3).cos() * (0.5 + entropy);
+        Slopes {
+            logprob: (0..stats.logprobs.len()).map(by_logprob).collect(),
+            entropy: stats.entropies.iter().enumerate().map(by_entropy).collect(),
+        }
+    };
+    accumulate_gradients(decoder, packed, plan, &mut gradients, &mut slopes).unwrap();
+    gradients
+}
+
+/// Guards invariant 4 for entropies; their gradients against PyTorch are in `tests/it/slopes_parity.rs`.
+#[test]
+fn entropy_slopes_give_the_same_gradients_on_every_path_and_cut() {
+    for (family, beside) in FAMILIES.into_iter().zip([true, false, true, false]) {
+        let decoder = decoder(family, true);
+        let packed = packed(&[17, 1, 30, 5]);
+        let whole = entropy_gradients(&decoder, &packed, &plan(false, 1, 1), beside);
+        for (path, layer, head) in [
+            (GradientPath::Checkpointed, 1, 1),
+            (GradientPath::StreamBp, 1, 1),
+            (GradientPath::StreamBp, 7, 11),
+            (GradientPath::StreamBp, 100, 100),
+        ] {
+            let plan = ChunkPlan { path, ..plan(true, layer, head) };
+            assert_equal_gradients(&entropy_gradients(&decoder, &packed, &plan, beside), &whole, 1e-5);
+        }
+    }
+}
+
 /// On every path, and with what is there before.
 #[test]
-fn coefficients_of_zero_add_nothing() {
+fn slopes_of_zero_add_nothing() {
     let decoder = decoder(&families::qwen::QWEN3, false);
     let packed = packed(&[17, 1, 30]);
     for path in [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp] {
@@ -341,7 +385,8 @@ fn coefficients_of_zero_add_nothing() {
         let before = decoder.weights.map(|_, weight| weight.clone() * 0.01);
         let mut gradients = before.clone();
         let stats = accumulate_gradients(&decoder, &packed, &plan, &mut gradients, &mut |stats| {
-            vec![0.0; stats.logprobs.len()]
+            let zeros = vec![0.0; stats.logprobs.len()];
+            Slopes { logprob: zeros.clone(), entropy: zeros }
         });
         assert_equal_bits(&gradients, &before);
         let (expected, _) = super::tests::gradients(&decoder, &packed, &plan);
@@ -369,7 +414,7 @@ fn tapes_keep_layer_inputs_in_memory_only() {
     let plan =
         ChunkPlan { path: GradientPath::Checkpointed, layer_inputs: LayerInputs::Bf16, ..plan(true, 7, 11) };
     let result = accumulate_gradients(&decoder, &packed(&[9]), &plan, &mut gradients, &mut |stats| {
-        vec![0.0; stats.logprobs.len()]
+        Slopes::of_logprobs(vec![0.0; stats.logprobs.len()])
     });
     assert!(matches!(result, Err(KernelError::Input(_))), "{result:?}");
 }

@@ -15,7 +15,7 @@ use crate::model::weights::Weights;
 use crate::panel::Left;
 use crate::rows::{TASK_BLOCKS, block_rows};
 use crate::simd;
-use crate::streambp::{TokenStats, chunks, zero_last};
+use crate::streambp::{Slopes, TokenStats, chunks, zero_last};
 
 /// The most vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
 const TILE_MAX: usize = 256;
@@ -32,6 +32,14 @@ struct TileStats {
     total: Vec<f32>,
     /// Sum of `z e^z`, where `z` is the logit less the largest, over the temperature.
     weighted: Vec<f32>,
+}
+
+/// What the loss sends into the logits, one entry a row in each list.
+pub(super) struct HeadLoss<'a> {
+    pub(super) slopes: &'a Slopes,
+    pub(super) entropies: &'a [f32],
+    /// Logarithms of the sums of `e^(logit / temperature)`.
+    pub(super) log_totals: &'a [f32],
 }
 
 impl SlicePass<'_> {
@@ -133,8 +141,7 @@ impl SlicePass<'_> {
     pub(super) fn head_backward(
         &self,
         x: &mut [f32],
-        coefficients: &[f32],
-        log_totals: &[f32],
+        loss: &HeadLoss<'_>,
         live: &LiveRows,
         sums: &mut Weights<GradientSum>,
     ) {
@@ -162,7 +169,7 @@ impl SlicePass<'_> {
                     let entries = weight.len() / width;
                     multiply(entries, Left::Rows(weight, width), &columns, dlogits);
                     let first = slab.start + tile * self.tile_entries();
-                    self.tile_gradient(dlogits, first, &rows, coefficients, log_totals);
+                    self.tile_gradient(dlogits, first, &rows, loss);
                 };
                 let head_sum = sums.head.as_mut().unwrap_or(&mut sums.embedding).full();
                 match head_sum.map(|sum| &mut sum[slab.start * width..slab.end * width]) {
@@ -192,35 +199,53 @@ impl SlicePass<'_> {
         }
     }
 
-    /// Logits of a tile to `coefficient * (1[target] - probability) / temperature`.
-    fn tile_gradient(
-        &self,
-        logits: &mut [f32],
-        first: usize,
-        rows: &Range<usize>,
-        coefficients: &[f32],
-        log_totals: &[f32],
-    ) {
+    /// Logits of a tile to `slope * (1[target] - probability) / temperature`, and what entropies have slopes of.
+    fn tile_gradient(&self, logits: &mut [f32], first: usize, rows: &Range<usize>, loss: &HeadLoss<'_>) {
         let inverse = self.inverse_temperature();
-        let (coefficients, log_totals) = (&coefficients[rows.clone()], &log_totals[rows.clone()]);
+        let slopes = &loss.slopes.logprob[rows.clone()];
+        let log_totals = &loss.log_totals[rows.clone()];
         let entries = logits.len() / rows.len();
+        if loss.slopes.entropy.is_empty() {
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for row in logits.chunks_exact_mut(rows.len()) {
+                        for ((logit, slope), log_total) in row.iter_mut().zip(slopes).zip(log_totals) {
+                            let probability = simd::exp(logit.mul_add(inverse, -log_total));
+                            *logit = -(slope * inverse) * probability;
+                        }
+                    }
+                },
+            );
+        } else {
+            self.entropy_tile_gradient(logits, rows, loss);
+        }
+        for (token, &target) in self.targets[rows.clone()].iter().enumerate() {
+            if let Some(entry) = (target as usize).checked_sub(first).filter(|&entry| entry < entries) {
+                logits[entry * rows.len() + token] += slopes[token] * inverse;
+            }
+        }
+    }
+
+    /// Logits of a tile to `-p (slope + entropy_slope (log p + entropy)) / temperature`.
+    fn entropy_tile_gradient(&self, logits: &mut [f32], rows: &Range<usize>, loss: &HeadLoss<'_>) {
+        let inverse = self.inverse_temperature();
+        let slopes = loss.slopes.logprob[rows.clone()].iter().zip(&loss.slopes.entropy[rows.clone()]);
+        let model = loss.entropies[rows.clone()].iter().zip(&loss.log_totals[rows.clone()]);
         simd::vectorized(
             #[inline(always)]
             || {
                 for row in logits.chunks_exact_mut(rows.len()) {
-                    for ((logit, coefficient), log_total) in row.iter_mut().zip(coefficients).zip(log_totals)
+                    let tokens = slopes.clone().zip(model.clone());
+                    for (logit, ((slope, entropy_slope), (entropy, log_total))) in row.iter_mut().zip(tokens)
                     {
-                        let probability = simd::exp(logit.mul_add(inverse, -log_total));
-                        *logit = -(coefficient * inverse) * probability;
+                        let logprob = logit.mul_add(inverse, -log_total);
+                        let slope = entropy_slope.mul_add(logprob + entropy, *slope);
+                        *logit = -(slope * inverse) * simd::exp(logprob);
                     }
                 }
             },
         );
-        for (token, &target) in self.targets[rows.clone()].iter().enumerate() {
-            if let Some(entry) = (target as usize).checked_sub(first).filter(|&entry| entry < entries) {
-                logits[entry * rows.len() + token] += coefficients[token] * inverse;
-            }
-        }
     }
 
     fn final_norm_backward(&self, x: &[f32], dnormed: &mut [f32], sums: &mut Weights<GradientSum>) {

@@ -1,22 +1,20 @@
 //! Which rows of a batch anything comes back through: those of sequences with a slope.
 //!
-//! Sequences do not see each other. One whose coefficients are all 0 has gradients of 0 in every layer, so a chunk that
+//! Sequences do not see each other. One whose slopes are all 0 has gradients of 0 in every layer, so a chunk that
 //! holds rows of such sequences alone adds zeros to every sum, and is left out.
 
 use std::ops::Range;
 
 use crate::batch::Packed;
+use crate::streambp::Slopes;
 
 /// The rows of sequences with a slope, as ranges in their order.
 pub(super) struct LiveRows(Vec<Range<usize>>);
 
 impl LiveRows {
-    /// By the coefficients of a batch's entries. A beginning in common is live where one of those that it begins is.
-    pub(super) fn new(batch: &Packed, coefficients: &[f32]) -> Self {
-        let mut live: Vec<bool> = batch
-            .parts()
-            .map(|part| coefficients[part.rows].iter().any(|coefficient| *coefficient != 0.0))
-            .collect();
+    /// By the slopes of a batch's entries. A beginning in common is live where one of those that it begins is.
+    pub(super) fn new(batch: &Packed, slopes: &Slopes) -> Self {
+        let mut live: Vec<bool> = batch.parts().map(|part| slopes.any(part.rows)).collect();
         for (sequence, prefix) in batch.prefixes.iter().enumerate() {
             if let Some(prefix) = prefix {
                 live[*prefix] |= live[sequence];
@@ -47,6 +45,7 @@ impl LiveRows {
 mod tests {
     use super::LiveRows;
     use crate::batch::Packed;
+    use crate::streambp::Slopes;
 
     #[test]
     fn a_sequence_is_live_as_a_whole_and_with_its_beginning() {
@@ -56,15 +55,18 @@ mod tests {
         batch.push(&[6, 7], Some(prefix));
         batch.push(&[8, 9, 10], Some(prefix));
         batch.push(&[11], None);
-        let mut coefficients = vec![0.0; 11];
-        coefficients[8] = -1e-30;
-        let live = LiveRows::new(&batch, &coefficients);
+        let mut slopes = Slopes { logprob: vec![0.0; 11], entropy: vec![0.0; 11] };
+        assert!(LiveRows::new(&batch, &slopes).is_empty());
+        slopes.entropy[8] = -1e-30;
+        let live = LiveRows::new(&batch, &slopes);
         // Rows 3 and 4 begin rows 7 to 9.
         let found: Vec<bool> = (0..11).map(|row| live.any(&(row..row + 1))).collect();
         let expected = [false, false, false, true, true, false, false, true, true, true, false];
         assert_eq!(found, expected);
         assert!(live.any(&(0..4)) && live.any(&(5..8)) && !live.any(&(5..7)) && !live.any(&(10..11)));
-        assert!(!live.is_empty() && LiveRows::new(&batch, &[0.0; 11]).is_empty());
+        let (logprob, entropy) = (slopes.entropy, Vec::new());
+        assert!(LiveRows::new(&batch, &Slopes { logprob, entropy }).any(&(3..4)));
+        assert!(!live.is_empty());
         assert!((0..11).all(|row| LiveRows::all(&batch).any(&(row..row + 1))));
     }
 }
