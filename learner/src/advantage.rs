@@ -74,6 +74,31 @@ pub struct MissingCorrectness {
     pub member: usize,
 }
 
+/// What a group is ranked by under GRPO-lambda. The groups of a step are ranked together, also where several ranks train
+/// on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupStanding {
+    /// The group's number; equal standings keep its order.
+    pub id: u64,
+    /// Right answers.
+    pub correct: usize,
+    /// Completions.
+    pub members: usize,
+}
+
+impl GroupStanding {
+    /// Of a group; an answer that nobody calls right counts as wrong.
+    #[must_use]
+    pub fn of(group: &GroupOutcome) -> Self {
+        let correct = group.correctness.iter().filter(|correct| **correct == Some(true)).count();
+        Self { id: group.id, correct, members: group.correctness.len() }
+    }
+
+    fn fraction(&self) -> f64 {
+        self.correct as f64 / self.members.max(1) as f64
+    }
+}
+
 /// Advantages of all groups of a step, in their order.
 ///
 /// # Errors
@@ -82,28 +107,58 @@ pub fn advantages(
     config: &AdvantageConfig,
     groups: &[GroupOutcome],
 ) -> Result<Vec<GroupAdvantages>, MissingCorrectness> {
-    let (lambda, alpha, surrogates) = match *config {
+    let standings: Vec<GroupStanding> = groups.iter().map(GroupStanding::of).collect();
+    advantages_in_roles(config, groups, &roles(config, &standings))
+}
+
+/// What each group of a step learns. Under GRPO-lambda the groups are ranked by their fraction of right answers; the
+/// first `round(lambda * B)` are efficiency groups, except those without a right answer. The paper is silent on ties: of
+/// the same fraction, the lower group id comes first, and a half rounds to the even count as IEEE 754, Python and
+/// PyTorch do.
+#[must_use]
+pub fn roles(config: &AdvantageConfig, groups: &[GroupStanding]) -> Vec<GroupRole> {
+    let mut roles = vec![GroupRole::Accuracy; groups.len()];
+    let AdvantageConfig::GrpoLambda { lambda, .. } = config else { return roles };
+    let fraction = |group: usize| groups[group].fraction();
+    let mut ranked: Vec<usize> = (0..groups.len()).collect();
+    ranked.sort_by(|a, b| fraction(*b).total_cmp(&fraction(*a)).then(groups[*a].id.cmp(&groups[*b].id)));
+    let count = (lambda * groups.len() as f64).round_ties_even() as usize;
+    for group in ranked.into_iter().take(count).filter(|group| fraction(*group) > 0.0) {
+        roles[group] = GroupRole::Efficiency;
+    }
+    roles
+}
+
+/// Advantages of groups whose [`roles`] are known, in their order.
+///
+/// # Errors
+/// As [`advantages`].
+pub fn advantages_in_roles(
+    config: &AdvantageConfig,
+    groups: &[GroupOutcome],
+    roles: &[GroupRole],
+) -> Result<Vec<GroupAdvantages>, MissingCorrectness> {
+    assert_eq!(groups.len(), roles.len(), "one role a group");
+    let (alpha, surrogates) = match *config {
         AdvantageConfig::Grpo { combine } => {
             return Ok(groups.iter().map(|group| plain(group, combine, true)).collect());
         }
         AdvantageConfig::DrGrpo { combine } => {
             return Ok(groups.iter().map(|group| plain(group, combine, false)).collect());
         }
-        AdvantageConfig::GrpoLambda { lambda, alpha, surrogates } => (lambda, alpha, surrogates),
+        AdvantageConfig::GrpoLambda { alpha, surrogates, .. } => (alpha, surrogates),
     };
-    let correct = groups.iter().enumerate().map(|(index, group)| known_correctness(index, group));
-    let correct = correct.collect::<Result<Vec<_>, _>>()?;
-    let roles = grpo_lambda_roles(groups, &correct, lambda);
-    let shaped = groups.iter().zip(&correct).zip(roles).map(|((group, correct), role)| {
-        let mut shaped = grpo_lambda_rewards(role, correct, &group.lengths, alpha);
+    let shaped = groups.iter().zip(roles).enumerate().map(|(index, (group, role))| {
+        let correct = known_correctness(index, group)?;
+        let mut shaped = grpo_lambda_rewards(*role, &correct, &group.lengths, alpha);
         if surrogates == Surrogates::Add {
-            for ((shaped, reward), correct) in shaped.iter_mut().zip(&group.rewards).zip(correct) {
+            for ((shaped, reward), correct) in shaped.iter_mut().zip(&group.rewards).zip(&correct) {
                 *shaped += reward - f64::from(u8::from(*correct));
             }
         }
-        finish_group(group, role, shaped, true)
+        Ok(finish_group(group, *role, shaped, true))
     });
-    Ok(shaped.collect())
+    shaped.collect()
 }
 
 fn known_correctness(index: usize, group: &GroupOutcome) -> Result<Vec<bool>, MissingCorrectness> {
@@ -111,24 +166,6 @@ fn known_correctness(index: usize, group: &GroupOutcome) -> Result<Vec<bool>, Mi
         correct.ok_or(MissingCorrectness { group: index, member })
     };
     group.correctness.iter().enumerate().map(known).collect()
-}
-
-/// Ranks the groups by their fraction of right answers; the first `round(lambda * B)` are efficiency
-/// groups, except those without a right answer. The paper is silent on ties: of the same fraction, the
-/// lower group id comes first, and a half rounds to the even count as IEEE 754, Python and PyTorch do.
-fn grpo_lambda_roles(groups: &[GroupOutcome], correct: &[Vec<bool>], lambda: f64) -> Vec<GroupRole> {
-    let fraction = |group: usize| {
-        let right = correct[group].iter().filter(|right| **right).count();
-        right as f64 / correct[group].len().max(1) as f64
-    };
-    let mut ranked: Vec<usize> = (0..groups.len()).collect();
-    ranked.sort_by(|a, b| fraction(*b).total_cmp(&fraction(*a)).then(groups[*a].id.cmp(&groups[*b].id)));
-    let count = (lambda * groups.len() as f64).round_ties_even() as usize;
-    let mut roles = vec![GroupRole::Accuracy; groups.len()];
-    for group in ranked.into_iter().take(count).filter(|group| fraction(*group) > 0.0) {
-        roles[group] = GroupRole::Efficiency;
-    }
-    roles
 }
 
 /// The paper's rewards: 1 or 0, and in an efficiency group `1 - alpha * sigmoid(z)` for a right answer,

@@ -1,61 +1,61 @@
-//! Packing: from the sequences of an optimizer step to micro-batches under a budget of tokens, which are as
-//! few as first fit makes them and take about the same time. Sequences
-//! lie one after the other without padding; those of one prompt can have it in common, so that it goes through the
-//! model once and not once for each member of a group. A micro-batch knows which entries of its token
-//! statistics belong to completion tokens and hands out no others, so a prompt token cannot enter the
-//! loss.
+//! Packing: from the units of an optimizer step to micro-batches under a budget of tokens, which are as few as first
+//! fit makes them and take about the same time. A unit stays whole. Sequences lie one after the other without padding;
+//! those of one prompt can have it in common, so that it goes through the model once and not once for each member of a
+//! group. A micro-batch knows which entries of its token statistics belong to trained tokens and hands out no others,
+//! so a prompt token or another given one cannot enter the loss.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use kernels::{DecoderConfig, Packed, TokenStats};
+use kernels::{DecoderConfig, Packed, Slopes, TokenStats};
 
-/// A prompt and what follows it. The prompt has at least one token, or the first token after it would
-/// have no distribution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sequence<'a> {
-    /// Tokens that were given.
-    pub prompt: &'a [u32],
-    /// Tokens that are trained on.
-    pub completion: &'a [u32],
-}
+use crate::loss::TokenLoss;
+use crate::unit::{Unit, UnitCompletion};
 
-impl Sequence<'_> {
-    fn len(&self) -> usize {
-        self.prompt.len() + self.completion.len()
-    }
-}
-
-/// Where a sequence lies in its micro-batch.
+/// Where a completion lies in its micro-batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The sequence's place among those of the step.
-    pub sequence: usize,
-    /// The entries of [`TokenStats`] that belong to its completion tokens, one each and in order. Entry
-    /// k of a sequence belongs to its token k + 1, so they begin one before the first such token.
-    entries: Range<usize>,
+    /// The number of its unit among those of the step.
+    pub unit: usize,
+    /// Its place in the unit.
+    pub place: usize,
+    /// The entries of [`TokenStats`] that belong to its trained tokens, one each and in order. Entry k of a sequence
+    /// belongs to its token k + 1, so they begin one before the first such token.
+    entries: Vec<Range<usize>>,
 }
 
 impl Row {
-    /// The log-probabilities of the completion tokens.
+    /// The log-probabilities of the trained tokens.
     #[must_use]
-    pub fn logprobs<'s>(&self, stats: &'s TokenStats) -> &'s [f32] {
-        &stats.logprobs[self.entries.clone()]
+    pub fn logprobs<'s>(&self, stats: &'s TokenStats) -> Cow<'s, [f32]> {
+        self.own(&stats.logprobs)
     }
 
-    /// The entropies of the distributions that the completion tokens were drawn from.
+    /// The entropies of the distributions that the trained tokens are drawn from.
     #[must_use]
-    pub fn entropies<'s>(&self, stats: &'s TokenStats) -> &'s [f32] {
-        &stats.entropies[self.entries.clone()]
+    pub fn entropies<'s>(&self, stats: &'s TokenStats) -> Cow<'s, [f32]> {
+        self.own(&stats.entropies)
+    }
+
+    fn own<'s>(&self, numbers: &'s [f32]) -> Cow<'s, [f32]> {
+        match &self.entries[..] {
+            [entries] => Cow::Borrowed(&numbers[entries.clone()]),
+            ranges => ranges.iter().flat_map(|entries| &numbers[entries.clone()]).copied().collect(),
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.entries.iter().flat_map(Clone::clone)
     }
 }
 
-/// Sequences that go through the decoder together.
+/// Units that go through the decoder together.
 #[derive(Clone, Debug)]
 pub struct MicroBatch {
     /// Their tokens.
     pub packed: Packed,
-    /// Where each lies.
+    /// Where each completion lies.
     pub rows: Vec<Row>,
     /// Tokens of whole sequences, each with its prompt.
     pub tokens: usize,
@@ -68,18 +68,43 @@ impl MicroBatch {
         self.tokens - self.packed.ids.len()
     }
 
-    /// The derivative of the loss by every entry's log-probability: what `slopes` gives for the
-    /// completion tokens of each row, 0 for every other entry.
-    pub fn coefficients(&self, mut slopes: impl FnMut(&Row) -> Vec<f64>) -> Vec<f32> {
-        let mut coefficients = vec![0.0_f32; self.packed.ids.len()];
+    /// The rows of each unit, in the order of the unit's completions; units are in the order in which their first row
+    /// lies.
+    #[must_use]
+    pub fn units(&self) -> Vec<Vec<&Row>> {
+        let mut place_of: HashMap<usize, usize> = HashMap::new();
+        let mut units: Vec<Vec<&Row>> = Vec::new();
         for row in &self.rows {
-            let slopes = slopes(row);
-            assert_eq!(slopes.len(), row.entries.len(), "a slope for each completion token");
-            for (coefficient, slope) in coefficients[row.entries.clone()].iter_mut().zip(slopes) {
-                *coefficient = slope as f32;
+            let place = *place_of.entry(row.unit).or_insert(units.len());
+            if place == units.len() {
+                units.push(Vec::new());
+            }
+            units[place].push(row);
+        }
+        units.iter_mut().for_each(|rows| rows.sort_by_key(|row| row.place));
+        units
+    }
+
+    /// The derivatives of the step's loss by every entry: those of the tokens that `losses` gives for each unit, times
+    /// `share`, and 0 for every other entry.
+    pub fn slopes(&self, share: f64, mut losses: impl FnMut(&[&Row]) -> Vec<TokenLoss>) -> Slopes {
+        let entries = self.packed.ids.len();
+        let mut slopes = Slopes::of_logprobs(vec![0.0; entries]);
+        for rows in self.units() {
+            let tokens = losses(&rows);
+            let places: Vec<usize> = rows.iter().flat_map(|row| row.places()).collect();
+            assert_eq!(tokens.len(), places.len(), "a loss for each trained token of the unit");
+            if tokens.iter().any(|token| token.dloss_dentropy != 0.0) {
+                slopes.entropy.resize(entries, 0.0);
+            }
+            for (place, token) in places.into_iter().zip(tokens) {
+                slopes.logprob[place] = (token.dloss_dlogprob * share) as f32;
+                if let Some(slope) = slopes.entropy.get_mut(place) {
+                    *slope = (token.dloss_dentropy * share) as f32;
+                }
             }
         }
-        coefficients
+        slopes
     }
 }
 
@@ -115,93 +140,122 @@ impl SequenceCost {
     }
 }
 
-/// Packs the sequences of a step into micro-batches of at most `tokens_max` tokens, prompts included. A
-/// sequence that is longer is a micro-batch of its own. There are as many as first fit makes, longest first,
-/// and the costliest costs at most as much as there. The same sequences always lie in the same way.
-///
-/// With `share_prompts` the sequences of a micro-batch whose prompts are equal have them in common, but for the last
-/// token: what follows it differs, and so it is a row of each.
+/// How a step may be packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackingLimits {
+    /// Tokens, prompts included, of one micro-batch. A longer unit is a micro-batch of its own.
+    pub tokens_max: usize,
+    /// Whether the sequences of a micro-batch whose prompts are equal have them in common, but for the last token: what
+    /// follows it differs, and so it is a row of each.
+    pub share_prompts: bool,
+}
+
+/// Packs the units of a step into micro-batches. There are as many as first fit makes, longest first, and the costliest
+/// costs at most as much as there. The same units always lie in the same way.
 #[must_use]
-pub fn micro_batches(
-    sequences: &[Sequence<'_>],
-    (tokens_max, share_prompts): (usize, bool),
-    cost: &SequenceCost,
-) -> Vec<MicroBatch> {
-    let lengths: Vec<usize> = sequences.iter().map(Sequence::len).collect();
-    let bins = pack(&lengths, tokens_max, cost);
-    bins.into_iter().map(|members| lay(sequences, &members, share_prompts)).collect()
+pub fn micro_batches(units: &[Unit<'_>], limits: PackingLimits, cost: &SequenceCost) -> Vec<MicroBatch> {
+    let sizes: Vec<Size> = units.iter().map(|unit| Size::of(unit, cost)).collect();
+    let bins = pack(&sizes, limits.tokens_max);
+    bins.into_iter().map(|members| lay(units, &members, limits.share_prompts)).collect()
+}
+
+/// A completion's number among the units, and its place in its unit.
+#[derive(Clone, Copy)]
+struct Place {
+    unit: usize,
+    place: usize,
 }
 
 /// Lays sequences one after the other; those that have their prompt in common follow it.
-fn lay(sequences: &[Sequence<'_>], members: &[usize], share_prompts: bool) -> MicroBatch {
+fn lay(units: &[Unit<'_>], members: &[usize], share_prompts: bool) -> MicroBatch {
     let mut batch = MicroBatch { packed: Packed::empty(), rows: Vec::new(), tokens: 0 };
-    let mut of_prompt: HashMap<&[u32], Vec<usize>> = HashMap::new();
-    for &member in members {
-        of_prompt.entry(sequences[member].prompt).or_default().push(member);
+    let of_unit = |&unit: &usize| (0..units[unit].completions.len()).map(move |place| Place { unit, place });
+    let places: Vec<Place> = members.iter().flat_map(of_unit).collect();
+    let completion = |at: Place| &units[at.unit].completions[at.place];
+    let mut of_prompt: HashMap<&[u32], Vec<Place>> = HashMap::new();
+    for &at in &places {
+        of_prompt.entry(completion(at).prompt).or_default().push(at);
     }
-    for &first in members {
+    for &first in &places {
         // All sequences of a prompt are laid when the first of them is met.
-        let Some(members) = of_prompt.remove(sequences[first].prompt) else { continue };
-        let (last, before) = sequences[first].prompt.split_last().expect("a prompt has at least one token");
+        let Some(members) = of_prompt.remove(completion(first).prompt) else { continue };
+        let (last, before) = completion(first).prompt.split_last().expect("a prompt has at least one token");
         let shares = share_prompts && members.len() > 1 && !before.is_empty();
         let prefix = shares.then(|| batch.packed.push(before, None));
-        for sequence in members {
-            let Sequence { completion, .. } = sequences[sequence];
+        for at in members {
             let own_prompt = if shares { &[] } else { before };
             let start = batch.packed.ids.len() + own_prompt.len();
-            batch.packed.push(&[own_prompt, &[*last], completion].concat(), prefix);
-            batch.rows.push(Row { sequence, entries: start..start + completion.len() });
-            batch.tokens += sequences[sequence].len();
+            batch.packed.push(&[own_prompt, &[*last], &completion(at).tokens.ids()].concat(), prefix);
+            let trained = completion(at).trained().into_iter();
+            let entries = trained.map(|range| start + range.start..start + range.end).collect();
+            batch.rows.push(Row { unit: at.unit, place: at.place, entries });
+            batch.tokens += completion(at).len();
         }
     }
     batch
 }
 
-/// Items that lie together.
-#[derive(Default)]
-struct Bin {
+/// What a unit takes of a micro-batch.
+#[derive(Clone, Copy, Default)]
+struct Size {
     tokens: usize,
     cost: f64,
+}
+
+impl Size {
+    fn of(unit: &Unit<'_>, cost: &SequenceCost) -> Self {
+        let lengths = || unit.completions.iter().map(UnitCompletion::len);
+        Self { tokens: lengths().sum(), cost: lengths().map(|tokens| cost.of(tokens)).sum() }
+    }
+}
+
+/// A unit's number and its size.
+#[derive(Clone, Copy)]
+struct Item {
+    number: usize,
+    size: Size,
+}
+
+/// Units that lie together.
+#[derive(Default)]
+struct Bin {
+    size: Size,
     members: Vec<usize>,
 }
 
 impl Bin {
     fn has_room(&self, tokens: usize, bin_max: usize) -> bool {
-        self.members.is_empty() || self.tokens + tokens <= bin_max
+        self.members.is_empty() || self.size.tokens + tokens <= bin_max
     }
 
-    fn add(&mut self, item: usize, (tokens, cost): (usize, f64)) {
-        self.tokens += tokens;
-        self.cost += cost;
-        self.members.push(item);
+    fn add(&mut self, item: Item) {
+        self.size.tokens += item.size.tokens;
+        self.size.cost += item.size.cost;
+        self.members.push(item.number);
     }
 }
 
 /// Balanced bins, or those of first fit where balancing leaves an item over or makes the costliest bin costlier.
-fn pack(lengths: &[usize], bin_max: usize, cost: &SequenceCost) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|item| (std::cmp::Reverse(lengths[*item]), *item));
-    let items: Vec<_> =
-        order.into_iter().map(|item| (item, (lengths[item], cost.of(lengths[item])))).collect();
+fn pack(sizes: &[Size], bin_max: usize) -> Vec<Vec<usize>> {
+    let mut items: Vec<Item> =
+        sizes.iter().enumerate().map(|(number, size)| Item { number, size: *size }).collect();
+    items.sort_by_key(|item| (std::cmp::Reverse(item.size.tokens), item.number));
     let fitted = first_fit(&items, bin_max);
-    let costliest = |bins: &[Bin]| bins.iter().fold(0.0, |most: f64, bin| most.max(bin.cost));
+    let costliest = |bins: &[Bin]| bins.iter().fold(0.0, |most: f64, bin| most.max(bin.size.cost));
     let balanced = balance(&items, bin_max, fitted.len());
     let bins = balanced.filter(|bins| costliest(bins) <= costliest(&fitted)).unwrap_or(fitted);
     bins.into_iter().map(|bin| bin.members).collect()
 }
 
-/// An item, its tokens and its cost.
-type Item = (usize, (usize, f64));
-
 /// Each item goes to the first bin with room for it.
 fn first_fit(items: &[Item], bin_max: usize) -> Vec<Bin> {
     let mut bins: Vec<Bin> = Vec::new();
-    for &(item, size) in items {
-        match bins.iter_mut().find(|bin| bin.has_room(size.0, bin_max)) {
-            Some(bin) => bin.add(item, size),
+    for &item in items {
+        match bins.iter_mut().find(|bin| bin.has_room(item.size.tokens, bin_max)) {
+            Some(bin) => bin.add(item),
             None => {
                 let mut bin = Bin::default();
-                bin.add(item, size);
+                bin.add(item);
                 bins.push(bin);
             }
         }
@@ -213,9 +267,9 @@ fn first_fit(items: &[Item], bin_max: usize) -> Vec<Bin> {
 /// `None` where there is no such bin.
 fn balance(items: &[Item], bin_max: usize, count: usize) -> Option<Vec<Bin>> {
     let mut bins: Vec<Bin> = (0..count).map(|_| Bin::default()).collect();
-    for &(item, size) in items {
-        let with_room = bins.iter_mut().filter(|bin| bin.has_room(size.0, bin_max));
-        with_room.min_by(|a, b| a.cost.total_cmp(&b.cost))?.add(item, size);
+    for &item in items {
+        let with_room = bins.iter_mut().filter(|bin| bin.has_room(item.size.tokens, bin_max));
+        with_room.min_by(|a, b| a.size.cost.total_cmp(&b.size.cost))?.add(item);
     }
     Some(bins)
 }
@@ -229,6 +283,21 @@ mod tests {
 
     /// As many multiply-adds for a token as for ten pairs.
     const COST: SequenceCost = SequenceCost { token: 10.0, pair: 1.0 };
+
+    fn limits(tokens_max: usize, share_prompts: bool) -> PackingLimits {
+        PackingLimits { tokens_max, share_prompts }
+    }
+
+    /// A unit of one.
+    fn one<'a>(prompt: &'a [u32], completion: &'a [u32]) -> Unit<'a> {
+        Unit::of(UnitCompletion::written(prompt, completion))
+    }
+
+    /// Bins of units of one that are so long.
+    fn pack_lengths(lengths: &[usize], bin_max: usize, cost: &SequenceCost) -> Vec<Vec<usize>> {
+        let size = |tokens: &usize| Size { tokens: *tokens, cost: cost.of(*tokens) };
+        pack(&lengths.iter().map(size).collect::<Vec<_>>(), bin_max)
+    }
 
     #[test]
     fn a_decoder_costs_its_products() {
@@ -256,19 +325,19 @@ mod tests {
         // First fit would put 1 and 2 together, and then 4 and 0.
         let first_fit_costs = (COST.of(5) + COST.of(3), COST.of(4) + COST.of(2));
         assert!(first_fit_costs.0 > COST.of(5) + COST.of(2));
-        assert_eq!(pack(&[2, 5, 3, 9, 4], 8, &COST), [vec![3], vec![1, 0], vec![4, 2]]);
+        assert_eq!(pack_lengths(&[2, 5, 3, 9, 4], 8, &COST), [vec![3], vec![1, 0], vec![4, 2]]);
     }
 
     #[test]
     fn where_balancing_leaves_one_over_first_fit_stands() {
         // By cost both bins have 3 and 2, and the last 2 finds no room.
-        assert_eq!(pack(&[3, 3, 2, 2, 2], 6, &COST), [vec![0, 1], vec![2, 3, 4]]);
+        assert_eq!(pack_lengths(&[3, 3, 2, 2, 2], 6, &COST), [vec![0, 1], vec![2, 3, 4]]);
     }
 
     #[test]
     fn few_short_ones_lie_beside_a_long_one() {
         let lengths: Vec<usize> = std::iter::once(400).chain(vec![50; 24]).collect();
-        let bins = pack(&lengths, 1000, &COST);
+        let bins = pack_lengths(&lengths, 1000, &COST);
         // The long one costs 84,200 and a short one 1,775. First fit would put twelve beside it.
         assert_eq!((COST.of(400), COST.of(50)), (84_200.0, 1_775.0));
         assert_eq!(bins.iter().map(Vec::len).collect::<Vec<_>>(), [5, 20]);
@@ -276,11 +345,8 @@ mod tests {
 
     #[test]
     fn entry_before_a_token_is_its_own() {
-        let sequences = [
-            Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
-            Sequence { prompt: &[6], completion: &[7, 8, 9] },
-        ];
-        let batches = micro_batches(&sequences, (100, false), &COST);
+        let units = [one(&[1, 2, 3], &[4, 5]), one(&[6], &[7, 8, 9])];
+        let batches = micro_batches(&units, limits(100, false), &COST);
         assert_eq!(batches.len(), 1);
         assert_eq!(batches[0].packed.ids, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         // Give each entry the id of the token that it belongs to, as the decoder would.
@@ -294,27 +360,32 @@ mod tests {
 
     #[test]
     fn prompt_tokens_and_sequence_ends_have_no_slope() {
-        let sequences = [
-            Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
-            Sequence { prompt: &[6], completion: &[7, 8] },
-        ];
-        let batch = &micro_batches(&sequences, (100, false), &COST)[0];
-        let coefficients = batch.coefficients(|row| vec![row.sequence as f64 + 1.0; 2]);
-        assert_eq!(coefficients, [0.0, 0.0, 1.0, 1.0, 0.0, 2.0, 2.0, 0.0]);
+        let units = [one(&[1, 2, 3], &[4, 5]), one(&[6], &[7, 8])];
+        let batch = &micro_batches(&units, limits(100, false), &COST)[0];
+        let slope = |row: &Row| TokenLoss { dloss_dlogprob: row.unit as f64 + 2.0, ..TokenLoss::default() };
+        let slopes = batch.slopes(0.5, |rows| vec![slope(rows[0]); 2]);
+        assert_eq!(slopes.logprob, [0.0, 0.0, 1.0, 1.0, 0.0, 1.5, 1.5, 0.0]);
+        assert!(slopes.entropy.is_empty());
+        let bonus = |row: &Row| TokenLoss { dloss_dentropy: row.unit as f64, ..TokenLoss::default() };
+        let slopes = batch.slopes(0.5, |rows| vec![bonus(rows[0]); 2]);
+        assert_eq!(
+            (slopes.logprob, slopes.entropy),
+            (vec![0.0; 8], vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0])
+        );
     }
 
     #[test]
     fn a_prompt_in_common_lies_before_all_that_follow_it() {
-        let sequences = [
-            Sequence { prompt: &[1, 2, 3], completion: &[4, 5] },
-            Sequence { prompt: &[6, 7], completion: &[8] },
-            Sequence { prompt: &[1, 2, 3], completion: &[9, 10, 11] },
-            Sequence { prompt: &[12], completion: &[13] },
-            Sequence { prompt: &[12], completion: &[14] },
+        let units = [
+            one(&[1, 2, 3], &[4, 5]),
+            one(&[6, 7], &[8]),
+            one(&[1, 2, 3], &[9, 10, 11]),
+            one(&[12], &[13]),
+            one(&[12], &[14]),
         ];
-        let batches = micro_batches(&sequences, (100, true), &COST);
+        let batches = micro_batches(&units, limits(100, true), &COST);
         let [batch] = &batches[..] else { panic!("{} micro-batches", batches.len()) };
-        let places: Vec<usize> = batch.rows.iter().map(|row| row.sequence).collect();
+        let places: Vec<usize> = batch.rows.iter().map(|row| row.unit).collect();
         assert_eq!(places, [2, 0, 1, 3, 4]);
         assert_eq!(batch.packed.ids, [1, 2, 3, 9, 10, 11, 3, 4, 5, 6, 7, 8, 12, 13, 12, 14]);
         assert_eq!(batch.packed.lengths, [2, 4, 3, 3, 2, 2]);
@@ -328,7 +399,57 @@ mod tests {
         assert_eq!(seen, [vec![2.0, 3.0, 4.0], vec![6.0, 7.0], vec![10.0], vec![12.0], vec![14.0]]);
     }
 
+    /// Given tokens inside a completion are laid and have no entries.
+    #[test]
+    fn given_tokens_have_no_entry() {
+        let given = [1..2, 2..3];
+        let unit =
+            Unit::of(UnitCompletion { given: &given, ..UnitCompletion::written(&[1, 2], &[3, 4, 5, 6]) });
+        let batch = &micro_batches(&[unit], limits(100, false), &COST)[0];
+        let stats =
+            TokenStats { logprobs: (0..6).map(|entry| entry as f32).collect(), entropies: vec![0.0; 6] };
+        assert_eq!(batch.rows[0].logprobs(&stats).as_ref(), [1.0, 4.0]);
+        let loss = TokenLoss { dloss_dlogprob: 1.0, ..TokenLoss::default() };
+        assert_eq!(batch.slopes(1.0, |_| vec![loss; 2]).logprob, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
+    }
+
     proptest! {
+        /// Units of one to three completions, some of one prompt.
+        #[test]
+        fn units_are_laid_whole(
+            sizes in prop::collection::vec(prop::collection::vec((0_usize..3, 1_usize..20), 1..4), 1..12),
+            tokens_max in 1_usize..90,
+            share_prompts in any::<bool>(),
+        ) {
+            let prompts: [&[u32]; 3] = [&[1], &[2, 3], &[4, 5, 6]];
+            let ids: Vec<u32> = (10..30).collect();
+            let completion = |(prompt, length): &(usize, usize)| {
+                UnitCompletion::written(prompts[*prompt], &ids[..*length])
+            };
+            let units: Vec<Unit<'_>> = sizes
+                .iter()
+                .map(|sizes| Unit { completions: sizes.iter().map(completion).collect() })
+                .collect();
+            let mut seen = vec![0; units.len()];
+            for batch in micro_batches(&units, limits(tokens_max, share_prompts), &COST) {
+                let found = batch.units();
+                prop_assert!(batch.tokens <= tokens_max || found.len() == 1);
+                for rows in found {
+                    let unit = rows[0].unit;
+                    seen[unit] += 1;
+                    let places: Vec<usize> = rows.iter().map(|row| row.place).collect();
+                    prop_assert_eq!(places, (0..units[unit].completions.len()).collect::<Vec<_>>());
+                    for (row, completion) in rows.iter().zip(&units[unit].completions) {
+                        prop_assert_eq!(row.unit, unit);
+                        // The entry of a token is the one before it.
+                        let own: Vec<u32> = row.places().map(|entry| batch.packed.ids[entry + 1]).collect();
+                        prop_assert_eq!(own, completion.tokens.ids());
+                    }
+                }
+            }
+            prop_assert!(seen.into_iter().all(|times| times == 1));
+        }
+
         #[test]
         fn packing_keeps_every_token_once(
             sizes in prop::collection::vec((1_usize..9, 1_usize..20), 1..30),
@@ -340,18 +461,17 @@ mod tests {
                 (0..count).map(|_| { next += 1; next }).collect()
             };
             let owned: Vec<_> = sizes.iter().map(|(p, c)| (fresh(*p), fresh(*c))).collect();
-            let sequences: Vec<_> =
-                owned.iter().map(|(prompt, completion)| Sequence { prompt, completion }).collect();
-            let mut seen = vec![false; sequences.len()];
-            for batch in micro_batches(&sequences, (tokens_max, false), &COST) {
+            let units: Vec<_> = owned.iter().map(|(prompt, completion)| one(prompt, completion)).collect();
+            let mut seen = vec![false; units.len()];
+            for batch in micro_batches(&units, limits(tokens_max, false), &COST) {
                 prop_assert!(batch.packed.ids.len() <= tokens_max || batch.rows.len() == 1);
                 prop_assert_eq!(batch.packed.lengths.iter().sum::<usize>(), batch.packed.ids.len());
                 let mut start = 0;
                 for (row, length) in batch.rows.iter().zip(&batch.packed.lengths) {
-                    let (prompt, completion) = &owned[row.sequence];
+                    let (prompt, completion) = &owned[row.unit];
                     let whole: Vec<u32> = prompt.iter().chain(completion).copied().collect();
                     prop_assert_eq!(&batch.packed.ids[start..start + length], &whole[..]);
-                    prop_assert!(!std::mem::replace(&mut seen[row.sequence], true));
+                    prop_assert!(!std::mem::replace(&mut seen[row.unit], true));
                     start += length;
                 }
             }
@@ -382,7 +502,7 @@ mod tests {
                     None => plain.push(vec![item]),
                 }
             }
-            let bins = pack(&lengths, bin_max, &cost);
+            let bins = pack_lengths(&lengths, bin_max, &cost);
             prop_assert_eq!(bins.len(), plain.len());
             prop_assert!(costliest(&bins) <= costliest(&plain) * (1.0 + 1e-12));
             let tokens = |bin: &Vec<usize>| bin.iter().map(|item| lengths[*item]).sum::<usize>();
@@ -390,7 +510,7 @@ mod tests {
             let mut items: Vec<usize> = bins.concat();
             items.sort_unstable();
             prop_assert_eq!(items, (0..lengths.len()).collect::<Vec<_>>());
-            prop_assert_eq!(pack(&lengths, bin_max, &cost), bins);
+            prop_assert_eq!(pack_lengths(&lengths, bin_max, &cost), bins);
         }
     }
 }

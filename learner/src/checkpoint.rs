@@ -1,32 +1,23 @@
 //! A learner on disk: a Hugging Face directory with the weights, beside them the optimizer's moments and
 //! counters. Written to a temporary name, with a manifest of checksums last, synced and renamed, so a directory
-//! of the right name is whole; what a disk did to it later, [`crate::manifest::verify`] finds.
+//! of the right name is whole; what a disk did to it later, [`manifest::verify`] finds.
 
-use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
-use kernels::{DecodeWeights, Weights};
-use safetensors::{Dtype, SafeTensors, View};
-use serde::{Deserialize, Serialize};
+use kernels::DecodeWeights;
 
-use crate::config::LearnerConfig;
+use crate::config::Settings;
 use crate::error::LearnerError;
-use crate::manifest;
-use crate::optimizer::OptimizerConfig;
-use crate::sft::{SftConfig, SftLearner};
-use crate::snapshot::Trainee;
-use crate::step::Learner;
+use crate::train_state::TrainState;
+use crate::trainer::{Objective, Trainer};
 
-/// Counters and settings.
-const STATE_FILE: &str = "trainer_state.json";
-/// AdamW's moments by parameter name, under `first.` and `second.`.
-const MOMENTS_FILE: &str = "optimizer.safetensors";
-/// Rises when a reader of old files could misread new ones.
-const FORMAT: u32 = 1;
+pub mod manifest;
+mod state;
+
+pub use state::TrainerState;
 
 /// A file that goes into a checkpoint beside the learner's own.
 #[derive(Clone, Debug)]
@@ -47,30 +38,13 @@ pub enum ExtraFile {
     },
 }
 
-/// `trainer_state.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainerState {
-    /// Of this file.
-    pub format: u32,
-    /// Steps that the weights have seen.
-    pub version: u64,
-    /// Updates that the optimizer has made: fewer than steps where all groups of a step were dropped.
-    pub updates: u64,
-    /// The optimizer's settings when the checkpoint was written.
-    pub optimizer: OptimizerConfig,
-    /// The learner's settings when the checkpoint was written.
-    pub settings: Settings,
-}
-
-/// The settings of whoever wrote the checkpoint.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Settings {
-    /// Reinforcement learning.
-    Learner(LearnerConfig),
-    /// Supervised warm start.
-    Sft(SftConfig),
+/// What comes back from a checkpoint beside the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restore {
+    /// The optimizer and all counters: the run goes on.
+    Everything,
+    /// The optimizer alone: another run begins, at version 0.
+    Optimizer,
 }
 
 /// Writes a checkpoint to `dir`, replacing one of the same name, and returns its bytes.
@@ -78,55 +52,37 @@ pub enum Settings {
 /// # Errors
 /// [`LearnerError::File`], [`LearnerError::Checkpoint`] or [`LearnerError::Model`] with the path; `dir` is
 /// then as before.
-pub fn save(dir: &Path, learner: &Learner, extra: &[ExtraFile]) -> Result<u64, LearnerError> {
-    write(dir, &learner.trainee, Settings::Learner(learner.config.clone()), extra)
+pub fn save<O: Objective>(
+    dir: &Path,
+    trainer: &Trainer<O>,
+    extra: &[ExtraFile],
+) -> Result<u64, LearnerError> {
+    write(dir, &trainer.state, trainer.objective.settings(), extra)
 }
 
-/// [`save`] for the supervised warm start.
-///
-/// # Errors
-/// As [`save`].
-pub fn save_sft(dir: &Path, learner: &SftLearner, extra: &[ExtraFile]) -> Result<u64, LearnerError> {
-    write(dir, &learner.trainee, Settings::Sft(learner.config.clone()), extra)
-}
-
-/// Brings version, counters and moments back into a learner that was made with the checkpoint's weights
+/// Brings optimizer and counters back into a trainer that was made with the checkpoint's weights
 /// (`Decoder::load(dir)`).
 ///
 /// # Errors
 /// [`LearnerError::File`] or [`LearnerError::Checkpoint`] for a file that is missing, cut off, or does not
-/// fit the learner's optimizer and model; the learner is then as before.
-pub fn load_optimizer(dir: &Path, learner: &mut Learner) -> Result<TrainerState, LearnerError> {
-    read(dir, &mut learner.trainee)
-}
-
-/// As [`load_optimizer`], for another run that begins at version 0: only the moments are taken.
-///
-/// # Errors
-/// As [`load_optimizer`].
-pub fn load_moments(dir: &Path, learner: &mut Learner) -> Result<(), LearnerError> {
-    read(dir, &mut learner.trainee)?;
-    learner.trainee.version = 0;
-    Ok(())
-}
-
-/// [`load_optimizer`] for the supervised warm start.
-///
-/// # Errors
-/// As [`load_optimizer`].
-pub fn load_sft_optimizer(dir: &Path, learner: &mut SftLearner) -> Result<TrainerState, LearnerError> {
-    read(dir, &mut learner.trainee)
+/// fit the trainer's optimizer and model; the trainer is then as before.
+pub fn load<O>(dir: &Path, trainer: &mut Trainer<O>, restore: Restore) -> Result<TrainerState, LearnerError> {
+    let state = state::read(dir, &mut trainer.state)?;
+    if restore == Restore::Optimizer {
+        trainer.state.version = 0;
+    }
+    Ok(state)
 }
 
 fn write(
     dir: &Path,
-    trainee: &Trainee,
+    state: &TrainState,
     settings: Settings,
     extra: &[ExtraFile],
 ) -> Result<u64, LearnerError> {
     let temporary = sibling(dir, "partial")?;
     remove_if_there(&temporary)?;
-    let written = fill(&temporary, trainee, settings, extra);
+    let written = fill(&temporary, state, settings, extra);
     if written.is_err() {
         // What is half-written holds the room on a full disk that the next checkpoint needs.
         let _ = remove_if_there(&temporary);
@@ -139,27 +95,16 @@ fn write(
 /// Writes a whole checkpoint to a directory that is not there, waits until it is on the disk, and returns its bytes.
 fn fill(
     temporary: &Path,
-    trainee: &Trainee,
+    state: &TrainState,
     settings: Settings,
     extra: &[ExtraFile],
 ) -> Result<u64, LearnerError> {
     fs::create_dir_all(temporary).map_err(|error| LearnerError::file(temporary, error))?;
-    trainee.decoder.save(temporary)?;
+    state.decoder.save(temporary)?;
     for file in extra {
         add_extra(temporary, file)?;
     }
-    save_moments(&temporary.join(MOMENTS_FILE), trainee)?;
-    let state = TrainerState {
-        format: FORMAT,
-        version: trainee.version,
-        updates: trainee.optimizer.updates,
-        optimizer: trainee.optimizer.config.clone(),
-        settings,
-    };
-    let path = temporary.join(STATE_FILE);
-    let text = serde_json::to_vec_pretty(&state)
-        .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
-    put(&path, &text)?;
+    state::write(temporary, state, settings)?;
     let bytes = manifest::write(temporary)?;
     sync_all(temporary)?;
     Ok(bytes)
@@ -228,112 +173,23 @@ fn swap_in(temporary: &Path, dir: &Path) -> Result<(), LearnerError> {
     remove_if_there(&old)
 }
 
-/// A tensor that is read from the device when its turn to be written comes.
-struct Stored<'a> {
-    tensor: &'a Tensor<2>,
-    shape: [usize; 2],
-}
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.tensor.clone().into_data().convert::<f32>();
-        Cow::Owned(values.iter::<f32>().flat_map(f32::to_le_bytes).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape[0] * self.shape[1] * size_of::<f32>()
-    }
-}
-
-fn save_moments(path: &Path, trainee: &Trainee) -> Result<(), LearnerError> {
-    let Some(moments) = &trainee.optimizer.moments else {
-        return Ok(());
-    };
-    let mut stored = Vec::new();
-    for (part, weights) in [("first", &moments.first), ("second", &moments.second)] {
-        for (name, tensor) in weights.named() {
-            stored.push((format!("{part}.{name}"), Stored { tensor, shape: tensor.dims() }));
-        }
-    }
-    safetensors::serialize_to_file(stored, None, path)
-        .map_err(|error| LearnerError::checkpoint(path, error.to_string()))
-}
-
-fn read(dir: &Path, trainee: &mut Trainee) -> Result<TrainerState, LearnerError> {
-    let path = dir.join(STATE_FILE);
-    let text = fs::read(&path).map_err(|error| LearnerError::file(&path, error))?;
-    // By way of a value: enums with a tag do not read numbers out of a text whose digits are all kept.
-    let state: TrainerState = serde_json::from_slice(&text)
-        .and_then(serde_json::from_value)
-        .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
-    if state.format != FORMAT {
-        let reason = format!("has format {}, this program reads {FORMAT}", state.format);
-        return Err(LearnerError::checkpoint(&path, reason));
-    }
-    let kind = trainee.optimizer.config.kind;
-    if state.optimizer.kind != kind {
-        let reason = format!("optimizer.kind was {:?} and is now {kind:?}", state.optimizer.kind);
-        return Err(LearnerError::checkpoint(&path, reason));
-    }
-    if let Some(moments) = &mut trainee.optimizer.moments {
-        let path = dir.join(MOMENTS_FILE);
-        let bytes = fs::read(&path).map_err(|error| LearnerError::file(&path, error))?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
-        let first = read_moment(&path, &file, "first", &moments.first)?;
-        let second = read_moment(&path, &file, "second", &moments.second)?;
-        (moments.first, moments.second) = (first, second);
-    }
-    trainee.optimizer.updates = state.updates;
-    trainee.optimizer.has_moved = true;
-    trainee.version = state.version;
-    Ok(state)
-}
-
-fn read_moment(
-    path: &Path,
-    file: &SafeTensors<'_>,
-    part: &str,
-    like: &Weights<Tensor<2>>,
-) -> Result<Weights<Tensor<2>>, LearnerError> {
-    like.try_map(|name, tensor| {
-        let name = format!("{part}.{name}");
-        let stored = file.tensor(&name).map_err(|error| LearnerError::checkpoint(path, error.to_string()))?;
-        let shape = tensor.dims();
-        if stored.dtype() != Dtype::F32 || stored.shape() != shape {
-            let reason = format!("{name} is {:?} {:?}, not F32 {shape:?}", stored.dtype(), stored.shape());
-            return Err(LearnerError::checkpoint(path, reason));
-        }
-        let (numbers, _) = stored.data().as_chunks::<4>();
-        let values: Vec<f32> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        Ok(Tensor::from_data(TensorData::new(values, shape), &tensor.device()))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use kernels::Decoder;
 
     use super::*;
-    use crate::config::{AdvantageConfig, MismatchConfig, Surrogates};
+    use crate::checkpoint::state::{MOMENTS_FILE, STATE_FILE};
+    use crate::config::{AdvantageConfig, MismatchConfig, SftConfig, Surrogates};
     use crate::testing::{decoder, groups, learner_config, optimizer_config, weights_of};
 
-    fn learner(decoder: Decoder, kind: &str) -> Learner {
-        Learner::new(decoder, learner_config(), optimizer_config(kind), 1.0, 10, None).unwrap()
+    fn learner(decoder: Decoder, kind: &str) -> Trainer {
+        Trainer::new(decoder, learner_config(), optimizer_config(kind), 1.0, 10, None).unwrap()
     }
 
-    fn resumed(dir: &Path) -> Result<Learner, LearnerError> {
+    fn resumed(dir: &Path) -> Result<Trainer, LearnerError> {
         let decoder = Decoder::load(dir, &burn::tensor::Device::flex()).unwrap();
         let mut learner = learner(decoder, "adamw");
-        load_optimizer(dir, &mut learner)?;
+        load(dir, &mut learner, Restore::Everything)?;
         Ok(learner)
     }
 
@@ -343,12 +199,12 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("step-2");
         let mut unbroken = learner(decoder(1), "adamw");
-        unbroken.step(groups()).unwrap();
-        unbroken.step(groups()).unwrap();
+        unbroken.step(&groups()).unwrap();
+        unbroken.step(&groups()).unwrap();
         save(&dir, &unbroken, &[]).unwrap();
         let mut resumed = resumed(&dir).unwrap();
-        assert_eq!((resumed.version(), resumed.trainee.optimizer.updates), (2, 2));
-        let (a, b) = (unbroken.step(groups()).unwrap(), resumed.step(groups()).unwrap());
+        assert_eq!((resumed.version(), resumed.state.optimizer.updates), (2, 2));
+        let (a, b) = (unbroken.step(&groups()).unwrap(), resumed.step(&groups()).unwrap());
         assert_eq!(a.update, b.update);
         assert_eq!(weights_of(unbroken.decoder()), weights_of(resumed.decoder()));
     }
@@ -367,7 +223,7 @@ mod tests {
             ExtraFile::Write { name: "queue.jsonl".to_owned(), content: b"[]".to_vec() },
         ];
         save(&dir, &learner, &extra).unwrap();
-        learner.step(groups()).unwrap();
+        learner.step(&groups()).unwrap();
         save(&dir, &learner, &extra).unwrap();
         assert_eq!(resumed(&dir).unwrap().version(), 1);
         assert_eq!(fs::read(dir.join("tokenizer.json")).unwrap(), b"{}");
@@ -389,9 +245,9 @@ mod tests {
             AdvantageConfig::GrpoLambda { lambda: 0.1 + 0.2, alpha: 1e-7, surrogates: Surrogates::Add };
         config.mismatch = Some(MismatchConfig::Tis { cap: 2.0 });
         let new =
-            || Learner::new(decoder(1), config.clone(), optimizer_config("sgd"), 1.0, 10, None).unwrap();
+            || Trainer::new(decoder(1), config.clone(), optimizer_config("sgd"), 1.0, 10, None).unwrap();
         save(&dir, &new(), &[]).unwrap();
-        let state = load_optimizer(&dir, &mut new()).unwrap();
+        let state = load(&dir, &mut new(), Restore::Everything).unwrap();
         assert_eq!(state.settings, Settings::Learner(config.clone()));
     }
 
@@ -401,7 +257,7 @@ mod tests {
         let dir = home.path().join("step-1");
         let mut learner = learner(decoder(1), "adamw");
         save(&dir, &learner, &[]).unwrap();
-        learner.step(groups()).unwrap();
+        learner.step(&groups()).unwrap();
         // A file cannot lie in a file.
         let refused = [ExtraFile::Write { name: "config.json/file.json".to_owned(), content: Vec::new() }];
         let message = save(&dir, &learner, &refused).unwrap_err().to_string();
@@ -416,7 +272,7 @@ mod tests {
         let dir = home.path().join("step-1");
         save(&dir, &learner(decoder(1), "adamw"), &[]).unwrap();
         let mut other_kind = learner(decoder(1), "sgd");
-        let message = load_optimizer(&dir, &mut other_kind).unwrap_err().to_string();
+        let message = load(&dir, &mut other_kind, Restore::Everything).unwrap_err().to_string();
         assert!(message.contains(STATE_FILE) && message.contains("optimizer.kind"), "{message}");
 
         let moments = dir.join(MOMENTS_FILE);
@@ -436,7 +292,7 @@ mod tests {
         assert!(!dir.join(MOMENTS_FILE).exists());
 
         let config = SftConfig { batch_tokens_max: 64, gradients: Default::default() };
-        let sft = || SftLearner::new(decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
+        let sft = || Trainer::supervised(decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
         let mut trained = sft();
         let sequence = crate::sft::SupervisedSequence {
             prompt_tokens: vec![1, 2],
@@ -445,10 +301,13 @@ mod tests {
         };
         trained.step(&[sequence]).unwrap();
         let dir = home.path().join("sft");
-        save_sft(&dir, &trained, &[]).unwrap();
+        save(&dir, &trained, &[]).unwrap();
         let mut fresh = sft();
-        let state = load_sft_optimizer(&dir, &mut fresh).unwrap();
+        let state = load(&dir, &mut fresh, Restore::Everything).unwrap();
         assert_eq!((fresh.version(), state.updates), (1, 1));
-        assert_eq!(state.settings, Settings::Sft(config));
+        assert_eq!(state.settings, Settings::Sft(config.clone()));
+        let mut begun = sft();
+        let state = load(&dir, &mut begun, Restore::Optimizer).unwrap();
+        assert_eq!((begun.version(), state.version, begun.state.optimizer.updates), (0, 1, 1));
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// An error of the learner. Every one of them is found before the weights change.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnerError {
-    /// A setting that cannot be meant.
+    /// An invalid setting.
     #[error("{key}: {reason}")]
     Config {
         /// The key as it stands in the configuration file.
@@ -60,6 +60,22 @@ pub enum LearnerError {
         key: &'static str,
         /// The folder, and what the operating system says.
         source: kernels::KernelError,
+    },
+    /// Another rank of a data-parallel step found something wrong.
+    #[error("step {step}: rank {rank} could not make the step; its own error says why")]
+    OtherRank {
+        /// The step that nobody made.
+        step: u64,
+        /// The first rank with an error.
+        rank: usize,
+    },
+    /// The ranks of a data-parallel step have lost each other.
+    #[error("step {step}: {source}")]
+    Collective {
+        /// The step that nobody made.
+        step: u64,
+        /// Which rank has ended, or calls something else.
+        source: collective::CollectiveError,
     },
     /// A supervised sequence that cannot be trained on.
     #[error("step {step}, sequence {index}: {reason}")]

@@ -8,28 +8,30 @@ mod error;
 pub mod config;
 
 pub mod advantage;
-pub mod mpt;
 pub mod loss;
+pub mod unit;
 pub mod batch;
 pub mod optimizer;
 
 pub mod report;
-mod selection;
+mod advantage_batch;
 mod refill;
-mod tally;
-mod snapshot;
-mod step;
+mod step_stats;
+mod ranks;
+mod train_state;
+mod trainer;
 pub mod sft;
-pub mod manifest;
 pub mod checkpoint;
 #[cfg(test)]
 mod testing;
 
+pub use checkpoint::manifest;
 pub use config::LearnerConfig;
 pub use error::LearnerError;
 pub use optimizer::OptimizerConfig;
+pub use ranks::deal;
 pub use refill::further_groups;
 pub use report::StepReport;
-pub use sft::SftLearner;
-pub use snapshot::Snapshot;
-pub use step::Learner;
+pub use sft::Supervised;
+pub use train_state::Snapshot;
+pub use trainer::{Objective, PolicyGradient, Trainer, UnitReport};

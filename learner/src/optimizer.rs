@@ -68,7 +68,7 @@ impl OptimizerConfig {
         1e-8
     }
 
-    /// Says which value cannot be meant.
+    /// Says which value is invalid.
     ///
     /// # Errors
     /// [`LearnerError::Config`] with the first key whose value is out of its range.

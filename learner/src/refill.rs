@@ -3,8 +3,8 @@
 
 use trajectory::Group;
 
+use crate::advantage_batch::AdvantageBatch;
 use crate::config::{DynamicSampling, LearnerConfig};
-use crate::selection::Selection;
 
 /// How many further groups a step wants that has `groups`; 0 where they are enough, where the bound is reached, and
 /// where nothing is refilled. `weights` are the factors of the rewards by name, where their advantages are combined.
@@ -18,8 +18,8 @@ pub fn further_groups(config: &LearnerConfig, weights: &[(String, f64)], groups:
     if config.dynamic_sampling != DynamicSampling::Refill {
         return 0;
     }
-    let Ok(selection) = Selection::new(0, groups, config, weights) else { return 0 };
-    let missing = config.groups_per_step.saturating_sub(selection.live_groups());
+    let Ok(batch) = AdvantageBatch::new(0, groups, config, weights) else { return 0 };
+    let missing = config.groups_per_step.saturating_sub(batch.live_groups());
     missing.min(config.step_groups_max().saturating_sub(groups.len()))
 }
 

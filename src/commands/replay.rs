@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use kernels::Decoder;
-use learner::{Learner, StepReport, further_groups};
+use learner::{StepReport, Trainer, further_groups};
 use rollout::{Group, read_groups};
 
 use crate::cli::ReplayArgs;
@@ -39,7 +39,7 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
         _ => None,
     };
     let batches = batches(groups, &config);
-    let learner = Learner::new(
+    let learner = Trainer::new(
         decoder,
         config.learner.clone(),
         config.optimizer.clone(),
@@ -91,7 +91,7 @@ struct Batches {
     left: usize,
 }
 
-fn run(config: &ReplayConfig, mut learner: Learner, batches: Batches, folder: &RunFolder) -> Result<()> {
+fn run(config: &ReplayConfig, mut learner: Trainer, batches: Batches, folder: &RunFolder) -> Result<()> {
     let mut metrics = MetricsWriter::create(folder.path())?;
     let tokenizer_files = tokenizer_files(&config.model.path)?;
     if batches.left > 0 {
@@ -103,7 +103,7 @@ fn run(config: &ReplayConfig, mut learner: Learner, batches: Batches, folder: &R
     let mut learned_steps = 0;
     let steps = batches.steps.len();
     for batch in batches.steps {
-        let report = learner.step(batch)?;
+        let report = learner.step(&batch)?;
         let mut step = StepMetrics::default();
         step.add_step(&report);
         metrics.record(report.version, &step.into_values(), &[])?;

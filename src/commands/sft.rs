@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use kernels::{DecoderConfig, Precision};
-use learner::SftLearner;
 use learner::checkpoint::ExtraFile;
-use learner::sft::{SftConfig, SupervisedSequence};
+use learner::config::SftConfig;
+use learner::sft::SupervisedSequence;
+use learner::{Supervised, Trainer};
 use rewards::{DemonstrationConfig, Split};
 use rollout::{DataConfig, Demonstration, DemonstrationNeeds, Learn, Needs, PromptSource, Survey, Text};
 
@@ -72,7 +73,7 @@ pub fn sft(args: &SftArgs) -> Result<()> {
     let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, gradients };
     let steps = config.sft.steps_max;
     let Model { decoder, tokenizer_files, .. } = model;
-    let learner = SftLearner::new(decoder, cuts, config.optimizer.clone(), steps)?;
+    let learner = Trainer::supervised(decoder, cuts, config.optimizer.clone(), steps)?;
     let demonstrations = prompts.demonstrations;
     let metrics = MetricsWriter::create(folder.path())?;
     let shutdown = Shutdown::listen(|| {})?;
@@ -192,7 +193,7 @@ impl Demonstrations {
 
 struct WarmStart<'a> {
     config: &'a SftRunConfig,
-    learner: SftLearner,
+    learner: Trainer<Supervised>,
     evaluator: Option<Evaluator>,
     tokenizer_files: Vec<ExtraFile>,
     folder: RunFolder,
@@ -286,7 +287,7 @@ impl WarmStart<'_> {
 
     fn save(&self) -> Result<PathBuf> {
         let path = self.folder.checkpoint(self.learner.version());
-        learner::checkpoint::save_sft(&path, &self.learner, &self.tokenizer_files)?;
+        learner::checkpoint::save(&path, &self.learner, &self.tokenizer_files)?;
         checkpoints::prune(&self.folder, &self.config.checkpoint)?;
         Ok(path)
     }

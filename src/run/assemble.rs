@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use kernels::sampling::SamplingConfig;
 use kernels::{Decoder, Device};
-use learner::Learner;
+use learner::Trainer;
+use learner::checkpoint::Restore;
 use rollout::faults;
 use rollout::{
     Actor, ActorContext, Bell, Ends, Intake, Pacing, Pulses, ReplayQueue, Scorer, Single, Text, WeightsCell,
@@ -81,7 +82,7 @@ pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome>
 
 /// What a run is made of, before it has a folder.
 struct Parts {
-    learner: Learner,
+    learner: Trainer,
     evaluator: Option<Evaluator>,
     actors: Actors,
     model: ModelRest,
@@ -120,18 +121,18 @@ impl Parts {
     }
 }
 
-fn new_learner(config: &RunConfig, decoder: Decoder, start: &RunStart, device: &Device) -> Result<Learner> {
+fn new_learner(config: &RunConfig, decoder: Decoder, start: &RunStart, device: &Device) -> Result<Trainer> {
     let reference = match (&config.learner.kl.enabled, &config.learner.kl.reference) {
         (true, Some(path)) => Some(Decoder::load(path, device)?),
         _ => None,
     };
     let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
     let mut learner =
-        Learner::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?;
+        Trainer::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?;
     if let Some(point) = &start.point {
-        learner::checkpoint::load_optimizer(&point.folder, &mut learner)?;
+        learner::checkpoint::load(&point.folder, &mut learner, Restore::Everything)?;
     } else if let Some(moments) = &start.moments {
-        learner::checkpoint::load_moments(moments, &mut learner)?;
+        learner::checkpoint::load(moments, &mut learner, Restore::Optimizer)?;
     }
     Ok(learner.with_reward_weights(reward_weights(&config.rewards)))
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use learner::checkpoint::ExtraFile;
-use learner::{Learner, StepReport};
+use learner::{StepReport, Trainer};
 use rollout::faults::{self, Point};
 use rollout::{ActorReport, Group, Pulse, ReplayQueue, StepRequest, WeightsCell};
 
@@ -29,7 +29,7 @@ const BENCH_STEPS_FACTOR: u64 = 2;
 /// Everything on the learner's side of the queue.
 pub(super) struct Run<'a> {
     pub(super) config: &'a RunConfig,
-    pub(super) learner: Learner,
+    pub(super) learner: Trainer,
     pub(super) evaluator: Option<Evaluator>,
     pub(super) output: RunOutput,
     pub(super) queue: Arc<ReplayQueue>,
@@ -171,7 +171,7 @@ impl Run<'_> {
     fn learn(&mut self, groups: &[Group]) -> Result<StepReport> {
         self.pulse.works(&format!("learns, step {}", self.learner.version() + 1));
         faults::pass(Point::Learner)?;
-        let report = match self.learner.step(groups.to_vec()) {
+        let report = match self.learner.step(groups) {
             Ok(report) => report,
             Err(error) => return Err(self.save_failed_batch(groups, error.into())),
         };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use kernels::{Decoder, Weights};
-use learner::{Learner, LearnerConfig, OptimizerConfig, StepReport};
+use learner::{LearnerConfig, OptimizerConfig, StepReport, Trainer};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -119,12 +119,12 @@ fn step(
     let reference = case.kl.then(|| load("reference"));
     let config = case.learner_config(constants, cut);
     let optimizer = case.optimizer_config(constants);
-    let mut learner = Learner::new(load("model"), config, optimizer, constants.temperature, 1, reference)
+    let mut learner = Trainer::new(load("model"), config, optimizer, constants.temperature, 1, reference)
         .expect("the fixture's settings are sound");
     let groups =
         rollout::read_groups(&replay_dir().join("completions.jsonl")).expect("the fixture's recording");
     let before = numbers(&learner.decoder().weights);
-    let report = learner.step(groups).expect("the fixture's groups can be trained on");
+    let report = learner.step(&groups).expect("the fixture's groups can be trained on");
     let mut change = numbers(&learner.decoder().weights);
     for (name, values) in &mut change {
         for (value, before) in values.iter_mut().zip(&before[name]) {

@@ -8,7 +8,8 @@ use crate::binary::repository;
 use crate::source::{Source, collect, functions, mask, members, source_folders, sources, tuple_parameters};
 
 /// Who may depend on whom, for tests too; the root may on all others.
-const EDGES: [(&str, &str); 7] = [
+const EDGES: [(&str, &str); 8] = [
+    ("learner", "collective"),
     ("learner", "kernels"),
     ("learner", "trajectory"),
     ("rewards", "trajectory"),

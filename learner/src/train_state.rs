@@ -19,7 +19,7 @@ pub struct Snapshot {
 
 /// Weights in training.
 #[derive(Debug)]
-pub(crate) struct Trainee {
+pub(crate) struct TrainState {
     pub(crate) decoder: Arc<Decoder>,
     pub(crate) optimizer: Optimizer,
     pub(crate) version: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Update {
     pub(crate) learning_rate: f64,
 }
 
-impl Trainee {
+impl TrainState {
     pub(crate) fn new(
         decoder: Decoder,
         optimizer: OptimizerConfig,
@@ -50,7 +50,7 @@ impl Trainee {
         Snapshot { version: self.version, decoder: Arc::clone(&self.decoder) }
     }
 
-    /// One optimizer step of a gradient that is 0, to the bit as [`Trainee::update`] makes it.
+    /// One optimizer step of a gradient that is 0, to the bit as [`TrainState::update`] makes it.
     pub(crate) fn update_without_gradient(&mut self) -> Update {
         let learning_rate = self.optimizer.config.learning_rate_at(self.version, self.steps_total);
         if self.optimizer.rests_without_gradient() {

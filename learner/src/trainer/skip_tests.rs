@@ -2,50 +2,56 @@
 
 use proptest::prelude::*;
 use serde_json::json;
+use trajectory::Group;
 
+use super::plan::{Planned, units_of};
 use super::*;
+use crate::advantage_batch::AdvantageBatch;
 use crate::config::{
-    AdvantageConfig, Combine, DynamicSampling, GradientsConfig, ImportanceKind, MismatchConfig, MptScope,
-    StreambpConfig, Surrogates,
+    AdvantageConfig, Combine, DynamicSampling, GradientsConfig, ImportanceKind, LearnerConfig,
+    MismatchConfig, MptScope, StreambpConfig, Surrogates,
 };
-use crate::report::{SkippedReport, StepValues};
+use crate::optimizer::OptimizerConfig;
+use crate::report::{SkippedReport, StepSeconds, StepValues, UpdateReport};
 use crate::testing::{
     Member, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
 };
 
-fn learner(config: LearnerConfig, optimizer: &str) -> Learner {
+fn learner(config: LearnerConfig, optimizer: &str) -> Trainer {
     let reference = config.kl.enabled.then(|| decoder(2));
-    Learner::new(decoder(1), config, optimizer_config(optimizer), 0.85, 10, reference).unwrap()
+    Trainer::new(decoder(1), config, optimizer_config(optimizer), 0.85, 10, reference).unwrap()
 }
 
 /// A step in which completions without a slope go through as well, behind the others or packed among them.
-fn whole_step(learner: &mut Learner, groups: &[Group], apart: bool) -> UpdateReport {
+fn whole_step(learner: &mut Trainer, groups: &[Group], apart: bool) -> UpdateReport {
     let version = learner.version();
-    let selection = Selection::new(version, groups, &learner.config, &[]).unwrap();
-    let positive = learner.config.mpt.enabled.then_some(learner.config.mpt.positive);
-    let completions = selection.trained(version, positive).unwrap();
-    let mut seconds = StepSeconds::default();
-    let mut plan = learner.plan(completions, &mut seconds);
+    let batch = AdvantageBatch::new(version, groups, &learner.objective.config, &[]).unwrap();
+    let positive = learner.objective.config.mpt.enabled.then_some(learner.objective.config.mpt.positive);
+    let mut plan = learner.plan(batch.trained(version, positive).unwrap());
     let silent = std::mem::take(&mut plan.silent);
     if apart {
         let offset = plan.completions.len();
-        for mut batch in learner.packed(&silent) {
-            batch.rows.iter_mut().for_each(|row| row.sequence += offset);
+        for mut batch in learner.packed(&units_of(&silent)) {
+            batch.rows.iter_mut().for_each(|row| row.unit += offset);
             plan.batches.push(batch);
         }
-        plan.completions.extend(silent);
-    } else {
-        plan.completions.extend(silent);
-        plan.completions.sort_by_key(|trained| (trained.group.id, trained.member));
-        plan.batches = learner.packed(&plan.completions);
     }
-    let (report, _) = learner.train(&plan, &mut seconds).unwrap();
-    learner.trainee.version += 1;
+    plan.completions.extend(silent);
+    if !apart {
+        plan.completions.sort_by_key(|trained| (trained.group.id, trained.member));
+    }
+    plan.units = units_of(&plan.completions);
+    if !apart {
+        plan.batches = learner.packed(&plan.units);
+    }
+    let (Planned { plan, .. }, totals) = learner.totals(Ok(Planned { batch, plan })).unwrap();
+    let report = learner.train(&plan, &totals, &mut StepSeconds::default()).unwrap().report;
+    learner.state.version += 1;
     report
 }
 
 /// Bits, so that zeros of either sign are told apart.
-fn bits(learner: &Learner) -> Vec<u32> {
+fn bits(learner: &Trainer) -> Vec<u32> {
     weights_of(learner.decoder()).into_iter().map(f32::to_bits).collect()
 }
 
@@ -111,7 +117,7 @@ proptest! {
                 group(id as u64, 1 + id, &members)
             })
             .collect();
-        let steps = |optimizer: &str, step: &mut dyn FnMut(&mut Learner, &[Group]) -> UpdateReport| {
+        let steps = |optimizer: &str, step: &mut dyn FnMut(&mut Trainer, &[Group]) -> UpdateReport| {
             let mut learner = learner(config.clone(), optimizer);
             let first = group(9, 2, &[(true, 0.0, 12), (false, 0.0, 4)]);
             step(&mut learner, &[first]);
@@ -119,7 +125,7 @@ proptest! {
             (report, learner)
         };
         let mut skip =
-            |learner: &mut Learner, groups: &[Group]| learner.step(groups.to_vec()).unwrap().update.unwrap();
+            |learner: &mut Trainer, groups: &[Group]| learner.step(groups).unwrap().update.unwrap();
         let skipping = steps("adamw", &mut skip);
         let apart = steps("adamw", &mut |learner, groups| whole_step(learner, groups, true));
         prop_assert!(bits(&skipping.1) == bits(&apart.1));
@@ -152,10 +158,10 @@ fn a_step_of_dead_groups_goes_through_no_pass() {
         config.mpt = serde_json::from_value(json!({"enabled": true, "scope": "batch"})).unwrap();
         let (mut skipping, mut whole) = (learner(config.clone(), optimizer), learner(config, optimizer));
         for learner in [&mut skipping, &mut whole] {
-            learner.step(groups()).unwrap();
+            learner.step(&groups()).unwrap();
         }
         let before = bits(&skipping);
-        let report = skipping.step(dead_groups()).unwrap();
+        let report = skipping.step(&dead_groups()).unwrap();
         whole_step(&mut whole, &dead_groups(), true);
         assert_eq!(bits(&skipping), bits(&whole), "{optimizer}");
         // A momentum goes on where there is one.
@@ -175,13 +181,13 @@ fn a_step_of_dead_groups_goes_through_no_pass() {
 fn an_update_without_a_gradient_is_that_of_a_gradient_of_zeros() {
     for (optimizer, weight_decay) in [("adamw", 0.0), ("adamw", 0.1), ("sgd", 0.0), ("sgd", 0.1)] {
         let optimizer = OptimizerConfig { weight_decay, ..optimizer_config(optimizer) };
-        let new = || Learner::new(decoder(1), learner_config(), optimizer.clone(), 0.85, 10, None).unwrap();
+        let new = || Trainer::new(decoder(1), learner_config(), optimizer.clone(), 0.85, 10, None).unwrap();
         let (mut skipping, mut whole) = (new(), new());
         for groups in [dead_groups(), dead_groups(), groups(), dead_groups()] {
-            skipping.step(groups.clone()).unwrap();
+            skipping.step(&groups).unwrap();
             whole_step(&mut whole, &groups, true);
             assert_eq!(bits(&skipping), bits(&whole), "{optimizer:?}");
-            assert_eq!(skipping.trainee.optimizer.updates, whole.trainee.optimizer.updates);
+            assert_eq!(skipping.state.optimizer.updates, whole.state.optimizer.updates);
         }
     }
 }
@@ -193,7 +199,7 @@ fn a_completion_that_is_masked_as_a_whole_is_counted() {
     config.mpt = serde_json::from_value(json!({"enabled": true, "tau": 0.0, "sigma": 100.0})).unwrap();
     let (mut masked, mut whole) = (learner(config.clone(), "sgd"), learner(config, "sgd"));
     let one = group(5, 2, &[(true, 0.0, 12), (false, 0.0, 5), (true, 0.0, 3)]);
-    let update = masked.step(vec![one.clone()]).unwrap().update.unwrap();
+    let update = masked.step(std::slice::from_ref(&one)).unwrap().update.unwrap();
     assert_eq!((update.completions_zero_slope, update.skipped.completions), (2, 0));
     assert_eq!(update.tokens.unwrap().mpt.unwrap().masked_fraction, 15.0 / 20.0);
     whole_step(&mut whole, &[one], true);
@@ -209,7 +215,7 @@ fn what_became_of_each_completion_is_told() {
             let section = json!({"enabled": true, "coefficient": 0.01, "reference": "a model"});
             config.kl = serde_json::from_value(section).unwrap();
         }
-        learner(config, "sgd").step(groups()).unwrap().uses
+        learner(config, "sgd").step(&groups()).unwrap().uses
     };
     let of = |trained, dead| [[trained; 3], [dead; 3], [dead; 3]].concat();
     assert_eq!(uses(DynamicSampling::Off, false), of(Trained, ZeroAdvantage));

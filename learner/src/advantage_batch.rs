@@ -6,57 +6,98 @@ use std::collections::BTreeMap;
 use trajectory::{Completion, CompletionUse, Group, ScoredCompletion};
 
 use crate::advantage::{
-    self, GroupAdvantages, GroupOutcome, GroupRole, GroupVariance, MissingCorrectness, RewardTerm, mean_std,
+    self, GroupAdvantages, GroupOutcome, GroupRole, GroupStanding, GroupVariance, MissingCorrectness,
+    RewardTerm, mean_std,
 };
 use crate::config::{AdvantageConfig, DynamicSampling, LearnerConfig, MptPositive};
 use crate::error::LearnerError;
-use crate::loss::Objective;
+use crate::loss::Loss;
 use crate::report::{
     DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RefillReport, RewardReport,
     Spread, StepValues, StoppedBy, mean_of,
 };
+use crate::unit::{Tokens, UnitCompletion};
 
 /// A completion with all that the loss needs to know of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TrainedCompletion<'a> {
-    pub(crate) completion: &'a Completion,
     pub(crate) group: &'a Group,
     pub(crate) member: usize,
-    pub(crate) ids: Vec<u32>,
-    pub(crate) actor_logprobs: Vec<f32>,
     pub(crate) advantage: f64,
     /// Whether the mask may touch it.
     pub(crate) positive: bool,
 }
 
-impl TrainedCompletion<'_> {
+impl<'a> TrainedCompletion<'a> {
+    fn completion(&self) -> &'a Completion {
+        &self.group.completions[self.member].completion
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
+        self.completion().token_count()
+    }
+
+    /// Its part of a unit.
+    pub(crate) fn in_unit(&self) -> UnitCompletion<'a> {
+        let completion = self.completion();
+        UnitCompletion {
+            prompt: &completion.prompt.tokens,
+            tokens: Tokens::Drawn(&completion.contexts[0].spans[1..]),
+            given: &[],
+            advantage: self.advantage,
+            positive: self.positive,
+        }
+    }
+
     /// An error that names this completion.
     pub(crate) fn not_finite(&self, step: u64, quantity: &'static str, value: f64) -> LearnerError {
-        not_finite((step, self.group, self.member), quantity, value)
+        CompletionAt { step, group: self.group, member: self.member }.not_finite(quantity, value)
     }
 }
 
 /// The groups of a step with their advantages.
-pub(crate) struct Selection<'a> {
+pub(crate) struct AdvantageBatch<'a> {
     pub(crate) groups: &'a [Group],
     outcomes: Vec<GroupOutcome>,
     pub(crate) advantages: Vec<GroupAdvantages>,
     dynamic_sampling: DynamicSampling,
 }
 
-impl<'a> Selection<'a> {
-    /// Computes the advantages of the groups, which [`check_groups`] has checked, of the step that trains
-    /// `step`. `weights` are the factors of the rewards by name, where each has an advantage of its own.
+/// What the advantages of the groups are made from, in their order. `weights` are the factors of the rewards by name,
+/// where each has an advantage of its own.
+pub(crate) fn outcomes(
+    step: u64,
+    groups: &[Group],
+    weights: &[(String, f64)],
+) -> Result<Vec<GroupOutcome>, LearnerError> {
+    groups.iter().map(|group| outcome_of(step, group, weights)).collect()
+}
+
+impl<'a> AdvantageBatch<'a> {
+    /// Computes the advantages of the groups, which [`check_groups`] has checked, of the step that trains `step`, where
+    /// these are all groups of the step.
     pub(crate) fn new(
         step: u64,
         groups: &'a [Group],
         config: &LearnerConfig,
         weights: &[(String, f64)],
     ) -> Result<Self, LearnerError> {
-        let outcomes =
-            groups.iter().map(|group| outcome_of(step, group, weights)).collect::<Result<Vec<_>, _>>()?;
-        let advantages = advantage::advantages(&config.advantage, &outcomes).map_err(|missing| {
-            let MissingCorrectness { group, member } = missing;
+        let outcomes = outcomes(step, groups, weights)?;
+        let standings: Vec<GroupStanding> = outcomes.iter().map(GroupStanding::of).collect();
+        let roles = advantage::roles(&config.advantage, &standings);
+        Self::in_roles(step, groups, outcomes, config, &roles)
+    }
+
+    /// Computes the advantages of groups with these outcomes, whose roles among all groups of the step are known.
+    pub(crate) fn in_roles(
+        step: u64,
+        groups: &'a [Group],
+        outcomes: Vec<GroupOutcome>,
+        config: &LearnerConfig,
+        roles: &[GroupRole],
+    ) -> Result<Self, LearnerError> {
+        let advantages = advantage::advantages_in_roles(&config.advantage, &outcomes, roles);
+        let advantages = advantages.map_err(|MissingCorrectness { group, member }| {
             let reason =
                 format!("completion {member} has no correctness, which grpo_lambda shapes rewards by");
             group_error(step, &groups[group], reason)
@@ -88,7 +129,7 @@ impl<'a> Selection<'a> {
                         group_error(step, group, reason)
                     })?,
                 };
-                trained.push(trained_completion((group, member), scored, advantage, positive));
+                trained.push(TrainedCompletion { group, member, advantage, positive });
             }
         }
         Ok(trained)
@@ -112,13 +153,13 @@ impl<'a> Selection<'a> {
     }
 
     /// What becomes of each completion, in the order of groups and members.
-    pub(crate) fn uses(&self, objective: &Objective) -> Vec<CompletionUse> {
+    pub(crate) fn uses(&self, loss: &dyn Loss) -> Vec<CompletionUse> {
         let of_group = |group: &GroupAdvantages| {
             let drops = self.drops(group);
-            let of = |advantage: &f64| match (drops, objective.may_have_slope(*advantage)) {
+            let of = |advantage: &f64| match (drops, loss.has_no_slope(*advantage)) {
                 (true, _) => CompletionUse::Dropped,
-                (false, false) => CompletionUse::ZeroAdvantage,
-                (false, true) => CompletionUse::Trained,
+                (false, true) => CompletionUse::ZeroAdvantage,
+                (false, false) => CompletionUse::Trained,
             };
             group.advantages.iter().map(of).collect::<Vec<_>>()
         };
@@ -151,7 +192,8 @@ impl<'a> Selection<'a> {
         RewardReport {
             mean: mean_of(rewards()).unwrap_or(0.0),
             std: mean_of(group_stds).unwrap_or(0.0),
-            frac_zero_std: self.outcomes.iter().filter(equal).count() as f64 / self.groups.len() as f64,
+            frac_zero_std: self.outcomes.iter().filter(equal).count() as f64
+                / self.groups.len().max(1) as f64,
             shaped_mean: mean_of(shaped).unwrap_or(0.0),
             accuracy: mean_of(right),
             parts: self.part_reports(),
@@ -176,7 +218,7 @@ impl<'a> Selection<'a> {
             |wanted: bool| self.scored().filter(move |scored| correct(scored) == Some(wanted)).map(length_of);
         LengthReport {
             all: spread(self.scored().map(length_of)),
-            clipped_ratio: truncated as f64 / self.scored().count() as f64,
+            clipped_ratio: truncated as f64 / self.scored().count().max(1) as f64,
             stopped_by: StoppedBy::of(self.scored().map(|scored| scored.completion.finish)),
             correct: mean_of(lengths(true)),
             incorrect: mean_of(lengths(false)),
@@ -187,7 +229,7 @@ impl<'a> Selection<'a> {
     pub(crate) fn off_policy_report(&self, version: u64) -> OffPolicyReport {
         let completions = || self.scored().map(|scored| &scored.completion);
         let behind = |of: u64| version as f64 - of as f64;
-        let count = completions().count() as f64;
+        let count = completions().count().max(1) as f64;
         let spans = || completions().map(|completion| completion.version_count() as f64);
         let segments = || completions().map(|completion| completion.segment_count() as f64);
         OffPolicyReport {
@@ -229,9 +271,9 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// A spread over the completions of a step, of which there is at least one in each group.
+/// A spread over the completions of a step; 0 where this rank of several has none.
 fn spread(values: impl IntoIterator<Item = f64>) -> Spread {
-    Spread::of(values).expect("a step has groups and every group was checked to have completions")
+    Spread::of(values).unwrap_or(Spread { mean: 0.0, min: 0.0, max: 0.0 })
 }
 
 fn correct(scored: &ScoredCompletion) -> Option<bool> {
@@ -265,30 +307,27 @@ fn outcome_of(step: u64, group: &Group, weights: &[(String, f64)]) -> Result<Gro
     })
 }
 
-fn trained_completion<'a>(
-    (group, member): (&'a Group, usize),
-    scored: &'a ScoredCompletion,
-    advantage: f64,
-    positive: bool,
-) -> TrainedCompletion<'a> {
-    let completion = &scored.completion;
-    let (ids, actor_logprobs) = completion.tokens().map(|token| (token.id, token.logprob)).unzip();
-    TrainedCompletion { completion, group, member, ids, actor_logprobs, advantage, positive }
-}
-
 fn group_error(step: u64, group: &Group, reason: String) -> LearnerError {
     LearnerError::Group { step, group: group.id, prompt: group.prompt.id.clone(), reason }
 }
 
-fn not_finite(place: (u64, &Group, usize), quantity: &'static str, value: f64) -> LearnerError {
-    let (step, group, member) = place;
-    LearnerError::NotFinite {
-        step,
-        group: group.id,
-        prompt: group.prompt.id.clone(),
-        member,
-        quantity,
-        value,
+/// Names a completion in an error.
+struct CompletionAt<'a> {
+    step: u64,
+    group: &'a Group,
+    member: usize,
+}
+
+impl CompletionAt<'_> {
+    fn not_finite(&self, quantity: &'static str, value: f64) -> LearnerError {
+        LearnerError::NotFinite {
+            step: self.step,
+            group: self.group.id,
+            prompt: self.group.prompt.id.clone(),
+            member: self.member,
+            quantity,
+            value,
+        }
     }
 }
 
@@ -331,7 +370,7 @@ fn check_group(step: u64, group: &Group, vocabulary: usize) -> Result<(), Learne
         }
         let reward = scored.reward.total;
         if !reward.is_finite() {
-            return Err(not_finite((step, group, member), "the reward", reward));
+            return Err(CompletionAt { step, group, member }.not_finite("the reward", reward));
         }
         let mut values = std::iter::once(reward).chain(scored.reward.parts.values().copied());
         if let Some(large) = values.find(|value| value.is_finite() && value.abs() > REWARD_MAX) {
@@ -342,7 +381,7 @@ fn check_group(step: u64, group: &Group, vocabulary: usize) -> Result<(), Learne
         }
         if let Some(token) = scored.completion.tokens().find(|token| !token.logprob.is_finite()) {
             let value = f64::from(token.logprob);
-            return Err(not_finite((step, group, member), "an actor's log-probability", value));
+            return Err(CompletionAt { step, group, member }.not_finite("an actor's log-probability", value));
         }
     }
     Ok(())

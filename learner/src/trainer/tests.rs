@@ -6,19 +6,19 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     AdvantageConfig, Combine, DynamicSampling, GradientsConfig, ImportanceKind, LayerInputsPlace,
-    MismatchConfig, MptPositive, MptScope, StreambpConfig, Surrogates,
+    LearnerConfig, MismatchConfig, MptPositive, MptScope, StreambpConfig, Surrogates,
 };
 use crate::report::{SkippedReport, Spread};
 use crate::testing::{
     Member, VOCABULARY, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
 };
 
-fn learner(config: LearnerConfig) -> Learner {
-    Learner::new(decoder(1), config, optimizer_config("sgd"), 0.85, 10, None).unwrap()
-}
-
 fn streambp(config: &mut LearnerConfig) -> &mut StreambpConfig {
     config.gradients.streambp_mut().unwrap()
+}
+
+fn learner(config: LearnerConfig) -> Trainer {
+    Trainer::new(decoder(1), config, optimizer_config("sgd"), 0.85, 10, None).unwrap()
 }
 
 /// Every method on, with thresholds that part the small model's distributions.
@@ -44,13 +44,13 @@ fn weighted_config() -> LearnerConfig {
     config
 }
 
-fn full_learner(config: LearnerConfig) -> Learner {
-    Learner::new(decoder(1), config, optimizer_config("sgd"), 0.85, 10, Some(decoder(2))).unwrap()
+fn full_learner(config: LearnerConfig) -> Trainer {
+    Trainer::new(decoder(1), config, optimizer_config("sgd"), 0.85, 10, Some(decoder(2))).unwrap()
 }
 
 #[test]
 fn the_on_policy_loss_is_the_token_mean_of_the_advantages() {
-    let report = learner(learner_config()).step(groups()).unwrap();
+    let report = learner(learner_config()).step(&groups()).unwrap();
     // Group 0 has rewards 1.5, 0 and 0.1 on 7, 2 and 9 tokens; the advantages of the others are 0.
     let rewards = [1.5, 0.0, 0.1];
     let (mean, std) = crate::advantage::mean_std(&rewards);
@@ -75,7 +75,7 @@ fn layer_inputs_without_a_place_stop_the_step_before_the_weights_change() {
     chunks.layer_inputs_dir = Some("/no/such/folder".into());
     let mut learner = learner(config);
     let before = weights_of(learner.decoder());
-    let message = learner.step(groups()).unwrap_err().to_string();
+    let message = learner.step(&groups()).unwrap_err().to_string();
     let expected = "step 0: learner.gradients.layer_inputs_dir: /no/such/folder: ";
     assert!(message.starts_with(expected), "{message}");
     assert_eq!((weights_of(learner.decoder()), learner.version()), (before, 0));
@@ -89,7 +89,7 @@ fn layer_inputs_in_a_file_make_the_same_step() {
         let chunks = streambp(&mut config);
         (chunks.layer_inputs, chunks.layer_inputs_dir) = (place, dir.map(Into::into));
         let mut learner = full_learner(config);
-        learner.step(groups()).unwrap();
+        learner.step(&groups()).unwrap();
         weights_of(learner.decoder())
     };
     let memory = step(LayerInputsPlace::Memory, None);
@@ -103,7 +103,7 @@ fn no_cut_changes_the_update() {
         let mut config = full_config();
         config.gradients = GradientsConfig::Whole {};
         let mut learner = full_learner(config);
-        let update = learner.step(groups()).unwrap().update.unwrap();
+        let update = learner.step(&groups()).unwrap().update.unwrap();
         let tokens = update.tokens.unwrap();
         assert!(tokens.mpt.unwrap().masked_fraction > 0.0, "the mask must be in play: {update:?}");
         assert!(tokens.clip.low > 0.0 && tokens.clip.high > 0.0, "the limits must be in play: {update:?}");
@@ -115,7 +115,7 @@ fn no_cut_changes_the_update() {
         streambp(&mut config).layer_chunk_tokens = layer_chunk;
         streambp(&mut config).head_chunk_tokens = head_chunk;
         let mut learner = full_learner(config);
-        let update = learner.step(groups()).unwrap().update.unwrap();
+        let update = learner.step(&groups()).unwrap().update.unwrap();
         let error = relative_error(&weights_of(learner.decoder()), &whole.1);
         assert!(error < 1e-5, "budget {tokens}, chunks {layer_chunk} and {head_chunk}: {error}");
         assert!((update.loss - whole.0.loss).abs() < 1e-6, "{} and {}", update.loss, whole.0.loss);
@@ -134,7 +134,7 @@ fn no_cut_changes_a_weighted_update() {
         streambp(&mut config).layer_chunk_tokens = layer_chunk;
         streambp(&mut config).head_chunk_tokens = head_chunk;
         let mut learner = full_learner(config);
-        let update = learner.step(groups()).unwrap().update.unwrap();
+        let update = learner.step(&groups()).unwrap().update.unwrap();
         (update, weights_of(learner.decoder()))
     };
     let whole = step((1000, 1000, 1000));
@@ -164,10 +164,10 @@ fn the_weighted_loss_is_that_of_the_tokens() {
         let mut config = learner_config();
         config.advantage = advantage;
         let mut plain = learner(config.clone());
-        let advantages = plain.step(groups()).unwrap().values.advantages;
+        let advantages = plain.step(&groups()).unwrap().values.advantages;
         config.mismatch = Some(MismatchConfig::Tis { cap: 1.25 });
         let mut weighted = learner(config);
-        let chunks = weighted.chunk_plan();
+        let chunks = weighted.passes.chunk_plan();
         let (mut loss, mut weights, mut capped, mut tokens) = (0.0, 0.0, 0.0, 0.0);
         let groups = groups();
         let completions = groups.iter().flat_map(|group| &group.completions);
@@ -187,7 +187,7 @@ fn the_weighted_loss_is_that_of_the_tokens() {
             }
         }
         let (weights, capped) = (weights / tokens, capped / tokens);
-        let update = weighted.step(groups).unwrap().update.unwrap();
+        let update = weighted.step(&groups).unwrap().update.unwrap();
         assert!((update.loss - loss).abs() < 1e-5, "{} is not {loss}", update.loss);
         let report = update.tokens.unwrap();
         let tis = report.tis.unwrap();
@@ -209,7 +209,8 @@ fn equal_weights_scale_the_update() {
         let prompt = one.prompt.tokens.clone();
         for scored in &mut one.completions {
             let ids = [&prompt[..], &scored.completion.token_ids()].concat();
-            let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &learner.chunk_plan());
+            let stats =
+                token_stats(learner.decoder(), &Packed::new([&ids[..]]), &learner.passes.chunk_plan());
             let tokens = scored.completion.segments_mut().flat_map(|segment| &mut segment.tokens);
             for (place, token) in tokens.enumerate() {
                 token.logprob = stats.logprobs[prompt.len() - 1 + place] - 1.5_f32.ln();
@@ -220,7 +221,7 @@ fn equal_weights_scale_the_update() {
     let change = |mismatch| {
         let mut learner = learner(LearnerConfig { mismatch, ..learner_config() });
         let before = weights_of(learner.decoder());
-        learner.step(vec![one.clone()]).unwrap();
+        learner.step(std::slice::from_ref(&one)).unwrap();
         let changes = weights_of(learner.decoder()).into_iter().zip(before).map(|(now, then)| now - then);
         changes.collect::<Vec<f32>>()
     };
@@ -240,7 +241,7 @@ fn a_mask_over_the_step_goes_by_the_entropy_of_the_step() {
         config.mpt.scope = MptScope::Batch;
         config.mpt.sigma = sigma;
         config.batch_tokens_max = 20;
-        let report = full_learner(config).step(groups()).unwrap();
+        let report = full_learner(config).step(&groups()).unwrap();
         (report.update.unwrap().tokens.unwrap(), report.seconds.statistics)
     };
     let (open, seconds) = entropies_below(10.0);
@@ -257,12 +258,12 @@ fn dropped_groups_are_in_no_denominator() {
     let mut config = learner_config();
     config.dynamic_sampling = DynamicSampling::Drop;
     let mut dropping = learner(config);
-    let report = dropping.step(groups()).unwrap();
+    let report = dropping.step(&groups()).unwrap();
     assert_eq!((report.dead.all_correct, report.dead.all_wrong, report.dead.all_equal), (1, 1, 0));
     assert_eq!(report.dropped_groups, 2);
     assert_eq!(report.update.unwrap().completion_tokens, 7 + 2 + 9);
     let mut alone = learner(learner_config());
-    let alone_report = alone.step(groups().into_iter().take(1).collect()).unwrap();
+    let alone_report = alone.step(&groups()[..1]).unwrap();
     assert_eq!(report.update, alone_report.update);
     assert_eq!(weights_of(dropping.decoder()), weights_of(alone.decoder()));
 }
@@ -273,7 +274,7 @@ fn a_step_without_a_live_group_leaves_the_weights_and_raises_the_version() {
     config.dynamic_sampling = DynamicSampling::Drop;
     let mut learner = learner(config);
     let before = weights_of(learner.decoder());
-    let report = learner.step(groups().into_iter().skip(1).collect()).unwrap();
+    let report = learner.step(&groups()[1..]).unwrap();
     assert_eq!(report.update, None);
     assert_eq!((report.version, learner.version(), report.dropped_groups), (1, 1, 2));
     assert_eq!(weights_of(learner.decoder()), before);
@@ -284,7 +285,7 @@ fn a_snapshot_keeps_its_weights() {
     let mut learner = learner(learner_config());
     let snapshot = learner.snapshot();
     let before = weights_of(&snapshot.decoder);
-    learner.step(groups()).unwrap();
+    learner.step(&groups()).unwrap();
     assert_eq!(weights_of(&snapshot.decoder), before);
     assert_ne!(weights_of(learner.decoder()), before);
     assert_eq!((snapshot.version, learner.snapshot().version), (0, 1));
@@ -295,8 +296,8 @@ fn a_snapshot_keeps_its_weights() {
 fn equal_learners_make_equal_steps() {
     let run = || {
         let mut learner = full_learner(full_config());
-        let first = learner.step(groups()).unwrap();
-        let second = learner.step(vec![group(8, 2, &[(true, 0.0, 12), (false, 0.3, 4)])]).unwrap();
+        let first = learner.step(&groups()).unwrap();
+        let second = learner.step(&[group(8, 2, &[(true, 0.0, 12), (false, 0.3, 4)])]).unwrap();
         (first.update, second.update, weights_of(learner.decoder()))
     };
     assert_eq!(run(), run());
@@ -316,7 +317,7 @@ fn what_is_not_finite_stops_the_step_before_the_weights_change() {
     ] {
         let mut learner = learner(learner_config());
         let before = weights_of(learner.decoder());
-        assert_eq!(learner.step(spoiled).unwrap_err().to_string(), place);
+        assert_eq!(learner.step(&spoiled).unwrap_err().to_string(), place);
         assert_eq!((learner.version(), weights_of(learner.decoder())), (0, before));
     }
 }
@@ -327,13 +328,13 @@ fn a_reward_without_a_finite_spread_stops_the_step() {
         let mut spoiled = groups();
         spoiled[1].completions[2].reward.total = reward;
         *spoiled[1].completions[2].reward.parts.get_mut("length").unwrap() = part;
-        let message = learner(learner_config()).step(spoiled).unwrap_err().to_string();
+        let message = learner(learner_config()).step(&spoiled).unwrap_err().to_string();
         let place = "step 0, group 1 (prompt prompt-1): completion 2 has a reward of ";
         assert!(message.starts_with(place) && message.contains("1e140"), "{message}");
     }
     let mut large = groups();
     large[0].completions[0].reward.total = 1e140;
-    let report = learner(learner_config()).step(large).unwrap();
+    let report = learner(learner_config()).step(&large).unwrap();
     assert!(report.rewards.mean.is_finite() && report.rewards.std.is_finite());
     assert!(report.update.unwrap().loss.is_finite());
 }
@@ -343,32 +344,32 @@ fn weights_that_are_not_finite_stop_the_step() {
     let mut broken = decoder(1);
     broken.weights.final_norm = broken.weights.final_norm.mul_scalar(f32::NAN);
     let mut learner =
-        Learner::new(broken, learner_config(), optimizer_config("adamw"), 1.0, 10, None).unwrap();
-    let message = learner.step(groups()).unwrap_err().to_string();
+        Trainer::new(broken, learner_config(), optimizer_config("adamw"), 1.0, 10, None).unwrap();
+    let message = learner.step(&groups()).unwrap_err().to_string();
     assert!(
         message.contains("group 1 (prompt prompt-1)") || message.contains("(prompt prompt-"),
         "{message}"
     );
     assert!(message.ends_with("a log-probability is NaN"), "{message}");
-    assert_eq!((learner.version(), learner.trainee.optimizer.updates), (0, 0));
+    assert_eq!((learner.version(), learner.state.optimizer.updates), (0, 0));
 }
 
 #[test]
 fn groups_that_do_not_fit_are_named() {
     let mut unlabelled = groups();
     unlabelled[1].completions[0].reward.correctness = None;
-    let message = full_learner(full_config()).step(unlabelled.clone()).unwrap_err().to_string();
+    let message = full_learner(full_config()).step(&unlabelled).unwrap_err().to_string();
     assert!(message.contains("group 1 (prompt prompt-1)") && message.contains("completion 0"), "{message}");
     let mut by_correctness = full_config();
     by_correctness.advantage = AdvantageConfig::Grpo { combine: Combine::Reward };
-    let message = full_learner(by_correctness.clone()).step(unlabelled.clone()).unwrap_err().to_string();
+    let message = full_learner(by_correctness.clone()).step(&unlabelled).unwrap_err().to_string();
     assert!(message.contains("learner.mpt.positive"), "{message}");
     by_correctness.mpt.positive = MptPositive::Advantage;
-    full_learner(by_correctness).step(unlabelled).unwrap();
+    full_learner(by_correctness).step(&unlabelled).unwrap();
 
     let mut foreign = groups();
     foreign[0].completions[1].completion.segments_mut().next().unwrap().tokens[0].id = VOCABULARY;
-    let message = learner(learner_config()).step(foreign).unwrap_err().to_string();
+    let message = learner(learner_config()).step(&foreign).unwrap_err().to_string();
     assert!(message.contains("completion 1 has token 24, the vocabulary 24 entries"), "{message}");
 }
 
@@ -377,8 +378,8 @@ fn the_report_tells_what_came_in() {
     let mut config = full_config();
     config.dynamic_sampling = DynamicSampling::Drop;
     let mut learner = full_learner(config);
-    learner.trainee.version = 3;
-    let report = learner.step(groups()).unwrap();
+    learner.state.version = 3;
+    let report = learner.step(&groups()).unwrap();
     assert_eq!((report.version, report.groups), (4, 3));
     assert!((report.rewards.mean - (1.5 + 0.1 + 3.0 * 1.25) / 9.0).abs() < 1e-12);
     assert!((report.rewards.frac_zero_std - 2.0 / 3.0).abs() < 1e-12);
@@ -417,7 +418,7 @@ fn the_report_tells_what_came_in() {
 fn entropy_and_mismatch_are_those_of_the_training_forward() {
     let one = vec![group(5, 2, &[(true, 0.0, 4), (false, 0.0, 3)])];
     let mut learner = learner(learner_config());
-    let chunks = learner.chunk_plan();
+    let chunks = learner.passes.chunk_plan();
     let (mut entropy, mut mismatch) = (0.0, 0.0);
     for scored in &one[0].completions {
         let ids = [&one[0].prompt.tokens[..], &scored.completion.token_ids()].concat();
@@ -428,7 +429,7 @@ fn entropy_and_mismatch_are_those_of_the_training_forward() {
             entropy += f64::from(stats.entropies[1 + place]) / 7.0;
         }
     }
-    let update = learner.step(one).unwrap().update.unwrap().tokens.unwrap();
+    let update = learner.step(&one).unwrap().update.unwrap().tokens.unwrap();
     assert!((update.entropy - entropy).abs() < 1e-5, "{} is not {entropy}", update.entropy);
     assert!(
         (update.mismatch_kl - mismatch).abs() < 1e-5 * mismatch,
@@ -439,10 +440,10 @@ fn entropy_and_mismatch_are_those_of_the_training_forward() {
 
 #[test]
 fn a_reference_must_be_there_and_fit() {
-    let new = |reference| Learner::new(decoder(1), full_config(), optimizer_config("sgd"), 1.0, 1, reference);
+    let new = |reference| Trainer::new(decoder(1), full_config(), optimizer_config("sgd"), 1.0, 1, reference);
     assert!(new(None).unwrap_err().to_string().starts_with("learner.kl.reference"));
     assert!(new(Some(decoder(2))).is_ok());
-    let bad = Learner::new(decoder(1), learner_config(), optimizer_config("sgd"), -1.0, 1, None);
+    let bad = Trainer::new(decoder(1), learner_config(), optimizer_config("sgd"), -1.0, 1, None);
     assert!(bad.unwrap_err().to_string().starts_with("rollout.temperature"));
 }
 
@@ -455,10 +456,11 @@ proptest! {
         batch_tokens_max in 1_usize..60,
     ) {
         let members: Vec<Vec<Member>> = members;
-        let groups = || members.iter().enumerate().map(|(id, members)| group(id as u64, 1 + id, members)).collect();
+        let groups: Vec<_> =
+            members.iter().enumerate().map(|(id, members)| group(id as u64, 1 + id, members)).collect();
         let run = |batch_tokens_max| {
             let mut learner = full_learner(LearnerConfig { batch_tokens_max, ..full_config() });
-            let update = learner.step(groups()).unwrap().update.unwrap();
+            let update = learner.step(&groups).unwrap().update.unwrap();
             (update.loss, weights_of(learner.decoder()))
         };
         let (whole, cut) = (run(100_000), run(batch_tokens_max));

@@ -3,6 +3,7 @@
 //! surer, so they leave the loss while their place in the denominator stays.
 
 use crate::config::MptConfig;
+use crate::loss::{CompletionStats, TokenLoss};
 
 /// The mask's rule for one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +31,44 @@ impl MptRule {
     #[must_use]
     pub fn mastered(&self, logprob: f64) -> bool {
         logprob.exp() >= self.tau
+    }
+}
+
+/// The mask of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mask {
+    /// Which tokens it takes.
+    pub rule: MptRule,
+    /// Mean token entropy over the step, where the mask goes by it and not by the completion's own.
+    pub entropy_of_step: Option<f64>,
+}
+
+impl Mask {
+    /// Whether a completion is open to masking.
+    #[must_use]
+    pub fn opens(&self, completion: &CompletionStats<'_>) -> bool {
+        let entropy = self.entropy_of_step.unwrap_or_else(|| entropy_mean(completion.entropies));
+        self.rule.opens(completion.positive, entropy)
+    }
+
+    /// Takes the mastered tokens of a completion that is open out of the loss.
+    pub fn apply(&self, completion: &CompletionStats<'_>, tokens: &mut [TokenLoss]) {
+        if !self.opens(completion) {
+            return;
+        }
+        for (token, logprob) in tokens.iter_mut().zip(completion.learner_logprobs) {
+            if self.rule.mastered(f64::from(*logprob)) {
+                token.mask();
+            }
+        }
+    }
+}
+
+impl TokenLoss {
+    /// Takes the token out of the policy loss; its place in the denominator stays.
+    pub(crate) fn mask(&mut self) {
+        (self.loss, self.dloss_dlogprob, self.dloss_dentropy) = (0.0, 0.0, 0.0);
+        self.masked = true;
     }
 }
 
