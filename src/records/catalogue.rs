@@ -316,6 +316,13 @@ pub const FAMILIES: &[Family] = &[
             metric("eval/accuracy", "fraction", "Right answers on held-out prompts."),
             metric("eval/pass_at_k", "fraction", "Held-out prompts with a right answer among `eval.pass_k`."),
             metric("eval/{mean,max}_length", "tokens", "Length of the answers."),
+            metric(
+                "eval/problems_unscored",
+                "prompts",
+                "Held-out prompts without a verdict, which are left out.",
+            ),
+            metric("eval/rows_skipped", "rows", "Bad rows of the held-out data that were left out."),
+            metric("eval/rewards/*/*", "", "Counters of a verifier in the evaluation, as under `rewards/`."),
             metric("eval/correct_length", "tokens", "Mean length of right answers."),
             metric("eval/clipped_ratio", "fraction", "Answers that the output limit cut off."),
             metric("eval/stopped_by/eos", "fraction", "Answers that an end of output ended."),
@@ -353,6 +360,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "Data and alarms",
         metrics: &[
+            metric("data/epoch", "epochs", "How far the prompts of the step are in the data."),
             metric("data/rows_skipped", "rows", "Bad rows of the data that were left out."),
             metric("alarm/truncated", "0 or 1", "Too many completions are cut off."),
             metric("alarm/zero_variance", "0 or 1", "In every group all rewards are equal."),
