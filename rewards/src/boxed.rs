@@ -1,7 +1,7 @@
 //! Finds the final `\boxed{...}` or `\fbox{...}` of a text, in one pass and without a stack, however hostile the
 //! braces are.
 
-/// A longer box is no answer: whoever reads a box's content calls this wrong unread. Numbers of 65 thousand digits
+/// A longer box is no answer: every reader of a box calls it wrong without reading it. Numbers of 65 thousand digits
 /// fit.
 pub(crate) const BOX_BYTES_MAX: usize = 1 << 16;
 

@@ -188,7 +188,7 @@ impl RewardConfig {
         match &self.kind {
             RewardKind::Math(config) => Ok(Box::new(MathVerifier::new(config.clone())?)),
             RewardKind::Format(config) => {
-                Ok(Box::new(format_verifier((config.style, config.think_opened), context, "style")?))
+                Ok(Box::new(format_verifier(config.style, config.think_opened, context, "style")?))
             }
             RewardKind::Task {} => {
                 let task = context.task.clone();
@@ -199,8 +199,8 @@ impl RewardConfig {
                 let format = match config.format_weight {
                     None => None,
                     Some(_) => {
-                        let style = (config.format_style, config.think_opened);
-                        Some(format_verifier(style, context, "format_style")?)
+                        let style = config.format_style;
+                        Some(format_verifier(style, config.think_opened, context, "format_style")?)
                     }
                 };
                 Ok(Box::new(LengthVerifier::new(config.clone(), format)?))
@@ -225,7 +225,8 @@ impl RewardConfig {
 
 /// The verifier of a style; `key` is the one that names it.
 fn format_verifier(
-    (style, think_opened): (FormatStyle, bool),
+    style: FormatStyle,
+    think_opened: bool,
     context: &RewardContext,
     key: &str,
 ) -> Result<FormatVerifier, RewardError> {
@@ -271,7 +272,7 @@ mod tests {
             let config: RewardConfig = serde_json::from_str(json).unwrap();
             config.verifier(&mut RewardContext::default()).map(drop).map_err(|error| error.to_string())
         };
-        // Nobody is at either address: neither is asked yet.
+        // No service listens at either address: neither is asked yet.
         verifier(r#"{"kind": "process", "command": ["/nowhere/reward"]}"#).unwrap();
         verifier(r#"{"kind": "judge", "url": "http://127.0.0.1:1", "model": "m"}"#).unwrap();
         let error = verifier(r#"{"kind": "process", "command": []}"#).unwrap_err();

@@ -17,15 +17,23 @@ pub(crate) struct WholeNumber {
     default: Option<usize>,
 }
 
+/// The two keys of a config that a number may come from, with their values.
+pub(crate) struct NumberKeys<'a> {
+    /// The key of the number itself.
+    pub(crate) key: &'a str,
+    pub(crate) default: Option<usize>,
+    /// The key that names the line's field.
+    pub(crate) field_key: &'a str,
+    pub(crate) field: &'a Option<String>,
+}
+
 impl WholeNumber {
     /// From the two keys of a config, of which one at least is given.
     ///
     /// # Errors
-    /// Names the first key if neither is given, the second if its field has no name.
-    pub(crate) fn new(
-        (key, default): (&str, Option<usize>),
-        (field_key, field): (&str, &Option<String>),
-    ) -> Result<Self, RewardError> {
+    /// Names the number's key if neither is given, the field's key if its field has no name.
+    pub(crate) fn new(keys: NumberKeys<'_>) -> Result<Self, RewardError> {
+        let NumberKeys { key, default, field_key, field } = keys;
         if default.is_none() && field.is_none() {
             return Err(RewardError::config(key, format!("must be given, or `{field_key}`, or both")));
         }
@@ -105,7 +113,8 @@ mod tests {
         let fields = serde_json::from_str(fields).unwrap();
         let (prompt, completion, references, tokens, truncated) = ("", "", &[], 0, false);
         let answer = Answer { prompt, completion, references, fields: &fields, tokens, truncated };
-        WholeNumber::new(("n", default), ("n_field", &field.map(str::to_string)))
+        let field = field.map(str::to_string);
+        WholeNumber::new(NumberKeys { key: "n", default, field_key: "n_field", field: &field })
             .and_then(|number| number.of(&answer))
             .map_err(|error| error.to_string())
     }

@@ -81,7 +81,7 @@ impl FormatVerifier {
         match &self.form {
             Form::Boxed => is_boxed(completion),
             Form::ThinkAnswer { opened } => thought(completion, *opened).is_some_and(|thought| {
-                let hides_answer = thought.inside.contains(ANSWER.0) || thought.inside.contains(ANSWER.1);
+                let hides_answer = ANSWER.is_in(thought.inside);
                 !hides_answer && only_answer(thought.after).is_some_and(|inside| !inside.trim().is_empty())
             }),
             Form::ThinkBoxed { opened } => {

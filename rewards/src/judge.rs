@@ -171,7 +171,7 @@ pub struct JudgeVerifier {
     client: Client,
     on_error: OnError,
     concurrency: usize,
-    /// Holds one token for each request under way: whoever finds it full waits.
+    /// Holds one token for each request under way: a request that finds it full waits.
     under_way: (Sender<()>, Receiver<()>),
     counters: Counters,
 }

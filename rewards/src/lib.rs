@@ -162,7 +162,7 @@ pub enum RewardError {
     /// The verifier compares with a reference and the data line has none.
     #[error("the field `answer` is missing or empty, and this verifier compares with it")]
     MissingReference,
-    /// A field of the data line is absent or cannot be meant.
+    /// A field of the data line is absent or holds what cannot be used.
     #[error("the field `{name}` {reason}")]
     Field {
         /// Name of the field.

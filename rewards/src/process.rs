@@ -148,7 +148,7 @@ impl ProcessVerifier {
     }
 
     fn start_lanes(&self) -> std::io::Result<Lanes> {
-        // As many as can be taken up without waiting; whoever has more waits, and holds no memory for them.
+        // As many as can be taken up without waiting. A caller with more waits, so that no memory is held for them.
         let (jobs, jobs_out) = bounded(self.config.workers);
         let start = |number: usize| {
             let lane = Lane::new(&self.name, &self.config, &self.counters, &jobs_out);

@@ -11,16 +11,22 @@ pub(crate) struct Ramp {
     limit: f64,
 }
 
+/// A number of a ramp, with the name under which the caller knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) value: f64,
+}
+
 impl Ramp {
     /// A ramp over a range.
     ///
     /// # Errors
-    /// Says which of the three is out of order, by the name under which the caller knows it.
-    pub(crate) fn new(
-        (min_name, min): (&str, f64),
-        (max_name, max): (&str, f64),
-        (limit_name, limit): (&str, f64),
-    ) -> Result<Self, RewardError> {
+    /// Names the one of the three that is out of order.
+    pub(crate) fn new(min: Bound<'_>, max: Bound<'_>, limit: Bound<'_>) -> Result<Self, RewardError> {
+        let Bound { name: min_name, value: min } = min;
+        let Bound { name: max_name, value: max } = max;
+        let Bound { name: limit_name, value: limit } = limit;
         if !(min.is_finite() && min >= 0.0) {
             return Err(RewardError::config(min_name, format!("must be finite and at least 0, not {min}")));
         }
@@ -59,7 +65,8 @@ mod tests {
     use super::*;
 
     fn ramp(min: f64, max: f64, limit: f64) -> Result<Ramp, RewardError> {
-        Ramp::new(("min", min), ("max", max), ("limit", limit))
+        let bound = |name, value| Bound { name, value };
+        Ramp::new(bound("min", min), bound("max", max), bound("limit", limit))
     }
 
     #[test]

@@ -3,8 +3,22 @@
 //! Tags that are nested or repeated, or stand inside each other, are not sorted out: such a text has no form, and a
 //! reward for it would be a reward for confusion. Everything is a few searches from left to right.
 
-pub(crate) const THINK: (&str, &str) = ("<think>", "</think>");
-pub(crate) const ANSWER: (&str, &str) = ("<answer>", "</answer>");
+/// An opening tag and the one that closes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tag {
+    open: &'static str,
+    close: &'static str,
+}
+
+const THINK: Tag = Tag { open: "<think>", close: "</think>" };
+pub(crate) const ANSWER: Tag = Tag { open: "<answer>", close: "</answer>" };
+
+impl Tag {
+    /// Whether either tag stands in a text.
+    pub(crate) fn is_in(self, text: &str) -> bool {
+        text.contains(self.open) || text.contains(self.close)
+    }
+}
 
 /// A text that is one block of thinking and then something else.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,24 +33,24 @@ pub(crate) struct Thought<'a> {
 /// opening tag already, so the completion begins inside the block.
 pub(crate) fn thought(completion: &str, opened: bool) -> Option<Thought<'_>> {
     let (before, inside, after) = match opened {
-        true => completion.split_once(THINK.1).map(|(inside, after)| ("", inside, after))?,
+        true => completion.split_once(THINK.close).map(|(inside, after)| ("", inside, after))?,
         false => around(completion, THINK)?,
     };
-    let is_clean = [inside, after].iter().all(|part| !part.contains(THINK.0) && !part.contains(THINK.1));
+    let is_clean = !THINK.is_in(inside) && !THINK.is_in(after);
     (before.trim().is_empty() && is_clean).then_some(Thought { inside, after })
 }
 
 /// The content of the text's only answer block, if nothing but white space stands around it.
 pub(crate) fn only_answer(text: &str) -> Option<&str> {
     let (before, inside, after) = around(text, ANSWER)?;
-    let is_clean = ![inside, after].iter().any(|part| part.contains(ANSWER.0) || part.contains(ANSWER.1));
+    let is_clean = !ANSWER.is_in(inside) && !ANSWER.is_in(after);
     (before.trim().is_empty() && after.trim().is_empty() && is_clean).then_some(inside)
 }
 
 /// The text before the first opening tag, between it and the next closing one, and behind that.
-fn around<'a>(text: &'a str, (open, close): (&str, &str)) -> Option<(&'a str, &'a str, &'a str)> {
-    let (before, rest) = text.split_once(open)?;
-    let (inside, after) = rest.split_once(close)?;
+fn around(text: &str, tag: Tag) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once(tag.open)?;
+    let (inside, after) = rest.split_once(tag.close)?;
     Some((before, inside, after))
 }
 

@@ -1,6 +1,6 @@
 //! A range for the length of the thinking, paid by the ramp of `words`.
 
-use crate::ramp::Ramp;
+use crate::ramp::{Bound, Ramp};
 use crate::tags::thought;
 use crate::words::word_count;
 use crate::{Answer, RewardError, Verdict, Verifier};
@@ -55,7 +55,8 @@ impl ThinkLengthVerifier {
         if unit == ThinkUnit::Share && max > 1.0 {
             return Err(RewardError::config("max", format!("a share is at most 1, not {max}")));
         }
-        let ramp = Ramp::new(("min", min), ("max", max), ("limit", limit))?;
+        let bound = |name, value| Bound { name, value };
+        let ramp = Ramp::new(bound("min", min), bound("max", max), bound("limit", limit))?;
         Ok(ThinkLengthVerifier { unit, ramp, think_opened })
     }
 

@@ -1,8 +1,8 @@
 //! The length of a text in words, and the reward that pays for a number of words (LongWriter-Zero,
 //! arXiv 2506.18841).
 
-use crate::fields::WholeNumber;
-use crate::ramp::Ramp;
+use crate::fields::{NumberKeys, WholeNumber};
+use crate::ramp::{Bound, Ramp};
 use crate::{Answer, RewardError, Verdict, Verifier};
 
 /// The keys of `kind = "words"`. The range is the prompt's own where its data line has the fields, else the config's.
@@ -41,11 +41,21 @@ impl WordsVerifier {
     /// # Errors
     /// Names the key that is missing or out of order.
     pub fn new(config: WordsConfig) -> Result<Self, RewardError> {
-        let min = WholeNumber::new(("words_min", config.words_min), ("min_field", &config.min_field))?;
-        let max = WholeNumber::new(("words_max", config.words_max), ("max_field", &config.max_field))?;
+        let min = WholeNumber::new(NumberKeys {
+            key: "words_min",
+            default: config.words_min,
+            field_key: "min_field",
+            field: &config.min_field,
+        })?;
+        let max = WholeNumber::new(NumberKeys {
+            key: "words_max",
+            default: config.words_max,
+            field_key: "max_field",
+            field: &config.max_field,
+        })?;
         let limit = config.limit;
         if let (Some(words_min), Some(words_max)) = (config.words_min, config.words_max) {
-            ramp(("words_min", words_min), ("words_max", words_max), limit)?;
+            ramp(bound("words_min", words_min), bound("words_max", words_max), limit)?;
         }
         Ok(WordsVerifier { min, max, limit })
     }
@@ -54,8 +64,8 @@ impl WordsVerifier {
 impl WordsVerifier {
     /// The range of this prompt.
     fn ramp(&self, answer: &Answer<'_>) -> Result<Ramp, RewardError> {
-        let min = (self.min.source(answer, "words_min"), self.min.of(answer)?);
-        let max = (self.max.source(answer, "words_max"), self.max.of(answer)?);
+        let min = bound(self.min.source(answer, "words_min"), self.min.of(answer)?);
+        let max = bound(self.max.source(answer, "words_max"), self.max.of(answer)?);
         ramp(min, max, self.limit).map_err(|error| match error {
             // The numbers of a line are no keys of the config.
             RewardError::Config { key, reason } => RewardError::Field { name: key, reason },
@@ -78,8 +88,12 @@ impl Verifier for WordsVerifier {
     }
 }
 
-fn ramp(min: (&str, usize), max: (&str, usize), limit: usize) -> Result<Ramp, RewardError> {
-    Ramp::new((min.0, min.1 as f64), (max.0, max.1 as f64), ("limit", limit as f64))
+fn bound(name: &str, words: usize) -> Bound<'_> {
+    Bound { name, value: words as f64 }
+}
+
+fn ramp(min: Bound<'_>, max: Bound<'_>, limit: usize) -> Result<Ramp, RewardError> {
+    Ramp::new(min, max, bound("limit", limit))
 }
 
 /// How many words a text has: each character of Chinese or Japanese writing is one, and so is every other run of

@@ -44,8 +44,7 @@ impl std::fmt::Debug for Key {
 /// Why there is no reply.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The service does not serve us at all (the key, the model's name, the address), which no config wants to go
-    /// on with.
+    /// The service refuses every request (the key, the model's name, the address), so that the run must stop.
     Refused(String),
     /// This question got no reply.
     Unjudged(String),
@@ -76,7 +75,7 @@ impl Client {
         let agent = ureq::Agent::config_builder()
             // A status is read here, with the service's words.
             .http_status_as_error(false)
-            // Whoever is sent elsewhere would not get the key, and should know the right address.
+            // A redirected request would lose its key. The error names the address, so that the config can be corrected.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_idle_connections_per_host(config.concurrency)

@@ -127,7 +127,7 @@ static NAMED: LazyLock<HashMap<&'static str, Unit>> = LazyLock::new(|| {
 });
 
 impl Unit {
-    /// A unit by its name, known or not; a word that nobody knows is what is counted (`apples`).
+    /// A unit by its name, known or not; a word that is no known unit is what is counted (`apples`).
     pub(crate) fn named(word: &str) -> Unit {
         let word = word.trim_end_matches('.').to_lowercase();
         NAMED.get(word.as_str()).cloned().unwrap_or_else(|| {

@@ -107,31 +107,27 @@ pub(super) fn concluded(expression: Expression) -> Expression {
 /// The interval that an inequality of one name describes, with that name.
 pub(super) fn interval(expression: &Expression) -> Option<(&Expression, Expression)> {
     let Expression::Chain(members, relations) = expression else { return None };
-    let minus_infinity = || Expression::Negative(Box::new(Expression::Constant(Constant::Infinity)));
-    let bracket = |closed: bool, kinds: [char; 2]| kinds[usize::from(closed)];
-    let between = |low: (Expression, bool), high: (Expression, bool)| {
-        Expression::Bracket(bracket(low.1, ['(', '[']), vec![low.0, high.0], bracket(high.1, [')', ']']))
-    };
     match (&members[..], &relations[..]) {
         ([value, name], [relation]) if is_variable(name) && !is_variable(value) && relation.is_order() => {
-            ray(name, value, relation.flipped(), &between)
+            ray(name, value, relation.flipped())
         }
         ([name, value], [relation]) if is_variable(name) && relation.is_order() => {
-            ray(name, value, *relation, &between)
+            ray(name, value, *relation)
         }
         ([name, value], [Relation::NotEqual]) if is_variable(name) => {
-            let below = between((minus_infinity(), false), (value.clone(), false));
-            let above = between((value.clone(), false), (Expression::Constant(Constant::Infinity), false));
+            let below = between(End::minus_infinite(), End::open(value.clone()));
+            let above = between(End::open(value.clone()), End::infinite());
             Some((name, Expression::Union(vec![below, above])))
         }
         ([low, name, high], [first, second]) if is_variable(name) => {
             let is_closed =
                 |relation: &Relation| matches!(relation, Relation::LessOrEqual | Relation::GreaterOrEqual);
             let rises = |relation: &Relation| matches!(relation, Relation::Less | Relation::LessOrEqual);
-            let ends = ((low.clone(), is_closed(first)), (high.clone(), is_closed(second)));
+            let left = End { value: low.clone(), is_closed: is_closed(first) };
+            let right = End { value: high.clone(), is_closed: is_closed(second) };
             match (first.is_order() && second.is_order(), rises(first), rises(second)) {
-                (true, true, true) => Some((name, between(ends.0, ends.1))),
-                (true, false, false) => Some((name, between(ends.1, ends.0))),
+                (true, true, true) => Some((name, between(left, right))),
+                (true, false, false) => Some((name, between(right, left))),
                 _ => None,
             }
         }
@@ -139,28 +135,46 @@ pub(super) fn interval(expression: &Expression) -> Option<(&Expression, Expressi
     }
 }
 
-/// An end of an interval and whether it belongs to it.
-type End = (Expression, bool);
+/// An end of an interval.
+struct End {
+    value: Expression,
+    /// Whether it belongs to the interval.
+    is_closed: bool,
+}
 
+impl End {
+    fn open(value: Expression) -> End {
+        End { value, is_closed: false }
+    }
+
+    fn infinite() -> End {
+        End::open(Expression::Constant(Constant::Infinity))
+    }
+
+    fn minus_infinite() -> End {
+        End::open(Expression::Negative(Box::new(Expression::Constant(Constant::Infinity))))
+    }
+}
+
+fn between(low: End, high: End) -> Expression {
+    let open = if low.is_closed { '[' } else { '(' };
+    let close = if high.is_closed { ']' } else { ')' };
+    Expression::Bracket(open, vec![low.value, high.value], close)
+}
+
+/// The numbers on one side of a value, with the name that they are about.
 fn ray<'a>(
     name: &'a Expression,
     value: &Expression,
     relation: Relation,
-    between: &dyn Fn(End, End) -> Expression,
 ) -> Option<(&'a Expression, Expression)> {
-    let infinity = || Expression::Constant(Constant::Infinity);
-    let minus_infinity = || Expression::Negative(Box::new(infinity()));
-    let value = value.clone();
-    Some((
-        name,
-        match relation {
-            Relation::Less => between((minus_infinity(), false), (value, false)),
-            Relation::LessOrEqual => between((minus_infinity(), false), (value, true)),
-            Relation::Greater => between((value, false), (infinity(), false)),
-            Relation::GreaterOrEqual => between((value, true), (infinity(), false)),
-            _ => return None,
-        },
-    ))
+    let is_closed = matches!(relation, Relation::LessOrEqual | Relation::GreaterOrEqual);
+    let end = End { value: value.clone(), is_closed };
+    match relation {
+        Relation::Less | Relation::LessOrEqual => Some((name, between(End::minus_infinite(), end))),
+        Relation::Greater | Relation::GreaterOrEqual => Some((name, between(end, End::infinite()))),
+        _ => None,
+    }
 }
 
 /// Whether two equations or inequalities of two members say the same: with everything on one side, one is a

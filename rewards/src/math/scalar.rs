@@ -45,7 +45,8 @@ pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: 
     let same = |left: &Expression, right: &Expression| is_same_value(left, right, rules);
     match (reference, answer) {
         (Expression::Measure(left, left_unit), Expression::Measure(right, right_unit)) => {
-            is_same_measure((left, left_unit), (right, right_unit), rules)
+            let left = Measured { value: left, unit: left_unit };
+            is_same_measure(left, Measured { value: right, unit: right_unit }, rules)
         }
         (Expression::Measure(value, unit), other) | (other, Expression::Measure(value, unit)) => {
             // A dozen is a number, not something that is measured.
@@ -106,13 +107,19 @@ fn scaled(value: &Expression, factor: Ratio) -> Expression {
     Expression::Product(vec![factor, value.clone()])
 }
 
-fn is_same_measure(left: (&Expression, &Unit), right: (&Expression, &Unit), rules: &Rules) -> bool {
+/// A number with its unit.
+struct Measured<'a> {
+    value: &'a Expression,
+    unit: &'a Unit,
+}
+
+fn is_same_measure(left: Measured<'_>, right: Measured<'_>, rules: &Rules) -> bool {
     let is_none = |unit: &Unit| *unit == Unit::none();
-    if left.1 == right.1 || is_none(left.1) || is_none(right.1) {
-        return is_same_value(left.0, right.0, rules);
+    if left.unit == right.unit || is_none(left.unit) || is_none(right.unit) {
+        return is_same_value(left.value, right.value, rules);
     }
-    match right.1.factor_to(left.1) {
-        Some(factor) => is_same_number(left.0, &scaled(right.0, factor), rules),
+    match right.unit.factor_to(left.unit) {
+        Some(factor) => is_same_number(left.value, &scaled(right.value, factor), rules),
         None => false,
     }
 }

@@ -1,11 +1,11 @@
 //! A lane: the thread that leads one worker after another through the requests, and decides whose fault it was
 //! when a worker fails.
 //!
-//! With several requests in flight nobody knows which of them made a worker hang or die. So a request is found
+//! With several requests in flight it is not known which of them made a worker hang or die. So a request is found
 //! guilty only where no other can be: it failed once before, and failed again alone on a fresh worker, or gave a bad
 //! reply under its own id. Every second try is made alone. One that fails alone on a worker that judged others
 //! before is tried once more on a fresh one, because what it stumbled over may have been theirs. So a request is
-//! blamed at most three times, and whoever shared a worker with a guilty one loses time and nothing else.
+//! blamed at most three times, and a request that shared a worker with a guilty one loses time and nothing else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Job {
     }
 
     fn finish(self, verdict: Result<Verdict, Failure>) {
-        // Whoever asked may have stopped listening after an error of another answer.
+        // The caller may have dropped its receiver after an error of another answer.
         let _ = self.verdicts.send((self.place, verdict));
     }
 }
@@ -70,7 +70,7 @@ struct Flight {
 
 /// Who may have made a worker fail.
 enum Blame {
-    /// One of those in flight, nobody knows which.
+    /// One of those in flight; which one is not known.
     Anyone,
     /// The one whose id the bad reply had.
     Id(u64),
@@ -187,7 +187,7 @@ impl Lane {
             return Ok(());
         }
         if self.faults > 0 {
-            // Nobody else waits for this thread: what is in flight died with the last worker.
+            // No other thread waits for this one: the requests in flight ended with the last worker.
             let doubled = BACK_OFF.saturating_mul(1_u32.checked_shl(self.faults - 1).unwrap_or(u32::MAX));
             thread::sleep(doubled.min(BACK_OFF_MAX));
         }

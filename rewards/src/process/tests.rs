@@ -148,7 +148,7 @@ fn a_plugin_may_say_that_it_cannot_judge() {
 }
 
 #[test]
-fn a_second_reply_costs_nobody_a_verdict() {
+fn a_second_reply_costs_no_verdict() {
     for batch in [1, 5] {
         let verifier = verifier(ProcessConfig { batch, ..config(PLUGIN) });
         let words = ["1", "twice", "0.25", "twice", "1", "0", "twice", "0.75"];
@@ -220,7 +220,7 @@ fn the_environment_reaches_the_plugin_and_long_texts_come_whole() {
 }
 
 #[test]
-fn a_plugin_that_does_not_read_hangs_nobody() {
+fn a_plugin_that_does_not_read_hangs_no_caller() {
     let verifier = verifier(ProcessConfig { timeout_ms: 200, ..config("sleep 1000") });
     assert!(values(&verifier, &[&"x".repeat(1_000_000)])[0].is_nan());
     assert_eq!(count(&verifier, ["timeouts", "failures", "retries", "deaths"]), [2, 1, 1, 0]);
@@ -356,7 +356,7 @@ mod nothing_is_left {
         Some((state, fields.nth(1)?.parse().ok()?))
     }
 
-    /// The living processes of a group. Whoever is dead and not yet reaped has an adoptive parent to do it.
+    /// The living processes of a group. A dead process that is not yet reaped is left to the process that adopted it.
     fn group(leader: u32) -> Vec<u32> {
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

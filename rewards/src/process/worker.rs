@@ -125,7 +125,7 @@ impl Worker {
         named("stdout").spawn(move || hear(BufReader::new(stdout), &heard))?;
         named("stderr").spawn({
             let name = name.clone();
-            // Nobody listens any more where the worker was killed.
+            // The receiver is gone where the worker was killed.
             move || drop(last_words.send(log(BufReader::new(stderr), &name, pid)))
         })?;
         Ok(())
@@ -208,7 +208,7 @@ fn in_group(command: &mut Command, _: u32) -> &mut Command {
 /// Kills the watchdog's group and reaps the watchdog. The group's number cannot be another's: it is taken for as
 /// long as the watchdog is not reaped.
 fn kill_group(watchdog: &mut Child) {
-    // All that can go wrong is that nobody is left.
+    // The only error is that the process has ended already.
     #[cfg(unix)]
     let _ = rustix::process::kill_process_group(
         rustix::process::Pid::from_child(watchdog),
@@ -236,7 +236,7 @@ fn hear(mut stdout: impl BufRead, heard: &Sender<Heard>) {
                 Heard::Line(line)
             }
             Ok(bytes) if bytes == REPLY_BYTES_MAX => Heard::Overlong,
-            // It ended in the middle of a line: nobody knows what was to follow.
+            // It ended in the middle of a line, and the rest of the line is unknown.
             Ok(_) => Heard::Ended,
         };
         let is_last = !matches!(said, Heard::Line(_));
