@@ -31,13 +31,21 @@ const MARK_BYTES_MAX: usize = 256;
 /// Begins the message of a channel.
 const MESSAGE: &str = "<|message|>";
 
+/// What an opening mark has in common with the one that closes its thought: the sign that it begins with and the word
+/// for a thought in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Name {
+    sign: char,
+    word: &'static str,
+}
+
 /// What a mark says about the text behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
     /// A thought begins, perhaps inside another.
-    Opens,
-    /// The innermost thought ends.
-    Closes,
+    Opens(Name),
+    /// The thought of this name ends.
+    Closes(Name),
     /// A channel for thoughts begins. Channels are not nested.
     Channel,
     /// A channel for the answer begins, or the channel for thoughts ends.
@@ -52,19 +60,28 @@ pub(crate) fn behind_last_thought(text: &str) -> Option<&str> {
     });
     match last.max_by_key(|(at, _, _)| *at) {
         None => Some(text),
-        Some((_, Mark::Closes | Mark::Answer, end)) => Some(&text[end..]),
-        Some((_, Mark::Opens | Mark::Channel, _)) => None,
+        Some((_, Mark::Closes(_) | Mark::Answer, end)) => Some(&text[end..]),
+        Some((_, Mark::Opens(_) | Mark::Channel, _)) => None,
     }
 }
 
+/// Whether a text ends inside the block that Sky-T1 and OpenThinker write behind their thought, so that it was cut off.
+pub(crate) fn ends_in_solution(text: &str) -> bool {
+    let begins = |at: &usize| text[*at..].starts_with("<|begin_of_solution|>");
+    // A search for one byte is much faster than one for the whole mark.
+    let begin = text.rmatch_indices('<').map(|(at, _)| at).find(begins);
+    begin.is_some_and(|at| !text[at..].contains("<|end_of_solution|>"))
+}
+
 /// What a text says outside of thoughts at its end: the text behind the last thought, or `None` if a thought is still
-/// open there. This is the strict reading. A thought inside another has to be closed itself, since whoever quotes
-/// somebody else's thoughts in its own has not come to an answer.
+/// open there. This is the strict reading: a mark closes only the innermost thought, and only if that has its name. A
+/// text that quotes another one's thoughts, or half of them, inside its own has not come to an answer. A closing mark
+/// outside of thoughts ends one that the chat template has opened.
 pub(crate) fn outside_thoughts(text: &str) -> Option<&str> {
     if let Some(rest) = without_special_tokens(text) {
         return rest;
     }
-    let (mut open, mut behind) = (0_usize, 0);
+    let (mut open, mut in_channel, mut behind) = (Vec::new(), false, 0);
     for (at, _) in text.match_indices(SIGNS) {
         // A sign inside the mark before it, as in its attributes, is part of it.
         if at < behind {
@@ -72,14 +89,16 @@ pub(crate) fn outside_thoughts(text: &str) -> Option<&str> {
         }
         let Some((mark, end)) = mark(text, at) else { continue };
         behind = end;
-        open = match mark {
-            Mark::Opens => open + 1,
-            Mark::Closes => open.saturating_sub(1),
-            Mark::Channel => 1,
-            Mark::Answer => 0,
-        };
+        match mark {
+            Mark::Opens(name) => open.push(name),
+            Mark::Closes(name) if open.last() == Some(&name) => drop(open.pop()),
+            // Nothing is open that this could close, or it closes another thought than the innermost one.
+            Mark::Closes(_) => {}
+            Mark::Channel => in_channel = true,
+            Mark::Answer => (open, in_channel) = (Vec::new(), false),
+        }
     }
-    (open == 0).then(|| &text[behind..])
+    (open.is_empty() && !in_channel).then(|| &text[behind..])
 }
 
 /// The answer of a gpt-oss reply whose special tokens a server has dropped, so that `analysisWe need ...` and
@@ -100,8 +119,8 @@ fn mark(text: &str, at: usize) -> Option<(Mark, usize)> {
     let rest = &rest[..rest.floor_char_boundary(MARK_BYTES_MAX)];
     let (mark, length) = match rest.chars().next()? {
         '<' => special_token(rest).or_else(|| tag(rest))?,
-        '[' => bracketed(rest, '[', ']', is_think)?,
-        _ => bracketed(rest, '◁', '▷', is_thought)?,
+        '[' => bracketed(rest, '[', ']', think)?,
+        _ => bracketed(rest, '◁', '▷', thought)?,
     };
     let end = at + length;
     let is_quoted = text[..at].ends_with(QUOTES) && text[end..].starts_with(QUOTES);
@@ -120,16 +139,19 @@ fn special_token(rest: &str) -> Option<(Mark, usize)> {
     let length = rest.len() - after.len();
     let words: Vec<&str> = name.split([' ', '_', '▁', '-', '/']).collect();
     let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
+    let inner = Name { sign: '<', word: "inner" };
     match name.as_str() {
         "channel" => return Some(channel(rest, length)),
         // Apertus.
-        "inner_prefix" => return Some((Mark::Opens, length)),
-        "inner_suffix" => return Some((Mark::Closes, length)),
-        _ if !has(&WORDS) || has(&["no"]) => return None,
+        "inner_prefix" => return Some((Mark::Opens(inner), length)),
+        "inner_suffix" => return Some((Mark::Closes(inner), length)),
+        _ if has(&["no"]) => return None,
         _ => {}
     }
+    let word = WORDS.iter().find(|word| words.contains(word))?;
+    let name_of = Name { sign: '|', word };
     let closes = name.starts_with('/') || has(&["end", "stop"]);
-    Some((if closes { Mark::Closes } else { Mark::Opens }, length))
+    Some((if closes { Mark::Closes(name_of) } else { Mark::Opens(name_of) }, length))
 }
 
 /// The channel whose name stands behind `length` bytes: `analysis<|message|>` and the like.
@@ -155,9 +177,7 @@ fn tag(rest: &str) -> Option<(Mark, usize)> {
     };
     let is_part = |next: char| next.is_alphanumeric() || ['_', '-', ':', '.'].contains(&next);
     let (name, after) = inner.split_at(inner.find(|next| !is_part(next))?);
-    if !is_thought(name) {
-        return None;
-    }
+    let name = Name { sign: '<', word: thought(name)? };
     let (attributes, after) = after.split_once('>')?;
     // In `a <think and b> c` nothing is a tag.
     let is_tag = attributes.trim().is_empty()
@@ -166,34 +186,41 @@ fn tag(rest: &str) -> Option<(Mark, usize)> {
             && !closes
             && !attributes.contains('<')
             && !attributes.ends_with('/'));
-    let mark = if closes { Mark::Closes } else { Mark::Opens };
+    let mark = if closes { Mark::Closes(name) } else { Mark::Opens(name) };
     is_tag.then(|| (mark, rest.len() - after.len()))
 }
 
 /// `[THINK]` and `◁/think▷`: a name between two signs.
-fn bracketed(rest: &str, open: char, close: char, is_name: impl Fn(&str) -> bool) -> Option<(Mark, usize)> {
+fn bracketed(
+    rest: &str,
+    open: char,
+    close: char,
+    word_of: impl Fn(&str) -> Option<&'static str>,
+) -> Option<(Mark, usize)> {
     let (name, after) = rest.strip_prefix(open)?.split_once(close)?;
-    let (mark, name) = match name.strip_prefix('/') {
-        Some(name) => (Mark::Closes, name),
-        None => (Mark::Opens, name),
+    let (closes, name) = match name.strip_prefix('/') {
+        Some(name) => (true, name),
+        None => (false, name),
     };
-    is_name(name).then(|| (mark, rest.len() - after.len()))
+    let name = Name { sign: open, word: word_of(name)? };
+    let mark = if closes { Mark::Closes(name) } else { Mark::Opens(name) };
+    Some((mark, rest.len() - after.len()))
 }
 
-/// Whether brackets around this name are Magistral's. Other words in brackets are headings.
-fn is_think(name: &str) -> bool {
-    ["think", "thinking"].iter().any(|word| name.eq_ignore_ascii_case(word))
+/// The word of brackets that are Magistral's. Other words in brackets are headings.
+fn think(name: &str) -> Option<&'static str> {
+    ["think", "thinking"].into_iter().find(|word| name.eq_ignore_ascii_case(word))
 }
 
-/// Whether a tag of this name holds a thought: its last part ends with one of the words, as in `thinking_process`,
+/// The word by which a tag of this name holds a thought: its last part ends with it, as in `thinking_process`,
 /// `chain_of_thought` and `antThinking`. `no_think` asks for none.
-fn is_thought(name: &str) -> bool {
+fn thought(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let name = name.strip_suffix("process").unwrap_or(&name).trim_end_matches(['_', '-']);
     let mut parts = name.rsplit(['_', '-', ':', '.']);
     let last = parts.next().unwrap_or_default();
     let is_negated = last.starts_with("no") || parts.next() == Some("no");
-    !is_negated && WORDS.iter().any(|word| last.ends_with(word))
+    WORDS.into_iter().find(|word| !is_negated && last.ends_with(word))
 }
 
 #[cfg(test)]
@@ -201,6 +228,7 @@ mod tests {
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
     use super::*;
+    use crate::stopwatch::seconds;
 
     /// An opening mark with its closing one, as models write them.
     const PAIRS: [(&str, &str); 22] = [
@@ -257,6 +285,24 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_of_another_name_closes_no_thought() {
+        for text in [
+            "<think>It ends with </reasoning> Verdict: yes",
+            "<think><analysis>a</think>b",
+            "[THINK]a</think>b",
+            "<think>a<|end_of_thought|>b",
+            "<|begin_of_thought|>a</thought>b",
+            "<reasoning>a</think>b</think>c",
+            "<|channel|>analysis<|message|>a</think>b",
+        ] {
+            assert_eq!(outside_thoughts(text), None, "{text}");
+        }
+        assert_eq!(outside_thoughts("<inner_thought>a</thought>b"), Some("b"));
+        assert_eq!(outside_thoughts("<think><analysis>a</analysis></think>b"), Some("b"));
+        assert_eq!(outside_thoughts("a</reasoning>b</think>c"), Some("c"));
+    }
+
+    #[test]
     fn what_is_no_mark_hides_nothing() {
         for text in [
             "",
@@ -294,10 +340,12 @@ mod tests {
     fn the_search_is_linear() {
         for piece in ["<", "[", "<|", "◁", "<think", "<think a", "[think", "<|channel|>", "`<think>`"] {
             let text = piece.repeat(200_000);
-            let start = std::time::Instant::now();
-            outside_thoughts(&text);
-            behind_last_thought(&text);
-            assert!(start.elapsed().as_secs_f64() < 5.0, "{piece}");
+            let taken = seconds(|| {
+                outside_thoughts(&text);
+                behind_last_thought(&text);
+                ends_in_solution(&text);
+            });
+            assert!(taken < 5.0, "{piece}: {taken} s");
         }
     }
 

@@ -1,5 +1,5 @@
 //! Finds the final answer in any text and judges it: nothing may panic or take long, an answer that is not joined
-//! from several boxes stands in the text, and thoughts that are not closed have none.
+//! from several boxes stands in the text, and a thought that is not closed has only what is marked as an answer.
 
 #![no_main]
 
@@ -18,5 +18,7 @@ fuzz_target!(|text: &str| {
         is_equivalent("1/3", answer, &config);
         is_equivalent(answer, "42", &config);
     }
-    assert_eq!(extract_answer(&format!("{text}<think>\\boxed{{1}}"), &config.extract), None);
+    let is_marked = text.contains("</answer>") || text.contains("boxed") || text.contains("fbox");
+    let unclosed = extract_answer(&format!("{text}\n<think> so it is 5. "), &config.extract);
+    assert!(unclosed.is_none() || is_marked);
 });

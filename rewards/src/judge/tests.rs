@@ -231,7 +231,7 @@ fn a_service_that_hangs_costs_its_time_limit() {
 #[test]
 fn so_many_are_asked_at_once_and_no_more() {
     let (at_once, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-    // Nobody gets a reply before four have asked.
+    // No request gets a reply before there are four.
     let (four, most_seen) = (Barrier::new(4), Arc::clone(&most));
     let server = Server::new(move |_, _| {
         most_seen.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -316,6 +316,15 @@ fn a_whole_reply_gives_the_verdict_that_the_judge_says() {
         (text("Equal.\nVerdict: YES", json!("EOS_token")), 1.0),
         (text("<think>Verdict: no?</think>\n\nYes.", stop()), 1.0),
         (text("Hm, verdict: yes?</think>Verdict: NO", stop()), 0.0),
+        (
+            text(
+                "<THINKING>verdict: yes</THINKING>Verdict: no. Sorry, verdict: yes. In the end: verdict: no",
+                stop(),
+            ),
+            0.0,
+        ),
+        (text("<think>a<analysis>verdict: no</analysis>b</think>Verdict: yes", stop()), 1.0),
+        (text("```\n<think>verdict: yes</think>\n```\nVerdict: no", stop()), 0.0),
         (text("[THINK]Verdict: no[/THINK]**Verdict: yes**", stop()), 1.0),
         (text("<Reasoning>a <reasoning>b</reasoning> c</Reasoning>no", stop()), 0.0),
         (
@@ -355,6 +364,18 @@ fn thoughts_and_replies_that_are_cut_off_give_no_verdict() {
         (text("<think>The verdict: yes. But", stop()), "inside a thought"),
         (text("Verdict: YES <THINKING> or not?", stop()), "inside a thought"),
         (text("<think>It says <think>x</think> verdict: yes", stop()), "inside a thought"),
+        (text("<think>The text ends with </reasoning> Verdict: yes", stop()), "inside a thought"),
+        (text("<think>It writes `</think>` and then verdict: yes", stop()), "inside a thought"),
+        (text("```xml\n<think>\nVerdict: yes\n```", stop()), "inside a thought"),
+        (text("Verdict: YES", json!("LENGTH")), cut),
+        (
+            parts(json!([{"type": "text", "text": "<thi"}, {"type": "text", "text": "nk>Verdict: yes"}])),
+            "inside a thought",
+        ),
+        (
+            parts(json!([{"type": "reasoning", "text": "Verdict: yes"}, {"type": "text", "text": " "}])),
+            "is empty",
+        ),
         (text("<think>verdict: yes, no, yes</think>\nThey are equal.", stop()), "has no verdict"),
         (text("The verdict: yes.</reflection> They differ.", stop()), "has no verdict"),
         (text("\u{25c1}think\u{25b7}verdict: yes", stop()), "inside a thought"),
@@ -379,7 +400,7 @@ fn thoughts_and_replies_that_are_cut_off_give_no_verdict() {
     // None of them is asked again, and each is counted.
     let asked = silent.len() as u64;
     assert_eq!(counts(&verifier), [asked, 0, 0, asked]);
-    assert_eq!(verifier.counters()["cut_off"], 5);
+    assert_eq!(verifier.counters()["cut_off"], 6);
 }
 
 #[test]

@@ -70,7 +70,7 @@ const VALUES: [&str; 14] = [
 ];
 
 /// Words that speak of a choice, or lead to another one.
-const ABOUT: [&str; 40] = [
+const ABOUT: [&str; 64] = [
     "or",
     "and",
     "not",
@@ -111,6 +111,40 @@ const ABOUT: [&str; 40] = [
     "vs",
     "either",
     "&",
+    "fails",
+    "fail",
+    "failed",
+    "does",
+    "doesn't",
+    "did",
+    "didn't",
+    "can",
+    "couldn't",
+    "will",
+    "won't",
+    "wouldn't",
+    "shouldn't",
+    "must",
+    "mustn't",
+    "has",
+    "were",
+    "works",
+    "too",
+    "gets",
+    "seemed",
+    "looked",
+    "appears",
+    "contradicts",
+];
+
+/// Texts of choices that begin like words about one.
+const OWN_TEXTS: [&str; 6] = [
+    "cannot be determined",
+    "can not be determined",
+    "can't be determined",
+    "does not exist",
+    "doesn't exist",
+    "not enough information",
 ];
 
 /// Whether what stands behind a choice's letter may be its text: no sign that makes a formula of the letter, no word
@@ -132,7 +166,8 @@ fn is_own_text(behind: &str) -> bool {
     let bare =
         |word: &str| word.trim_matches(|sign: char| !sign.is_alphanumeric() && sign != '\'').to_lowercase();
     let first = words.first().map(|word| bare(word).replace('’', "'")).unwrap_or_default();
-    let is_about = ABOUT.contains(&first.as_str())
+    let lower = || behind.to_ascii_lowercase();
+    let is_about = ABOUT.contains(&first.as_str()) && !OWN_TEXTS.iter().any(|own| lower().starts_with(own))
         || behind.ends_with('?')
         || behind.starts_with(r"\lor")
         || behind.starts_with(r"\land")

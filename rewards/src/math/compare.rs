@@ -10,9 +10,10 @@ use crate::math::clock::is_same_time;
 use crate::math::evaluate::Budget;
 use crate::math::measured::units_read;
 use crate::math::names::{are_numbered, assignments, names, values};
-use crate::math::normal::{is_same_text, is_same_words, trimmed};
+use crate::math::normal::{is_same_text, is_same_words, is_score, set_named, trimmed};
 use crate::math::reduce::{has_arrow, reduced};
 use crate::math::region::{is_same_region, joins_regions};
+use crate::math::rows::{is_run_together, with_rows};
 use crate::math::scalar::{Rules, infinity, is_angular, is_same_value, is_variable};
 
 /// Parts of a list that are matched in any order; their number is squared.
@@ -21,10 +22,15 @@ const UNORDERED_MAX: usize = 256;
 /// Whether an answer equals the reference. Both are bare: no sentence stands around them.
 pub(super) fn is_same_answer(reference: &str, answer: &str, config: &MathConfig) -> bool {
     let (reference, answer) = (folded(reference), folded(answer));
-    let (reference, answer) = (trimmed(&reference), trimmed(&answer));
-    if is_same_text(reference, answer) {
+    let (reference, answer) = (with_rows(trimmed(&reference)), with_rows(trimmed(&answer)));
+    let (reference, answer) = (&*reference, &*answer);
+    if is_same_text(reference, answer) || is_run_together(reference, answer) {
         return true;
     }
+    if is_score(reference) {
+        return false;
+    }
+    let (reference, answer) = (set_named(reference), set_named(answer));
     let arrows = [has_arrow(reference), has_arrow(answer)];
     let (reference, answer) = (reduced(reference, arrows[1]), reduced(answer, arrows[0]));
     let (reference, answer) = (trimmed(&reference), trimmed(&answer));
@@ -141,10 +147,13 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
     if rules.budget.spend(10).is_none() {
         return false;
     }
-    if (joins_regions(reference) || joins_regions(answer))
-        && is_same_region(reference, answer, rules) == Some(true)
-    {
-        return true;
+    if joins_regions(reference) || joins_regions(answer) {
+        match is_same_region(reference, answer, rules) {
+            Some(true) => return true,
+            // The comma of `x < 2, x > 5` stands for `or`, since nothing is both, and that of `x > 2, x < 5` for `and`.
+            Some(false) if has_commas_on_one_side(reference, answer) => return false,
+            _ => {}
+        }
     }
     if let (Some(left), Some(right)) = (assignments(reference), assignments(answer)) {
         return are_matched(&left, &right, rules);
@@ -161,6 +170,13 @@ fn is_same(reference: &Expression, answer: &Expression, rules: &Rules) -> bool {
         }
         _ => is_same_plain(reference, answer, rules),
     }
+}
+
+/// Whether one side joins its parts with a word and the other one with commas.
+fn has_commas_on_one_side(reference: &Expression, answer: &Expression) -> bool {
+    let is_joined = |side: &Expression| matches!(side, Expression::And(_) | Expression::Or(_));
+    let is_list = |side: &Expression| matches!(side, Expression::List(_));
+    is_joined(reference) && is_list(answer) || is_list(reference) && is_joined(answer)
 }
 
 /// Lists and sets, which have no order of their own; `None` if neither side is one.

@@ -12,7 +12,7 @@ use crate::math::normal::trimmed;
 use crate::math::number::number_length;
 use crate::math::phrase::behind_phrase;
 use crate::math::statement::value_said;
-use crate::thoughts::behind_last_thought;
+use crate::thoughts::{behind_last_thought, ends_in_solution};
 
 /// A way to write down a final answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,16 +45,44 @@ const WHOLE_BYTES_MAX: usize = 200;
 const WINDOW: usize = 1024;
 
 /// The final answer of a completion, or `None` if it has none. What stands before the end of its last thought does not
-/// count, and nor does a completion that ends within one.
+/// count.
+///
+/// A completion that ends inside a thought has no end of a thought to look behind. There only what is marked as an
+/// answer counts, the last box or tag of the whole text: a number in the middle of a derivation is right by luck only.
+/// The same holds for a solution that was cut off, as long as there is such a mark.
 pub fn extract_answer<'a>(completion: &'a str, order: &[AnswerKind]) -> Option<Cow<'a, str>> {
-    let text = behind_last_thought(completion)?;
-    order.iter().find_map(|kind| match kind {
-        AnswerKind::Boxed => boxed(text),
-        AnswerKind::Tag => tagged(text),
-        AnswerKind::Phrase => behind_phrase(tail(text)),
-        AnswerKind::Hashes => behind_hashes(text),
-        AnswerKind::Last => whole_answer(text).or_else(|| last_value(text)).map(Cow::Borrowed),
-    })
+    let text = behind_last_thought(completion);
+    let marked = |text| order.iter().filter(|kind| kind.is_marked()).find_map(|kind| kind.answer_in(text));
+    match text {
+        None => marked(completion),
+        Some(text) if ends_in_solution(text) => {
+            marked(text).or_else(|| marked(completion)).or_else(|| first_answer(text, order))
+        }
+        Some(text) => first_answer(text, order),
+    }
+}
+
+/// The answer of the first kind that the text has.
+fn first_answer<'a>(text: &'a str, order: &[AnswerKind]) -> Option<Cow<'a, str>> {
+    order.iter().find_map(|kind| kind.answer_in(text))
+}
+
+impl AnswerKind {
+    /// Whether an answer of this kind stands between marks that nothing else has.
+    fn is_marked(self) -> bool {
+        matches!(self, AnswerKind::Boxed | AnswerKind::Tag)
+    }
+
+    /// The last answer of this kind.
+    fn answer_in(self, text: &str) -> Option<Cow<'_, str>> {
+        match self {
+            AnswerKind::Boxed => boxed(text),
+            AnswerKind::Tag => tagged(text),
+            AnswerKind::Phrase => behind_phrase(tail(text)),
+            AnswerKind::Hashes => behind_hashes(text),
+            AnswerKind::Last => whole_answer(text).or_else(|| last_value(text)).map(Cow::Borrowed),
+        }
+    }
 }
 
 /// The answer in a reference: a box (MATH), what follows `####` (GSM8K), or everything.
@@ -198,6 +226,11 @@ fn whole_answer(text: &str) -> Option<&str> {
         return None;
     }
     let plain = trimmed(text);
+    let plain = ["Option ", "option ", "Choice ", "choice "]
+        .iter()
+        .find_map(|word| plain.strip_prefix(word))
+        .filter(|rest| choice(rest).is_some())
+        .unwrap_or(plain);
     let begins = plain.starts_with(['(', '[', '*', '$', '{', '\\'])
         || plain.starts_with(|first: char| first.is_ascii_uppercase());
     if begins && choice(plain).is_some() {

@@ -1,21 +1,8 @@
 //! The bar of near misses: references and what is almost the same, made by rule. None of them may count as right,
 //! while each reference counts as right for itself.
 
+use crate::math::tests::is_right;
 use crate::math::{MathConfig, is_equivalent};
-use crate::{Answer, MathVerifier, Verifier};
-
-fn is_right(completion: &str, reference: &str) -> bool {
-    let fields = serde_json::Map::new();
-    let answer = Answer {
-        prompt: "p",
-        completion,
-        references: &[reference.to_string()],
-        fields: &fields,
-        tokens: 1,
-        truncated: false,
-    };
-    MathVerifier::new(MathConfig::default()).unwrap().verify(&answer).unwrap().value == 1.0
-}
 
 /// References of one value each, none of which is zero or its own negative.
 const VALUES: [&str; 40] = [
@@ -104,7 +91,8 @@ fn the_reference_in_the_reasoning_does_not_count() {
             format!("Is it ${value}$? The answer is -1/77."),
             format!("<think>So \\boxed{{{value}}}</think> \\boxed{{-1/77}}"),
             format!("<think>So \\boxed{{{value}}}</think> It is not known."),
-            format!("<think>So \\boxed{{{value}}}"),
+            format!("<think>So it is {value}. The answer is {value}."),
+            format!("<think>So \\boxed{{{value}}}? No, \\boxed{{-1/77}}."),
             format!("<answer>{value}</answer> or rather <answer>-1/77</answer>"),
             format!("\\boxed{{{value}}} and \\boxed{{-1/77}}"),
             format!("\\boxed{{{value} \\text{{ or }} -1/77}}"),
@@ -112,7 +100,7 @@ fn the_reference_in_the_reasoning_does_not_count() {
             format!("\\boxed{{}} {value}"),
             format!("\\boxed{{{value}"),
         ];
-        for completion in &completions[..11] {
+        for completion in &completions[..12] {
             assert!(!is_right(completion, value), "{completion}");
         }
     }

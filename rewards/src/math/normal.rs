@@ -13,6 +13,9 @@ const MARKS: [(&str, &str); 9] = [
     ("'", "'"),
 ];
 
+/// Marks for the end of a proof or for what was checked.
+const ENDS: [&str; 5] = [r"\checkmark", r"\blacksquare", r"\square", r"\Box", r"\qed"];
+
 /// Removes what surrounds an answer without being part of it: dollars, display brackets, full stops, emphasis.
 pub(super) fn trimmed(text: &str) -> &str {
     let mut text = text.trim();
@@ -27,6 +30,10 @@ pub(super) fn trimmed(text: &str) -> &str {
         }
         for edge in [r"\\", r"\,", r"\;", r"\!", r"\quad", r"\qquad"] {
             text = text.strip_suffix(edge).unwrap_or(text).trim_end();
+        }
+        for mark in ENDS {
+            // A mark alone is an answer.
+            text = text.strip_suffix(mark).filter(|body| !body.trim().is_empty()).unwrap_or(text).trim_end();
         }
         text = text.strip_prefix(r"\displaystyle").unwrap_or(text).trim();
         if text == before {
@@ -156,6 +163,32 @@ pub(super) fn is_same_words(left: &str, right: &str) -> bool {
     };
     let (left, right) = (text_key(left), text_key(right));
     has_words(&left) && !left.contains('\\') && left.to_lowercase() == right.to_lowercase()
+}
+
+/// The set that a text names in words: `all real numbers` is `\mathbb{R}`.
+pub(super) fn set_named(text: &str) -> &str {
+    // Most answers have no such word, which one look tells.
+    if !text.contains("real") {
+        return text;
+    }
+    match text_key(text).to_ascii_lowercase().as_str() {
+        "allrealnumbers" | "allreals" | "therealnumbers" | "realnumbers" | "allrealnumbersx" | "allrealx" => {
+            r"\mathbb{R}"
+        }
+        _ => text,
+    }
+}
+
+/// Whether a text is a score or a span of years: whole numbers with a hyphen between them and no spaces, or several
+/// such pairs with commas. As a reference it is not a difference, which would have been worked out.
+pub(super) fn is_score(text: &str) -> bool {
+    let is_group = |group: &str| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit());
+    // Most references hold no hyphen behind a digit, which one look tells.
+    text.contains('-')
+        && text.split(',').all(|part| {
+            let mut groups = part.trim().split(['-', '–']);
+            groups.clone().count() > 1 && groups.all(is_group)
+        })
 }
 
 fn text_key(text: &str) -> String {

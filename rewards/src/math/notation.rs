@@ -36,6 +36,23 @@ fn check(cases: &[Case]) {
 }
 
 #[test]
+fn a_comma_between_inequalities_is_and_where_that_leaves_something() {
+    check(&[
+        case("x < 2, x > 5", &[r"x < 2 \text{ or } x > 5"], &[r"x < 2 \text{ and } x > 5"]),
+        case("x > 2, x < 5", &[r"x > 2 \text{ and } x < 5", "2 < x < 5"], &[r"x > 2 \text{ or } x < 5"]),
+    ]);
+}
+
+#[test]
+fn all_real_numbers_are_a_set() {
+    check(&[case(
+        r"\mathbb{R}",
+        &[r"\text{all real numbers}", r"\text{All reals}", r"(-\infty, \infty)"],
+        &[r"\text{all positive real numbers}", r"\mathbb{Z}", r"\text{no real numbers}"],
+    )]);
+}
+
+#[test]
 fn mixed_numbers_take_signs_units_and_percent() {
     check(&[
         case(

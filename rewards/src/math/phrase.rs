@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 
 use crate::math::choice::choice;
+use crate::math::denial::{denies_answer, is_corrected, is_supposed};
 use crate::math::extract::formula_at;
 use crate::math::normal::trimmed;
+use crate::math::sentence::sentence_of;
 use crate::math::statement::value_said;
-
-/// Where a sentence without an end is cut off.
-const SENTENCE_BYTES_MAX: usize = 2048;
 
 /// What an answer is without being told.
 const NO_ANSWERS: &[&str] = &[
@@ -49,9 +48,10 @@ const MANNERS: &[&str] = &[
 /// What stands behind the last phrase that tells an answer. A phrase decides even where its answer cannot be read; one
 /// that denies or doubts an answer is the empty text, which equals nothing.
 pub(super) fn behind_phrase(text: &str) -> Option<Cow<'_, str>> {
+    let last_digit = text.rfind(|character: char| character.is_ascii_digit()).unwrap_or(0);
     let (mut end, mut denied) = (text.len(), false);
     while let Some(found) = last_noun(&text[..end]) {
-        match told(text, &found) {
+        match told(text, &found, last_digit) {
             Told::Answer(answer) => return Some(answer),
             Told::Denied => return Some(Cow::Borrowed("")),
             Told::OfAnother => denied = true,
@@ -95,8 +95,12 @@ enum Told<'a> {
     Nothing,
 }
 
-fn told<'a>(text: &'a str, noun: &Noun) -> Told<'a> {
-    let Some(Joint { behind, denies, expects }) = joint(&text[noun.end..]) else { return Told::Nothing };
+/// What is told with this noun. Behind `last_digit` no number stands that could be the answer instead.
+fn told<'a>(text: &'a str, noun: &Noun, last_digit: usize) -> Told<'a> {
+    let Some(Joint { behind, denies, expects }) = joint(&text[noun.end..]) else {
+        let is_denied = !noun.is_choice && denies_answer(&text[..noun.start], &text[noun.end..], last_digit);
+        return if is_denied { Told::OfAnother } else { Told::Nothing };
+    };
     let value = behind.trim_start_matches(['*', ':', '_', ' ', '\u{a0}', '\n', '\r', '\t']);
     let sentence = sentence_of(value);
     let sentence = sentence.trim_end_matches(['*', '_', ' ']);
@@ -109,10 +113,15 @@ fn told<'a>(text: &'a str, noun: &Noun) -> Told<'a> {
     }
     let before = lowercase_tail(text[..noun.start].trim_end());
     let is_value = tells_value(sentence);
+    let later = &value[sentence.len()..];
+    if is_value && is_supposed(&before) {
+        let is_last = !later.contains(|character: char| character.is_ascii_digit());
+        return if is_last { Told::OfAnother } else { Told::Nothing };
+    }
     match is_value {
         _ if noun.is_choice && !begins_with_choice(sentence) => Told::Nothing,
         true if speaks_of_another(&before) => Told::OfAnother,
-        true if denies => Told::Denied,
+        true if denies || is_corrected(sentence, later) => Told::Denied,
         false if denies || tells_nothing(sentence) => Told::Nothing,
         _ => Told::Answer(match value_said(sentence) {
             Some(Cow::Borrowed(value)) => Cow::Borrowed(trimmed(value)),
@@ -213,12 +222,32 @@ fn joint(behind: &str) -> Option<Joint<'_>> {
     let rest = rest.trim_start_matches(['*', '_', ' ', '}']);
     let rest = without_circumstances(rest);
     let found = |verbs: &[&str]| verbs.iter().find_map(|verb| strip_prefix_ignoring_case(rest, verb));
-    let (denied, expected) = (found(DENYING), found(EXPECTING));
+    let (denied, expected) = (found(DENYING).or_else(|| behind_modal(rest)), found(EXPECTING));
     let behind = denied.or(expected).or_else(|| found(SAYING))?;
     let is_word = behind.starts_with(|next: char| next.is_ascii_alphanumeric());
     let is_sign = rest.starts_with([':', '=', '→']);
     let expects = denied.is_none() && expected.is_some();
     (!is_word || is_sign).then_some(Joint { behind, denies: denied.is_some(), expects })
+}
+
+/// Verbs between which and `be` an adverb may stand, as in `cannot possibly be` and `may well be`.
+const MODALS: [&str; 10] =
+    ["may", "might", "could", "cannot", "can't", "couldn't", "won't", "wouldn't", "shouldn't", "mustn't"];
+
+/// The text behind `be`, where a verb of doubt or denial leads to it over one or two words.
+fn behind_modal(rest: &str) -> Option<&str> {
+    let (verb, mut behind) = rest.split_once(' ')?;
+    if !MODALS.contains(&verb.to_ascii_lowercase().replace('’', "'").as_str()) {
+        return None;
+    }
+    for _ in 0..3 {
+        let (word, after) = behind.split_once(' ')?;
+        if word == "be" {
+            return Some(&behind[word.len()..]);
+        }
+        behind = after;
+    }
+    None
 }
 
 fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
@@ -242,7 +271,8 @@ fn without_circumstances(rest: &str) -> &str {
     }
     let mut at = 0;
     for _ in 0..8 {
-        let length = rest[at..].bytes().take_while(u8::is_ascii_alphabetic).count();
+        // `to question 7` has a number that is no answer.
+        let length = rest[at..].bytes().take_while(u8::is_ascii_alphanumeric).count();
         let word = &rest[at..at + length];
         if length == 0 {
             return &rest[at..];
@@ -272,59 +302,6 @@ fn without_circumstances(rest: &str) -> &str {
         }
     }
     rest
-}
-
-/// The text up to the end of its sentence: a full stop, a line, a mark of the chat. Formulas are stepped over whole.
-fn sentence_of(text: &str) -> &str {
-    let text = &text[..text.floor_char_boundary(text.len().min(SENTENCE_BYTES_MAX))];
-    let mut at = 0;
-    while let Some(first) = text[at..].chars().next() {
-        let rest = &text[at..];
-        if let Some((_, _, length)) = formula_at(rest) {
-            at += length;
-            continue;
-        }
-        let behind = &rest[first.len_utf8()..];
-        let ends = match first {
-            '\n' => true,
-            '.' | '!' | '?' => {
-                behind.starts_with([' ', '*', '"', '\'']) && ends_sentence(&text[..at], behind)
-            }
-            '<' => is_mark(behind),
-            _ => false,
-        };
-        if ends {
-            let keeps = usize::from(first == '?');
-            return text[..at + keeps].trim();
-        }
-        at += first.len_utf8();
-    }
-    text.trim()
-}
-
-/// Whether the stop between two texts ends a sentence, and no abbreviation or choice's letter.
-fn ends_sentence(before: &str, behind: &str) -> bool {
-    let last = before
-        .rsplit(|character: char| !character.is_alphanumeric() && character != '.')
-        .next()
-        .unwrap_or("");
-    let next = behind.trim_start_matches(['*', '"', '\'', ' ']);
-    let is_short =
-        matches!(last, "approx" | "p.m" | "a.m" | "e.g" | "i.e" | "vs" | "No" | "Dr" | "Mr" | "Mrs" | "St");
-    let is_letter = matches!(last.as_bytes(), [b'A'..=b'Z']);
-    let goes_on =
-        next.starts_with(|next: char| next.is_lowercase() || next.is_ascii_digit() || "$\\-".contains(next));
-    !(is_short || is_letter && goes_on)
-}
-
-/// Whether `</s>`, `<|im_end|>`, `<br>` or the like stands behind a `<`.
-fn is_mark(behind: &str) -> bool {
-    let window = &behind[..behind.floor_char_boundary(behind.len().min(40))];
-    let is_name = |name: &str| {
-        !name.is_empty()
-            && name.chars().all(|character| character.is_ascii_alphanumeric() || "/|_-".contains(character))
-    };
-    window.starts_with(['/', '|']) || window.find('>').is_some_and(|end| is_name(&window[..end]) && end > 1)
 }
 
 /// Whether there is something in the sentence that an answer may be: a digit, a formula, a choice.

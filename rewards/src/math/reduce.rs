@@ -129,6 +129,18 @@ const OPERATORS: [&str; 16] = [
     r"\det", r"\dim", r"\deg", r"\gcd", r"\#",
 ];
 
+/// Names of largest and smallest values, in words.
+const EXTREMES: [&str; 8] = [
+    r"\text{max}",
+    r"\text{min}",
+    r"\text{maximum}",
+    r"\text{minimum}",
+    r"\text{max value}",
+    r"\text{min value}",
+    r"\text{maximum value}",
+    r"\text{minimum value}",
+];
+
 /// Names of functions on events and sets.
 const MEASURES: [&str; 14] = [
     r"\Pr",
@@ -159,7 +171,17 @@ fn is_quantity(text: &str) -> bool {
         [r"\cup", r"\cap", "∪", "∩", r"\setminus"].iter().any(|sign| inner.contains(sign))
             && (inner.ends_with('|') || inner.ends_with(r"\rvert"))
     });
-    is_operator || is_size || is_function_value(text)
+    let is_extreme = EXTREMES.iter().any(|name| text.eq_ignore_ascii_case(name));
+    is_operator || is_size || is_extreme || is_distance(text) || is_function_value(text)
+}
+
+/// `d(A, B)`.
+fn is_distance(text: &str) -> bool {
+    let points = text.strip_prefix("d(").and_then(|inner| inner.strip_suffix(')'));
+    points.is_some_and(|points| {
+        points.contains(',')
+            && points.split(',').all(|point| matches!(point.trim().as_bytes(), [b'A'..=b'Z']))
+    })
 }
 
 fn is_function_value(text: &str) -> bool {

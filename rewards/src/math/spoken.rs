@@ -1,21 +1,7 @@
 //! Tests of which text is the answer: sentences in phrases, tags, lines and boxes, headings, choices, dates. What says
 //! something else about a value is wrong for that value; what says only the value is right.
 
-use crate::{Answer, MathConfig, MathVerifier, Verifier};
-
-fn is_right(completion: &str, reference: &str) -> bool {
-    let fields = serde_json::Map::new();
-    let references = [reference.to_owned()];
-    let answer = Answer {
-        prompt: "p",
-        completion,
-        references: &references,
-        fields: &fields,
-        tokens: 1,
-        truncated: false,
-    };
-    MathVerifier::new(MathConfig::default()).unwrap().verify(&answer).unwrap().value == 1.0
-}
+use crate::math::tests::is_right;
 
 /// Places where a sentence may tell the answer.
 fn frames(said: &str) -> Vec<String> {
@@ -45,7 +31,9 @@ fn what_is_denied_hedged_or_scaled_is_not_the_number() {
         anything but 9|all except 9|any number below 9|a multiple of 9|a divisor of 9|the 9th prime|in the range 0-9|within 9 of x|\
         9 out of 10|9 in 10|9 below zero|9 too many|9 short of x|10, not 9|10 and not 9|10 rather than 9|not 9 but 10|9 is wrong|\
         9 is not right|9 would be wrong|wrong: 9|9x|9 x|9/10|9 and 10|9, 10|9 ± 1|2021-09-09|9-1-1|0-9|$9$ or $10$|not $9$|\
-        at least $9$|$9$ million|$10$, not $9$|**9** or **10**|not **9**|**9** million|x > 9|≥ 9";
+        at least $9$|$9$ million|$10$, not $9$|**9** or **10**|not **9**|**9** million|x > 9|≥ 9|\
+        9 to the fourth|9 to the power of 2|said to be 9|thought to be 9|claimed to be 9|supposed to be 9|expected to be 9|10, while mine is 9|\
+        9... wait, 10|9 ... or 10|no, 10|10 in place of 9|9 as well as 10|8-9, 9-9";
     for said in said.split('|').map(str::trim) {
         for completion in frames(said) {
             assert!(!is_right(&completion, "9"), "{completion}");
@@ -72,8 +60,48 @@ fn a_phrase_that_denies_or_speaks_of_another_answer_decides() {
         "#### 8\nand not 9",
         "#### 8 or 9\n9",
         "The answer is 9, ....",
+        "The answer may well be 9.",
+        "The answer cannot possibly be 9.",
+        "The answer could never be 9.",
+        "My answer is 8, while yours is 9.",
+        "The answer, 9, is wrong.",
+        "The answer 9 is incorrect.",
+        "Answer 9 is wrong.",
+        "9 is not the answer.",
+        "9 isn't the answer.",
+        "9 can’t be the answer.",
+        "Suppose the answer is 9. That is a contradiction.",
+        "I doubt that the answer is 9.",
+        "It is false that the answer is 9.",
+        "It's not true that the answer is 9.",
+        "Is the answer 9?",
+        "Could the answer be 9?",
+        "The answer is 9. No, it is 8.",
+        "The answer is 9. Wait, it must be 8.",
+        "The answer is 9 - sorry, 8.",
+        "The answer differs from 9.",
+        "The answer exceeds 9.",
+        "The answer has 9 digits.",
+        "The answer ends with 9.",
+        "The answer squared is 9.",
+        "The answer minus 1 is 9.",
+        "The answer to question 9 is unknown.",
     ] {
         assert!(!is_right(completion, "9"), "{completion}");
+    }
+    for completion in [
+        "The answer is 9. Wait, let me check: 4 + 5 = 9.",
+        "The answer is 9. No other value fits.",
+        "If x = 2, then the answer is 9.",
+        "Suppose the answer is 10. That is a contradiction. So it must be 9.",
+        "The answer has two digits no more. It is 9.",
+        "The answer, rounded to the nearest integer, is 9.",
+        "The answer turns out to be 9.",
+        "The answer was found to be 9.",
+        "The answer to question 2 is 9.",
+        "The answer is 9 to the nearest tenth.",
+    ] {
+        assert!(is_right(completion, "9"), "{completion}");
     }
     assert!(is_right("The answer is 9, not 10.", "9"));
     assert!(is_right("The answer is 9 rather than 10.", "9"));
@@ -144,6 +172,13 @@ fn what_stands_around_a_value_in_a_box_is_no_part_of_it() {
         r"x = 15, \text{ so the answer is } 15",
         r"\text{There are } 15 \text{ ways}",
         r"\text{Yes, } 15",
+        r"\text{Ans. } 15",
+        r"\text{max} = 15",
+        r"\text{minimum value} = 15",
+        r"d(A, B) = 15",
+        r"15 \checkmark",
+        r"15 \quad \blacksquare",
+        r"\mathcolor{red}{15}",
         r"x = 15\text{ m} = 1500\text{ cm}",
     ] {
         assert!(is_right(&format!("So $\\boxed{{{content}}}$."), "15"), "{content}");
@@ -216,6 +251,10 @@ fn one_choice_with_its_own_text_is_right() {
         r"\boxed{\text{(D) none of these}}",
         r"\boxed{d}",
         "D. 12",
+        "Option D",
+        "option (D)",
+        r"\boxed{\text{(D) does not exist}}",
+        "The answer is (D) cannot be determined.",
     ] {
         assert!(is_right(completion, "D"), "{completion}");
         assert!(!is_right(completion, "B"), "{completion}");
@@ -245,6 +284,12 @@ fn one_choice_with_its_own_text_is_right() {
         "(D) & (E)",
         "D-E",
         "DE",
+        "(D) fails",
+        "(D) does not work",
+        "(D) can be excluded",
+        "(D) too small",
+        "(D) as well as (E)",
+        "(D) ... or (E)",
     ] {
         for completion in frames(said) {
             assert!(!is_right(&completion, "D"), "{completion}");
@@ -274,6 +319,14 @@ fn dates_and_numbers_of_things_are_only_themselves() {
             assert_eq!(is_right(&format!("It is {right}"), left), at == other, "{left} {right}");
         }
     }
+    // A reference is worked out, so a hyphen between its numbers is no difference.
+    for (score, other) in
+        [("3-2", "2-1"), ("3-2", "1"), ("2020-2021", "-1"), ("6-4, 7-5", "7-5, 6-4"), ("3–2", "4-3")]
+    {
+        assert!(is_right(&format!("The answer is {score}."), score), "{score}");
+        assert!(!is_right(&format!(r"\boxed{{{other}}}"), score), "{score} {other}");
+    }
+    assert!(is_right(r"\boxed{3 - 2}", "3-2"));
     assert!(
         is_right(r"\boxed{7-3}", "4")
             && is_right(r"\boxed{2/4}", "1/2")

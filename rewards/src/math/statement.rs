@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use pieces::{Kind, Piece, pieces};
 use words::{
     is_conclusion, is_connector, is_copula, is_count_end, is_danger, is_preposition, is_reason,
-    is_short_thing, is_sign_word, speaks_of_numbers,
+    is_short_thing, is_sign_word, leads_to_be, speaks_of_numbers,
 };
 
 use crate::latex::qualifier::qualifies;
@@ -110,13 +110,25 @@ fn value_at(pieces: &[Piece], text: &str) -> Option<Found> {
             Kind::Word if is_connector(piece.word(text)) => {}
             Kind::Word if is_last && piece.word(text) == "point" && is_pair(&pieces[at], text) => {}
             Kind::Mark(':' | ',') => {}
+            Kind::Mark('.') if place > start && pieces[place - 1].word(text).eq_ignore_ascii_case("ans") => {}
             _ => return None,
         }
     }
     let is_sound = copula.is_none_or(|copula| {
-        may_be(pieces, copula, text) && is_subject(&pieces[..=copula], &pieces[at], text)
+        may_be(pieces, copula, text)
+            && is_subject(&pieces[..=copula], &pieces[at], text)
+            && !is_of_another(&pieces[..=copula], &pieces[at], text)
     });
     is_sound.then_some(Found { at, is_negative })
+}
+
+/// Whether a sentence begins with one number and says another one of something else: `6, while yours is 7`.
+fn is_of_another(with_copula: &[Piece], value: &Piece, text: &str) -> bool {
+    let (Some(first), Some(copula)) = (with_copula.first(), with_copula.last()) else { return false };
+    let concludes = with_copula.iter().any(|piece| is_conclusion(piece.word(text)));
+    let is_apart = with_copula.iter().any(|piece| matches!(piece.kind, Kind::Mark(',' | ';' | '—')));
+    let is_value = first.kind == Kind::Value && is_number(first, text) && copula.kind == Kind::Word;
+    is_value && is_apart && !concludes && value_key(first, text) != value_key(value, text)
 }
 
 /// Whether a sentence without a known verb reports one count of something: `Tom planted 12 trees`. It has a subject, a
@@ -172,9 +184,13 @@ fn may_be(pieces: &[Piece], copula: usize, text: &str) -> bool {
         return true;
     }
     let before = copula.checked_sub(1).map_or("", |at| pieces[at].word(text)).to_ascii_lowercase();
+    if before == "to" {
+        let leads = copula.checked_sub(2).map_or("", |at| pieces[at].word(text)).to_ascii_lowercase();
+        return leads_to_be(&leads);
+    }
     matches!(
         before.as_str(),
-        "must" | "should" | "will" | "to" | "would" | "shall" | "we" | "you" | "they" | "i" | ""
+        "must" | "should" | "will" | "would" | "shall" | "we" | "you" | "they" | "i" | ""
     )
 }
 
@@ -234,6 +250,7 @@ fn tail_end(pieces: &[Piece], value: usize, text: &str) -> Option<usize> {
                 let contrasts = is_number(&pieces[value], text) && is_contrast(&pieces[at..], text);
                 if contrasts
                     || word == "to"
+                        && !is_power(&pieces[at + 1..], text)
                         && is_harmless(pieces.get(at + 1..).unwrap_or(&[]), text)
                         && at + 1 < pieces.len()
                 {
@@ -278,6 +295,12 @@ fn tail_end(pieces: &[Piece], value: usize, text: &str) -> Option<usize> {
     Some(end)
 }
 
+/// `to the fourth`, but not `to the nearest tenth`.
+fn is_power(behind: &[Piece], text: &str) -> bool {
+    let word = |at: usize| behind.get(at).map_or("", |piece| piece.word(text));
+    word(0) == "the" && word(1) != "nearest"
+}
+
 /// `for all x`, `for every real x`: what a formula holds for, without a number that would bound it.
 fn is_for_all(rest: &[Piece], text: &str) -> bool {
     let quantifies =
@@ -308,6 +331,11 @@ fn is_reason_at(pieces: &[Piece], at: usize, text: &str) -> bool {
     match word {
         "which" | "where" => !has_doubt(),
         "that" => !has_doubt() && !has_value(),
+        // `(B) as well as (C)` names both.
+        "as" => {
+            let is_well = |at: usize| pieces.get(at).is_some_and(|piece| piece.word(text) == "well");
+            !is_well(at + 1) && !at.checked_sub(1).is_some_and(is_well)
+        }
         word => is_reason(word) || is_conclusion(word) && !has_doubt() && !has_value(),
     }
 }

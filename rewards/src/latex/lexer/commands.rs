@@ -50,7 +50,7 @@ const TEXTS: &str = " text textbf textit textrm textnormal textsf texttt textsc 
 const DROPPED_NONE: &str = " bbox hyperref fancybox ";
 
 /// Commands with one argument that is not shown.
-const DROPPED_ONE: &str = " color textcolor colorbox tag label phantom hphantom vphantom class cssId style htmlClass htmlId \
+const DROPPED_ONE: &str = " color textcolor mathcolor colorbox tag label phantom hphantom vphantom class cssId style htmlClass htmlId \
     htmlStyle href raisebox scalebox rotatebox require enclose cite ref eqref hypertarget hyperlink ";
 
 /// Commands with two arguments that are not shown.

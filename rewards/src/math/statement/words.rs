@@ -99,6 +99,33 @@ const COPULAS: &[&str] = &[
     "remains",
 ];
 
+/// Whether a word before `to be` says that something is so, as `turns out` and `found` do. Others, such as `said`,
+/// `thought` and `supposed`, only pass it on.
+pub(super) fn leads_to_be(word: &str) -> bool {
+    matches!(
+        word,
+        "out"
+            | "found"
+            | "calculated"
+            | "computed"
+            | "determined"
+            | "derived"
+            | "evaluated"
+            | "obtained"
+            | "established"
+            | "shown"
+            | "seen"
+            | "proven"
+            | "proved"
+            | "known"
+            | "has"
+            | "have"
+            | "needs"
+            | "need"
+            | "ought"
+    )
+}
+
 /// Whether a word leads to a conclusion; what stands before it is an argument.
 pub(super) fn is_conclusion(word: &str) -> bool {
     matches!(
@@ -146,6 +173,7 @@ const CONNECTORS: &[&str] = &[
     "number",
     "answer",
     "answers",
+    "ans",
     "final",
     "correct",
     "right",
