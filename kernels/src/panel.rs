@@ -100,7 +100,10 @@ pub(crate) fn add_product(form: Form, a: Left<'_>, b: &[f32], c: &mut [f32]) {
 
 #[inline(never)]
 fn multiply<const ADD: bool>(form: Form, columns: usize, a: Left<'_>, b: &[f32], c: &mut [f32]) {
-    assert!(form.columns % LANES == 0 && columns % LANES == 0, "columns come in whole vectors");
+    assert!(
+        form.columns.is_multiple_of(LANES) && columns.is_multiple_of(LANES),
+        "columns come in whole vectors"
+    );
     assert!(b.len() >= form.inner * form.columns && c.len() >= form.rows * form.columns);
     simd::arch().dispatch(Product::<ADD> { form, columns: columns.min(form.columns), a, b, c });
 }

@@ -4,5 +4,6 @@
 pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod gated;
+pub(crate) mod head;
 pub(crate) mod norm;
 pub(crate) mod residual;

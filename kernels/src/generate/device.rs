@@ -12,8 +12,7 @@ use crate::attention::Span;
 use crate::decode::Prefilled;
 use crate::model::config::DecoderConfig;
 use crate::model::{Decoder, embed, id_tensor};
-use crate::parts::block::linear;
-use crate::parts::norm::normed;
+use crate::parts::head::logits;
 
 /// Tokens that one prefill pass takes through the layers: bounds the activations of long contexts.
 const PREFILL_TOKENS_MAX: usize = 4096;
@@ -110,9 +109,7 @@ impl DeviceSlots {
         } else {
             hidden.select(0, id_tensor(&last, &decoder.device()))
         };
-        let weights = &decoder.weights;
-        let normed = normed(hidden, &weights.final_norm, decoder.config.spec.final_norm);
-        let logits = linear(normed, weights.head.as_ref().unwrap_or(&weights.embedding), None);
+        let logits = logits(hidden, &decoder.weights, &decoder.config);
         logits.into_data().try_to_vec().expect("logits are f32")
     }
 

@@ -14,6 +14,7 @@ use crate::model::config::DecoderConfig;
 use crate::model::weights::{Block, Weights};
 use crate::model::{Decoder, embed, id_tensor};
 use crate::parts::block::linear;
+use crate::parts::head::{head_of, logits};
 use crate::parts::norm::normed;
 use crate::rotary::Angles;
 
@@ -99,14 +100,8 @@ impl<'a> TapePass<'a> {
         joined(outputs.collect())
     }
 
-    /// The matrix of the head, `[vocabulary, hidden]`.
-    fn head(&self) -> &Tensor<2> {
-        self.weights.head.as_ref().unwrap_or(&self.weights.embedding)
-    }
-
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let normed = normed(hidden, &self.weights.final_norm, self.config().spec.final_norm);
-        linear(normed, self.head(), None)
+        logits(hidden, &self.weights, self.config())
     }
 
     fn chunk_targets(&self, rows: &Range<usize>) -> Arc<[u32]> {
@@ -158,8 +153,7 @@ impl<'a> TapePass<'a> {
             let keys_values = block.keys_values(normed.clone(), self.config(), angles);
             x = block.attend(x, normed, keys_values, self.config(), angles, &spans);
         }
-        let normed = normed(x, &weights.final_norm, self.config().spec.final_norm);
-        let logits = linear(normed, weights.head.as_ref().unwrap_or(&weights.embedding), None);
+        let logits = logits(x, &weights, self.config());
         let targets = self.chunk_targets(&(0..self.tokens()));
         let (logprobs, entropies) = row_statistics(logits.clone(), &targets, self.plan.temperature);
         let mut stats = TokenStats { logprobs, entropies };
@@ -214,7 +208,7 @@ impl<'a> TapePass<'a> {
         columns: &SlopeColumns,
         gradients: &mut Weights<Tensor<2>>,
     ) -> Tensor<2> {
-        let head = self.head().clone();
+        let head = head_of(&self.weights).clone();
         let weight = leaf(self.weights.final_norm.clone());
         let mut upstream = Vec::new();
         for rows in self.head_chunks() {

@@ -13,8 +13,8 @@ use crate::gemm::{PackedMatrix, add_multiply, multiply};
 use crate::model::gradients::GradientSum;
 use crate::model::weights::Weights;
 use crate::panel::Left;
+use crate::parts::head::{TileStats, TileTokens, tile_gradient, tile_stats};
 use crate::rows::{TASK_BLOCKS, block_rows};
-use crate::simd;
 use crate::streambp::{Slopes, TokenStats, chunks, zero_last};
 
 /// The most vocabulary entries of a tile: with a chunk of 256 tokens its logits take 256 KiB.
@@ -25,14 +25,6 @@ const TILE_MIN: usize = 16;
 const TILES: usize = 8;
 /// Vocabulary entries whose logit gradients are held at a time: 8 MiB with a chunk of 512 tokens.
 pub(in crate::streambp) const SLAB: usize = 4096;
-
-/// What one tile says of the tokens of a chunk.
-struct TileStats {
-    largest: Vec<f32>,
-    total: Vec<f32>,
-    /// Sum of `z e^z`, where `z` is the logit less the largest, over the temperature.
-    weighted: Vec<f32>,
-}
 
 /// What the loss sends into the logits, one entry a row in each list.
 pub(super) struct HeadLoss<'a> {
@@ -199,53 +191,17 @@ impl SlicePass<'_> {
         }
     }
 
-    /// Logits of a tile to `slope * (1[target] - probability) / temperature`, and what entropies have slopes of.
+    /// Logits of a tile, whose first entry of the vocabulary is `first`, to their gradients.
     fn tile_gradient(&self, logits: &mut [f32], first: usize, rows: &Range<usize>, loss: &HeadLoss<'_>) {
-        let inverse = self.inverse_temperature();
-        let slopes = &loss.slopes.logprob[rows.clone()];
-        let log_totals = &loss.log_totals[rows.clone()];
-        let entries = logits.len() / rows.len();
-        if loss.slopes.entropy.is_empty() {
-            simd::vectorized(
-                #[inline(always)]
-                || {
-                    for row in logits.chunks_exact_mut(rows.len()) {
-                        for ((logit, slope), log_total) in row.iter_mut().zip(slopes).zip(log_totals) {
-                            let probability = simd::exp(logit.mul_add(inverse, -log_total));
-                            *logit = -(slope * inverse) * probability;
-                        }
-                    }
-                },
-            );
-        } else {
-            self.entropy_tile_gradient(logits, rows, loss);
-        }
-        for (token, &target) in self.targets[rows.clone()].iter().enumerate() {
-            if let Some(entry) = (target as usize).checked_sub(first).filter(|&entry| entry < entries) {
-                logits[entry * rows.len() + token] += slopes[token] * inverse;
-            }
-        }
-    }
-
-    /// Logits of a tile to `-p (slope + entropy_slope (log p + entropy)) / temperature`.
-    fn entropy_tile_gradient(&self, logits: &mut [f32], rows: &Range<usize>, loss: &HeadLoss<'_>) {
-        let inverse = self.inverse_temperature();
-        let slopes = loss.slopes.logprob[rows.clone()].iter().zip(&loss.slopes.entropy[rows.clone()]);
-        let model = loss.entropies[rows.clone()].iter().zip(&loss.log_totals[rows.clone()]);
-        simd::vectorized(
-            #[inline(always)]
-            || {
-                for row in logits.chunks_exact_mut(rows.len()) {
-                    let tokens = slopes.clone().zip(model.clone());
-                    for (logit, ((slope, entropy_slope), (entropy, log_total))) in row.iter_mut().zip(tokens)
-                    {
-                        let logprob = logit.mul_add(inverse, -log_total);
-                        let slope = entropy_slope.mul_add(logprob + entropy, *slope);
-                        *logit = -(slope * inverse) * simd::exp(logprob);
-                    }
-                }
-            },
-        );
+        let slopes = loss.slopes;
+        let tokens = TileTokens {
+            targets: &self.targets[rows.clone()],
+            logprob_slopes: &slopes.logprob[rows.clone()],
+            entropy_slopes: (!slopes.entropy.is_empty()).then(|| &slopes.entropy[rows.clone()]),
+            entropies: &loss.entropies[rows.clone()],
+            log_totals: &loss.log_totals[rows.clone()],
+        };
+        tile_gradient(logits, first, tokens, self.inverse_temperature());
     }
 
     fn final_norm_backward(&self, x: &[f32], dnormed: &mut [f32], sums: &mut Weights<GradientSum>) {
@@ -261,30 +217,4 @@ impl SlicePass<'_> {
             .collect();
         dweights.iter().for_each(|dweight| sums.final_norm.add(dweight));
     }
-}
-
-/// Largest logit, and sums around it, of each token.
-fn tile_stats(logits: &[f32], tokens: usize, inverse: f32) -> TileStats {
-    let mut largest = vec![f32::NEG_INFINITY; tokens];
-    let (mut total, mut weighted) = (vec![0.0; tokens], vec![0.0; tokens]);
-    simd::vectorized(
-        #[inline(always)]
-        || {
-            for row in logits.chunks_exact(tokens) {
-                for (most, logit) in largest.iter_mut().zip(row) {
-                    *most = if *logit > *most { *logit } else { *most };
-                }
-            }
-            for row in logits.chunks_exact(tokens) {
-                let sums = total.iter_mut().zip(&mut weighted);
-                for ((logit, most), (total, weighted)) in row.iter().zip(&largest).zip(sums) {
-                    let z = (logit - most) * inverse;
-                    let e = simd::exp(z);
-                    *total += e;
-                    *weighted = z.mul_add(e, *weighted);
-                }
-            }
-        },
-    );
-    TileStats { largest, total, weighted }
 }
