@@ -226,7 +226,7 @@ const PATHS: [GradientPath; 3] =
     [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp];
 
 /// The cases whose gradients are kept, and what is kept of them.
-fn gradient_cases() -> Vec<(PathBuf, BTreeMap<String, (Vec<usize>, Vec<f32>)>)> {
+fn gradient_cases() -> Vec<(PathBuf, BTreeMap<String, Stored>)> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let files = std::fs::read_dir(fixtures.join("gradients")).unwrap().map(|entry| entry.unwrap().path());
     let cases = files.map(|file| {
@@ -248,7 +248,7 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
             for (name, gradient) in gradients.named() {
                 let file_name = decoder.config.family.file_name(&name);
                 let what = format!("{}, {path:?}, {name}", case.display());
-                assert_gradient(gradient, &kept[&format!("full.{file_name}")].1, &what);
+                assert_gradient(gradient, &kept[&format!("full.{file_name}")].values, &what);
             }
         }
     }
@@ -259,8 +259,9 @@ fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
     for (case, kept) in gradient_cases() {
         let (mut decoder, sequences) = (load(&case), sequences(&case));
         let part = |name: &str, part: &str| kept.get(&format!("adapter.{name}.{part}"));
-        let tensor = |(shape, values): &(Vec<usize>, Vec<f32>)| {
-            Tensor::<2>::from_data(TensorData::new(values.clone(), shape.clone()), &Device::flex())
+        let tensor = |stored: &Stored| {
+            let data = TensorData::new(stored.values.clone(), stored.shape.clone());
+            Tensor::<2>::from_data(data, &Device::flex())
         };
         let adapters: Adapters = decoder.weights.map(|name, _| {
             let (a, b) = part(name, "a").zip(part(name, "b"))?;
@@ -276,7 +277,7 @@ fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
                 if let Some(LowRank { a, b, .. }) = gradient {
                     for (part, found) in [("a", a), ("b", b)] {
                         let what = format!("{}, {path:?}, {name}.{part}", case.display());
-                        assert_gradient(found, &kept[&format!("low_rank.{name}.{part}")].1, &what);
+                        assert_gradient(found, &kept[&format!("low_rank.{name}.{part}")].values, &what);
                     }
                     adapted += 1;
                 }
@@ -291,14 +292,21 @@ fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
 }
 
 /// Every tensor of a directory as its files have it: shape, and values widened to f32.
-fn tensors(dir: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+fn tensors(dir: &Path) -> BTreeMap<String, Stored> {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
     files.flat_map(|file| tensors_of(&file)).collect()
 }
 
+/// A tensor of a file.
+#[derive(Debug, PartialEq)]
+struct Stored {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
 /// Every tensor of a file.
-fn tensors_of(file: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+fn tensors_of(file: &Path) -> BTreeMap<String, Stored> {
     let mut tensors = BTreeMap::new();
     let bytes = std::fs::read(file).unwrap();
     for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
@@ -311,7 +319,7 @@ fn tensors_of(file: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
             }
             other => panic!("{other:?} is in no fixture"),
         };
-        tensors.insert(name.to_owned(), (view.shape().to_vec(), values));
+        tensors.insert(name.to_owned(), Stored { shape: view.shape().to_vec(), values });
     }
     tensors
 }
