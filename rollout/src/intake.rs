@@ -82,13 +82,15 @@ impl Intake {
         Some(group)
     }
 
-    /// Tells which actor answers a group, and what it is asked.
+    /// Tells which actor answers a group, and what it is asked. Members that are written down stay.
     pub(crate) fn assign(&self, prompt: &Prompt, group: u64, (actor, members): (usize, usize)) {
         let mut state = lock(&self.state);
         let group = state.on_the_way.get_mut(&group).expect("the group was admitted");
         group.actor = actor;
         group.prompt_tokens.clone_from(&prompt.tokens);
-        group.members = vec![MemberState::default(); members];
+        if group.members.is_empty() {
+            group.members = vec![MemberState::default(); members];
+        }
     }
 
     /// Writes down the segment that a trajectory has just ended. `journaled` says that the journal has it.

@@ -38,7 +38,11 @@ pub fn take_up<G: Generator>(
     let context = Arc::clone(actors[0].context());
     let mut parts = Parts::default();
     for group in &state.groups {
-        parts.add(group, &context, actors.len())?;
+        let prompt = parts.add(group, &context, actors.len())?;
+        // A group that was admitted a moment before the state was written has no members there, and one of an actor
+        // that is no more needs another. Without it an actor that panics would start again without the group.
+        let actor = group.actor % actors.len();
+        context.intake.assign(&prompt, group.id, (actor, context.config.group_size));
     }
     parts.scored.sort_by_key(|(place, _)| *place);
     let mut scored: Vec<Group> = parts.scored.drain(..).map(|(_, group)| group).collect();
@@ -83,12 +87,13 @@ struct Parts {
 }
 
 impl Parts {
+    /// Adds a group, and gives its prompt.
     fn add<W>(
         &mut self,
         group: &GroupState,
         context: &ActorContext<W>,
         actors: usize,
-    ) -> Result<(), RolloutError> {
+    ) -> Result<Arc<Prompt>, RolloutError> {
         let prompt = Arc::new(context.prompts.prompt(group.id)?);
         check(&prompt, group)?;
         let actor = group.actor % actors;
@@ -98,7 +103,7 @@ impl Parts {
                 trajectories.into_iter().map(|(trajectory, finish)| (trajectory, finish.unwrap_or_default()));
             let finished = FinishedGroup { id: group.id, members: ended.collect() };
             self.scored.push((verdict.place, context.scorer.known(finished, &verdict.rewards)?));
-            return Ok(());
+            return Ok(prompt);
         }
         for (trajectory, finish) in trajectories {
             match finish {
@@ -109,7 +114,7 @@ impl Parts {
                 }
             }
         }
-        Ok(())
+        Ok(prompt)
     }
 
     /// Whether every trajectory that goes on has a place in the actors' states, and the actors have it.
@@ -464,6 +469,35 @@ mod tests {
         let mut actors = [Actor::new(context, 0, life.script.clone())];
         let error = take_up(&state, &mut actors, &queue, |_| None).expect_err("another prompt");
         assert!(error.to_string().contains("was started on another prompt"), "{error}");
+    }
+
+    // Between the number of a group and its members a checkpoint may be written.
+    #[test]
+    fn a_group_without_members_yet_gets_them() {
+        let shape =
+            Shape { overlapped: true, actors: 1, seed: 1, groups_max: 4, blocks: None, dead_of_five: 0 };
+        let mut life = Life::new(shape, None, None);
+        life.step();
+        let mut state: RolloutState = postcard::from_bytes(&life.written()).expect("our own bytes");
+        let unfinished = state.groups.iter_mut().rev().find(|group| group.verdict.is_none());
+        let group = unfinished.expect("a group is on the way");
+        let admitted = GroupState::new(group.id, group.started_version);
+        *group = admitted;
+        // Trajectories then go on from the end of their last segment.
+        state.actors.clear();
+        let group = group.id;
+        let written = postcard::to_stdvec(&state).expect("plain values");
+        let mut again = Life::new(shape, Some((1, &written)), None);
+        let known = again.context.intake.groups_of(0);
+        let members = known.iter().find(|known| known.id == group).map(|known| known.members.len());
+        assert_eq!(members, Some(2));
+        // It is answered and learned from once, by all of its members.
+        let records: Vec<String> = (1..STEPS).flat_map(|_| again.step()).collect();
+        let of_group = |record: &&String| {
+            let record: trajectory::CompletionRecord = serde_json::from_str(record).expect("a record");
+            record.group == group.to_string()
+        };
+        assert_eq!(records.iter().filter(of_group).count(), 2);
     }
 
     // Trajectories of a run on threads go on from the end of their last segment, each exactly once.

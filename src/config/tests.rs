@@ -152,7 +152,7 @@ fn entries_with_tables_are_written_as_toml() {
 [[rewards]]
 kind = "process"
 weight = 0.25
-command = ["reward"]
+command = ["sh"]
 environment = { A = "B" }
 
 [[rewards]]

@@ -75,7 +75,9 @@ impl EvalReport {
             completions_per_problem: completions.len() / groups.len().max(1),
             accuracy: judged.then(|| right.len() as f64 / count),
             pass_at_k: judged.then(|| solved.count() as f64 / groups.len() as f64),
-            reward: completions.iter().map(|scored| scored.reward.total).sum::<f64>() / count,
+            // A sum of nothing is -0.0.
+            reward: completions.iter().map(|scored| scored.reward.total).fold(0.0, |sum, total| sum + total)
+                / count,
             mean_length: tokens as f64 / count,
             correct_length: (!right.is_empty()).then(|| right.iter().sum::<f64>() / right.len() as f64),
             max_length: lengths.iter().copied().max().unwrap_or(0),
