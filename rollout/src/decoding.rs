@@ -198,7 +198,8 @@ impl<G: Generator> Decoding<G> {
         &mut self,
         slot: usize,
         trajectory: Trajectory,
-        (weights, recalled): (Versioned<G::Weights>, Option<Segment>),
+        weights: Versioned<G::Weights>,
+        recalled: Option<Segment>,
     ) -> Result<(), RolloutError> {
         let given = trajectory.last_segment().map_or(0, |segment| segment.tokens.len());
         self.scheduler.restore(slot, trajectory, true);
@@ -230,6 +231,14 @@ impl<G: Generator> Decoding<G> {
     fn replay(&mut self, slot: usize, segment: Segment, given: usize) {
         self.forget(slot);
         self.slots[slot].recalled = Some((segment, given));
+    }
+
+    /// Frees the slots of a group's members, and forgets those that wait.
+    pub(crate) fn give_up(&mut self, group: u64) {
+        for slot in self.scheduler.give_up(group) {
+            self.forget(slot);
+            self.slots[slot] = SlotUse::default();
+        }
     }
 
     fn forget(&mut self, slot: usize) {

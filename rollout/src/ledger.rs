@@ -1,204 +1,87 @@
-//! What a run would lose if it stopped now: every group that has started and not reached the learner, with
-//! all tokens that are drawn for it. Plain values that can be written down and read back to the bit.
+//! What actors ask and tell of their groups. An actor knows this trait and no queue: where its groups come from, who
+//! keeps what it has drawn, and where scored groups go is the ledger's work.
+//!
+//! Everything that an actor tells is a whole: a trajectory up to the end of its last segment, or a scored group. So a
+//! ledger may be told twice, late, or not at all of a segment whose successor it hears of, and holds the same.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+pub(crate) mod state;
+pub(crate) mod journal;
+pub(crate) mod admission;
+pub(crate) mod queue;
+pub(crate) mod local;
+pub(crate) mod request;
+#[cfg(test)]
+pub(crate) mod lossy;
 
-use rewards::Reward;
-use serde::{Deserialize, Serialize};
-use trajectory::{Context, Finish, Group, Segment, Trajectory};
+use trajectory::{Finish, Prompt, Segment, Trajectory};
 
-use crate::actor::ActorReport;
 use crate::error::RolloutError;
-use crate::intake::IntakeReport;
-use crate::queue::DropReason;
-use crate::scheduler::FinishedContexts;
+use crate::ledger::state::GroupState;
+use crate::scorer::Scored;
+use crate::weights::Bell;
 
-/// A group on its way from its prompt to the learner.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GroupState {
-    /// The place of its prompt in the endless order.
-    pub id: u64,
-    /// The newest policy version when it started.
-    pub started_version: u64,
-    /// The actor that answers it, counted from 0.
+/// Another actor has the group now, or nobody needs it any more: whoever is told so gives it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
+
+/// The end of a segment.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentEnd<'a> {
+    /// The actor that drew it, or gave it again.
     pub actor: usize,
-    /// The ids of its prompt, by which a run that goes on knows that its data are still the same.
-    pub prompt_tokens: Vec<u32>,
-    /// Its members in order.
-    pub members: Vec<MemberState>,
-    /// Whether it has ended and is with the verifiers, or has been.
-    pub handed_over: bool,
-    /// What the verifiers said, once they have.
-    pub verdict: Option<GroupVerdict>,
-    /// Whether the learner has it and has not learned from it yet.
-    pub taken: bool,
-}
-
-/// One member of a group.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct MemberState {
-    /// What was drawn in segments that have ended, and what was given behind them. The first context has no prompt,
-    /// which is the group's.
-    pub contexts: Vec<Context>,
-    /// Why it ended, if it has.
+    /// The trajectory, whose last segment it is.
+    pub trajectory: &'a Trajectory,
+    /// Why the trajectory ended with it, if it did.
     pub finish: Option<Finish>,
+    /// Whether it came from [`Ledger::recall`].
+    pub recalled: bool,
 }
 
-/// The verdict on a group.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GroupVerdict {
-    /// Counts the groups in the order in which they were scored. They go back into the queue in this order,
-    /// which several scorers at once may have changed by a place.
-    pub place: u64,
-    /// The reward of each member.
-    pub rewards: Vec<Reward>,
-}
+/// All that an actor and the scorers of its groups ask and tell.
+pub trait Ledger: Send + Sync {
+    /// A group for this actor, if there is one under weights of `version`; never waits. One that has members was
+    /// begun before, and goes on from the segments in it.
+    fn admit(&self, actor: usize, version: u64) -> Option<GroupState>;
 
-impl GroupState {
-    /// A group whose members have not started.
-    pub(crate) fn new(id: u64, started_version: u64) -> Self {
-        Self {
-            id,
-            started_version,
-            actor: 0,
-            prompt_tokens: Vec::new(),
-            members: Vec::new(),
-            handed_over: false,
-            verdict: None,
-            taken: false,
-        }
-    }
+    /// Tells which actor answers a group, what it is asked, and how many members it has.
+    fn assign(&self, group: u64, actor: usize, prompt: &Prompt, members: usize);
 
-    /// Puts a segment in the place that it has in its trajectory.
-    pub(crate) fn record(&mut self, trajectory: &Trajectory, finish: Option<Finish>) {
-        let member = &mut self.members[trajectory.member as usize];
-        for (place, context) in trajectory.contexts.iter().enumerate() {
-            if place == member.contexts.len() {
-                member.contexts.push(Context::default());
-            }
-            let prompt = usize::from(place == 0);
-            let known = &mut member.contexts[place].spans;
-            known.extend_from_slice(context.spans.get(prompt + known.len()..).unwrap_or_default());
-        }
-        member.finish = member.finish.or(finish);
-    }
-
-    /// Writes the verdict down.
-    pub(crate) fn scored(&mut self, place: u64, group: &Group) {
-        let rewards = group.completions.iter().map(|scored| scored.reward.clone()).collect();
-        self.verdict = Some(GroupVerdict { place, rewards });
-    }
-}
-
-/// Where one actor stands: which trajectory is on which slot, and which wait for one.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ActorState {
-    /// What is on each slot.
-    pub slots: Vec<Option<SlotState>>,
-    /// Those that wait for a slot or for room in the cache, in their order.
-    pub waiting: Vec<WaitingState>,
-    /// How long contexts get, by which groups are admitted where the cache has a bound.
-    pub finished: FinishedContexts,
-    /// Decode steps since the run began.
-    pub decode_steps: u64,
-}
-
-/// A trajectory that waits, with the segments that it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitingState {
-    /// Its group.
-    pub group: u64,
-    /// Its place in the group.
-    pub member: u32,
-    /// The decode steps that it has waited.
-    pub steps: u64,
-}
-
-/// A trajectory on its slot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SlotState {
-    /// Its group.
-    pub group: u64,
-    /// Its place in the group.
-    pub member: u32,
-    /// The segment that it is in the middle of.
-    pub open: Option<Segment>,
-}
-
-/// A stretch of decoding beside the learner that was not over ([`crate::Overlapped`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WindowState {
-    /// Groups that it still has to finish.
-    pub groups: usize,
-    /// The policy version that its segments begin under.
-    pub version: u64,
-}
-
-/// Everything on the rollout's side of a run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct RolloutState {
-    /// How many groups were started.
-    pub intake: IntakeReport,
-    /// The groups on the way, by number.
-    pub groups: Vec<GroupState>,
-    /// Groups that were put into the queue since the run began.
-    pub groups_pushed: u64,
-    /// Groups that the learner took since the run began.
-    pub groups_taken: u64,
-    /// Groups that never reached the learner.
-    pub drops: BTreeMap<DropReason, u64>,
-    /// Scored groups, last in order, that were not in the queue yet.
-    pub overflow: usize,
-    /// The actors, where they stood still; none under `schedule = "async"`, whose trajectories go on from
-    /// the end of their last segment on any slot.
-    pub actors: Vec<ActorState>,
-    /// Decoding that the learner had not waited for.
-    pub window: Option<WindowState>,
-    /// What the actors did since the last step was recorded.
-    pub report: ActorReport,
-}
-
-/// Begins a file of a [`RolloutState`], before the number of the form of what follows.
-const MAGIC: &str = "longhaul rollout ";
-/// The form that is written and read. Until 3 a trajectory had one context and no given tokens.
-const FORM: u32 = 4;
-
-impl RolloutState {
-    /// The state as the content of a file, floats to the bit.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let body = postcard::to_stdvec(self).expect("plain values in memory can be written");
-        [format!("{MAGIC}{FORM}\n").as_bytes(), &body].concat()
-    }
-
-    /// Reads what [`RolloutState::to_bytes`] made.
+    /// Tells of the end of a segment.
     ///
     /// # Errors
-    /// [`RolloutError::File`] or [`RolloutError::Content`] with the path.
-    pub fn read(path: &Path) -> Result<Self, RolloutError> {
-        let bytes = std::fs::read(path).map_err(|error| RolloutError::file(path, error))?;
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let form = std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix(MAGIC));
-        let Some(form) = form else {
-            return Err(RolloutError::content(path, "is not the state of a rollout"));
-        };
-        if form != FORM.to_string() {
-            let reason = format!(
-                "has form {form} of a rollout's state, and this longhaul reads form {FORM}: resume the run with the \
-                 longhaul that wrote it, or begin another run with the checkpoint's weights (`train --fork`)"
-            );
-            return Err(RolloutError::content(path, reason));
-        }
-        postcard::from_bytes(&bytes[line.len() + 1..]).map_err(|error| RolloutError::content(path, error))
-    }
+    /// If the group is not the actor's any more.
+    fn record(&self, segment: SegmentEnd<'_>) -> Result<(), Lost>;
 
-    /// The policy versions, beside the newest one, that open segments need to be finished.
-    pub fn versions_needed(&self) -> Vec<u64> {
-        let slots = self.actors.iter().flat_map(|actor| actor.slots.iter().flatten());
-        let open = slots.filter_map(|slot| slot.open.as_ref()).map(|segment| segment.version);
-        let mut versions: Vec<u64> = open.chain(self.window.map(|window| window.version)).collect();
-        versions.sort_unstable();
-        versions.dedup();
-        versions
-    }
+    /// The segment that comes next in a trajectory, if it was drawn before a restart under weights that are not newer
+    /// than `newest`.
+    fn recall(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment>;
+
+    /// The whole of a trajectory's open segment, if it was drawn before a restart.
+    fn recall_open(&self, trajectory: &Trajectory) -> Option<Segment>;
+
+    /// The unfinished groups of an actor, as far as their segments have ended.
+    fn groups_of(&self, actor: usize) -> Vec<GroupState>;
+
+    /// Keeps a place for a group whose last member has ended, waiting for room: this is how a slow learner slows the
+    /// actors down. What waits for a verdict grows old like what waits for the learner.
+    ///
+    /// # Errors
+    /// If the group is not the actor's any more.
+    fn finish(&self, group: u64, actor: usize) -> Result<(), Lost>;
+
+    /// Gives the place of a finished group back, because the run is stopping and nobody will score it. It stays on the
+    /// way for a run that goes on from here.
+    fn abandon(&self, group: u64);
+
+    /// Hands over what became of a finished group.
+    ///
+    /// # Errors
+    /// What makes it impossible; that the run is stopping is no error.
+    fn deliver(&self, scored: Scored) -> Result<(), RolloutError>;
+
+    /// Whether the run is stopping.
+    fn is_closed(&self) -> bool;
+
+    /// Rings when there may be a group again where [`Ledger::admit`] had none.
+    fn bell(&self) -> &Bell;
 }

@@ -20,12 +20,9 @@ mod modes;
 mod scheduler;
 mod weights;
 mod generator;
-mod journal;
-mod ledger;
-mod intake;
 mod scorer;
-mod queue;
-mod request;
+mod report;
+mod ledger;
 mod decoding;
 mod actor;
 mod resume;
@@ -37,7 +34,7 @@ mod testing;
 #[cfg(test)]
 mod simulation;
 
-pub use actor::{Actor, ActorContext, ActorReport, Advance, UnfinishedGroups, members};
+pub use actor::{Actor, ActorContext, Advance, UnfinishedGroups, members};
 pub use bad_rows::{BAD_ROWS_NAMED, BadRow, BadRows, RowProblem, RowRefusal};
 pub use config::{
     DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, Schedule, StopConfig,
@@ -46,12 +43,17 @@ pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationParts, EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
-pub use intake::{Intake, IntakeReport};
-pub use journal::Journal;
 pub use json::object as json_object;
-pub use ledger::{
-    ActorState, GroupState, GroupVerdict, MemberState, RolloutState, SlotState, WaitingState, WindowState,
+pub use ledger::admission::Admission;
+pub use ledger::journal::Journal;
+pub use ledger::local::LocalLedger;
+pub use ledger::queue::{QueueReport, ReplayQueue};
+pub use ledger::request::StepRequest;
+pub use ledger::state::{
+    ActorState, AdmissionReport, DropReason, GroupState, GroupVerdict, MemberState, RolloutState, SlotState,
+    WaitingState, WindowState,
 };
+pub use ledger::{Ledger, Lost, SegmentEnd};
 pub use modes::{Next, RolloutMode, Single};
 pub use overlapped::{Overlapped, window_groups};
 pub use prompt::{
@@ -59,8 +61,7 @@ pub use prompt::{
     Learn, Line, Needs, PromptLengths, PromptSource, RowFile, Survey, references,
 };
 pub use pulse::{Doing, Pulse, Pulses, Stage};
-pub use queue::{DropReason, QueueReport, ReplayQueue};
-pub use request::StepRequest;
+pub use report::ActorReport;
 pub use resume::{Standing, take_up};
 pub use schedule::{ACTOR_RESTARTS_MAX, ActorThreads, Lockstep};
 pub use scheduler::{FinishedContexts, Outcome, Pacing, Room, Scheduler};

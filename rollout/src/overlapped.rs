@@ -17,13 +17,15 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use trajectory::{FinishedGroup, Group};
 
-use crate::actor::{Actor, ActorContext, ActorReport};
+use crate::actor::{Actor, ActorContext};
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::ledger::WindowState;
+use crate::ledger::queue::ReplayQueue;
+use crate::ledger::request::StepRequest;
+use crate::ledger::state::DropReason;
+use crate::ledger::state::WindowState;
 use crate::pulse::Pulse;
-use crate::queue::{DropReason, ReplayQueue};
-use crate::request::StepRequest;
+use crate::report::ActorReport;
 use crate::resume::Standing;
 use crate::schedule::{deliver, message, with_scorer};
 use crate::scorer::{Scored, Scorer};
@@ -251,7 +253,7 @@ where
         for scored in scored {
             match scored {
                 Scored::Group(group) => {
-                    self.context.intake.scored(&group);
+                    queue.scored(&group);
                     self.overflow.push_back(group);
                 }
                 Scored::Unscored { id, reason } => {
@@ -296,7 +298,7 @@ fn decode<G: Generator>(
                 scope.spawn(move || score(scorer, unscored, &pulse))
             })
             .collect();
-        let ended = advance(actor, window, (&finished, &is_stopping), &pulse);
+        let ended = advance(actor, window, &finished, &is_stopping, &pulse);
         drop(finished);
         pulse.waits("for the verdicts on what it finished");
         let mut scored = Vec::new();
@@ -318,7 +320,8 @@ type Ended = (usize, FinishedGroup);
 fn advance<G: Generator>(
     actor: &mut Actor<G>,
     mut window: Window<G::Weights>,
-    (finished, is_stopping): (&Sender<Ended>, &impl Fn() -> bool),
+    finished: &Sender<Ended>,
+    is_stopping: &impl Fn() -> bool,
     pulse: &Pulse,
 ) -> Result<End<G::Weights>, RolloutError> {
     let mut order = 0;

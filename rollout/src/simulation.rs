@@ -10,11 +10,13 @@ use trajectory::random::trajectory_key;
 
 use crate::actor::Actor;
 use crate::config::{Priority, QueueConfig};
+use crate::ledger::queue::ReplayQueue;
+use crate::ledger::request::StepRequest;
+use crate::ledger::state::{DropReason, RolloutState};
 use crate::overlapped::Overlapped;
-use crate::queue::{DropReason, ReplayQueue};
-use crate::request::StepRequest;
 use crate::schedule::Lockstep;
-use crate::testing::{Script, context, rollout_config};
+use crate::scheduler::Pacing;
+use crate::testing::{Script, Start, context_at, rollout_config};
 
 /// What may differ between two runs.
 #[derive(Debug, Clone, Copy)]
@@ -436,12 +438,13 @@ fn actor(shape: Shape) -> (Actor<Script>, Arc<ReplayQueue>) {
     config.versions_open_max = shape.versions_open_max;
     config.in_flight_updates = shape.versions_open_max == 1;
     config.kv_cache_tokens_max = shape.bound().map(|blocks| blocks * BLOCK + 1);
-    let context = context(config, 5, groups_per_step as u64, staleness);
-    let config = QueueConfig { groups_max: shape.groups_max(), staleness_versions_max: staleness };
-    let queue = Arc::new(ReplayQueue::new(config, context.intake.clone()));
+    let pacing = Pacing { groups_per_step: groups_per_step as u64, staleness_versions_max: staleness };
+    let queue = QueueConfig { groups_max: shape.groups_max(), staleness_versions_max: staleness };
+    let start = Start { version: 0, queue, state: &RolloutState::default() };
+    let (context, ledger) = context_at(config, 5, pacing, start);
     let mut script = Script::new(slots, move |group, member| shape.length(group, member));
     script.cache = (BLOCK, shape.bound().unwrap_or(usize::MAX));
-    (Actor::new(context, 0, script), queue)
+    (Actor::new(context, 0, script), Arc::clone(ledger.queue()))
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {

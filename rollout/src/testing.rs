@@ -11,11 +11,13 @@ use trajectory::{
 };
 
 use crate::actor::ActorContext;
-use crate::config::{DecodePrecision, KvCache, OnUpdate, Priority, RolloutConfig};
+use crate::config::{DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig};
 use crate::ends::Ends;
 use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
-use crate::intake::Intake;
+use crate::ledger::admission::Admission;
+use crate::ledger::local::LocalLedger;
+use crate::ledger::state::RolloutState;
 use crate::modes::Single;
 use crate::prompt::{DataConfig, JsonlConfig, Needs, PromptSource};
 use crate::pulse::Pulses;
@@ -112,8 +114,8 @@ fn token(place: usize) -> Token {
     Token { id: 2 + place as u32 % 5, logprob: -0.5 - 0.25 * place as f32 }
 }
 
-pub(crate) fn intake(groups_per_step: u64, staleness_versions_max: u64) -> Arc<Intake> {
-    Arc::new(Intake::new(Pacing { groups_per_step, staleness_versions_max }, Bell::new()))
+pub(crate) fn admission(groups_per_step: u64, staleness_versions_max: u64) -> Arc<Admission> {
+    Arc::new(Admission::new(Pacing { groups_per_step, staleness_versions_max }, Bell::new()))
 }
 
 pub(crate) fn rollout_config(
@@ -147,23 +149,34 @@ pub(crate) fn rollout_config(
     }
 }
 
-/// Everything around actors, with four prompts of two tokens and weights that are their own version.
+/// Everything around actors, with four prompts of two tokens and weights that are their own version, from the beginning
+/// of a run and with much room in the queue.
 pub(crate) fn context(
     config: RolloutConfig,
     seed: u64,
     groups_per_step: u64,
     staleness_versions_max: u64,
 ) -> Arc<ActorContext<u64>> {
-    context_at(config, seed, Pacing { groups_per_step, staleness_versions_max }, (0, |intake| intake))
+    let queue = QueueConfig { groups_max: 1000, staleness_versions_max };
+    let start = Start { version: 0, queue, state: &RolloutState::default() };
+    context_at(config, seed, Pacing { groups_per_step, staleness_versions_max }, start).0
 }
 
-/// As [`context`], with weights of this version and an intake that goes on from somewhere.
+/// Where a run begins.
+pub(crate) struct Start<'a> {
+    pub(crate) version: u64,
+    pub(crate) queue: QueueConfig,
+    pub(crate) state: &'a RolloutState,
+}
+
+/// As [`context`], with weights of this version, and the ledger, whose groups on the way are those of a state.
 pub(crate) fn context_at(
     config: RolloutConfig,
     seed: u64,
     pacing: Pacing,
-    (version, intake): (u64, impl FnOnce(Intake) -> Intake),
-) -> Arc<ActorContext<u64>> {
+    start: Start<'_>,
+) -> (Arc<ActorContext<u64>>, Arc<LocalLedger>) {
+    let Start { version, queue, state } = start;
     let files = TextFiles::new();
     let lines = ["ab", "cd", "bb", "ca"].map(|text| format!("{{\"prompt\": \"{text}\"}}\n")).concat();
     files.write("prompts.jsonl", &lines);
@@ -172,18 +185,20 @@ pub(crate) fn context_at(
     let text = text();
     let bell = Bell::new();
     let ends = Ends::new(text.clone(), config.stops(), 7).expect("stops of the seven tokens");
-    Arc::new(ActorContext {
+    let ledger = Arc::new(LocalLedger::restored(pacing, queue, bell.clone(), state));
+    let context = Arc::new(ActorContext {
         config,
         seed,
         prompts: PromptSource::open(&data, Split::Train, seed, text.clone(), &Needs::default())
             .expect("four good lines")
             .0,
         scorer: Scorer::new(text, letters()).with_ends(ends),
-        weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell.clone())),
-        intake: Arc::new(intake(Intake::new(pacing, bell))),
+        weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell)),
+        ledger: ledger.clone(),
         mode: Arc::new(Single),
         pulses: Pulses::default(),
-    })
+    });
+    (context, ledger)
 }
 
 /// Counts the letter `a`, tells the number of tokens, fails on the letter `e`, and skips a group for an unknown

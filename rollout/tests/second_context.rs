@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use rewards::{Answer, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
 use rollout::{
-    Actor, ActorContext, Bell, DataConfig, DecodePrecision, Drawn, Generator, GeneratorError, Intake,
-    JsonlConfig, KvCache, Lockstep, Needs, Next, OnUpdate, Pacing, Priority, PromptSource, Pulses,
+    Actor, ActorContext, Bell, DataConfig, DecodePrecision, Drawn, Generator, GeneratorError, JsonlConfig,
+    KvCache, LocalLedger, Lockstep, Needs, Next, OnUpdate, Pacing, Priority, PromptSource, Pulses,
     QueueConfig, ReplayQueue, RolloutConfig, RolloutMode, Scorer, SegmentRequest, StepRequest, Text,
     Versioned, WeightsCell,
 };
@@ -133,7 +133,7 @@ fn rollout_config() -> RolloutConfig {
     }
 }
 
-fn context(folder: &std::path::Path) -> Arc<ActorContext<()>> {
+fn context(folder: &std::path::Path) -> (Arc<ActorContext<()>>, Arc<ReplayQueue>) {
     let write = |name: &str, content: &str| std::fs::write(folder.join(name), content).expect("a folder");
     write("tokenizer.json", TOKENIZER);
     write("tokenizer_config.json", r#"{"eos_token": "<eos>"}"#);
@@ -145,22 +145,25 @@ fn context(folder: &std::path::Path) -> Arc<ActorContext<()>> {
     let rewards = rewards.with_verifier("length", 1.0, false, Box::new(Length)).expect("one reward");
     let bell = Bell::new();
     let pacing = Pacing { groups_per_step: 1, staleness_versions_max: 0 };
-    Arc::new(ActorContext {
+    let queue = QueueConfig { groups_max: 1, staleness_versions_max: 0 };
+    let ledger = Arc::new(LocalLedger::new(pacing, queue, bell.clone()));
+    let queue = Arc::clone(ledger.queue());
+    let context = Arc::new(ActorContext {
         config: rollout_config(),
         seed: 1,
         prompts: prompts.expect("one line").0,
         scorer: Scorer::new(text, rewards),
-        weights: Arc::new(WeightsCell::new(0, Arc::new(()), bell.clone())),
-        intake: Arc::new(Intake::new(pacing, bell)),
+        weights: Arc::new(WeightsCell::new(0, Arc::new(()), bell)),
+        ledger,
         mode: Arc::new(CarryOnce),
         pulses: Pulses::default(),
-    })
+    });
+    (context, queue)
 }
 
-fn first_group(context: &Arc<ActorContext<()>>, generator: FourEach) -> Group {
-    let config = QueueConfig { groups_max: 1, staleness_versions_max: 0 };
-    let queue = ReplayQueue::new(config, context.intake.clone());
-    let actor = Actor::new(context.clone(), 0, generator);
+fn first_group(folder: &std::path::Path, generator: FourEach) -> Group {
+    let (context, queue) = context(folder);
+    let actor = Actor::new(context, 0, generator);
     let mut lockstep = Lockstep::new(vec![actor], Vec::new());
     lockstep.take(&queue, &StepRequest::of(1), 0).expect("no failure").remove(0)
 }
@@ -168,10 +171,9 @@ fn first_group(context: &Arc<ActorContext<()>>, generator: FourEach) -> Group {
 #[test]
 fn a_second_context_begins_with_what_the_mode_carries() {
     let folder = tempfile::tempdir().expect("a folder");
-    let context = context(folder.path());
     let begun = Arc::default();
     let generator = FourEach { slots: vec![None; 2], begun: Arc::clone(&begun) };
-    let group = first_group(&context, generator);
+    let group = first_group(folder.path(), generator);
     for scored in &group.completions {
         let contexts = &scored.completion.contexts;
         let ids: Vec<Vec<u32>> = contexts.iter().map(|context| context.ids().collect()).collect();
@@ -196,8 +198,7 @@ fn a_second_context_begins_with_what_the_mode_carries() {
 #[test]
 fn two_contexts_survive_being_recorded() {
     let folder = tempfile::tempdir().expect("a folder");
-    let group =
-        first_group(&context(folder.path()), FourEach { slots: vec![None; 2], ..FourEach::default() });
+    let group = first_group(folder.path(), FourEach { slots: vec![None; 2], ..FourEach::default() });
     let mut lines = Vec::new();
     trajectory::write_group(&mut lines, &group).expect("memory has room");
     let path = folder.path().join("recorded.jsonl");

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rollout::{Bell, Intake, Pacing, ReplayQueue, RolloutError, Schedule, window_groups};
+use rollout::{Admission, Bell, Pacing, ReplayQueue, RolloutError, Schedule, window_groups};
 use trajectory::{Group, ScoredCompletion};
 
 use crate::costs::{Contention, CostModel, DecodeWork};
@@ -42,7 +42,7 @@ struct VirtualRun<'a> {
     plan: &'a VirtualPlan,
     costs: &'a CostModel,
     slots: Slots<'a>,
-    intake: Arc<Intake>,
+    admission: Arc<Admission>,
     queue: ReplayQueue,
     /// Groups that ended and are not in the queue yet.
     overflow: VecDeque<Group>,
@@ -83,13 +83,13 @@ impl<'a> VirtualRun<'a> {
             groups_per_step: plan.groups_per_step as u64,
             staleness_versions_max: plan.queue.staleness_versions_max,
         };
-        let intake = Arc::new(Intake::new(pacing, Bell::new()));
+        let admission = Arc::new(Admission::new(pacing, Bell::new()));
         Self {
             plan,
             costs,
             slots: Slots::new(plan, lengths),
-            queue: ReplayQueue::new(plan.queue.clone(), Arc::clone(&intake)),
-            intake,
+            queue: ReplayQueue::new(plan.queue.clone(), Arc::clone(&admission)),
+            admission,
             overflow: VecDeque::new(),
             window: None,
             version: 0,
@@ -179,7 +179,7 @@ impl<'a> VirtualRun<'a> {
             _ => return false,
         };
         self.slots.cut_segments(self.plan.rollout.oldest_version_open(version));
-        let filled = self.slots.begin(version, &self.intake);
+        let filled = self.slots.begin(version, &self.admission);
         self.since.context_tokens_recomputed += filled.recomputed;
         let Some(steps) = self.slots.steps_to_next_end() else {
             // A window without work is over.

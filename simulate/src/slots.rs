@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use rollout::{Intake, Outcome, Room, Scheduler, UnfinishedGroups, members};
+use rollout::{Admission, Outcome, Room, Scheduler, UnfinishedGroups, members};
 use serde_json::Map;
 use trajectory::{
     Completion, EndedText, Finish, FinishedGroup, Group, OutputLimits, Prompt, Reward, ScoredCompletion,
@@ -95,10 +95,10 @@ impl<'a> Slots<'a> {
     }
 
     /// Starts groups while a slot would stay free, and begins the segments that are due.
-    pub(crate) fn begin(&mut self, version: u64, intake: &Intake) -> Filled {
+    pub(crate) fn begin(&mut self, version: u64, admission: &Admission) -> Filled {
         let group_size = self.plan.rollout.group_size;
         while self.scheduler.is_hungry() {
-            let Some(group) = intake.admit(version) else { break };
+            let Some(group) = admission.admit(version) else { break };
             self.scheduler.admit(members(Arc::clone(&self.prompt), group, group_size));
         }
         let mut filled = Filled::default();

@@ -10,7 +10,7 @@ use learner::Trainer;
 use learner::checkpoint::Restore;
 use rollout::faults;
 use rollout::{
-    Actor, ActorContext, Bell, Ends, Intake, Pacing, Pulses, ReplayQueue, Scorer, Single, Text, WeightsCell,
+    Actor, ActorContext, Bell, Ends, LocalLedger, Pacing, Pulses, Scorer, Single, Text, WeightsCell,
 };
 
 use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
@@ -44,10 +44,11 @@ pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome>
     surveys.tell();
     tell(&model.notes);
     let context = actors.context();
-    context.intake.keep_journal(start.journal(&open.folder, config.run.schedule)?);
+    actors.ledger.keep_journal(start.journal(&open.folder, config.run.schedule)?);
     let epoch_prompts = context.prompts.epoch_prompts();
     let (pulse, pulses) = (context.pulses.of("learner"), context.pulses.clone());
-    let Actors { actors, generators, queue, weights } = actors;
+    let Actors { actors, generators, ledger, weights } = actors;
+    let queue = Arc::clone(ledger.queue());
     let closed = Arc::clone(&queue);
     let shutdown = Shutdown::listen(move || closed.close())?;
     let facts = facts(config, learner.decoder(), open.folder.path());
@@ -141,7 +142,7 @@ fn new_learner(config: &RunConfig, decoder: Decoder, start: &RunStart, device: &
 struct Actors {
     actors: Vec<Actor<DecoderGenerator>>,
     generators: Generators,
-    queue: Arc<ReplayQueue>,
+    ledger: Arc<LocalLedger>,
     weights: Arc<WeightsCell<Policy>>,
 }
 
@@ -163,8 +164,8 @@ impl Actors {
             groups_per_step: config.learner.groups_per_step as u64,
             staleness_versions_max: config.queue.staleness_versions_max,
         };
-        let intake = Arc::new(Intake::new(pacing, bell.clone()).restored(&start.rollout()));
-        let queue = Arc::new(ReplayQueue::new(config.queue.clone(), Arc::clone(&intake)));
+        let queue = config.queue.clone();
+        let ledger = Arc::new(LocalLedger::restored(pacing, queue, bell.clone(), &start.rollout()));
         let first = Policy::new(&model.decoder, precision(rollout.precision))?;
         let weights = Arc::new(WeightsCell::new(start.step(), Arc::new(first), bell));
         let text = Arc::clone(&model.text);
@@ -194,12 +195,12 @@ impl Actors {
             prompts: prompts.source,
             scorer: Scorer::new(text, prompts.rewards).with_ends(ends),
             weights: Arc::clone(&weights),
-            intake,
+            ledger: Arc::clone(&ledger) as _,
         });
         let actors = (0..rollout.actors)
             .map(|number| Actor::new(Arc::clone(&context), number, generators.make()))
             .collect();
-        Ok(Self { actors, generators, queue, weights })
+        Ok(Self { actors, generators, ledger, weights })
     }
 
     fn context(&self) -> &ActorContext<Policy> {

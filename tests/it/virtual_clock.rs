@@ -8,9 +8,9 @@ use rewards::{
     RewardConfig, RewardContext, RewardKind, Split, Task, TaskConfig, TaskName, TruncatedReward, WeightedSum,
 };
 use rollout::{
-    Actor, ActorContext, Bell, DataConfig, Drawn, Ends, Generator, GeneratorError, Intake, Lockstep, Needs,
-    Overlapped, Pacing, PromptSource, Pulses, QueueConfig, ReplayQueue, Schedule, Scorer, SegmentRequest,
-    Single, StepRequest, Text, Versioned, WeightsCell,
+    Actor, ActorContext, Bell, DataConfig, Drawn, Ends, Generator, GeneratorError, LocalLedger, Lockstep,
+    Needs, Overlapped, Pacing, PromptSource, Pulses, QueueConfig, ReplayQueue, Schedule, Scorer,
+    SegmentRequest, Single, StepRequest, Text, Versioned, WeightsCell,
 };
 use serde_json::json;
 use simulate::{CostModel, LengthDistribution, VirtualPlan, run_virtually};
@@ -93,7 +93,7 @@ fn text() -> Arc<Text> {
     Arc::new(Text::load(&repository().join("models/quickstart")).unwrap())
 }
 
-fn context(plan: &VirtualPlan) -> Arc<ActorContext<u64>> {
+fn context(plan: &VirtualPlan) -> (Arc<ActorContext<u64>>, Arc<ReplayQueue>) {
     let text = text();
     let task = TaskConfig { name: TaskName::Machine, difficulty_min: 3, difficulty_max: 4 };
     let rewards = [RewardConfig::new(RewardKind::Task {}, 1.0, true)];
@@ -111,22 +111,24 @@ fn context(plan: &VirtualPlan) -> Arc<ActorContext<u64>> {
         staleness_versions_max: plan.queue.staleness_versions_max,
     };
     let ends = Ends::new(Arc::clone(&text), plan.rollout.stops(), 32).unwrap();
-    Arc::new(ActorContext {
+    let ledger = Arc::new(LocalLedger::new(pacing, plan.queue.clone(), bell.clone()));
+    let queue = Arc::clone(ledger.queue());
+    let context = Arc::new(ActorContext {
         config: plan.rollout.clone(),
         seed: 5,
         prompts,
         scorer: Scorer::new(text, WeightedSum::from_configs(&rewards, judged).unwrap()).with_ends(ends),
-        weights: Arc::new(WeightsCell::new(0, Arc::new(0), bell.clone())),
-        intake: Arc::new(Intake::new(pacing, bell)),
+        weights: Arc::new(WeightsCell::new(0, Arc::new(0), bell)),
+        ledger,
         mode: Arc::new(Single),
         pulses: Pulses::default(),
-    })
+    });
+    (context, queue)
 }
 
 /// The same plan with the real actor.
 fn real(plan: &VirtualPlan) -> Vec<Taken> {
-    let context = context(plan);
-    let queue = Arc::new(ReplayQueue::new(plan.queue.clone(), Arc::clone(&context.intake)));
+    let (context, queue) = context(plan);
     let weights = Arc::clone(&context.weights);
     let slots = (0..plan.rollout.trajectories_open_max).map(|_| None).collect();
     let end = text().eos_ids()[0];

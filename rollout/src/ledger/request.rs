@@ -6,7 +6,7 @@ use std::fmt;
 use trajectory::Group;
 
 use crate::error::RolloutError;
-use crate::queue::ReplayQueue;
+use crate::ledger::queue::ReplayQueue;
 
 /// The groups of one step.
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ impl StepRequest<'_> {
         Self { groups, further: &|_| 0, last: false }
     }
 
-    /// Serves the request by `take`, which waits for some groups. Before it asks for further ones it lets the intake
+    /// Serves the request by `take`, which waits for some groups. Before it asks for further ones it lets the ledger
     /// start as many more.
     ///
     /// # Errors

@@ -4,50 +4,40 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-use trajectory::{Finish, Group, Prompt, Segment, Trajectory};
+use trajectory::{Group, Prompt, Segment, Trajectory};
 
-use crate::journal::Journal;
-use crate::ledger::{GroupState, MemberState, RolloutState};
+use super::journal::Journal;
+use super::state::{AdmissionReport, GroupState, MemberState, RolloutState};
+use super::{Lost, SegmentEnd};
 use crate::scheduler::Pacing;
 use crate::sync::{Mutex, lock};
 use crate::weights::Bell;
 
-/// The groups that may be started, one number at a time, and those that were.
+/// The groups that may be started, one number at a time, and those that are on their way.
 #[derive(Debug)]
-pub struct Intake {
+pub struct Admission {
     pacing: Pacing,
     state: Mutex<State>,
+    /// Under a lock of its own, so that nobody waits for a disk to look at the groups. A segment goes into the groups
+    /// before the journal, and a checkpoint begins the next journal before it looks at the groups: so a segment is in the
+    /// checkpoint, in the journal after it, or in both, where it is the same.
+    journal: Mutex<Option<Journal>>,
     bell: Bell,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    report: IntakeReport,
+    report: AdmissionReport,
     /// The groups that have not left yet; the pacing bounds their number.
     on_the_way: BTreeMap<u64, GroupState>,
     /// The place of the group that is scored next.
     next_place: u64,
-    /// Under the same lock as the groups, so that a segment is in a checkpoint or in the journal after it.
-    journal: Option<Journal>,
 }
 
-/// How many groups were started and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct IntakeReport {
-    /// Groups started; the next one has this number.
-    pub groups_started: u64,
-    /// Groups that were allowed beside those of the learner's steps: in the place of dropped ones, and those that steps
-    /// took beyond `groups_per_step`.
-    pub groups_replaced: u64,
-    /// Groups that the step which is being put together may take beyond `groups_per_step`.
-    pub groups_refilled: u64,
-}
-
-impl Intake {
-    /// An intake at group 0; `bell` wakes the actors that found nothing to start.
+impl Admission {
+    /// Admission at group 0; `bell` wakes the actors that found nothing to start.
     pub fn new(pacing: Pacing, bell: Bell) -> Self {
-        Self { pacing, state: Mutex::default(), bell }
+        Self { pacing, state: Mutex::default(), journal: Mutex::default(), bell }
     }
 
     /// Goes on where another one stood.
@@ -59,21 +49,20 @@ impl Intake {
             .map(|group| (group.id, GroupState { taken: false, handed_over: false, ..group.clone() }));
         let places = state.groups.iter().filter_map(|group| group.verdict.as_ref());
         let next_place = places.map(|verdict| verdict.place + 1).max().unwrap_or(0);
-        *lock(&self.state) =
-            State { report: state.intake, on_the_way: groups.collect(), next_place, journal: None };
+        *lock(&self.state) = State { report: state.admission, on_the_way: groups.collect(), next_place };
         self
     }
 
     /// Writes every segment that ends into this journal, and recalls what it holds.
     pub fn keep_journal(&self, journal: Journal) {
-        lock(&self.state).journal = Some(journal);
+        *lock(&self.journal) = Some(journal);
     }
 
     /// The number of the next group, which is also its prompt's; `None` while the pacing forbids one.
     pub fn admit(&self, version: u64) -> Option<u64> {
         let mut state = lock(&self.state);
         let group = state.report.groups_started;
-        let IntakeReport { groups_replaced, groups_refilled, .. } = state.report;
+        let AdmissionReport { groups_replaced, groups_refilled, .. } = state.report;
         if group >= self.pacing.groups_started_max(version, groups_replaced + groups_refilled) {
             return None;
         }
@@ -83,9 +72,10 @@ impl Intake {
     }
 
     /// Tells which actor answers a group, and what it is asked. Members that are written down stay.
-    pub(crate) fn assign(&self, prompt: &Prompt, group: u64, (actor, members): (usize, usize)) {
+    pub(crate) fn assign(&self, group: u64, actor: usize, prompt: &Prompt, members: usize) {
         let mut state = lock(&self.state);
-        let group = state.on_the_way.get_mut(&group).expect("the group was admitted");
+        // A group that is gone is nobody's; its actor hears so at the end of its next segment.
+        let Some(group) = state.on_the_way.get_mut(&group) else { return };
         group.actor = actor;
         group.prompt_tokens.clone_from(&prompt.tokens);
         if group.members.is_empty() {
@@ -93,34 +83,44 @@ impl Intake {
         }
     }
 
-    /// Writes down the segment that a trajectory has just ended. `journaled` says that the journal has it.
-    pub(crate) fn record(&self, trajectory: &Trajectory, finish: Option<Finish>, journaled: bool) {
+    /// Writes down the segment that a trajectory has just ended.
+    pub(crate) fn record(&self, segment: SegmentEnd<'_>) -> Result<(), Lost> {
+        let SegmentEnd { actor, trajectory, finish, recalled } = segment;
         let mut state = lock(&self.state);
-        let State { on_the_way, journal, .. } = &mut *state;
-        on_the_way.get_mut(&trajectory.group).expect("the group is on the way").record(trajectory, finish);
-        if let Some(journal) = journal.as_mut().filter(|_| !journaled) {
+        let group = state.on_the_way.get_mut(&trajectory.group).filter(|group| group.actor == actor);
+        group.ok_or(Lost)?.record(trajectory, finish);
+        drop(state);
+        // A journal that gave the segment has it.
+        if let Some(journal) = lock(&self.journal).as_mut().filter(|_| !recalled) {
             journal.append(trajectory, finish);
         }
+        Ok(())
     }
 
     /// The segment that comes next in a trajectory, if it was drawn before the run was interrupted.
     pub(crate) fn recall(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
-        lock(&self.state).journal.as_mut()?.recall(trajectory, newest)
+        lock(&self.journal).as_mut()?.recall(trajectory, newest)
     }
 
     /// The whole of a trajectory's open segment, if it was drawn before the run was interrupted.
     pub(crate) fn recall_open(&self, trajectory: &Trajectory) -> Option<Segment> {
-        lock(&self.state).journal.as_mut()?.recall_open(trajectory)
+        lock(&self.journal).as_mut()?.recall_open(trajectory)
     }
 
-    /// Writes down what the verifiers said of a group.
-    pub(crate) fn scored(&self, group: &Group) {
+    /// Writes down what the verifiers said of a group; whether that is news.
+    pub(crate) fn scored(&self, group: &Group) -> bool {
         let mut state = lock(&self.state);
         let place = state.next_place;
+        let waiting = state.on_the_way.get_mut(&group.id).filter(|known| known.verdict.is_none());
+        let Some(known) = waiting else { return false };
+        known.scored(place, group);
         state.next_place += 1;
-        if let Some(known) = state.on_the_way.get_mut(&group.id) {
-            known.scored(place, group);
-        }
+        true
+    }
+
+    /// Whether a group is on the way and has no verdict.
+    pub(crate) fn waits_for_verdict(&self, group: u64) -> bool {
+        lock(&self.state).on_the_way.get(&group).is_some_and(|group| group.verdict.is_none())
     }
 
     /// The learner has these groups.
@@ -179,20 +179,27 @@ impl Intake {
         self.bell.ring();
     }
 
-    /// All groups on the way, and from here on the journal of the time after `step`.
-    pub(crate) fn snapshot(&self, step: u64) -> (IntakeReport, Vec<GroupState>) {
-        let mut state = lock(&self.state);
-        if let Some(journal) = &mut state.journal {
+    /// From here on segments go into the journal of the time after `step`: to be called before
+    /// [`Admission::snapshot`].
+    pub(crate) fn begin_journal(&self, step: u64) {
+        if let Some(journal) = lock(&self.journal).as_mut() {
             journal.begin(step);
         }
+    }
+
+    /// All groups on the way.
+    pub(crate) fn snapshot(&self) -> (AdmissionReport, Vec<GroupState>) {
+        let state = lock(&self.state);
         (state.report, state.on_the_way.values().cloned().collect())
     }
 
     /// A group has ended and leaves its actor.
-    pub(crate) fn hand_over(&self, group: u64) {
-        if let Some(group) = lock(&self.state).on_the_way.get_mut(&group) {
-            group.handed_over = true;
-        }
+    pub(crate) fn finish(&self, group: u64, actor: usize) -> Result<(), Lost> {
+        let mut state = lock(&self.state);
+        let group = state.on_the_way.get_mut(&group);
+        let group = group.filter(|group| group.actor == actor && !group.handed_over).ok_or(Lost)?;
+        group.handed_over = true;
+        Ok(())
     }
 
     /// The groups that an actor answers, as far as they are written down.
@@ -203,7 +210,7 @@ impl Intake {
     }
 
     /// How many groups were started and why.
-    pub fn report(&self) -> IntakeReport {
+    pub fn report(&self) -> AdmissionReport {
         lock(&self.state).report
     }
 
@@ -220,42 +227,44 @@ mod tests {
     #[test]
     fn groups_are_numbered_in_order_and_held_back_by_the_version() {
         let bell = Bell::new();
-        let intake = Intake::new(Pacing { groups_per_step: 2, staleness_versions_max: 1 }, bell.clone());
-        let admitted: Vec<u64> = std::iter::from_fn(|| intake.admit(0)).collect();
+        let admission =
+            Admission::new(Pacing { groups_per_step: 2, staleness_versions_max: 1 }, bell.clone());
+        let admitted: Vec<u64> = std::iter::from_fn(|| admission.admit(0)).collect();
         assert_eq!(admitted, [0, 1, 2, 3]);
-        assert_eq!((intake.admit(1), intake.admit(1), intake.admit(1)), (Some(4), Some(5), None));
-        intake.replace(1);
+        assert_eq!((admission.admit(1), admission.admit(1), admission.admit(1)), (Some(4), Some(5), None));
+        admission.replace(1);
         assert_eq!(bell.rings(), 1);
-        assert_eq!((intake.admit(1), intake.admit(1)), (Some(6), None));
-        let report = IntakeReport { groups_started: 7, groups_replaced: 1, groups_refilled: 0 };
-        assert_eq!(intake.report(), report);
-        intake.learned([1, 2]);
-        assert_eq!(intake.report(), report);
-        assert_eq!(intake.started_up_to(0), [0, 3].into());
-        assert_eq!(intake.started_up_to(1), [0, 3, 4, 5, 6].into());
+        assert_eq!((admission.admit(1), admission.admit(1)), (Some(6), None));
+        let report = AdmissionReport { groups_started: 7, groups_replaced: 1, groups_refilled: 0 };
+        assert_eq!(admission.report(), report);
+        admission.learned([1, 2]);
+        assert_eq!(admission.report(), report);
+        assert_eq!(admission.started_up_to(0), [0, 3].into());
+        assert_eq!(admission.started_up_to(1), [0, 3, 4, 5, 6].into());
     }
 
     #[test]
     fn a_step_that_takes_more_lets_as_many_more_start() {
         let bell = Bell::new();
         let pacing = Pacing { groups_per_step: 2, staleness_versions_max: 0 };
-        let intake = Intake::new(pacing, bell.clone());
-        let admitted =
-            |intake: &Intake, version| std::iter::from_fn(|| intake.admit(version)).collect::<Vec<u64>>();
-        assert_eq!(admitted(&intake, 0), [0, 1]);
-        intake.refill(1);
-        assert_eq!((admitted(&intake, 0), bell.rings()), (vec![2], 1));
-        intake.refill(3);
-        assert_eq!(admitted(&intake, 0), [3, 4]);
+        let admission = Admission::new(pacing, bell.clone());
+        let admitted = |admission: &Admission, version| {
+            std::iter::from_fn(|| admission.admit(version)).collect::<Vec<u64>>()
+        };
+        assert_eq!(admitted(&admission, 0), [0, 1]);
+        admission.refill(1);
+        assert_eq!((admitted(&admission, 0), bell.rings()), (vec![2], 1));
+        admission.refill(3);
+        assert_eq!(admitted(&admission, 0), [3, 4]);
         // Interrupted here, the step is put together once more.
-        let (report, groups) = intake.snapshot(0);
-        let state = RolloutState { intake: report, groups, ..RolloutState::default() };
-        let intake = Intake::new(pacing, bell).restored(&state);
-        intake.refill(1);
-        assert_eq!(admitted(&intake, 0), Vec::<u64>::new(), "what was allowed is not allowed twice");
-        intake.refill(3);
-        intake.learned(0..5);
-        assert_eq!(admitted(&intake, 0), Vec::<u64>::new());
-        assert_eq!(admitted(&intake, 1), [5, 6]);
+        let (report, groups) = admission.snapshot();
+        let state = RolloutState { admission: report, groups, ..RolloutState::default() };
+        let admission = Admission::new(pacing, bell).restored(&state);
+        admission.refill(1);
+        assert_eq!(admitted(&admission, 0), Vec::<u64>::new(), "what was allowed is not allowed twice");
+        admission.refill(3);
+        admission.learned(0..5);
+        assert_eq!(admitted(&admission, 0), Vec::<u64>::new());
+        assert_eq!(admitted(&admission, 1), [5, 6]);
     }
 }

@@ -1,11 +1,11 @@
-//! The queue, the intake and the bell under many orders of their threads. No time limit passes here: whoever
+//! The queue, the admission and the bell under many orders of their threads. No time limit passes here: whoever
 //! waits for a wake-up that does not come is a deadlock, and the test fails with the schedule that led to it.
 
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::intake::IntakeReport;
-use crate::request::StepRequest;
+use crate::ledger::request::StepRequest;
+use crate::ledger::state::AdmissionReport;
 use crate::scheduler::Pacing;
 use crate::sync::explore;
 use crate::testing::{group, prompt};
@@ -17,7 +17,7 @@ const GROUPS_PER_STEP: usize = 2;
 /// What two producers and a learner share.
 struct Run {
     weights: WeightsCell<()>,
-    intake: Arc<Intake>,
+    admission: Arc<Admission>,
     queue: ReplayQueue,
 }
 
@@ -25,32 +25,32 @@ impl Run {
     fn new(groups_max: usize, staleness_versions_max: u64) -> Arc<Self> {
         let bell = Bell::new();
         let pacing = Pacing { groups_per_step: GROUPS_PER_STEP as u64, staleness_versions_max };
-        let intake = Arc::new(Intake::new(pacing, bell.clone()));
-        let queue = ReplayQueue::new(QueueConfig { groups_max, staleness_versions_max }, intake.clone());
-        Arc::new(Self { weights: WeightsCell::new(0, Arc::new(()), bell), intake, queue })
+        let admission = Arc::new(Admission::new(pacing, bell.clone()));
+        let queue = ReplayQueue::new(QueueConfig { groups_max, staleness_versions_max }, admission.clone());
+        Arc::new(Self { weights: WeightsCell::new(0, Arc::new(()), bell), admission, queue })
     }
 
     /// What an actor and its scorer do: every third group gets no verdict.
     fn produce(&self, actor: usize) {
         let mut newest = 0;
         while !self.queue.is_closed() {
-            let rings = self.intake.bell().rings();
+            let rings = self.admission.bell().rings();
             let version = self.weights.version();
             assert!(version >= newest, "version {version} after {newest}");
             newest = version;
-            let Some(id) = self.intake.admit(version) else {
+            let Some(id) = self.admission.admit(version) else {
                 if !self.queue.is_closed() {
-                    self.intake.bell().wait_past(rings, WAIT_MAX);
+                    self.admission.bell().wait_past(rings, WAIT_MAX);
                 }
                 continue;
             };
-            self.intake.assign(&prompt(id), id, (actor, 1));
+            self.admission.assign(id, actor, &prompt(id), 1);
             self.queue.reserve();
             if id % 3 == 1 {
                 self.queue.discard_reserved(id, DropReason::Unscored);
             } else {
                 let group = group(id, &[(version, 1)]);
-                self.intake.scored(&group);
+                self.admission.scored(&group);
                 // A closed queue has counted it.
                 let _ = self.queue.push_reserved(group);
             }
@@ -81,7 +81,7 @@ impl Run {
 
     fn stop(&self) {
         self.queue.close();
-        self.intake.bell().ring();
+        self.admission.bell().ring();
     }
 
     /// At this moment every group that was started is on its way, dropped, or with the learner, once.
@@ -96,11 +96,11 @@ impl Run {
         let with_learner = state.groups.iter().filter(|group| group.taken).count() as u64;
         let dropped: u64 = state.drops.values().sum();
         let gone = state.groups_taken - with_learner + dropped;
-        assert_eq!(state.intake.groups_started, state.groups.len() as u64 + gone, "{state:?}");
+        assert_eq!(state.admission.groups_started, state.groups.len() as u64 + gone, "{state:?}");
         let steps = state.groups_taken - with_learner;
-        let started = state.intake.groups_started;
+        let started = state.admission.groups_started;
         // Neither with what was dropped nor with what steps took beyond their groups does the pacing lose count.
-        let IntakeReport { groups_replaced, groups_refilled, .. } = state.intake;
+        let AdmissionReport { groups_replaced, groups_refilled, .. } = state.admission;
         assert!(groups_replaced >= dropped && groups_refilled <= GROUPS_PER_STEP as u64, "{state:?}");
         let ahead = GROUPS_PER_STEP as u64 * (2 + self.queue.config.staleness_versions_max);
         assert!(started <= steps + dropped + ahead + groups_refilled, "{state:?}");
@@ -132,7 +132,7 @@ fn produce_and_learn(groups_max: usize, staleness_versions_max: u64, teaches: fn
     let refilled = learned.len() - STEPS as usize * GROUPS_PER_STEP;
     let dropped: u64 =
         run.queue.report().drops.iter().filter(|(why, _)| **why != DropReason::Closed).map(|(_, n)| n).sum();
-    let report = run.intake.report();
+    let report = run.admission.report();
     assert_eq!((report.groups_replaced, report.groups_refilled), (dropped + refilled as u64, 0));
     assert!(learned.iter().all(|id| id % 3 != 1), "{learned:?} has a group without a verdict");
     assert_eq!(learned.iter().collect::<BTreeSet<_>>().len(), learned.len(), "{learned:?}");
@@ -180,9 +180,9 @@ fn closing_ends_all_waiting() {
         });
         let learner = spawn(&full, |run| matches!(run.queue.take(1, 0), Err(RolloutError::Closed)));
         let idle = spawn(&full, |run| {
-            let rings = run.intake.bell().rings();
+            let rings = run.admission.bell().rings();
             if !run.queue.is_closed() {
-                run.intake.bell().wait_past(rings, WAIT_MAX);
+                run.admission.bell().wait_past(rings, WAIT_MAX);
             }
             run.queue.is_closed()
         });
