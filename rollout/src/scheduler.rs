@@ -1,6 +1,7 @@
 //! Which trajectory decodes on which slot, and when a new group may start. Pure: no threads, no clock, no
 //! decoder; the same calls give the same answers.
 
+mod order;
 mod pacing;
 mod room;
 
@@ -12,6 +13,7 @@ use trajectory::{DrawnAt, Finish, OutputLimits, Progress, Segment, Source, Token
 
 use crate::config::Priority;
 use crate::modes::{Next, RolloutMode, Single};
+use order::{Rank, rank};
 pub use pacing::Pacing;
 pub use room::Room;
 use room::{Allotment, Reserved, Verdict};
@@ -86,9 +88,6 @@ pub enum Outcome {
     /// The trajectory has left its slot.
     Finished(Trajectory, Finish),
 }
-
-/// The order in which trajectories get room and slots, smallest first.
-type Rank = (bool, usize, u64, u32);
 
 impl Scheduler {
     /// `slots` free slots.
@@ -492,15 +491,6 @@ fn lowest(free: &mut Vec<usize>) -> Option<usize> {
 /// Takes the slot of the last trajectory that still has one.
 fn last(own: &mut [Option<usize>]) -> Option<usize> {
     own.iter_mut().rev().find_map(Option::take)
-}
-
-/// Older groups first. Where members that are lacking count, groups that lack fewer go first, but the oldest group
-/// goes before all others: however many groups pass another one, it is the oldest at last.
-fn rank(trajectory: &Trajectory, lacking: Option<&BTreeMap<u64, usize>>) -> Rank {
-    let Trajectory { group, member, .. } = trajectory;
-    let Some(lacking) = lacking else { return (false, 0, *group, *member) };
-    let is_oldest = lacking.first_key_value().is_some_and(|(oldest, _)| oldest == group);
-    (!is_oldest, lacking.get(group).copied().unwrap_or(0), *group, *member)
 }
 
 #[cfg(test)]
