@@ -140,20 +140,6 @@ impl Config {
     }
 }
 
-/// Sections of earlier versions, and what they have become.
-const RENAMED: [(&str, &str); 2] = [
-    (
-        "learner.streambp",
-        "is now [learner.gradients] with the same keys; in the place of `enabled` it has kind = \"streambp\", \
-         \"checkpointed\" or \"whole\"",
-    ),
-    (
-        "sft.streambp",
-        "is now [sft.gradients] with the same keys; in the place of `enabled` it has kind = \"streambp\", \
-         \"checkpointed\" or \"whole\"",
-    ),
-];
-
 /// What a command reads of a config file.
 trait Sections: Sized {
     /// The sections that a file may have.
@@ -186,7 +172,8 @@ fn from_document<C: Sections>(mut document: Document, file: &Path) -> Result<C, 
         return Err(document.error("sft", "`[sft]` makes this a config for `longhaul sft`"));
     }
     document.allow_only(C::ALLOWED)?;
-    document.refuse_renamed(&RENAMED)?;
+    document.read_streambp_as_gradients("learner")?;
+    document.read_streambp_as_gradients("sft")?;
     let mut config = C::read(&mut document)?;
     config.check(&document)?;
     let finder = Finder { document: &document, file };

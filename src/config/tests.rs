@@ -234,13 +234,21 @@ fn a_folder_for_layer_inputs_is_there_and_used() {
 
 #[test]
 fn sections_of_earlier_versions_name_what_they_have_become() {
-    let old = format!("{TRAIN}\n[learner.streambp]\nenabled = false\n");
-    let lines = old.lines().count();
-    let error = load(&old, &[]).unwrap_err();
-    assert!(
-        error.contains(&format!(":{}: learner.streambp: is now [learner.gradients]", lines - 1)),
-        "{error}"
-    );
+    let gradients =
+        |section: &str| load(&format!("{TRAIN}\n{section}"), &[]).map(|config| config.learner.gradients);
+    let old = |keys: &str| gradients(&format!("[learner.streambp]\n{keys}\n"));
+    let now = |keys: &str| gradients(&format!("[learner.gradients]\n{keys}\n"));
+    assert_eq!(old("enabled = false\nhead_chunk_tokens = 64"), now("kind = \"whole\""));
+    let chunks = "layer_chunk_tokens = 96\nhead_chunk_tokens = 64";
+    assert_eq!(old(&format!("enabled = true\n{chunks}")), now(&format!("kind = \"streambp\"\n{chunks}")));
+    assert_eq!(old(chunks), now(&format!("kind = \"streambp\"\n{chunks}")));
+    let error = old("enabled = 1").unwrap_err();
+    assert!(error.contains("learner.streambp: is now [learner.gradients]"), "{error}");
+    let lines = TRAIN.lines().count();
+    let error = old("layer_chunk_tokens = 0").unwrap_err();
+    assert!(error.contains(&format!(":{}: learner.gradients.layer_chunk_tokens", lines + 3)), "{error}");
+    let error = old("enabled = true\n[learner.gradients]\nkind = \"whole\"").unwrap_err();
+    assert!(error.contains("learner.streambp: is now [learner.gradients]"), "{error}");
     let error = load(TRAIN, &["learner.streambp.enabled=false"]).unwrap_err();
     assert!(error.starts_with("--set learner.streambp.enabled=false: learner.streambp: is now"), "{error}");
     let error = load_sft(SFT, &["sft.streambp.enabled=false"]).unwrap_err();
