@@ -1,0 +1,50 @@
+//! Sections of earlier versions, read as what they have become.
+
+use toml::Value;
+
+use super::{ConfigError, Document, is_at_or_below};
+
+impl Document {
+    /// Reads a section `streambp` of an earlier version as the section `gradients` that it has become, and says so once.
+    ///
+    /// # Errors
+    /// Where both are given, where the old one is changed by `--set`, or where its `enabled` is neither true nor false.
+    pub(in crate::config) fn read_streambp_as_gradients(&mut self, section: &str) -> Result<(), ConfigError> {
+        let (old, new) = (format!("{section}.streambp"), format!("{section}.gradients"));
+        let given = |path: &str| {
+            self.lines.keys().chain(self.overrides.keys()).find(|key| is_at_or_below(key, path)).cloned()
+        };
+        let Some(key) = given(&old) else { return Ok(()) };
+        let advice = format!(
+            "{old}: is now [{new}] with the same keys; in the place of `enabled` it has kind = \"streambp\", \
+             \"checkpointed\" or \"whole\""
+        );
+        let refused = self.error(&key, &advice);
+        if given(&new).is_some() || self.overrides.keys().any(|key| is_at_or_below(key, &old)) {
+            return Err(refused);
+        }
+        let table = self.table.get_mut(section).and_then(Value::as_table_mut);
+        let Some((table, Value::Table(mut keys))) =
+            table.and_then(|table| table.remove("streambp").map(|keys| (table, keys)))
+        else {
+            return Err(refused);
+        };
+        let kind = match keys.remove("enabled") {
+            None | Some(Value::Boolean(true)) => "streambp",
+            Some(Value::Boolean(false)) => {
+                // The keys of chunks mean nothing to a whole pass.
+                keys.clear();
+                "whole"
+            }
+            Some(_) => return Err(refused),
+        };
+        keys.insert("kind".to_owned(), Value::String(kind.to_owned()));
+        table.insert("gradients".to_owned(), Value::Table(keys));
+        let moved =
+            |(path, line): (&String, &usize)| Some((format!("{new}{}", path.strip_prefix(&old)?), *line));
+        let moved: Vec<(String, usize)> = self.lines.iter().filter_map(moved).collect();
+        self.lines.extend(moved);
+        tracing::warn!("{refused}; it is read as kind = \"{kind}\"");
+        Ok(())
+    }
+}
