@@ -298,7 +298,7 @@ mod tests {
         (sum / (text.len() - 1) as f32, largest)
     }
 
-    /// What a run with `rollout.precision` has to reckon with, for distributions that are far from flat: in f32
+    /// What a run with `rollout.precision` has to expect, for distributions that are far from flat: in f32
     /// the arithmetic alone, in bf16 and i8 the rounding of every matrix.
     #[test]
     fn rounded_weights_move_logprobs_within_stated_bounds() {

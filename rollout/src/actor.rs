@@ -117,7 +117,7 @@ impl<G: Generator> Actor<G> {
         self.advance_under(|| context.weights.latest())
     }
 
-    /// [`Actor::advance`] where somebody else says which weights are the newest.
+    /// [`Actor::advance`] where the caller says which weights are the newest.
     pub(crate) fn advance_under(
         &mut self,
         newest: impl Fn() -> Versioned<G::Weights>,
@@ -191,7 +191,7 @@ impl<G: Generator> Actor<G> {
     /// Starts groups while a slot would stay free and the pacing allows it.
     fn admit(&mut self, version: u64) -> Result<(), RolloutError> {
         let group_size = self.context.config.group_size;
-        while self.decoding.scheduler.is_hungry() {
+        while self.decoding.scheduler.wants_group() {
             let Some(admitted) = self.context.ledger.admit(self.number, version) else { break };
             let group = admitted.id;
             let prompt = Arc::new(self.context.prompts.prompt(group)?);
@@ -256,7 +256,7 @@ impl<G: Generator> Actor<G> {
         self.decoding.weights()
     }
 
-    /// Adds what an earlier life of the run did.
+    /// Adds what the run did before the restart.
     pub(crate) fn count(&self, before: &ActorReport) {
         let mut report = lock(&self.report);
         *report = report.plus(before);
@@ -273,7 +273,7 @@ impl<G: Generator> Actor<G> {
         taken_up: TakenUp,
         weights: impl Fn(u64) -> Option<Versioned<G::Weights>>,
     ) -> Result<(), RolloutError> {
-        // The part of an actor may be smaller than in the run's earlier life.
+        // The part of an actor may be smaller than before the restart.
         for OnSlot { trajectory, .. } in &taken_up.slots {
             self.check_room(trajectory)?;
         }
@@ -328,7 +328,7 @@ fn last_contexts(trajectory: &Trajectory) -> u64 {
     (tokens * before + tokens * tokens.saturating_sub(1) / 2) as u64
 }
 
-/// Trajectories of an earlier life of the run.
+/// Trajectories from before the restart.
 #[derive(Debug, Default)]
 pub(crate) struct TakenUp {
     /// Those that were on a slot.
@@ -343,7 +343,7 @@ pub(crate) struct TakenUp {
     pub(crate) ended: Vec<(Trajectory, Finish)>,
 }
 
-/// A trajectory of an earlier life of the run that was on a slot.
+/// A trajectory that was on a slot before the restart.
 #[derive(Debug)]
 pub(crate) struct OnSlot {
     pub(crate) slot: usize,

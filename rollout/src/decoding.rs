@@ -30,7 +30,7 @@ struct SlotUse<W> {
     weights: Option<Versioned<W>>,
     /// Whether the generator has the slot, and with it the cache of the trajectory up to here.
     begun: bool,
-    /// The open segment, where it was drawn in an earlier life of the run, and how much of it was given.
+    /// The open segment, where it was drawn before the restart, and how much of it was given.
     recalled: Option<(Segment, usize)>,
 }
 

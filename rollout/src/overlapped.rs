@@ -87,7 +87,7 @@ impl<G> Overlapped<G>
 where
     G: Generator + Send + 'static,
 {
-    /// Starts the thread. `overflow` and `window` are what an earlier life of the run left; `weights` finds the
+    /// Starts the thread. `overflow` and `window` are what was left before the restart; `weights` finds the
     /// weights of that window.
     ///
     /// # Errors

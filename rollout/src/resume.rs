@@ -21,7 +21,7 @@ pub struct Standing<W> {
     pub weights: Vec<Versioned<W>>,
 }
 
-/// Gives actors and queue what an earlier life of the run had, and returns the scored groups that were not in
+/// Gives actors and queue what they had before the restart, and returns the scored groups that were not in
 /// the queue. The ledger of the actors must have been restored from the same state.
 ///
 /// `weights` finds the weights of open segments. Where the number of actors or slots has changed, or where the

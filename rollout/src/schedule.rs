@@ -283,7 +283,7 @@ pub struct Lockstep<G: Generator> {
 }
 
 impl<G: Generator> Lockstep<G> {
-    /// The actors take turns in this order. `overflow` are groups of an earlier life of the run that are not
+    /// The actors take turns in this order. `overflow` are groups from before the restart that are not
     /// in the queue.
     pub fn new(actors: Vec<Actor<G>>, overflow: Vec<Group>) -> Self {
         assert!(!actors.is_empty(), "a run has an actor");

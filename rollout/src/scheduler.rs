@@ -133,7 +133,7 @@ impl Scheduler {
 
     /// Whether a slot would stay free although no trajectory waits for it, and under a bound whether what is there
     /// and one more group are expected to have room: the moment to admit a group.
-    pub fn is_hungry(&self) -> bool {
+    pub fn wants_group(&self) -> bool {
         if self.slots.iter().filter(|slot| matches!(slot, Slot::Free)).count() <= self.waiting.len() {
             return false;
         }

@@ -97,7 +97,7 @@ impl<'a> Slots<'a> {
     /// Starts groups while a slot would stay free, and begins the segments that are due.
     pub(crate) fn begin(&mut self, version: u64, admission: &Admission) -> Filled {
         let group_size = self.plan.rollout.group_size;
-        while self.scheduler.is_hungry() {
+        while self.scheduler.wants_group() {
             let Some(group) = admission.admit(version) else { break };
             self.scheduler.admit(members(Arc::clone(&self.prompt), group, group_size));
         }
@@ -167,7 +167,7 @@ impl<'a> Slots<'a> {
 
     /// Whether another group may start on a free slot.
     pub(crate) fn wants_a_group(&self) -> bool {
-        self.scheduler.is_hungry()
+        self.scheduler.wants_group()
     }
 
     pub(crate) fn has_versions_before(&self, oldest: u64) -> bool {

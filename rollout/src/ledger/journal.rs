@@ -102,7 +102,7 @@ impl Journal {
         }
     }
 
-    /// The segment that comes next in a trajectory, if an earlier life of the run has drawn it under weights
+    /// The segment that comes next in a trajectory, if it was drawn before the restart under weights
     /// that are not newer than `newest`.
     pub(crate) fn recall(&mut self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
         let key = (trajectory.group, trajectory.member, trajectory.segment_count() as u32);
@@ -112,7 +112,7 @@ impl Journal {
         fits.then_some(segment)
     }
 
-    /// The rest of a trajectory's open segment, if an earlier life of the run has drawn it.
+    /// The rest of a trajectory's open segment, if it was drawn before the restart.
     pub(crate) fn recall_open(&mut self, trajectory: &Trajectory) -> Option<Segment> {
         let open = trajectory.last_segment()?;
         let key = (trajectory.group, trajectory.member, trajectory.segment_count() as u32 - 1);

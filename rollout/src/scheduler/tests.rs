@@ -27,9 +27,9 @@ fn token(id: u32) -> Token {
 #[test]
 fn a_freed_slot_goes_to_the_trajectory_that_waited_longest() {
     let mut scheduler = Scheduler::new(2, OutputLimits { segment_tokens_max: 4, output_tokens_max: 4 });
-    assert!(scheduler.is_hungry());
+    assert!(scheduler.wants_group());
     scheduler.admit(group(0, 4));
-    assert!(!scheduler.is_hungry(), "four wait for two slots");
+    assert!(!scheduler.wants_group(), "four wait for two slots");
     assert_eq!(begin_all(&mut scheduler, 0), [0, 1]);
     assert_eq!(scheduler.push(0, token(2), None), Outcome::Inside);
     let Outcome::Finished(first, Finish::Eos) = scheduler.push(1, token(EOS), Some(Finish::Eos)) else {
@@ -89,7 +89,7 @@ proptest! {
         let mut on_slot = vec![(0, 0); slots];
         let mut draws = draws.into_iter().peekable();
         while draws.peek().is_some() {
-            while scheduler.is_hungry() {
+            while scheduler.wants_group() {
                 scheduler.admit(group(groups, 3));
                 groups += 1;
             }
@@ -181,13 +181,13 @@ fn the_youngest_gives_its_cache_up_and_comes_back() {
 fn a_group_is_admitted_where_what_it_is_expected_to_need_has_room() {
     let room = Room { blocks: 30, block_tokens: 2 };
     let mut scheduler = Scheduler::new(10, LIMITS).bounded(room, 2);
-    assert!(scheduler.is_hungry(), "nothing is there");
+    assert!(scheduler.wants_group(), "nothing is there");
     scheduler.admit(group(0, 2));
     begin_all(&mut scheduler, 0);
     // Before anything has ended the limit is expected, 7 blocks for each: four fit, six do not.
-    assert!(scheduler.is_hungry());
+    assert!(scheduler.wants_group());
     scheduler.admit(group(1, 2));
-    assert!(!scheduler.is_hungry());
+    assert!(!scheduler.wants_group());
     begin_all(&mut scheduler, 0);
     // One of 4 tokens, so contexts of 6 tokens are expected: 3 blocks for each of three and of two more.
     let ended: Vec<_> =
@@ -197,11 +197,11 @@ fn a_group_is_admitted_where_what_it_is_expected_to_need_has_room() {
     begin_all(&mut scheduler, 0);
     // The two that go on will have 5 each at the end of their segments: 10 + 2 * 3, then 16 + 2 * 3, then 22.
     for id in 2..5 {
-        assert!(scheduler.is_hungry(), "group {id}");
+        assert!(scheduler.wants_group(), "group {id}");
         scheduler.admit(group(id, 2));
     }
     // 28 and 6 are too many, although two slots are free.
-    assert!(!scheduler.is_hungry());
+    assert!(!scheduler.wants_group());
 }
 
 #[test]
@@ -249,7 +249,7 @@ proptest! {
         let (mut groups, mut ended) = (0, std::collections::BTreeMap::<u64, u32>::new());
         let (mut oldest, mut since) = (0, 0_usize);
         for step in 0..400 {
-            while scheduler.is_hungry() {
+            while scheduler.wants_group() {
                 scheduler.admit(group(groups, members));
                 groups += 1;
             }

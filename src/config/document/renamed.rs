@@ -44,7 +44,8 @@ impl Document {
             |(path, line): (&String, &usize)| Some((format!("{new}{}", path.strip_prefix(&old)?), *line));
         let moved: Vec<(String, usize)> = self.lines.iter().filter_map(moved).collect();
         self.lines.extend(moved);
-        tracing::warn!("{refused}; it is read as kind = \"{kind}\"");
+        // A config is read before the log begins, where a warning would be lost.
+        eprintln!(" WARN {refused}; it is read as kind = \"{kind}\"");
         Ok(())
     }
 }
