@@ -238,12 +238,13 @@ fn sections_of_earlier_versions_name_what_they_have_become() {
         |section: &str| load(&format!("{TRAIN}\n{section}"), &[]).map(|config| config.learner.gradients);
     let old = |keys: &str| gradients(&format!("[learner.streambp]\n{keys}\n"));
     let now = |keys: &str| gradients(&format!("[learner.gradients]\n{keys}\n"));
-    assert_eq!(old("enabled = false\nhead_chunk_tokens = 64"), now("kind = \"whole\""));
     let chunks = "layer_chunk_tokens = 96\nhead_chunk_tokens = 64";
     assert_eq!(old(&format!("enabled = true\n{chunks}")), now(&format!("kind = \"streambp\"\n{chunks}")));
     assert_eq!(old(chunks), now(&format!("kind = \"streambp\"\n{chunks}")));
-    let error = old("enabled = 1").unwrap_err();
-    assert!(error.contains("learner.streambp: is now [learner.gradients]"), "{error}");
+    for enabled in ["1", "false"] {
+        let error = old(&format!("enabled = {enabled}")).unwrap_err();
+        assert!(error.contains("learner.streambp: is now [learner.gradients]"), "{error}");
+    }
     let lines = TRAIN.lines().count();
     let error = old("layer_chunk_tokens = 0").unwrap_err();
     assert!(error.contains(&format!(":{}: learner.gradients.layer_chunk_tokens", lines + 3)), "{error}");

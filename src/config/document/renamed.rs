@@ -8,7 +8,7 @@ impl Document {
     /// Reads a section `streambp` of an earlier version as the section `gradients` that it has become, and says so once.
     ///
     /// # Errors
-    /// Where both are given, where the old one is changed by `--set`, or where its `enabled` is neither true nor false.
+    /// Where both are given, where the old one is changed by `--set`, or where its `enabled` is anything but true.
     pub(in crate::config) fn read_streambp_as_gradients(&mut self, section: &str) -> Result<(), ConfigError> {
         let (old, new) = (format!("{section}.streambp"), format!("{section}.gradients"));
         let given = |path: &str| {
@@ -29,23 +29,18 @@ impl Document {
         else {
             return Err(refused);
         };
-        let kind = match keys.remove("enabled") {
-            None | Some(Value::Boolean(true)) => "streambp",
-            Some(Value::Boolean(false)) => {
-                // The keys of chunks mean nothing to a whole pass.
-                keys.clear();
-                "whole"
-            }
-            Some(_) => return Err(refused),
-        };
-        keys.insert("kind".to_owned(), Value::String(kind.to_owned()));
+        // Without StreamBP there are two kinds to choose from, and which of them is wanted only the user knows.
+        if !matches!(keys.remove("enabled"), None | Some(Value::Boolean(true))) {
+            return Err(refused);
+        }
+        keys.insert("kind".to_owned(), Value::String("streambp".to_owned()));
         table.insert("gradients".to_owned(), Value::Table(keys));
         let moved =
             |(path, line): (&String, &usize)| Some((format!("{new}{}", path.strip_prefix(&old)?), *line));
         let moved: Vec<(String, usize)> = self.lines.iter().filter_map(moved).collect();
         self.lines.extend(moved);
         // A config is read before the log begins, where a warning would be lost.
-        eprintln!(" WARN {refused}; it is read as kind = \"{kind}\"");
+        eprintln!(" WARN {refused}; it is read as kind = \"streambp\"");
         Ok(())
     }
 }
