@@ -43,10 +43,19 @@ impl Packed {
     /// # Panics
     /// If it is empty, or the prefix is not there or has a prefix itself.
     pub fn push(&mut self, sequence: &[u32], prefix: Option<usize>) -> usize {
-        assert!(!sequence.is_empty(), "a sequence has at least one token");
+        self.push_tokens(sequence.iter().copied(), prefix)
+    }
+
+    /// As [`Packed::push`], for tokens that do not lie together.
+    ///
+    /// # Panics
+    /// As [`Packed::push`].
+    pub fn push_tokens(&mut self, sequence: impl IntoIterator<Item = u32>, prefix: Option<usize>) -> usize {
         assert!(prefix.is_none_or(|prefix| self.prefixes[prefix].is_none()), "a prefix is whole");
-        self.ids.extend_from_slice(sequence);
-        self.lengths.push(sequence.len());
+        let start = self.ids.len();
+        self.ids.extend(sequence);
+        assert!(self.ids.len() > start, "a sequence has at least one token");
+        self.lengths.push(self.ids.len() - start);
         self.prefixes.push(prefix);
         self.lengths.len() - 1
     }

@@ -185,7 +185,8 @@ fn lay(units: &[Unit<'_>], members: &[usize], share_prompts: bool) -> MicroBatch
         for at in members {
             let own_prompt = if shares { &[] } else { before };
             let start = batch.packed.ids.len() + own_prompt.len();
-            batch.packed.push(&[own_prompt, &[*last], &completion(at).tokens.ids()].concat(), prefix);
+            let ids = own_prompt.iter().chain([last]).copied().chain(completion(at).tokens.ids());
+            batch.packed.push_tokens(ids, prefix);
             let trained = completion(at).trained().into_iter();
             let entries = trained.map(|range| start + range.start..start + range.end).collect();
             batch.rows.push(Row { unit: at.unit, place: at.place, entries });
@@ -443,7 +444,7 @@ mod tests {
                         prop_assert_eq!(row.unit, unit);
                         // The entry of a token is the one before it.
                         let own: Vec<u32> = row.places().map(|entry| batch.packed.ids[entry + 1]).collect();
-                        prop_assert_eq!(own, completion.tokens.ids());
+                        prop_assert_eq!(own, completion.tokens.ids().collect::<Vec<_>>());
                     }
                 }
             }

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::state::{MOMENTS_FILE, STATE_FILE};
     use crate::config::{AdvantageConfig, MismatchConfig, SftConfig, Surrogates};
-    use crate::testing::{decoder, groups, learner_config, optimizer_config, weights_of};
+    use crate::testing::{decoder, groups, learner_config, optimizer_config, weights_in, weights_of};
 
     fn learner(decoder: Decoder, kind: &str) -> Trainer {
         Trainer::new(decoder, learner_config(), optimizer_config(kind), 1.0, 10, None).unwrap()
@@ -248,7 +248,52 @@ mod tests {
             || Trainer::new(decoder(1), config.clone(), optimizer_config("sgd"), 1.0, 10, None).unwrap();
         save(&dir, &new(), &[]).unwrap();
         let state = load(&dir, &mut new(), Restore::Everything).unwrap();
-        assert_eq!(state.settings, Settings::Learner(config.clone()));
+        let settings: Settings = serde_json::from_value(state.settings).unwrap();
+        assert_eq!(settings, Settings::Learner(config.clone()));
+    }
+
+    /// As the version wrote it whose gradients were a section `streambp`, but for the counters.
+    const STATE_WITH_STREAMBP: &str = r#"{
+      "format": 1, "version": 7, "updates": 5,
+      "optimizer": {"kind": "adamw", "learning_rate": 1e-05, "betas": [0.9, 0.95], "eps": 1e-08,
+                    "weight_decay": 0.0, "warmup_steps": 5, "schedule": "linear", "clip_norm": 1.0},
+      "settings": {"learner": {"groups_per_step": 16, "batch_tokens_max": 8192, "dynamic_sampling": true,
+                   "advantage": {"kind": "grpo"}, "importance": {"kind": "pois"},
+                   "streambp": {"enabled": true, "layer_chunk_tokens": 1024, "head_chunk_tokens": 1024,
+                                "attention_kept_mib": 96, "activations_kept_mib": 256, "layer_inputs": "memory"}}}
+    }"#;
+
+    #[test]
+    fn settings_of_an_earlier_version_do_not_hinder() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("step-7");
+        let mut trained = learner(decoder(1), "adamw");
+        trained.step(&groups()).unwrap();
+        save(&dir, &trained, &[]).unwrap();
+        fs::write(dir.join(STATE_FILE), STATE_WITH_STREAMBP).unwrap();
+        let resumed = resumed(&dir).unwrap();
+        assert_eq!((resumed.version(), resumed.state.optimizer.updates), (7, 5));
+        let mut forked = learner(trained.decoder().clone(), "adamw");
+        let state = load(&dir, &mut forked, Restore::Optimizer).unwrap();
+        assert_eq!((forked.version(), forked.state.optimizer.updates), (0, 5));
+        assert_eq!(state.settings["learner"]["streambp"]["layer_chunk_tokens"], 1024);
+        let moments =
+            |trainer: &Trainer| weights_in(&trainer.state.optimizer.moments.as_ref().unwrap().first);
+        assert_eq!(moments(&forked), moments(&trained));
+    }
+
+    #[test]
+    fn another_format_is_named_before_anything_in_it_is_read() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("step-0");
+        save(&dir, &learner(decoder(1), "adamw"), &[]).unwrap();
+        fs::write(dir.join(STATE_FILE), r#"{"format": 9, "counters": [1, 2]}"#).unwrap();
+        let message = resumed(&dir).unwrap_err().to_string();
+        assert!(message.contains(STATE_FILE), "{message}");
+        assert!(message.contains("has format 9, and this longhaul reads format 1"), "{message}");
+        fs::write(dir.join(STATE_FILE), r#"{"version": 1}"#).unwrap();
+        let message = resumed(&dir).unwrap_err().to_string();
+        assert!(message.contains("format"), "{message}");
     }
 
     #[test]
@@ -305,7 +350,8 @@ mod tests {
         let mut fresh = sft();
         let state = load(&dir, &mut fresh, Restore::Everything).unwrap();
         assert_eq!((fresh.version(), state.updates), (1, 1));
-        assert_eq!(state.settings, Settings::Sft(config.clone()));
+        let settings: Settings = serde_json::from_value(state.settings).unwrap();
+        assert_eq!(settings, Settings::Sft(config.clone()));
         let mut begun = sft();
         let state = load(&dir, &mut begun, Restore::Optimizer).unwrap();
         assert_eq!((begun.version(), state.version, begun.state.optimizer.updates), (0, 1, 1));

@@ -33,5 +33,4 @@ pub use ranks::deal;
 pub use refill::further_groups;
 pub use report::StepReport;
 pub use sft::Supervised;
-pub use train_state::Snapshot;
 pub use trainer::{Objective, PolicyGradient, Trainer, UnitReport};

@@ -30,7 +30,7 @@ pub struct OptimizerConfig {
     pub warmup_steps: u64,
     /// The learning rate after warm-up.
     #[serde(default)]
-    pub schedule: Schedule,
+    pub schedule: LearningRateSchedule,
     /// Longest gradient, over all parameters together; absent is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
@@ -49,7 +49,7 @@ pub enum OptimizerKind {
 /// The learning rate after warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Schedule {
+pub enum LearningRateSchedule {
     /// Stays.
     #[default]
     Constant,
@@ -108,9 +108,9 @@ impl OptimizerConfig {
         let progress = ((step - self.warmup_steps) as f64 / falling as f64).min(1.0);
         self.learning_rate
             * match self.schedule {
-                Schedule::Constant => 1.0,
-                Schedule::Linear => 1.0 - progress,
-                Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+                LearningRateSchedule::Constant => 1.0,
+                LearningRateSchedule::Linear => 1.0 - progress,
+                LearningRateSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
             }
     }
 }
@@ -326,9 +326,9 @@ mod tests {
         let rates =
             |config: &OptimizerConfig| [0, 1, 3, 4, 8, 12, 99].map(|step| config.learning_rate_at(step, 12));
         assert_eq!(rates(&config), [2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
-        config.schedule = Schedule::Linear;
+        config.schedule = LearningRateSchedule::Linear;
         assert_eq!(rates(&config), [2.0, 4.0, 8.0, 8.0, 4.0, 0.0, 0.0]);
-        config.schedule = Schedule::Cosine;
+        config.schedule = LearningRateSchedule::Cosine;
         for (rate, expected) in rates(&config).iter().zip([2.0, 4.0, 8.0, 8.0, 4.0, 0.0, 0.0]) {
             assert!((rate - expected).abs() < 1e-12, "{rate} is not {expected}");
         }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
-use kernels::{Decoder, DecoderConfig};
+use burn::tensor::{Device, Tensor};
+use kernels::{Decoder, DecoderConfig, Weights};
 use serde_json::json;
 use trajectory::Group;
+use trajectory::random::Random;
 
 use crate::config::LearnerConfig;
 use crate::optimizer::OptimizerConfig;
@@ -26,8 +27,13 @@ pub(crate) fn decoder(seed: u64) -> Decoder {
 
 /// All parameters, one after the other.
 pub(crate) fn weights_of(decoder: &Decoder) -> Vec<f32> {
+    weights_in(&decoder.weights)
+}
+
+/// All numbers of tensors by parameter, one after the other.
+pub(crate) fn weights_in(weights: &Weights<Tensor<2>>) -> Vec<f32> {
     let mut values = Vec::new();
-    decoder.weights.for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
+    weights.for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
     values
 }
 
@@ -38,11 +44,8 @@ pub(crate) type Member = (bool, f64, usize);
 /// more tokens have two segments, of versions 0 and 1. It is made as a recording is read, so that this
 /// crate need not know the types of rewards.
 pub(crate) fn group(id: u64, prompt_tokens: usize, members: &[Member]) -> Group {
-    let mut state = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
-    let mut below = move |limit: u32| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as u32 % limit
-    };
+    let mut random = Random::new(id);
+    let mut below = move |limit: u32| random.below(limit as usize) as u32;
     let prompt: Vec<u32> = (0..prompt_tokens).map(|_| below(VOCABULARY)).collect();
     let mut lines = String::new();
     for (right, surrogate, length) in members {

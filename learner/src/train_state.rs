@@ -1,6 +1,4 @@
-//! The weights in training with their optimizer, and the frozen weights that actors take.
-
-use std::sync::Arc;
+//! The weights in training with their optimizer.
 
 use burn::tensor::Tensor;
 use kernels::{Decoder, Weights};
@@ -8,19 +6,10 @@ use kernels::{Decoder, Weights};
 use crate::error::LearnerError;
 use crate::optimizer::{Optimizer, OptimizerConfig, Rates, gradient_norm};
 
-/// Weights as they were after a step. A clone shares them.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// How many steps the weights have seen.
-    pub version: u64,
-    /// The weights.
-    pub decoder: Arc<Decoder>,
-}
-
 /// Weights in training.
 #[derive(Debug)]
 pub(crate) struct TrainState {
-    pub(crate) decoder: Arc<Decoder>,
+    pub(crate) decoder: Decoder,
     pub(crate) optimizer: Optimizer,
     pub(crate) version: u64,
     steps_total: u64,
@@ -43,11 +32,7 @@ impl TrainState {
     ) -> Result<Self, LearnerError> {
         optimizer.check()?;
         let optimizer = Optimizer::new(optimizer, &decoder.weights);
-        Ok(Self { decoder: Arc::new(decoder), optimizer, version: 0, steps_total, spare: None })
-    }
-
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot { version: self.version, decoder: Arc::clone(&self.decoder) }
+        Ok(Self { decoder, optimizer, version: 0, steps_total, spare: None })
     }
 
     /// One optimizer step of a gradient that is 0, to the bit as [`TrainState::update`] makes it.
@@ -58,8 +43,7 @@ impl TrainState {
         } else {
             let gradients = self.gradients();
             let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(0.0) };
-            let decoder = Arc::make_mut(&mut self.decoder);
-            self.spare = Some(self.optimizer.update(&mut decoder.weights, gradients, rates));
+            self.spare = Some(self.optimizer.update(&mut self.decoder.weights, gradients, rates));
         }
         Update { grad_norm: 0.0, learning_rate }
     }
@@ -89,9 +73,7 @@ impl TrainState {
         })?;
         let learning_rate = self.optimizer.config.learning_rate_at(self.version, self.steps_total);
         let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(grad_norm) };
-        // Snapshots share the decoder, so those in use elsewhere keep the old weights.
-        let decoder = Arc::make_mut(&mut self.decoder);
-        self.spare = Some(self.optimizer.update(&mut decoder.weights, gradients, rates));
+        self.spare = Some(self.optimizer.update(&mut self.decoder.weights, gradients, rates));
         Ok(Update { grad_norm, learning_rate })
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{GradientsConfig, Settings};
 use crate::error::LearnerError;
 use crate::loss::{CompletionStats, Denominator, Loss, TokenLoss};
 use crate::ranks::{agree, sum_gradients};
-use crate::train_state::{Snapshot, TrainState};
+use crate::train_state::TrainState;
 use crate::unit::{Unit, UnitCompletion};
 
 mod policy_gradient;
@@ -170,12 +170,6 @@ impl<O> Trainer<O> {
         &self.state.decoder
     }
 
-    /// The weights as they are, for actors. Shares memory until the next step.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        self.state.snapshot()
-    }
-
     /// One optimizer step on the mean of any loss over units.
     ///
     /// # Errors
@@ -304,9 +298,8 @@ impl<O> Trainer<O> {
             if completion.prompt.is_empty() || completion.trained_tokens() == 0 {
                 return fail("it needs a prompt token and a target token at least".to_owned());
             }
-            let ids = completion.tokens.ids();
-            let largest = completion.prompt.iter().chain(&ids).max();
-            if let Some(largest) = largest.filter(|largest| **largest as usize >= vocabulary) {
+            let largest = completion.prompt.iter().copied().chain(completion.tokens.ids()).max();
+            if let Some(largest) = largest.filter(|largest| *largest as usize >= vocabulary) {
                 return fail(format!("it has token {largest}, the vocabulary {vocabulary} entries"));
             }
         }

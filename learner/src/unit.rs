@@ -36,7 +36,7 @@ pub enum Tokens<'a> {
     Ids(&'a [u32]),
 }
 
-impl Tokens<'_> {
+impl<'a> Tokens<'a> {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -53,12 +53,12 @@ impl Tokens<'_> {
     }
 
     /// Their ids, in order.
-    #[must_use]
-    pub fn ids(&self) -> Vec<u32> {
-        match self {
-            Self::Drawn(spans) => spans.iter().flat_map(Span::ids).collect(),
-            Self::Ids(ids) => ids.to_vec(),
-        }
+    pub fn ids(&self) -> impl Iterator<Item = u32> + 'a {
+        let (spans, written): (&[Span], &[u32]) = match *self {
+            Self::Drawn(spans) => (spans, &[]),
+            Self::Ids(ids) => (&[], ids),
+        };
+        spans.iter().flat_map(Span::ids).chain(written.iter().copied())
     }
 
     /// Where spans stand that were given.
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(completion.trained(), [0..1, 3..4, 6..8]);
         assert_eq!((completion.len(), completion.trained_tokens()), (10, 4));
         assert_eq!(completion.actor_logprobs(), [0.0, -3.0, -4.0, -5.0]);
-        assert_eq!(completion.tokens.ids(), [0, 1, 2, 3, 8, 8, 4, 5, 6]);
+        assert_eq!(completion.tokens.ids().collect::<Vec<_>>(), [0, 1, 2, 3, 8, 8, 4, 5, 6]);
         let whole = UnitCompletion { given: &[], ..completion };
         assert_eq!((whole.trained(), whole.actor_logprobs().len()), (vec![0..4, 6..9], 7));
     }

@@ -112,6 +112,9 @@ impl<G: Generator> Actor<G> {
 
     /// One decode step: free slots are filled, segments that are due begin under the newest weights, every
     /// busy slot draws a token, and groups whose last member has ended leave.
+    ///
+    /// # Errors
+    /// If a prompt cannot be read or never fits the cache, the decoder fails, or an output has no text.
     pub fn advance(&mut self) -> Result<Advance, RolloutError> {
         let context = Arc::clone(&self.context);
         self.advance_under(|| context.weights.latest())
@@ -158,24 +161,33 @@ impl<G: Generator> Actor<G> {
 
     /// Counts segments that have ended and tells the ledger of them. Returns the groups that another actor has now.
     fn count_ended(&self, segments: &[EndedSegment]) -> BTreeSet<u64> {
-        let mut lost = BTreeSet::new();
         let mut report = lock(&self.report);
         for ended in segments {
-            let (trajectory, finish) = match &ended.finished {
-                Some((trajectory, finish)) => (trajectory, Some(*finish)),
-                None => (self.decoding.scheduler.on(ended.slot), None),
-            };
+            let (trajectory, finish) = self.ended(ended);
             report.segments += 1;
             *report.segments_by_tokens.entry(ended.tokens).or_default() += 1;
             report.context_token_steps += last_contexts(trajectory);
             finish.into_iter().for_each(|finish| report.count_finished(trajectory, finish));
-            let actor = self.number;
-            let segment = SegmentEnd { actor, trajectory, finish, recalled: ended.recalled };
+        }
+        // The ledger writes to a disk, and who reads the report does not wait for one.
+        drop(report);
+        let mut lost = BTreeSet::new();
+        for ended in segments {
+            let (trajectory, finish) = self.ended(ended);
+            let segment = SegmentEnd { actor: self.number, trajectory, finish, recalled: ended.recalled };
             if let Err(Lost) = self.context.ledger.record(segment) {
                 lost.insert(trajectory.group);
             }
         }
         lost
+    }
+
+    /// The trajectory of a segment that has ended, and how it ended if it did.
+    fn ended<'a>(&'a self, segment: &'a EndedSegment) -> (&'a Trajectory, Option<Finish>) {
+        match &segment.finished {
+            Some((trajectory, finish)) => (trajectory, Some(*finish)),
+            None => (self.decoding.scheduler.on(segment.slot), None),
+        }
     }
 
     /// Frees the slots of groups that another actor has now.

@@ -203,7 +203,10 @@ impl From<&RolloutConfig> for OutputLimits {
 }
 
 impl RolloutConfig {
-    /// Refuses values that contradict themselves or each other, naming the key.
+    /// Refuses values that contradict themselves or each other.
+    ///
+    /// # Errors
+    /// [`RolloutError::Config`] with the first such key.
     pub fn check(&self) -> Result<(), RolloutError> {
         at_least("rollout.output_tokens_max", self.output_tokens_max, 1)?;
         at_least("rollout.segments_max", self.segments_max, 1)?;
@@ -309,6 +312,9 @@ pub struct QueueConfig {
 
 impl QueueConfig {
     /// Refuses a queue that can never hold the `groups_per_step` groups that the learner takes at once.
+    ///
+    /// # Errors
+    /// [`RolloutError::Config`] with the key.
     pub fn check(&self, groups_per_step: usize) -> Result<(), RolloutError> {
         at_least("queue.groups_max", self.groups_max, 1)?;
         at_least("learner.groups_per_step", groups_per_step, 1)?;

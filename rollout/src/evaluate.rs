@@ -40,6 +40,9 @@ pub struct EvaluationParts<'a> {
 /// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their
 /// indices, which differ from each other. A group that a verifier leaves out is missing, which the log says.
 /// All slots of the generator must be free, and are free again afterwards.
+///
+/// # Errors
+/// If decoding fails, an answer has no text, or a verifier fails without leave to leave its group out.
 pub fn evaluate<G: Generator>(
     generator: &mut G,
     weights: &Versioned<G::Weights>,

@@ -20,9 +20,8 @@ use trajectory::{FinishedGroup, Group};
 use crate::actor::{Actor, ActorContext};
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::ledger::queue::ReplayQueue;
+use crate::ledger::queue::{Delivery, ReplayQueue};
 use crate::ledger::request::StepRequest;
-use crate::ledger::state::DropReason;
 use crate::ledger::state::WindowState;
 use crate::pulse::Pulse;
 use crate::report::ActorReport;
@@ -251,15 +250,8 @@ where
             || RolloutError::Panicked { thread: THREAD.to_string(), message: "it is gone".to_string() };
         let Done { scored, end } = self.done.recv().unwrap_or_else(|_| Err(gone()))?;
         for scored in scored {
-            match scored {
-                Scored::Group(group) => {
-                    queue.scored(&group);
-                    self.overflow.push_back(group);
-                }
-                Scored::Unscored { id, reason } => {
-                    tracing::warn!("{reason}");
-                    queue.discard(id, DropReason::Unscored);
-                }
+            if let Delivery::Group(group) = queue.accept(scored) {
+                self.overflow.push_back(group);
             }
         }
         let idle = matches!(end, End::Idle);

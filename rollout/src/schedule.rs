@@ -13,14 +13,13 @@ use trajectory::{FinishedGroup, Group};
 use crate::actor::Actor;
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::ledger::queue::ReplayQueue;
+use crate::ledger::queue::{Delivery, ReplayQueue};
 use crate::ledger::request::StepRequest;
-use crate::ledger::state::DropReason;
 use crate::ledger::{Ledger, Lost};
 use crate::pulse::Pulse;
 use crate::report::ActorReport;
 use crate::resume::Standing;
-use crate::scorer::{Scored, Scorer};
+use crate::scorer::Scorer;
 use crate::sync::{Mutex, Receiver, Sender, bounded, lock};
 use crate::weights::Bell;
 
@@ -66,6 +65,9 @@ impl ActorThreads {
     ///
     /// An actor that panics is started again with a generator that `again` makes, up to [`ACTOR_RESTARTS_MAX`]
     /// times, and goes on with its trajectories from their last segments that had ended.
+    ///
+    /// # Errors
+    /// If a thread cannot be started; those that were are stopped.
     pub fn spawn<G>(
         actors: Vec<Actor<G>>,
         queue: Arc<ReplayQueue>,
@@ -138,7 +140,10 @@ impl ActorThreads {
         (self.judged)(sum)
     }
 
-    /// Stops the threads, waits for them and returns the first failure among them.
+    /// Stops the threads and waits for them.
+    ///
+    /// # Errors
+    /// The first failure among them.
     pub fn stop(&mut self) -> Result<(), RolloutError> {
         self.end();
         self.exits.try_iter().collect()
@@ -300,6 +305,10 @@ impl<G: Generator> Lockstep<G> {
 
     /// Decodes until the queue can hand out the groups of `request` for a learner at `learner_version`, and takes
     /// them.
+    ///
+    /// # Errors
+    /// What an actor or a verifier failed by, [`RolloutError::Starved`] where nothing is left to decode, or
+    /// [`RolloutError::Closed`].
     pub fn take(
         &mut self,
         queue: &ReplayQueue,
@@ -342,15 +351,8 @@ impl<G: Generator> Lockstep<G> {
             let advance = actor.advance()?;
             decoded |= advance.decoded;
             for scored in actor.context().scorer.score(advance.groups)? {
-                match scored {
-                    Scored::Group(group) => {
-                        queue.scored(&group);
-                        self.overflow.push_back(group);
-                    }
-                    Scored::Unscored { id, reason } => {
-                        tracing::warn!("{reason}");
-                        queue.discard(id, DropReason::Unscored);
-                    }
+                if let Delivery::Group(group) = queue.accept(scored) {
+                    self.overflow.push_back(group);
                 }
             }
         }

@@ -62,6 +62,9 @@ impl std::fmt::Debug for Text {
 impl Text {
     /// Reads a Hugging Face directory. Only `tokenizer.json` must exist; without a chat template, prompts of
     /// messages are refused when they come.
+    ///
+    /// # Errors
+    /// Names the file that is missing or that cannot be read.
     pub fn load(directory: &Path) -> Result<Self, RolloutError> {
         let path = directory.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|error| RolloutError::file(&path, error))?;
@@ -162,11 +165,17 @@ impl Text {
 
     /// The ids of a plain prompt, with the special tokens that the tokenizer puts around a text (for
     /// example a beginning-of-text token).
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text, or gives an id that the model has no row for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RolloutError> {
         self.encode_with(text, true)
     }
 
     /// The ids of a text that stands inside a sequence, such as a demonstration: nothing is put around it.
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
     pub fn encode_fragment(&self, text: &str) -> Result<Vec<u32>, RolloutError> {
         self.encode_with(text, false)
     }
@@ -194,6 +203,9 @@ impl Text {
 
     /// The text of a completion. The token that ended it, if one did, is not part of the text; neither are
     /// special tokens.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses an id.
     pub fn decode(&self, ids: &[u32]) -> Result<String, RolloutError> {
         let written = match ids {
             [rest @ .., last] if self.is_eos(*last) => rest,
@@ -270,6 +282,9 @@ pub struct TextStream<'a> {
 
 impl TextStream<'_> {
     /// The text that this token completes; empty for an end of output and inside a character.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the id.
     pub fn push(&mut self, id: u32) -> Result<String, RolloutError> {
         if self.text.is_eos(id) {
             return Ok(String::new());

@@ -278,10 +278,10 @@ impl WarmStart<'_> {
 
     fn evaluate(&mut self, progress: &Progress) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
-        let snapshot = self.learner.snapshot();
-        let policy = Policy::new(&snapshot.decoder, Precision::F32)?;
-        let report = evaluator.run(Arc::new(policy), snapshot.version)?;
-        progress.note(&format!("held-out problems at step {}: {}", snapshot.version, report.line()));
+        let policy = Policy::new(self.learner.decoder(), Precision::F32)?;
+        let version = self.learner.version();
+        let report = evaluator.run(Arc::new(policy), version)?;
+        progress.note(&format!("held-out problems at step {version}: {}", report.line()));
         Ok(Some(report))
     }
 

@@ -11,7 +11,7 @@ const SHUFFLE_STREAM: u64 = 2;
 /// See [`TRAJECTORY_STREAM`].
 const LENGTH_STREAM: u64 = 3;
 /// 2^64 divided by the golden ratio, odd, so that the counter visits every state.
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+pub const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Four rounds make a Feistel network a pseudo-random permutation (Luby and Rackoff).
 const FEISTEL_ROUNDS: u64 = 4;
 
@@ -81,7 +81,7 @@ fn unit(word: u64) -> f64 {
 }
 
 /// The finaliser of SplitMix64: every input bit reaches every output bit.
-fn mix(mut word: u64) -> u64 {
+pub fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     word ^ (word >> 31)

@@ -267,6 +267,9 @@ fn given_after_prompt(contexts: &[Context]) -> Vec<GivenRecord> {
 }
 
 /// Writes each completion of the group as a line.
+///
+/// # Errors
+/// If `out` refuses.
 pub fn write_group(out: &mut impl Write, group: &Group) -> std::io::Result<()> {
     for scored in &group.completions {
         serde_json::to_writer(&mut *out, &CompletionRecord::of(scored))?;
@@ -277,6 +280,10 @@ pub fn write_group(out: &mut impl Write, group: &Group) -> std::io::Result<()> {
 
 /// Reads a recording. Groups come in the order of their first lines and are numbered so; the lines of a group
 /// need not be neighbours. Where a line does not say where its prompt is from, the group's name stands for it.
+///
+/// # Errors
+/// [`RecordError`] with the path, and the line where one is no completion or does not fit its group; also where there is
+/// none.
 pub fn read_groups(path: &Path) -> Result<Vec<Group>, RecordError> {
     let file = std::fs::File::open(path).map_err(|error| RecordError::file(path, error))?;
     let mut groups: Vec<Group> = Vec::new();

@@ -8,6 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use kernels::Weights;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::Settings;
 use crate::error::LearnerError;
@@ -18,8 +19,15 @@ use crate::train_state::TrainState;
 pub(super) const STATE_FILE: &str = "trainer_state.json";
 /// AdamW's moments by parameter name, under `first.` and `second.`.
 pub(super) const MOMENTS_FILE: &str = "optimizer.safetensors";
-/// Rises when a reader of old files could misread new ones.
+/// Rises when what is read of the file changes: counters or the optimizer's settings. The learner's settings are told
+/// and nothing is restored from them, so that files of versions with other keys are read as well.
 const FORMAT: u32 = 1;
+
+/// What every format of the file has.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
 
 /// `trainer_state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,23 +41,26 @@ pub struct TrainerState {
     pub updates: u64,
     /// The optimizer's settings when the checkpoint was written.
     pub optimizer: OptimizerConfig,
-    /// The learner's settings when the checkpoint was written.
-    pub settings: Settings,
+    /// The learner's settings when the checkpoint was written, by the keys of the version that wrote it.
+    pub settings: Value,
 }
 
 /// Writes both files.
 pub(super) fn write(dir: &Path, state: &TrainState, settings: Settings) -> Result<(), LearnerError> {
     save_moments(&dir.join(MOMENTS_FILE), state)?;
-    let stored = TrainerState {
-        format: FORMAT,
-        version: state.version,
-        updates: state.optimizer.updates,
-        optimizer: state.optimizer.config.clone(),
-        settings,
-    };
     let path = dir.join(STATE_FILE);
-    let text = serde_json::to_vec_pretty(&stored)
-        .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
+    let write = || {
+        let settings = serde_json::to_value(&settings)?;
+        let optimizer = &state.optimizer;
+        serde_json::to_vec_pretty(&TrainerState {
+            format: FORMAT,
+            version: state.version,
+            updates: optimizer.updates,
+            optimizer: optimizer.config.clone(),
+            settings,
+        })
+    };
+    let text = write().map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
     fs::write(&path, text).map_err(|error| LearnerError::file(&path, error))
 }
 
@@ -95,15 +106,7 @@ fn save_moments(path: &Path, state: &TrainState) -> Result<(), LearnerError> {
 /// Brings optimizer and counters back; on an error the state is as before.
 pub(super) fn read(dir: &Path, to: &mut TrainState) -> Result<TrainerState, LearnerError> {
     let path = dir.join(STATE_FILE);
-    let text = fs::read(&path).map_err(|error| LearnerError::file(&path, error))?;
-    // By way of a value: enums with a tag do not read numbers out of a text whose digits are all kept.
-    let stored: TrainerState = serde_json::from_slice(&text)
-        .and_then(serde_json::from_value)
-        .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
-    if stored.format != FORMAT {
-        let reason = format!("has format {}, this program reads {FORMAT}", stored.format);
-        return Err(LearnerError::checkpoint(&path, reason));
-    }
+    let stored = read_state(&path)?;
     let kind = to.optimizer.config.kind;
     if stored.optimizer.kind != kind {
         let reason = format!("optimizer.kind was {:?} and is now {kind:?}", stored.optimizer.kind);
@@ -122,6 +125,22 @@ pub(super) fn read(dir: &Path, to: &mut TrainState) -> Result<TrainerState, Lear
     to.optimizer.has_moved = true;
     to.version = stored.version;
     Ok(stored)
+}
+
+fn read_state(path: &Path) -> Result<TrainerState, LearnerError> {
+    let text = fs::read(path).map_err(|error| LearnerError::file(path, error))?;
+    let wrong = |error: serde_json::Error| LearnerError::checkpoint(path, error.to_string());
+    // By way of a value: enums with a tag do not read numbers out of a text whose digits are all kept.
+    let stored: Value = serde_json::from_slice(&text).map_err(wrong)?;
+    let Format { format } = Format::deserialize(&stored).map_err(wrong)?;
+    if format != FORMAT {
+        let reason = format!(
+            "has format {format}, and this longhaul reads format {FORMAT}: go on with the longhaul that wrote it, or fork \
+             its weights alone, without --fork-optimizer"
+        );
+        return Err(LearnerError::checkpoint(path, reason));
+    }
+    serde_json::from_value(stored).map_err(wrong)
 }
 
 fn read_moment(

@@ -280,17 +280,6 @@ fn a_step_without_a_live_group_leaves_the_weights_and_raises_the_version() {
     assert_eq!(weights_of(learner.decoder()), before);
 }
 
-#[test]
-fn a_snapshot_keeps_its_weights() {
-    let mut learner = learner(learner_config());
-    let snapshot = learner.snapshot();
-    let before = weights_of(&snapshot.decoder);
-    learner.step(&groups()).unwrap();
-    assert_eq!(weights_of(&snapshot.decoder), before);
-    assert_ne!(weights_of(learner.decoder()), before);
-    assert_eq!((snapshot.version, learner.snapshot().version), (0, 1));
-}
-
 // Invariant 7: same groups, same weights, bit for bit.
 #[test]
 fn equal_learners_make_equal_steps() {

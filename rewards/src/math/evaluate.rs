@@ -6,6 +6,8 @@
 
 use std::cell::Cell;
 
+use trajectory::random::{GOLDEN, mix};
+
 use crate::latex::expression::{Constant, Expression, Function};
 use crate::latex::ratio::Ratio;
 use crate::math::complex::Complex;
@@ -117,10 +119,7 @@ fn drawn(name: &str, point: u64) -> u64 {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    let mut mixed = hash ^ point.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    mix(hash ^ point.wrapping_mul(GOLDEN))
 }
 
 fn field_times(a: u64, b: u64) -> u64 {

@@ -2,9 +2,9 @@
 //! but the segments it was in the middle of. A run that goes on from a checkpoint finds what was drawn
 //! after it here and does not draw it again.
 //!
-//! A record is its length and its CRC-32, four bytes each, little-endian, and an [`Entry`] in postcard's
-//! format. The first record that is cut off or damaged ends the file: what follows is not read, and is cut
-//! off before more is appended.
+//! A file begins with a line that says its form. A record is its length and its CRC-32, four bytes each, little-endian,
+//! and an [`Entry`] in postcard's format. The first record that is cut off or damaged ends the file: what follows is
+//! not read, and is cut off before more is appended. A file of another form is refused and stays as it is.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -60,7 +60,7 @@ impl Journal {
     /// `u64::MAX` where the same seed gives the same weights again.
     ///
     /// # Errors
-    /// If the folder cannot be made or a journal cannot be read or opened.
+    /// If the folder cannot be made, a journal cannot be read or opened, or one is of another form.
     pub fn open(folder: &Path, step: u64, trusted_version: u64) -> Result<Self, RolloutError> {
         fs::create_dir_all(folder).map_err(|error| RolloutError::file(folder, error))?;
         let mut recalled = HashMap::new();
@@ -72,9 +72,15 @@ impl Journal {
         let mut journal = Self { folder: folder.to_path_buf(), file: None, recalled, trusted_version };
         let path = journal.path(step);
         let whole = if path.exists() { read(&path)?.1 } else { 0 };
-        let file = File::options().create(true).append(true).open(&path);
-        let file = file.map_err(|error| RolloutError::file(&path, error))?;
-        file.set_len(whole).map_err(|error| RolloutError::file(&path, error))?;
+        let begin = || {
+            let mut file = File::options().create(true).append(true).open(&path)?;
+            file.set_len(whole)?;
+            if whole == 0 {
+                file.write_all(first_line().as_bytes())?;
+            }
+            Ok(file)
+        };
+        let file = begin().map_err(|error| RolloutError::file(&path, error))?;
         journal.file = Some((path, file));
         Ok(journal)
     }
@@ -128,7 +134,11 @@ impl Journal {
         if self.file.as_ref().is_some_and(|(open, _)| *open == path) {
             return;
         }
-        match File::create(&path) {
+        let file = File::create(&path).and_then(|mut file| {
+            file.write_all(first_line().as_bytes())?;
+            Ok(file)
+        });
+        match file {
             Ok(file) => self.file = Some((path, file)),
             Err(error) => {
                 tracing::warn!("{}: {error}; segments are not written down", path.display());
@@ -156,6 +166,16 @@ impl Journal {
 const PREFIX: &str = "after-step-";
 const SUFFIX: &str = ".segments";
 
+/// Begins a file, before the number of the form of its records.
+const MAGIC: &str = "longhaul journal ";
+/// The form that is written and read; it rises with every change of [`Entry`] and of what is in it. Files of earlier
+/// versions have no first line; their records are read where they are as in form 1.
+const FORM: u32 = 1;
+
+fn first_line() -> String {
+    format!("{MAGIC}{FORM}\n")
+}
+
 /// The journals of a folder with their steps, oldest first.
 fn journals(folder: &Path) -> Result<Vec<(u64, PathBuf)>, RolloutError> {
     let failed = |error| RolloutError::file(folder, error);
@@ -177,23 +197,29 @@ fn journals(folder: &Path) -> Result<Vec<(u64, PathBuf)>, RolloutError> {
 
 fn record(entry: &EntryRef<'_>) -> Vec<u8> {
     let body = postcard::to_stdvec(entry).expect("plain values in memory can be written");
-    let mut record = Vec::with_capacity(8 + body.len());
+    let mut record = Vec::with_capacity(RECORD_HEAD + body.len());
     record.extend((body.len() as u32).to_le_bytes());
     record.extend(crc32fast::hash(&body).to_le_bytes());
     record.extend(body);
     record
 }
 
-/// The entries of a file, and the number of its bytes that hold them.
+/// The entries of a file, and the number of its bytes that hold them and the first line.
 ///
 /// # Errors
-/// If the file cannot be read.
+/// If the file cannot be read, or is not of the form that this version writes.
 pub(crate) fn read(path: &Path) -> Result<(Vec<Entry>, u64), RolloutError> {
     let bytes = fs::read(path).map_err(|error| RolloutError::file(path, error))?;
-    let (mut entries, mut whole) = (Vec::new(), 0);
-    while let Some((entry, length)) = first_entry(&bytes[whole..]) {
-        entries.push(entry);
-        whole += length;
+    let start = records_start(path, &bytes)?;
+    let (mut entries, mut whole) = (Vec::new(), start);
+    while let Some(body) = first_record(&bytes[whole..]) {
+        // Its checksum is right, so it was written whole: by a version whose entries are others.
+        entries.push(entry(body).ok_or_else(|| other_form(path, "with no readable form"))?);
+        whole += RECORD_HEAD + body.len();
+    }
+    let begun = first_line().as_bytes().starts_with(&bytes);
+    if start == 0 && entries.is_empty() && !begun {
+        return Err(other_form(path, "without a form"));
     }
     if whole < bytes.len() {
         let cut = bytes.len() - whole;
@@ -202,15 +228,44 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<Entry>, u64), RolloutError> {
     Ok((entries, whole as u64))
 }
 
-fn first_entry(bytes: &[u8]) -> Option<(Entry, usize)> {
+/// Where the records of a file begin: behind its first line, or with its first byte where it has none.
+fn records_start(path: &Path, bytes: &[u8]) -> Result<usize, RolloutError> {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let form = std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix(MAGIC));
+    match form {
+        None => Ok(0),
+        // A kill came before the line was whole.
+        Some(_) if line.len() == bytes.len() && first_line().as_bytes().starts_with(bytes) => Ok(0),
+        Some(form) if form == FORM.to_string() => Ok(line.len() + 1),
+        Some(form) => Err(other_form(path, &format!("of form {form}"))),
+    }
+}
+
+fn other_form(path: &Path, found: &str) -> RolloutError {
+    let reason = format!(
+        "is a journal {found}, and this longhaul reads form {FORM}: resume the run with the longhaul that wrote it, or \
+         remove the file, and what was drawn since the checkpoint is drawn again"
+    );
+    RolloutError::content(path, reason)
+}
+
+/// Bytes of a record before its entry: length and checksum.
+const RECORD_HEAD: usize = 8;
+
+/// The entry's bytes of the first record, if it is whole. A record of nothing is none: a file whose end was never written
+/// holds zeros.
+fn first_record(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<4>()?;
     let length = u32::from_le_bytes(*length) as usize;
-    let body = rest.get(..length)?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
-        return None;
-    }
-    Some((postcard::from_bytes(body).ok()?, 8 + length))
+    let body = rest.get(..length).filter(|body| !body.is_empty())?;
+    (crc32fast::hash(body) == u32::from_le_bytes(*sum)).then_some(body)
+}
+
+/// An entry that takes all of the bytes.
+fn entry(body: &[u8]) -> Option<Entry> {
+    let (entry, rest) = postcard::take_from_bytes(body).ok()?;
+    rest.is_empty().then_some(entry)
 }
 
 #[cfg(test)]
@@ -281,6 +336,78 @@ mod tests {
         assert_eq!(left, [5]);
     }
 
+    /// A record of form 1, byte by byte. Another layout is another form: raise [`FORM`] with it.
+    const RECORD_OF_FORM_1: [u8; 20] =
+        [12, 0, 0, 0, 0xb3, 0xdf, 0xab, 0xd5, 7, 1, 0, 0, 3, 1, 5, 0, 0, 0, 0xbf, 0];
+
+    fn entry_of_form_1() -> Entry {
+        let tokens = vec![Token { id: 5, logprob: -0.5 }];
+        let segment = Segment { version: 3, tokens, drawn_at: None };
+        Entry { group: 7, member: 1, index: 0, finish: None, segment }
+    }
+
+    #[test]
+    fn the_layout_of_a_record_is_that_of_the_form() {
+        let Entry { group, member, index, finish, segment } = &entry_of_form_1();
+        let written =
+            record(&EntryRef { group: *group, member: *member, index: *index, finish: *finish, segment });
+        assert_eq!((written.as_slice(), FORM), (&RECORD_OF_FORM_1[..], 1));
+    }
+
+    #[test]
+    fn a_journal_without_a_form_is_read_where_it_can_be() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = open(folder.path(), 3, u64::MAX).path(3);
+        assert_eq!(fs::read(&path).expect("a file"), first_line().as_bytes());
+        fs::write(&path, RECORD_OF_FORM_1).expect("a file");
+        assert_eq!(read(&path).expect("it is as in form 1"), (vec![entry_of_form_1()], 20));
+        // More is appended to it.
+        open(folder.path(), 3, u64::MAX).append(&trajectory(8, &[3]), None);
+        assert_eq!(read(&path).expect("it is as in form 1").0.len(), 2);
+    }
+
+    #[test]
+    fn a_journal_of_another_form_is_refused_and_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = open(folder.path(), 3, u64::MAX).path(3);
+        // Entries of some version that had less in them, or more.
+        let framed = |body: &[u8]| {
+            let (length, sum) = ((body.len() as u32).to_le_bytes(), crc32fast::hash(body).to_le_bytes());
+            [&length[..], &sum, body].concat()
+        };
+        let entry = &RECORD_OF_FORM_1[RECORD_HEAD..];
+        let (less, more) = (framed(&entry[..entry.len() - 1]), framed(&[entry, &[1]].concat()));
+        let with_line = [first_line().as_bytes(), &more].concat();
+        let later = format!("{MAGIC}2\n").into_bytes();
+        for (bytes, found) in [
+            (&less[..], "with no readable form"),
+            (&more, "with no readable form"),
+            (&with_line, "with no readable form"),
+            (&later, "of form 2"),
+            (b"anything else", "without a form"),
+        ] {
+            fs::write(&path, bytes).expect("a file");
+            let refused = Journal::open(folder.path(), 3, u64::MAX).expect_err("another form").to_string();
+            assert!(refused.contains(found) && refused.contains("reads form 1"), "{refused}");
+            assert!(refused.contains("after-step-000003.segments"), "{refused}");
+            assert_eq!(fs::read(&path).expect("a file"), bytes, "nothing is cut off");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_end_was_never_written_ends_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = open(folder.path(), 3, u64::MAX).path(3);
+        let line = first_line();
+        fs::write(&path, [line.as_bytes(), &RECORD_OF_FORM_1, &[0; 9]].concat()).expect("a file");
+        let whole = (line.len() + RECORD_OF_FORM_1.len()) as u64;
+        assert_eq!(read(&path).expect("a journal"), (vec![entry_of_form_1()], whole));
+        // A kill in the first line.
+        fs::write(&path, &line[..line.len() - 2]).expect("a file");
+        open(folder.path(), 3, u64::MAX);
+        assert_eq!(fs::read(&path).expect("a file"), line.as_bytes());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(100))]
 
@@ -292,14 +419,15 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let mut journal = open(folder.path(), 0, u64::MAX);
             let trajectories: Vec<Trajectory> = (0..5).map(|group| trajectory(group, &[1])).collect();
-            let mut ends = vec![0];
             let path = journal.path(0);
+            let line = first_line().len();
+            let mut ends = vec![line];
             for trajectory in &trajectories {
                 journal.append(trajectory, None);
                 ends.push(fs::metadata(&path).expect("a file").len() as usize);
             }
             let mut bytes = fs::read(&path).expect("a file");
-            let at = at.index(bytes.len());
+            let at = line + at.index(bytes.len() - line);
             // Cut off where nothing is flipped.
             if flip == 0 { bytes.truncate(at) } else { bytes[at] ^= flip }
             fs::write(&path, bytes).expect("a file");

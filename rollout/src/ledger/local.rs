@@ -6,7 +6,7 @@ use trajectory::{Prompt, Segment, Trajectory};
 
 use super::admission::Admission;
 use super::journal::Journal;
-use super::queue::ReplayQueue;
+use super::queue::{Delivery, ReplayQueue};
 use super::state::{DropReason, GroupState, RolloutState};
 use super::{Ledger, Lost, SegmentEnd};
 use crate::config::QueueConfig;
@@ -93,20 +93,18 @@ impl Ledger for LocalLedger {
     }
 
     fn deliver(&self, scored: Scored) -> Result<(), RolloutError> {
-        match scored {
-            // A group that was delivered before has its place no more.
-            Scored::Group(group) if !self.admission.scored(&group) => Ok(()),
-            Scored::Group(group) => match self.queue.push_reserved(group) {
+        match self.queue.accept(scored) {
+            Delivery::Group(group) => match self.queue.push_reserved(group) {
                 // A closed queue has counted the group.
                 Ok(()) | Err(RolloutError::Closed) => Ok(()),
                 Err(error) => Err(error),
             },
-            Scored::Unscored { id, .. } if !self.admission.waits_for_verdict(id) => Ok(()),
-            Scored::Unscored { id, reason } => {
-                tracing::warn!("{reason}");
-                self.queue.discard_reserved(id, DropReason::Unscored);
+            Delivery::Counted => {
+                self.queue.release_reserved();
                 Ok(())
             }
+            // It has its place no more.
+            Delivery::Repeated => Ok(()),
         }
     }
 

@@ -18,6 +18,7 @@ use super::admission::Admission;
 use super::state::{DropReason, RolloutState};
 use crate::config::QueueConfig;
 use crate::error::RolloutError;
+use crate::scorer::Scored;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
 /// What has happened in the queue so far; counters only rise.
@@ -58,6 +59,24 @@ struct State {
     reserved: usize,
     closed: bool,
     report: QueueReport,
+}
+
+/// What a verdict on a group came to when it was delivered.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    /// The verdict is written down, and the group is to be put in.
+    Group(Group),
+    /// No verifier judged the group: it is counted, and another one may start for it.
+    Counted,
+    /// The verdict was delivered before.
+    Repeated,
+}
+
+/// A look for the groups of a step.
+struct Look {
+    groups: Option<Vec<Group>>,
+    /// Groups that were too old. They are told of by [`tell_stale`], without the queue's lock.
+    stale: u64,
 }
 
 impl ReplayQueue {
@@ -111,6 +130,9 @@ impl ReplayQueue {
     }
 
     /// Puts a group in, waiting for room.
+    ///
+    /// # Errors
+    /// [`RolloutError::Closed`] where the queue is closed; the group is counted as lost to that.
     pub fn push(&self, group: Group) -> Result<(), RolloutError> {
         self.reserve();
         self.push_reserved(group)
@@ -130,6 +152,9 @@ impl ReplayQueue {
     }
 
     /// Puts a group into a place that was kept for it.
+    ///
+    /// # Errors
+    /// As [`ReplayQueue::push`].
     pub fn push_reserved(&self, group: Group) -> Result<(), RolloutError> {
         let mut state = lock(&self.state);
         state.reserved = state.reserved.checked_sub(1).expect("a place was kept for the group");
@@ -137,6 +162,9 @@ impl ReplayQueue {
     }
 
     /// Puts a group in if there is room now, else gives it back.
+    ///
+    /// # Errors
+    /// As [`ReplayQueue::push`].
     pub fn try_push(&self, group: Group) -> Result<Option<Group>, RolloutError> {
         let state = lock(&self.state);
         if !state.closed && state.groups.len() + state.reserved >= self.config.groups_max {
@@ -159,46 +187,59 @@ impl ReplayQueue {
 
     /// Hands out `count` groups that are fresh enough for a learner at `learner_version`, waiting until
     /// there are so many: those that are due first, then those that have waited longest.
+    ///
+    /// # Errors
+    /// [`RolloutError::Closed`] where the queue is closed, before or while this waits.
     pub fn take(&self, count: usize, learner_version: u64) -> Result<Vec<Group>, RolloutError> {
         let began = Instant::now();
         let mut state = lock(&self.state);
         loop {
-            if let Some(groups) = self.take_now(&mut state, count, learner_version)? {
+            let Look { groups, stale } = self.take_now(&mut state, count, learner_version)?;
+            if groups.is_some() {
                 state.report.trainer_waiting_s += began.elapsed().as_secs_f64();
-                return Ok(groups);
             }
-            state = wait(&self.filled, state, WAIT_MAX);
+            if stale > 0 {
+                drop(state);
+                tell_stale(stale, learner_version);
+                state = lock(&self.state);
+            }
+            match groups {
+                Some(groups) => return Ok(groups),
+                // The lock was open: what came in meanwhile has rung already.
+                None if stale > 0 => {}
+                None => state = wait(&self.filled, state, WAIT_MAX),
+            }
         }
     }
 
     /// Like [`ReplayQueue::take`], but returns `None` instead of waiting.
+    ///
+    /// # Errors
+    /// [`RolloutError::Closed`] where the queue is closed.
     pub fn try_take(&self, count: usize, learner_version: u64) -> Result<Option<Vec<Group>>, RolloutError> {
-        self.take_now(&mut lock(&self.state), count, learner_version)
+        let look = self.take_now(&mut lock(&self.state), count, learner_version)?;
+        tell_stale(look.stale, learner_version);
+        Ok(look.groups)
     }
 
-    fn take_now(
-        &self,
-        state: &mut State,
-        count: usize,
-        learner_version: u64,
-    ) -> Result<Option<Vec<Group>>, RolloutError> {
+    fn take_now(&self, state: &mut State, count: usize, learner_version: u64) -> Result<Look, RolloutError> {
         let groups_max = self.config.groups_max;
         assert!(count <= groups_max, "{count} groups are taken from a queue that holds at most {groups_max}");
         if state.closed {
             return Err(RolloutError::Closed);
         }
-        self.drop_stale(state, learner_version);
+        let stale = self.drop_stale(state, learner_version);
         let due = self.due(learner_version);
         let due_here = state.groups.iter().filter(|group| due.contains(&group.id)).count();
         let misses_due = due_here < due.len().min(count) && state.groups.len() < groups_max;
         if state.groups.len() < count || misses_due {
-            return Ok(None);
+            return Ok(Look { groups: None, stale });
         }
         let groups = pick(&mut state.groups, count, &due, due_here);
         self.admission.take(groups.iter().map(|group| group.id));
         state.report.taken += count as u64;
         self.drained.notify_all();
-        Ok(Some(groups))
+        Ok(Look { groups: Some(groups), stale })
     }
 
     /// The groups on the way that may be too old for a learner one version further.
@@ -210,7 +251,8 @@ impl ReplayQueue {
             .unwrap_or_default()
     }
 
-    fn drop_stale(&self, state: &mut State, learner_version: u64) {
+    /// Drops the groups that are too old, and returns how many they are.
+    fn drop_stale(&self, state: &mut State, learner_version: u64) -> u64 {
         let bound = self.config.staleness_versions_max;
         let stale = |group: &Group| learner_version.saturating_sub(group.oldest_version()) > bound;
         let ids: Vec<u64> = state.groups.iter().filter(|group| stale(group)).map(|group| group.id).collect();
@@ -218,10 +260,10 @@ impl ReplayQueue {
         if dropped > 0 {
             state.groups.retain(|group| !stale(group));
             *state.report.drops.entry(DropReason::Stale).or_default() += dropped;
-            tracing::warn!(dropped, learner_version, "groups were too old for the learner and are dropped");
             self.admission.drop_and_replace(&ids);
             self.drained.notify_all();
         }
+        dropped
     }
 
     /// Counts a group that will not be put in. Another one may be started for it, unless the run is stopping:
@@ -253,9 +295,18 @@ impl ReplayQueue {
         self.drained.notify_all();
     }
 
-    /// Writes down what the verifiers said of a group that is to be put in where there is room.
-    pub(crate) fn scored(&self, group: &Group) {
-        self.admission.scored(group);
+    /// Takes what the verifiers said of a group: their verdict is written down, and a group without one is counted. A
+    /// place that was kept for the group stays kept.
+    pub(crate) fn accept(&self, scored: Scored) -> Delivery {
+        match scored {
+            Scored::Group(group) if self.admission.scored(&group) => Delivery::Group(group),
+            Scored::Unscored { id, reason } if self.admission.waits_for_verdict(id) => {
+                tracing::warn!("{reason}");
+                self.discard(id, DropReason::Unscored);
+                Delivery::Counted
+            }
+            Scored::Group(_) | Scored::Unscored { .. } => Delivery::Repeated,
+        }
     }
 
     /// Puts back groups that had no place yet when a run was interrupted, whether there is room or not.
@@ -300,6 +351,13 @@ impl ReplayQueue {
     pub fn report(&self) -> QueueReport {
         let state = lock(&self.state);
         QueueReport { groups: state.groups.len(), ..state.report.clone() }
+    }
+}
+
+/// Says how many groups were dropped; nothing where none was. Not to be called under the queue's lock.
+fn tell_stale(dropped: u64, learner_version: u64) {
+    if dropped > 0 {
+        tracing::warn!(dropped, learner_version, "groups were too old for the learner and are dropped");
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::config::QueueConfig;
-use crate::ledger::state::RolloutState;
+use crate::ledger::state::{DropReason, RolloutState};
 use crate::scheduler::Pacing;
 use crate::testing::{Script, Start, context_at, records, rollout_config};
 
