@@ -50,6 +50,7 @@ mod phrase;
 mod heading;
 mod compare;
 mod number;
+mod formula;
 mod extract;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Sentences that name an answer and do not say that it is one: `the answer, 7, is wrong`, `7 is not the answer`,
 //! `suppose the answer is 7`, `the answer is 7. No, it is 8`.
 
-use crate::math::extract::last_value;
+use crate::math::formula::last_value;
 use crate::math::sentence::sentence_of;
 
 /// Words that deny what stands in the same clause.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::latex::parse;
 use crate::math::choice::choice;
-use crate::math::extract::{last_value, rfind};
+use crate::math::formula::{last_value, rfind};
 use crate::math::normal::trimmed;
 use crate::math::phrase::behind_phrase;
 use crate::math::statement::value_said;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::math::choice::choice;
 use crate::math::denial::{denies_answer, is_corrected, is_supposed};
-use crate::math::extract::formula_at;
+use crate::math::formula::formula_at;
 use crate::math::normal::trimmed;
 use crate::math::sentence::sentence_of;
 use crate::math::statement::value_said;

@@ -1,6 +1,6 @@
 //! Where a sentence ends.
 
-use crate::math::extract::formula_at;
+use crate::math::formula::formula_at;
 
 /// Where a sentence without an end is cut off.
 const SENTENCE_BYTES_MAX: usize = 2048;

@@ -259,6 +259,10 @@ fn one_choice_with_its_own_text_is_right() {
         assert!(is_right(completion, "D"), "{completion}");
         assert!(!is_right(completion, "B"), "{completion}");
     }
+}
+
+#[test]
+fn choices_that_are_several_or_denied_are_not_one() {
     for said in [
         "(D) or (E)",
         "D or E",

@@ -1,7 +1,7 @@
 //! A sentence in pieces: words, values and the marks between them. A value is a run of mathematics, whatever it is
 //! worth: `42`, `$x = 5$`, `(3, 4)`, `\frac{1}{2}`, `(C)`, and several of them with commas, `and` or `or` between.
 
-use crate::math::extract::formula_at;
+use crate::math::formula::formula_at;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
