@@ -100,8 +100,8 @@ pub struct RunPlace {
 /// Where a training run begins.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Start {
-    /// Goes on with a run as if nothing had happened: its folder, one of its checkpoints, or `latest`, which
-    /// is the folder given with --run or else the newest `runs/<config>-<n>`
+    /// Continues a run from its newest state, or from a checkpoint: the run folder, one of its checkpoints, or
+    /// `latest`, which is the folder given with --run or else the newest `runs/<config>-<n>`
     #[arg(long, value_name = "DIR|latest", num_args = 0..=1, default_missing_value = LATEST)]
     pub resume: Option<PathBuf>,
     /// Resumes under a config that changes what is learned

@@ -1,4 +1,4 @@
-//! Ranks under every order of their threads that `shuttle` tries: nobody waits for ever, and no order changes a sum.
+//! Ranks under every order of their threads that `shuttle` tries: no rank waits forever, and no order changes a sum.
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner};

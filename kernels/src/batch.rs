@@ -7,7 +7,7 @@ use crate::attention::Span;
 
 /// Sequences of tokens one after the other, without padding.
 ///
-/// Sequences that begin alike may have their beginning in common: it is a sequence of its own that stands before
+/// Sequences that begin with the same tokens may share this prefix: it is a sequence of its own that stands before
 /// them, its rows go through the model once, and each of the others attends to them as if they were its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
@@ -60,7 +60,7 @@ impl Packed {
         self.lengths.len() - 1
     }
 
-    /// Whether sequences have a beginning in common.
+    /// Whether sequences share a prefix.
     pub(crate) fn has_prefixes(&self) -> bool {
         self.prefixes.iter().any(Option::is_some)
     }

@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(bits(&again), alone(&packed, CachePrecision::F32, &text[3..9])[5]);
     }
 
-    /// Two groups of two: members of a group have a prompt in common and go on differently.
+    /// Two groups of two: members of a group share a prompt and go on differently.
     fn members(prompts: [usize; 2], vocabulary: usize) -> Vec<Vec<u32>> {
         let text = text(400, vocabulary);
         let member = |slot: usize| {

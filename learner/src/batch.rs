@@ -166,7 +166,7 @@ struct Place {
     place: usize,
 }
 
-/// Lays sequences one after the other; those that have their prompt in common follow it.
+/// Lays sequences one after the other; those that share a prompt follow it.
 fn lay(units: &[Unit<'_>], members: &[usize], share_prompts: bool) -> MicroBatch {
     let mut batch = MicroBatch { packed: Packed::empty(), rows: Vec::new(), tokens: 0 };
     let of_unit = |&unit: &usize| (0..units[unit].completions.len()).map(move |place| Place { unit, place });
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_in_common_lies_before_all_that_follow_it() {
+    fn a_shared_prompt_lies_before_all_that_follow_it() {
         let units = [
             one(&[1, 2, 3], &[4, 5]),
             one(&[6, 7], &[8]),

@@ -100,7 +100,7 @@ pub enum Denominator {
     Units,
 }
 
-/// A loss over units. Implemented outside of this crate as well: `learner/tests/losses/` adds CISPO, DPO and a bonus for
+/// A loss over units. Implemented outside of this crate as well: `learner/tests/` adds CISPO, DPO and a bonus for
 /// entropy.
 pub trait Loss: Debug + Send + Sync {
     /// Loss and derivatives at what the model says of a unit: one entry a trained token, completion after completion.

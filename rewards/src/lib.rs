@@ -93,7 +93,7 @@ pub trait Verifier: Send + Sync {
     /// verdict, not an error: an error stops the run.
     fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError>;
 
-    /// Judges several answers, in their order. A verifier that waits for somebody else (a process, a service)
+    /// Judges several answers, in their order. A verifier that waits for a process or a service
     /// overrides this and waits for all of them at once.
     fn verify_all(&self, answers: &[Answer<'_>]) -> Vec<Result<Verdict, RewardError>> {
         answers.iter().map(|answer| self.verify(answer)).collect()

@@ -1,7 +1,7 @@
 //! A verifier in any language: a program that reads requests as lines on its standard input and writes verdicts as
 //! lines on its standard output. docs/guide/plugins.md describes it from the plugin's side.
 //!
-//! The plugin is somebody else's program, and it may hang, die or talk nonsense. Whatever it does, every answer gets
+//! The plugin is an external program, and it may hang, crash or give invalid replies. Whatever it does, every answer gets
 //! a verdict or what `on_error` says within a known time, and nothing of the plugin is left when the run ends.
 
 mod protocol;

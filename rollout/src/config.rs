@@ -114,8 +114,8 @@ pub struct RolloutConfig {
     /// Decoders that generate side by side, each on its own thread.
     #[serde(default = "one")]
     pub actors: usize,
-    /// Threads that score finished groups beside the actors; more than one pays where verifiers wait for
-    /// somebody else. Without effect in lockstep.
+    /// Threads that score finished groups beside the actors; more than one helps where verifiers wait for a process
+    /// or a service. Without effect in lockstep.
     #[serde(default = "one")]
     pub scorers: usize,
     /// Completions of one prompt.

@@ -69,7 +69,7 @@ pub fn evaluate<G: Generator>(
     }
     finished.sort_by_cached_key(|group| prompts.iter().position(|prompt| prompt.index == group.id));
     assert_eq!(finished.len(), prompts.len(), "every prompt has its own index and got its answers");
-    // All at once: a verifier that waits for somebody else overlaps its waiting over the whole evaluation.
+    // All at once: a verifier that waits for a process or a service has all requests of the evaluation in flight.
     let scored = parts.scorer.score(finished)?.into_iter();
     Ok(scored
         .filter_map(|scored| match scored {

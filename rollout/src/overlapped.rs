@@ -237,7 +237,7 @@ where
 
     fn order(&mut self, window: Window<G::Weights>) {
         let sent = self.windows.as_ref().is_some_and(|windows| windows.send(window).is_ok());
-        // A thread that is gone has left its last words in the other channel.
+        // A thread that has ended left its error in the other channel.
         self.in_flight = sent;
     }
 

@@ -20,7 +20,7 @@ struct Inner {
 /// What a stage is at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doing {
-    /// It computes, or is in somebody else's hands: a verifier, a disk.
+    /// It computes, or waits for something outside of the run: a verifier, a disk.
     Works(String),
     /// Another stage has to move before it can.
     Waits(String),

@@ -26,7 +26,7 @@ use room::{Allotment, Reserved, Verdict};
 ///
 /// With a bound on the cache a trajectory begins a segment only where its context at the segment's end has room
 /// beside what the others have reserved. Otherwise it leaves its slot and waits, with its tokens and without a cache.
-/// Who goes first is a matter of the [`Priority`]; the first one of all always has room.
+/// The [`Priority`] orders those that wait; the first one of all always has room.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: OutputLimits,
@@ -125,7 +125,7 @@ impl Scheduler {
         Self { bound: Some(Bound { room, group_size }), ..self }
     }
 
-    /// Who goes first where not all can.
+    /// Sets the scheduling priority, by which trajectories get slots and room where not all can.
     #[must_use]
     pub fn with_priority(self, priority: Priority) -> Self {
         Self { priority, ..self }

@@ -1,5 +1,5 @@
 //! From a finished group to a scored one: the texts are decoded and the verifiers are asked about all members
-//! at once, so that those that wait for somebody else wait once. What a verifier thinks belongs to the crate
+//! at once, so that one that waits for a process or a service waits once. What a verifier thinks belongs to the crate
 //! `rewards`.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! The way of weights from the learner to the actors: one cell in which the newest wins. Nobody waits to put
-//! weights in, and weights that no actor took are replaced without a trace.
+//! The way of weights from the learner to the actors: one cell in which the newest wins. Publishing never
+//! blocks, and weights that no actor took are replaced.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

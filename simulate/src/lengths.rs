@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_cannot_be_meant() {
+    fn refusals_say_what_is_invalid() {
         assert_eq!(
             refusal("lognormal:64"),
             format!("--lengths: lognormal:64: `64` is not what is needed; the forms are {FORMS}")

@@ -16,8 +16,8 @@ use crate::records::output::{Inputs, Output};
 use crate::run::prompts::{no_custom_verifiers, weighted_sum};
 use crate::watch::log::start_log;
 
-/// Rows that are judged together. Verifiers that wait for somebody else overlap their waiting within a batch;
-/// after each batch what is known is written.
+/// Rows that are judged together. Verifiers that wait for a process or a service have a batch's requests in flight at
+/// once; after each batch what is known is written.
 const BATCH_ROWS: usize = 256;
 
 /// One line of the input.
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_cannot_be_meant_names_its_key() {
+    fn an_invalid_row_names_its_key() {
         let math = config("[[rewards]]\nkind = \"math\"\n");
         let cases = [
             ("[1]", "not a JSON object"),

@@ -20,7 +20,7 @@ pub struct RunSection {
     /// Whether actors and learner work at the same time.
     #[serde(default)]
     pub schedule: Schedule,
-    /// What computes.
+    /// The device that computes.
     #[serde(default)]
     pub device: DeviceKind,
     /// Threads for arithmetic; absent is one for each core.
@@ -28,7 +28,7 @@ pub struct RunSection {
     pub threads: Option<usize>,
 }
 
-/// What computes.
+/// The device that computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
@@ -111,7 +111,7 @@ pub struct CheckpointSection {
     pub every_steps: u64,
     /// How many of the newest checkpoints stay on disk.
     pub keep_last: usize,
-    /// Those of every so many steps stay for good; 0 is none.
+    /// Checkpoints of every so many steps are never deleted; 0 is none.
     pub keep_every_steps: u64,
     /// The one at which a metric stood best stays.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,7 +197,7 @@ impl Default for WatchdogSection {
     }
 }
 
-/// `[alarms]`: when a run that goes on is said to go wrong.
+/// `[alarms]`: when a run that does not learn, or diverges, raises an alarm.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AlarmsSection {
@@ -226,7 +226,7 @@ pub struct SftRunSection {
     /// Where all randomness comes from.
     #[serde(default)]
     pub seed: u64,
-    /// What computes.
+    /// The device that computes.
     #[serde(default)]
     pub device: DeviceKind,
     /// Threads for arithmetic; absent is one for each core.

@@ -223,8 +223,8 @@ struct EventFile {
 impl EventFile {
     fn create(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory)?;
-        // TensorBoard takes any name with `tfevents` in it and orders the files by name, so a run that goes on
-        // within a second of its last life needs the next number.
+        // TensorBoard takes any name with `tfevents` in it and orders the files by name, so a run that is
+        // resumed within the second in which it stopped needs the next number.
         let files = event_files(directory)?.len();
         let pid = std::process::id();
         let name = format!("events.out.tfevents.{:010}.{files:04}.{pid}.longhaul", wall_time() as u64);

@@ -52,7 +52,7 @@ pub enum StartFrom {
         /// Takes the optimizer's moments as well.
         with_optimizer: bool,
     },
-    /// Where a run stopped: it goes on as if nothing had happened.
+    /// From the newest state of a run that stopped; nothing is lost or repeated.
     Resume {
         /// The run folder or one of its checkpoints. `None` is the request's folder, or else the newest
         /// `runs/<name>-<n>`.

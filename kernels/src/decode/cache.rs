@@ -21,7 +21,7 @@ use crate::simd;
 /// Positions of a block: four of the widest vectors, and 16 KiB of keys of one head of 64.
 pub(crate) const BLOCK_POSITIONS: usize = 64;
 
-/// In how many bits the cache holds its numbers; what is computed with them is in f32 whatever it is.
+/// The precision in which the cache stores keys and values; attention computes in f32 in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CachePrecision {
     /// 32 bits: as they are.

@@ -7,9 +7,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a thread looks for pieces before it leaves, so that nobody waits for long whose work it interrupted.
+/// How long a helper spins without work before it leaves, which bounds the delay of the work that it interrupted.
 const AWAKE_MAX: Duration = Duration::from_micros(200);
-/// How often a thread looks before it gives its core to others.
+/// How often a helper polls before it gives its core to others.
 const LOOKS_MAX: u32 = 1 << 14;
 
 #[derive(Default)]
@@ -18,7 +18,7 @@ pub(super) struct Team {
     left: AtomicUsize,
     /// Pieces of the step that are not done.
     undone: AtomicUsize,
-    /// Threads that look for pieces beside the one that leads.
+    /// Threads that steal pieces beside the one that leads.
     helpers: AtomicUsize,
     over: AtomicBool,
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_piece_ends_the_pass_and_nobody_waits_for_ever() {
+    fn a_panic_in_a_piece_ends_the_pass_and_no_thread_waits_forever() {
         for bad in [1, 7] {
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 lead_steps(&[8, 8, 8], |piece| assert_ne!(piece, bad, "this piece fails"));

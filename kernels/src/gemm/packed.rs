@@ -37,7 +37,7 @@ pub(crate) struct Factor<'a> {
 /// Numbers that one task copies: less is not worth handing over.
 const TASK_NUMBERS_MIN: usize = 32 << 10;
 
-/// In how many bits a packed factor holds its numbers; sums are in f32 whatever it is.
+/// The precision in which a packed factor is stored; sums are in f32 in every case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {

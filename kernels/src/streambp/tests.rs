@@ -192,9 +192,9 @@ fn assert_shared_as_whole(
     }
 }
 
-/// Guards invariant 4: a beginning that goes through once has the gradients of all that begin with it.
+/// Guards invariant 4: a shared prefix that goes through once has the gradients of all sequences that begin with it.
 #[test]
-fn a_beginning_in_common_gives_the_gradients_of_whole_sequences() {
+fn a_shared_prefix_gives_the_gradients_of_whole_sequences() {
     let prefixes = [(9, vec![5, 1, 12]), (1, vec![3]), (20, vec![2, 2])];
     for family in FAMILIES {
         for (layer, head) in [(100, 100), (7, 11), (1, 1)] {

@@ -174,7 +174,7 @@ fn what_a_failure_means_is_the_configs_choice() {
     assert_eq!(zero, Verdict::from(0.0));
     let stop = judge(&with(OnError::Stop), &["die"]).remove(0).unwrap_err();
     assert!(!stop.skips_group() && stop.to_string().contains("exit status: 3"), "{stop}");
-    assert!(stop.to_string().ends_with("last words: out of paper"), "{stop}");
+    assert!(stop.to_string().ends_with("the last line of its standard error: out of paper"), "{stop}");
     // A program that cannot be started is a mistake in the config, whatever the choice.
     let mut absent = config(PLUGIN);
     absent.command = vec!["/nowhere/reward".to_string()];

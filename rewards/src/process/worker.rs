@@ -49,7 +49,7 @@ pub(super) struct Worker {
     /// What the worker says.
     pub(super) heard: Receiver<Heard>,
     /// The last line on its standard error, when that has ended.
-    last_words: Receiver<String>,
+    last_line: Receiver<String>,
     /// Requests sent so far, which is the id of the next one.
     pub(super) sent: u64,
     /// When it was started.
@@ -86,19 +86,19 @@ impl Worker {
         };
         let (lines, lines_out) = bounded(config.batch);
         let (heard_in, heard) = bounded(HEARD_MAX);
-        let (last_words_in, last_words) = bounded(1);
+        let (last_line_in, last_line) = bounded(1);
         let lines = Some(lines);
         let mut worker = Worker {
             child,
             watchdog,
             lines,
             heard,
-            last_words,
+            last_line,
             sent: 0,
             started: Instant::now(),
             has_answered: false,
         };
-        match worker.start_threads(name, lines_out, heard_in, last_words_in) {
+        match worker.start_threads(name, lines_out, heard_in, last_line_in) {
             Ok(()) => Ok(worker),
             Err(error) => {
                 worker.kill();
@@ -114,7 +114,7 @@ impl Worker {
         name: &str,
         lines: Receiver<Vec<u8>>,
         heard: Sender<Heard>,
-        last_words: Sender<String>,
+        last_line: Sender<String>,
     ) -> std::io::Result<()> {
         let stdin = self.child.stdin.take().expect("piped");
         let stdout = self.child.stdout.take().expect("piped");
@@ -126,7 +126,7 @@ impl Worker {
         named("stderr").spawn({
             let name = name.clone();
             // The receiver is gone where the worker was killed.
-            move || drop(last_words.send(log(BufReader::new(stderr), &name, pid)))
+            move || drop(last_line.send(log(BufReader::new(stderr), &name, pid)))
         })?;
         Ok(())
     }
@@ -144,15 +144,15 @@ impl Worker {
         })
     }
 
-    /// How the worker ended, after its output has, with the last line that it complained in.
+    /// How the worker ended, after its output has, with the last line of its standard error.
     pub(super) fn end_in_words(&mut self) -> String {
         let until = Instant::now() + END_GRACE;
         let end = match self.wait_until(until) {
             Some(status) => format!("it ended ({status})"),
             None => "it closed its output".to_string(),
         };
-        match self.last_words.recv_deadline(until) {
-            Ok(words) if !words.is_empty() => format!("{end}, its last words: {words}"),
+        match self.last_line.recv_deadline(until) {
+            Ok(line) if !line.is_empty() => format!("{end}, the last line of its standard error: {line}"),
             _ => end,
         }
     }
@@ -166,7 +166,7 @@ impl Worker {
     pub(super) fn stop(mut self) {
         self.lines = None;
         let until = Instant::now() + STOP_GRACE;
-        // Its last words are not read, but they must not block it.
+        // What it still writes is not used, but a full pipe must not block it.
         while !matches!(self.heard.recv_deadline(until), Ok(Heard::Ended | Heard::Overlong) | Err(_)) {}
         self.wait_until(until);
         self.end();

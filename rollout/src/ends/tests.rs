@@ -190,7 +190,7 @@ fn stop_strings_wait_for_min_tokens() {
 }
 
 #[test]
-fn stops_that_cannot_be_meant_name_their_key() {
+fn invalid_stops_name_their_key() {
     let refusal = |config: StopConfig| config.check(8).expect_err("it cannot").to_string();
     assert!(refusal(config(&["a", ""])).starts_with("rollout.stop: an empty string"));
     let long = refusal(config(&[&"é".repeat(200)]));

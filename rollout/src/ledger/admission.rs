@@ -18,7 +18,7 @@ use crate::weights::Bell;
 pub struct Admission {
     pacing: Pacing,
     state: Mutex<State>,
-    /// Under a lock of its own, so that nobody waits for a disk to look at the groups. A segment goes into the groups
+    /// Under a lock of its own, so that reading the groups never waits for a disk. A segment goes into the groups
     /// before the journal, and a checkpoint begins the next journal before it looks at the groups: so a segment is in the
     /// checkpoint, in the journal after it, or in both, where it is the same.
     journal: Mutex<Option<Journal>>,

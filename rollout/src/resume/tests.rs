@@ -24,7 +24,7 @@ enum Driver {
     Overlapped(Box<Overlapped<Script>>),
 }
 
-/// One life of a run whose learner only counts.
+/// One process of a run whose learner only counts.
 struct Life {
     script: Script,
     queue: Arc<ReplayQueue>,

@@ -16,8 +16,8 @@ impl Room {
         Self { blocks: tokens / block_tokens, block_tokens }
     }
 
-    /// Blocks of a context of so many tokens. What it shares with others counts for each of them, so that nobody
-    /// loses room when somebody else ends.
+    /// Blocks of a context of so many tokens. A shared prefix counts for each of its contexts, so that no
+    /// context loses room when another one ends.
     pub fn taken_by(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.block_tokens)
     }

@@ -19,7 +19,7 @@ const FUEL: u64 = 20_000_000;
 /// The names that a message's reasoning goes by; templates read the first.
 const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// What stands behind the last words of a message that is to be continued, until it is cut off there.
+/// Marks the end of a message that is to be continued in the rendered text, which is cut off there.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 /// How the text of a conversation ends.

@@ -12,7 +12,7 @@ use crate::streambp::Slopes;
 pub(super) struct LiveRows(Vec<Range<usize>>);
 
 impl LiveRows {
-    /// By the slopes of a batch's entries. A beginning in common is live where one of those that it begins is.
+    /// By the slopes of a batch's entries. A shared prefix is live where one of the sequences that follow it is.
     pub(super) fn new(batch: &Packed, slopes: &Slopes) -> Self {
         let mut live: Vec<bool> = batch.parts().map(|part| slopes.any(part.rows)).collect();
         for (sequence, prefix) in batch.prefixes.iter().enumerate() {
