@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the tables of docs/results/ from the raw rows in results/.
+"""Makes the tables of docs/results/ and docs/design/notes/ from the raw rows in results/.
 
     python3 scripts/results_tables.py            # writes the tables into the pages
     python3 scripts/results_tables.py --check    # ends with an error if a page does not have them
@@ -14,7 +14,7 @@ A page marks a table by two comments. What stands between them is written by thi
     <!-- claims NAME -->
     <!-- end -->
 
-is a table of the claims below: medians of ours and of the peer's, and the ratio; where rows have a `pair`, the ratio is
+is a table of the claims below, one row a claim, of the newest measurement: medians of ours and of the peer's, and the ratio; where rows have a `pair`, the ratio is
 the median of the pairs' ratios, with their range.
 """
 
@@ -46,9 +46,8 @@ def decode(what, peer):
 # Claim, folder, which rows are ours, which are the peer's, the key that is compared, its unit.
 CLAIMS = {
     "speed": [
-        *[(f"a step of GRPO beside TRL 1.16 ({note})", f"20261126-grpo-trl-{commit}", {"program": "longhaul"},
-           {"program": "TRL"}, "trained_tokens_per_s", "trained tokens/s")
-          for commit, note in [("088a00d", "three pairs"), ("c373eb3", "two pairs"), ("de9855d", "three pairs")]],
+        ("a step of GRPO beside TRL 1.16 (three pairs)", "20261126-grpo-trl-088a00d", {"program": "longhaul"},
+         {"program": "TRL"}, "trained_tokens_per_s", "trained tokens/s"),
         *[decode(what, peer) for peer in ["transformers", "llama.cpp"]
           for what in ["decode, 1 context", "decode, 16 contexts", "prefill"]],
         ("decode with bf16 weights, 1 context, beside f32", DECODE, {"program": "longhaul bf16", "what": "decode, 1 context"},
@@ -133,7 +132,8 @@ def main():
     parser.add_argument("--check", action="store_true", help="compares instead of writing")
     arguments = parser.parse_args()
     stale = []
-    for page in sorted((ROOT / "docs" / "results").glob("*.md")):
+    folders = [ROOT / "docs" / "results", ROOT / "docs" / "design" / "notes"]
+    for page in sorted(page for folder in folders for page in folder.glob("*.md")):
         text = page.read_text()
         new = MARKED.sub(made, text)
         if new != text:

@@ -1,8 +1,8 @@
 //! longhaul fine-tunes language models by reinforcement learning on very long outputs.
 //!
-//! This crate is the composition root, the only place that knows the four others: `rollout` makes scored groups,
-//! `rewards` judges, `learner` turns groups into weights, `kernels` computes. Here they get their config, their
-//! threads, their folder and their terminal. A program that embeds a run needs [`RunConfig::load`], [`RunRequest`] and
+//! This crate is the composition root: `trajectory` has the values that a run passes along, `rollout` makes scored groups,
+//! `rewards` judges, `learner` turns groups into weights, `collective` connects the ranks of a learner, `kernels` computes,
+//! and `simulate` runs the scheduler on a virtual clock. Here they get their config, threads, folder and terminal. A program that embeds a run needs [`RunConfig::load`], [`RunRequest`] and
 //! [`train`]; the other public modules serve the command line.
 
 pub mod cause;
