@@ -17,7 +17,7 @@ use rewards::{
 use rollout::{DataConfig, DecodePrecision, KvCache, RolloutConfig, Room};
 
 use super::document::Document;
-use super::{ConfigError, DeviceKind, EvalSection, PROMPT_TOKENS, RunConfig};
+use super::{AlarmsSection, ConfigError, DeviceKind, EvalSection, PROMPT_TOKENS, WatchdogSection};
 
 /// Refuses a number of positions that nothing can have.
 pub(super) fn positions(document: &Document, positions_max: Option<usize>) -> Result<(), ConfigError> {
@@ -264,8 +264,11 @@ pub(super) fn writing(
     at_least_one(document, "metrics.completions_every_steps", completions_every as usize)
 }
 
-pub(super) fn watching(document: &Document, config: &RunConfig) -> Result<(), ConfigError> {
-    let (watchdog, alarms) = (&config.watchdog, &config.alarms);
+pub(super) fn watching(
+    document: &Document,
+    watchdog: &WatchdogSection,
+    alarms: &AlarmsSection,
+) -> Result<(), ConfigError> {
     let not_negative = [
         ("watchdog.warn_after_s", watchdog.warn_after_s),
         ("watchdog.end_after_s", watchdog.end_after_s),

@@ -108,7 +108,7 @@ impl Sections for RunConfig {
         layer_inputs(document, "learner", &self.learner.gradients, self.run.device)?;
         kl(document, &self.learner)?;
         eval(document, &self.data, &mut self.eval)?;
-        watching(document, self)?;
+        watching(document, &self.watchdog, &self.alarms)?;
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
     }
 

@@ -1,91 +1,20 @@
-//! The documents are true where a program can tell: links and files exist, commands parse, configs load, tests that
+//! The documents are true where a program can tell: links and files exist, commands run, configs load, tests that
 //! they name exist. `tidy` looks at their language.
+
+mod commands;
+mod map;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{CommandFactory, Parser};
-use longhaul::cli::{Cli, Command};
+use clap::CommandFactory;
+use longhaul::cli::Cli;
 use longhaul::config::Config;
 
+use crate::binary::repository;
+use crate::documents::{Document, documents, guide};
 use crate::source::{members, source_folders, sources};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A document by its path from the root, and its text.
-struct Document {
-    path: PathBuf,
-    text: String,
-}
-
-impl Document {
-    fn read(path: PathBuf) -> Self {
-        let text = fs::read_to_string(root().join(&path)).unwrap();
-        Self { path, text }
-    }
-
-    /// The text outside of code blocks.
-    fn prose(&self) -> String {
-        self.text.split("```").step_by(2).collect()
-    }
-
-    /// The code blocks in one language.
-    fn blocks(&self, language: &str) -> Vec<String> {
-        let fenced = self.text.split("```").skip(1).step_by(2);
-        fenced.filter_map(|block| block.strip_prefix(&format!("{language}\n"))).map(str::to_owned).collect()
-    }
-
-    /// What stands between backticks in the prose.
-    fn quoted(&self) -> Vec<String> {
-        self.prose().split('`').skip(1).step_by(2).map(|name| name.replace('\n', " ")).collect()
-    }
-
-    /// The anchors of its headings, as GitHub makes them.
-    fn anchors(&self) -> BTreeSet<String> {
-        let prose = self.prose();
-        let headings = prose.lines().filter(|line| line.starts_with('#'));
-        let anchor = |heading: &str| -> String {
-            let text = heading.trim_start_matches('#').trim().to_lowercase();
-            let kept = text.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
-            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-        };
-        headings.map(anchor).collect()
-    }
-}
-
-fn markdown(folder: &str, paths: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(root().join(folder)).unwrap() {
-        let path = entry.unwrap().path();
-        let relative = path.strip_prefix(root()).unwrap().to_owned();
-        if path.is_dir() && !folder.is_empty() {
-            markdown(relative.to_str().unwrap(), paths);
-        } else if path.extension().is_some_and(|extension| extension == "md") {
-            paths.push(relative);
-        }
-    }
-}
-
-/// All documents: those at the root, under `docs/` and beside the peers' scripts.
-fn documents() -> Vec<Document> {
-    let mut paths = Vec::new();
-    for folder in ["", "docs", "bench/peers"] {
-        markdown(folder, &mut paths);
-    }
-    paths.sort();
-    assert!(paths.len() > 20, "{paths:?}");
-    paths.into_iter().map(Document::read).collect()
-}
-
-/// The documents that a user follows: what they tell him to type must work.
-fn guide() -> Vec<Document> {
-    let is_guide = |document: &Document| {
-        document.path == Path::new("README.md") || document.path.starts_with("docs/guide")
-    };
-    documents().into_iter().filter(is_guide).collect()
-}
 
 #[test]
 fn files_in_the_documents_exist() {
@@ -101,11 +30,36 @@ fn files_in_the_documents_exist() {
         // A name without a point in it may be a metric: `rewards/NAME/mean`.
         let paths = names.iter().filter(|name| name.contains('.') && !name.contains(['<', ' ', '*', '{']));
         for path in paths.filter(|name| folders.iter().any(|folder| name.starts_with(folder.as_str()))) {
-            assert!(root().join(path).exists(), "{} names {path}", document.path.display());
+            assert!(repository().join(path).exists(), "{} names {path}", document.path.display());
             seen += 1;
         }
     }
     assert!(seen > 30, "{seen}");
+}
+
+#[test]
+fn recipes_change_two_files_at_most() {
+    let contributing = Document::read(PathBuf::from("CONTRIBUTING.md"));
+    let recipes = contributing.text.split("\n## ").find(|section| section.starts_with("Recipes")).unwrap();
+    let recipes: Vec<&str> = recipes.split("\n### ").skip(1).collect();
+    for kind in ["verifier", "advantage", "loss", "mode", "task", "model family", "config key", "metric"] {
+        let has = |recipe: &&str| recipe.lines().next().unwrap().contains(kind);
+        assert!(recipes.iter().any(has), "CONTRIBUTING.md has no recipe for a {kind}");
+    }
+    for recipe in recipes {
+        let title = recipe.lines().next().unwrap();
+        // The steps are numbered; each begins with the file that it changes.
+        let steps = recipe.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+        let files: Vec<&str> = steps.map(|step| step.split('`').nth(1).unwrap()).collect();
+        let is_changed = |file: &&&str| !["<name>", "docs/", "tests/"].iter().any(|part| file.contains(part));
+        let changed = files.iter().filter(is_changed);
+        let changed: Vec<&&str> = changed.collect();
+        assert!((1..=2).contains(&changed.len()), "{title}: {changed:?}");
+        for file in &files {
+            let existing = file.replace("<name>.rs", "");
+            assert!(repository().join(existing).exists(), "{title}: there is no {file}");
+        }
+    }
 }
 
 #[test]
@@ -121,7 +75,7 @@ fn links_in_the_documents_resolve() {
             let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
             let page = if path.is_empty() { document.path.clone() } else { folder.join(path) };
             let shown = format!("{} links to {target}", document.path.display());
-            assert!(root().join(&page).exists(), "{shown}");
+            assert!(repository().join(&page).exists(), "{shown}");
             if !anchor.is_empty() {
                 let anchors = Document::read(page).anchors();
                 assert!(anchors.contains(anchor), "{shown}; there are {anchors:?}");
@@ -149,77 +103,6 @@ fn tests_in_the_tables_exist() {
     for test in tests {
         assert!(code.contains(&format!("fn {test}(")), "a document names the test {test}");
     }
-}
-
-/// The words of a shell command; quotes hold a word together.
-fn words(command: &str) -> Vec<String> {
-    let (mut words, mut word, mut quote, mut begun) = (Vec::new(), String::new(), None, false);
-    for c in command.chars() {
-        match (quote, c) {
-            (Some(open), c) if c == open => quote = None,
-            (Some(_), c) => word.push(c),
-            (None, '\'' | '"') => (quote, begun) = (Some(c), true),
-            (None, c) if c.is_whitespace() => {
-                if begun {
-                    words.push(std::mem::take(&mut word));
-                }
-                begun = false;
-            }
-            (None, c) => {
-                word.push(c);
-                begun = true;
-            }
-        }
-    }
-    if begun {
-        words.push(word);
-    }
-    words
-}
-
-/// The arguments of longhaul in a line of a shell block, from the name of the program on.
-fn arguments(line: &str) -> Option<Vec<String>> {
-    let line = line.split(" #").next().unwrap();
-    let words: Vec<String> = words(line).into_iter().take_while(|word| !word.starts_with('>')).collect();
-    let program = words.iter().position(|word| !word.starts_with("LONGHAUL_FAULTS="))?;
-    match words[program].as_str() {
-        "longhaul" => Some(words[program..].to_vec()),
-        "cargo" => {
-            let own = words.iter().position(|word| word == "--")?;
-            Some(std::iter::once("longhaul".to_owned()).chain(words[own + 1..].to_owned()).collect())
-        }
-        _ => None,
-    }
-}
-
-/// The config and the changes to it that a command of the documents names.
-fn config_of(command: &Command) -> Option<(&PathBuf, &[String])> {
-    match command {
-        Command::Train(args) => Some((&args.config, &args.overrides.set)),
-        Command::Sft(args) => Some((&args.config, &args.overrides.set)),
-        Command::Check(args) => Some((&args.config, &args.overrides.set)),
-        Command::Eval(args) => Some((&args.config, &args.overrides.set)),
-        _ => None,
-    }
-}
-
-#[test]
-fn commands_in_the_guide_parse() {
-    let mut seen = 0;
-    for document in guide() {
-        let lines = document.blocks("sh").join("\n");
-        for arguments in lines.lines().filter_map(arguments) {
-            let shown = format!("{}: {arguments:?}", document.path.display());
-            let cli = Cli::try_parse_from(&arguments).unwrap_or_else(|error| panic!("{shown}: {error}"));
-            if let Some((config, set)) =
-                config_of(&cli.command).filter(|(path, _)| path.starts_with("configs"))
-            {
-                Config::load(&root().join(config), set).unwrap_or_else(|error| panic!("{shown}: {error}"));
-            }
-            seen += 1;
-        }
-    }
-    assert!(seen >= 20, "{seen}");
 }
 
 #[test]
@@ -268,7 +151,7 @@ fn configs_in_the_guide_load() {
     for file in ["train.jsonl", "test.jsonl", "demonstrations.jsonl"] {
         fs::write(folder.path().join(file), "").unwrap();
     }
-    let model = root().join("models/quickstart");
+    let model = repository().join("models/quickstart");
     let local = |block: &str| block.replace("models/qwen3", model.to_str().unwrap());
     let whole = Document::read(PathBuf::from("docs/guide/your-own-model.md")).blocks("toml");
     let mut seen = 0;
@@ -303,6 +186,7 @@ fn pages_are_short() {
         let (limit, is_limited) = match document.path.to_str().unwrap() {
             "README.md" => (150, true),
             "ARCHITECTURE.md" => (200, true),
+            path if path.starts_with("docs/results") => (100, true),
             path => (200, path.starts_with("docs/guide")),
         };
         assert!(!is_limited || lines <= limit, "{} has {lines} lines", document.path.display());

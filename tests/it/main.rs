@@ -8,6 +8,7 @@ mod bad_rows;
 mod binary;
 mod configs;
 mod docs;
+mod documents;
 mod end_to_end;
 mod faults;
 mod memory;

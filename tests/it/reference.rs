@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory;
+use longhaul::cli::Cli;
 use longhaul::commands::docs::pages;
 use longhaul::config::Config;
 
@@ -62,6 +64,24 @@ fn configs(folder: &Path, paths: &mut Vec<PathBuf>) {
 }
 
 /// The keys of the resolved configs are those of the page, and the least config has the page's defaults.
+#[test]
+fn hidden_flags_are_not_in_the_reference() {
+    let page = pages(root()).unwrap().into_iter().find(|page| page.name == "cli.md").unwrap().text;
+    let mut program = Cli::command();
+    program.build();
+    let (mut open, mut hidden) = (vec![&program], Vec::new());
+    while let Some(command) = open.pop() {
+        open.extend(command.get_subcommands());
+        hidden.extend(
+            command.get_arguments().filter(|flag| flag.is_hide_set()).filter_map(|flag| flag.get_long()),
+        );
+    }
+    assert!(hidden.contains(&"as-row"), "{hidden:?}");
+    for flag in hidden {
+        assert!(!page.contains(&format!("`--{flag}")), "the reference shows --{flag}");
+    }
+}
+
 #[test]
 fn the_page_of_the_config_has_every_key_and_its_default() {
     let rows = rows();

@@ -50,7 +50,7 @@ fn every_measurement_has_its_command_machine_and_rows() {
 fn tables_are_those_of_the_rows() {
     let script = root().join("scripts/results_tables.py");
     let output = match Command::new("python3").arg(&script).arg("--check").output() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound && std::env::var_os("CI").is_none() => {
             eprintln!("python3 is not installed: the tables of docs/results/ were not compared");
             return;
         }

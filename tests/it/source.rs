@@ -39,8 +39,12 @@ impl Source {
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap();
         let name = path.strip_prefix(repository()).unwrap().to_string_lossy().replace('\\', "/");
-        let shipped = mask(&text[..end_of_shipped(&text, &name)]);
-        Self { name, text, shipped }
+        Self::of(&name, &text)
+    }
+
+    pub(crate) fn of(name: &str, text: &str) -> Self {
+        let shipped = mask(&text[..end_of_shipped(text, name)]);
+        Self { name: name.to_owned(), text: text.to_owned(), shipped }
     }
 }
 
@@ -53,10 +57,12 @@ fn end_of_shipped(text: &str, name: &str) -> usize {
     text.find(test_module).map_or(text.len(), |at| at + 1)
 }
 
-/// The sources in a folder of the repository, in the order of their names.
+/// The sources in a folder of the repository, in the order of their names; none where there is no such folder.
 pub(crate) fn sources(folder: &str) -> Vec<Source> {
     let mut paths = Vec::new();
-    collect(&repository().join(folder), "rs", &mut paths);
+    if repository().join(folder).is_dir() {
+        collect(&repository().join(folder), "rs", &mut paths);
+    }
     paths.sort();
     paths.iter().map(|path| Source::read(path)).collect()
 }
@@ -65,7 +71,7 @@ pub(crate) fn sources(folder: &str) -> Vec<Source> {
 pub(crate) fn collect(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
             collect(&path, ending, found);
         } else if path.extension().is_some_and(|extension| extension == ending) {
             found.push(path);
@@ -140,7 +146,7 @@ fn quoted(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// A function of a source, with the lines from its signature to its end that are not blank once comments are gone.
+/// A function of a source, with all lines from its signature to its end.
 pub(crate) struct Function {
     pub(crate) name: String,
     /// What stands between its parentheses.
@@ -167,7 +173,7 @@ fn function(code: &str) -> Option<Function> {
         true => close + body + closing(&code[close + body..], '{', '}')?,
         false => close + body,
     };
-    let lines = code[..end].lines().filter(|line| !line.trim().is_empty()).count();
+    let lines = code[..end].lines().count();
     Some(Function { name, parameters: code[open + 1..close].to_owned(), lines })
 }
 
@@ -185,6 +191,22 @@ fn closing(code: &str, open: char, close: char) -> Option<usize> {
         }
     }
     None
+}
+
+/// The names of the modules that a file declares, in their order, without those of tests.
+pub(crate) fn declared_modules(code: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut is_test = false;
+    for line in code.lines() {
+        let item = line
+            .trim_start_matches("pub(crate) ")
+            .trim_start_matches("pub(super) ")
+            .trim_start_matches("pub ");
+        let name = item.strip_prefix("mod ").and_then(|name| name.strip_suffix(';'));
+        names.extend(name.filter(|_| !is_test).map(str::to_owned));
+        is_test = line.starts_with("#[cfg(") && line.contains("test") || is_test && line.starts_with("#[");
+    }
+    names
 }
 
 /// The parameters of a list that are tuples taken apart: `(a, b): (A, B)`.

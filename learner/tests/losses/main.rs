@@ -3,7 +3,6 @@
 // A test that cannot go on says where; that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
-mod cispo;
 mod dpo;
 mod entropy_bonus;
 mod fixture;

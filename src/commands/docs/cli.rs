@@ -42,7 +42,9 @@ fn write_command(text: &mut String, above: &str, command: &Command) {
     }
     let arguments: Vec<&Arg> = command
         .get_arguments()
-        .filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()))
+        .filter(|argument| {
+            !argument.is_hide_set() && !["help", "version"].contains(&argument.get_id().as_str())
+        })
         .collect();
     if !arguments.is_empty() {
         let _ = write!(text, "\n{}", head(&["argument", "default", "what it is"]));

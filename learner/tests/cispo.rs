@@ -1,11 +1,17 @@
 //! CISPO (MiniMax-M1, arXiv 2506.13585): `sg(clip(rho, 1 - low, 1 + high)) A log p`. Every token keeps its gradient; the
-//! importance weight is clipped and has none of its own.
+//! importance weight is clipped and has none of its own. A loss that no other file knows.
 
+// A test that cannot go on says where; that is what `unwrap` does.
+#![allow(clippy::unwrap_used)]
+
+#[path = "losses/fixture.rs"]
+#[allow(dead_code)]
+mod fixture;
+
+use fixture::{decoder, groups, learner_config, plain_descent};
 use learner::Trainer;
 use learner::config::MismatchConfig;
 use learner::loss::{CompletionStats, Loss, TokenLoss};
-
-use crate::fixture::{decoder, groups, learner_config, plain_descent};
 
 #[derive(Debug)]
 struct Cispo {

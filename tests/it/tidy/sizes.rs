@@ -1,0 +1,95 @@
+//! No file, function or parameter list outgrows a reader.
+
+use std::collections::BTreeMap;
+
+use crate::source::{Source, functions, mask, source_folders, sources, tuple_parameters};
+
+/// Lines of a file, with its tests, comments and blank lines. A file that needs more is two files.
+const FILE_LINES_MAX: usize = 500;
+
+/// Files that are longer today. A file leaves this list when it is short enough, and no other comes to it.
+const LONG_FILES: &[&str] = &[
+    "kernels/src/decode.rs",
+    "kernels/src/gemm.rs",
+    "kernels/src/model/files.rs",
+    "kernels/src/panel.rs",
+    "kernels/src/reference.rs",
+    "kernels/src/sampling.rs",
+    "learner/src/batch.rs",
+    "rollout/src/simulation.rs",
+    "simulate/src/clock.rs",
+];
+
+/// Lines of a function from its signature to its end, with comments and blank lines.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Functions that are longer today. A function leaves this list when it is short enough, and no other comes to it.
+const LONG_FUNCTIONS: &[&str] = &[];
+
+/// Parameters of functions that are tuples taken apart, `(a, b): (A, B)`, by the folder of a crate's sources; the
+/// others have none. They hide what a caller gives, so the numbers only fall.
+const TUPLE_PARAMETERS: &[(&str, usize)] = &[("kernels/src", 12)];
+
+/// Every Rust file of the repository that is written by hand.
+fn all_files() -> Vec<Source> {
+    let crates = source_folders();
+    let crates = crates.iter().map(|folder| folder.trim_end_matches("src").to_owned());
+    let within =
+        |folder: String| ["src", "tests", "examples", "fuzz"].map(|inner| format!("{folder}{inner}"));
+    let files: Vec<Source> = crates.flat_map(within).flat_map(|folder| sources(&folder)).collect();
+    assert!(files.len() > 250, "only {} files were found", files.len());
+    files
+}
+
+/// Fails where something is too long that the list does not have, and where the list has what is short by now.
+fn assert_short(long: &BTreeMap<String, usize>, known: &[&str], limit: &str) {
+    let new: Vec<_> = long.iter().filter(|(name, _)| !known.contains(&name.as_str())).collect();
+    assert!(new.is_empty(), "{limit}; make two of it: {new:?}");
+    let gone: Vec<_> = known.iter().filter(|name| !long.contains_key(**name)).collect();
+    assert!(gone.is_empty(), "short by now; take them out of the list in tests/it/tidy/sizes.rs: {gone:?}");
+}
+
+#[test]
+fn files_are_short() {
+    let lines = all_files().into_iter().map(|file| (file.name, file.text.lines().count()));
+    let long = lines.filter(|(_, lines)| *lines > FILE_LINES_MAX).collect();
+    assert_short(&long, LONG_FILES, &format!("a file has at most {FILE_LINES_MAX} lines"));
+}
+
+#[test]
+fn functions_are_short() {
+    let mut long = BTreeMap::new();
+    for file in all_files() {
+        for function in functions(&mask(&file.text).code) {
+            if function.lines > FUNCTION_LINES_MAX {
+                long.insert(format!("{}: {}", file.name, function.name), function.lines);
+            }
+        }
+    }
+    assert_short(&long, LONG_FUNCTIONS, &format!("a function has at most {FUNCTION_LINES_MAX} lines"));
+}
+
+#[test]
+fn parameters_have_names_and_are_not_tuples_taken_apart() {
+    for folder in source_folders() {
+        let mut places = Vec::new();
+        for file in sources(&folder) {
+            for function in functions(&file.shipped.code) {
+                let count = tuple_parameters(&function.parameters);
+                places.extend((0..count).map(|_| format!("{}: {}", file.name, function.name)));
+            }
+        }
+        let allowed = TUPLE_PARAMETERS.iter().find(|(of, _)| *of == folder).map_or(0, |(_, count)| *count);
+        assert!(
+            places.len() <= allowed,
+            "{folder} has {} parameters like `(a, b): (A, B)` and may have {allowed}: give the new ones as parameters of \
+             their own or as a struct with named fields: {places:?}",
+            places.len()
+        );
+        assert!(
+            places.len() == allowed,
+            "{folder} has {} by now: write that into TUPLE_PARAMETERS",
+            places.len()
+        );
+    }
+}
