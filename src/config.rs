@@ -5,6 +5,7 @@
 //! which sections theirs has. `document` knows lines and nearest keys, `check` what contradicts itself between sections.
 
 mod sections;
+mod engine;
 mod document;
 mod check;
 mod paths;
@@ -26,6 +27,7 @@ use document::{Document, Place};
 use paths::{ConfigPath, Finder, RewardAt};
 
 pub(crate) use check::stand_ins;
+pub use engine::{cache_precision, weights_precision};
 pub use replay::ReplayConfig;
 pub use rollout::Schedule;
 pub use score::ScoreConfig;

@@ -1,5 +1,6 @@
-//! What surrounds a model's weights: its device, its tokenizer, and a new one made for the tasks.
+//! What surrounds a model's weights: its engine, its tokenizer, and a new one made for the tasks.
 
+pub mod engine;
 pub mod policy;
 pub mod generator;
 pub mod memory;
@@ -13,7 +14,7 @@ use learner::checkpoint::ExtraFile;
 use rollout::Text;
 use serde_json::json;
 
-use crate::config::{CreateSection, DeviceKind};
+use crate::config::CreateSection;
 
 /// The files beside the weights that a directory needs to stay whole.
 const TOKENIZER_FILES: [&str; 9] = [
@@ -30,26 +31,6 @@ const TOKENIZER_FILES: [&str; 9] = [
 
 /// The folder of chat templates beside the default one.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
-
-/// The device that a config names, and the size of the pool of threads that computes on the CPU.
-///
-/// # Errors
-/// If this build has no such device.
-pub fn open_device(kind: DeviceKind, threads: Option<usize>) -> Result<Device> {
-    if let Some(threads) = threads {
-        // A second run in one process finds the pool as the first one made it.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    }
-    match kind {
-        DeviceKind::Cpu => Ok(Device::flex()),
-        #[cfg(feature = "cuda")]
-        DeviceKind::Cuda => Ok(Device::cuda(0)),
-        #[cfg(not(feature = "cuda"))]
-        DeviceKind::Cuda => {
-            bail!("run.device = \"cuda\": this binary was built without it; build with --features cuda")
-        }
-    }
-}
 
 /// A model with its text, checked against each other.
 pub struct Model {

@@ -3,8 +3,8 @@
 //! One operation serves training, chunks of a sequence on their prefix, prefill and cached decode: rows of
 //! queries and rows of keys lie in any order in their tensors, and a [`Span`] says which query rows attend
 //! to which key rows. No mask tensor exists. [`attention_plain`] is the definition, in burn's own operations
-//! with the whole score matrix of a span; [`attention`] is what everything calls: on the CPU a flash kernel
-//! (online softmax, log-sum-exp kept, scores recomputed in the backward pass), elsewhere the plain version.
+//! with the whole score matrix of a span, on any device; [`attention`] is a flash kernel on burn's CPU backend
+//! (online softmax, log-sum-exp kept, scores recomputed in the backward pass).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Span {
     }
 }
 
-/// Causal attention, `softmax(q k^T / sqrt(D)) v` over the keys that each query sees.
+/// Causal attention, `softmax(q k^T / sqrt(D)) v` over the keys that each query sees, on burn's CPU backend.
 ///
 /// Query heads share key heads in order: head `h` reads key head `h / (H / KV)`.
 ///
@@ -56,9 +56,6 @@ impl Span {
 /// If a span leaves its tensor, has more queries than keys, or `H` is no multiple of `KV`.
 pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans: &Arc<[Span]>) -> Tensor<3> {
     check(&query, &key, &value, spans);
-    if !flex::is_cpu(&query.device()) {
-        return attention_plain(query, key, value, spans);
-    }
     Tensor::from_dispatch(<Dispatch as AttentionOp>::span_attention(
         query.into_dispatch(),
         key.into_dispatch(),
@@ -67,8 +64,8 @@ pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans: &Arc
     ))
 }
 
-/// [`attention`] in burn's own operations: its definition, its reference in tests, and what runs where no
-/// kernel of ours does. Holds the scores of one span at a time.
+/// [`attention`] in burn's own operations, on any device: its definition, its reference in tests, and what runs
+/// where no kernel of ours does. Holds the scores of one span at a time.
 ///
 /// # Shapes
 /// As [`attention`].
@@ -111,6 +108,14 @@ pub(crate) struct Attended {
 }
 
 impl Attended {
+    /// [`attention_plain`] of tensors without autodiff, whose gradients [`Attended::backward`] takes.
+    pub(crate) fn plain(query: Tensor<3>, keys_values: (&Tensor<3>, &Tensor<3>), spans: Arc<[Span]>) -> Self {
+        let (key, value) = keys_values;
+        check(&query, key, value, &spans);
+        let result = attention_plain(query.clone(), key.clone(), value.clone(), &spans);
+        Self { query, result, log_sum_exp: None, spans }
+    }
+
     /// [`attention`] of tensors without autodiff, whose gradients [`Attended::backward`] takes.
     pub(crate) fn forward(
         query: Tensor<3>,
@@ -118,10 +123,6 @@ impl Attended {
         spans: Arc<[Span]>,
     ) -> Self {
         check(&query, key, value, &spans);
-        if !flex::is_cpu(&query.device()) {
-            let result = attention_plain(query.clone(), key.clone(), value.clone(), &spans);
-            return Self { query, result, log_sum_exp: None, spans };
-        }
         let (result, log_sum_exp) = <Dispatch as ChunkOp>::chunk_attention(
             query.clone().into_dispatch(),
             key.clone().into_dispatch(),

@@ -1,15 +1,10 @@
-//! The bridge between burn's CPU backend and slices of `f32`, and the question which path a tensor takes.
+//! The bridge between burn's CPU backend and slices of `f32`.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
-use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
 
-use crate::zeros::fill_with_zeros;
-
-/// Whether tensors of this device take the fused CPU operations; other devices take burn's own.
-pub(crate) fn is_cpu(device: &Device) -> bool {
-    *device == Device::flex()
-}
+use crate::zeros::{fill_with_zeros, zeros};
 
 /// A tensor whose numbers lie in one row-major slice.
 pub(crate) struct Rows(FlexTensor);
@@ -50,15 +45,17 @@ impl<const D: usize> InnerOrSelf for Tensor<D> {
     }
 }
 
-/// Zeros of the same shape, in the same memory unless it is shared.
+/// Zeros of the same shape, in the same memory unless it is shared, of a tensor on the CPU.
 pub(crate) fn into_zeros(tensor: Tensor<2>) -> Tensor<2> {
-    if !is_cpu(&tensor.device()) {
-        return tensor.zeros_like();
-    }
     let mut place = tensor;
     let mut sum = Sum::take(&mut place);
     fill_with_zeros(sum.slice_mut());
     sum.into_tensor()
+}
+
+/// New zeros of this shape on the CPU.
+pub(crate) fn new_zeros(shape: Shape) -> Tensor<2> {
+    tensor_of(zeros(shape.num_elements()), shape)
 }
 
 /// The CPU backend's own tensor.

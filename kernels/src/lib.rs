@@ -18,13 +18,13 @@ pub mod rope;
 pub mod rotary;
 pub mod activation;
 pub mod sampling;
+mod update;
+mod operations;
 mod batch;
 pub mod model;
 mod parts;
-mod decode;
-pub mod generate;
-pub mod streambp;
-mod update;
+mod streambp;
+mod engine;
 #[cfg(test)]
 mod test_tensors;
 #[cfg(test)]
@@ -32,10 +32,13 @@ mod reference;
 
 pub use batch::Packed;
 pub use burn::tensor::Device;
-pub use decode::{Prefilled, cache::CachePrecision};
+pub use engine::{
+    CachePrecision, CacheRoom, Capabilities, Cpu, CpuSlots, DecodeMemory, DeviceSlots, DeviceWeights, Draw,
+    DrawRequest, Engine, EngineSlots, EngineWeights, Feed, GivenEnd, OnDevice, PackedDecoder, Prefilled,
+    TrainingEngine,
+};
 pub use error::KernelError;
 pub use gemm::Precision;
-pub use generate::{CACHE_BLOCK_TOKENS, DecodeMemory, DecodeSlots, DecodeWeights, Feed};
 pub use model::{
     Decoder,
     config::{DecoderConfig, LlamaShape},
@@ -43,9 +46,7 @@ pub use model::{
     linear::{Adapters, LowRank},
     weights::{Block, Weights},
 };
+pub use operations::Operations;
 pub use simd::{SIMD_VARIABLE, SimdLevel};
-pub use streambp::{
-    ChunkPlan, GradientPath, LayerInputs, MemoryPlan, Slopes, TokenStats, accumulate_gradients,
-    shares_prefixes, token_stats,
-};
-pub use update::{AdamW, descend, sums_of_squares};
+pub use streambp::{ChunkPlan, GradientPath, LayerInputs, MemoryPlan, Slopes, TokenStats};
+pub use update::AdamW;

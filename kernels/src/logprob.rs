@@ -16,50 +16,56 @@ use rayon::prelude::*;
 
 use crate::{flex, simd};
 
-/// Log-probability of `targets[i]` in row `i`, differentiable, natural logarithm.
+/// Log-probability of `targets[i]` in row `i`, differentiable, natural logarithm, on burn's CPU backend.
 ///
 /// # Shapes
 /// `logits` `[N, V]`, `targets` N ids below V; the result is `[N, 1]`.
 pub fn target_logprobs(logits: Tensor<2>, targets: &Arc<[u32]>, temperature: f64) -> Tensor<2> {
     check(&logits, targets);
-    if !flex::is_cpu(&logits.device()) {
-        return target_logprobs_plain(logits, targets, temperature);
-    }
     let logits = logits.into_dispatch();
     Tensor::from_dispatch(<Dispatch as LogprobOp>::target_logprobs(logits, targets.clone(), temperature))
 }
 
-/// [`target_logprobs`] in burn's own operations.
+/// [`target_logprobs`] in burn's own operations, on any device.
 ///
 /// # Shapes
 /// As [`target_logprobs`].
 pub fn target_logprobs_plain(logits: Tensor<2>, targets: &[u32], temperature: f64) -> Tensor<2> {
+    check(&logits, targets);
     let ids = ids(targets, &logits).reshape([targets.len(), 1]);
     activation::log_softmax(logits / temperature, 1).gather(1, ids)
 }
 
-/// Log-probability of each row's target and entropy of each row, read back from the device.
+/// Log-probability of each row's target and entropy of each row, on burn's CPU backend.
 ///
 /// # Shapes
 /// `logits` `[N, V]`; both results have N entries.
 pub fn row_statistics(logits: Tensor<2>, targets: &Arc<[u32]>, temperature: f64) -> (Vec<f32>, Vec<f32>) {
     check(&logits, targets);
-    let logits = logits.inner();
-    let both: Tensor<2> = if flex::is_cpu(&logits.device()) {
-        let logits = logits.into_dispatch();
-        Tensor::from_dispatch(<Dispatch as LogprobOp>::row_statistics(logits, targets.clone(), temperature))
-    } else {
-        let logprobs = activation::log_softmax(logits / temperature, 1);
-        let entropy = -(logprobs.clone().exp() * logprobs.clone()).sum_dim(1);
-        let targets = ids(targets, &logprobs).reshape([targets.len(), 1]);
-        Tensor::cat(vec![logprobs.gather(1, targets), entropy], 1)
-    };
+    let logits = logits.inner().into_dispatch();
+    let both = <Dispatch as LogprobOp>::row_statistics(logits, targets.clone(), temperature);
+    read_pairs(Tensor::from_dispatch(both))
+}
+
+/// [`row_statistics`] in burn's own operations, read back from any device at once.
+///
+/// # Shapes
+/// As [`row_statistics`].
+pub fn row_statistics_plain(logits: Tensor<2>, targets: &[u32], temperature: f64) -> (Vec<f32>, Vec<f32>) {
+    check(&logits, targets);
+    let logprobs = activation::log_softmax(logits.inner() / temperature, 1);
+    let entropy = -(logprobs.clone().exp() * logprobs.clone()).sum_dim(1);
+    let targets = ids(targets, &logprobs).reshape([targets.len(), 1]);
+    read_pairs(Tensor::cat(vec![logprobs.gather(1, targets), entropy], 1))
+}
+
+fn read_pairs(both: Tensor<2>) -> (Vec<f32>, Vec<f32>) {
     let numbers: Vec<f32> = both.into_data().try_to_vec().expect("statistics are f32");
     numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip()
 }
 
 /// `sum_i coefficient_i d logprob_i / d logits`: the gradient that a loss with these coefficients sends
-/// into the logits.
+/// into the logits, on burn's CPU backend.
 ///
 /// # Shapes
 /// `logits` `[N, V]`, `coefficients` `[N, 1]`, both without autodiff; the result is `[N, V]`.
@@ -70,15 +76,27 @@ pub fn logits_gradient(
     temperature: f64,
 ) -> Tensor<2> {
     check(&logits, targets);
-    if flex::is_cpu(&logits.device()) {
-        let (logits, coefficients) = (logits.into_dispatch(), coefficients.into_dispatch());
-        return Tensor::from_dispatch(<Dispatch as LogprobOp>::logits_gradient(
-            logits,
-            coefficients,
-            targets.clone(),
-            temperature,
-        ));
-    }
+    let (logits, coefficients) = (logits.into_dispatch(), coefficients.into_dispatch());
+    let targets = targets.clone();
+    Tensor::from_dispatch(<Dispatch as LogprobOp>::logits_gradient(
+        logits,
+        coefficients,
+        targets,
+        temperature,
+    ))
+}
+
+/// [`logits_gradient`] in burn's own operations, on any device.
+///
+/// # Shapes
+/// As [`logits_gradient`].
+pub fn logits_gradient_plain(
+    logits: Tensor<2>,
+    targets: &[u32],
+    coefficients: Tensor<2>,
+    temperature: f64,
+) -> Tensor<2> {
+    check(&logits, targets);
     let targets = ids(targets, &logits);
     let probabilities = activation::softmax(logits / temperature, 1);
     let chosen: Tensor<2> = targets.one_hot::<2>(probabilities.dims()[1]).float();

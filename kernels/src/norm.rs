@@ -16,19 +16,16 @@ use crate::{flex, simd};
 /// how many threads there are.
 const ROWS: usize = 256;
 
-/// `x / sqrt(mean(x^2) + eps) * gain`, row by row.
+/// `x / sqrt(mean(x^2) + eps) * gain`, row by row, on burn's CPU backend.
 ///
 /// # Shapes
 /// `x` `[N, H]`, `gain` `[1, H]`; the result is `[N, H]`.
 pub fn rms_norm(x: Tensor<2>, gain: Tensor<2>, eps: f64) -> Tensor<2> {
     assert_eq!(gain.dims(), [1, x.dims()[1]], "one gain a column");
-    if !flex::is_cpu(&x.device()) {
-        return rms_norm_plain(x, gain, eps);
-    }
     Tensor::from_dispatch(<Dispatch as NormOp>::rms_norm(x.into_dispatch(), gain.into_dispatch(), eps))
 }
 
-/// [`rms_norm`] in burn's own operations.
+/// [`rms_norm`] in burn's own operations, on any device.
 ///
 /// # Shapes
 /// As [`rms_norm`].

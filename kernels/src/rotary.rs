@@ -40,21 +40,18 @@ impl Angles {
     }
 }
 
-/// Rotates the pair `(x[i], x[i + D/2])` of every head by its row's angle `i`.
+/// Rotates the pair `(x[i], x[i + D/2])` of every head by its row's angle `i`, on burn's CPU backend.
 ///
 /// # Shapes
 /// `x` `[N, H, D]` with one row of `angles` each; the result is `[N, H, D]`.
 pub fn rotate(x: Tensor<3>, angles: &Angles) -> Tensor<3> {
     let [rows, _, width] = x.dims();
     assert_eq!(angles.cos.dims(), [rows, width / 2], "one angle a pair and row");
-    if !flex::is_cpu(&x.device()) {
-        return rotate_plain(x, angles);
-    }
     let (cos, sin) = (angles.cos.clone().into_dispatch(), angles.sin.clone().into_dispatch());
     Tensor::from_dispatch(<Dispatch as RotateOp>::rotate(x.into_dispatch(), cos, sin, false))
 }
 
-/// [`rotate`] in burn's own operations.
+/// [`rotate`] in burn's own operations, on any device.
 ///
 /// # Shapes
 /// As [`rotate`].

@@ -1,11 +1,13 @@
 //! Exact gradients of a loss of token log-probabilities and entropies, whole or in chunks of the sequence.
 //!
-//! [`accumulate_gradients`] computes `sum_k c_k d logprob_k / d weights + e_k d entropy_k / d weights`, where the
-//! slopes `c_k` and `e_k` are the derivatives of the caller's loss at the statistics that it is shown. With `streambp` on (StreamBP, Luo et
-//! al. 2025, arXiv 2506.03077) only the layer inputs are kept, and head and layers go backward in chunks of
-//! tokens: the keys and values of a layer are computed once for the whole sequence, each chunk's queries see
-//! their prefix of them, and the summed gradients of keys and values pass through their projection once.
-//! Logits exist for one head chunk at a time. With it off, one tape holds everything.
+//! An engine computes `sum_k c_k d logprob_k / d weights + e_k d entropy_k / d weights`, where the slopes `c_k` and `e_k`
+//! are the derivatives of the caller's loss at the statistics that it is shown. By StreamBP (Luo et al. 2025, arXiv
+//! 2506.03077) only the layer inputs are kept, and head and layers go backward in chunks of tokens: the keys and values
+//! of a layer are computed once for the whole sequence, each chunk's queries see their prefix of them, and the summed
+//! gradients of keys and values pass through their projection once. Logits exist for one head chunk at a time. On the
+//! unchunked path one tape holds everything.
+//!
+//! [`tape`] has all paths in tensors, for any device, [`cpu`] has StreamBP on slices in memory.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -14,14 +16,14 @@ use burn::tensor::Tensor;
 
 use crate::batch::Packed;
 use crate::error::KernelError;
-use crate::flex;
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
 use crate::model::weights::Weights;
 use crate::model::{Decoder, embed};
+use crate::operations::Operations;
 use tape::TapePass;
 
-mod cpu;
+pub(crate) mod cpu;
 mod memory;
 mod tape;
 
@@ -75,6 +77,13 @@ pub struct ChunkPlan {
 }
 
 impl ChunkPlan {
+    /// # Panics
+    /// If a chunk length is 0 or the temperature is not above 0.
+    pub(crate) fn check(&self) {
+        assert!(self.layer_chunk_tokens > 0 && self.head_chunk_tokens > 0, "chunks hold at least one token");
+        assert!(self.temperature > 0.0, "log-probabilities need a positive temperature");
+    }
+
     /// Layers whose attention results, with their log-sum-exps, are kept for a micro-batch of this many tokens.
     fn layers_kept(&self, config: &DecoderConfig, tokens: usize) -> usize {
         let layer = 4 * tokens * config.heads * (config.head_width + 1);
@@ -82,7 +91,7 @@ impl ChunkPlan {
     }
 
     /// Those of them whose other activations are kept.
-    fn whole_layers_kept(&self, config: &DecoderConfig, tokens: usize) -> usize {
+    pub(crate) fn whole_layers_kept(&self, config: &DecoderConfig, tokens: usize) -> usize {
         let layer = 4 * tokens * activations(config);
         let fit = (self.activations_kept_bytes / layer as u64).min(config.layers as u64) as usize;
         fit.min(self.layers_kept(config, tokens))
@@ -91,7 +100,7 @@ impl ChunkPlan {
 
 /// Numbers that a layer keeps for a token beside attention's results: keys and values, the residual behind attention,
 /// both parts of the feed-forward layer, and queries unless a norm of theirs has to be gone through again.
-fn activations(config: &DecoderConfig) -> usize {
+pub(crate) fn activations(config: &DecoderConfig) -> usize {
     let query = if config.spec.block.query_key_norm.is_some() { 0 } else { config.heads };
     (2 * config.kv_heads + query) * config.head_width + config.hidden + 2 * config.intermediate
 }
@@ -145,16 +154,15 @@ impl Slopes {
     }
 }
 
-/// Log-probabilities and entropies of a batch, without gradients; never more logits than a head chunk's.
-///
-/// # Panics
-/// If a chunk length is 0, a token is outside the vocabulary, or there are prefixes where [`shares_prefixes`] says no.
-pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> TokenStats {
-    check(plan);
-    if takes_slices(decoder, plan) {
-        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).statistics());
-    }
-    let pass = TapePass::new(decoder, packed, plan);
+/// Log-probabilities and entropies of a batch in tensors, without gradients; never more logits than a head chunk's.
+pub(crate) fn tensor_statistics(
+    decoder: &Decoder,
+    packed: &Packed,
+    plan: &ChunkPlan,
+    operations: Operations,
+) -> TokenStats {
+    plan.check();
+    let pass = TapePass::new(decoder, packed, plan, operations);
     let mut x = embed(&decoder.weights.embedding, &packed.ids, &decoder.config);
     for layer in 0..decoder.config.layers {
         x = pass.layer_forward(layer, &x);
@@ -162,76 +170,44 @@ pub fn token_stats(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Toke
     pass.head_statistics(&x)
 }
 
-/// Forward, the slopes of the caller's loss at the statistics of the batch, and the exact backward pass, whose
-/// result is added to the sink. Returns the statistics.
-///
-/// `slopes` returns one number an entry of the statistics; those of the last entries of sequences are taken as 0. Where all are 0 nothing goes backward, and by StreamBP on the CPU no chunk does that has no sequence
-/// with another one: sums are the same to the bit, as zeros would be added.
+/// Gradients on tapes, by all paths, and the statistics.
 ///
 /// # Errors
-/// [`KernelError::File`] with the folder, where the layers' inputs cannot be put aside or got back; the sink
-/// then holds a part of the sum. [`KernelError::Input`] where they are to lie elsewhere than in memory and the
-/// path is not StreamBP on the CPU; a single tape keeps no layer inputs, and has nothing to put anywhere.
-///
-/// # Panics
-/// As [`token_stats`]; or if the slopes are not one an entry.
-pub fn accumulate_gradients<'s>(
+/// [`KernelError::Input`] where layer inputs are kept, and are to lie elsewhere than in memory as they are.
+pub(crate) fn tape_gradients(
     decoder: &Decoder,
     packed: &Packed,
     plan: &ChunkPlan,
-    sink: impl Into<GradientSink<'s>>,
-    slopes: &mut (dyn FnMut(&TokenStats) -> Slopes + Send),
+    sink: GradientSink<'_>,
+    slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
+    operations: Operations,
 ) -> Result<TokenStats, KernelError> {
-    check(plan);
-    let sink = sink.into();
-    if takes_slices(decoder, plan) {
-        return in_the_pool(|| cpu::SlicePass::new(decoder, packed, plan).gradients(sink, slopes));
-    }
+    plan.check();
     if plan.path != GradientPath::Unchunked && plan.layer_inputs != LayerInputs::Memory {
         let reason = "only StreamBP on the CPU keeps layer inputs elsewhere than in memory as they are";
         return Err(KernelError::Input(reason.to_owned()));
     }
+    let pass_of = |plan| TapePass::new(decoder, packed, plan, operations);
     let mut pass = |gradients: &mut Weights<Tensor<2>>| match plan.path {
-        GradientPath::Unchunked => TapePass::new(decoder, packed, plan).whole(gradients, slopes),
-        GradientPath::StreamBp => TapePass::new(decoder, packed, plan).streamed(gradients, slopes),
+        GradientPath::Unchunked => pass_of(plan).whole(gradients, slopes),
+        GradientPath::StreamBp => pass_of(plan).streamed(gradients, slopes),
         GradientPath::Checkpointed => {
             let tokens = packed.ids.len();
             let whole = ChunkPlan { layer_chunk_tokens: tokens, head_chunk_tokens: tokens, ..plan.clone() };
-            TapePass::new(decoder, packed, &whole).streamed(gradients, slopes)
+            TapePass::new(decoder, packed, &whole, operations).streamed(gradients, slopes)
         }
     };
     Ok(match sink {
         GradientSink::Full(sums) => pass(sums),
         GradientSink::LowRank(sums) => {
             // Tapes give the gradients of whole matrices, of which those of the adapters are made.
-            let mut gradients = decoder.weights.zeros_like();
+            let mut gradients = decoder.weights.zeros_like(operations);
             let stats = pass(&mut gradients);
             let adapters = decoder.adapters.as_ref();
             sums.add_projected(adapters.expect("a decoder whose adapters are trained has some"), &gradients);
             stats
         }
     })
-}
-
-/// Does work of many short parallel steps on a thread of the pool: from outside each of them would wake a thread and
-/// wait for it. A pool of one thread is left to others, who would have to wait for all of it.
-fn in_the_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if rayon::current_num_threads() == 1 { work() } else { rayon::scope(|_| work()) }
-}
-
-/// Whether sequences of a batch may have their beginnings in common: where StreamBP runs on the CPU.
-pub fn shares_prefixes(decoder: &Decoder, plan: &ChunkPlan) -> bool {
-    takes_slices(decoder, plan)
-}
-
-/// Whether the passes are those written for slices in memory, and not those of tensors and tapes.
-fn takes_slices(decoder: &Decoder, plan: &ChunkPlan) -> bool {
-    plan.path == GradientPath::StreamBp && flex::is_cpu(&decoder.device())
-}
-
-fn check(plan: &ChunkPlan) {
-    assert!(plan.layer_chunk_tokens > 0 && plan.head_chunk_tokens > 0, "chunks hold at least one token");
-    assert!(plan.temperature > 0.0, "log-probabilities need a positive temperature");
 }
 
 /// Nothing follows a sequence's last token.
@@ -247,6 +223,3 @@ fn zero_last(packed: &Packed, entries: &mut [f32]) {
 fn chunks(rows: usize, length: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
     (0..rows.div_ceil(length)).map(move |chunk| chunk * length..((chunk + 1) * length).min(rows))
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,7 +6,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::flex::{Rows, Sum, is_cpu, take};
+use crate::flex::{Rows, Sum, take};
 use crate::simd;
 
 /// Numbers of a parameter that one task updates: large enough that handing it over costs nothing beside it, small
@@ -40,26 +40,8 @@ impl AdamW {
         [1.0 / first, 1.0 / second.sqrt()]
     }
 
-    /// Moves a parameter one update along its gradient. Returns what is left over, whose memory the next gradient can
-    /// have ([`crate::Weights::into_zeros`]): the parameter as it was, or on devices the gradient.
-    ///
-    /// # Shapes
-    /// All are of the parameter's shape.
-    #[must_use]
-    pub fn update(
-        &self,
-        weight: &mut Tensor<2>,
-        gradient: Tensor<2>,
-        moments: (&mut Tensor<2>, &mut Tensor<2>),
-    ) -> Tensor<2> {
-        if is_cpu(&weight.device()) {
-            self.on_slices(weight, gradient, moments)
-        } else {
-            self.on_tensors(weight, gradient, moments)
-        }
-    }
-
-    fn on_tensors(
+    /// In burn's own operations, on any device; what is left over is the gradient.
+    pub(crate) fn on_tensors(
         &self,
         weight: &mut Tensor<2>,
         gradient: Tensor<2>,
@@ -82,7 +64,8 @@ impl AdamW {
         gradient
     }
 
-    fn on_slices(
+    /// In one pass over memory on the CPU; what is left over is the parameter as it was.
+    pub(crate) fn on_slices(
         &self,
         weight: &mut Tensor<2>,
         mut gradient: Tensor<2>,
@@ -132,20 +115,16 @@ impl AdamW {
     }
 }
 
-/// Moves a parameter down its gradient: `weight * kept - gradient * factor`. Returns what is left over, as
-/// [`AdamW::update`] does: the gradient.
-///
-/// # Shapes
-/// Both are of the parameter's shape.
-#[must_use]
-pub fn descend(weight: &mut Tensor<2>, gradient: Tensor<2>, kept: f64, factor: f64) -> Tensor<2> {
-    if !is_cpu(&weight.device()) {
-        *weight = take(weight).mul_scalar(kept) - gradient.clone().mul_scalar(factor);
-        return gradient;
-    }
+/// `weight * kept - gradient * factor` in burn's own operations, on any device.
+pub(crate) fn descend_on_tensors(weight: &mut Tensor<2>, gradient: &Tensor<2>, kept: f64, factor: f64) {
+    *weight = take(weight).mul_scalar(kept) - gradient.clone().mul_scalar(factor);
+}
+
+/// `weight * kept - gradient * factor` in one pass over memory on the CPU.
+pub(crate) fn descend_on_slices(weight: &mut Tensor<2>, gradient: &Tensor<2>, kept: f64, factor: f64) {
     assert_eq!(weight.shape(), gradient.shape(), "a parameter and its gradient");
     let (kept, factor) = (kept as f32, factor as f32);
-    let (mut numbers, slopes) = (Sum::take(weight), Rows::of_tensor(&gradient));
+    let (mut numbers, slopes) = (Sum::take(weight), Rows::of_tensor(gradient));
     let parts = numbers.slice_mut().par_chunks_mut(TASK_NUMBERS).zip(slopes.slice().par_chunks(TASK_NUMBERS));
     parts.for_each(|(numbers, slopes)| {
         simd::vectorized(
@@ -158,18 +137,15 @@ pub fn descend(weight: &mut Tensor<2>, gradient: Tensor<2>, kept: f64, factor: f
         );
     });
     *weight = numbers.into_tensor();
-    gradient
 }
 
-/// The sum of the squares of each tensor's numbers, with one read from the device. A sum is not finite where a number
-/// is not, or where its square is too large for `f32`.
-///
-/// # Panics
-/// If there is no tensor.
-pub fn sums_of_squares(tensors: &[&Tensor<2>]) -> Vec<f64> {
-    if is_cpu(&tensors[0].device()) {
-        return tensors.iter().map(|tensor| sum_on_slices(Rows::of_tensor(tensor).slice())).collect();
-    }
+/// The sum of the squares of each tensor's numbers, on the CPU.
+pub(crate) fn squares_on_slices(tensors: &[&Tensor<2>]) -> Vec<f64> {
+    tensors.iter().map(|tensor| sum_on_slices(Rows::of_tensor(tensor).slice())).collect()
+}
+
+/// The sum of the squares of each tensor's numbers, with one read from any device.
+pub(crate) fn squares_on_tensors(tensors: &[&Tensor<2>]) -> Vec<f64> {
     // Rows first: a sum over millions of squares in one go would lose digits.
     let squares = tensors.iter().map(|tensor| (*tensor).clone().square().sum_dim(1).sum());
     Tensor::cat(squares.collect(), 0).into_data().iter::<f32>().map(f64::from).collect()
@@ -191,6 +167,7 @@ fn sum_on_slices(numbers: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use crate::flex::into_zeros;
+    use crate::operations::Operations;
     use crate::test_tensors::{noise, numbers};
 
     const RULE: AdamW = AdamW {
@@ -234,7 +211,7 @@ mod tests {
     fn who_shares_a_weight_keeps_the_old_numbers() {
         let [mut weight, mut first, mut second] = [1, 2, 3].map(|seed| noise::<2>([2, 3], seed).square());
         let (shared, before) = (weight.clone(), numbers(weight.clone()));
-        let left = RULE.update(&mut weight, noise([2, 3], 4), (&mut first, &mut second));
+        let left = RULE.on_slices(&mut weight, noise([2, 3], 4), (&mut first, &mut second));
         // The next gradient takes a copy where somebody has the numbers.
         assert_eq!(numbers(into_zeros(left)), [0.0; 6]);
         assert_eq!(numbers(shared), before);
@@ -247,9 +224,12 @@ mod tests {
             let (mut weight, gradient) = (noise::<2>(shape, 1), noise::<2>(shape, 2));
             let shared = weight.clone();
             let expected = weight.clone().mul_scalar(kept) - gradient.clone().mul_scalar(factor);
-            let left = descend(&mut weight, gradient.clone(), kept, factor);
-            assert_eq!(numbers(weight), numbers(expected));
-            assert_eq!(numbers(left), numbers(gradient));
+            let mut plain = weight.clone();
+            descend_on_tensors(&mut plain, &gradient, kept, factor);
+            descend_on_slices(&mut weight, &gradient, kept, factor);
+            assert_eq!(numbers(weight), numbers(expected.clone()));
+            assert_eq!(numbers(plain), numbers(expected));
+            assert_eq!(numbers(gradient), numbers(noise::<2>(shape, 2)));
             assert_eq!(numbers(shared), numbers(noise::<2>(shape, 1)));
         }
     }
@@ -258,11 +238,13 @@ mod tests {
     fn squares_are_summed_whatever_the_size() {
         let tensors: [Tensor<2>; 3] =
             [noise([1, 3], 1), noise([2, SQUARES + 1], 2), noise([3, TASK_NUMBERS - 1], 3)];
-        let sums = sums_of_squares(&tensors.each_ref());
-        for (sum, tensor) in sums.into_iter().zip(tensors) {
-            let plain: f64 = numbers(tensor).iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-            assert!((sum - plain).abs() <= 1e-6 * plain, "{sum} is not {plain}");
+        for form in [Operations::Fused, Operations::Plain] {
+            let squares = |tensors: &[&Tensor<2>]| form.sums_of_squares(tensors);
+            for (sum, tensor) in squares(&tensors.each_ref()).into_iter().zip(&tensors) {
+                let plain: f64 = numbers(tensor.clone()).iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+                assert!((sum - plain).abs() <= 1e-6 * plain, "{sum} is not {plain}");
+            }
+            assert!(!squares(&[&(noise([1, 3], 1) / 0.0)])[0].is_finite());
         }
-        assert!(!sums_of_squares(&[&(noise([1, 3], 1) / 0.0)])[0].is_finite());
     }
 }

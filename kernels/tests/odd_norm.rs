@@ -11,8 +11,8 @@ use kernels::model::families::{Family, llama};
 use kernels::model::spec::{ModelSpec, NormSpec};
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
-    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Device, Feed, GradientPath, LayerInputs,
-    Packed, Slopes, TokenStats, Weights, accumulate_gradients,
+    CachePrecision, CacheRoom, ChunkPlan, Cpu, Decoder, DecoderConfig, Device, Engine, Feed, GradientPath,
+    LayerInputs, OnDevice, Packed, Precision, Slopes, TokenStats, TrainingEngine, Weights,
 };
 use serde_json::json;
 
@@ -81,13 +81,18 @@ fn text() -> Vec<u32> {
     (0..40).map(|t| (t * 7 + t * t) % 31).collect()
 }
 
-fn gradients(decoder: &Decoder, path: GradientPath) -> (TokenStats, Weights<Tensor<2>>) {
-    let mut sums = decoder.weights.zeros_like();
+fn gradients(
+    engine: &dyn TrainingEngine,
+    decoder: &Decoder,
+    path: GradientPath,
+) -> (TokenStats, Weights<Tensor<2>>) {
+    let mut sums = decoder.weights.zeros_like(engine.operations());
     let text = text();
     let batch = Packed::new([&text[..]]);
-    let stats = accumulate_gradients(decoder, &batch, &plan(path), &mut sums, &mut |stats| {
+    let mut slopes = |stats: &TokenStats| {
         Slopes::of_logprobs((0..stats.logprobs.len()).map(|k| (k as f32 * 0.9).sin()).collect())
-    });
+    };
+    let stats = engine.gradients(decoder, &batch, &plan(path), (&mut sums).into(), &mut slopes);
     (stats.unwrap(), sums)
 }
 
@@ -107,24 +112,34 @@ fn assert_close(found: &[f32], expected: &[f32], within: f32, what: &str) {
 fn an_odd_norm_trains_as_the_llama_that_it_stands_for() {
     let odd = odd();
     assert!((numbers(&odd.weights.blocks[0].feed_forward_norm)).iter().all(|weight| *weight == 0.5));
-    let (stats, expected) = gradients(&plain(&odd), GradientPath::Unchunked);
-    for path in [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp] {
-        let (found_stats, found) = gradients(&odd, path);
-        assert_close(&found_stats.logprobs, &stats.logprobs, 1e-5, "log-probs");
-        for ((name, found), (_, expected)) in found.named().into_iter().zip(expected.named()) {
-            assert_close(&numbers(found), &numbers(expected), 1e-5, &format!("{path:?}, {name}"));
+    let (stats, expected) = gradients(&Cpu::default(), &plain(&odd), GradientPath::Unchunked);
+    let engines: [&dyn TrainingEngine; 2] = [&Cpu::default(), &OnDevice::new(Device::flex())];
+    for engine in engines {
+        for path in [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp] {
+            let (found_stats, found) = gradients(engine, &odd, path);
+            assert_close(&found_stats.logprobs, &stats.logprobs, 1e-5, "log-probs");
+            for ((name, found), (_, expected)) in found.named().into_iter().zip(expected.named()) {
+                let what = format!("{engine:?}, {path:?}, {name}");
+                assert_close(&numbers(found), &numbers(expected), 1e-5, &what);
+            }
         }
     }
 }
 
 #[test]
 fn an_odd_norm_is_decoded_as_it_is_trained() {
+    is_decoded_as_it_is_trained(&Cpu::default());
+    is_decoded_as_it_is_trained(&OnDevice::new(Device::flex()));
+}
+
+fn is_decoded_as_it_is_trained<E: Engine>(engine: &E) {
     let odd = odd();
-    let (stats, _) = gradients(&odd, GradientPath::StreamBp);
-    let (text, weights) = (text(), DecodeWeights::new(&odd));
-    let mut slots = DecodeSlots::new(&odd.config, 1, text.len(), &Device::flex());
+    let (stats, _) = gradients(engine, &odd, GradientPath::StreamBp);
+    let (text, weights) = (text(), engine.prepare(&odd, Precision::F32).unwrap());
+    let room = CacheRoom { slots: 1, positions: text.len(), precision: CachePrecision::F32 };
+    let mut slots = engine.slots(&odd.config, room).unwrap();
     let decoded = text.windows(2).map(|pair| {
-        let logits = slots.step(&weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
+        let logits = engine.logits(&mut slots, &weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
         logprob_and_entropy(&logits, 1.0, pair[1]).0
     });
     assert_close(&decoded.collect::<Vec<_>>(), &stats.logprobs[..text.len() - 1], 1e-5, "log-probs");

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernels::DecodeWeights;
+use kernels::EngineWeights;
 
 use crate::config::Settings;
 use crate::error::LearnerError;
@@ -34,7 +34,7 @@ pub enum ExtraFile {
         /// The directory's name.
         name: String,
         /// The weights.
-        weights: Arc<DecodeWeights>,
+        weights: Arc<dyn EngineWeights>,
     },
 }
 
@@ -175,15 +175,15 @@ fn swap_in(temporary: &Path, dir: &Path) -> Result<(), LearnerError> {
 
 #[cfg(test)]
 mod tests {
-    use kernels::Decoder;
+    use kernels::{Cpu, Decoder, Engine, Precision};
 
     use super::*;
     use crate::checkpoint::state::{MOMENTS_FILE, STATE_FILE};
     use crate::config::{AdvantageConfig, MismatchConfig, SftConfig, Surrogates};
-    use crate::testing::{decoder, groups, learner_config, optimizer_config, weights_in, weights_of};
+    use crate::testing::{cpu, decoder, groups, learner_config, optimizer_config, weights_in, weights_of};
 
     fn learner(decoder: Decoder, kind: &str) -> Trainer {
-        Trainer::new(decoder, learner_config(), optimizer_config(kind), 1.0, 10, None).unwrap()
+        Trainer::new(cpu(), decoder, learner_config(), optimizer_config(kind), 1.0, 10, None).unwrap()
     }
 
     fn resumed(dir: &Path) -> Result<Trainer, LearnerError> {
@@ -218,7 +218,7 @@ mod tests {
             ExtraFile::Write { name: "tokenizer.json".to_owned(), content: b"{}".to_vec() },
             ExtraFile::Weights {
                 name: "policy-0".to_owned(),
-                weights: Arc::new(DecodeWeights::new(learner.decoder())),
+                weights: Arc::new(Cpu::default().prepare(learner.decoder(), Precision::F32).unwrap()),
             },
             ExtraFile::Write { name: "queue.jsonl".to_owned(), content: b"[]".to_vec() },
         ];
@@ -244,8 +244,9 @@ mod tests {
         config.advantage =
             AdvantageConfig::GrpoLambda { lambda: 0.1 + 0.2, alpha: 1e-7, surrogates: Surrogates::Add };
         config.mismatch = Some(MismatchConfig::Tis { cap: 2.0 });
-        let new =
-            || Trainer::new(decoder(1), config.clone(), optimizer_config("sgd"), 1.0, 10, None).unwrap();
+        let new = || {
+            Trainer::new(cpu(), decoder(1), config.clone(), optimizer_config("sgd"), 1.0, 10, None).unwrap()
+        };
         save(&dir, &new(), &[]).unwrap();
         let state = load(&dir, &mut new(), Restore::Everything).unwrap();
         let settings: Settings = serde_json::from_value(state.settings).unwrap();
@@ -337,7 +338,8 @@ mod tests {
         assert!(!dir.join(MOMENTS_FILE).exists());
 
         let config = SftConfig { batch_tokens_max: 64, gradients: Default::default() };
-        let sft = || Trainer::supervised(decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
+        let sft =
+            || Trainer::supervised(cpu(), decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
         let mut trained = sft();
         let sequence = crate::sft::SupervisedSequence {
             prompt_tokens: vec![1, 2],

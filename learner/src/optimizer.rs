@@ -2,7 +2,7 @@
 //! `f32` on the device; knows nothing of groups.
 
 use burn::tensor::Tensor;
-use kernels::{AdamW, Weights, descend, sums_of_squares};
+use kernels::{AdamW, Operations, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::config::within;
@@ -126,6 +126,8 @@ pub(crate) struct Moments {
 #[derive(Clone, Debug)]
 pub(crate) struct Optimizer {
     pub(crate) config: OptimizerConfig,
+    /// The engine's.
+    pub(crate) operations: Operations,
     /// Present for AdamW alone.
     pub(crate) moments: Option<Moments>,
     /// Updates made so far: AdamW's bias correction counts them, not the steps.
@@ -143,14 +145,13 @@ pub(crate) struct Rates {
 }
 
 impl Optimizer {
-    pub(crate) fn new(config: OptimizerConfig, weights: &Weights<Tensor<2>>) -> Self {
+    pub(crate) fn new(config: OptimizerConfig, weights: &Weights<Tensor<2>>, operations: Operations) -> Self {
+        let zeros = || weights.zeros_like(operations);
         let moments = match config.kind {
-            OptimizerKind::Adamw => {
-                Some(Moments { first: weights.zeros_like(), second: weights.zeros_like() })
-            }
+            OptimizerKind::Adamw => Some(Moments { first: zeros(), second: zeros() }),
             OptimizerKind::Sgd => None,
         };
-        Self { config, moments, updates: 0, has_moved: false }
+        Self { config, operations, moments, updates: 0, has_moved: false }
     }
 
     /// The factor that brings a gradient of this norm within the limit.
@@ -179,7 +180,7 @@ impl Optimizer {
                 for (weight, gradient) in parameters {
                     let factor = rates.learning_rate * rates.gradient_scale;
                     let kept = 1.0 - rates.learning_rate * self.config.decay_of(weight);
-                    *gradient = descend(weight, take(gradient), kept, factor);
+                    *gradient = self.operations.descend(weight, take(gradient), kept, factor);
                 }
             }
             Some(moments) => {
@@ -194,7 +195,7 @@ impl Optimizer {
                         updates: self.updates,
                         gradient_scale: rates.gradient_scale,
                     };
-                    *gradient = rule.update(weight, take(gradient), moments);
+                    *gradient = self.operations.adamw(&rule, weight, take(gradient), moments);
                 }
             }
         }
@@ -212,9 +213,9 @@ fn take(place: &mut Tensor<2>) -> Tensor<2> {
 ///
 /// # Errors
 /// The name of the first parameter whose gradient holds a number that is not finite.
-pub(crate) fn gradient_norm(gradients: &Weights<Tensor<2>>) -> Result<f64, String> {
+pub(crate) fn gradient_norm(gradients: &Weights<Tensor<2>>, operations: Operations) -> Result<f64, String> {
     let (names, tensors): (Vec<String>, Vec<&Tensor<2>>) = gradients.named().into_iter().unzip();
-    let squares = sums_of_squares(&tensors);
+    let squares = operations.sums_of_squares(&tensors);
     match squares.iter().position(|square| !square.is_finite()) {
         Some(place) => Err(names[place].clone()),
         None => Ok(squares.iter().sum::<f64>().sqrt()),
@@ -266,7 +267,7 @@ mod tests {
         config.betas = [0.9, 0.95];
         config.weight_decay = 0.1;
         let mut weights = two_parameters([[1.0, -2.0], [0.5, 3.0]], [1.0, -1.0]);
-        let mut optimizer = Optimizer::new(config, &weights);
+        let mut optimizer = Optimizer::new(config, &weights, Operations::Fused);
         let steps = [
             (([[0.1, -0.2], [0.0, 1.0]], [0.5, 0.01]), [0.989, -1.988, 0.4995, 2.987, 0.99, -1.01]),
             (
@@ -290,21 +291,25 @@ mod tests {
         let mut weights = two_parameters([[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0]);
         let gradients = || two_parameters([[1.0, 0.0], [-1.0, 2.0]], [1.0, -1.0]);
         let mut config = optimizer_config("sgd");
-        Optimizer::new(config.clone(), &weights).update(&mut weights, gradients(), plain(0.5));
+        Optimizer::new(config.clone(), &weights, Operations::Fused).update(
+            &mut weights,
+            gradients(),
+            plain(0.5),
+        );
         assert_close(&values(&weights), &[0.5, 2.0, 3.5, 3.0, 4.5, 6.5]);
         config.weight_decay = 0.2;
-        Optimizer::new(config, &weights).update(&mut weights, gradients(), plain(0.5));
+        Optimizer::new(config, &weights, Operations::Fused).update(&mut weights, gradients(), plain(0.5));
         assert_close(&values(&weights), &[-0.05, 1.8, 3.65, 1.7, 4.0, 7.0]);
     }
 
     #[test]
     fn the_limit_is_on_the_norm_over_all_parameters() {
         let gradients = two_parameters([[2.0, 0.0], [0.0, 2.0]], [2.0, 2.0]);
-        assert_eq!(gradient_norm(&gradients), Ok(4.0));
+        assert_eq!(gradient_norm(&gradients, Operations::Fused), Ok(4.0));
         let mut config = optimizer_config("sgd");
         config.clip_norm = Some(1.0);
         let mut weights = two_parameters([[0.0; 2]; 2], [0.0; 2]);
-        let mut optimizer = Optimizer::new(config, &weights);
+        let mut optimizer = Optimizer::new(config, &weights, Operations::Fused);
         assert_eq!(optimizer.gradient_scale(0.5), 1.0);
         let rates = Rates { learning_rate: 1.0, gradient_scale: optimizer.gradient_scale(4.0) };
         optimizer.update(&mut weights, gradients, rates);
@@ -314,10 +319,13 @@ mod tests {
     // Invariant 8: the tensor is named.
     #[test]
     fn a_gradient_that_is_not_finite_is_named() {
-        let mut gradients = decoder(1).weights.zeros_like();
+        let mut gradients = decoder(1).weights.zeros_like(Operations::Fused);
         let up = &mut gradients.blocks[1].up;
         *up = up.clone().add_scalar(f32::INFINITY);
-        assert_eq!(gradient_norm(&gradients), Err("model.layers.1.mlp.up_proj.weight".to_owned()));
+        assert_eq!(
+            gradient_norm(&gradients, Operations::Fused),
+            Err("model.layers.1.mlp.up_proj.weight".to_owned())
+        );
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! optimizer as reinforcement learning. Where a first model comes from that is right now and then.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use kernels::Decoder;
+use kernels::{Decoder, TrainingEngine};
 
 use crate::config::{Settings, SftConfig, at_least_one};
 use crate::error::LearnerError;
@@ -49,6 +50,7 @@ impl Trainer<Supervised> {
     /// # Errors
     /// [`LearnerError::Config`] for an invalid value.
     pub fn supervised(
+        engine: Arc<dyn TrainingEngine>,
         decoder: Decoder,
         config: SftConfig,
         optimizer: OptimizerConfig,
@@ -57,8 +59,9 @@ impl Trainer<Supervised> {
         at_least_one("sft.batch_tokens_max", config.batch_tokens_max)?;
         config.gradients.check()?;
         let key = "sft.gradients.layer_inputs_dir";
-        let passes = Passes::new(config.batch_tokens_max, config.gradients.clone(), key, 1.0, false);
-        let state = TrainState::new(decoder, optimizer, steps_total)?;
+        let state = TrainState::new(decoder, optimizer, steps_total, engine.operations())?;
+        let gradients = config.gradients.clone();
+        let passes = Passes::new(engine, config.batch_tokens_max, gradients, key, 1.0, false);
         Ok(Self { state, objective: Supervised { config }, passes })
     }
 
@@ -74,11 +77,11 @@ impl Trainer<Supervised> {
 
 #[cfg(test)]
 mod tests {
-    use kernels::{Packed, token_stats};
+    use kernels::Packed;
 
     use super::*;
     use crate::config::{GradientsConfig, StreambpConfig};
-    use crate::testing::{decoder, optimizer_config, relative_error, weights_of};
+    use crate::testing::{cpu, decoder, optimizer_config, relative_error, weights_of};
 
     fn sequences() -> Vec<SupervisedSequence> {
         let sequence = |prompt: &[u32], target: &[u32]| SupervisedSequence {
@@ -93,7 +96,7 @@ mod tests {
         let chunks =
             StreambpConfig { layer_chunk_tokens: 3, head_chunk_tokens: 2, ..StreambpConfig::default() };
         let config = SftConfig { batch_tokens_max, gradients: GradientsConfig::Streambp(chunks) };
-        Trainer::supervised(decoder(3), config, optimizer_config(kind), 100).unwrap()
+        Trainer::supervised(cpu(), decoder(3), config, optimizer_config(kind), 100).unwrap()
     }
 
     #[test]
@@ -103,7 +106,7 @@ mod tests {
         let mut expected = 0.0;
         for SupervisedSequence { prompt_tokens, target_tokens, .. } in sequences() {
             let ids = [&prompt_tokens[..], &target_tokens].concat();
-            let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &plan);
+            let stats = learner.passes.engine.statistics(learner.decoder(), &Packed::new([&ids[..]]), &plan);
             let targets = &stats.logprobs[prompt_tokens.len() - 1..ids.len() - 1];
             expected -= targets.iter().map(|logprob| f64::from(*logprob)).sum::<f64>() / 7.0;
         }
@@ -119,7 +122,7 @@ mod tests {
         given[0].given.push(1..3);
         let mut learner = learner(100, "sgd");
         let ids = [1, 2, 3, 4, 5, 6, 7];
-        let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &plan);
+        let stats = learner.passes.engine.statistics(learner.decoder(), &Packed::new([&ids[..]]), &plan);
         let learned: f64 = [2, 5].iter().map(|place: &usize| f64::from(stats.logprobs[*place])).sum();
         let report = learner.step(&given[..1]).unwrap();
         assert_eq!(report.target_tokens, 2);

@@ -1,9 +1,10 @@
 //! Small models, groups and settings for the tests of this crate.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use kernels::{Decoder, DecoderConfig, Weights};
+use kernels::{Cpu, Decoder, DecoderConfig, TrainingEngine, Weights};
 use serde_json::json;
 use trajectory::Group;
 use trajectory::random::Random;
@@ -12,6 +13,11 @@ use crate::config::LearnerConfig;
 use crate::optimizer::OptimizerConfig;
 
 pub(crate) const VOCABULARY: u32 = 24;
+
+/// The engine of the tests.
+pub(crate) fn cpu() -> Arc<dyn TrainingEngine> {
+    Arc::new(Cpu::default())
+}
 
 /// A Llama of two layers whose distributions are far from flat.
 pub(crate) fn decoder(seed: u64) -> Decoder {

@@ -1,7 +1,7 @@
 //! The weights in training with their optimizer.
 
 use burn::tensor::Tensor;
-use kernels::{Decoder, Weights};
+use kernels::{Decoder, Operations, Weights};
 
 use crate::error::LearnerError;
 use crate::optimizer::{Optimizer, OptimizerConfig, Rates, gradient_norm};
@@ -29,9 +29,10 @@ impl TrainState {
         decoder: Decoder,
         optimizer: OptimizerConfig,
         steps_total: u64,
+        operations: Operations,
     ) -> Result<Self, LearnerError> {
         optimizer.check()?;
-        let optimizer = Optimizer::new(optimizer, &decoder.weights);
+        let optimizer = Optimizer::new(optimizer, &decoder.weights, operations);
         Ok(Self { decoder, optimizer, version: 0, steps_total, spare: None })
     }
 
@@ -51,9 +52,10 @@ impl TrainState {
     /// Zeros, one a parameter: where a step's gradients are summed. They have the same memory in every step, so that a
     /// step asks for none, and none is kept back between pieces that are in use.
     pub(crate) fn gradients(&mut self) -> Weights<Tensor<2>> {
+        let operations = self.optimizer.operations;
         match self.spare.take() {
-            Some(spare) => spare.into_zeros(),
-            None => self.decoder.weights.zeros_like(),
+            Some(spare) => spare.into_zeros(operations),
+            None => self.decoder.weights.zeros_like(operations),
         }
     }
 
@@ -66,11 +68,9 @@ impl TrainState {
         gradients: Weights<Tensor<2>>,
         prompts: impl FnOnce() -> String,
     ) -> Result<Update, LearnerError> {
-        let grad_norm = gradient_norm(&gradients).map_err(|tensor| LearnerError::Gradient {
-            step: self.version,
-            tensor,
-            prompts: prompts(),
-        })?;
+        let norm = gradient_norm(&gradients, self.optimizer.operations);
+        let grad_norm =
+            norm.map_err(|tensor| LearnerError::Gradient { step: self.version, tensor, prompts: prompts() })?;
         let learning_rate = self.optimizer.config.learning_rate_at(self.version, self.steps_total);
         let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(grad_norm) };
         self.spare = Some(self.optimizer.update(&mut self.decoder.weights, gradients, rates));

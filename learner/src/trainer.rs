@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use collective::{Alone, Collective};
-use kernels::{ChunkPlan, Decoder, TokenStats, Weights, accumulate_gradients, shares_prefixes, token_stats};
+use kernels::{ChunkPlan, Decoder, Packed, TokenStats, TrainingEngine, Weights};
 
 use crate::batch::{MicroBatch, PackingLimits, Row, SequenceCost, micro_batches};
 use crate::config::{GradientsConfig, Settings};
@@ -50,12 +50,14 @@ pub trait Objective: fmt::Debug {
 /// How the passes of a step are made.
 #[derive(Debug)]
 pub(crate) struct Passes {
+    /// The engine of the model and of the reference.
+    pub(crate) engine: Arc<dyn TrainingEngine>,
     pub(crate) batch_tokens_max: usize,
     pub(crate) gradients: GradientsConfig,
     /// The key of the folder of layer inputs, for errors.
     pub(crate) layer_inputs_key: &'static str,
     pub(crate) temperature: f64,
-    /// Whether equal prompts of a micro-batch go through once, where the gradient path can do that.
+    /// Whether equal prompts of a micro-batch go through once, where the engine can do that.
     pub(crate) share_prompts: bool,
     pub(crate) reference: Option<Decoder>,
     on_micro_batch: Callback,
@@ -73,6 +75,7 @@ impl fmt::Debug for Callback {
 
 impl Passes {
     pub(crate) fn new(
+        engine: Arc<dyn TrainingEngine>,
         batch_tokens_max: usize,
         gradients: GradientsConfig,
         layer_inputs_key: &'static str,
@@ -80,6 +83,7 @@ impl Passes {
         share_prompts: bool,
     ) -> Self {
         Self {
+            engine,
             batch_tokens_max,
             gradients,
             layer_inputs_key,
@@ -93,6 +97,17 @@ impl Passes {
 
     pub(crate) fn chunk_plan(&self) -> ChunkPlan {
         self.gradients.plan(self.temperature)
+    }
+
+    /// Statistics of a batch under some weights, without gradients.
+    pub(crate) fn statistics(&self, decoder: &Decoder, batch: &Packed) -> TokenStats {
+        self.engine.statistics(decoder, batch, &self.chunk_plan())
+    }
+
+    /// Whether equal prompts of a micro-batch go through once.
+    fn shares_prompts(&self) -> bool {
+        let paths = self.engine.capabilities().shared_prefixes;
+        self.share_prompts && paths.contains(&self.chunk_plan().path)
     }
 
     pub(crate) fn begin_micro_batch(&self) {
@@ -218,8 +233,7 @@ impl<O> Trainer<O> {
     /// Units as micro-batches.
     pub(crate) fn packed(&self, units: &[Unit<'_>]) -> Vec<MicroBatch> {
         let cost = SequenceCost::new(&self.decoder().config);
-        let share_prompts =
-            self.passes.share_prompts && shares_prefixes(self.decoder(), &self.passes.chunk_plan());
+        let share_prompts = self.passes.shares_prompts();
         let limits = PackingLimits { tokens_max: self.passes.batch_tokens_max, share_prompts };
         micro_batches(units, limits, &cost)
     }
@@ -251,7 +265,7 @@ impl<O> Trainer<O> {
 
     pub(crate) fn reference_stats(&self, batch: &MicroBatch) -> Option<TokenStats> {
         let reference = self.passes.reference.as_ref()?;
-        Some(token_stats(reference, &batch.packed, &self.passes.chunk_plan()))
+        Some(self.passes.statistics(reference, &batch.packed))
     }
 
     /// Adds the gradients of a micro-batch. Every unit is shown to `observe` once its loss is known; after an error of
@@ -283,7 +297,9 @@ impl<O> Trainer<O> {
         };
         let chunks = self.passes.chunk_plan();
         let (step, key) = (self.version(), self.passes.layer_inputs_key);
-        accumulate_gradients(self.decoder(), &batch.packed, &chunks, gradients, &mut slopes)
+        let engine = &self.passes.engine;
+        engine
+            .gradients(self.decoder(), &batch.packed, &chunks, gradients.into(), &mut slopes)
             .map_err(|source| LearnerError::LayerInputs { step, key, source })?;
         failure.map_or(Ok(()), Err)
     }

@@ -8,7 +8,7 @@
 #[allow(dead_code)]
 mod fixture;
 
-use fixture::{decoder, groups, learner_config, plain_descent};
+use fixture::{cpu, decoder, groups, learner_config, plain_descent};
 use learner::Trainer;
 use learner::config::MismatchConfig;
 use learner::loss::{CompletionStats, Loss, TokenLoss};
@@ -78,7 +78,7 @@ fn weights_after(trainer: &mut Trainer) -> (Vec<f32>, f64) {
 /// `tests/it/replay_parity.rs` holds against PyTorch; with one it is another.
 #[test]
 fn a_step_has_the_gradient_of_truncated_importance_sampling() {
-    let new = |config| Trainer::new(decoder("model"), config, plain_descent(), 0.85, 1, None).unwrap();
+    let new = |config| Trainer::new(cpu(), decoder("model"), config, plain_descent(), 0.85, 1, None).unwrap();
     let mut truncated_config = learner_config(61);
     truncated_config.mismatch = Some(MismatchConfig::Tis { cap: 1.2 });
     let (truncated, grad_norm) = weights_after(&mut new(truncated_config));

@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use kernels::{
-    CACHE_BLOCK_TOKENS, DecodeMemory, DecodeSlots, DecodeWeights, Decoder, DecoderConfig, Device, Feed,
-    Precision,
+    CacheRoom, Cpu, CpuSlots, DecodeMemory, Decoder, DecoderConfig, Engine, Feed, PackedDecoder, Precision,
+    TrainingEngine,
 };
 use rollout::KvCache;
 use serde::Serialize;
 
 use super::{available_bytes, median, shape};
 use crate::cli::BenchDecodeArgs;
-use crate::model::{generator, policy};
+use crate::config::{cache_precision, weights_precision};
 
 /// Seconds of steps that one repeat takes at least.
 const REPEAT_S: f64 = 0.3;
@@ -47,9 +47,10 @@ struct DecodeRow {
 
 /// What all rows have in common.
 struct Bench {
+    engine: Cpu,
     config: DecoderConfig,
     precision: Precision,
-    weights: DecodeWeights,
+    weights: PackedDecoder,
     kv_cache: KvCache,
     repeats: usize,
 }
@@ -59,16 +60,18 @@ struct Bench {
 /// # Errors
 /// If the shape cannot be, or the model cannot be read.
 pub fn decode(args: &BenchDecodeArgs) -> Result<()> {
-    let device = Device::flex();
+    let engine = Cpu::default();
+    let device = engine.device();
     let decoder = match &args.model {
         Some(model) => Decoder::load(model, &device)?,
         None => Decoder::random(shape(&args.shape)?, 1, &device),
     };
-    let precision = policy::precision(args.precision);
+    let precision = weights_precision(args.precision);
     let bench = Bench {
         config: decoder.config.clone(),
         precision,
-        weights: DecodeWeights::rounded(&decoder, precision)?,
+        weights: engine.prepare(&decoder, precision)?,
+        engine,
         kv_cache: args.kv_cache,
         repeats: args.repeats.max(1),
     };
@@ -126,9 +129,10 @@ fn text(config: &DecoderConfig, tokens: usize, slot: usize) -> Vec<u32> {
 
 impl Bench {
     /// Slots for so many contexts of at most so many tokens.
-    fn slots(&self, contexts: usize, tokens_max: usize) -> Result<DecodeSlots> {
-        let precision = generator::precision(self.kv_cache);
-        Ok(DecodeSlots::rounded(&self.config, contexts, tokens_max, precision, &Device::flex())?)
+    fn slots(&self, contexts: usize, tokens_max: usize) -> Result<CpuSlots> {
+        let precision = cache_precision(self.kv_cache);
+        let room = CacheRoom { slots: contexts, positions: tokens_max, precision };
+        Ok(self.engine.slots(&self.config, room)?)
     }
 
     fn prefill(&self, context: usize) -> Result<DecodeRow> {
@@ -137,7 +141,7 @@ impl Bench {
         let mut rates = Vec::new();
         for _ in 0..self.repeats {
             let start = Instant::now();
-            slots.prefill(&self.weights, &[Feed { slot: 0, tokens: &text }]);
+            self.engine.prefill(&mut slots, &self.weights, &[Feed { slot: 0, tokens: &text }]);
             rates.push(context as f64 / start.elapsed().as_secs_f64());
         }
         Ok(self.row(Phase::Prefill, 1, context, rates))
@@ -149,15 +153,15 @@ impl Bench {
         let mut slots = self.slots(batch, context + 1 + self.repeats * steps_max)?;
         let contexts: Vec<Feed<'_>> =
             texts.iter().enumerate().map(|(slot, tokens)| Feed { slot, tokens }).collect();
-        slots.prefill(&self.weights, &contexts);
+        self.engine.prefill(&mut slots, &self.weights, &contexts);
         let feeds: Vec<Feed<'_>> =
             texts.iter().enumerate().map(|(slot, text)| Feed { slot, tokens: &text[..1] }).collect();
-        slots.step(&self.weights, &feeds);
+        self.engine.logits(&mut slots, &self.weights, &feeds);
         let mut rates = Vec::new();
         for _ in 0..self.repeats {
             let (start, mut steps) = (Instant::now(), 0);
             while steps < steps_max && (steps == 0 || start.elapsed().as_secs_f64() < REPEAT_S) {
-                slots.step(&self.weights, &feeds);
+                self.engine.logits(&mut slots, &self.weights, &feeds);
                 steps += 1;
             }
             rates.push((steps * batch) as f64 / start.elapsed().as_secs_f64());
@@ -172,7 +176,7 @@ impl Bench {
 
     /// Memory of the keys and values of some contexts.
     fn cache_bytes(&self, contexts: usize, tokens: usize) -> u64 {
-        let block = DecodeMemory::cache_block(&self.config, generator::precision(self.kv_cache));
-        (contexts * tokens.div_ceil(CACHE_BLOCK_TOKENS)) as u64 * block
+        let block = DecodeMemory::cache_block(&self.config, cache_precision(self.kv_cache));
+        (contexts * tokens.div_ceil(self.engine.capabilities().cache_block_tokens)) as u64 * block
     }
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kernels::Precision;
+use kernels::{Engine, Precision};
 use rewards::{Answer, RewardConfig, RewardError, RewardKind, TruncatedReward, Verdict, Verifier};
 use simulate::LengthDistribution;
 
@@ -19,8 +19,9 @@ use crate::bench::rows::{BUILT_IN, BUILT_IN_LENGTHS, SegmentRow, compare, metric
 use crate::cli::BenchSegmentsArgs;
 use crate::config::Console;
 use crate::config::RunConfig;
+use crate::model::engine::with_engine;
 use crate::model::policy::Policy;
-use crate::model::{Model, open_device, write_random};
+use crate::model::{Model, write_random};
 use crate::run::evaluator::Evaluator;
 use crate::run::prompts::no_custom_verifiers;
 use crate::run::request::BenchOverrides;
@@ -263,13 +264,20 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
         bail!("{} of {wanted} tokens were learned from in twice the steps", row.trained_tokens);
     }
     if args.evaluate {
-        let evaluation = config.evaluation().context("the config has no held-out problems")?;
-        let model = Model::load(&outcome.model, &open_device(config.run.device, config.run.threads)?)?;
-        let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
-        let policy = Policy::new(&model.decoder, Precision::F32)?;
-        row.accuracy = evaluator.run(Arc::new(policy), 0)?.accuracy;
+        let (device, threads) = (config.run.device, config.run.threads);
+        row.accuracy = with_engine!(device, threads, |engine| accuracy(&engine, &config, &outcome.model))?;
     }
     Ok(row)
+}
+
+/// The held-out accuracy of a model.
+fn accuracy<E: Engine>(engine: &Arc<E>, config: &RunConfig, model: &Path) -> Result<Option<f64>> {
+    let evaluation = config.evaluation().context("the config has no held-out problems")?;
+    let model = Model::load(model, &engine.device())?;
+    let (text, decoder) = (&model.text, &model.decoder);
+    let mut evaluator = Evaluator::new(engine, &evaluation, text, decoder, &no_custom_verifiers)?;
+    let policy = Policy::new(&**engine, decoder, Precision::F32)?;
+    Ok(evaluator.run(Arc::new(policy), 0)?.accuracy)
 }
 
 #[cfg(test)]

@@ -5,10 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use kernels::{
-    ChunkPlan, Decoder, DecoderConfig, Device, Packed, Slopes, TokenStats, Weights, accumulate_gradients,
-    token_stats,
-};
+use kernels::{ChunkPlan, Cpu, Decoder, DecoderConfig, Packed, Slopes, TokenStats, TrainingEngine, Weights};
 use learner::config::GradientsConfig;
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +129,8 @@ fn in_child(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> 
 }
 
 fn measure(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> Result<BenchRow> {
-    let device = Device::flex();
+    let engine = Cpu::default();
+    let device = engine.device();
     let decoder = match &args.model {
         Some(model) => Decoder::load(model, &device)?,
         None => Decoder::random(shape(&args.shape)?, 1, &device),
@@ -149,18 +147,18 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> R
     for _ in 0..args.repeats.max(1) {
         let start = Instant::now();
         // The sums are not copied out here: for a large model a copy is more than what the step holds.
-        let mut sums = decoder.weights.zeros_like();
-        accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut mean_loss)?;
+        let mut sums = decoder.weights.zeros_like(engine.operations());
+        engine.gradients(&decoder, &packed, &plan, (&mut sums).into(), &mut mean_loss)?;
         both.push(start.elapsed().as_secs_f64());
         most_bytes = most_bytes.max(peak_bytes().context(NOT_MEASURED)?.saturating_sub(before));
         drop(sums);
         let start = Instant::now();
-        token_stats(&decoder, &packed, &plan);
+        engine.statistics(&decoder, &packed, &plan);
         forward.push(start.elapsed().as_secs_f64());
     }
     let grad_error = if compares(args, &decoder.config, tokens) {
-        let whole = gradients(&decoder, &packed, &whole)?;
-        Some(largest_error(&gradients(&decoder, &packed, &plan)?, &whole))
+        let whole = gradients(&engine, &decoder, &packed, &whole)?;
+        Some(largest_error(&gradients(&engine, &decoder, &packed, &plan)?, &whole))
     } else {
         None
     };
@@ -216,9 +214,9 @@ fn whole_bytes(config: &DecoderConfig, tokens: usize) -> u64 {
 type Gradients = Weights<Vec<f32>>;
 
 /// The gradient of the mean negative log-probability.
-fn gradients(decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Result<Gradients> {
-    let mut sums = decoder.weights.zeros_like();
-    accumulate_gradients(decoder, packed, plan, &mut sums, &mut mean_loss)?;
+fn gradients(engine: &Cpu, decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Result<Gradients> {
+    let mut sums = decoder.weights.zeros_like(engine.operations());
+    engine.gradients(decoder, packed, plan, (&mut sums).into(), &mut mean_loss)?;
     Ok(sums.map(|_, sum| sum.clone().into_data().try_to_vec().expect("gradients are f32")))
 }
 

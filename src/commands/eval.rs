@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use kernels::Precision;
+use kernels::{Engine, Precision};
 
 use crate::cli::EvalArgs;
 use crate::config::Config;
+use crate::model::ModelFiles;
+use crate::model::engine::with_engine;
 use crate::model::policy::Policy;
-use crate::model::{ModelFiles, open_device};
 use crate::run::evaluator::Evaluator;
 use crate::run::prompts::no_custom_verifiers;
 use crate::watch::log::start_log;
@@ -20,15 +21,20 @@ use crate::watch::log::start_log;
 pub fn eval(args: &EvalArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
     let (device, threads) = config.device();
-    let device = open_device(device, threads)?;
+    with_engine!(device, threads, |engine| eval_on(&engine, args, &config))
+}
+
+fn eval_on<E: Engine>(engine: &Arc<E>, args: &EvalArgs, config: &Config) -> Result<()> {
     let _log = start_log(None)?;
     let Some(evaluation) = config.evaluation() else {
         bail!("{}: eval.data names no held-out file", args.config.display());
     };
-    let model = ModelFiles::read(&args.model)?.with_positions(config.positions_max()).load(&device)?;
+    let files = ModelFiles::read(&args.model)?.with_positions(config.positions_max());
+    let model = files.load(&engine.device())?;
     model.tell();
-    let mut evaluator = Evaluator::new(&evaluation, &model.text, &model.decoder, &no_custom_verifiers)?;
-    let policy = Policy::new(&model.decoder, Precision::F32)?;
+    let (text, decoder) = (&model.text, &model.decoder);
+    let mut evaluator = Evaluator::new(engine, &evaluation, text, decoder, &no_custom_verifiers)?;
+    let policy = Policy::new(&**engine, &model.decoder, Precision::F32)?;
     let report = evaluator.run(Arc::new(policy), 0)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);

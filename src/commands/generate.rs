@@ -4,13 +4,14 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use kernels::sampling::{SamplingConfig, draw, draw_except, key, uniform};
-use kernels::{DecodeSlots, DecodeWeights, DecoderConfig, Feed};
+use kernels::sampling::{SamplingConfig, key};
+use kernels::{CachePrecision, CacheRoom, DecoderConfig, DrawRequest, Engine, Feed, Precision};
 use rollout::{Chat, ChatEnding, Ends, TextStream};
 
 use crate::cli::GenerateArgs;
 use crate::config::ToolConfig;
-use crate::model::{ModelFiles, open_device};
+use crate::model::ModelFiles;
+use crate::model::engine::with_engine;
 use crate::watch::log::start_log;
 
 /// Prints a model's answer as it is drawn.
@@ -19,9 +20,13 @@ use crate::watch::log::start_log;
 /// What is wrong with the settings, the model or the prompt.
 pub fn generate(args: &GenerateArgs) -> Result<()> {
     let config = ToolConfig::for_generate(&args.set)?;
-    let device = open_device(config.run.device, config.run.threads)?;
+    with_engine!(config.run.device, config.run.threads, |engine| generate_on(&*engine, args, &config))
+}
+
+fn generate_on<E: Engine>(engine: &E, args: &GenerateArgs, config: &ToolConfig) -> Result<()> {
     let _log = start_log(None)?;
-    let model = ModelFiles::read(&args.model)?.with_positions(config.model.positions_max).load(&device)?;
+    let files = ModelFiles::read(&args.model)?.with_positions(config.model.positions_max);
+    let model = files.load(&engine.device())?;
     model.tell();
     let mut context = if args.chat {
         let messages = [serde_json::json!({"role": "user", "content": args.prompt})];
@@ -37,23 +42,27 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         SamplingConfig { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k };
     let room = room_beside(context.len() + 1, &model.decoder.config)?;
     let tokens_max = rollout.output_tokens_max.min(room);
-    let mut slots = DecodeSlots::new(&model.decoder.config, 1, context.len() + tokens_max + 1, &device);
-    let weights = DecodeWeights::new(&model.decoder);
-    slots.prefill(&weights, &[Feed { slot: 0, tokens: &context }]);
+    let positions = context.len() + tokens_max + 1;
+    let room = CacheRoom { slots: 1, positions, precision: CachePrecision::F32 };
+    let mut slots = engine.slots(&model.decoder.config, room)?;
+    let weights = engine.prepare(&model.decoder, Precision::F32)?;
+    engine.prefill(&mut slots, &weights, &[Feed { slot: 0, tokens: &context }]);
     let ends = Ends::new(Arc::clone(&model.text), rollout.stops(), model.decoder.config.vocabulary)?;
     let min_tokens = ends.min_tokens();
     let mut shown = Shown::new(&ends, std::io::stdout().lock());
     let prompt_tokens = context.len() + 1;
     for index in 0..tokens_max {
-        let logits = slots.step(&weights, &[Feed { slot: 0, tokens: &[last] }]);
-        context.push(last);
-        let number = uniform(key(&[config.run.seed]), index as u64);
-        (last, _) = match &min_tokens {
-            Some(min) if (index as u64) < min.tokens => {
-                draw_except(&logits, &min.excluded, &sampling, number)
-            }
-            _ => draw(&logits, &sampling, number),
+        let excluded = min_tokens.as_ref().filter(|min| (index as u64) < min.tokens);
+        let request = DrawRequest {
+            feed: Feed { slot: 0, tokens: &[last] },
+            random_key: key(&[config.run.seed]),
+            index: index as u64,
+            excluded: excluded.map_or(&[], |min| &min.excluded),
+            given_end: None,
         };
+        let drawn = engine.decode(&mut slots, &weights, &[request], &sampling);
+        context.push(last);
+        last = drawn[0].id;
         if let Some(finish) = ends.finish(context.iter().rev().copied(), index, last) {
             context.push(last);
             let (prompt, drawn) = context.split_at(prompt_tokens);

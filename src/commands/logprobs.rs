@@ -5,8 +5,8 @@ use std::fs::File;
 use anyhow::{Context, Result, bail};
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
-    ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, LayerInputs, Packed, TokenStats,
-    token_stats,
+    CachePrecision, CacheRoom, ChunkPlan, Decoder, Engine, EngineWeights, Feed, GradientPath, LayerInputs,
+    Packed, Precision, TokenStats,
 };
 use rollout::{Line, RowFile, RowRefusal};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use crate::cli::LogprobsArgs;
 use crate::config::ToolConfig;
-use crate::model::{open_device, set_positions};
+use crate::model::engine::with_engine;
+use crate::model::set_positions;
 use crate::records::output::{Inputs, Output};
 use crate::watch::log::start_log;
 
@@ -35,19 +36,26 @@ struct TokenNumbers {
 /// Names the file and line that is wrong.
 pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
     let config = ToolConfig::for_logprobs(&args.set)?;
-    let device = open_device(config.run.device, config.run.threads)?;
+    with_engine!(config.run.device, config.run.threads, |engine| logprobs_on(&*engine, args, &config))
+}
+
+fn logprobs_on<E: Engine>(engine: &E, args: &LogprobsArgs, config: &ToolConfig) -> Result<()> {
     let mut inputs = Inputs::default();
     inputs.note(&args.model);
     let input = inputs.open(&args.input)?;
     // What cannot be written is said before gigabytes are read.
     let mut output = Output::create(&args.output, &inputs)?;
     let _log = start_log(None)?;
-    let mut decoder = Decoder::load(&args.model, &device)?;
+    let mut decoder = Decoder::load(&args.model, &engine.device())?;
     if let Some(note) = set_positions(&mut decoder.config, config.model.positions_max) {
         tracing::warn!("{note}");
     }
-    let weights = args.cached.then(|| DecodeWeights::new(&decoder));
-    let written = write_logprobs(args, &decoder, weights.as_ref(), input, &mut output);
+    let prepared = args.cached.then(|| engine.prepare(&decoder, Precision::F32)).transpose()?;
+    let stats = |tokens: &[u32]| match &prepared {
+        Some(weights) => cached_stats(engine, weights, tokens),
+        None => Ok(forward_stats(engine, &decoder, tokens)),
+    };
+    let written = write_logprobs(args, &decoder, stats, input, &mut output);
     match written {
         Ok(()) => output.finish(),
         Err(error) => Err(output.fail(error)),
@@ -57,7 +65,7 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
 fn write_logprobs(
     args: &LogprobsArgs,
     decoder: &Decoder,
-    weights: Option<&DecodeWeights>,
+    stats: impl Fn(&[u32]) -> Result<TokenStats>,
     input: File,
     output: &mut Output,
 ) -> Result<()> {
@@ -81,10 +89,7 @@ fn write_logprobs(
                 place()
             );
         }
-        let stats = match weights {
-            Some(weights) => cached_stats(decoder, weights, &tokens),
-            None => forward_stats(decoder, &tokens),
-        };
+        let stats = stats(&tokens)?;
         let count = tokens.len() - 1;
         let numbers = TokenNumbers {
             logprobs: stats.logprobs[..count].to_vec(),
@@ -101,7 +106,7 @@ fn tokens_of(text: Result<String, RowRefusal>) -> Result<Tokens> {
     Ok(serde_json::from_value(Value::Object(fields))?)
 }
 
-fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
+fn forward_stats(engine: &impl Engine, decoder: &Decoder, tokens: &[u32]) -> TokenStats {
     let plan = ChunkPlan {
         path: GradientPath::StreamBp,
         layer_chunk_tokens: 1024,
@@ -111,17 +116,18 @@ fn forward_stats(decoder: &Decoder, tokens: &[u32]) -> TokenStats {
         layer_inputs: LayerInputs::Memory,
         temperature: 1.0,
     };
-    token_stats(decoder, &Packed::new([tokens]), &plan)
+    engine.statistics(decoder, &Packed::new([tokens]), &plan)
 }
 
-fn cached_stats(decoder: &Decoder, weights: &DecodeWeights, tokens: &[u32]) -> TokenStats {
-    let mut slots = DecodeSlots::new(&decoder.config, 1, tokens.len(), &decoder.device());
+fn cached_stats<E: Engine>(engine: &E, weights: &E::Weights, tokens: &[u32]) -> Result<TokenStats> {
+    let room = CacheRoom { slots: 1, positions: tokens.len(), precision: CachePrecision::F32 };
+    let mut slots = engine.slots(weights.config(), room)?;
     let (logprobs, entropies) = tokens
         .windows(2)
         .map(|pair| {
-            let logits = slots.step(weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
+            let logits = engine.logits(&mut slots, weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
             logprob_and_entropy(&logits, 1.0, pair[1])
         })
         .unzip();
-    TokenStats { logprobs, entropies }
+    Ok(TokenStats { logprobs, entropies })
 }

@@ -1,13 +1,16 @@
 //! `longhaul replay`: the learner alone on recorded completions, one step a batch of groups in file order.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
-use kernels::Decoder;
+use kernels::{Decoder, TrainingEngine};
 use learner::{StepReport, Trainer, further_groups};
 use rollout::{Group, read_groups};
 
 use crate::cli::ReplayArgs;
 use crate::config::ReplayConfig;
-use crate::model::{open_device, set_positions, tokenizer_files};
+use crate::model::engine::with_engine;
+use crate::model::{set_positions, tokenizer_files};
 use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::step_metrics::{StepMetrics, nothing_learned};
@@ -25,7 +28,11 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     let mut read = vec![args.config.as_path(), &args.rollouts, &config.model.path];
     read.extend(config.learner.kl.reference.as_deref());
     keep_apart(args.place.run.as_deref(), args.place.overwrite, &read)?;
-    let device = open_device(config.run.device, config.run.threads)?;
+    with_engine!(config.run.device, config.run.threads, |engine| replay_on(engine, args, &config))
+}
+
+fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &ReplayConfig) -> Result<()> {
+    let device = engine.device();
     // Ids are given, so the model needs no tokenizer.
     let mut decoder = Decoder::load(&config.model.path, &device)?;
     // The checkpoint says what the model was used for.
@@ -38,8 +45,9 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
         (true, Some(path)) => Some(Decoder::load(path, &device)?),
         _ => None,
     };
-    let batches = batches(groups, &config);
+    let batches = batches(groups, config);
     let learner = Trainer::new(
+        engine,
         decoder,
         config.learner.clone(),
         config.optimizer.clone(),
@@ -52,7 +60,7 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder))?;
     note.iter().for_each(|note| tracing::warn!("{note}"));
-    run(&config, learner, batches, &folder)
+    run(config, learner, batches, &folder)
 }
 
 /// The groups of each step, in the order of the file. A step that refills takes the groups that follow in the place of

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use kernels::{DecoderConfig, Precision};
+use kernels::{DecoderConfig, Engine, Precision};
 use learner::checkpoint::ExtraFile;
 use learner::config::SftConfig;
 use learner::sft::SupervisedSequence;
@@ -15,8 +15,9 @@ use rollout::{DataConfig, Demonstration, DemonstrationNeeds, Learn, Needs, Promp
 
 use crate::cli::SftArgs;
 use crate::config::SftRunConfig;
+use crate::model::engine::with_engine;
 use crate::model::policy::Policy;
-use crate::model::{Model, ModelFiles, open_device};
+use crate::model::{Model, ModelFiles};
 use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::writer::MetricsWriter;
@@ -40,12 +41,16 @@ pub fn sft(args: &SftArgs) -> Result<()> {
     let place = &args.place;
     let read: Vec<_> = config.files_read().into_iter().chain([args.config.as_path()]).collect();
     keep_apart(place.run.as_deref(), place.overwrite, &read)?;
-    let device = open_device(config.run.device, config.run.threads)?;
+    with_engine!(config.run.device, config.run.threads, |engine| sft_on(engine, args, &config))
+}
+
+fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> Result<()> {
+    let (place, device) = (&args.place, engine.device());
     let name = args.config.file_stem().map_or("sft".into(), |stem| stem.to_string_lossy());
     // A model that cannot be read must not cost the run that --overwrite replaces.
     let files = config.model.path.as_ref().map(|path| ModelFiles::read(path)).transpose()?;
     let files = files.map(|files| files.with_positions(config.model.positions_max));
-    let looked_at = files.as_ref().map(|files| SftPrompts::open(&config, &files.text, &files.decoder));
+    let looked_at = files.as_ref().map(|files| SftPrompts::open(config, &files.text, &files.decoder));
     let looked_at = looked_at.transpose()?;
     let given = files.map(|files| files.load(&device)).transpose()?;
     let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
@@ -58,14 +63,14 @@ pub fn sft(args: &SftArgs) -> Result<()> {
     model.tell();
     let prompts = match looked_at {
         Some(prompts) => prompts,
-        None => SftPrompts::open(&config, &model.text, &model.decoder.config)?,
+        None => SftPrompts::open(config, &model.text, &model.decoder.config)?,
     };
     tell(&prompts.survey);
     let rows_skipped = prompts.survey.rows_skipped();
     let evaluator = match config.evaluation().zip(prompts.held_out) {
         Some((evaluation, held_out)) => {
             tell(&held_out.survey);
-            Some(Evaluator::of(&evaluation, held_out, &model.text, &model.decoder)?)
+            Some(Evaluator::of(&engine, &evaluation, held_out, &model.text, &model.decoder)?)
         }
         None => None,
     };
@@ -73,12 +78,14 @@ pub fn sft(args: &SftArgs) -> Result<()> {
     let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, gradients };
     let steps = config.sft.steps_max;
     let Model { decoder, tokenizer_files, .. } = model;
-    let learner = Trainer::supervised(decoder, cuts, config.optimizer.clone(), steps)?;
+    let learner =
+        Trainer::supervised(Arc::clone(&engine) as _, decoder, cuts, config.optimizer.clone(), steps)?;
     let demonstrations = prompts.demonstrations;
     let metrics = MetricsWriter::create(folder.path())?;
     let shutdown = Shutdown::listen(|| {})?;
     WarmStart {
-        config: &config,
+        engine,
+        config,
         learner,
         evaluator,
         tokenizer_files,
@@ -191,10 +198,11 @@ impl Demonstrations {
     }
 }
 
-struct WarmStart<'a> {
+struct WarmStart<'a, E> {
+    engine: Arc<E>,
     config: &'a SftRunConfig,
     learner: Trainer<Supervised>,
-    evaluator: Option<Evaluator>,
+    evaluator: Option<Evaluator<E>>,
     tokenizer_files: Vec<ExtraFile>,
     folder: RunFolder,
     metrics: MetricsWriter,
@@ -203,7 +211,7 @@ struct WarmStart<'a> {
     rows_skipped: usize,
 }
 
-impl WarmStart<'_> {
+impl<E: Engine> WarmStart<'_, E> {
     fn run(mut self, shutdown: &Shutdown) -> Result<()> {
         let steps = self.config.sft.steps_max;
         let parameters = self.learner.decoder().weights.count() as f64 / 1e6;
@@ -278,7 +286,7 @@ impl WarmStart<'_> {
 
     fn evaluate(&mut self, progress: &Progress) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
-        let policy = Policy::new(self.learner.decoder(), Precision::F32)?;
+        let policy = Policy::new(&*self.engine, self.learner.decoder(), Precision::F32)?;
         let version = self.learner.version();
         let report = evaluator.run(Arc::new(policy), version)?;
         progress.note(&format!("held-out problems at step {version}: {}", report.line()));

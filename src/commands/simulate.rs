@@ -208,7 +208,7 @@ impl Simulation<'_> {
             steps: config.run.steps,
             seed: config.run.seed,
             prompt_tokens: self.args.prompt_tokens,
-            cache_block_tokens: kernels::CACHE_BLOCK_TOKENS,
+            cache_block_tokens: config.run.device.capabilities().cache_block_tokens,
         };
         let steps = run_virtually(&plan, self.lengths, self.costs, |_| {})?;
         let slots = config.rollout.trajectories_open_max;

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use kernels::CACHE_BLOCK_TOKENS;
 use kernels::rope::POSITIONS_MAX;
 use learner::LearnerConfig;
 use learner::config::{
@@ -17,6 +16,7 @@ use rewards::{
 use rollout::{DataConfig, DecodePrecision, KvCache, RolloutConfig, Room};
 
 use super::document::Document;
+use super::engine::{cache_precision, weights_precision};
 use super::{AlarmsSection, ConfigError, DeviceKind, EvalSection, PROMPT_TOKENS, WatchdogSection};
 
 /// Refuses a number of positions that nothing can have.
@@ -48,17 +48,25 @@ pub(super) fn device(
     Ok(())
 }
 
-/// Refuses rounded weights where nothing decodes with them.
+/// Refuses weights of a precision that the engine does not decode with.
 pub(super) fn precision(
     document: &Document,
     precision: DecodePrecision,
     device: DeviceKind,
 ) -> Result<(), ConfigError> {
-    if precision == DecodePrecision::F32 || device == DeviceKind::Cpu {
+    if device.capabilities().weights.contains(&weights_precision(precision)) {
         return Ok(());
     }
-    let message = "rollout.precision: only run.device = \"cpu\" decodes with rounded weights; leave it out";
-    Err(document.error("rollout.precision", message))
+    Err(cannot(document, "rollout.precision", device, "does not decode with weights of this precision"))
+}
+
+/// The error of a key that asks for what the engine of a device does not do.
+fn cannot(document: &Document, key: &str, device: DeviceKind, reason: &str) -> ConfigError {
+    let device = device.word();
+    document.error(
+        key,
+        format!("{key}: run.device = \"{device}\" {reason}; leave the key out, or use another device"),
+    )
 }
 
 /// Settles what is done about the actors' other distribution by how they decode.
@@ -136,7 +144,7 @@ pub(super) fn correctness(
     Ok(())
 }
 
-/// Refuses what a device's gradients cannot do with the layers' inputs.
+/// Refuses a place for the layers' inputs that the engine's gradients do not have.
 pub(super) fn layer_inputs(
     document: &Document,
     section: &str,
@@ -144,41 +152,41 @@ pub(super) fn layer_inputs(
     device: DeviceKind,
 ) -> Result<(), ConfigError> {
     let place = gradients.streambp().map_or(LayerInputsPlace::Memory, |config| config.layer_inputs);
-    if place == LayerInputsPlace::Memory || device == DeviceKind::Cpu {
+    let paths = device.capabilities().layer_inputs_elsewhere;
+    if place == LayerInputsPlace::Memory || paths.contains(&gradients.plan(1.0).path) {
         return Ok(());
     }
     let key = format!("{section}.gradients.layer_inputs");
-    let message = format!("{key}: only run.device = \"cpu\" keeps them elsewhere than in memory as they are");
-    Err(document.error(&key, message))
+    Err(cannot(document, &key, device, "keeps them in memory as they are"))
 }
 
-/// Refuses caches that only the CPU has, and one without room for a single output.
+/// Refuses caches that the engine does not have, and one without room for a single output.
 pub(super) fn kv_cache(
     document: &Document,
     rollout: &RolloutConfig,
     device: DeviceKind,
 ) -> Result<(), ConfigError> {
     let refused = |key: &str, reason: String| Err(document.error(key, format!("{key}: {reason}")));
-    let on_cpu = device == DeviceKind::Cpu;
-    if rollout.kv_cache != KvCache::F32 && !on_cpu {
-        return refused("rollout.kv_cache", "only run.device = \"cpu\" caches in fewer bits".to_owned());
+    let engine = device.capabilities();
+    if !engine.caches.contains(&cache_precision(rollout.kv_cache)) {
+        return Err(cannot(document, "rollout.kv_cache", device, "has no cache of this precision"));
     }
     let key = "rollout.kv_cache_tokens_max";
     let Some(tokens) = rollout.kv_cache_tokens_per_actor() else { return Ok(()) };
-    if !on_cpu {
-        let reason = "only run.device = \"cpu\" takes memory for its cache as contexts grow".to_owned();
-        return refused(key, reason);
+    if !engine.caches_grow {
+        return Err(cannot(document, key, device, "takes all memory of its cache at once"));
     }
-    let room = Room::of_tokens(tokens, CACHE_BLOCK_TOKENS);
+    let block_tokens = engine.cache_block_tokens;
+    let room = Room::of_tokens(tokens, block_tokens);
     let longest = PROMPT_TOKENS + rollout.output_tokens_max;
     if room.holds(longest) {
         return Ok(());
     }
-    let least = rollout.actors * room.taken_by(longest) * CACHE_BLOCK_TOKENS;
+    let least = rollout.actors * room.taken_by(longest) * block_tokens;
     refused(
         key,
         format!(
-            "{} blocks of {CACHE_BLOCK_TOKENS} tokens for each actor do not hold one output of {} tokens with a prompt \
+            "{} blocks of {block_tokens} tokens for each actor do not hold one output of {} tokens with a prompt \
              of {PROMPT_TOKENS}; it takes at least {least}",
             room.blocks, rollout.output_tokens_max
         ),
@@ -318,7 +326,8 @@ mod tests {
         assert_eq!(complaint(DecodePrecision::F32, DeviceKind::Cuda), Ok(()));
         assert_eq!(complaint(DecodePrecision::I8, DeviceKind::Cpu), Ok(()));
         let message = complaint(DecodePrecision::Bf16, DeviceKind::Cuda).unwrap_err();
-        assert!(message.contains("rollout.precision: only run.device = \"cpu\""), "{message}");
+        assert!(message.contains("rollout.precision: run.device = \"cuda\" does not"), "{message}");
+        assert!(message.ends_with("leave the key out, or use another device"), "{message}");
     }
 
     #[test]
@@ -331,7 +340,8 @@ mod tests {
         assert_eq!(complaint(LayerInputsPlace::Memory, DeviceKind::Cuda), Ok(()));
         assert_eq!(complaint(LayerInputsPlace::File, DeviceKind::Cpu), Ok(()));
         let message = complaint(LayerInputsPlace::Bf16, DeviceKind::Cuda).unwrap_err();
-        assert!(message.contains("sft.gradients.layer_inputs: only run.device = \"cpu\""), "{message}");
+        let expected = "sft.gradients.layer_inputs: run.device = \"cuda\" keeps them in memory";
+        assert!(message.contains(expected), "{message}");
     }
 
     #[test]
@@ -346,7 +356,7 @@ mod tests {
         let rounded = RolloutConfig { kv_cache: KvCache::Bf16, ..plain.clone() };
         assert_eq!(complaint(&rounded, DeviceKind::Cpu), Ok(()));
         let message = complaint(&rounded, DeviceKind::Cuda).unwrap_err();
-        assert!(message.contains("rollout.kv_cache: only run.device = \"cpu\""), "{message}");
+        assert!(message.contains("rollout.kv_cache: run.device = \"cuda\" has no cache"), "{message}");
         let bounded = |tokens| RolloutConfig { kv_cache_tokens_max: Some(tokens), ..plain.clone() };
         // An output of 64 and a prompt of 64 are two blocks, for each of two actors.
         assert_eq!(complaint(&bounded(256), DeviceKind::Cpu), Ok(()));
@@ -354,6 +364,7 @@ mod tests {
         assert!(message.contains("rollout.kv_cache_tokens_max: 1 blocks of 64"), "{message}");
         assert!(message.ends_with("it takes at least 256"), "{message}");
         let message = complaint(&bounded(256), DeviceKind::Cuda).unwrap_err();
-        assert!(message.contains("rollout.kv_cache_tokens_max: only run.device = \"cpu\""), "{message}");
+        let expected = "rollout.kv_cache_tokens_max: run.device = \"cuda\" takes all memory";
+        assert!(message.contains(expected), "{message}");
     }
 }

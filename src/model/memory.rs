@@ -9,13 +9,11 @@ mod prompts;
 
 use std::fmt;
 
-use kernels::{CACHE_BLOCK_TOKENS, DecodeMemory, DecoderConfig, MemoryPlan, Precision};
+use kernels::{CachePrecision, Capabilities, DecodeMemory, DecoderConfig, MemoryPlan, Precision};
 use learner::optimizer::OptimizerKind;
 use rollout::{DecodePrecision, OnUpdate, Room};
 
-use crate::config::{DeviceKind, RunConfig, Schedule};
-use crate::model::generator::precision as cache_precision;
-use crate::model::policy::precision;
+use crate::config::{RunConfig, Schedule, cache_precision, weights_precision};
 
 pub use measured::{peak_bytes, resident_bytes};
 pub use prompts::{PromptTokens, RunPrompts};
@@ -40,14 +38,16 @@ const TOKENIZER_ENTRY: u64 = 900;
 pub struct RunMemory {
     parts: Vec<(String, u64)>,
     stages: Vec<(String, u64)>,
-    is_planned: bool,
+    /// What is not in it.
+    unplanned: Option<&'static str>,
 }
 
 impl RunMemory {
     /// Of a training run.
     #[must_use]
     pub fn new(config: &RunConfig, decoder: &DecoderConfig, prompts: &RunPrompts) -> Self {
-        let plan = Planned { config, decoder, prompts };
+        let engine = config.run.device.capabilities();
+        let plan = Planned { config, engine, decoder, prompts };
         let (always, step, decoding) = (plan.always(), plan.step(), plan.decoding());
         let evaluation = plan.evaluation();
         let checkpoint = plan.checkpoint();
@@ -84,8 +84,7 @@ impl RunMemory {
                 .map(|bytes| (format!("evaluation, {} answers at a time", plan.answers_at_a_time()), bytes)),
         );
         parts.push(("copies of a checkpoint".to_owned(), checkpoint));
-        let is_planned = plan.micro_batch().is_some();
-        Self { parts, stages, is_planned }
+        Self { parts, stages, unplanned: plan.unplanned() }
     }
 
     /// The most that is held at one time.
@@ -102,11 +101,23 @@ fn policies(count: u64) -> String {
 /// What a plan is made of.
 struct Planned<'a> {
     config: &'a RunConfig,
+    engine: Capabilities,
     decoder: &'a DecoderConfig,
     prompts: &'a RunPrompts,
 }
 
 impl Planned<'_> {
+    /// What a person is told of the plan.
+    fn unplanned(&self) -> Option<&'static str> {
+        if !self.engine.memory_is_planned {
+            return Some(
+                "A step is planned as the CPU makes it: what a device's operations hold comes on top.",
+            );
+        }
+        let of_tapes = "A step without learner.gradients.kind = \"streambp\" is not planned: its activations come on top.";
+        self.micro_batch().is_none().then_some(of_tapes)
+    }
+
     fn weights(&self) -> u64 {
         4 * self.decoder.parameters() as u64
     }
@@ -149,13 +160,14 @@ impl Planned<'_> {
         MemoryPlan::new(self.decoder, &plan, self.micro_batch_rows())
     }
 
-    /// The most tokens that go through the model together: what a micro-batch may have, or a step if that is less. On
-    /// the CPU a prompt is there once for the members of its group.
+    /// The most tokens that go through the model together: what a micro-batch may have, or a step if that is less. Where
+    /// the engine shares prefixes, a prompt is there once for the members of its group.
     fn micro_batch_rows(&self) -> usize {
         let (rollout, learner) = (&self.config.rollout, &self.config.learner);
         let (groups, members, output) =
             (learner.groups_per_step, rollout.group_size, rollout.output_tokens_max);
-        let shares = learner.gradients.streambp().is_some() && self.config.run.device == DeviceKind::Cpu;
+        let path = learner.gradients.plan(rollout.temperature).path;
+        let shares = self.engine.shared_prefixes.contains(&path);
         let prompts: usize = self.prompts.training.longest(groups).sum();
         let longest = self.prompts.training.longest(1).sum::<usize>() + output;
         let tokens = members * (prompts + groups * output);
@@ -191,16 +203,25 @@ impl Planned<'_> {
     /// The caches of all actors, as far as their bound lets them grow.
     fn keys_values(&self) -> (String, u64) {
         let rollout = &self.config.rollout;
+        let block_tokens = self.engine.cache_block_tokens;
+        if !self.engine.caches_grow {
+            let longest = self.prompts.training.longest(1).sum::<usize>() + rollout.output_tokens_max;
+            let slots = rollout.actors * rollout.slots_per_actor();
+            return (
+                format!("keys and values of {slots} slots, taken at once"),
+                self.at_once(slots, longest),
+            );
+        }
         let (open, members) = (rollout.trajectories_open_max, rollout.group_size);
         // A prompt's full blocks are there once for each version that members of its group begin under.
-        let begun = match (rollout.on_update, self.config.run.device) {
-            (OnUpdate::Recompute, DeviceKind::Cpu) => members.min(self.versions_open() as usize + 1),
+        let begun = match (rollout.on_update, self.engine.shares_caches) {
+            (OnUpdate::Recompute, true) => members.min(self.versions_open() as usize + 1),
             _ => members,
         };
         let of_group = |(group, prompt): (usize, usize)| {
             let members = members.min(open - group * members);
-            let context = (prompt + rollout.output_tokens_max - 1).div_ceil(CACHE_BLOCK_TOKENS);
-            let full = (prompt - 1) / CACHE_BLOCK_TOKENS;
+            let context = (prompt + rollout.output_tokens_max - 1).div_ceil(block_tokens);
+            let full = (prompt - 1) / block_tokens;
             begun.min(members) * full + members * (context - full)
         };
         let prompts = self.prompts.training.longest(open.div_ceil(members));
@@ -208,14 +229,21 @@ impl Planned<'_> {
         let block = DecodeMemory::cache_block(self.decoder, cache_precision(rollout.kv_cache));
         let bound = rollout
             .kv_cache_tokens_per_actor()
-            .map(|tokens| rollout.actors * Room::of_tokens(tokens, CACHE_BLOCK_TOKENS).blocks);
+            .map(|tokens| rollout.actors * Room::of_tokens(tokens, block_tokens).blocks);
         match bound.filter(|bound| *bound < blocks) {
             Some(bound) => {
-                let tokens = bound * CACHE_BLOCK_TOKENS;
+                let tokens = bound * block_tokens;
                 (format!("keys and values of {tokens} tokens, {bound} blocks"), bound as u64 * block)
             }
             None => (format!("keys and values of {open} open trajectories"), blocks as u64 * block),
         }
+    }
+
+    /// Keys and values of slots that each have room for the longest context.
+    fn at_once(&self, slots: usize, positions: usize) -> u64 {
+        let config = self.decoder;
+        let token = 2 * config.layers * config.kv_heads * config.head_width;
+        4 * (slots * positions * token) as u64
     }
 
     /// Versions that are held while the learner computes: the newest, and those that open segments began under. A queue
@@ -230,7 +258,7 @@ impl Planned<'_> {
 
     /// So many versions as decoding reads them. The newest one's embedding is the learner's own.
     fn policies(&self, versions: u64) -> u64 {
-        let bits = precision(self.config.rollout.precision);
+        let bits = weights_precision(self.config.rollout.precision);
         let packed = DecodeMemory::packed_at(self.decoder, bits);
         let rows = 4 * (self.decoder.vocabulary * self.decoder.hidden) as u64;
         let looked_up = if self.decoder.tied && bits == Precision::F32 { 0 } else { rows };
@@ -247,14 +275,18 @@ impl Planned<'_> {
         let (eval, output) = (&self.config.eval, self.config.rollout.output_tokens_max);
         self.config.evaluation().filter(|_| eval.before || eval.after || eval.every_steps > 0)?;
         let answers = self.answers_at_a_time();
-        let prompts = self.prompts.held_out.longest(answers);
-        let blocks: usize = prompts.map(|prompt| (prompt + output - 1).div_ceil(CACHE_BLOCK_TOKENS)).sum();
         let longest = self.prompts.held_out.longest(1).sum::<usize>() + output;
         let memory = DecodeMemory::new(self.decoder, answers, longest);
         // The newest weights in f32 are those of the actors, unless these are rounded.
         let own = if self.config.rollout.precision == DecodePrecision::F32 { 0 } else { memory.packed };
-        let block = DecodeMemory::cache_block(self.decoder, cache_precision(rollout::KvCache::F32));
-        Some(blocks as u64 * block + own + memory.pass)
+        let cache = if self.engine.caches_grow {
+            let (prompts, tokens) = (self.prompts.held_out.longest(answers), self.engine.cache_block_tokens);
+            let blocks: usize = prompts.map(|prompt| (prompt + output - 1).div_ceil(tokens)).sum();
+            blocks as u64 * DecodeMemory::cache_block(self.decoder, CachePrecision::F32)
+        } else {
+            self.at_once(answers, longest)
+        };
+        Some(cache + own + memory.pass)
     }
 
     /// A checkpoint copies one parameter at a time, as numbers and as bytes.
@@ -277,11 +309,8 @@ impl fmt::Display for RunMemory {
             writeln!(f, "# {name:<62}{:>10.1}", mebibytes(*bytes))?;
         }
         writeln!(f, "# {:<62}{:>10.1}", "at most at one time", mebibytes(self.total()))?;
-        if !self.is_planned {
-            writeln!(
-                f,
-                "# A step without learner.gradients.kind = \"streambp\" is not planned: its activations come on top."
-            )?;
+        if let Some(unplanned) = self.unplanned {
+            writeln!(f, "# {unplanned}")?;
         }
         Ok(())
     }

@@ -7,23 +7,22 @@
 
 use std::sync::Arc;
 
-use kernels::{DecodeWeights, Decoder, KernelError, Precision};
-use rollout::DecodePrecision;
+use kernels::{Decoder, Engine, KernelError, Precision};
 
 /// The weights of one policy version.
 #[derive(Debug)]
-pub struct Policy {
-    weights: Arc<DecodeWeights>,
+pub struct Policy<E: Engine> {
+    weights: Arc<E::Weights>,
     precision: Precision,
 }
 
-impl Policy {
-    /// Packs a decoder's weights.
+impl<E: Engine> Policy<E> {
+    /// Prepares a decoder's weights.
     ///
     /// # Errors
-    /// If the precision is not f32 and the decoder lies on a device other than the CPU.
-    pub fn new(decoder: &Decoder, precision: Precision) -> Result<Self, KernelError> {
-        Ok(Self { weights: Arc::new(DecodeWeights::rounded(decoder, precision)?), precision })
+    /// If the engine does not decode with weights of the precision.
+    pub fn new(engine: &E, decoder: &Decoder, precision: Precision) -> Result<Self, KernelError> {
+        Ok(Self { weights: Arc::new(engine.prepare(decoder, precision)?), precision })
     }
 
     /// The precision of the weights.
@@ -34,18 +33,8 @@ impl Policy {
 
     /// What decoding reads.
     #[must_use]
-    pub fn weights(&self) -> &Arc<DecodeWeights> {
+    pub fn weights(&self) -> &Arc<E::Weights> {
         &self.weights
-    }
-}
-
-/// The precision of `[rollout]` as `kernels` knows it.
-#[must_use]
-pub fn precision(precision: DecodePrecision) -> Precision {
-    match precision {
-        DecodePrecision::F32 => Precision::F32,
-        DecodePrecision::Bf16 => Precision::Bf16,
-        DecodePrecision::I8 => Precision::I8,
     }
 }
 
@@ -53,10 +42,12 @@ pub fn precision(precision: DecodePrecision) -> Precision {
 mod tests {
     use std::path::Path;
 
-    use kernels::{DecoderConfig, Device};
+    use kernels::{Cpu, DecoderConfig, Device, EngineWeights};
+    use rollout::DecodePrecision;
     use serde_json::json;
 
     use super::*;
+    use crate::config::weights_precision;
 
     fn decoder() -> Decoder {
         let config = json!({
@@ -71,9 +62,10 @@ mod tests {
 
     #[test]
     fn a_policy_is_packed_at_its_precision() {
-        let bytes = |precision| Policy::new(&decoder(), precision).unwrap().weights().bytes();
+        let engine = Cpu::default();
+        let bytes = |precision| Policy::new(&engine, &decoder(), precision).unwrap().weights().bytes();
         let [whole, half, quarter] = [DecodePrecision::F32, DecodePrecision::Bf16, DecodePrecision::I8]
-            .map(|name| bytes(precision(name)));
+            .map(|name| bytes(weights_precision(name)));
         assert_eq!(half * 2, whole);
         assert!(quarter < half, "{quarter} and {half}");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use kernels::sampling::SamplingConfig;
-use kernels::{Decoder, Device};
+use kernels::{CacheRoom, Decoder, Engine, TrainingEngine};
 use learner::Trainer;
 use learner::checkpoint::Restore;
 use rollout::faults;
@@ -13,10 +13,11 @@ use rollout::{
     Actor, ActorContext, Bell, Ends, LocalLedger, Pacing, Pulses, Scorer, Single, Text, WeightsCell,
 };
 
-use crate::config::{PROMPT_TOKENS, RunConfig, Schedule};
-use crate::model::generator::{DecoderGenerator, Generators, GivenLengths, SlotRoom};
-use crate::model::policy::{Policy, precision};
-use crate::model::{Model, ModelFiles, open_device, tell};
+use crate::config::{PROMPT_TOKENS, RunConfig, Schedule, cache_precision, weights_precision};
+use crate::model::engine::with_engine;
+use crate::model::generator::{DecoderGenerator, Generators, GivenLengths};
+use crate::model::policy::Policy;
+use crate::model::{Model, ModelFiles, tell};
 use crate::run::driver::Driver;
 use crate::run::evaluator::Evaluator;
 use crate::run::finish::Outcome;
@@ -34,12 +35,16 @@ use crate::watch::watchdog::{Watchdog, Watched};
 /// # Errors
 /// What is wrong with the model, the data, the rewards or the folder; or what stopped the run, after the last good
 /// weights were written.
-pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome> {
+pub fn train(config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome> {
     faults::arm().map_err(anyhow::Error::msg)?;
-    let device = open_device(config.run.device, config.run.threads)?;
-    let mut start = RunStart::find(&mut config, request, &device)?;
+    with_engine!(config.run.device, config.run.threads, |engine| train_on(engine, config, request))
+}
+
+/// Trains on an engine.
+fn train_on<E: Engine>(engine: Arc<E>, mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome> {
+    let mut start = RunStart::find(&mut config, request, &engine.device())?;
     let config = &config;
-    let Parts { learner, evaluator, actors, model, surveys } = Parts::new(config, request, &start, &device)?;
+    let Parts { learner, evaluator, actors, model, surveys } = Parts::new(&engine, config, request, &start)?;
     let open = start.open(request, config)?;
     surveys.tell();
     tell(&model.notes);
@@ -56,6 +61,7 @@ pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome>
     let tokenizer_files = model.tokenizer_files;
     let beating = pulse.clone();
     let mut run = Run {
+        engine,
         config,
         history: History::new(learner.version()),
         learner: learner.watched_by(move || beating.beat()),
@@ -82,10 +88,10 @@ pub fn train(mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome>
 }
 
 /// What a run is made of, before it has a folder.
-struct Parts {
+struct Parts<E: Engine> {
     learner: Trainer,
-    evaluator: Option<Evaluator>,
-    actors: Actors,
+    evaluator: Option<Evaluator<E>>,
+    actors: Actors<E>,
     model: ModelRest,
     surveys: Surveys,
 }
@@ -96,8 +102,8 @@ struct ModelRest {
     notes: Vec<String>,
 }
 
-impl Parts {
-    fn new(config: &RunConfig, request: &RunRequest<'_>, start: &RunStart, device: &Device) -> Result<Self> {
+impl<E: Engine> Parts<E> {
+    fn new(engine: &Arc<E>, config: &RunConfig, request: &RunRequest<'_>, start: &RunStart) -> Result<Self> {
         let files = ModelFiles::read(&start.model)?.with_positions(config.model.positions_max);
         let prompts = JudgedPrompts::of_training(config, &files, request.verifiers)?;
         let evaluation = config.evaluation();
@@ -108,28 +114,33 @@ impl Parts {
             None => None,
         };
         let surveys = Surveys::of(&prompts, held_out.as_ref());
-        let model = files.load(device)?;
-        let actors = Actors::new(config, &model, start, prompts, &request.bench)?;
+        let model = files.load(&engine.device())?;
+        let actors = Actors::new(engine, config, &model, start, prompts, &request.bench)?;
         let evaluator = match evaluation.zip(held_out) {
             Some((evaluation, held_out)) => {
-                Some(Evaluator::of(&evaluation, held_out, &model.text, &model.decoder)?)
+                Some(Evaluator::of(engine, &evaluation, held_out, &model.text, &model.decoder)?)
             }
             None => None,
         };
         let Model { decoder, tokenizer_files, notes, .. } = model;
-        let learner = new_learner(config, decoder, start, device)?;
+        let learner = new_learner(Arc::clone(engine) as _, config, decoder, start)?;
         Ok(Self { learner, evaluator, actors, model: ModelRest { tokenizer_files, notes }, surveys })
     }
 }
 
-fn new_learner(config: &RunConfig, decoder: Decoder, start: &RunStart, device: &Device) -> Result<Trainer> {
+fn new_learner(
+    engine: Arc<dyn TrainingEngine>,
+    config: &RunConfig,
+    decoder: Decoder,
+    start: &RunStart,
+) -> Result<Trainer> {
     let reference = match (&config.learner.kl.enabled, &config.learner.kl.reference) {
-        (true, Some(path)) => Some(Decoder::load(path, device)?),
+        (true, Some(path)) => Some(Decoder::load(path, &engine.device())?),
         _ => None,
     };
     let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
-    let mut learner =
-        Trainer::new(decoder, learner, optimizer, config.rollout.temperature, config.run.steps, reference)?;
+    let (temperature, steps) = (config.rollout.temperature, config.run.steps);
+    let mut learner = Trainer::new(engine, decoder, learner, optimizer, temperature, steps, reference)?;
     if let Some(point) = &start.point {
         learner::checkpoint::load(&point.folder, &mut learner, Restore::Everything)?;
     } else if let Some(moments) = &start.moments {
@@ -139,15 +150,16 @@ fn new_learner(config: &RunConfig, decoder: Decoder, start: &RunStart, device: &
 }
 
 /// Everything on the rollout's side of the queue.
-struct Actors {
-    actors: Vec<Actor<DecoderGenerator>>,
-    generators: Generators,
+struct Actors<E: Engine> {
+    actors: Vec<Actor<DecoderGenerator<E>>>,
+    generators: Generators<E>,
     ledger: Arc<LocalLedger>,
-    weights: Arc<WeightsCell<Policy>>,
+    weights: Arc<WeightsCell<Policy<E>>>,
 }
 
-impl Actors {
+impl<E: Engine> Actors<E> {
     fn new(
+        engine: &Arc<E>,
         config: &RunConfig,
         model: &Model,
         start: &RunStart,
@@ -166,24 +178,24 @@ impl Actors {
         };
         let queue = config.queue.clone();
         let ledger = Arc::new(LocalLedger::restored(pacing, queue, bell.clone(), &start.rollout()));
-        let first = Policy::new(&model.decoder, precision(rollout.precision))?;
+        let first = Policy::new(&**engine, &model.decoder, weights_precision(rollout.precision))?;
         let weights = Arc::new(WeightsCell::new(start.step(), Arc::new(first), bell));
         let text = Arc::clone(&model.text);
         let ends = Ends::new(Arc::clone(&text), rollout.stops(), model.decoder.config.vocabulary)?;
         let generators = Generators {
+            engine: Arc::clone(engine),
             shape: model.decoder.config.clone(),
-            device: model.decoder.device(),
             // Room for an output and a short prompt; the cache grows where a prompt is longer.
-            room: SlotRoom {
+            room: CacheRoom {
                 slots: rollout.slots_per_actor(),
                 positions: rollout.output_tokens_max + PROMPT_TOKENS,
+                precision: cache_precision(rollout.kv_cache),
             },
             sampling: SamplingConfig {
                 temperature: rollout.temperature,
                 top_p: rollout.top_p,
                 top_k: rollout.top_k,
             },
-            kv_cache: rollout.kv_cache,
             min_tokens: ends.min_tokens(),
             given: given_lengths(config, bench, &text),
         };
@@ -203,7 +215,7 @@ impl Actors {
         Ok(Self { actors, generators, ledger, weights })
     }
 
-    fn context(&self) -> &ActorContext<Policy> {
+    fn context(&self) -> &ActorContext<Policy<E>> {
         self.actors[0].context()
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kernels::{Decoder, Device, KernelError, Precision};
+use kernels::{Decoder, Device, Engine, KernelError, Precision};
 use learner::checkpoint::ExtraFile;
 use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutState, Standing, Versioned};
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,11 @@ pub struct RunState {
 }
 
 /// The files of a checkpoint that say where the run stands.
-pub fn run_files(standing: &Standing<Policy>, version: u64, run: &RunState) -> Result<Vec<ExtraFile>> {
+pub fn run_files<E: Engine>(
+    standing: &Standing<Policy<E>>,
+    version: u64,
+    run: &RunState,
+) -> Result<Vec<ExtraFile>> {
     let mut files = vec![
         ExtraFile::Write { name: ROLLOUT_FILE.to_owned(), content: standing.state.to_bytes() },
         ExtraFile::Write { name: RUN_FILE.to_owned(), content: serde_json::to_vec_pretty(run)? },
@@ -57,10 +61,8 @@ pub fn run_files(standing: &Standing<Policy>, version: u64, run: &RunState) -> R
     for needed in standing.state.versions_needed().into_iter().filter(|needed| *needed != version) {
         let weights = standing.weights.iter().find(|weights| weights.version == needed);
         let weights = weights.with_context(|| format!("the weights of version {needed} are gone"))?;
-        files.push(ExtraFile::Weights {
-            name: policy(needed),
-            weights: Arc::clone(weights.weights.weights()),
-        });
+        let weights = Arc::clone(weights.weights.weights());
+        files.push(ExtraFile::Weights { name: policy(needed), weights });
     }
     Ok(files)
 }
@@ -166,10 +168,14 @@ impl ResumePoint {
     /// Takes the older weights as the actors have them, packed, and leaves none.
     ///
     /// # Errors
-    /// If the device cannot decode at the precision.
-    pub fn take_policies(&mut self, precision: Precision) -> Result<Vec<Versioned<Policy>>, KernelError> {
+    /// If the engine does not decode at the precision.
+    pub fn take_policies<E: Engine>(
+        &mut self,
+        engine: &E,
+        precision: Precision,
+    ) -> Result<Vec<Versioned<Policy<E>>>, KernelError> {
         let packed = |(version, decoder): (u64, Decoder)| {
-            let policy = Policy::new(&decoder, precision);
+            let policy = Policy::new(engine, &decoder, precision);
             policy.map(|policy| Versioned { version, weights: Arc::new(policy) })
         };
         std::mem::take(&mut self.weights).into_iter().map(packed).collect()

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use kernels::Engine;
 use rollout::{
     Actor, ActorReport, ActorThreads, Group, Lockstep, Overlapped, ReplayQueue, RolloutError, Standing,
     StepRequest,
@@ -15,16 +16,16 @@ use crate::model::policy::Policy;
 use crate::run::checkpoints::ResumePoint;
 
 /// The actors at work.
-pub enum Driver {
+pub enum Driver<E: Engine> {
     /// On threads of their own, as fast as they can.
     Async(ActorThreads),
     /// On a thread of their own, by a logical clock.
-    Deterministic(Box<Overlapped<DecoderGenerator>>),
+    Deterministic(Box<Overlapped<DecoderGenerator<E>>>),
     /// In turns with the learner.
-    Lockstep(Box<Lockstep<DecoderGenerator>>),
+    Lockstep(Box<Lockstep<DecoderGenerator<E>>>),
 }
 
-impl Driver {
+impl<E: Engine> Driver<E> {
     /// Puts the actors to work, from where the checkpoint stands if there is a `point`.
     ///
     /// # Errors
@@ -32,14 +33,14 @@ impl Driver {
     /// precision of the newest weights.
     pub fn start(
         schedule: Schedule,
-        mut actors: Vec<Actor<DecoderGenerator>>,
-        generators: Generators,
+        mut actors: Vec<Actor<DecoderGenerator<E>>>,
+        generators: Generators<E>,
         queue: &Arc<ReplayQueue>,
         mut point: Option<&mut ResumePoint>,
     ) -> Result<Self> {
         let newest = actors[0].context().weights.latest();
         let older = match point.as_deref_mut() {
-            Some(point) => point.take_policies(newest.weights.precision())?,
+            Some(point) => point.take_policies(&*generators.engine, newest.weights.precision())?,
             None => Vec::new(),
         };
         let point = point.as_deref();
@@ -102,7 +103,7 @@ impl Driver {
         queue: &ReplayQueue,
         step: u64,
         before: &ActorReport,
-    ) -> Result<Standing<Policy>, RolloutError> {
+    ) -> Result<Standing<Policy<E>>, RolloutError> {
         let (mut standing, report) = match self {
             Self::Async(threads) => (threads.state(step), threads.report()),
             Self::Lockstep(lockstep) => (lockstep.state(queue, step), lockstep.report()),

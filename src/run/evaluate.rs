@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use kernels::Precision;
+use kernels::{Engine, Precision};
 use rollout::Versioned;
 
 use crate::model::policy::Policy;
 use crate::run::eval_report::EvalReport;
 use crate::run::train::{Run, due};
 
-impl Run<'_> {
+impl<E: Engine> Run<'_, E> {
     pub(super) fn evaluate_before(&mut self) -> Result<()> {
         if self.config.eval.before {
             self.history.before = self.evaluate("held-out problems before training")?;
@@ -42,7 +42,7 @@ impl Run<'_> {
         // What the actors have packed is measured with, unless it is rounded.
         let policy = match weights.precision() {
             Precision::F32 => weights,
-            _ => Arc::new(Policy::new(self.learner.decoder(), Precision::F32)?),
+            _ => Arc::new(Policy::new(&*self.engine, self.learner.decoder(), Precision::F32)?),
         };
         let report = evaluator.run(policy, version)?;
         self.output.progress.note(&format!("{what} at step {version}: {}", report.line()));

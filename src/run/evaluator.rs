@@ -5,26 +5,26 @@ use std::time::Instant;
 
 use anyhow::Result;
 use kernels::sampling::SamplingConfig;
-use kernels::{Decoder, DecoderConfig, Device};
+use kernels::{CachePrecision, CacheRoom, Decoder, DecoderConfig, Engine};
 use rollout::{
     Ends, EvaluationParts, EvaluationPlan, MinTokens, OutputLimits, Prompt, Pulse, RolloutMode, Scorer,
     Single, Text, Versioned, evaluate,
 };
 
 use crate::config::Evaluation;
-use crate::model::generator::{DecoderGenerator, SlotRoom};
+use crate::model::generator::DecoderGenerator;
 use crate::model::policy::Policy;
 use crate::run::eval_report::EvalReport;
 use crate::run::prompts::{CustomVerifiers, JudgedPrompts, tell};
 
 /// The held-out prompts of a config and what answers and judges them.
-pub struct Evaluator {
+pub struct Evaluator<E> {
+    engine: Arc<E>,
     prompts: Vec<Arc<Prompt>>,
     plan: EvaluationPlan,
     scorer: Scorer,
     shape: DecoderConfig,
-    device: Device,
-    room: SlotRoom,
+    room: CacheRoom,
     sampling: SamplingConfig,
     min_tokens: Option<MinTokens>,
     /// Rows of the held-out data that are left out.
@@ -32,12 +32,13 @@ pub struct Evaluator {
     pulse: Pulse,
 }
 
-impl Evaluator {
+impl<E: Engine> Evaluator<E> {
     /// Reads the held-out prompts: all of a file if it has fewer than `eval.problems`.
     ///
     /// # Errors
     /// Names the file and line, or the reward, that is wrong.
     pub fn new(
+        engine: &Arc<E>,
         config: &Evaluation,
         text: &Arc<Text>,
         decoder: &Decoder,
@@ -45,11 +46,12 @@ impl Evaluator {
     ) -> Result<Self> {
         let held_out = JudgedPrompts::held_out(config, text, &decoder.config, custom)?;
         tell(&held_out.survey);
-        Self::of(config, held_out, text, decoder)
+        Self::of(engine, config, held_out, text, decoder)
     }
 
     /// An evaluation on prompts that were looked at before.
     pub(crate) fn of(
+        engine: &Arc<E>,
         config: &Evaluation,
         held_out: JudgedPrompts,
         text: &Arc<Text>,
@@ -76,8 +78,8 @@ impl Evaluator {
             },
             scorer: Scorer::new(Arc::clone(text), rewards).with_ends(ends),
             shape: decoder.config.clone(),
-            device: decoder.device(),
-            room: SlotRoom { slots, positions },
+            engine: Arc::clone(engine),
+            room: CacheRoom { slots, positions, precision: CachePrecision::F32 },
             sampling,
             min_tokens,
             rows_skipped: survey.rows_skipped(),
@@ -95,13 +97,14 @@ impl Evaluator {
     ///
     /// # Errors
     /// If decoding or a verifier fails.
-    pub fn run(&mut self, policy: Arc<Policy>, version: u64) -> Result<EvalReport> {
+    pub fn run(&mut self, policy: Arc<Policy<E>>, version: u64) -> Result<EvalReport> {
         let (start, before) = (Instant::now(), self.scorer.counters());
         let weights = Versioned { version, weights: policy };
         let mode: Arc<dyn RolloutMode> = Arc::new(Single);
         let parts = EvaluationParts { scorer: &self.scorer, mode: &mode, pulse: &self.pulse };
         // The caches last as long as this evaluation.
-        let mut generator = DecoderGenerator::new(&self.shape, &self.device, self.room, self.sampling)
+        let engine = Arc::clone(&self.engine);
+        let mut generator = DecoderGenerator::new(engine, &self.shape, self.room, self.sampling)
             .with_min_tokens(self.min_tokens.clone());
         let groups = evaluate(&mut generator, &weights, &self.prompts, &self.plan, parts)?;
         // The verifiers go on counting from one evaluation to the next.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use kernels::Engine;
 use rollout::faults::{self, Point};
 use rollout::{RolloutError, Standing};
 
@@ -32,9 +33,9 @@ pub struct Outcome {
     pub model: PathBuf,
 }
 
-impl Run<'_> {
+impl<E: Engine> Run<'_, E> {
     /// A disk that refuses costs this checkpoint and not the run: the one before stays.
-    pub(super) fn save_if_due(&mut self, driver: &mut Driver) -> Result<()> {
+    pub(super) fn save_if_due(&mut self, driver: &mut Driver<E>) -> Result<()> {
         let every = self.config.checkpoint.every_steps;
         let step = self.learner.version();
         if due(every, step) && step < self.config.run.steps {
@@ -50,7 +51,7 @@ impl Run<'_> {
     }
 
     /// Writes the weights, and with them where the run stands, if it can be resumed there.
-    fn save(&mut self, standing: Option<&Standing<Policy>>) -> Result<PathBuf> {
+    fn save(&mut self, standing: Option<&Standing<Policy<E>>>) -> Result<PathBuf> {
         let began = Instant::now();
         let version = self.learner.version();
         let path = self.output.folder.checkpoint(version);
@@ -78,12 +79,12 @@ impl Run<'_> {
         Ok(path)
     }
 
-    fn standing(&self, driver: &mut Driver) -> Result<Standing<Policy>> {
+    fn standing(&self, driver: &mut Driver<E>) -> Result<Standing<Policy<E>>> {
         Ok(driver.state(&self.queue, self.learner.version(), &self.history.last_step.actors)?)
     }
 
     /// Writes where the run stands before anything waits for a thread that may never come back.
-    pub(super) fn end_stalled(mut self, driver: &mut Driver, stalled: String) -> anyhow::Error {
+    pub(super) fn end_stalled(mut self, driver: &mut Driver<E>, stalled: String) -> anyhow::Error {
         let standing = self.standing(driver);
         let told = match standing.and_then(|standing| self.save(Some(&standing))) {
             Ok(path) => format!("{stalled}; the run is saved in {} and `--resume` goes on", path.display()),
@@ -95,7 +96,7 @@ impl Run<'_> {
     /// Writes the last weights, whatever ended the run, and says what came of it.
     pub(super) fn finish(
         mut self,
-        driver: &mut Driver,
+        driver: &mut Driver<E>,
         shutdown: &Shutdown,
         ended: Result<()>,
     ) -> Result<Outcome> {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use kernels::Decoder;
+use kernels::{Decoder, Engine};
 use learner::StepReport;
 use rollout::{ActorReport, CompletionRecord, CompletionUse, Group, QueueReport};
 
@@ -17,7 +17,7 @@ use crate::run::train::{LastStep, Run, due};
 use crate::watch::alarms::StepFacts;
 use crate::watch::progress::ProgressLine;
 
-impl Run<'_> {
+impl<E: Engine> Run<'_, E> {
     /// Writes and shows the numbers of a step, with those of an evaluation where one is due.
     pub(super) fn record(
         &mut self,

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
+use kernels::Engine;
 use learner::checkpoint::ExtraFile;
 use learner::{StepReport, Trainer};
 use rollout::faults::{self, Point};
 use rollout::{ActorReport, Group, Pulse, ReplayQueue, StepRequest, WeightsCell};
 
-use crate::config::RunConfig;
-use crate::model::policy::{Policy, precision};
+use crate::config::{RunConfig, weights_precision};
+use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 use crate::records::writer::MetricsWriter;
 use crate::run::driver::Driver;
@@ -27,13 +28,14 @@ use crate::watch::shutdown::Shutdown;
 const BENCH_STEPS_FACTOR: u64 = 2;
 
 /// Everything on the learner's side of the queue.
-pub(super) struct Run<'a> {
+pub(super) struct Run<'a, E: Engine> {
+    pub(super) engine: Arc<E>,
     pub(super) config: &'a RunConfig,
     pub(super) learner: Trainer,
-    pub(super) evaluator: Option<Evaluator>,
+    pub(super) evaluator: Option<Evaluator<E>>,
     pub(super) output: RunOutput,
     pub(super) queue: Arc<ReplayQueue>,
-    pub(super) weights: Arc<WeightsCell<Policy>>,
+    pub(super) weights: Arc<WeightsCell<Policy<E>>>,
     /// Tells the watchdog what the learner does.
     pub(super) pulse: Pulse,
     /// The run ends at so many trained tokens, where a measurement sets it.
@@ -106,7 +108,7 @@ impl History {
     }
 }
 
-impl Run<'_> {
+impl<E: Engine> Run<'_, E> {
     /// Says where the run starts, and measures the first weights where they are new.
     pub(super) fn begin(&mut self, start: &RunStart) -> Result<()> {
         start.notes.iter().for_each(|note| self.output.progress.note(note));
@@ -123,7 +125,7 @@ impl Run<'_> {
     }
 
     /// The whole run on one screen.
-    pub(super) fn steps(&mut self, driver: &mut Driver, shutdown: &Shutdown) -> Result<()> {
+    pub(super) fn steps(&mut self, driver: &mut Driver<E>, shutdown: &Shutdown) -> Result<()> {
         while self.goes_on() && !shutdown.requested() {
             let groups = self.take(driver)?; // Blocks; an error once the queue is closed.
             let report = self.learn(&groups)?; // Advantages, batch, loss, gradients, update.
@@ -143,7 +145,7 @@ impl Run<'_> {
     }
 
     /// The groups of the next step.
-    fn take(&self, driver: &mut Driver) -> Result<Vec<Group>> {
+    fn take(&self, driver: &mut Driver<E>) -> Result<Vec<Group>> {
         let (version, count) = (self.learner.version(), self.config.learner.groups_per_step);
         self.pulse.waits(&format!("for {count} groups, for step {}", version + 1));
         self.history.refill_rounds.set(0);
@@ -184,7 +186,8 @@ impl Run<'_> {
     /// Gives the weights to the actors, who go on decoding under those that they have while the newest are packed.
     fn publish(&mut self) -> Result<()> {
         let began = Instant::now();
-        let policy = Policy::new(self.learner.decoder(), precision(self.config.rollout.precision))?;
+        let precision = weights_precision(self.config.rollout.precision);
+        let policy = Policy::new(&*self.engine, self.learner.decoder(), precision)?;
         self.history.packing_s = began.elapsed().as_secs_f64();
         self.weights.publish(self.learner.version(), Arc::new(policy));
         self.pulse.beat();

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
-    Adapters, ChunkPlan, DecodeSlots, DecodeWeights, Decoder, Feed, GradientPath, GradientSink, LayerInputs,
-    LowRank, Packed, Slopes, TokenStats, accumulate_gradients, token_stats,
+    Adapters, CachePrecision, CacheRoom, ChunkPlan, Cpu, Decoder, Engine, EngineSlots, Feed, GradientPath,
+    GradientSink, LayerInputs, LowRank, OnDevice, Packed, Precision, Slopes, TokenStats, TrainingEngine,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -51,6 +51,19 @@ fn sequences(case: &Path) -> Vec<Sequence> {
 
 fn load(case: &Path) -> Decoder {
     Decoder::load(case, &Device::flex()).unwrap()
+}
+
+/// On the CPU, and on a device, which here is burn's CPU backend in burn's own operations.
+fn engines() -> [Box<dyn TrainingEngine>; 2] {
+    [Box::new(Cpu::default()), Box::new(on_device())]
+}
+
+fn on_device() -> OnDevice {
+    OnDevice::new(Device::flex())
+}
+
+fn room(slots: usize, positions: usize) -> CacheRoom {
+    CacheRoom { slots, positions, precision: CachePrecision::F32 }
 }
 
 fn whole() -> ChunkPlan {
@@ -113,10 +126,11 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
     ];
     for case in cases() {
         let (decoder, sequences) = (load(&case), sequences(&case));
-        for plan in &plans {
-            let stats = token_stats(&decoder, &packed(&sequences), plan);
+        for (plan, engine) in plans.iter().flat_map(|plan| engines().map(|engine| (plan, engine))) {
+            let stats = engine.statistics(&decoder, &packed(&sequences), plan);
             for (sequence, (logprobs, entropies)) in sequences.iter().zip(split(&stats, &sequences)) {
-                let what = format!("{}, {} tokens, {plan:?}", case.display(), sequence.tokens.len());
+                let tokens = sequence.tokens.len();
+                let what = format!("{engine:?}, {}, {tokens} tokens, {plan:?}", case.display());
                 assert_close(&logprobs, &sequence.logprobs, &format!("{what}: log-probs"));
                 assert_close(&entropies, &sequence.entropies, &format!("{what}: entropies"));
             }
@@ -126,11 +140,10 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
 
 /// Log-probs and entropies by cached decode: every sequence in its own slot from its first token on, all
 /// slots that have tokens left in one step.
-fn cached(decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
+fn cached<E: Engine>(engine: &E, decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
     let longest = sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap();
-    let device = decoder.weights.embedding.device();
-    let weights = DecodeWeights::new(decoder);
-    let mut slots = DecodeSlots::new(&decoder.config, sequences.len(), longest, &device);
+    let weights = engine.prepare(decoder, Precision::F32).unwrap();
+    let mut slots = engine.slots(&decoder.config, room(sequences.len(), longest)).unwrap();
     let vocabulary = decoder.config.vocabulary;
     let mut found = vec![(Vec::new(), Vec::new()); sequences.len()];
     let mut fed = vec![0; sequences.len()];
@@ -144,7 +157,7 @@ fn cached(decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)
             .iter()
             .map(|&slot| Feed { slot, tokens: &sequences[slot].tokens[fed[slot]..=fed[slot]] })
             .collect();
-        let logits = slots.step(&weights, &feeds);
+        let logits = engine.logits(&mut slots, &weights, &feeds);
         for (&slot, row) in open.iter().zip(logits.chunks(vocabulary)) {
             fed[slot] += 1;
             let (logprob, entropy) = logprob_and_entropy(row, 1.0, sequences[slot].tokens[fed[slot]]);
@@ -156,12 +169,17 @@ fn cached(decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)
 
 #[test]
 fn cached_decode_gives_the_logprobs_of_pytorch_and_of_the_training_forward() {
-    // Invariant 3: cached decode and training forward give equal log-probs at equal weights.
+    cached_decode_is_right(&Cpu::default());
+    cached_decode_is_right(&on_device());
+}
+
+/// Invariant 3: cached decode and training forward give equal log-probs at equal weights.
+fn cached_decode_is_right<E: Engine>(engine: &E) {
     for case in cases() {
         let (decoder, sequences) = (load(&case), sequences(&case));
-        let training = split(&token_stats(&decoder, &packed(&sequences), &whole()), &sequences);
-        for ((sequence, found), training) in sequences.iter().zip(cached(&decoder, &sequences)).zip(training)
-        {
+        let training = split(&engine.statistics(&decoder, &packed(&sequences), &whole()), &sequences);
+        let found = cached(engine, &decoder, &sequences);
+        for ((sequence, found), training) in sequences.iter().zip(found).zip(training) {
             let what = format!("{}, {} tokens, cached", case.display(), sequence.tokens.len());
             assert_close(&found.0, &sequence.logprobs, &format!("{what}: log-probs"));
             assert_close(&found.1, &sequence.entropies, &format!("{what}: entropies"));
@@ -172,19 +190,23 @@ fn cached_decode_gives_the_logprobs_of_pytorch_and_of_the_training_forward() {
 
 #[test]
 fn a_prefilled_context_goes_on_as_one_fed_token_by_token() {
+    a_prefilled_context_goes_on(&Cpu::default());
+    a_prefilled_context_goes_on(&on_device());
+}
+
+fn a_prefilled_context_goes_on<E: Engine>(engine: &E) {
     for case in cases() {
         let (decoder, sequences) = (load(&case), sequences(&case));
         let longest = sequences.last().unwrap();
-        let device = decoder.weights.embedding.device();
-        let weights = DecodeWeights::new(&decoder);
-        let mut slots = DecodeSlots::new(&decoder.config, 3, longest.tokens.len(), &device);
+        let weights = engine.prepare(&decoder, Precision::F32).unwrap();
+        let mut slots = engine.slots(&decoder.config, room(3, longest.tokens.len())).unwrap();
         for length in [1, 20, 41, longest.tokens.len() - 2] {
             let (context, rest) = longest.tokens.split_at(length);
             // Another slot with another length stands beside it, and the slot is filled anew each time.
             let other = Feed { slot: 0, tokens: &longest.tokens[..7] };
-            slots.prefill(&weights, &[Feed { slot: 2, tokens: context }, other]);
+            engine.prefill(&mut slots, &weights, &[Feed { slot: 2, tokens: context }, other]);
             assert_eq!((slots.len(2), slots.len(0)), (length, 7));
-            let logits = slots.step(&weights, &[Feed { slot: 2, tokens: &rest[..1] }]);
+            let logits = engine.logits(&mut slots, &weights, &[Feed { slot: 2, tokens: &rest[..1] }]);
             let (logprob, entropy) = logprob_and_entropy(&logits, 1.0, rest[1]);
             let what = format!("{}, context of {length}", case.display());
             assert_close(&[logprob], &longest.logprobs[length..=length], &what);
@@ -197,18 +219,19 @@ fn a_prefilled_context_goes_on_as_one_fed_token_by_token() {
 const GRADIENT_TOLERANCE: f64 = 1e-3;
 
 /// Gradients of `sum_k sin(0.9 k) logprob_k` over each sequence of a case.
-fn add_gradients<'s>(
+fn add_gradients(
+    engine: &dyn TrainingEngine,
     decoder: &Decoder,
     sequences: &[Sequence],
     path: GradientPath,
-    sink: impl Into<GradientSink<'s>>,
+    sink: GradientSink<'_>,
 ) {
     let plan = ChunkPlan { path, layer_chunk_tokens: 7, head_chunk_tokens: 11, ..whole() };
     let coefficients = sequences.iter().flat_map(|sequence| 0..sequence.tokens.len());
     let coefficients: Vec<f32> = coefficients.map(|k| (0.9 * k as f64).sin() as f32).collect();
     let slopes = Slopes::of_logprobs(coefficients);
     let batch = packed(sequences);
-    accumulate_gradients(decoder, &batch, &plan, sink, &mut |_| slopes.clone()).unwrap();
+    engine.gradients(decoder, &batch, &plan, sink, &mut |_| slopes.clone()).unwrap();
 }
 
 fn assert_gradient(found: &Tensor<2>, expected: &[f32], what: &str) {
@@ -242,12 +265,12 @@ fn gradient_cases() -> Vec<(PathBuf, BTreeMap<String, Stored>)> {
 fn gradients_of_every_parameter_are_those_of_pytorch() {
     for (case, kept) in gradient_cases() {
         let (decoder, sequences) = (load(&case), sequences(&case));
-        for path in PATHS {
-            let mut gradients = decoder.weights.zeros_like();
-            add_gradients(&decoder, &sequences, path, &mut gradients);
+        for (path, engine) in PATHS.into_iter().flat_map(|path| engines().map(|engine| (path, engine))) {
+            let mut gradients = decoder.weights.zeros_like(engine.operations());
+            add_gradients(&*engine, &decoder, &sequences, path, (&mut gradients).into());
             for (name, gradient) in gradients.named() {
                 let file_name = decoder.config.family.file_name(&name);
-                let what = format!("{}, {path:?}, {name}", case.display());
+                let what = format!("{engine:?}, {}, {path:?}, {name}", case.display());
                 assert_gradient(gradient, &kept[&format!("full.{file_name}")].values, &what);
             }
         }
@@ -269,14 +292,14 @@ fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
         });
         let zeros = adapters.zeros_like();
         decoder.adapters = Some(adapters);
-        for path in PATHS {
+        for (path, engine) in PATHS.into_iter().flat_map(|path| engines().map(|engine| (path, engine))) {
             let mut gradients = zeros.clone();
-            add_gradients(&decoder, &sequences, path, &mut gradients);
+            add_gradients(&*engine, &decoder, &sequences, path, (&mut gradients).into());
             let mut adapted = 0;
             for (name, gradient) in gradients.named() {
                 if let Some(LowRank { a, b, .. }) = gradient {
                     for (part, found) in [("a", a), ("b", b)] {
-                        let what = format!("{}, {path:?}, {name}.{part}", case.display());
+                        let what = format!("{engine:?}, {}, {path:?}, {name}.{part}", case.display());
                         assert_gradient(found, &kept[&format!("low_rank.{name}.{part}")].values, &what);
                     }
                     adapted += 1;
@@ -284,10 +307,15 @@ fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
             }
             assert_eq!(adapted, 2, "two projections have adapters");
         }
-        let training = split(&token_stats(&decoder, &packed(&sequences), &whole()), &sequences);
-        for (found, training) in cached(&decoder, &sequences).iter().zip(training) {
-            assert_close(&found.0, &training.0, &format!("{}, adapted", case.display()));
-        }
+        adapted_decode_is_right(&Cpu::default(), &decoder, &sequences, &case);
+        adapted_decode_is_right(&on_device(), &decoder, &sequences, &case);
+    }
+}
+
+fn adapted_decode_is_right<E: Engine>(engine: &E, decoder: &Decoder, sequences: &[Sequence], case: &Path) {
+    let training = split(&engine.statistics(decoder, &packed(sequences), &whole()), sequences);
+    for (found, training) in cached(engine, decoder, sequences).iter().zip(training) {
+        assert_close(&found.0, &training.0, &format!("{engine:?}, {}, adapted", case.display()));
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::Device;
-use kernels::{Decoder, Weights};
+use kernels::{Cpu, Decoder, TrainingEngine, Weights};
 use learner::{LearnerConfig, OptimizerConfig, StepReport, Trainer};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -109,6 +110,10 @@ fn numbers(weights: &Weights<burn::tensor::Tensor<2>>) -> HashMap<String, Vec<f6
     weights.named().into_iter().map(|(name, tensor)| (name, values(tensor))).collect()
 }
 
+fn engine() -> Arc<dyn TrainingEngine> {
+    Arc::new(Cpu::default())
+}
+
 /// One step of a fresh learner: its report and the change of every tensor.
 fn step(
     case: &Case,
@@ -119,8 +124,9 @@ fn step(
     let reference = case.kl.then(|| load("reference"));
     let config = case.learner_config(constants, cut);
     let optimizer = case.optimizer_config(constants);
-    let mut learner = Trainer::new(load("model"), config, optimizer, constants.temperature, 1, reference)
-        .expect("the fixture's settings are sound");
+    let mut learner =
+        Trainer::new(engine(), load("model"), config, optimizer, constants.temperature, 1, reference)
+            .expect("the fixture's settings are sound");
     let groups =
         rollout::read_groups(&replay_dir().join("completions.jsonl")).expect("the fixture's recording");
     let before = numbers(&learner.decoder().weights);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use kernels::{
-    ChunkPlan, Decoder, GradientPath, LayerInputs, Packed, Slopes, TokenStats, accumulate_gradients,
+    ChunkPlan, Cpu, Decoder, GradientPath, LayerInputs, OnDevice, Packed, Slopes, TokenStats, TrainingEngine,
 };
 use safetensors::SafeTensors;
 
@@ -64,17 +64,23 @@ fn slopes_by_logprob_and_entropy_give_the_gradients_of_pytorch() {
             layer_inputs: LayerInputs::Memory,
             temperature: 0.85,
         };
-        let mut sums = decoder.weights.zeros_like();
-        let mut loss = |_: &TokenStats| slopes.clone();
-        accumulate_gradients(&decoder, &packed, &plan, &mut sums, &mut loss).unwrap();
-        for (name, sum) in sums.named() {
-            let stored = expected.tensor(&format!("factors/{name}")).unwrap();
-            let (numbers, _) = stored.data().as_chunks::<4>();
-            let expected = numbers.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
-            let found: Vec<f64> = sum.to_data().iter::<f64>().collect();
-            assert_eq!(found.len(), numbers.len(), "{name}");
-            let error = norm(found.iter().zip(expected.clone()).map(|(a, b)| a - b)) / norm(expected);
-            assert!(error < RELATIVE_ERROR_MAX, "{path:?}: the gradient of {name} is off by {error}");
+        let engines: [&dyn TrainingEngine; 2] = [&Cpu::default(), &OnDevice::new(Device::flex())];
+        for engine in engines {
+            let mut sums = decoder.weights.zeros_like(engine.operations());
+            let mut loss = |_: &TokenStats| slopes.clone();
+            engine.gradients(&decoder, &packed, &plan, (&mut sums).into(), &mut loss).unwrap();
+            for (name, sum) in sums.named() {
+                let stored = expected.tensor(&format!("factors/{name}")).unwrap();
+                let (numbers, _) = stored.data().as_chunks::<4>();
+                let expected = numbers.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+                let found: Vec<f64> = sum.to_data().iter::<f64>().collect();
+                assert_eq!(found.len(), numbers.len(), "{name}");
+                let error = norm(found.iter().zip(expected.clone()).map(|(a, b)| a - b)) / norm(expected);
+                assert!(
+                    error < RELATIVE_ERROR_MAX,
+                    "{engine:?}, {path:?}: the gradient of {name} is off by {error}"
+                );
+            }
         }
     }
 }

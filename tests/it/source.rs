@@ -50,7 +50,8 @@ impl Source {
 
 /// Where the tests at the end of a file begin. A file of tests has nothing else.
 fn end_of_shipped(text: &str, name: &str) -> usize {
-    if name.ends_with("tests.rs") || name.ends_with("testing.rs") {
+    let is_laws = name.ends_with("/laws.rs") || name.contains("/laws/");
+    if is_laws || name.ends_with("tests.rs") || name.ends_with("testing.rs") {
         return 0;
     }
     let test_module = "\n#[cfg(test)]\nmod tests {";

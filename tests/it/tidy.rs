@@ -32,6 +32,12 @@ const EDGES: [(&str, &str); 14] = [
 /// The folder of the crate that composes the others.
 const ROOT: &str = ".";
 
+/// Where devices may be told apart.
+const ENGINES: &str = "kernels/src/engine";
+
+/// How code would tell them apart elsewhere.
+const PLACE_QUESTIONS: &[&str] = &["is_cpu", "== Device::", "!= Device::"];
+
 #[test]
 fn crates_depend_on_each_other_along_the_drawn_edges_only() {
     let members = members();
@@ -84,6 +90,18 @@ fn dependencies(manifest: &toml::Table) -> Vec<String> {
         }
     }
     names
+}
+
+#[test]
+fn only_an_engine_asks_where_a_tensor_lies() {
+    let mut found = Vec::new();
+    let files: Vec<Source> = source_folders().iter().flat_map(|folder| sources(folder)).collect();
+    for Source { name, shipped, .. } in files.iter().filter(|file| !file.name.starts_with(ENGINES)) {
+        let asked = PLACE_QUESTIONS.iter().filter(|question| shipped.code.contains(**question));
+        found.extend(asked.map(|question| format!("{name}: {question}")));
+    }
+    assert!(files.iter().any(|file| file.name.starts_with(ENGINES)), "there are no engines in {ENGINES}");
+    assert!(found.is_empty(), "an engine says which form an operation takes, and what it can do: {found:?}");
 }
 
 #[test]

@@ -7,8 +7,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::flex::{InnerOrSelf, into_zeros, is_cpu, take, tensor_of};
-use crate::zeros::zeros;
+use crate::flex::{InnerOrSelf, take};
+use crate::operations::Operations;
 
 /// The parameters of one transformer block, each a `T`.
 #[derive(Clone, Debug, PartialEq)]
@@ -250,22 +250,16 @@ impl<T> Weights<T> {
 
 impl Weights<Tensor<2>> {
     /// Zeros of the same shapes on the same device, without autodiff: where gradients are summed.
-    pub fn zeros_like(&self) -> Self {
-        self.map(|_, value| {
-            let value = value.clone().inner_or_self();
-            if !is_cpu(&value.device()) {
-                return value.zeros_like();
-            }
-            let shape = value.shape();
-            tensor_of(zeros(shape.num_elements()), shape)
-        })
+    #[must_use]
+    pub fn zeros_like(&self, operations: Operations) -> Self {
+        self.map(|_, value| operations.zeros_like(&value.clone().inner_or_self()))
     }
 
     /// Zeros in the memory of these tensors, or of others where somebody shares them.
     #[must_use]
-    pub fn into_zeros(mut self) -> Self {
+    pub fn into_zeros(mut self, operations: Operations) -> Self {
         for value in self.values_mut() {
-            *value = into_zeros(take(value));
+            *value = operations.into_zeros(take(value));
         }
         self
     }

@@ -3,6 +3,7 @@
 
 use burn::tensor::Tensor;
 
+use super::TensorForm;
 use super::block::linear;
 use super::norm::{Norm, normed};
 use super::residual::Join;
@@ -13,24 +14,24 @@ use crate::model::linear::Linear;
 use crate::model::spec::NormSpec;
 use crate::model::weights::Block;
 use crate::panel::Left;
-use crate::rotary::{Angles, rotate, rotate_head, rotate_rows};
+use crate::rotary::{Angles, rotate_head, rotate_rows};
 use crate::simd;
 
 /// Splits columns into heads, normalises each where the family does, and rotates by position.
 fn heads(
     x: Tensor<2>,
     norm: Option<(&Tensor<2>, NormSpec)>,
-    config: &DecoderConfig,
+    form: TensorForm<'_>,
     angles: &Angles,
 ) -> Tensor<3> {
-    let (rows, width) = (x.dims()[0], config.head_width);
+    let (rows, width) = (x.dims()[0], form.config.head_width);
     let count = x.dims()[1] / width;
     let x = x.reshape([rows * count, width]);
     let x = match norm {
-        Some((weight, spec)) => normed(x, weight, spec),
+        Some((weight, spec)) => normed(x, weight, spec, form.operations),
         None => x,
     };
-    rotate(x.reshape([rows, count, width]), angles)
+    form.operations.rotate(x.reshape([rows, count, width]), angles)
 }
 
 impl Block<Tensor<2>> {
@@ -41,14 +42,15 @@ impl Block<Tensor<2>> {
     pub(crate) fn keys_values(
         &self,
         normed: Tensor<2>,
-        config: &DecoderConfig,
+        form: TensorForm<'_>,
         angles: &Angles,
     ) -> (Tensor<3>, Tensor<3>) {
+        let config = form.config;
         let rows = normed.dims()[0];
         let key = linear(normed.clone(), &self.key, self.key_bias.as_ref());
         let value = linear(normed, &self.value, self.value_bias.as_ref());
         let norm = self.key_norm.as_ref().zip(config.spec.block.query_key_norm);
-        let key = heads(key, norm, config, angles);
+        let key = heads(key, norm, form, angles);
         (key, value.reshape([rows, config.kv_heads, config.head_width]))
     }
 
@@ -56,10 +58,11 @@ impl Block<Tensor<2>> {
     ///
     /// # Shapes
     /// `normed` `[N, hidden]`; the result is `[N, H, D]`.
-    pub(crate) fn queries(&self, normed: Tensor<2>, config: &DecoderConfig, angles: &Angles) -> Tensor<3> {
+    pub(crate) fn queries(&self, normed: Tensor<2>, form: TensorForm<'_>, angles: &Angles) -> Tensor<3> {
+        let config = form.config;
         let query = linear(normed, &self.query, self.query_bias.as_ref());
         let norm = self.query_norm.as_ref().zip(config.spec.block.query_key_norm);
-        let query = heads(query, norm, config, angles);
+        let query = heads(query, norm, form, angles);
         match config.spec.block.attention_scale {
             Some(scale) => query.mul_scalar(scale * (config.head_width as f64).sqrt()),
             None => query,
@@ -70,11 +73,12 @@ impl Block<Tensor<2>> {
     ///
     /// # Shapes
     /// `mixed` `[N, H, D]`; the result is `[N, hidden]`.
-    pub(crate) fn attention_output(&self, mixed: Tensor<3>, config: &DecoderConfig) -> Tensor<2> {
+    pub(crate) fn attention_output(&self, mixed: Tensor<3>, form: TensorForm<'_>) -> Tensor<2> {
+        let config = form.config;
         let mixed = mixed.clone().reshape([mixed.dims()[0], config.heads * config.head_width]);
         let output = linear(mixed, &self.output, self.output_bias.as_ref());
         match self.attention_output_norm.as_ref().zip(config.spec.block.attention_output_norm) {
-            Some((weight, spec)) => normed(output, weight, spec),
+            Some((weight, spec)) => normed(output, weight, spec, form.operations),
             None => output,
         }
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
+use super::TensorForm;
 use super::attention::Attention;
 use super::gated::Gated;
 use super::norm::{Norm, normed};
-use crate::attention::{Span, attention};
+use crate::attention::Span;
 use crate::flex::Rows;
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
@@ -31,8 +32,8 @@ pub(crate) fn linear(x: Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>)
 
 impl Block<Tensor<2>> {
     /// The norm before attention.
-    pub(crate) fn normed(&self, x: Tensor<2>, config: &DecoderConfig) -> Tensor<2> {
-        normed(x, &self.input_norm, config.spec.block.input_norm)
+    pub(crate) fn normed(&self, x: Tensor<2>, form: TensorForm<'_>) -> Tensor<2> {
+        normed(x, &self.input_norm, form.config.spec.block.input_norm, form.operations)
     }
 
     /// The block's output for rows whose keys and values (with their prefix) are given.
@@ -44,25 +45,21 @@ impl Block<Tensor<2>> {
         x: Tensor<2>,
         normed: Tensor<2>,
         (keys, values): (Tensor<3>, Tensor<3>),
-        config: &DecoderConfig,
+        form: TensorForm<'_>,
         angles: &Angles,
         spans: &Arc<[Span]>,
     ) -> Tensor<2> {
-        let mixed = attention(self.queries(normed, config, angles), keys, values, spans);
-        self.after_attention(x, mixed, config)
+        let query = self.queries(normed, form, angles);
+        let mixed = form.operations.attention(query, keys, values, spans);
+        self.after_attention(x, mixed, form)
     }
 
     /// The block's output from its input and what attention gives.
     ///
     /// # Shapes
     /// `x` `[N, hidden]`, `mixed` `[N, H, D]`; the result is `[N, hidden]`.
-    pub(crate) fn after_attention(
-        &self,
-        x: Tensor<2>,
-        mixed: Tensor<3>,
-        config: &DecoderConfig,
-    ) -> Tensor<2> {
-        self.feed_forward(x + self.attention_output(mixed, config), &config.spec.block)
+    pub(crate) fn after_attention(&self, x: Tensor<2>, mixed: Tensor<3>, form: TensorForm<'_>) -> Tensor<2> {
+        self.feed_forward(x + self.attention_output(mixed, form), form)
     }
 }
 

@@ -3,13 +3,14 @@
 
 use burn::tensor::Tensor;
 
+use super::TensorForm;
 use super::block::linear;
 use super::norm::{Norm, normed};
 use super::residual::Join;
-use crate::activation::{Activation, backward_in_place, forward_in_place, gated};
+use crate::activation::{Activation, backward_in_place, forward_in_place};
 use crate::gemm::{PackedMatrix, add_multiply, multiply};
 use crate::model::linear::Linear;
-use crate::model::spec::{BlockSpec, FeedForward};
+use crate::model::spec::FeedForward;
 use crate::model::weights::Block;
 use crate::panel::Left;
 
@@ -18,15 +19,16 @@ impl Block<Tensor<2>> {
     ///
     /// # Shapes
     /// `x` and the result `[N, hidden]`.
-    pub(crate) fn feed_forward(&self, x: Tensor<2>, spec: &BlockSpec) -> Tensor<2> {
+    pub(crate) fn feed_forward(&self, x: Tensor<2>, form: TensorForm<'_>) -> Tensor<2> {
+        let (spec, operations) = (&form.config.spec.block, form.operations);
         let FeedForward::Gated(activation) = spec.feed_forward;
-        let input = normed(x.clone(), &self.feed_forward_norm, spec.feed_forward_norm);
+        let input = normed(x.clone(), &self.feed_forward_norm, spec.feed_forward_norm, operations);
         let gate = linear(input.clone(), &self.gate, None);
         let up = linear(input, &self.up, None);
-        let output = linear(gated(gate, up, activation), &self.down, None);
+        let output = linear(operations.gated(gate, up, activation), &self.down, None);
         let norm = self.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
         x + match norm {
-            Some((weight, spec)) => normed(output, weight, spec),
+            Some((weight, spec)) => normed(output, weight, spec, operations),
             None => output,
         }
     }

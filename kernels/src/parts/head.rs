@@ -5,9 +5,9 @@
 
 use burn::tensor::Tensor;
 
+use super::TensorForm;
 use super::block::linear;
 use super::norm::normed;
-use crate::model::config::DecoderConfig;
 use crate::model::weights::Weights;
 use crate::simd;
 
@@ -20,8 +20,9 @@ pub(crate) fn head_of(weights: &Weights<Tensor<2>>) -> &Tensor<2> {
 ///
 /// # Shapes
 /// `x` `[N, hidden]`; the result is `[N, vocabulary]`.
-pub(crate) fn logits(x: Tensor<2>, weights: &Weights<Tensor<2>>, config: &DecoderConfig) -> Tensor<2> {
-    linear(normed(x, &weights.final_norm, config.spec.final_norm), head_of(weights), None)
+pub(crate) fn logits(x: Tensor<2>, weights: &Weights<Tensor<2>>, form: TensorForm<'_>) -> Tensor<2> {
+    let normed = normed(x, &weights.final_norm, form.config.spec.final_norm, form.operations);
+    linear(normed, head_of(weights), None)
 }
 
 /// What one tile says of the tokens of a chunk.

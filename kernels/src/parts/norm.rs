@@ -7,15 +7,16 @@ use burn::tensor::Tensor;
 
 use crate::flex::Rows;
 use crate::model::spec::NormSpec;
-use crate::norm::{forward_row_in_place, norm_rows, norm_rows_backward, norm_rows_in_place, rms_norm};
+use crate::norm::{forward_row_in_place, norm_rows, norm_rows_backward, norm_rows_in_place};
+use crate::operations::Operations;
 
 /// A norm of the rows of a tensor.
 ///
 /// # Shapes
 /// `x` `[N, H]`, `weight` `[1, H]`; the result is `[N, H]`.
-pub(crate) fn normed(x: Tensor<2>, weight: &Tensor<2>, spec: NormSpec) -> Tensor<2> {
+pub(crate) fn normed(x: Tensor<2>, weight: &Tensor<2>, spec: NormSpec, operations: Operations) -> Tensor<2> {
     let gain = if spec.offset == 0.0 { weight.clone() } else { weight.clone().add_scalar(spec.offset) };
-    rms_norm(x, gain, spec.eps)
+    operations.rms_norm(x, gain, spec.eps)
 }
 
 /// A norm of rows on the CPU.

@@ -27,13 +27,16 @@ use inputs::KeptInputs;
 use layer::LayerPass;
 use live::LiveRows;
 use pool::BufferPool;
+pub(crate) use workspace::LastWorkspace;
 use workspace::{Keep, KeptLayer, Workspace};
 
 /// One batch on its way through one model whose parameters lie in memory.
-pub(super) struct SlicePass<'a> {
+pub(crate) struct SlicePass<'a> {
     decoder: &'a Decoder,
     batch: &'a Packed,
     plan: &'a ChunkPlan,
+    /// The engine's.
+    last: &'a LastWorkspace,
     weights: DecoderSlices,
     /// Cosines and sines of all rows, each `[N, D / 2]`, for each of the model's sets of frequencies.
     angles: Vec<(Vec<f32>, Vec<f32>)>,
@@ -42,7 +45,7 @@ pub(super) struct SlicePass<'a> {
     /// Where the sequences lie.
     parts: Vec<SequenceRows>,
     /// Whether chunks without slopes are left out of the backward pass; a test compares with one that is whole.
-    pub(super) skips: bool,
+    pub(crate) skips: bool,
 }
 
 /// What the forward pass leaves for the backward pass.
@@ -54,13 +57,19 @@ struct Kept {
 }
 
 impl<'a> SlicePass<'a> {
-    pub(super) fn new(decoder: &'a Decoder, batch: &'a Packed, plan: &'a ChunkPlan) -> Self {
+    pub(crate) fn new(
+        decoder: &'a Decoder,
+        batch: &'a Packed,
+        plan: &'a ChunkPlan,
+        last: &'a LastWorkspace,
+    ) -> Self {
         let config = &decoder.config;
         let (ropes, positions) = (config.spec.ropes(), batch.positions());
         Self {
             decoder,
             batch,
             plan,
+            last,
             weights: DecoderSlices::new(decoder),
             angles: ropes.into_iter().map(|rope| rope.table(config.head_width, &positions)).collect(),
             targets: batch.next_tokens().into(),
@@ -70,8 +79,8 @@ impl<'a> SlicePass<'a> {
     }
 
     /// Statistics of the batch, without gradients.
-    pub(super) fn statistics(&self) -> TokenStats {
-        let mut workspace = Workspace::of_last_pass();
+    pub(crate) fn statistics(&self) -> TokenStats {
+        let mut workspace = self.last.take();
         let mut x = self.embedded(&mut workspace.pool);
         for layer in 0..self.weights.blocks.len() {
             self.layer(layer).forward(&mut x, &mut workspace, Keep::Nothing);
@@ -80,17 +89,17 @@ impl<'a> SlicePass<'a> {
         workspace.pool.give(x);
         // The next backward pass will need what this one had no use for.
         workspace.pool.keep_all();
-        workspace.leave();
+        self.last.leave(workspace);
         stats
     }
 
     /// Forward, the caller's slopes and the backward pass, added to `gradients`.
-    pub(super) fn gradients(
+    pub(crate) fn gradients(
         &self,
         mut sink: GradientSink<'_>,
         slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
     ) -> Result<TokenStats, KernelError> {
-        let mut workspace = Workspace::of_last_pass();
+        let mut workspace = self.last.take();
         let mut x = self.embedded(&mut workspace.pool);
         let kept = self.forward(&mut x, &mut workspace)?;
         let (stats, log_totals) = self.head_statistics(&x);
@@ -100,7 +109,7 @@ impl<'a> SlicePass<'a> {
             // The next backward pass will need what this one had no use for.
             workspace.pool.give(x);
             workspace.pool.keep_all();
-            workspace.leave();
+            self.last.leave(workspace);
             return Ok(stats);
         }
         let mut sums = GradientSum::take_all(&mut sink);
@@ -111,7 +120,7 @@ impl<'a> SlicePass<'a> {
         GradientSum::give_back(sums, &mut sink);
         workspace.pool.give(x);
         workspace.pool.keep_given();
-        workspace.leave();
+        self.last.leave(workspace);
         done.map(|()| stats)
     }
 

@@ -1,4 +1,4 @@
-//! Gradients on tapes of the tensor library, for any device: everything on one tape, or by chunks.
+//! Statistics, and gradients on tapes of the tensor library, for any device: everything on one tape, or by chunks.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,12 +7,14 @@ use std::sync::Arc;
 use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
 
 use super::{ChunkPlan, Slopes, TokenStats, chunks, zero_last};
-use crate::attention::{Attended, Span};
+use crate::attention::Span;
 use crate::batch::Packed;
-use crate::logprob::{entropy_gradient, logits_gradient, row_entropies, row_statistics, target_logprobs};
+use crate::logprob::{entropy_gradient, row_entropies};
 use crate::model::config::DecoderConfig;
 use crate::model::weights::{Block, Weights};
 use crate::model::{Decoder, embed, id_tensor};
+use crate::operations::Operations;
+use crate::parts::TensorForm;
 use crate::parts::block::linear;
 use crate::parts::head::{head_of, logits};
 use crate::parts::norm::normed;
@@ -26,10 +28,11 @@ struct SlopeColumns {
 }
 
 /// One batch on its way through one model.
-pub(super) struct TapePass<'a> {
+pub(crate) struct TapePass<'a> {
     decoder: &'a Decoder,
     packed: &'a Packed,
     plan: &'a ChunkPlan,
+    operations: Operations,
     /// The parameters with what adapters add to them.
     weights: Cow<'a, Weights<Tensor<2>>>,
     /// One for each of the model's sets of frequencies.
@@ -39,15 +42,24 @@ pub(super) struct TapePass<'a> {
 }
 
 impl<'a> TapePass<'a> {
-    pub(super) fn new(decoder: &'a Decoder, packed: &'a Packed, plan: &'a ChunkPlan) -> Self {
+    pub(crate) fn new(
+        decoder: &'a Decoder,
+        packed: &'a Packed,
+        plan: &'a ChunkPlan,
+        operations: Operations,
+    ) -> Self {
         assert!(!packed.has_prefixes(), "tensors and tapes take whole sequences");
         let angles = decoder.angles(&packed.positions());
         let weights = decoder.effective_weights();
-        Self { decoder, packed, plan, weights, angles, targets: packed.next_tokens() }
+        Self { decoder, packed, plan, operations, weights, angles, targets: packed.next_tokens() }
     }
 
     fn config(&self) -> &DecoderConfig {
         &self.decoder.config
+    }
+
+    fn form(&self) -> TensorForm<'_> {
+        TensorForm { config: self.config(), operations: self.operations }
     }
 
     fn tokens(&self) -> usize {
@@ -79,41 +91,41 @@ impl<'a> TapePass<'a> {
         let (keys, values) = self
             .layer_chunks()
             .map(|rows| {
-                let normed = block.normed(x.clone().slice([rows.clone()]), self.config());
-                block.keys_values(normed, self.config(), &self.angles(layer).rows(rows))
+                let normed = block.normed(x.clone().slice([rows.clone()]), self.form());
+                block.keys_values(normed, self.form(), &self.angles(layer).rows(rows))
             })
             .unzip();
         (joined(keys), joined(values))
     }
 
     /// One block's output without gradients, `[N, hidden]`.
-    pub(super) fn layer_forward(&self, layer: usize, x: &Tensor<2>) -> Tensor<2> {
+    pub(crate) fn layer_forward(&self, layer: usize, x: &Tensor<2>) -> Tensor<2> {
         let block = &self.weights.blocks[layer];
         let (keys, values) = self.keys_values(layer, x);
         let outputs = self.layer_chunks().map(|rows| {
             let spans = self.spans(layer, &rows);
             let part = x.clone().slice([rows.clone()]);
-            let normed = block.normed(part.clone(), self.config());
+            let normed = block.normed(part.clone(), self.form());
             let keys_values = (keys.clone(), values.clone());
-            block.attend(part, normed, keys_values, self.config(), &self.angles(layer).rows(rows), &spans)
+            block.attend(part, normed, keys_values, self.form(), &self.angles(layer).rows(rows), &spans)
         });
         joined(outputs.collect())
     }
 
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        logits(hidden, &self.weights, self.config())
+        logits(hidden, &self.weights, self.form())
     }
 
     fn chunk_targets(&self, rows: &Range<usize>) -> Arc<[u32]> {
         self.targets[rows.clone()].into()
     }
 
-    pub(super) fn head_statistics(&self, hidden: &Tensor<2>) -> TokenStats {
+    pub(crate) fn head_statistics(&self, hidden: &Tensor<2>) -> TokenStats {
         let mut stats = TokenStats::default();
         for rows in self.head_chunks() {
             let logits = self.logits(hidden.clone().slice([rows.clone()]));
             let (logprobs, entropies) =
-                row_statistics(logits, &self.chunk_targets(&rows), self.plan.temperature);
+                self.operations.row_statistics(logits, &self.chunk_targets(&rows), self.plan.temperature);
             stats.logprobs.extend(logprobs);
             stats.entropies.extend(entropies);
         }
@@ -140,7 +152,7 @@ impl<'a> TapePass<'a> {
     }
 
     /// Everything on one tape: the plain computation that the streamed one must equal.
-    pub(super) fn whole(
+    pub(crate) fn whole(
         &self,
         gradients: &mut Weights<Tensor<2>>,
         slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
@@ -149,19 +161,21 @@ impl<'a> TapePass<'a> {
         let mut x = embed(&weights.embedding, &self.packed.ids, self.config());
         for (layer, block) in weights.blocks.iter().enumerate() {
             let (angles, spans) = (self.angles(layer), self.spans(layer, &(0..self.tokens())));
-            let normed = block.normed(x.clone(), self.config());
-            let keys_values = block.keys_values(normed.clone(), self.config(), angles);
-            x = block.attend(x, normed, keys_values, self.config(), angles, &spans);
+            let normed = block.normed(x.clone(), self.form());
+            let keys_values = block.keys_values(normed.clone(), self.form(), angles);
+            x = block.attend(x, normed, keys_values, self.form(), angles, &spans);
         }
-        let logits = logits(x, &weights, self.config());
+        let logits = logits(x, &weights, self.form());
         let targets = self.chunk_targets(&(0..self.tokens()));
-        let (logprobs, entropies) = row_statistics(logits.clone(), &targets, self.plan.temperature);
+        let (logprobs, entropies) =
+            self.operations.row_statistics(logits.clone(), &targets, self.plan.temperature);
         let mut stats = TokenStats { logprobs, entropies };
         zero_last(self.packed, &mut stats.logprobs);
         zero_last(self.packed, &mut stats.entropies);
         let Some(columns) = self.slope_columns(&stats, slopes) else { return stats };
         let temperature = self.plan.temperature;
-        let mut loss = (target_logprobs(logits.clone(), &targets, temperature) * columns.logprob).sum();
+        let logprobs = self.operations.target_logprobs(logits.clone(), &targets, temperature);
+        let mut loss = (logprobs * columns.logprob).sum();
         if let Some(column) = columns.entropy {
             loss = loss + (row_entropies(logits, temperature) * column).sum();
         }
@@ -174,7 +188,7 @@ impl<'a> TapePass<'a> {
     }
 
     /// The chunked backward pass.
-    pub(super) fn streamed(
+    pub(crate) fn streamed(
         &self,
         gradients: &mut Weights<Tensor<2>>,
         slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
@@ -213,13 +227,14 @@ impl<'a> TapePass<'a> {
         let mut upstream = Vec::new();
         for rows in self.head_chunks() {
             let x = leaf(hidden.clone().slice([rows.clone()]));
-            let normed = normed(x.clone(), &weight, self.config().spec.final_norm);
+            let normed = normed(x.clone(), &weight, self.config().spec.final_norm, self.operations);
             let inner = normed.clone().inner();
             let logits = linear(inner.clone(), &head, None);
             let targets = self.chunk_targets(&rows);
             let temperature = self.plan.temperature;
             let own = |column: &Tensor<2>| column.clone().slice([rows.clone()]);
-            let mut dlogits = logits_gradient(logits.clone(), &targets, own(&columns.logprob), temperature);
+            let slopes = own(&columns.logprob);
+            let mut dlogits = self.operations.logits_gradient(logits.clone(), &targets, slopes, temperature);
             if let Some(column) = &columns.entropy {
                 dlogits = dlogits + entropy_gradient(logits, own(column), temperature);
             }
@@ -250,15 +265,15 @@ impl<'a> TapePass<'a> {
         for rows in self.layer_chunks().rev() {
             let angles = self.angles(layer).rows(rows.clone());
             let part = leaf(x.clone().slice([rows.clone()]));
-            let normed = leaves.normed(part.clone(), self.config());
-            let query = leaves.queries(normed.clone(), self.config(), &angles);
-            let (own_keys, own_values) = leaves.keys_values(normed, self.config(), &angles);
+            let normed = leaves.normed(part.clone(), self.form());
+            let query = leaves.queries(normed.clone(), self.form(), &angles);
+            let (own_keys, own_values) = leaves.keys_values(normed, self.form(), &angles);
             let spans = self.spans(layer, &rows);
-            let attended = Attended::forward(query.clone().inner(), (&keys, &values), spans);
+            let attended = self.operations.attended(query.clone().inner(), (&keys, &values), spans);
 
             let residual = leaf(x.clone().slice([rows.clone()]));
             let mixed = leaf(attended.result.clone());
-            let output = leaves.after_attention(residual.clone(), mixed.clone(), self.config());
+            let output = leaves.after_attention(residual.clone(), mixed.clone(), self.form());
             let mut tape = (output * upstream.clone().slice([rows.clone()])).sum().backward();
             let through_residual = residual.grad_remove(&mut tape).expect("the chunk reaches its output");
             let dmixed = mixed.grad_remove(&mut tape).expect("attention reaches the output");

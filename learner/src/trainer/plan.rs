@@ -8,8 +8,6 @@
 
 use std::time::Instant;
 
-use kernels::token_stats;
-
 use super::{PolicyGradient, Trainer};
 use crate::advantage_batch::{AdvantageBatch, TrainedCompletion};
 use crate::batch::MicroBatch;
@@ -144,7 +142,7 @@ impl Trainer {
         let mut sum = 0.0;
         for batch in plan.batches.iter().chain(&self.packed(&units_of(&plan.silent))) {
             self.passes.begin_micro_batch();
-            let stats = token_stats(self.decoder(), &batch.packed, &self.passes.chunk_plan());
+            let stats = self.passes.statistics(self.decoder(), &batch.packed);
             for row in &batch.rows {
                 sum += row.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();
             }

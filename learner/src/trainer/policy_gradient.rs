@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use kernels::{Decoder, Weights};
+use kernels::{Decoder, TrainingEngine, Weights};
 use trajectory::Group;
 
 use super::plan::{Plan, Planned, StepTotals};
@@ -48,6 +48,7 @@ impl Trainer {
     /// # Errors
     /// [`LearnerError::Config`] for an invalid value, or a reference that is missing or does not fit.
     pub fn new(
+        engine: Arc<dyn TrainingEngine>,
         decoder: Decoder,
         config: LearnerConfig,
         optimizer: OptimizerConfig,
@@ -67,12 +68,13 @@ impl Trainer {
         }
         let temperature = if temperature == 0.0 { 1.0 } else { temperature };
         let key = "learner.gradients.layer_inputs_dir";
-        let mut passes =
-            Passes::new(config.batch_tokens_max, config.gradients.clone(), key, temperature, true);
+        let operations = engine.operations();
+        let gradients = config.gradients.clone();
+        let mut passes = Passes::new(engine, config.batch_tokens_max, gradients, key, temperature, true);
         passes.reference = reference;
         let loss = loss::of_config(&config);
         Ok(Self {
-            state: TrainState::new(decoder, optimizer, steps_total)?,
+            state: TrainState::new(decoder, optimizer, steps_total, operations)?,
             objective: PolicyGradient { config, loss, reward_weights: Vec::new() },
             passes,
         })

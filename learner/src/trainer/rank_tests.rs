@@ -8,7 +8,9 @@ use super::*;
 use crate::config::{AdvantageConfig, DynamicSampling, ImportanceKind, LearnerConfig, MptScope, Surrogates};
 use crate::loss::CrossEntropy;
 use crate::report::StepReport;
-use crate::testing::{decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of};
+use crate::testing::{
+    cpu, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
+};
 
 /// Largest difference of the weights after the steps, relative to the largest weight.
 const RELATIVE_ERROR_MAX: f64 = 1e-6;
@@ -31,7 +33,7 @@ fn configs() -> Vec<LearnerConfig> {
 
 fn trainer(config: &LearnerConfig) -> Trainer {
     let reference = config.kl.enabled.then(|| decoder(2));
-    Trainer::new(decoder(1), config.clone(), optimizer_config("sgd"), 0.85, 10, reference).unwrap()
+    Trainer::new(cpu(), decoder(1), config.clone(), optimizer_config("sgd"), 0.85, 10, reference).unwrap()
 }
 
 /// Five groups, of which the second, all right, and the third, all wrong, teach nothing to plain GRPO.
@@ -181,7 +183,7 @@ fn written_units_are_summed_over_ranks() {
     let units: Vec<Unit<'_>> =
         sequences.map(|(prompt, ids)| Unit::of(UnitCompletion::written(prompt, ids))).to_vec();
     let config = crate::config::SftConfig { batch_tokens_max: 9, gradients: GradientsConfig::default() };
-    let new = || Trainer::supervised(decoder(3), config.clone(), optimizer_config("sgd"), 10).unwrap();
+    let new = || Trainer::supervised(cpu(), decoder(3), config.clone(), optimizer_config("sgd"), 10).unwrap();
     let mut one = new();
     let expected = one.step_units(&units, &CrossEntropy).unwrap();
     let parts = [&units[..2], &units[2..], &units[..0]];

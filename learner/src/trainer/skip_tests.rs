@@ -14,12 +14,12 @@ use crate::config::{
 use crate::optimizer::OptimizerConfig;
 use crate::report::{SkippedReport, StepSeconds, StepValues, UpdateReport};
 use crate::testing::{
-    Member, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
+    Member, cpu, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
 };
 
 fn learner(config: LearnerConfig, optimizer: &str) -> Trainer {
     let reference = config.kl.enabled.then(|| decoder(2));
-    Trainer::new(decoder(1), config, optimizer_config(optimizer), 0.85, 10, reference).unwrap()
+    Trainer::new(cpu(), decoder(1), config, optimizer_config(optimizer), 0.85, 10, reference).unwrap()
 }
 
 /// A step in which completions without a slope go through as well, behind the others or packed among them.
@@ -181,7 +181,8 @@ fn a_step_of_dead_groups_goes_through_no_pass() {
 fn an_update_without_a_gradient_is_that_of_a_gradient_of_zeros() {
     for (optimizer, weight_decay) in [("adamw", 0.0), ("adamw", 0.1), ("sgd", 0.0), ("sgd", 0.1)] {
         let optimizer = OptimizerConfig { weight_decay, ..optimizer_config(optimizer) };
-        let new = || Trainer::new(decoder(1), learner_config(), optimizer.clone(), 0.85, 10, None).unwrap();
+        let new =
+            || Trainer::new(cpu(), decoder(1), learner_config(), optimizer.clone(), 0.85, 10, None).unwrap();
         let (mut skipping, mut whole) = (new(), new());
         for groups in [dead_groups(), dead_groups(), groups(), dead_groups()] {
             skipping.step(&groups).unwrap();

@@ -1,6 +1,6 @@
 //! Whole steps on a small model. Agreement with PyTorch is tested in `tests/it/replay_parity.rs`.
 
-use kernels::{Packed, token_stats};
+use kernels::Packed;
 use proptest::prelude::*;
 
 use super::*;
@@ -10,7 +10,8 @@ use crate::config::{
 };
 use crate::report::{SkippedReport, Spread};
 use crate::testing::{
-    Member, VOCABULARY, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
+    Member, VOCABULARY, cpu, decoder, group, groups, learner_config, optimizer_config, relative_error,
+    weights_of,
 };
 
 fn streambp(config: &mut LearnerConfig) -> &mut StreambpConfig {
@@ -18,7 +19,7 @@ fn streambp(config: &mut LearnerConfig) -> &mut StreambpConfig {
 }
 
 fn learner(config: LearnerConfig) -> Trainer {
-    Trainer::new(decoder(1), config, optimizer_config("sgd"), 0.85, 10, None).unwrap()
+    Trainer::new(cpu(), decoder(1), config, optimizer_config("sgd"), 0.85, 10, None).unwrap()
 }
 
 /// Every method on, with thresholds that part the small model's distributions.
@@ -45,7 +46,7 @@ fn weighted_config() -> LearnerConfig {
 }
 
 fn full_learner(config: LearnerConfig) -> Trainer {
-    Trainer::new(decoder(1), config, optimizer_config("sgd"), 0.85, 10, Some(decoder(2))).unwrap()
+    Trainer::new(cpu(), decoder(1), config, optimizer_config("sgd"), 0.85, 10, Some(decoder(2))).unwrap()
 }
 
 #[test]
@@ -167,14 +168,13 @@ fn the_weighted_loss_is_that_of_the_tokens() {
         let advantages = plain.step(&groups()).unwrap().values.advantages;
         config.mismatch = Some(MismatchConfig::Tis { cap: 1.25 });
         let mut weighted = learner(config);
-        let chunks = weighted.passes.chunk_plan();
         let (mut loss, mut weights, mut capped, mut tokens) = (0.0, 0.0, 0.0, 0.0);
         let groups = groups();
         let completions = groups.iter().flat_map(|group| &group.completions);
         for (scored, advantage) in completions.zip(advantages) {
             let prompt = &scored.completion.prompt.tokens;
             let ids = [&prompt[..], &scored.completion.token_ids()].concat();
-            let stats = token_stats(weighted.decoder(), &Packed::new([&ids[..]]), &chunks);
+            let stats = weighted.passes.statistics(weighted.decoder(), &Packed::new([&ids[..]]));
             for (place, token) in scored.completion.tokens().enumerate() {
                 let learner_logprob = f64::from(stats.logprobs[prompt.len() - 1 + place]);
                 let ratio = (learner_logprob - f64::from(token.logprob)).exp();
@@ -209,8 +209,7 @@ fn equal_weights_scale_the_update() {
         let prompt = one.prompt.tokens.clone();
         for scored in &mut one.completions {
             let ids = [&prompt[..], &scored.completion.token_ids()].concat();
-            let stats =
-                token_stats(learner.decoder(), &Packed::new([&ids[..]]), &learner.passes.chunk_plan());
+            let stats = learner.passes.statistics(learner.decoder(), &Packed::new([&ids[..]]));
             let tokens = scored.completion.segments_mut().flat_map(|segment| &mut segment.tokens);
             for (place, token) in tokens.enumerate() {
                 token.logprob = stats.logprobs[prompt.len() - 1 + place] - 1.5_f32.ln();
@@ -333,7 +332,7 @@ fn weights_that_are_not_finite_stop_the_step() {
     let mut broken = decoder(1);
     broken.weights.final_norm = broken.weights.final_norm.mul_scalar(f32::NAN);
     let mut learner =
-        Trainer::new(broken, learner_config(), optimizer_config("adamw"), 1.0, 10, None).unwrap();
+        Trainer::new(cpu(), broken, learner_config(), optimizer_config("adamw"), 1.0, 10, None).unwrap();
     let message = learner.step(&groups()).unwrap_err().to_string();
     assert!(
         message.contains("group 1 (prompt prompt-1)") || message.contains("(prompt prompt-"),
@@ -407,11 +406,10 @@ fn the_report_tells_what_came_in() {
 fn entropy_and_mismatch_are_those_of_the_training_forward() {
     let one = vec![group(5, 2, &[(true, 0.0, 4), (false, 0.0, 3)])];
     let mut learner = learner(learner_config());
-    let chunks = learner.passes.chunk_plan();
     let (mut entropy, mut mismatch) = (0.0, 0.0);
     for scored in &one[0].completions {
         let ids = [&one[0].prompt.tokens[..], &scored.completion.token_ids()].concat();
-        let stats = token_stats(learner.decoder(), &Packed::new([&ids[..]]), &chunks);
+        let stats = learner.passes.statistics(learner.decoder(), &Packed::new([&ids[..]]));
         for (place, token) in scored.completion.tokens().enumerate() {
             let d = f64::from(stats.logprobs[1 + place]) - f64::from(token.logprob);
             mismatch += (d.exp() - d - 1.0) / 7.0;
@@ -429,10 +427,12 @@ fn entropy_and_mismatch_are_those_of_the_training_forward() {
 
 #[test]
 fn a_reference_must_be_there_and_fit() {
-    let new = |reference| Trainer::new(decoder(1), full_config(), optimizer_config("sgd"), 1.0, 1, reference);
+    let new = |reference| {
+        Trainer::new(cpu(), decoder(1), full_config(), optimizer_config("sgd"), 1.0, 1, reference)
+    };
     assert!(new(None).unwrap_err().to_string().starts_with("learner.kl.reference"));
     assert!(new(Some(decoder(2))).is_ok());
-    let bad = Trainer::new(decoder(1), learner_config(), optimizer_config("sgd"), -1.0, 1, None);
+    let bad = Trainer::new(cpu(), decoder(1), learner_config(), optimizer_config("sgd"), -1.0, 1, None);
     assert!(bad.unwrap_err().to_string().starts_with("rollout.temperature"));
 }
 

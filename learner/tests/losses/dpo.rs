@@ -7,7 +7,7 @@ use learner::loss::{CompletionStats, Denominator, Loss, TokenLoss};
 use learner::unit::{Unit, UnitCompletion};
 use learner::{LearnerError, Supervised, Trainer};
 
-use crate::fixture::{assert_gradients, decoder, expected_loss, groups, plain_descent};
+use crate::fixture::{assert_gradients, cpu, decoder, expected_loss, groups, plain_descent};
 
 /// `-log sigmoid(beta c)`, where c is how much likelier than under the reference the chosen completion is, less the same
 /// of the rejected one.
@@ -68,7 +68,7 @@ fn units(pairs: &[[Recorded; 2]]) -> Vec<Unit<'_>> {
 fn trainer(before: &Decoder, batch_tokens_max: usize) -> Trainer<Supervised> {
     let chunks = StreambpConfig { layer_chunk_tokens: 7, head_chunk_tokens: 5, ..StreambpConfig::default() };
     let config = SftConfig { batch_tokens_max, gradients: GradientsConfig::Streambp(chunks) };
-    let trainer = Trainer::supervised(before.clone(), config, plain_descent(), 1).unwrap();
+    let trainer = Trainer::supervised(cpu(), before.clone(), config, plain_descent(), 1).unwrap();
     trainer.with_reference(decoder("reference"))
 }
 

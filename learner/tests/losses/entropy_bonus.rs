@@ -3,7 +3,7 @@
 use learner::Trainer;
 use learner::loss::{CompletionStats, Loss, TokenLoss};
 
-use crate::fixture::{assert_gradients, decoder, expected_loss, groups, learner_config, plain_descent};
+use crate::fixture::{assert_gradients, cpu, decoder, expected_loss, groups, learner_config, plain_descent};
 
 /// The on-policy gradient, less `bonus` times the entropy of every token.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ fn a_step_with_a_bonus_has_the_gradient_of_pytorch() {
     for batch_tokens_max in [1000, 30] {
         let before = decoder("model");
         let config = learner_config(batch_tokens_max);
-        let mut trainer = Trainer::new(before.clone(), config, plain_descent(), temperature, 1, None)
+        let mut trainer = Trainer::new(cpu(), before.clone(), config, plain_descent(), temperature, 1, None)
             .unwrap()
             .with_loss(Box::new(EntropyBonus { bonus }));
         let update = trainer.step(&groups()).unwrap().update.unwrap();

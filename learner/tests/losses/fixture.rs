@@ -1,9 +1,10 @@
 //! The model and the recorded completions of the PyTorch fixtures, and the comparison of a step with PyTorch's gradient.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use kernels::{Decoder, Weights};
+use kernels::{Cpu, Decoder, TrainingEngine, Weights};
 use learner::{LearnerConfig, OptimizerConfig};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -14,6 +15,11 @@ const RELATIVE_ERROR_MAX: f64 = 1e-4;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// The engine of the tests.
+pub(crate) fn cpu() -> Arc<dyn TrainingEngine> {
+    Arc::new(Cpu::default())
 }
 
 /// One of the two models, `model` or `reference`.

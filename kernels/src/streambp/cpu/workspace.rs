@@ -41,18 +41,19 @@ pub(super) struct Workspace {
     pub(super) pool: BufferPool,
 }
 
-/// The workspace of the last pass that has ended, for the next one.
-static LAST: Mutex<Option<Box<Workspace>>> = Mutex::new(None);
+/// The workspace of the last pass of an engine that has ended, for the next one.
+#[derive(Default)]
+pub(crate) struct LastWorkspace(Mutex<Option<Box<Workspace>>>);
 
-impl Workspace {
+impl LastWorkspace {
     /// What the last pass has left, unless another one has it now.
-    pub(super) fn of_last_pass() -> Box<Self> {
-        LAST.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    pub(super) fn take(&self) -> Box<Workspace> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
     /// Ends a pass.
-    pub(super) fn leave(self: Box<Self>) {
-        let before = LAST.lock().unwrap_or_else(PoisonError::into_inner).replace(self);
+    pub(super) fn leave(&self, workspace: Box<Workspace>) {
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(workspace);
         drop(before);
     }
 }

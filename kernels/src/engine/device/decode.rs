@@ -6,19 +6,20 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
-use super::Feed;
 use super::kv_cache::KvCache;
 use crate::attention::Span;
-use crate::decode::Prefilled;
+use crate::engine::{Feed, Prefilled};
 use crate::model::config::DecoderConfig;
 use crate::model::{Decoder, embed, id_tensor};
+use crate::operations::Operations;
+use crate::parts::TensorForm;
 use crate::parts::head::logits;
 
 /// Tokens that one prefill pass takes through the layers: bounds the activations of long contexts.
 const PREFILL_TOKENS_MAX: usize = 4096;
 
-/// What [`super::DecodeSlots`] is on devices other than the CPU.
-pub(crate) struct DeviceSlots {
+/// Cached contexts on a device.
+pub struct DeviceSlots {
     cache: KvCache,
     lengths: Vec<usize>,
     positions_max: usize,
@@ -109,7 +110,7 @@ impl DeviceSlots {
         } else {
             hidden.select(0, id_tensor(&last, &decoder.device()))
         };
-        let logits = logits(hidden, &decoder.weights, &decoder.config);
+        let logits = logits(hidden, &decoder.weights, form(&decoder.config));
         logits.into_data().try_to_vec().expect("logits are f32")
     }
 
@@ -126,10 +127,10 @@ impl DeviceSlots {
         for (layer, block) in decoder.weights.blocks.iter().enumerate() {
             let angles = &angles[config.spec.rope_of(layer)];
             let spans = places.spans(config.spec.attention_of(layer).window);
-            let normed = block.normed(x.clone(), config);
-            let new = block.keys_values(normed.clone(), config, angles);
+            let normed = block.normed(x.clone(), form(config));
+            let new = block.keys_values(normed.clone(), form(config), angles);
             let all = self.cache.write(layer, new, &places.rows);
-            x = block.attend(x, normed, all, config, angles, &spans);
+            x = block.attend(x, normed, all, form(config), angles, &spans);
         }
         for feed in feeds {
             self.lengths[feed.slot] += feed.tokens.len();
@@ -159,6 +160,11 @@ impl DeviceSlots {
         }
         Places { rows: rows.into(), positions, spans }
     }
+}
+
+/// Decoding takes burn's operations on every device, burn's CPU backend too, so that tests compute what a device does.
+fn form(config: &DecoderConfig) -> TensorForm<'_> {
+    TensorForm { config, operations: Operations::Plain }
 }
 
 fn offset(range: &Range<usize>, by: usize) -> Range<usize> {

@@ -1,6 +1,7 @@
 //! A model's weights as the products of decoding read them.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::flex::Rows;
@@ -14,8 +15,8 @@ use crate::parts::gated::PackedGated;
 use crate::parts::norm::Norm;
 
 /// The weights of one policy version, packed once for all its steps.
-pub(crate) struct PackedDecoder {
-    pub(super) config: DecoderConfig,
+pub struct PackedDecoder {
+    pub(crate) config: DecoderConfig,
     /// `None` where it is the head as it is.
     embedding: Option<Rows>,
     pub(super) blocks: Vec<PackedBlock>,
@@ -37,6 +38,12 @@ pub(super) struct PackedBlock {
     pub(super) attention: PackedAttention,
     pub(super) feed_forward_norm: Norm,
     pub(super) feed_forward: PackedGated,
+}
+
+impl fmt::Debug for PackedDecoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedDecoder").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 impl PackedDecoder {
@@ -77,11 +84,6 @@ impl PackedDecoder {
             numbers,
             number: PACKED.fetch_add(1, Ordering::Relaxed),
         }
-    }
-
-    /// The model's shape.
-    pub(crate) fn config(&self) -> &DecoderConfig {
-        &self.config
     }
 
     /// Copies the embedding of a token, as the first layer gets it.

@@ -5,12 +5,8 @@
 
 use std::sync::Arc;
 
-use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Device, Tensor};
 
-use crate::flex;
 use crate::model::config::DecoderConfig;
 
 /// Keys and values of one layer, each `[slots * rows_a_slot, KV, D]`.
@@ -71,15 +67,10 @@ fn write_rows(cache: &mut Tensor<3>, values: Tensor<3>, rows: &Arc<[usize]>) {
     assert_eq!(count, rows.len(), "one place a row");
     let device = cache.device();
     let owned = std::mem::replace(cache, Tensor::empty([0, heads, width], &device));
-    *cache = if flex::is_cpu(&device) {
-        let (owned, values) = (owned.into_dispatch(), values.into_dispatch());
-        Tensor::from_dispatch(<Dispatch as CacheOp>::write_rows(owned, values, rows.clone()))
-    } else {
-        runs(rows).into_iter().fold(owned, |cache, (from, to, length)| {
-            let part = values.clone().slice([from..from + length, 0..heads, 0..width]);
-            cache.slice_assign([to..to + length, 0..heads, 0..width], part)
-        })
-    };
+    *cache = runs(rows).into_iter().fold(owned, |cache, (from, to, length)| {
+        let part = values.clone().slice([from..from + length, 0..heads, 0..width]);
+        cache.slice_assign([to..to + length, 0..heads, 0..width], part)
+    });
 }
 
 /// Consecutive places as runs `(first value, first place, length)`.
@@ -92,29 +83,6 @@ fn runs(rows: &[usize]) -> Vec<(usize, usize, usize)> {
         }
     }
     runs
-}
-
-#[backend_extension(Flex)]
-trait CacheOp: Backend {
-    /// Puts row `i` of `values` in place `rows[i]` of `cache`.
-    fn write_rows(
-        cache: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        rows: Arc<[usize]>,
-    ) -> FloatTensor<Self>;
-}
-
-impl CacheOp for Flex {
-    fn write_rows(mut cache: FlexTensor, values: FlexTensor, rows: Arc<[usize]>) -> FlexTensor {
-        let shape = cache.shape();
-        let run = shape[1] * shape[2];
-        let values = flex::Rows::of(&values);
-        let places = cache.storage_mut::<f32>();
-        for (row, from) in rows.iter().zip(values.slice().chunks_exact(run)) {
-            places[row * run..(row + 1) * run].copy_from_slice(from);
-        }
-        cache
-    }
 }
 
 #[cfg(test)]

@@ -2,15 +2,12 @@
 
 use rayon::current_num_threads;
 
-use crate::decode::cache::{BLOCK_POSITIONS, CachePrecision, Shape};
-use crate::decode::{CACHED_BYTES_MAX, PASS_TOKENS_MAX};
+use super::decode::cache::{BLOCK_POSITIONS, CachePrecision, Shape};
+use super::decode::{CACHED_BYTES_MAX, PASS_TOKENS_MAX};
 use crate::gemm::Precision;
 use crate::model::config::DecoderConfig;
 
-/// Tokens of a block of the cache on the CPU, in which it grows.
-pub const CACHE_BLOCK_TOKENS: usize = BLOCK_POSITIONS;
-
-/// Bytes of [`super::DecodeSlots`] and [`super::DecodeWeights`] on the CPU.
+/// Bytes of slots and prepared weights on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeMemory {
     /// Keys and values of all slots, each as long as it can get. Blocks that no context has reached are not there.
@@ -22,7 +19,7 @@ pub struct DecodeMemory {
 }
 
 impl DecodeMemory {
-    /// Bytes of a block of [`CACHE_BLOCK_TOKENS`] tokens.
+    /// Bytes of a block of the KV cache.
     #[must_use]
     pub fn cache_block(config: &DecoderConfig, precision: CachePrecision) -> u64 {
         4 * Shape::new(config, precision).block_words() as u64

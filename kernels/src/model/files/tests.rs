@@ -1,0 +1,268 @@
+//! Weights in files: what is read is what was written, and what is wrong is named.
+
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn config(changes: Value) -> DecoderConfig {
+    let mut value = json!({
+        "model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 12, "vocab_size": 10, "max_position_embeddings": 64,
+        "attention_bias": true, "initializer_range": 0.5,
+    });
+    for (key, change) in changes.as_object().unwrap() {
+        value[key] = change.clone();
+    }
+    DecoderConfig::from_json(Path::new("config.json"), &value).unwrap()
+}
+
+/// Random weights whose norms and biases are random as well.
+fn weights(config: &DecoderConfig) -> Weights<Tensor<2>> {
+    let device = Device::flex();
+    config.shapes().map(|name, shape| {
+        let values = normals(3, name, shape[0] * shape[1], 1.0);
+        Tensor::from_data(TensorData::new(values, *shape), &device)
+    })
+}
+
+fn lists(weights: &Weights<Tensor<2>>) -> Weights<Vec<f32>> {
+    weights.map(|_, tensor| values(tensor))
+}
+
+/// A tensor of a file under test: name, type, shape, bytes.
+type Raw = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// The content of a right file, for a test to spoil.
+fn right_file(config: &DecoderConfig) -> Vec<Raw> {
+    let weights = weights(config);
+    let tensors = weights.named().into_iter().map(|(name, tensor)| {
+        let bytes = values(tensor).iter().flat_map(|value| value.to_le_bytes()).collect();
+        (name.clone(), Dtype::F32, file_shape(&name, tensor.dims()), bytes)
+    });
+    tensors.collect()
+}
+
+fn write(path: &Path, tensors: &[Raw]) {
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// What loading says of a folder; checking says the same.
+fn load_error(dir: &Path, config: &DecoderConfig) -> String {
+    let message = load(dir, config, &Device::flex()).unwrap_err().to_string();
+    assert_eq!(check(dir, config).unwrap_err().to_string(), message);
+    message
+}
+
+/// What loading says of a file with these tensors; it must name the file.
+fn refused(config: &DecoderConfig, tensors: &[Raw]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join(WEIGHTS_FILE), tensors);
+    let message = load_error(dir.path(), config);
+    assert!(message.contains(WEIGHTS_FILE), "{message}");
+    message
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    for changes in [
+        json!({}),
+        json!({"tie_word_embeddings": true, "head_dim": 6, "attention_bias": false}),
+        json!({"model_type": "qwen2"}),
+        json!({"model_type": "qwen3", "head_dim": 4, "attention_bias": false}),
+    ] {
+        let config = config(changes);
+        let weights = weights(&config);
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("inner/model");
+        save(&dir, &config, &weights).unwrap();
+        assert_eq!(DecoderConfig::read(&dir).unwrap(), config);
+        assert_eq!(lists(&load(&dir, &config, &Device::flex()).unwrap()), lists(&weights));
+        let mut names: Vec<_> =
+            std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [CONFIG_FILE, WEIGHTS_FILE]);
+    }
+}
+
+#[test]
+fn a_saved_file_is_as_pytorch_has_it() {
+    let config = config(json!({"tie_word_embeddings": true}));
+    let dir = tempfile::tempdir().unwrap();
+    save(dir.path(), &config, &weights(&config)).unwrap();
+    let bytes = std::fs::read(dir.path().join(WEIGHTS_FILE)).unwrap();
+    let (header_bytes, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(header_bytes % 8, 0);
+    assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+    assert_eq!(metadata.info("model.layers.1.input_layernorm.weight").unwrap().shape, [8]);
+    assert_eq!(metadata.info("model.layers.0.self_attn.k_proj.bias").unwrap().shape, [4]);
+    assert_eq!(metadata.info("model.layers.0.self_attn.k_proj.weight").unwrap().shape, [4, 8]);
+    assert!(metadata.info(HEAD).is_none());
+}
+
+#[test]
+fn shards_are_joined() {
+    let config = config(json!({}));
+    let tensors = right_file(&config);
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = tensors.split_at(9);
+    write(&dir.path().join("a.safetensors"), first);
+    write(&dir.path().join("b.safetensors"), second);
+    let place = |(name, ..): &Raw, file: &str| (name.clone(), json!(file));
+    let map: serde_json::Map<String, Value> = first
+        .iter()
+        .map(|tensor| place(tensor, "a.safetensors"))
+        .chain(second.iter().map(|tensor| place(tensor, "b.safetensors")))
+        .collect();
+    let index = dir.path().join(INDEX_FILE);
+    std::fs::write(&index, json!({"metadata": {}, "weight_map": map.clone()}).to_string()).unwrap();
+    let loaded = load(dir.path(), &config, &Device::flex()).unwrap();
+    assert_eq!(lists(&loaded), lists(&weights(&config)));
+
+    let error = || load_error(dir.path(), &config);
+    write(&dir.path().join("b.safetensors"), &second[1..]);
+    assert!(error().contains("b.safetensors") && error().contains(&second[0].0), "{}", error());
+    write(&dir.path().join("b.safetensors"), &tensors[8..]);
+    assert!(error().contains(&tensors[8].0) && error().contains("again"), "{}", error());
+    std::fs::remove_file(dir.path().join("b.safetensors")).unwrap();
+    assert!(error().contains("b.safetensors"), "{}", error());
+    for (content, said) in [
+        ("{", "is not JSON"),
+        ("{}", "`weight_map`"),
+        (r#"{"weight_map": {"x": "../b.safetensors"}}"#, "`weight_map.x`"),
+    ] {
+        std::fs::write(&index, content).unwrap();
+        assert!(error().contains(INDEX_FILE) && error().contains(said), "{}", error());
+    }
+    std::fs::remove_file(index).unwrap();
+    assert!(error().contains("neither model.safetensors nor"), "{}", error());
+}
+
+#[test]
+fn half_precision_is_widened() {
+    let config = config(json!({}));
+    let mut tensors = right_file(&config);
+    let expected = [1.5_f32, -0.25, 3.0, 0.0, -0.0, 2.0, 65_280.0, 0.000_061_035_156];
+    let bf16 = |value: &f32| ((value.to_bits() >> 16) as u16).to_le_bytes();
+    let half = |value: &f32| f16::from_f32(*value).to_le_bytes();
+    let place = |name: &str| tensors.iter().position(|tensor| tensor.0 == name).unwrap();
+    let (first, second) = (place("model.norm.weight"), place("model.layers.0.input_layernorm.weight"));
+    (tensors[first].1, tensors[first].3) = (Dtype::BF16, expected.iter().flat_map(bf16).collect());
+    (tensors[second].1, tensors[second].3) = (Dtype::F16, expected.iter().flat_map(half).collect());
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join(WEIGHTS_FILE), &tensors);
+    let loaded = lists(&load(dir.path(), &config, &Device::flex()).unwrap());
+    assert_eq!(loaded.final_norm, expected);
+    assert_eq!(loaded.blocks[0].input_norm, expected);
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let config = config(json!({}));
+    for name in ["lm_head.weight", "model.layers.1.self_attn.v_proj.bias", "model.norm.weight"] {
+        let mut tensors = right_file(&config);
+        tensors.retain(|tensor| tensor.0 != name);
+        let message = refused(&config, &tensors);
+        assert!(message.contains(&format!("lacks tensor `{name}`")), "{message}");
+    }
+}
+
+#[test]
+fn a_misshapen_tensor_is_named_with_both_shapes() {
+    let config = config(json!({}));
+    let mut tensors = right_file(&config);
+    let place = tensors.iter().position(|tensor| tensor.0.ends_with("0.mlp.up_proj.weight")).unwrap();
+    tensors[place].2 = vec![8, 12];
+    let message = refused(&config, &tensors);
+    assert!(message.contains("`model.layers.0.mlp.up_proj.weight`"), "{message}");
+    assert!(message.contains("[8, 12]") && message.contains("[12, 8]"), "{message}");
+}
+
+#[test]
+fn a_tensor_of_another_type_is_named() {
+    let config = config(json!({}));
+    let mut tensors = right_file(&config);
+    tensors[2].1 = Dtype::I32;
+    let message = refused(&config, &tensors);
+    assert!(message.contains(&tensors[2].0) && message.contains("I32"), "{message}");
+}
+
+#[test]
+fn an_unexpected_tensor_is_named() {
+    let config = config(json!({"attention_bias": false}));
+    let mut tensors = right_file(&config);
+    let bias = "model.layers.0.self_attn.q_proj.bias";
+    tensors.push((bias.to_owned(), Dtype::F32, vec![8], vec![0; 32]));
+    assert!(refused(&config, &tensors).contains(bias));
+    tensors.last_mut().unwrap().0 = "model.layers.2.input_layernorm.weight".to_owned();
+    assert!(refused(&config, &tensors).contains("model.layers.2.input_layernorm.weight"));
+    tensors.last_mut().unwrap().0 = "model.layers.0.self_attn.rotary_emb.inv_freq".to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join(WEIGHTS_FILE), &tensors);
+    assert!(load(dir.path(), &config, &Device::flex()).is_ok());
+    check(dir.path(), &config).unwrap();
+}
+
+#[test]
+fn a_head_beside_tied_embeddings_must_equal_them() {
+    let config = config(json!({"tie_word_embeddings": true}));
+    let mut tensors = right_file(&config);
+    let embedding = tensors.iter().find(|tensor| tensor.0 == "model.embed_tokens.weight").unwrap().clone();
+    tensors.push((HEAD.to_owned(), embedding.1, embedding.2, embedding.3));
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join(WEIGHTS_FILE), &tensors);
+    assert!(load(dir.path(), &config, &Device::flex()).unwrap().head.is_none());
+    check(dir.path(), &config).unwrap();
+    tensors.last_mut().unwrap().3[5] ^= 1;
+    assert!(refused(&config, &tensors).contains("`lm_head.weight` differs"));
+}
+
+#[test]
+fn a_broken_file_is_named_with_the_place() {
+    let config = config(json!({}));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(WEIGHTS_FILE);
+    save(dir.path(), &config, &weights(&config)).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let error = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let message = load_error(dir.path(), &config);
+        assert!(message.contains(path.to_str().unwrap()), "{message}");
+        message
+    };
+    let message = error(&whole[..whole.len() - 1]);
+    assert!(message.contains("is truncated in tensor `lm_head.weight`"), "{message}");
+    let header_bytes = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let message = error(&whole[..8 + header_bytes + 3]);
+    assert!(message.contains("is truncated in tensor `model.embed_tokens.weight`"), "{message}");
+    // Every other length is an error as well, and none panics.
+    for length in (0..whole.len()).step_by(37) {
+        error(&whole[..length]);
+    }
+    assert!(error(&[&whole[..], &[0]].concat()).contains("explains"));
+    assert!(error(&[0xff; 64]).contains("is no safetensors file"));
+    assert!(error(b"\x10\0\0\0\0\0\0\0{\"a\": nonsense}}").contains("header"));
+}
+
+#[test]
+fn random_weights_have_the_stated_moments() {
+    let device = Device::flex();
+    let config = config(json!({"vocab_size": 4000, "initializer_range": 0.02}));
+    let weights = lists(&random(&config, 9, &device));
+    assert_eq!(weights.blocks[1].input_norm, [1.0; 8]);
+    assert_eq!(weights.blocks[0].key_bias, Some(vec![0.0; 4]));
+    let count = weights.embedding.len() as f32;
+    let mean = weights.embedding.iter().sum::<f32>() / count;
+    let deviation = (weights.embedding.iter().map(|value| value * value).sum::<f32>() / count).sqrt();
+    // The standard errors are 1.1e-4 and 8e-5.
+    assert!(mean.abs() < 5e-4 && (deviation - 0.02).abs() < 4e-4, "{mean} {deviation}");
+    let correlation: f32 = weights.embedding.windows(2).map(|pair| pair[0] * pair[1]).sum::<f32>() / count;
+    assert!(correlation.abs() < 1e-5, "{correlation}");
+    assert_eq!(lists(&random(&config, 9, &device)), weights);
+    assert_ne!(lists(&random(&config, 10, &device)), weights);
+    assert_ne!(weights.blocks[0].gate, weights.blocks[0].up);
+    assert_ne!(weights.blocks[0].gate, weights.blocks[1].gate);
+}
