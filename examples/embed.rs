@@ -48,6 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let mut request = RunRequest::new("embed");
     request.verifiers = &verifiers;
+    // Signals stay with this program; without the next line the terminal stays with it as well.
+    request.console = true;
     let outcome = longhaul::train(config, &request)?;
     println!(
         "{} steps; the verifier's metric is rewards/{FEW_ZEROS}/mean in {}",

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail};
 use kernels::{DecoderConfig, LlamaShape};
 
+use crate::config::check_shape;
+
 pub use decode::decode;
 pub use segments::segments;
 pub use streambp::streambp;
@@ -24,13 +26,7 @@ fn shape(text: &str) -> Result<DecoderConfig> {
     let [hidden, layers, heads, kv_heads, intermediate, vocabulary] = numbers[..] else {
         bail!("--shape {text}: needs hidden,layers,heads,kv_heads,intermediate,vocabulary");
     };
-    if numbers.contains(&0) {
-        bail!("--shape {text}: every number is at least 1");
-    }
-    if hidden % heads != 0 || heads % kv_heads != 0 || (hidden / heads) % 2 != 0 {
-        bail!("--shape {text}: heads must divide hidden into even widths, and kv_heads must divide heads");
-    }
-    Ok(DecoderConfig::llama(LlamaShape {
+    let shape = LlamaShape {
         hidden,
         layers,
         heads,
@@ -40,12 +36,9 @@ fn shape(text: &str) -> Result<DecoderConfig> {
         positions: 1 << 20,
         rms_eps: 1e-5,
         rope_theta: 10_000.0,
-    }))
-}
-
-fn median(seconds: &mut [f64]) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    seconds[seconds.len() / 2]
+    };
+    check_shape(&shape).with_context(|| format!("--shape {text}"))?;
+    Ok(DecoderConfig::llama(shape))
 }
 
 /// Memory that is free, where the machine says it.

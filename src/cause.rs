@@ -1,4 +1,5 @@
-//! Errors as a person reads them: what went wrong, then why, on one line.
+//! Errors as a person reads them: what went wrong, then why, on one line; and what the run's request would have to say
+//! for it to go right, by the names of its fields. The command line says that by its flags.
 
 use std::fmt::Display;
 
@@ -21,6 +22,54 @@ pub fn one_line(error: &anyhow::Error) -> String {
 pub fn with_consequence(error: anyhow::Error, consequence: impl Display) -> anyhow::Error {
     let whole = format!("{}; {consequence}", one_line(&error));
     error.context(whole)
+}
+
+/// A run that begins nowhere or would destroy something, as its request stands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}{}", .remedy.in_fields())]
+pub struct Refused {
+    /// What is wrong.
+    pub problem: String,
+    /// What of the request would have to be otherwise.
+    pub remedy: Remedy,
+}
+
+/// What of a request would have to be otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Another folder.
+    OtherFolder,
+    /// Another folder, or what is in it is replaced.
+    OtherFolderOrOverwrite,
+    /// What is behind the step that is resumed at is removed.
+    OverwriteLater,
+    /// The folder of the run that is resumed.
+    ResumedFolder,
+    /// One folder and not two.
+    OneFolder,
+    /// The config may have changed.
+    AllowConfigChange,
+}
+
+impl Remedy {
+    /// By the fields of `RunRequest`.
+    #[must_use]
+    pub fn in_fields(self) -> &'static str {
+        match self {
+            Self::OtherFolder => "; name another `folder`",
+            Self::OtherFolderOrOverwrite => "; name another `folder`, or set `overwrite`",
+            Self::OverwriteLater => "; `overwrite` removes them",
+            Self::ResumedFolder => "; name its folder in `from` of the start",
+            Self::OneFolder => "; set `folder`, or `from` of the start",
+            Self::AllowConfigChange => ", or set `allow_config_change`",
+        }
+    }
+}
+
+/// [`Refused`] as an error.
+#[must_use]
+pub fn refused(remedy: Remedy, problem: String) -> anyhow::Error {
+    Refused { problem, remedy }.into()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::VERSION;
+use crate::cause::{Refused, Remedy};
 
 mod bench;
 mod simulate;
@@ -75,6 +76,26 @@ impl Command {
             Self::Generate(args) => (None, &args.set),
             _ => (None, &[]),
         }
+    }
+}
+
+/// Says of a run that is refused which flags would have to be given, in the place of the fields of its request.
+#[must_use]
+pub fn in_flags(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Refused>() {
+        Ok(Refused { problem, remedy }) => anyhow::anyhow!("{problem}{}", flags(remedy)),
+        Err(error) => error,
+    }
+}
+
+fn flags(remedy: Remedy) -> &'static str {
+    match remedy {
+        Remedy::OtherFolder => "; name another with --run",
+        Remedy::OtherFolderOrOverwrite => "; name another with --run, or give --overwrite",
+        Remedy::OverwriteLater => "; --overwrite goes back and removes them",
+        Remedy::ResumedFolder => "; name its folder: --resume DIR",
+        Remedy::OneFolder => "; give --run DIR --resume, or --resume DIR",
+        Remedy::AllowConfigChange => ", or give --allow-config-change",
     }
 }
 
@@ -299,6 +320,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::cause::refused;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -315,6 +337,21 @@ mod tests {
             assert!(parsed.is_ok(), "{example}: {parsed:?}");
             assert!(example.contains(&format!("longhaul {}", command.get_name())), "{example}");
         }
+    }
+
+    #[test]
+    fn what_the_library_says_by_fields_is_said_by_flags() {
+        let problem = "runs/a: the run folder exists and is not empty".to_owned();
+        let refused = || refused(Remedy::OtherFolderOrOverwrite, problem.clone());
+        assert_eq!(
+            refused().to_string(),
+            "runs/a: the run folder exists and is not empty; name another `folder`, or set `overwrite`"
+        );
+        assert_eq!(
+            in_flags(refused()).to_string(),
+            "runs/a: the run folder exists and is not empty; name another with --run, or give --overwrite"
+        );
+        assert_eq!(in_flags(anyhow::anyhow!("a full disk")).to_string(), "a full disk");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod engine;
 mod document;
 mod check;
 mod paths;
+mod shape;
 mod train;
 mod sft;
 mod replay;
@@ -20,7 +21,7 @@ use std::path::Path;
 use learner::config::{ClipConfig, KlConfig, MptConfig, StreambpConfig};
 use learner::{LearnerConfig, OptimizerConfig};
 use rewards::RewardConfig;
-use rollout::{DataConfig, QueueConfig, RolloutConfig, RolloutError, StopConfig};
+use rollout::{DataConfig, ModeConfig, QueueConfig, RolloutConfig, RolloutError, StopConfig};
 use serde::Serialize;
 
 use document::{Document, Place};
@@ -37,6 +38,7 @@ pub use sections::{
     ToolSampling, WatchdogSection,
 };
 pub use sft::SftRunConfig;
+pub use shape::{ShapeFault, check_shape};
 pub use tool::ToolConfig;
 pub use train::RunConfig;
 
@@ -132,6 +134,15 @@ impl Config {
         }
     }
 
+    /// What a person should be told about the file, and is no error.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        match self {
+            Self::Train(config) => &config.notes,
+            Self::Sft(config) => &config.notes,
+        }
+    }
+
     /// The device and the threads that the config asks for.
     #[must_use]
     pub fn device(&self) -> (DeviceKind, Option<usize>) {
@@ -152,6 +163,12 @@ trait Sections: Sized {
 
     /// Refuses what contradicts itself, and fills in what depends on other sections.
     fn check(&mut self, document: &Document) -> Result<(), ConfigError>;
+
+    /// Keeps what a person should be told about the file; a command that reads none of the sections that notes are
+    /// about has no use for it.
+    fn keep_notes(&mut self, notes: Vec<String>) {
+        let _ = notes;
+    }
 
     /// The paths of files and folders that the command reads.
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {
@@ -178,6 +195,7 @@ fn from_document<C: Sections>(mut document: Document, file: &Path) -> Result<C, 
     document.read_streambp_as_gradients("sft")?;
     let mut config = C::read(&mut document)?;
     config.check(&document)?;
+    config.keep_notes(std::mem::take(&mut document.notes));
     let finder = Finder { document: &document, file };
     for path in config.paths() {
         finder.replace(path)?;
@@ -199,6 +217,8 @@ pub struct Evaluation {
     pub output_tokens_key: &'static str,
     /// What ends an answer before that: the stops of `[rollout]`.
     pub stops: StopConfig,
+    /// How an answer goes on when the policy has come to an end.
+    pub mode: ModeConfig,
     /// `[eval]`
     pub eval: EvalSection,
 }
@@ -214,7 +234,8 @@ impl Evaluation {
         stops: StopConfig,
     ) -> Option<Self> {
         let (data, rewards, eval) = (held_out(data, eval)?, rewards.to_vec(), eval.clone());
-        Some(Self { data, rewards, output_tokens_max, output_tokens_key, stops, eval })
+        let mode = ModeConfig::default();
+        Some(Self { data, rewards, output_tokens_max, output_tokens_key, stops, mode, eval })
     }
 }
 

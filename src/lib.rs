@@ -2,17 +2,22 @@
 //!
 //! This crate is the composition root: `trajectory` has the values that a run passes along, `rollout` makes scored groups,
 //! `rewards` judges, `learner` turns groups into weights, `collective` connects the ranks of a learner, `kernels` computes,
-//! and `simulate` runs the scheduler on a virtual clock. Here they get their config, threads, folder and terminal. A program that embeds a run needs [`RunConfig::load`], [`RunRequest`] and
-//! [`train`]; the other public modules serve the command line.
+//! and `simulate` runs the scheduler on a virtual clock. Here they get their config, threads, folder and terminal. A program
+//! that embeds a run needs [`RunConfig::load`], [`RunRequest`] and [`train`].
 
 pub mod cause;
+mod median;
 pub mod config;
 pub mod records;
 pub mod watch;
 pub mod model;
 pub mod run;
+// The command line program: its flags, and what it does about them. No other module knows of them.
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
 pub mod commands;
 
 pub use config::{ConfigError, RunConfig};

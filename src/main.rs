@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use longhaul::cause::one_line;
-use longhaul::cli::{Bench, Cli, Command};
+use longhaul::cli::{Bench, Cli, Command, in_flags};
 use longhaul::config::placed;
 use longhaul::watch::watchdog::{STALLED, Stalled};
 use longhaul::{bench, commands};
@@ -50,7 +50,7 @@ fn end_quietly_without_a_reader() {
 fn run(command: &Command) -> Result<()> {
     kernels::SimdLevel::of_process()?;
     let (config, set) = command.settings();
-    run_command(command).map_err(|error| placed(error, config, set))
+    run_command(command).map_err(|error| in_flags(placed(error, config, set)))
 }
 
 fn run_command(command: &Command) -> Result<()> {

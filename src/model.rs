@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kernels::{Decoder, DecoderConfig, Device, LlamaShape};
+use kernels::model::families::{self, Family};
+use kernels::{Decoder, DecoderConfig, Device};
 use learner::checkpoint::ExtraFile;
+use learner::config::KlConfig;
 use rollout::Text;
 use serde_json::json;
 
-use crate::config::CreateSection;
+use crate::config::{CreateSection, check_shape};
 
 /// The files beside the weights that a directory needs to stay whole.
 const TOKENIZER_FILES: [&str; 9] = [
@@ -32,6 +34,9 @@ const TOKENIZER_FILES: [&str; 9] = [
 /// The folder of chat templates beside the default one.
 const MORE_TEMPLATES: &str = "additional_chat_templates";
 
+/// Families of models, one of which a model is of.
+pub type Families<'a> = &'a [&'static Family];
+
 /// A model with its text, checked against each other.
 pub struct Model {
     /// Weights and their shape.
@@ -47,6 +52,7 @@ pub struct Model {
 /// A model's small files, checked against each other: what is wrong with them is said before gigabytes are read.
 pub struct ModelFiles {
     dir: PathBuf,
+    families: Vec<&'static Family>,
     /// What the weights are like.
     pub decoder: DecoderConfig,
     /// Tokenizer and chat template.
@@ -61,6 +67,14 @@ impl ModelFiles {
     /// # Errors
     /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
     pub fn read(dir: &Path) -> Result<Self> {
+        Self::read_as(dir, &families::ALL)
+    }
+
+    /// [`ModelFiles::read`] of a model of one of these families.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_as(dir: &Path, families: Families<'_>) -> Result<Self> {
         if let Some(gguf) = gguf_in(dir) {
             bail!(
                 "{}: GGUF is not read; convert it to a Hugging Face directory first (transformers' from_pretrained \
@@ -68,10 +82,10 @@ impl ModelFiles {
                 gguf.display()
             );
         }
-        let decoder = DecoderConfig::read(dir)?;
+        let decoder = DecoderConfig::read_as(dir, families)?;
         let text = Text::load(dir)?.for_rows(decoder.vocabulary)?;
-        let notes = text.notes().to_vec();
-        Ok(Self { dir: dir.to_owned(), decoder, text: Arc::new(text), notes })
+        let (dir, families, notes) = (dir.to_owned(), families.to_vec(), text.notes().to_vec());
+        Ok(Self { dir, families, decoder, text: Arc::new(text), notes })
     }
 
     /// The same model for sequences of so many tokens, where the number is given.
@@ -86,7 +100,7 @@ impl ModelFiles {
     /// # Errors
     /// Names the file that is missing or wrong.
     pub fn load(self, device: &Device) -> Result<Model> {
-        let mut decoder = Decoder::load(&self.dir, device)?;
+        let mut decoder = Decoder::load_as(&self.dir, &self.families, device)?;
         decoder.config.max_positions = self.decoder.max_positions;
         Ok(Model {
             decoder,
@@ -94,6 +108,17 @@ impl ModelFiles {
             tokenizer_files: tokenizer_files(&self.dir)?,
             notes: self.notes,
         })
+    }
+}
+
+/// The frozen model that a penalty measures the distance from, where there is one.
+///
+/// # Errors
+/// Names the file that is missing or wrong.
+pub fn reference(kl: &KlConfig, families: Families<'_>, device: &Device) -> Result<Option<Decoder>> {
+    match (kl.enabled, &kl.reference) {
+        (true, Some(path)) => Ok(Some(Decoder::load_as(path, families, device)?)),
+        _ => Ok(None),
     }
 }
 
@@ -131,20 +156,8 @@ impl Model {
     /// Names the file that cannot be written, or the size that cannot be.
     pub fn create(create: &CreateSection, seed: u64, dir: &Path, device: &Device) -> Result<Self> {
         let vocabulary = write_tokenizer(dir, rewards::Task::alphabet())?;
-        if !create.hidden.is_multiple_of(create.heads) {
-            bail!("model.create: hidden = {} is no multiple of heads = {}", create.hidden, create.heads);
-        }
-        let shape = LlamaShape {
-            hidden: create.hidden,
-            layers: create.layers,
-            heads: create.heads,
-            kv_heads: create.kv_heads,
-            intermediate: create.intermediate,
-            vocabulary,
-            positions: create.max_positions,
-            rms_eps: 1e-6,
-            rope_theta: create.rope_theta,
-        };
+        let shape = create.shape(vocabulary);
+        check_shape(&shape).context("model.create")?;
         let config = DecoderConfig {
             tied: create.tied,
             eos_ids: vec![EOS_ID],

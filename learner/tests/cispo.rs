@@ -8,6 +8,8 @@
 #[allow(dead_code)]
 mod fixture;
 
+use std::sync::Arc;
+
 use fixture::{cpu, decoder, groups, learner_config, plain_descent};
 use learner::Trainer;
 use learner::config::MismatchConfig;
@@ -83,7 +85,7 @@ fn a_step_has_the_gradient_of_truncated_importance_sampling() {
     truncated_config.mismatch = Some(MismatchConfig::Tis { cap: 1.2 });
     let (truncated, grad_norm) = weights_after(&mut new(truncated_config));
     let by_cispo = |low| {
-        let mut trainer = new(learner_config(61)).with_loss(Box::new(Cispo { low, high: 0.2 }));
+        let mut trainer = new(learner_config(61)).with_loss(Arc::new(Cispo { low, high: 0.2 }));
         weights_after(&mut trainer)
     };
     let (open, open_norm) = by_cispo(1.0);

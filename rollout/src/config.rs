@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use trajectory::OutputLimits;
 
 use crate::error::RolloutError;
+use crate::modes::ModeConfig;
 pub use stops::StopConfig;
 
 /// What happens to the cache of an open trajectory when newer weights arrive at its segment boundary.
@@ -176,6 +177,9 @@ pub struct RolloutConfig {
     /// What a truncated completion is worth; the sum of rewards follows it.
     #[serde(default)]
     pub truncated_reward: TruncatedReward,
+    /// `[rollout.mode]`: how a trajectory goes on when the policy has come to an end.
+    #[serde(default)]
+    pub mode: ModeConfig,
 }
 
 fn one() -> usize {
@@ -194,6 +198,17 @@ fn two() -> u64 {
 
 fn whole_mass() -> f64 {
     1.0
+}
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the likeliest token each time.
+    pub temperature: f64,
+    /// The probability mass that tokens are drawn from; 1 is all of it.
+    pub top_p: f64,
+    /// The number of likeliest tokens that are drawn from; 0 is all of them.
+    pub top_k: usize,
 }
 
 impl From<&RolloutConfig> for OutputLimits {
@@ -248,6 +263,11 @@ impl RolloutConfig {
         }
         self.stops().check(self.output_tokens_max)?;
         self.check_sampling()
+    }
+
+    /// How tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k }
     }
 
     /// What ends outputs before their limit.

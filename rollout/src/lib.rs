@@ -8,6 +8,7 @@ mod sync;
 mod bad_rows;
 mod error;
 mod json;
+pub mod modes;
 mod config;
 pub mod faults;
 mod pulse;
@@ -16,7 +17,6 @@ mod stop_strings;
 mod text;
 mod prompt;
 mod ends;
-mod modes;
 mod scheduler;
 mod weights;
 mod generator;
@@ -37,7 +37,7 @@ mod simulation;
 pub use actor::{Actor, ActorContext, Advance, UnfinishedGroups, members};
 pub use bad_rows::{BAD_ROWS_NAMED, BadRow, BadRows, RowProblem, RowRefusal};
 pub use config::{
-    DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, Schedule, StopConfig,
+    DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, Sampling, Schedule, StopConfig,
 };
 pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
@@ -54,7 +54,7 @@ pub use ledger::state::{
     WaitingState, WindowState,
 };
 pub use ledger::{Ledger, Lost, SegmentEnd};
-pub use modes::{Next, RolloutMode, Single};
+pub use modes::{ModeConfig, Next, RolloutMode, Single};
 pub use overlapped::{Overlapped, window_groups};
 pub use prompt::{
     BadRowsPolicy, ChatFields, DataConfig, Demonstration, DemonstrationNeeds, JsonlConfig, LastAssistant,

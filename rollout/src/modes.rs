@@ -7,10 +7,33 @@
 mod single;
 
 use std::fmt;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use trajectory::{Finish, Trajectory};
 
 pub use single::Single;
+
+/// How rollouts go on when the policy has come to an end; the table `[rollout.mode]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModeConfig {
+    /// One turn: the first end is the end of the trajectory.
+    Single {},
+}
+
+impl Default for ModeConfig {
+    fn default() -> Self {
+        Self::Single {}
+    }
+}
+
+/// The mode that a configuration asks for: where a kind of mode is chosen.
+pub fn of_config(config: &ModeConfig) -> Arc<dyn RolloutMode> {
+    match config {
+        ModeConfig::Single {} => Arc::new(Single),
+    }
+}
 
 /// How rollouts of a run go on. All actors ask the same one.
 pub trait RolloutMode: fmt::Debug + Send + Sync {

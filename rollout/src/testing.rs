@@ -18,7 +18,7 @@ use crate::generator::{Drawn, Generator, SegmentRequest};
 use crate::ledger::admission::Admission;
 use crate::ledger::local::LocalLedger;
 use crate::ledger::state::RolloutState;
-use crate::modes::Single;
+use crate::modes::{ModeConfig, Single};
 use crate::prompt::{DataConfig, JsonlConfig, Needs, PromptSource};
 use crate::pulse::Pulses;
 use crate::scheduler::Pacing;
@@ -146,6 +146,7 @@ pub(crate) fn rollout_config(
         kv_cache_tokens_max: None,
         priority: Priority::Oldest,
         truncated_reward: TruncatedReward::Zero,
+        mode: ModeConfig::default(),
     }
 }
 

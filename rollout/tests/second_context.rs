@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use rewards::{Answer, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
 use rollout::{
     Actor, ActorContext, Bell, DataConfig, DecodePrecision, Drawn, Generator, GeneratorError, JsonlConfig,
-    KvCache, LocalLedger, Lockstep, Needs, Next, OnUpdate, Pacing, Priority, PromptSource, Pulses,
-    QueueConfig, ReplayQueue, RolloutConfig, RolloutMode, Scorer, SegmentRequest, StepRequest, Text,
+    KvCache, LocalLedger, Lockstep, ModeConfig, Needs, Next, OnUpdate, Pacing, Priority, PromptSource,
+    Pulses, QueueConfig, ReplayQueue, RolloutConfig, RolloutMode, Scorer, SegmentRequest, StepRequest, Text,
     Versioned, WeightsCell,
 };
 use trajectory::{Context, Finish, Group, Source, Span, Token, Trajectory};
@@ -130,6 +130,7 @@ fn rollout_config() -> RolloutConfig {
         kv_cache_tokens_max: None,
         priority: Priority::Oldest,
         truncated_reward: TruncatedReward::Zero,
+        mode: ModeConfig::default(),
     }
 }
 

@@ -13,9 +13,10 @@ use kernels::{
 use rollout::KvCache;
 use serde::Serialize;
 
-use super::{available_bytes, median, shape};
+use super::{available_bytes, shape};
 use crate::cli::BenchDecodeArgs;
 use crate::config::{cache_precision, weights_precision};
+use crate::median::median;
 
 /// Seconds of steps that one repeat takes at least.
 const REPEAT_S: f64 = 0.3;
@@ -169,9 +170,16 @@ impl Bench {
         Ok(self.row(Phase::Decode, batch, context, rates))
     }
 
-    fn row(&self, phase: Phase, batch: usize, context: usize, mut rates: Vec<f64>) -> DecodeRow {
+    fn row(&self, phase: Phase, batch: usize, context: usize, rates: Vec<f64>) -> DecodeRow {
         let (precision, kv_cache) = (self.precision, self.kv_cache);
-        DecodeRow { phase, batch, context, precision, kv_cache, tokens_per_s: median(&mut rates) }
+        DecodeRow {
+            phase,
+            batch,
+            context,
+            precision,
+            kv_cache,
+            tokens_per_s: median(rates).expect("a repeat"),
+        }
     }
 
     /// Memory of the keys and values of some contexts.

@@ -8,53 +8,15 @@ use serde::{Deserialize, Serialize};
 use simulate::Observation;
 
 use crate::config::{RunConfig, Schedule};
+use crate::median::median;
 use crate::records::reader::{MetricsLine, MetricsReader};
 
 /// The setting of `bench segments` and `simulate` without a config. Four of five outputs end within half of the
 /// limit, and one in ten meets it: ln(4) / 1.647 is where four fifths of a normal distribution end.
 pub const BUILT_IN_LENGTHS: &str = "lognormal:64,1.647";
 
-/// The config of that setting, but for `model.path`.
-pub const BUILT_IN: &str = r#"
-[run]
-seed = 1
-steps = 40
-
-[data]
-kind = "task"
-name = "machine"
-difficulty_min = 3
-difficulty_max = 8
-
-[rollout]
-output_tokens_max = 512
-segments_max = 4
-trajectories_open_max = 16
-in_flight_updates = true
-on_update = "keep"
-group_size = 4
-temperature = 1.0
-truncated_reward = "scored"
-
-[queue]
-groups_max = 2
-staleness_versions_max = 24
-
-[[rewards]]
-kind = "task"
-correctness = true
-
-[learner]
-groups_per_step = 1
-batch_tokens_max = 2048
-
-[learner.advantage]
-kind = "grpo"
-
-[optimizer]
-kind = "adamw"
-learning_rate = 1e-6
-"#;
+/// The config of that setting; another model takes the place of its own.
+pub const BUILT_IN: &str = include_str!("../../configs/bench_segments.toml");
 
 /// The config as a row runs it: with so many segments, and nothing beside the training. With 0 segments it is whole
 /// outputs in turns: the outputs of a step begin together, the learner waits for all of them, and nothing is decoded
@@ -184,12 +146,7 @@ impl SegmentRow {
     /// If there is no row.
     #[must_use]
     pub fn median(rows: &[Self]) -> Self {
-        let median = |part: fn(&Self) -> f64| {
-            let mut values: Vec<f64> = rows.iter().map(part).collect();
-            values.sort_by(f64::total_cmp);
-            // Of an even number the lower one, so that it is a number that was measured.
-            values[(values.len() - 1) / 2]
-        };
+        let median = |part: fn(&Self) -> f64| median(rows.iter().map(part)).expect("there is a row");
         let judged = rows.iter().all(|row| row.accuracy.is_some());
         Self {
             segments: rows[0].segments,

@@ -98,6 +98,7 @@ impl<'a> Plan<'a> {
         let lengths = given.or(args.config.is_none().then_some(BUILT_IN_LENGTHS)).map(str::to_owned);
         lengths.as_deref().map(LengthDistribution::parse).transpose()?;
         let base = base_config(args, folder)?;
+        base.notes.iter().for_each(|note| eprintln!("warning: {note}"));
         let eval = &base.eval;
         if lengths.is_some() && args.config.is_some() {
             eprintln!("{}", left_aside(&base));
@@ -181,8 +182,8 @@ fn base_config(args: &BenchSegmentsArgs, folder: &Path) -> Result<RunConfig> {
         }
     };
     let file = folder.join("built-in.toml");
-    let text = format!("{BUILT_IN}\n[model]\npath = {}\n", quoted(&model));
-    std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+    set.insert(0, format!("model.path={}", quoted(&model)));
+    std::fs::write(&file, BUILT_IN).with_context(|| file.display().to_string())?;
     Ok(RunConfig::load(&file, &set)?)
 }
 
@@ -253,6 +254,7 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
     let mut request = RunRequest::new("bench");
     request.folder = Some(run.clone());
     request.verifiers = &alternating;
+    (request.owns_process, request.console) = (true, true);
     request.bench = BenchOverrides { lengths, trained_tokens: args.trained_tokens };
     let outcome = train(config.clone(), &request)?;
     let steps = metrics_steps(&run, config.run.schedule)?;

@@ -9,8 +9,9 @@ use kernels::{ChunkPlan, Cpu, Decoder, DecoderConfig, Packed, Slopes, TokenStats
 use learner::config::GradientsConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{available_bytes, median, shape};
+use super::{available_bytes, shape};
 use crate::cli::{BenchStreambpArgs, Errors};
+use crate::median::median;
 use crate::model::memory::{peak_bytes, resident_bytes};
 
 /// One measurement. Seconds are medians over the repeats.
@@ -162,8 +163,8 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> R
     } else {
         None
     };
-    let forward_s = median(&mut forward);
-    let backward_s = median(&mut both) - forward_s;
+    let forward_s = median(forward).expect("a repeat");
+    let backward_s = median(both).expect("a repeat") - forward_s;
     Ok(BenchRow { tokens, path: name(path)?, forward_s, backward_s, peak_bytes: most_bytes, grad_error })
 }
 

@@ -23,6 +23,7 @@ use crate::run::prompts::{JudgedPrompts, prompt_tokens_max};
 /// As the run would end before its first step.
 pub fn check(args: &CheckArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
+    config.notes().iter().for_each(|note| eprintln!("warning: {note}"));
     print!("{}", config.resolved());
     match config {
         Config::Train(config) => {

@@ -25,7 +25,8 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 }
 
 fn eval_on<E: Engine>(engine: &Arc<E>, args: &EvalArgs, config: &Config) -> Result<()> {
-    let _log = start_log(None)?;
+    let _log = start_log(None, true)?;
+    crate::model::tell(config.notes());
     let Some(evaluation) = config.evaluation() else {
         bail!("{}: eval.data names no held-out file", args.config.display());
     };

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use kernels::sampling::{SamplingConfig, key};
+use kernels::sampling::key;
 use kernels::{CachePrecision, CacheRoom, DecoderConfig, DrawRequest, Engine, Feed, Precision};
 use rollout::{Chat, ChatEnding, Ends, TextStream};
 
@@ -12,6 +12,7 @@ use crate::cli::GenerateArgs;
 use crate::config::ToolConfig;
 use crate::model::ModelFiles;
 use crate::model::engine::with_engine;
+use crate::model::policy::sampling;
 use crate::watch::log::start_log;
 
 /// Prints a model's answer as it is drawn.
@@ -24,7 +25,7 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
 }
 
 fn generate_on<E: Engine>(engine: &E, args: &GenerateArgs, config: &ToolConfig) -> Result<()> {
-    let _log = start_log(None)?;
+    let _log = start_log(None, true)?;
     let files = ModelFiles::read(&args.model)?.with_positions(config.model.positions_max);
     let model = files.load(&engine.device())?;
     model.tell();
@@ -38,8 +39,7 @@ fn generate_on<E: Engine>(engine: &E, args: &GenerateArgs, config: &ToolConfig) 
     };
     let Some(mut last) = context.pop() else { bail!("--prompt has no tokens") };
     let rollout = &config.rollout;
-    let sampling =
-        SamplingConfig { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k };
+    let sampling = sampling(rollout.sampling());
     let room = room_beside(context.len() + 1, &model.decoder.config)?;
     let tokens_max = rollout.output_tokens_max.min(room);
     let positions = context.len() + tokens_max + 1;

@@ -45,7 +45,7 @@ fn logprobs_on<E: Engine>(engine: &E, args: &LogprobsArgs, config: &ToolConfig) 
     let input = inputs.open(&args.input)?;
     // What cannot be written is said before gigabytes are read.
     let mut output = Output::create(&args.output, &inputs)?;
-    let _log = start_log(None)?;
+    let _log = start_log(None, true)?;
     let mut decoder = Decoder::load(&args.model, &engine.device())?;
     if let Some(note) = set_positions(&mut decoder.config, config.model.positions_max) {
         tracing::warn!("{note}");

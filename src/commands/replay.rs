@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use kernels::model::families;
 use kernels::{Decoder, TrainingEngine};
 use learner::{StepReport, Trainer, further_groups};
 use rollout::{Group, read_groups};
@@ -10,7 +11,7 @@ use rollout::{Group, read_groups};
 use crate::cli::ReplayArgs;
 use crate::config::ReplayConfig;
 use crate::model::engine::with_engine;
-use crate::model::{set_positions, tokenizer_files};
+use crate::model::{reference, set_positions, tell, tokenizer_files};
 use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::step_metrics::{StepMetrics, nothing_learned};
@@ -41,10 +42,7 @@ fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &Replay
     if groups.is_empty() {
         bail!("{}: no completions", args.rollouts.display());
     }
-    let reference = match (config.learner.kl.enabled, &config.learner.kl.reference) {
-        (true, Some(path)) => Some(Decoder::load(path, &device)?),
-        _ => None,
-    };
+    let reference = reference(&config.learner.kl, &families::ALL, &device)?;
     let batches = batches(groups, config);
     let learner = Trainer::new(
         engine,
@@ -58,8 +56,9 @@ fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &Replay
     let learner = learner.with_reward_weights(reward_weights(&config.rewards));
     let place = &args.place;
     let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
-    let _log = start_log(Some(&folder))?;
-    note.iter().for_each(|note| tracing::warn!("{note}"));
+    let _log = start_log(Some(&folder), true)?;
+    tell(&config.notes);
+    tell(note.as_slice());
     run(config, learner, batches, &folder)
 }
 

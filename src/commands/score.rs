@@ -51,7 +51,7 @@ struct Tally {
 /// # Errors
 /// Names the file and the line that cannot be judged, and the file with what was judged before it.
 pub fn score(args: &ScoreArgs) -> Result<()> {
-    let _log = start_log(None)?;
+    let _log = start_log(None, true)?;
     let config = ScoreConfig::load(&args.rewards, &args.overrides.set)?;
     let truncated = config.truncated_reward();
     let rewards = weighted_sum(&config.rewards, config.data.as_ref(), truncated, &no_custom_verifiers)?;

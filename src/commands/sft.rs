@@ -54,7 +54,8 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
     let looked_at = looked_at.transpose()?;
     let given = files.map(|files| files.load(&device)).transpose()?;
     let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
-    let _log = start_log(Some(&folder))?;
+    let _log = start_log(Some(&folder), true)?;
+    crate::model::tell(&config.notes);
     let model = match (given, &config.model.create) {
         (Some(model), _) => model,
         (None, Some(create)) => Model::create(create, config.run.seed, folder.path(), &device)?,

@@ -43,6 +43,7 @@ struct Setting {
 /// If the config, the lengths or the costs cannot be.
 pub fn simulate(args: &SimulateArgs) -> Result<()> {
     let config = config(args)?;
+    config.notes.iter().for_each(|note| eprintln!("warning: {note}"));
     let lengths = LengthDistribution::parse(&lengths_spec(args)?)?;
     let costs = costs(args)?;
     let simulation = Simulation { config: &config, lengths: &lengths, costs: &costs, args };
@@ -106,12 +107,15 @@ fn config(args: &SimulateArgs) -> Result<RunConfig> {
         Some(file) => file.clone(),
         None => {
             let file = scratch.path().join("built-in.toml");
-            // The model is not looked at.
-            std::fs::write(&file, format!("{BUILT_IN}\n[model]\npath = \".\"\n"))?;
+            std::fs::write(&file, BUILT_IN)?;
             file
         }
     };
     let mut set = args.overrides.set.clone();
+    if args.config.is_none() {
+        // The model is not looked at.
+        set.insert(0, "model.path=\".\"".to_owned());
+    }
     let mut put = |key: &str, value: Option<u64>| set.extend(value.map(|value| format!("{key}={value}")));
     put("run.steps", args.steps);
     put("rollout.output_tokens_max", args.output_tokens_max.map(|tokens| tokens as u64));

@@ -21,6 +21,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     request.folder.clone_from(&args.place.run);
     request.overwrite = args.place.overwrite;
     request.start = start_from(&args.start);
+    (request.owns_process, request.console) = (true, true);
     run::train(config, &request)?;
     Ok(())
 }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use kernels::LlamaShape;
 use learner::config::GradientsConfig;
 use rewards::{DemonstrationConfig, RewardConfig};
-use rollout::{Learn, Schedule, StopConfig, TemplateVariables};
+use rollout::{Learn, Sampling, Schedule, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
 /// `[run]`: what holds for the whole run.
@@ -14,7 +15,7 @@ pub struct RunSection {
     /// Where all randomness comes from.
     #[serde(default)]
     pub seed: u64,
-    /// Optimizer steps.
+    /// Optimizer steps; 0 replays all recorded groups.
     #[serde(default)]
     pub steps: u64,
     /// Whether actors and learner work at the same time.
@@ -82,6 +83,13 @@ pub struct EvalSection {
     /// labels is measured on problems that have them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rewards: Vec<RewardConfig>,
+}
+
+impl EvalSection {
+    /// How tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k }
+    }
 }
 
 impl Default for EvalSection {
@@ -274,6 +282,22 @@ pub struct CreateSection {
 }
 
 impl CreateSection {
+    /// The shape with so many token ids.
+    #[must_use]
+    pub fn shape(&self, vocabulary: usize) -> LlamaShape {
+        LlamaShape {
+            hidden: self.hidden,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            intermediate: self.intermediate,
+            vocabulary,
+            positions: self.max_positions,
+            rms_eps: 1e-6,
+            rope_theta: self.rope_theta,
+        }
+    }
+
     fn default_rope_theta() -> f64 {
         10_000.0
     }
@@ -368,6 +392,11 @@ pub struct ToolSampling {
 }
 
 impl ToolSampling {
+    /// How tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k }
+    }
+
     /// What ends the answer before its limit.
     pub fn stops(&self) -> StopConfig {
         StopConfig {

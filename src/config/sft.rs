@@ -12,7 +12,8 @@ use super::document::Document;
 use super::paths::{ConfigPath, RewardAt};
 use super::{
     CheckpointSection, ConfigError, CreateSection, EvalSection, Evaluation, MetricsSection, Sections,
-    SftModelSection, SftRunSection, SftSection, data_file, eval_section, load, to_toml,
+    SftModelSection, SftRunSection, SftSection, ShapeFault, check_shape, data_file, eval_section, load,
+    to_toml,
 };
 
 /// The config of `longhaul sft`, checked.
@@ -36,6 +37,9 @@ pub struct SftRunConfig {
     pub checkpoint: CheckpointSection,
     /// `[metrics]`
     pub metrics: MetricsSection,
+    /// What a person should be told about the file, and is no error: whoever runs the config says it, once.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 impl Sections for SftRunConfig {
@@ -53,6 +57,7 @@ impl Sections for SftRunConfig {
             eval: eval_section(document)?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
+            notes: Vec::new(),
         })
     }
 
@@ -82,6 +87,10 @@ impl Sections for SftRunConfig {
         eval(document, &self.data, &mut self.eval)?;
         stop_accuracy(document, self)?;
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
+    }
+
+    fn keep_notes(&mut self, notes: Vec<String>) {
+        self.notes = notes;
     }
 
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {
@@ -153,34 +162,14 @@ fn starting_model(document: &Document, config: &SftRunConfig) -> Result<(), Conf
 }
 
 fn shape(document: &Document, create: &CreateSection) -> Result<(), ConfigError> {
-    for (key, value) in [
-        ("hidden", create.hidden),
-        ("layers", create.layers),
-        ("heads", create.heads),
-        ("kv_heads", create.kv_heads),
-        ("intermediate", create.intermediate),
-        ("max_positions", create.max_positions),
-    ] {
-        at_least_one(document, &format!("model.create.{key}"), value)?;
-    }
-    // The two halves of a head are rotated against each other.
-    if !create.hidden.is_multiple_of(2 * create.heads) {
-        let message = format!(
-            "model.create.heads: {} heads of an even width do not divide hidden = {}",
-            create.heads, create.hidden
-        );
-        return Err(document.error("model.create.heads", message));
-    }
-    if !create.heads.is_multiple_of(create.kv_heads) {
-        let message =
-            format!("model.create.kv_heads: {} does not divide heads = {}", create.kv_heads, create.heads);
-        return Err(document.error("model.create.kv_heads", message));
-    }
-    if !(create.rope_theta.is_finite() && create.rope_theta > 0.0) {
-        let message = format!("model.create.rope_theta: must be above 0, got {}", create.rope_theta);
-        return Err(document.error("model.create.rope_theta", message));
-    }
-    Ok(())
+    // How many ids there are is the tokenizer's business.
+    let Err(ShapeFault { field, reason }) = check_shape(&create.shape(1)) else { return Ok(()) };
+    let key = match field {
+        "positions" => "model.create.max_positions".to_owned(),
+        "shape" => "model.create".to_owned(),
+        field => format!("model.create.{field}"),
+    };
+    Err(document.error(&key, format!("{key}: {reason}")))
 }
 
 fn demonstrations(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {

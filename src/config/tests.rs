@@ -195,6 +195,11 @@ fn sections_of_earlier_versions_name_what_they_have_become() {
         assert!(error.contains("learner.streambp: is now [learner.gradients]"), "{error}");
     }
     let lines = TRAIN.lines().count();
+    let read = load(&format!("{TRAIN}\n[learner.streambp]\n{chunks}\n"), &[]).unwrap();
+    let [note] = &read.notes[..] else { panic!("{:?}", read.notes) };
+    let place = note.contains("a.toml:") && note.contains(": learner.streambp: is now [learner.gradients]");
+    assert!(place && note.ends_with("it is read as kind = \"streambp\""), "{note}");
+    assert_eq!((load(TRAIN, &[]).unwrap().notes, read.resolved().contains("note")), (Vec::new(), false));
     let error = old("layer_chunk_tokens = 0").unwrap_err();
     assert!(error.contains(&format!(":{}: learner.gradients.layer_chunk_tokens", lines + 3)), "{error}");
     let error = old("enabled = true\n[learner.gradients]\nkind = \"whole\"").unwrap_err();

@@ -64,6 +64,9 @@ pub struct RunConfig {
     pub watchdog: WatchdogSection,
     /// `[alarms]`
     pub alarms: AlarmsSection,
+    /// What a person should be told about the file, and is no error: whoever runs the config says it, once.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 impl Sections for RunConfig {
@@ -84,6 +87,7 @@ impl Sections for RunConfig {
             metrics: document.section("metrics")?,
             watchdog: document.section("watchdog")?,
             alarms: document.section("alarms")?,
+            notes: Vec::new(),
         })
     }
 
@@ -110,6 +114,10 @@ impl Sections for RunConfig {
         eval(document, &self.data, &mut self.eval)?;
         watching(document, &self.watchdog, &self.alarms)?;
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
+    }
+
+    fn keep_notes(&mut self, notes: Vec<String>) {
+        self.notes = notes;
     }
 
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {
@@ -162,6 +170,8 @@ impl RunConfig {
         let rewards = if self.eval.rewards.is_empty() { &self.rewards } else { &self.eval.rewards };
         let tokens_max = self.rollout.output_tokens_max;
         let stops = self.rollout.stops();
-        Evaluation::of(&self.data, &self.eval, rewards, tokens_max, OUTPUT_TOKENS_KEY, stops)
+        let evaluation =
+            Evaluation::of(&self.data, &self.eval, rewards, tokens_max, OUTPUT_TOKENS_KEY, stops)?;
+        Some(Evaluation { mode: self.rollout.mode.clone(), ..evaluation })
     }
 }

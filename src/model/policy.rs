@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
+use kernels::sampling::SamplingConfig;
 use kernels::{Decoder, Engine, KernelError, Precision};
+use rollout::Sampling;
 
 /// The weights of one policy version.
 #[derive(Debug)]
@@ -36,6 +38,13 @@ impl<E: Engine> Policy<E> {
     pub fn weights(&self) -> &Arc<E::Weights> {
         &self.weights
     }
+}
+
+/// How tokens are drawn as `kernels` knows it.
+#[must_use]
+pub fn sampling(sampling: Sampling) -> SamplingConfig {
+    let Sampling { temperature, top_p, top_k } = sampling;
+    SamplingConfig { temperature, top_p, top_k }
 }
 
 #[cfg(test)]

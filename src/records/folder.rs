@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::cause::{Remedy, refused};
+
 /// The first line of a run's `config.toml`. `--overwrite` touches no folder without it.
 const MARK: &str = "# A run of longhaul";
 
@@ -79,7 +81,10 @@ impl RunFolder {
         let last = if runs.exists() { numbers(runs, name)?.into_iter().max() } else { None };
         match last {
             Some(number) => Ok(runs.join(format!("{name}-{number}"))),
-            None => bail!("there is no run runs/{name}-<n> to resume; name its folder: --resume DIR"),
+            None => {
+                let problem = format!("there is no run runs/{name}-<n> to resume");
+                Err(refused(Remedy::ResumedFolder, problem))
+            }
         }
     }
 
@@ -266,7 +271,8 @@ fn next_free(runs: &Path, name: &str) -> Result<PathBuf> {
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         }
     }
-    bail!("{}: there are {RUNS_MAX} runs of {name}; name a folder with --run", runs.display())
+    let problem = format!("{}: there are {RUNS_MAX} runs of {name}", runs.display());
+    Err(refused(Remedy::OtherFolder, problem))
 }
 
 fn numbers(runs: &Path, name: &str) -> Result<Vec<u32>> {
@@ -282,14 +288,13 @@ fn make_room(path: &Path, overwrite: bool) -> Result<()> {
     }
     let shown = path.display();
     if !overwrite {
-        bail!(
-            "{shown}: the run folder exists and is not empty; name another with --run, or give --overwrite"
-        );
+        let problem = format!("{shown}: the run folder exists and is not empty");
+        return Err(refused(Remedy::OtherFolderOrOverwrite, problem));
     }
     let marked = fs::read_to_string(path.join("config.toml")).is_ok_and(|text| text.starts_with(MARK));
     if !marked {
         bail!(
-            "{shown}: --overwrite replaces the folder of a run, and this is none (no config.toml of a run in it)"
+            "{shown}: the folder of a run can be overwritten, and this is none (no config.toml of a run in it)"
         );
     }
     drop(lock(&path.join("config.toml"))?);
@@ -321,7 +326,7 @@ fn remove_matching(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> 
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         // What a link points to may belong to something else.
         Ok(kind) if !kind.is_dir() => {
-            bail!("{}: not a folder that longhaul made, so --overwrite leaves it", folder.display())
+            bail!("{}: not a folder that longhaul made, so it is not overwritten", folder.display())
         }
         _ => {}
     }
@@ -371,7 +376,7 @@ mod tests {
         fill(&create(&path, false).unwrap());
 
         let error = create(&path, false).unwrap_err().to_string();
-        assert!(error.contains("a/run") && error.contains("--overwrite"), "{error}");
+        assert!(error.contains("a/run") && error.contains("or set `overwrite`"), "{error}");
 
         let folder = create(&path, true).unwrap();
         assert_eq!(names_in(&path).unwrap(), ["config.toml"]);

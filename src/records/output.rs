@@ -9,6 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::cause::{Remedy, refused};
+
 /// Links that a path may lead through, as many as Linux follows.
 const LINKS_MAX: usize = 40;
 /// Partial files of failed commands beside one output; more are a mistake.
@@ -285,12 +287,13 @@ pub fn keep_apart(run: Option<&Path>, overwrite: bool, read: &[&Path]) -> Result
             }
         };
         if with_entries(path).iter().any(is_replaced) {
-            bail!(
-                "{}: this run reads it, and it lies in {}, which --overwrite replaces; name another folder with \
-                 --run, or copy it out of there first",
+            let problem = format!(
+                "{}: this run reads it, and it lies in {}, which would be replaced; copy it out of there first, or choose \
+                 another folder",
                 path.display(),
                 run.display()
             );
+            return Err(refused(Remedy::OtherFolder, problem));
         }
     }
     Ok(())
@@ -447,7 +450,7 @@ mod tests {
         ];
         for path in refused {
             let error = keep_apart(Some(&run), true, &[&path]).unwrap_err().to_string();
-            assert!(error.contains("--overwrite replaces"), "{error}");
+            assert!(error.contains("which would be replaced"), "{error}");
             keep_apart(Some(&run), false, &[&path]).unwrap();
         }
         // What longhaul did not write is not replaced.

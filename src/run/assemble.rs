@@ -4,20 +4,19 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use kernels::sampling::SamplingConfig;
 use kernels::{CacheRoom, Decoder, Engine, TrainingEngine};
 use learner::Trainer;
 use learner::checkpoint::Restore;
-use rollout::faults;
 use rollout::{
-    Actor, ActorContext, Bell, Ends, LocalLedger, Pacing, Pulses, Scorer, Single, Text, WeightsCell,
+    Actor, ActorContext, Bell, Ends, LocalLedger, Pacing, Pulses, RolloutMode, Scorer, Text, WeightsCell,
 };
+use rollout::{faults, modes};
 
-use crate::config::{PROMPT_TOKENS, RunConfig, Schedule, cache_precision, weights_precision};
+use crate::config::{Console, PROMPT_TOKENS, RunConfig, Schedule, cache_precision, weights_precision};
 use crate::model::engine::with_engine;
 use crate::model::generator::{DecoderGenerator, Generators, GivenLengths};
-use crate::model::policy::Policy;
-use crate::model::{Model, ModelFiles, tell};
+use crate::model::policy::{Policy, sampling};
+use crate::model::{self, Model, ModelFiles, tell};
 use crate::run::driver::Driver;
 use crate::run::evaluator::Evaluator;
 use crate::run::finish::Outcome;
@@ -46,6 +45,7 @@ fn train_on<E: Engine>(engine: Arc<E>, mut config: RunConfig, request: &RunReque
     let config = &config;
     let Parts { learner, evaluator, actors, model, surveys } = Parts::new(&engine, config, request, &start)?;
     let open = start.open(request, config)?;
+    tell(&config.notes);
     surveys.tell();
     tell(&model.notes);
     let context = actors.context();
@@ -55,9 +55,13 @@ fn train_on<E: Engine>(engine: Arc<E>, mut config: RunConfig, request: &RunReque
     let Actors { actors, generators, ledger, weights } = actors;
     let queue = Arc::clone(ledger.queue());
     let closed = Arc::clone(&queue);
-    let shutdown = Shutdown::listen(move || closed.close())?;
+    let shutdown = match request.owns_process {
+        true => Shutdown::listen(move || closed.close())?,
+        false => Shutdown::never(),
+    };
     let facts = facts(config, learner.decoder(), open.folder.path());
-    let progress = Progress::start(config.metrics.console, "longhaul train", &facts, config.run.steps);
+    let console = if request.console { config.metrics.console } else { Console::Quiet };
+    let progress = Progress::start(console, "longhaul train", &facts, config.run.steps);
     let tokenizer_files = model.tokenizer_files;
     let beating = pulse.clone();
     let mut run = Run {
@@ -74,7 +78,8 @@ fn train_on<E: Engine>(engine: Arc<E>, mut config: RunConfig, request: &RunReque
         rows_skipped: surveys.training_rows_skipped(),
         epoch_prompts,
     };
-    let watchdog = Watchdog::start(&config.watchdog, Watched::of(pulses, &run.queue, &shutdown))?;
+    let watched = Watched::of(pulses, &run.queue, &shutdown, request.owns_process);
+    let watchdog = Watchdog::start(&config.watchdog, watched)?;
     run.begin(&start)?;
     let mut driver =
         Driver::start(config.run.schedule, actors, generators, &run.queue, start.point.as_mut())?;
@@ -104,7 +109,8 @@ struct ModelRest {
 
 impl<E: Engine> Parts<E> {
     fn new(engine: &Arc<E>, config: &RunConfig, request: &RunRequest<'_>, start: &RunStart) -> Result<Self> {
-        let files = ModelFiles::read(&start.model)?.with_positions(config.model.positions_max);
+        let files = ModelFiles::read_as(&start.model, request.families)?;
+        let files = files.with_positions(config.model.positions_max);
         let prompts = JudgedPrompts::of_training(config, &files, request.verifiers)?;
         let evaluation = config.evaluation();
         let held_out = match &evaluation {
@@ -115,15 +121,18 @@ impl<E: Engine> Parts<E> {
         };
         let surveys = Surveys::of(&prompts, held_out.as_ref());
         let model = files.load(&engine.device())?;
-        let actors = Actors::new(engine, config, &model, start, prompts, &request.bench)?;
+        let mode = request.mode.clone().unwrap_or_else(|| modes::of_config(&config.rollout.mode));
+        let of_actors = Arc::clone(&mode);
+        let actors = Actors::new(engine, config, &model, start, prompts, of_actors, &request.bench)?;
         let evaluator = match evaluation.zip(held_out) {
             Some((evaluation, held_out)) => {
-                Some(Evaluator::of(engine, &evaluation, held_out, &model.text, &model.decoder)?)
+                let evaluator = Evaluator::of(engine, &evaluation, held_out, &model.text, &model.decoder)?;
+                Some(evaluator.with_mode(mode))
             }
             None => None,
         };
         let Model { decoder, tokenizer_files, notes, .. } = model;
-        let learner = new_learner(Arc::clone(engine) as _, config, decoder, start)?;
+        let learner = new_learner(Arc::clone(engine) as _, config, request, decoder, start)?;
         Ok(Self { learner, evaluator, actors, model: ModelRest { tokenizer_files, notes }, surveys })
     }
 }
@@ -131,16 +140,17 @@ impl<E: Engine> Parts<E> {
 fn new_learner(
     engine: Arc<dyn TrainingEngine>,
     config: &RunConfig,
+    request: &RunRequest<'_>,
     decoder: Decoder,
     start: &RunStart,
 ) -> Result<Trainer> {
-    let reference = match (&config.learner.kl.enabled, &config.learner.kl.reference) {
-        (true, Some(path)) => Some(Decoder::load(path, &engine.device())?),
-        _ => None,
-    };
+    let reference = model::reference(&config.learner.kl, request.families, &engine.device())?;
     let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
     let (temperature, steps) = (config.rollout.temperature, config.run.steps);
     let mut learner = Trainer::new(engine, decoder, learner, optimizer, temperature, steps, reference)?;
+    if let Some(loss) = &request.loss {
+        learner = learner.with_loss(Arc::clone(loss));
+    }
     if let Some(point) = &start.point {
         learner::checkpoint::load(&point.folder, &mut learner, Restore::Everything)?;
     } else if let Some(moments) = &start.moments {
@@ -164,6 +174,7 @@ impl<E: Engine> Actors<E> {
         model: &Model,
         start: &RunStart,
         prompts: JudgedPrompts,
+        mode: Arc<dyn RolloutMode>,
         bench: &BenchOverrides,
     ) -> Result<Self> {
         let mut rollout = config.rollout.clone();
@@ -191,16 +202,12 @@ impl<E: Engine> Actors<E> {
                 positions: rollout.output_tokens_max + PROMPT_TOKENS,
                 precision: cache_precision(rollout.kv_cache),
             },
-            sampling: SamplingConfig {
-                temperature: rollout.temperature,
-                top_p: rollout.top_p,
-                top_k: rollout.top_k,
-            },
+            sampling: sampling(rollout.sampling()),
             min_tokens: ends.min_tokens(),
             given: given_lengths(config, bench, &text),
         };
         let context = Arc::new(ActorContext {
-            mode: Arc::new(Single),
+            mode,
             pulses: Pulses::default(),
             config: rollout.clone(),
             seed: config.run.seed,

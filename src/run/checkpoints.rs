@@ -15,16 +15,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kernels::{Decoder, Device, Engine, KernelError, Precision};
 use learner::checkpoint::ExtraFile;
 use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutState, Standing, Versioned};
 use serde::{Deserialize, Serialize};
 
+use crate::cause::{Remedy, refused};
 use crate::config::{
     AlarmsSection, Best, CheckpointSection, DeviceKind, EvalSection, MetricsSection, RunConfig,
     WatchdogSection,
 };
+use crate::model::Families;
 use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 use crate::records::reader::MetricsReader;
@@ -82,7 +84,7 @@ pub fn is_whole(folder: &Path) -> bool {
 ///
 /// # Errors
 /// If a folder cannot be listed, renamed or removed.
-pub fn settle(folder: &RunFolder) -> Result<()> {
+pub fn clean_up(folder: &RunFolder) -> Result<()> {
     let mut hidden = folder.hidden_checkpoints()?;
     // The new one before the one that it was to replace.
     hidden.sort_by(|(_, one, _), (_, other, _)| other.cmp(one));
@@ -119,11 +121,16 @@ impl ResumePoint {
     ///
     /// # Errors
     /// If the checkpoints cannot be listed, or there are some and none is whole.
-    pub fn find(folder: &RunFolder, step_max: u64, device: &Device) -> Result<Option<Self>> {
+    pub fn find(
+        folder: &RunFolder,
+        step_max: u64,
+        families: Families<'_>,
+        device: &Device,
+    ) -> Result<Option<Self>> {
         let steps = folder.checkpoint_steps()?;
         let mut damaged = None;
         for step in steps.into_iter().filter(|step| *step <= step_max) {
-            match Self::read(&folder.checkpoint(step), step, device) {
+            match Self::read(&folder.checkpoint(step), step, families, device) {
                 Ok(Some(point)) => return Ok(Some(point)),
                 Ok(None) => {
                     let path = folder.checkpoint(step);
@@ -149,7 +156,7 @@ impl ResumePoint {
     }
 
     /// `None` where the checkpoint holds weights alone.
-    fn read(folder: &Path, step: u64, device: &Device) -> Result<Option<Self>> {
+    fn read(folder: &Path, step: u64, families: Families<'_>, device: &Device) -> Result<Option<Self>> {
         learner::manifest::verify(folder)?;
         let path = folder.join(RUN_FILE);
         if !path.exists() {
@@ -160,7 +167,8 @@ impl ResumePoint {
         let rollout = RolloutState::read(&folder.join(ROLLOUT_FILE))?;
         let mut weights = BTreeMap::new();
         for version in rollout.versions_needed().into_iter().filter(|version| *version != step) {
-            weights.insert(version, Decoder::load(&folder.join(policy(version)), device)?);
+            let older = Decoder::load_as(&folder.join(policy(version)), families, device)?;
+            weights.insert(version, older);
         }
         Ok(Some(Self { step, folder: folder.to_owned(), rollout, run, weights }))
     }
@@ -272,13 +280,13 @@ pub fn check_config(folder: &RunFolder, config: &RunConfig, allowed: bool) -> Re
     let lines: Vec<String> = changes.all.into_values().collect();
     let learned: Vec<String> = changes.learned.into_keys().collect();
     if !learned.is_empty() && !allowed {
-        bail!(
-            "the config is not the run's ({}), and {} would change what is learned; resume with the run's own \
-             {}, or give --allow-config-change",
+        let problem = format!(
+            "the config is not the run's ({}), and {} would change what is learned; resume with the run's own {}",
             lines.join("; "),
             learned.join(", "),
             path.display()
         );
+        return Err(refused(Remedy::AllowConfigChange, problem));
     }
     Ok(ConfigChanges { lines, are_unsafe: !learned.is_empty() })
 }
@@ -381,7 +389,7 @@ mod tests {
         write_whole(&hidden(".step-3.partial"), "new");
         fs::create_dir_all(hidden(".step-4.partial")).unwrap();
         fs::create_dir_all(hidden(".notes")).unwrap();
-        settle(&folder).unwrap();
+        clean_up(&folder).unwrap();
         assert_eq!(folder.checkpoint_steps().unwrap(), [3, 2, 1]);
         let content = |step| fs::read_to_string(folder.checkpoint(step).join(RUN_FILE)).unwrap();
         assert_eq!([content(1), content(2), content(3)], ["new", "old", "old"]);

@@ -7,13 +7,13 @@ use anyhow::Result;
 use kernels::sampling::SamplingConfig;
 use kernels::{CachePrecision, CacheRoom, Decoder, DecoderConfig, Engine};
 use rollout::{
-    Ends, EvaluationParts, EvaluationPlan, MinTokens, OutputLimits, Prompt, Pulse, RolloutMode, Scorer,
-    Single, Text, Versioned, evaluate,
+    Ends, EvaluationParts, EvaluationPlan, MinTokens, OutputLimits, Prompt, Pulse, RolloutMode, Scorer, Text,
+    Versioned, evaluate, modes,
 };
 
 use crate::config::Evaluation;
 use crate::model::generator::DecoderGenerator;
-use crate::model::policy::Policy;
+use crate::model::policy::{Policy, sampling};
 use crate::run::eval_report::EvalReport;
 use crate::run::prompts::{CustomVerifiers, JudgedPrompts, tell};
 
@@ -23,6 +23,7 @@ pub struct Evaluator<E> {
     prompts: Vec<Arc<Prompt>>,
     plan: EvaluationPlan,
     scorer: Scorer,
+    mode: Arc<dyn RolloutMode>,
     shape: DecoderConfig,
     room: CacheRoom,
     sampling: SamplingConfig,
@@ -63,7 +64,6 @@ impl<E: Engine> Evaluator<E> {
             source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
         let prompts =
             (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
-        let sampling = SamplingConfig { temperature: eval.temperature, top_p: eval.top_p, top_k: eval.top_k };
         let ends = Ends::new(Arc::clone(text), config.stops.clone(), decoder.config.vocabulary)?;
         let min_tokens = ends.min_tokens();
         let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
@@ -77,10 +77,11 @@ impl<E: Engine> Evaluator<E> {
                 seed: eval.seed,
             },
             scorer: Scorer::new(Arc::clone(text), rewards).with_ends(ends),
+            mode: modes::of_config(&config.mode),
             shape: decoder.config.clone(),
             engine: Arc::clone(engine),
             room: CacheRoom { slots, positions, precision: CachePrecision::F32 },
-            sampling,
+            sampling: sampling(eval.sampling()),
             min_tokens,
             rows_skipped: survey.rows_skipped(),
             pulse: Pulse::default(),
@@ -93,6 +94,12 @@ impl<E: Engine> Evaluator<E> {
         Self { pulse, ..self }
     }
 
+    /// Goes on with answers by another mode than the config's.
+    #[must_use]
+    pub fn with_mode(self, mode: Arc<dyn RolloutMode>) -> Self {
+        Self { mode, ..self }
+    }
+
     /// Answers and judges all prompts with these weights, at the precision that they are packed at.
     ///
     /// # Errors
@@ -100,8 +107,7 @@ impl<E: Engine> Evaluator<E> {
     pub fn run(&mut self, policy: Arc<Policy<E>>, version: u64) -> Result<EvalReport> {
         let (start, before) = (Instant::now(), self.scorer.counters());
         let weights = Versioned { version, weights: policy };
-        let mode: Arc<dyn RolloutMode> = Arc::new(Single);
-        let parts = EvaluationParts { scorer: &self.scorer, mode: &mode, pulse: &self.pulse };
+        let parts = EvaluationParts { scorer: &self.scorer, mode: &self.mode, pulse: &self.pulse };
         // The caches last as long as this evaluation.
         let engine = Arc::clone(&self.engine);
         let mut generator = DecoderGenerator::new(engine, &self.shape, self.room, self.sampling)

@@ -87,7 +87,7 @@ impl<E: Engine> Run<'_, E> {
     pub(super) fn end_stalled(mut self, driver: &mut Driver<E>, stalled: String) -> anyhow::Error {
         let standing = self.standing(driver);
         let told = match standing.and_then(|standing| self.save(Some(&standing))) {
-            Ok(path) => format!("{stalled}; the run is saved in {} and `--resume` goes on", path.display()),
+            Ok(path) => format!("{stalled}; the run is saved in {}, and a resume goes on", path.display()),
             Err(error) => format!("{stalled}; the run could not be saved: {}", one_line(&error)),
         };
         Stalled(told).into()

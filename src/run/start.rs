@@ -8,6 +8,7 @@ use kernels::Device;
 use learner::manifest;
 use rollout::{Journal, RolloutState};
 
+use crate::cause::{Remedy, refused};
 use crate::config::{RunConfig, Schedule};
 use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
@@ -82,17 +83,18 @@ impl RunStart {
     ) -> Result<Self> {
         let ResumedRun { path, step } = ResumedRun::find(request, from)?;
         let folder = RunFolder::reopen(&path)?;
-        let log = start_log(Some(&folder))?;
+        let log = start_log(Some(&folder), request.console)?;
         let mut notes = Vec::new();
         let changes = check_config(&folder, config, allow_config_change)?;
         if !changes.lines.is_empty() {
             notes.push(format!("the config has changed: {}", changes.lines.join("; ")));
         }
-        checkpoints::settle(&folder)?;
+        checkpoints::clean_up(&folder)?;
         if let Some(step) = step {
             refuse_later_checkpoints(&folder, step, request.overwrite)?;
         }
-        let point = ResumePoint::find(&folder, step.unwrap_or(u64::MAX), device)?;
+        let step_max = step.unwrap_or(u64::MAX);
+        let point = ResumePoint::find(&folder, step_max, request.families, device)?;
         let at = point.as_ref().map_or(0, |point| point.step);
         if let Some(step) = step.filter(|step| *step != at) {
             bail!("{}: there is no whole checkpoint of step {step}", folder.path().display());
@@ -130,7 +132,7 @@ impl RunStart {
         let Some(OpenRun { folder, log }) = self.resumed.take() else {
             let (wanted, name) = (request.folder.as_deref(), request.name.as_str());
             let folder = RunFolder::create(wanted, name, request.overwrite, &config.resolved())?;
-            let log = start_log(Some(&folder))?;
+            let log = start_log(Some(&folder), request.console)?;
             self.notes.iter().for_each(|note| tracing::warn!("{note}"));
             let metrics = MetricsWriter::create(folder.path())?;
             return Ok(OpenFolder { folder, log, metrics });
@@ -172,7 +174,8 @@ impl ResumedRun {
             return Ok(Self { path, step: None });
         };
         if request.folder.is_some() {
-            bail!("--run names the folder of a new run; --resume has its own");
+            let problem = "a run that is resumed has its own folder, and two are named".to_owned();
+            return Err(refused(Remedy::OneFolder, problem));
         }
         let step = from.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
         Ok(match (step, from.parent().and_then(Path::parent)) {
@@ -186,10 +189,9 @@ impl ResumedRun {
 fn refuse_later_checkpoints(folder: &RunFolder, step: u64, overwrite: bool) -> Result<()> {
     let later = folder.checkpoint_steps()?.into_iter().filter(|other| *other > step).count();
     if later > 0 && !overwrite {
-        bail!(
-            "{}: the run has {later} later checkpoints; --overwrite goes back to step {step} and removes them",
-            folder.checkpoint(step).display()
-        );
+        let place = folder.checkpoint(step);
+        let problem = format!("{}: the run has {later} later checkpoints", place.display());
+        return Err(refused(Remedy::OverwriteLater, problem));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use rollout::{DropReason, QueueReport};
 use serde::{Deserialize, Serialize};
 
 use crate::config::AlarmsSection;
+use crate::median::median;
 
 /// How many steps in a row say how large an entropy is at first.
 const FIRST_STEPS: usize = 10;
@@ -48,10 +49,19 @@ pub struct StepFacts {
     pub clipped_ratio: f64,
     /// The mean reward.
     pub reward: f64,
-    /// Entropy and gradient norm of the update, where there was one and tokens to learn from in it.
-    pub update: Option<(f64, f64)>,
+    /// The update, where there was one and tokens to learn from in it.
+    pub update: Option<UpdateFacts>,
     /// Groups that grew too old, since the run began.
     pub dropped_stale: u64,
+}
+
+/// What alarms go by of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpdateFacts {
+    /// The mean entropy of the trained tokens, in nats.
+    pub entropy: f64,
+    /// The gradient's norm before clipping.
+    pub grad_norm: f64,
 }
 
 impl StepFacts {
@@ -65,7 +75,9 @@ impl StepFacts {
             groups_per_step: config.groups_per_step,
             clipped_ratio: report.lengths.clipped_ratio,
             reward: report.rewards.mean,
-            update: report.update.and_then(|update| Some((update.tokens?.entropy, update.grad_norm))),
+            update: report.update.and_then(|update| {
+                Some(UpdateFacts { entropy: update.tokens?.entropy, grad_norm: update.grad_norm })
+            }),
             dropped_stale: queue.drops.get(&DropReason::Stale).copied().unwrap_or(0),
         }
     }
@@ -98,7 +110,7 @@ impl Alarms {
         ];
         let mut values = Vec::new();
         let mut said = Vec::new();
-        for (name, steps_min, sentence) in conditions.into_iter().flatten() {
+        for Condition { name, steps_min, sentence } in conditions.into_iter().flatten() {
             let held = self.held.entry(name.to_owned()).or_default();
             let Some(sentence) = sentence else {
                 *held = Held::default();
@@ -143,7 +155,7 @@ impl Alarms {
     }
 
     fn high_entropy(&mut self, config: &AlarmsSection, step: &StepFacts) -> Option<Condition> {
-        let (entropy, _) = step.update?;
+        let entropy = step.update?.entropy;
         if self.entropies.len() < FIRST_STEPS {
             self.entropies.push(entropy);
             return None;
@@ -160,8 +172,9 @@ impl Alarms {
 
     /// A norm far above the ones before. It is said at once: the step has been made.
     fn spike(&mut self, config: &AlarmsSection, step: &StepFacts) -> Option<Condition> {
-        let (_, norm) = step.update?;
-        let usual = median(&self.norms);
+        let norm = step.update?.grad_norm;
+        let known = &self.norms;
+        let usual = if known.len() >= NORMS_MIN { median(known.iter().copied()) } else { None };
         self.norms.push_back(norm);
         if self.norms.len() > NORMS_MAX {
             self.norms.pop_front();
@@ -177,16 +190,23 @@ impl Alarms {
 /// Steps in which rewards that mean something can be equal by chance: not so many.
 const CONSTANT_STEPS: u64 = 20;
 
-/// A name, the steps that it has to hold for if they are not the config's, and the sentence if it holds.
-type Condition = (&'static str, Option<u64>, Option<String>);
+/// Whether one alarm's condition holds in a step.
+struct Condition {
+    /// The alarm, as the metrics name it.
+    name: &'static str,
+    /// The steps that it has to hold for, if they are not the config's.
+    steps_min: Option<u64>,
+    /// What is said, if it holds.
+    sentence: Option<String>,
+}
 
 fn condition(
     name: &'static str,
-    steps: Option<u64>,
+    steps_min: Option<u64>,
     holds: bool,
     sentence: impl FnOnce() -> String,
 ) -> Condition {
-    (name, steps, holds.then(sentence))
+    Condition { name, steps_min, sentence: holds.then(sentence) }
 }
 
 fn truncated(config: &AlarmsSection, step: &StepFacts) -> Condition {
@@ -252,7 +272,7 @@ fn dead_groups(step: &StepFacts) -> Condition {
 }
 
 fn low_entropy(config: &AlarmsSection, step: &StepFacts) -> Option<Condition> {
-    let (entropy, _) = step.update?;
+    let entropy = step.update?.entropy;
     if config.entropy_min <= 0.0 {
         return None;
     }
@@ -263,12 +283,6 @@ fn low_entropy(config: &AlarmsSection, step: &StepFacts) -> Option<Condition> {
             config.entropy_min
         )
     }))
-}
-
-fn median(values: &VecDeque<f64>) -> Option<f64> {
-    let mut sorted: Vec<f64> = values.iter().copied().collect();
-    sorted.sort_by(f64::total_cmp);
-    (sorted.len() >= NORMS_MIN).then(|| sorted[sorted.len() / 2])
 }
 
 #[cfg(test)]
@@ -283,7 +297,7 @@ mod tests {
             groups_per_step: 4,
             clipped_ratio: 0.1,
             reward: 0.5,
-            update: Some((1.0, 2.0)),
+            update: Some(UpdateFacts { entropy: 1.0, grad_norm: 2.0 }),
             dropped_stale: 0,
         }
     }
@@ -374,12 +388,13 @@ mod tests {
         assert_eq!(first(&|_, step| step.dead = dead), (3, "a step learns from".into()));
         assert_eq!(first(&|_, step| step.reward = 0.25), (21, "the mean reward is".into()));
         assert_eq!(first(&|number, step| step.dropped_stale = 5 * number), (3, "5 groups were older".into()));
-        assert_eq!(first(&|_, step| step.update = Some((0.1, 2.0))), (3, "the entropy is 0.1000,".into()));
-        let exploding = |number: u64, step: &mut StepFacts| step.update = Some((1.0 + number as f64, 2.0));
+        let update = |entropy, grad_norm| Some(UpdateFacts { entropy, grad_norm });
+        assert_eq!(first(&|_, step| step.update = update(0.1, 2.0)), (3, "the entropy is 0.1000,".into()));
+        let exploding = |number: u64, step: &mut StepFacts| step.update = update(1.0 + number as f64, 2.0);
         // 6.5 is the mean of the first ten; five times that is passed in step 32, and three steps say so.
         assert_eq!(first(&exploding), (34, "the entropy is 35.000,".into()));
         let spike = |number: u64, step: &mut StepFacts| {
-            step.update = Some((1.0, if number == 20 { 21.0 } else { 2.0 }));
+            step.update = update(1.0, if number == 20 { 21.0 } else { 2.0 });
         };
         assert_eq!(first(&spike), (20, "the gradient's norm is".into()));
     }

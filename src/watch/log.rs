@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -18,6 +19,8 @@ use crate::watch::progress::above_bars;
 
 /// The log file of the run that is going on. The subscriber is the process's and is set once; the file changes.
 static LOG: Mutex<Option<File>> = Mutex::new(None);
+/// Whether standard error shows the log of the run that is going on.
+static ON_TERMINAL: AtomicBool = AtomicBool::new(true);
 
 /// Ends the log of a run when it is dropped.
 #[must_use = "the log ends when this is dropped"]
@@ -30,14 +33,16 @@ impl Drop for LogGuard {
     }
 }
 
-/// Sends what the crates say to standard error (from level info on) and, all of it, to the folder's `log`.
+/// Sends what the crates say to standard error (from level info on, where it is to show it) and, all of it, to the folder's
+/// `log`.
 ///
 /// Without a folder only standard error is written. One run of a process logs at a time: a second call takes
 /// the file of the first away.
 ///
 /// # Errors
 /// If the log cannot be made.
-pub fn start_log(folder: Option<&RunFolder>) -> Result<LogGuard> {
+pub fn start_log(folder: Option<&RunFolder>, on_terminal: bool) -> Result<LogGuard> {
+    ON_TERMINAL.store(on_terminal, Ordering::Relaxed);
     let file = match folder {
         Some(folder) => {
             let path = folder.log();
@@ -70,6 +75,9 @@ struct TerminalLog;
 
 impl Write for TerminalLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !ON_TERMINAL.load(Ordering::Relaxed) {
+            return Ok(bytes.len());
+        }
         above_bars(|| io::stderr().write(bytes))
     }
 
@@ -111,7 +119,7 @@ mod tests {
     fn the_log_takes_what_the_terminal_does_not() {
         let place = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(Some(place.path()), "unused", false, "[run]\nseed = 1\n").unwrap();
-        let guard = start_log(Some(&folder)).unwrap();
+        let guard = start_log(Some(&folder), true).unwrap();
         tracing::debug!(target: "longhaul", "the detail");
         drop(guard);
         tracing::debug!(target: "longhaul", "after the run");

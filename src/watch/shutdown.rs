@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 /// What a shell reports for a process that Ctrl-C ended: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Listens for signals until it is dropped; its thread is joined then.
+/// Listens for signals until it is dropped; its thread is joined then. [`Shutdown::never`] listens to none.
 ///
 /// The operating system's default action does not come back with the drop, so this lives as long as the work
 /// that is worth stopping cleanly: one listener a process.
@@ -59,6 +59,12 @@ impl Shutdown {
             })
             .context("cannot start the thread that waits for signals")?;
         Ok(Self { requested, end: Some(end), thread: Some(thread) })
+    }
+
+    /// Listens to no signal: none is ever requested.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { requested: Arc::default(), end: None, thread: None }
     }
 
     /// Whether a signal came.

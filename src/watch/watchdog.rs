@@ -120,12 +120,14 @@ pub struct Watched {
     pub end: Box<dyn Fn() + Send>,
     /// Whether a signal has asked the run to end.
     pub stop_requested: Arc<AtomicBool>,
+    /// Whether a run that does not end in time ends the process.
+    pub ends_process: bool,
 }
 
 impl Watched {
     /// A run's stages, whose queue is closed to end it.
     #[must_use]
-    pub fn of(pulses: Pulses, queue: &Arc<ReplayQueue>, shutdown: &Shutdown) -> Self {
+    pub fn of(pulses: Pulses, queue: &Arc<ReplayQueue>, shutdown: &Shutdown, ends_process: bool) -> Self {
         let (fill, closed) = (Arc::clone(queue), Arc::clone(queue));
         Self {
             pulses,
@@ -135,6 +137,7 @@ impl Watched {
             }),
             end: Box::new(move || closed.close()),
             stop_requested: shutdown.flag(),
+            ends_process,
         }
     }
 }
@@ -165,7 +168,9 @@ impl Watchdog {
                 }
                 if let Some((since, cause)) = stopping {
                     if config.grace_s > 0.0 && since.elapsed().as_secs_f64() >= config.grace_s {
-                        give_up(cause, config.grace_s, &watched.pulses);
+                        give_up(cause, config.grace_s, &watched);
+                        // Nothing is left to be done here.
+                        return;
                     }
                     continue;
                 }
@@ -196,15 +201,19 @@ impl Watchdog {
     }
 }
 
-/// Ends the process: a thread that does not come back cannot be ended otherwise.
-fn give_up(cause: &str, grace_s: f64, pulses: &Pulses) -> ! {
-    let stages: Vec<String> =
-        pulses.stages().iter().map(|stage| format!("{} {}", stage.name, stage.doing)).collect();
-    let message = format!(
-        "the run was to end because {cause}, and has not within watchdog.grace_s = {grace_s} s: {}; it ends as by \
-         kill, and `--resume` goes on from its last checkpoint",
+/// Ends the process, where that is the run's: a thread that does not come back cannot be ended otherwise.
+fn give_up(cause: &str, grace_s: f64, watched: &Watched) {
+    let stages = watched.pulses.stages();
+    let stages: Vec<String> = stages.iter().map(|stage| format!("{} {}", stage.name, stage.doing)).collect();
+    let late = format!(
+        "the run was to end because {cause}, and has not within watchdog.grace_s = {grace_s} s: {}",
         stages.join("; ")
     );
+    if !watched.ends_process {
+        tracing::error!("{late}; it ends when they do");
+        return;
+    }
+    let message = format!("{late}; it ends as by kill, and a resume goes on from its last checkpoint");
     tracing::error!("{message}");
     eprintln!("error: {message}");
     std::process::exit(i32::from(STALLED));

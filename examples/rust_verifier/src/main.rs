@@ -44,6 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = RunConfig::load(&config, &set)?;
     let mut request = RunRequest::new("rust_verifier");
     request.verifiers = &verifiers;
+    // This program is the run and nothing else: Ctrl-C ends it cleanly, and the terminal shows it.
+    (request.owns_process, request.console) = (true, true);
     let outcome = longhaul::train(config, &request)?;
     println!("the run is in {}", outcome.folder.display());
     Ok(())

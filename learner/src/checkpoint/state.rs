@@ -136,7 +136,7 @@ fn read_state(path: &Path) -> Result<TrainerState, LearnerError> {
     if format != FORMAT {
         let reason = format!(
             "has format {format}, and this longhaul reads format {FORMAT}: go on with the longhaul that wrote it, or fork \
-             its weights alone, without --fork-optimizer"
+             its weights alone, without the optimizer"
         );
         return Err(LearnerError::checkpoint(path, reason));
     }

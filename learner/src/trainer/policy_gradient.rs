@@ -28,7 +28,7 @@ use crate::train_state::{TrainState, Update};
 pub struct PolicyGradient {
     pub(crate) config: LearnerConfig,
     /// The policy's loss; the mask and the penalty of the configuration are laid over it.
-    pub(super) loss: Box<dyn Loss>,
+    pub(super) loss: Arc<dyn Loss>,
     /// The factors of the rewards by name, where the advantages of each are combined.
     reward_weights: Vec<(String, f64)>,
 }
@@ -72,7 +72,7 @@ impl Trainer {
         let gradients = config.gradients.clone();
         let mut passes = Passes::new(engine, config.batch_tokens_max, gradients, key, temperature, true);
         passes.reference = reference;
-        let loss = loss::of_config(&config);
+        let loss = loss::of_config(&config).into();
         Ok(Self {
             state: TrainState::new(decoder, optimizer, steps_total, operations)?,
             objective: PolicyGradient { config, loss, reward_weights: Vec::new() },
@@ -92,7 +92,7 @@ impl Trainer {
     /// Trains by another loss of the policy in the place of the configuration's. The mask and the penalty of the
     /// configuration stay.
     #[must_use]
-    pub fn with_loss(mut self, loss: Box<dyn Loss>) -> Self {
+    pub fn with_loss(mut self, loss: Arc<dyn Loss>) -> Self {
         self.objective.loss = loss;
         self
     }

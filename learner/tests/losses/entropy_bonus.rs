@@ -1,5 +1,7 @@
 //! A bonus for entropy beside the policy gradient: a loss with slopes by entropy, against PyTorch.
 
+use std::sync::Arc;
+
 use learner::Trainer;
 use learner::loss::{CompletionStats, Loss, TokenLoss};
 
@@ -37,7 +39,7 @@ fn a_step_with_a_bonus_has_the_gradient_of_pytorch() {
         let config = learner_config(batch_tokens_max);
         let mut trainer = Trainer::new(cpu(), before.clone(), config, plain_descent(), temperature, 1, None)
             .unwrap()
-            .with_loss(Box::new(EntropyBonus { bonus }));
+            .with_loss(Arc::new(EntropyBonus { bonus }));
         let update = trainer.step(&groups()).unwrap().update.unwrap();
         assert!((update.loss - expected).abs() < 1e-5, "{} is not {expected}", update.loss);
         // Also those without an advantage have a slope.

@@ -18,6 +18,9 @@ const OPENING: &str = "\
 are for. A default of `none` means that the key may be absent.
 ";
 
+/// Keys whose default a command of those that read them refuses, with what the page says instead of it.
+const REFUSED_DEFAULTS: [(&str, &str); 1] = [("run.steps", "required by `train`; `0` in `replay`")];
+
 /// The page.
 ///
 /// # Errors
@@ -59,7 +62,8 @@ impl<'a> Writer<'a> {
         let home = File { home: "crate".to_owned(), text: String::new() };
         let root = self.types.get(name, &home).with_context(|| format!("there is no type {name}"))?;
         let Body::Fields(fields) = &root.body else { return Ok(()) };
-        for field in fields {
+        // What serde neither reads nor writes is no section.
+        for field in fields.iter().filter(|field| attribute(&field.serde, "skip").is_none()) {
             let section = self.section(&field.name, field, root);
             self.write(
                 &section.with_context(|| format!("{name}.{}: {} is not found", field.name, field.kind))?,
@@ -134,7 +138,11 @@ impl<'a> Writer<'a> {
                 }
                 Some(found) => inner.push(found),
                 None => {
-                    let default = self.default(section, owner, field);
+                    let refused = REFUSED_DEFAULTS.iter().find(|(key, _)| *key == name);
+                    let default = match refused {
+                        Some((_, instead)) => (*instead).to_owned(),
+                        None => self.default(section, owner, field),
+                    };
                     table.push_str(&row(&[
                         &code(&name),
                         &self.kind(field, &owner.file),

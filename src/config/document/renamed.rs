@@ -5,7 +5,8 @@ use toml::Value;
 use super::{ConfigError, Document, is_at_or_below};
 
 impl Document {
-    /// Reads a section `streambp` of an earlier version as the section `gradients` that it has become, and says so once.
+    /// Reads a section `streambp` of an earlier version as the section `gradients` that it has become, with a note that
+    /// says so.
     ///
     /// # Errors
     /// Where both are given, where the old one is changed by `--set`, or where its `enabled` is anything but true.
@@ -39,8 +40,7 @@ impl Document {
             |(path, line): (&String, &usize)| Some((format!("{new}{}", path.strip_prefix(&old)?), *line));
         let moved: Vec<(String, usize)> = self.lines.iter().filter_map(moved).collect();
         self.lines.extend(moved);
-        // A config is read before the log begins, where a warning would be lost.
-        eprintln!(" WARN {refused}; it is read as kind = \"streambp\"");
+        self.notes.push(format!("{refused}; it is read as kind = \"streambp\""));
         Ok(())
     }
 }
