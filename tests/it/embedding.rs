@@ -19,7 +19,7 @@ use crate::binary::{metrics, repository};
 const SMALL: [&str; 15] = [
     "run.steps=2",
     "run.schedule=lockstep",
-    "rollout.output_tokens_max=48",
+    "rollout.output_tokens_max=96",
     "rollout.segments_max=4",
     "rollout.trajectories_open_max=12",
     "rollout.group_size=4",
@@ -28,7 +28,7 @@ const SMALL: [&str; 15] = [
     "learner.mpt.enabled=false",
     "queue.groups_max=3",
     "queue.staleness_versions_max=0",
-    "eval.problems=4",
+    "eval.problems=16",
     "eval.every_steps=0",
     "checkpoint.every_steps=1",
     "metrics.completions_logged=0",

@@ -182,8 +182,7 @@ fn listed() -> BTreeSet<String> {
 
 /// The keys of the reference that a train config can have, but for those of the kinds of rewards and tasks.
 fn reference() -> BTreeSet<String> {
-    let page =
-        pages(repository()).unwrap().into_iter().find(|page| page.name == "config.md").unwrap();
+    let page = pages(repository()).unwrap().into_iter().find(|page| page.name == "config.md").unwrap();
     let train = page.text.split("## Sections of `sft`").next().unwrap();
     let keys = train.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     keys.filter(|key| !key.starts_with("rewards.") && !key.starts_with("data.")).map(str::to_owned).collect()
