@@ -37,12 +37,12 @@ path = {data}
 [rollout]
 output_tokens_max = 16
 segments_max = 1
-trajectories_open_max = 64
-group_size = 8
+trajectories_open_max = 6
+group_size = 2
 temperature = 1.0
 truncated_reward = "scored"
 [queue]
-groups_max = 16
+groups_max = 4
 staleness_versions_max = 4
 [[rewards]]
 kind = "words"
@@ -50,7 +50,7 @@ words_min = 9
 words_max = 9
 limit = 60
 [learner]
-groups_per_step = 8
+groups_per_step = 2
 batch_tokens_max = 4096
 [learner.advantage]
 kind = "grpo"
@@ -87,47 +87,56 @@ keep_last = 1
 console = "plain"
 """
 
-# The stop makes lengths differ where the model knows additions.
+# Lengths differ, so that segments of older versions are open, and nearly reach what is planned for.
 STOP = 'rollout.stop=["\\n"]'
+LENGTHS = [STOP, "rollout.min_tokens=12"]
 LOCKSTEP = "run.schedule=lockstep"
 DETERMINISTIC = "run.schedule=deterministic"
 IN_FLIGHT = "rollout.in_flight_updates=true"
 BF16 = ["rollout.precision=bf16", "rollout.kv_cache=bf16"]
-LONG = ["rollout.output_tokens_max=128", "rollout.segments_max=4", "rollout.trajectories_open_max=32",
-        "learner.groups_per_step=4", "queue.groups_max=8"]
+LONG = ["rollout.output_tokens_max=64", "rollout.segments_max=2", STOP, "rollout.min_tokens=48"]
+KEPT_NOTHING = ["learner.gradients.attention_kept_mib=0", "learner.gradients.activations_kept_mib=0"]
+MIDDLE = ["rollout.group_size=4", "rollout.trajectories_open_max=24", "learner.groups_per_step=4", "queue.groups_max=8"]
+LARGE = ["rollout.group_size=8", "rollout.trajectories_open_max=64", "learner.groups_per_step=8", "queue.groups_max=16"]
 # Names of rows with `long prompts`, `gsm8k` or `random weights` in them choose the prompts and the model.
 ROWS = {
-    "async": [STOP],
-    "async, outputs of full length": [],
+    "async": LENGTHS,
+    "async, outputs as short as they come": [STOP],
     "async, random weights": [],
-    "async, in-flight updates": [IN_FLIGHT, STOP],
-    "async, in-flight updates, random weights": [IN_FLIGHT],
-    "async, bf16 actors": ["rollout.precision=bf16", STOP],
-    "async, bf16 caches": ["rollout.kv_cache=bf16", STOP],
-    "async, bf16 actors and caches": [*BF16, STOP],
-    "async, sgd": ["optimizer.kind=sgd", STOP],
-    "async, two actors": ["rollout.actors=2", STOP],
-    "async, staleness 1": ["queue.staleness_versions_max=1", STOP],
-    "async, staleness 8": ["queue.staleness_versions_max=8", STOP],
-    "async, four versions": ["rollout.versions_open_max=4", STOP],
-    "async, evaluation": ["eval.before=true", "eval.after=true", STOP],
+    "async, in-flight updates": [IN_FLIGHT, *LENGTHS],
+    "async, bf16 actors": ["rollout.precision=bf16", *LENGTHS],
+    "async, bf16 caches": ["rollout.kv_cache=bf16", *LENGTHS],
+    "async, bf16 actors and caches": [*BF16, *LENGTHS],
+    "async, bf16 actors and caches, in-flight updates": [*BF16, IN_FLIGHT, *LENGTHS],
+    "async, sgd": ["optimizer.kind=sgd", *LENGTHS],
+    "async, two actors": ["rollout.actors=2", *LENGTHS],
+    "async, staleness 1": ["queue.staleness_versions_max=1", *LENGTHS],
+    "async, staleness 8": ["queue.staleness_versions_max=8", *LENGTHS],
+    "async, four versions": ["rollout.versions_open_max=4", *LENGTHS],
+    "async, evaluation": ["eval.before=true", "eval.after=true", *LENGTHS],
     "async, long prompts": LONG,
     "async, long prompts, bf16 actors and caches": [*BF16, *LONG],
+    "async, 4 groups of 4": [*MIDDLE, *LENGTHS],
+    "async, 8 groups of 8": [*LARGE, *LENGTHS],
     "async, gsm8k": LONG,
-    "lockstep": [LOCKSTEP, STOP],
-    "lockstep, outputs of full length": [LOCKSTEP],
+    "lockstep": [LOCKSTEP, *LENGTHS],
     "lockstep, random weights": [LOCKSTEP],
-    "lockstep, in-flight updates": [LOCKSTEP, IN_FLIGHT, STOP],
-    "lockstep, bf16 actors and caches": [LOCKSTEP, *BF16, STOP],
-    "lockstep, sgd": [LOCKSTEP, "optimizer.kind=sgd", STOP],
-    "lockstep, two actors": [LOCKSTEP, "rollout.actors=2", STOP],
+    "lockstep, in-flight updates": [LOCKSTEP, IN_FLIGHT, *LENGTHS],
+    "lockstep, bf16 actors and caches": [LOCKSTEP, *BF16, *LENGTHS],
+    "lockstep, sgd": [LOCKSTEP, "optimizer.kind=sgd", *LENGTHS],
+    "lockstep, two actors": [LOCKSTEP, "rollout.actors=2", *LENGTHS],
+    "lockstep, layer inputs in bf16": [LOCKSTEP, "learner.gradients.layer_inputs=bf16", *LENGTHS],
+    "lockstep, layer inputs in a file, nothing kept": [
+        LOCKSTEP, "learner.gradients.layer_inputs=file", *KEPT_NOTHING, *LENGTHS],
+    "lockstep, 4 groups of 4": [LOCKSTEP, *MIDDLE, *LENGTHS],
     "lockstep, long prompts": [LOCKSTEP, *LONG],
     "lockstep, gsm8k": [LOCKSTEP, *LONG],
-    "deterministic": [DETERMINISTIC, STOP],
-    "deterministic, outputs of full length": [DETERMINISTIC],
+    "deterministic": [DETERMINISTIC, *LENGTHS],
     "deterministic, random weights": [DETERMINISTIC],
-    "deterministic, in-flight updates": [DETERMINISTIC, IN_FLIGHT, STOP],
-    "deterministic, bf16 actors and caches": [DETERMINISTIC, *BF16, STOP],
+    "deterministic, in-flight updates": [DETERMINISTIC, IN_FLIGHT, *LENGTHS],
+    "deterministic, bf16 actors and caches": [DETERMINISTIC, *BF16, *LENGTHS],
+    "deterministic, 4 groups of 4": [DETERMINISTIC, *MIDDLE, *LENGTHS],
+    "deterministic, 8 groups of 8": [DETERMINISTIC, *LARGE, *LENGTHS],
     "deterministic, gsm8k": [DETERMINISTIC, *LONG],
 }
 
@@ -246,7 +255,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--longhaul", default="target/release/longhaul")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--only", help="names of rows, separated by semicolons")
     parser.add_argument("--gsm8k", help="questions for the rows of that name, which are left out without it")
     parser.add_argument("--results", help="where the folder of the raw rows is made")

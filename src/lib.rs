@@ -5,6 +5,7 @@
 //! and `simulate` runs the scheduler on a virtual clock. Here they get their config, threads, folder and terminal. A program
 //! that embeds a run needs [`RunConfig::load`], [`RunRequest`] and [`train`].
 
+pub mod allocator;
 pub mod cause;
 mod median;
 pub mod config;

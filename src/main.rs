@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use longhaul::allocator;
 use longhaul::cause::one_line;
 use longhaul::cli::{Bench, Cli, Command, in_flags};
 use longhaul::config::placed;
@@ -12,6 +13,7 @@ use longhaul::{bench, commands};
 use rollout::RolloutError;
 
 fn main() -> ExitCode {
+    allocator::return_large_pieces();
     end_quietly_without_a_reader();
     match run(&Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,8 +1,11 @@
 //! The bridge between burn's CPU backend and slices of `f32`.
 
+use std::borrow::Cow;
+
 use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
 use burn::tensor::{DType, Shape, Tensor, TensorData};
+use pulp::bytemuck;
 
 use crate::zeros::{fill_with_zeros, zeros};
 
@@ -30,6 +33,53 @@ impl Rows {
     /// The numbers.
     pub(crate) fn slice(&self) -> &[f32] {
         self.0.as_slice::<f32>().expect("a contiguous f32 tensor is a slice")
+    }
+}
+
+/// The numbers of a parameter for a file: on the CPU where they lie, without a copy; of another device they are read back
+/// when they are asked for.
+pub struct StoredNumbers<'a>(Place<'a>);
+
+enum Place<'a> {
+    Cpu(Rows),
+    Device(&'a Tensor<2>),
+}
+
+impl<'a> StoredNumbers<'a> {
+    /// Of a parameter.
+    pub fn of(tensor: &'a Tensor<2>) -> Self {
+        Self(match tensor.clone().inner_or_self().into_dispatch().kind {
+            DispatchTensorKind::Flex(numbers) => Place::Cpu(Rows::of(&numbers.float())),
+            #[allow(unreachable_patterns, reason = "the CPU backend may be the only one")]
+            _ => Place::Device(tensor),
+        })
+    }
+
+    /// Row-major.
+    ///
+    /// # Panics
+    /// If the device cannot be read.
+    pub fn numbers(&self) -> Cow<'_, [f32]> {
+        match &self.0 {
+            Place::Cpu(rows) => Cow::Borrowed(rows.slice()),
+            Place::Device(tensor) => {
+                let read = (*tensor).clone().inner_or_self().try_into_vec_as();
+                Cow::Owned(read.expect("parameters are floats on a device that can be read"))
+            }
+        }
+    }
+
+    /// The same as a file of safetensors has them.
+    ///
+    /// # Panics
+    /// As [`StoredNumbers::numbers`].
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self.numbers() {
+            Cow::Borrowed(numbers) if cfg!(target_endian = "little") => {
+                Cow::Borrowed(bytemuck::cast_slice(numbers))
+            }
+            numbers => Cow::Owned(numbers.iter().flat_map(|number| number.to_le_bytes()).collect()),
+        }
     }
 }
 

@@ -38,6 +38,7 @@ pub use engine::{
     TrainingEngine,
 };
 pub use error::KernelError;
+pub use flex::StoredNumbers;
 pub use gemm::Precision;
 pub use model::{
     Decoder,

@@ -128,10 +128,7 @@ impl<G: Generator> Actor<G> {
         let began = Instant::now();
         faults::pass(Point::Actor).map_err(RolloutError::Fault)?;
         let version = newest().version;
-        let (cut, by_updates) = self.decoding.cut_segments(self.context.config.oldest_version_open(version));
-        lock(&self.report).segments_cut += by_updates;
-        let mut lost = self.count_ended(&cut);
-        self.give_up(&lost);
+        self.end_old_segments(version);
         self.admit(version)?;
         let ledger = &self.context.ledger;
         let begun =
@@ -148,7 +145,7 @@ impl<G: Generator> Actor<G> {
         report.count_step(&step, self.decoding.scheduler.slot_count());
         report.weight_passes += if decoded { versions.len() as u64 } else { 0 };
         drop(report);
-        lost = self.count_ended(&step.ended);
+        let lost = self.count_ended(&step.ended);
         self.give_up(&lost);
         let mut groups = std::mem::take(&mut self.ready);
         let ended = step.finished().filter(|(trajectory, _)| !lost.contains(&trajectory.group));
@@ -157,6 +154,14 @@ impl<G: Generator> Actor<G> {
         report.groups += groups.len() as u64;
         report.generating_s += began.elapsed().as_secs_f64();
         Ok(Advance { groups, decoded })
+    }
+
+    /// Ends the open segments that are too old where the newest weights are of `version`, and lets go of theirs.
+    pub(crate) fn end_old_segments(&mut self, version: u64) {
+        let (cut, by_updates) = self.decoding.cut_segments(self.context.config.oldest_version_open(version));
+        lock(&self.report).segments_cut += by_updates;
+        let lost = self.count_ended(&cut);
+        self.give_up(&lost);
     }
 
     /// Counts segments that have ended and tells the ledger of them. Returns the groups that another actor has now.

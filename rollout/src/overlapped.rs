@@ -157,7 +157,10 @@ where
         learner_version: u64,
     ) -> Result<Vec<Group>, RolloutError> {
         let groups = request.serve(queue, |count| self.take_some(queue, count, learner_version))?;
-        if !request.last {
+        if request.last {
+            // No window follows that would end them: their weights would be held to the end of the run.
+            lock(&self.actor).end_old_segments(self.context.weights.version());
+        } else {
             // The next step will want about as many as this one has taken.
             self.order_next(groups.len().min(queue.groups_max()), queue);
         }

@@ -1,8 +1,9 @@
 //! What a run will hold in memory at most, from its config, the model's shapes and its prompts' lengths.
 //!
 //! Parts are summed by stages: what is held at one time in each of them. Buffers stay where they were used, so a part
-//! that has been there once counts in all later stages; only policies, an evaluation's caches and what a checkpoint
-//! copies come and go. Nothing here is measured but the two constants for the program.
+//! that has been there once counts in all later stages; only policies and an evaluation's caches come and go. A
+//! checkpoint is written from where things are. Nothing here is measured but the two constants for the program: what
+//! is large is returned to the system as soon as it is free ([`crate::allocator`]).
 
 mod measured;
 mod prompts;
@@ -25,11 +26,6 @@ const TOKEN_BYTES: u64 = 32;
 /// The program, its threads and what the allocator keeps back: a run of the smallest model takes as much.
 const PROGRAM: u64 = 48 << 20;
 
-/// The part of a micro-batch's buffers that the allocator holds beside them. A pass is led by any thread of the pool, each of
-/// which has memory of its own, and where outputs differ in length a gap that one pass leaves takes no larger buffer of
-/// the next: with a model of 135 million parameters that was a third after a dozen steps on two threads.
-const GAPS_DIVISOR: u64 = 3;
-
 /// Bytes of a tokenizer for each of its vocabulary: texts and merges in tables, with one of 49,152 entries measured.
 const TOKENIZER_ENTRY: u64 = 900;
 
@@ -50,13 +46,12 @@ impl RunMemory {
         let plan = Planned { config, engine, decoder, prompts };
         let (always, step, decoding) = (plan.always(), plan.step(), plan.decoding());
         let evaluation = plan.evaluation();
-        let checkpoint = plan.checkpoint();
         let open = plan.versions_open();
         let policy = plan.policies(open + 1) - plan.policies(open);
         let sum = |parts: &[(String, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
         let learning = sum(&always) + sum(&step) + sum(&decoding);
         let beside = if config.run.schedule == Schedule::Lockstep { "" } else { " beside decoding" };
-        // Under async the actors go on while a checkpoint is written, and end what is too old.
+        // Under async the actors go on while held-out problems are answered, and end what is too old.
         let after = if config.run.schedule == Schedule::Async { open } else { open + 1 };
         let mut stages = Vec::new();
         if let Some(evaluation) = evaluation.filter(|_| config.eval.before) {
@@ -69,7 +64,6 @@ impl RunMemory {
                 format!("the next policy is packed: {}", policies(open + 1)),
                 learning + plan.policies(open + 1),
             ),
-            (format!("a checkpoint: {}", policies(after)), learning + plan.policies(after) + checkpoint),
         ]);
         if let Some(evaluation) = evaluation.filter(|_| config.eval.after || config.eval.every_steps > 0) {
             stages.push((
@@ -83,7 +77,6 @@ impl RunMemory {
             evaluation
                 .map(|bytes| (format!("evaluation, {} answers at a time", plan.answers_at_a_time()), bytes)),
         );
-        parts.push(("copies of a checkpoint".to_owned(), checkpoint));
         Self { parts, stages, unplanned: plan.unplanned() }
     }
 
@@ -142,7 +135,6 @@ impl Planned<'_> {
     fn step(&self) -> Vec<(String, u64)> {
         let tokens = self.micro_batch_rows();
         let Some(memory) = self.micro_batch() else { return Vec::new() };
-        let gaps = (memory.step() - memory.gradients) / GAPS_DIVISOR;
         vec![
             ("gradients".to_owned(), memory.gradients),
             (format!("a micro-batch of {tokens} tokens: inputs of the layers"), memory.layer_inputs),
@@ -151,7 +143,6 @@ impl Planned<'_> {
             ("  keys and values of a layer".to_owned(), memory.keys_values),
             ("  ids, angles, statistics".to_owned(), memory.tokens),
             ("  a chunk in a layer and in the head".to_owned(), memory.layer_chunk + memory.head_chunk),
-            ("  gaps between buffers of other sizes".to_owned(), gaps),
         ]
     }
 
@@ -287,12 +278,6 @@ impl Planned<'_> {
             self.at_once(answers, longest)
         };
         Some(cache + own + memory.pass)
-    }
-
-    /// A checkpoint copies one parameter at a time, as numbers and as bytes.
-    fn checkpoint(&self) -> u64 {
-        let (vocabulary, hidden) = (self.decoder.vocabulary, self.decoder.hidden);
-        8 * (hidden * vocabulary.max(self.decoder.intermediate)) as u64
     }
 }
 

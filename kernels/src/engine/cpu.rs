@@ -22,7 +22,7 @@ use crate::streambp::cpu::{LastWorkspace, SlicePass};
 use crate::streambp::{ChunkPlan, GradientPath, Slopes, TokenStats, tape_gradients, tensor_statistics};
 use decode::CpuSlots;
 use decode::cache::BLOCK_POSITIONS;
-use decode::packed::PackedDecoder;
+use decode::packed::{PackedDecoder, Unpacked};
 
 pub(super) mod decode;
 pub(super) mod memory;
@@ -154,9 +154,9 @@ impl EngineWeights for PackedDecoder {
         &self.config
     }
 
-    /// One parameter at a time is unpacked.
+    /// A few rows of a parameter are unpacked at a time.
     fn save(&self, dir: &Path) -> Result<(), KernelError> {
-        files::save_numbers(dir, &self.config, &self.weights(), |value| value.numbers())
+        files::save_parts(dir, &self.config, &self.weights(), Unpacked::in_parts)
     }
 
     fn bytes(&self) -> usize {

@@ -5,7 +5,6 @@
 //! is missing, misshapen or not expected is an error, because a model that runs on half its checkpoint
 //! only looks like a bad model. `config.json` is read in [`super::config`].
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -19,7 +18,7 @@ use super::config::{CONFIG_FILE, DecoderConfig};
 use super::spec::NormSpec;
 use super::weights::Weights;
 use crate::KernelError;
-use crate::flex::InnerOrSelf;
+use crate::flex::StoredNumbers;
 use crate::sampling::{key, uniform};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
@@ -60,7 +59,7 @@ pub(crate) fn load(
         tensors.remove(&name).ok_or_else(|| missing(&files, &name, *shape))
     })?;
     if let Some((path, head)) = tied_head {
-        require_equal_head(path, &head, &values(&weights.embedding))?;
+        require_equal_head(path, &head, &StoredNumbers::of(&weights.embedding).numbers())?;
     }
     Ok(weights)
 }
@@ -164,18 +163,21 @@ pub(crate) fn save(
     config: &DecoderConfig,
     weights: &Weights<Tensor<2>>,
 ) -> Result<(), KernelError> {
-    save_numbers(dir, config, weights, |value| values(value).into())
+    save_parts(dir, config, weights, |value, write| write(&StoredNumbers::of(value).numbers()))
 }
 
-/// [`save`] of parameters in any form; `numbers` is asked for one at a time.
-pub(crate) fn save_numbers<T>(
+/// Takes the next numbers of a parameter.
+pub(crate) type WriteNumbers<'a> = dyn FnMut(&[f32]) -> std::io::Result<()> + 'a;
+
+/// [`save`] of parameters in any form; `parts` hands out the numbers of one, in as many parts as it likes.
+pub(crate) fn save_parts<T>(
     dir: &Path,
     config: &DecoderConfig,
     weights: &Weights<T>,
-    numbers: impl Fn(&T) -> Cow<'_, [f32]>,
+    parts: impl Fn(&T, &mut WriteNumbers<'_>) -> std::io::Result<()>,
 ) -> Result<(), KernelError> {
     std::fs::create_dir_all(dir).map_err(|source| KernelError::file(dir, source))?;
-    write_whole(&dir.join(WEIGHTS_FILE), |file| write_safetensors(file, config, weights, &numbers))?;
+    write_whole(&dir.join(WEIGHTS_FILE), |file| write_safetensors(file, config, weights, &parts))?;
     let json = format!("{:#}\n", config.to_json());
     write_whole(&dir.join(CONFIG_FILE), |file| file.write_all(json.as_bytes()))?;
     // The new names are on disk only once the directory is.
@@ -246,15 +248,6 @@ fn is_vector(name: &str) -> bool {
 /// The shape of a parameter in Hugging Face files.
 fn file_shape(name: &str, shape: [usize; 2]) -> Vec<usize> {
     if is_vector(name) { vec![shape[1]] } else { shape.to_vec() }
-}
-
-/// The values of a parameter, read back from its device.
-fn values(tensor: &Tensor<2>) -> Vec<f32> {
-    tensor
-        .clone()
-        .inner_or_self()
-        .try_into_vec_as()
-        .expect("parameters are floats on a device that can be read")
 }
 
 /// The files that hold the weights of a directory.
@@ -416,7 +409,7 @@ fn write_safetensors<T>(
     file: &mut BufWriter<File>,
     config: &DecoderConfig,
     weights: &Weights<T>,
-    numbers: &impl Fn(&T) -> Cow<'_, [f32]>,
+    parts: &impl Fn(&T, &mut WriteNumbers<'_>) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let mut tensors = Vec::new();
     let mut start = 0;
@@ -436,9 +429,9 @@ fn write_safetensors<T>(
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for (_, value) in weights.named() {
-        for number in numbers(value).iter() {
-            file.write_all(&number.to_le_bytes())?;
-        }
+        parts(value, &mut |numbers| {
+            numbers.iter().try_for_each(|number| file.write_all(&number.to_le_bytes()))
+        })?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
-use kernels::Weights;
+use kernels::{StoredNumbers, Weights};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,9 +64,9 @@ pub(super) fn write(dir: &Path, state: &TrainState, settings: Settings) -> Resul
     fs::write(&path, text).map_err(|error| LearnerError::file(&path, error))
 }
 
-/// A tensor that is read from the device when its turn to be written comes.
+/// A tensor of the file.
 struct Stored<'a> {
-    tensor: &'a Tensor<2>,
+    numbers: StoredNumbers<'a>,
     shape: [usize; 2],
 }
 
@@ -80,8 +80,7 @@ impl View for Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.tensor.clone().into_data().convert::<f32>();
-        Cow::Owned(values.iter::<f32>().flat_map(f32::to_le_bytes).collect())
+        self.numbers.bytes()
     }
 
     fn data_len(&self) -> usize {
@@ -96,7 +95,8 @@ fn save_moments(path: &Path, state: &TrainState) -> Result<(), LearnerError> {
     let mut stored = Vec::new();
     for (part, weights) in [("first", &moments.first), ("second", &moments.second)] {
         for (name, tensor) in weights.named() {
-            stored.push((format!("{part}.{name}"), Stored { tensor, shape: tensor.dims() }));
+            let numbers = StoredNumbers::of(tensor);
+            stored.push((format!("{part}.{name}"), Stored { numbers, shape: tensor.dims() }));
         }
     }
     safetensors::serialize_to_file(stored, None, path)

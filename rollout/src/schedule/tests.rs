@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::config::QueueConfig;
+use crate::config::{QueueConfig, RolloutConfig};
 use crate::ledger::state::{DropReason, RolloutState};
+use crate::overlapped::Overlapped;
 use crate::scheduler::Pacing;
 use crate::testing::{Script, Start, context_at, records, rollout_config};
 
@@ -13,8 +14,16 @@ const STALENESS: u64 = 1;
 
 /// Actors on one context, and the queue behind them.
 fn run(actors: usize, groups_max: usize, script: &Script) -> (Vec<Actor<Script>>, Arc<ReplayQueue>) {
-    let mut config = rollout_config(script.slots() * actors, 2, 12, 3);
-    config.actors = actors;
+    let config = RolloutConfig { actors, ..rollout_config(script.slots() * actors, 2, 12, 3) };
+    run_with(config, groups_max, script)
+}
+
+fn run_with(
+    config: RolloutConfig,
+    groups_max: usize,
+    script: &Script,
+) -> (Vec<Actor<Script>>, Arc<ReplayQueue>) {
+    let actors = config.actors;
     let pacing = Pacing { groups_per_step: GROUPS_PER_STEP as u64, staleness_versions_max: STALENESS };
     let queue = QueueConfig { groups_max, staleness_versions_max: STALENESS };
     let start = Start { version: 0, queue, state: &RolloutState::default() };
@@ -97,6 +106,34 @@ fn stale_groups_do_not_starve_the_learner() {
     // Without replacements the pacing would end the work at this many drops.
     let ahead = (GROUPS_PER_STEP as u64) * (1 + STALENESS);
     assert!(dropped > ahead, "the test means nothing with {dropped} drops");
+}
+
+/// The versions that open segments have while the last of so many steps is made, where two may be open.
+fn held_in_last_step(steps: u64) -> Vec<u64> {
+    // Segments of twelve tokens beside outputs of one, so that they last longer than their version may be open.
+    let script = Script::new(4, |group, _| if group % 3 == 0 { 12 } else { 1 });
+    let config = RolloutConfig { versions_open_max: 2, ..rollout_config(4, 12, 1, 2) };
+    let (mut actors, queue) = run_with(config, 4, &script);
+    let weights = Arc::clone(&actors[0].context().weights);
+    let actor = actors.pop().expect("an actor");
+    let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
+    for version in 0..steps {
+        weights.publish(version + 1, Arc::new(version + 1));
+        let request = StepRequest { last: version + 1 == steps, ..StepRequest::of(GROUPS_PER_STEP) };
+        overlapped.take(&queue, &request, version + 1).expect("never starved");
+    }
+    let standing = overlapped.state(&queue, steps).expect("nothing fails");
+    standing.weights.iter().map(|weights| weights.version).collect()
+}
+
+// A version is as large as the model: none is held for longer than something is decoded under it.
+#[test]
+fn old_weights_are_let_go_before_the_last_step() {
+    let held: Vec<(u64, u64)> = (3..12)
+        .flat_map(|steps| held_in_last_step(steps).into_iter().map(move |held| (steps, held)))
+        .collect();
+    assert!(held.iter().any(|(steps, held)| held < steps), "the test means nothing with {held:?}");
+    assert!(held.iter().all(|(steps, held)| held + 1 >= *steps), "{held:?}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn weights(config: &DecoderConfig) -> Weights<Tensor<2>> {
 }
 
 fn lists(weights: &Weights<Tensor<2>>) -> Weights<Vec<f32>> {
-    weights.map(|_, tensor| values(tensor))
+    weights.map(|_, tensor| StoredNumbers::of(tensor).numbers().into_owned())
 }
 
 /// A tensor of a file under test: name, type, shape, bytes.
@@ -37,7 +37,7 @@ type Raw = (String, Dtype, Vec<usize>, Vec<u8>);
 fn right_file(config: &DecoderConfig) -> Vec<Raw> {
     let weights = weights(config);
     let tensors = weights.named().into_iter().map(|(name, tensor)| {
-        let bytes = values(tensor).iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = StoredNumbers::of(tensor).bytes().into_owned();
         (name.clone(), Dtype::F32, file_shape(&name, tensor.dims()), bytes)
     });
     tensors.collect()

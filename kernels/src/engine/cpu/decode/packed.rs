@@ -8,6 +8,7 @@ use crate::flex::Rows;
 use crate::gemm::{Factor, PackedMatrix, Precision};
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
+use crate::model::files::WriteNumbers;
 use crate::model::weights::{Block, Weights};
 use crate::parts::attention::PackedAttention;
 use crate::parts::block::{BlockSlices, DecoderSlices};
@@ -26,6 +27,9 @@ pub struct PackedDecoder {
     numbers: usize,
     number: u64,
 }
+
+/// Numbers of a part of a parameter that is unpacked: enough for all threads, and nothing beside the weights.
+const PART_NUMBERS: usize = 1 << 20;
 
 /// Counts the weights that were packed in this process, so that no two have the same number.
 static PACKED: AtomicU64 = AtomicU64::new(1);
@@ -229,12 +233,17 @@ impl<'a> Unpacked<'a> {
         Self::Columns { packed, first: 0, end: packed.columns() }
     }
 
-    /// The numbers, row-major in the parameter's shape.
-    pub(crate) fn numbers(&self) -> Cow<'_, [f32]> {
+    /// Hands out the numbers, row-major in the parameter's shape, some rows at a time.
+    pub(crate) fn in_parts(&self, write: &mut WriteNumbers<'_>) -> std::io::Result<()> {
         match self {
-            Self::Rows(rows) => Cow::Borrowed(rows.slice()),
-            Self::Numbers(numbers) => Cow::Borrowed(numbers),
-            Self::Columns { packed, first, end } => Cow::Owned(packed.weights(*first..*end)),
+            Self::Rows(rows) => write(rows.slice()),
+            Self::Numbers(numbers) => write(numbers),
+            Self::Columns { packed, first, end } => {
+                let rows = (PART_NUMBERS / packed.inner()).max(1);
+                (*first..*end)
+                    .step_by(rows)
+                    .try_for_each(|first| write(&packed.weights(first..(first + rows).min(*end))))
+            }
         }
     }
 }
