@@ -9,6 +9,7 @@
 mod prompt;
 mod request;
 mod reply;
+mod choices;
 mod client;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::on_error::OnError;
 use crate::process::in_range;
 use crate::thoughts::outside_thoughts;
 use crate::{Answer, RewardError, Verdict, Verifier};
+use choices::Choices;
 use client::{Client, Failure, Key};
 use prompt::Template;
 use reply::Reply;
@@ -55,7 +57,8 @@ pub struct JudgeConfig {
     /// that none of them can know; everything else stands for itself.
     #[serde(default = "prompt::standard")]
     pub prompt: String,
-    /// A regular expression whose first group is the verdict: `yes`, `no` or a number. Its last match counts.
+    /// A regular expression whose first group is the verdict: `yes`, `no` or a number. Its last match counts; one that
+    /// only names the choice (`yes or no`, `yes/no`, `yes?`) is none.
     #[serde(default = "last_verdict")]
     pub answer_pattern: String,
     /// Characters at the end of the completion that the judge sees: that is where the answer stands.
@@ -168,6 +171,7 @@ struct Counters {
 pub struct JudgeVerifier {
     template: Template,
     pattern: Regex,
+    choices: Choices,
     client: Client,
     on_error: OnError,
     concurrency: usize,
@@ -187,6 +191,7 @@ impl JudgeVerifier {
         Ok(JudgeVerifier {
             template: Template::new(&config.prompt, config.completion_characters_max)?,
             pattern: config.pattern()?,
+            choices: Choices::new(),
             client: Client::new(&config, config.key()?)?,
             on_error: config.on_error,
             concurrency: config.concurrency,
@@ -214,8 +219,12 @@ impl JudgeVerifier {
 
     /// The value of the last verdict in what the judge says.
     fn last_verdict(&self, said: &str) -> Option<f64> {
-        let verdict = self.pattern.captures_iter(said).last()?.get(1)?.as_str().trim();
-        match verdict {
+        let given = self.pattern.captures_iter(said).filter_map(|found| found.get(1));
+        let verdicts = given.filter_map(|found| match self.choices.of(found.as_str()) {
+            true => self.choices.chosen(said, found.range()),
+            false => Some(found.as_str()),
+        });
+        match verdicts.last()?.trim() {
             yes if yes.eq_ignore_ascii_case("yes") => Some(1.0),
             no if no.eq_ignore_ascii_case("no") => Some(0.0),
             number => number.parse().ok().filter(|value: &f64| value.is_finite()),

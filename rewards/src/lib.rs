@@ -39,6 +39,7 @@ pub use repetition::{RepetitionConfig, RepetitionVerifier};
 pub use target_length::{LengthMatch, LengthTarget, TargetLengthConfig, TargetLengthVerifier};
 pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, TaskName, TaskVerifier};
 pub use think_length::{ThinkLengthConfig, ThinkLengthVerifier, ThinkUnit};
+pub use thoughts::reference_behind_thoughts;
 pub use trajectory::Reward;
 pub use weighted::WeightedSum;
 pub use words::{WordsConfig, WordsVerifier, word_count};
@@ -162,6 +163,11 @@ pub enum RewardError {
     /// The verifier compares with a reference and the data line has none.
     #[error("the field `answer` is missing or empty, and this verifier compares with it")]
     MissingReference,
+    /// The verifier compares with a reference, and one of the data line is a thought without an answer behind it.
+    #[error(
+        "the field `answer` holds nothing but thoughts, and this verifier compares with what stands behind them"
+    )]
+    ReferenceOfThoughts,
     /// A field of the data line is absent or holds what cannot be used.
     #[error("the field `{name}` {reason}")]
     Field {

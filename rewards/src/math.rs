@@ -65,6 +65,7 @@ use std::borrow::Cow;
 
 use crate::boxed::BOX_BYTES_MAX;
 use crate::latex;
+use crate::thoughts::reference_behind_thoughts;
 use crate::{Answer, RewardError, Verdict, Verifier};
 
 pub use extract::{AnswerKind, extract_answer};
@@ -138,10 +139,13 @@ impl Verifier for MathVerifier {
     }
 }
 
-/// The answers that the references end with, any of which is right.
+/// The answers that the references end with, any of which is right. Thoughts before them are no answer.
 fn references<'a>(answer: &Answer<'a>) -> Result<Vec<Cow<'a, str>>, RewardError> {
-    let found = answer.references.iter().map(|text| reference_answer(text));
-    let found: Vec<_> = found.filter(|text| !text.trim().is_empty()).collect();
+    let mut found = Vec::new();
+    for reference in answer.references {
+        let said = reference_behind_thoughts(reference).ok_or(RewardError::ReferenceOfThoughts)?;
+        found.extend(Some(reference_answer(said)).filter(|text| !text.trim().is_empty()));
+    }
     if found.is_empty() { Err(RewardError::MissingReference) } else { Ok(found) }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! What is thought is no answer. The shapes of marks are read by rules and not as a table of strings, because models
 //! write one name in many ways: `<think>`, `</THINK >`, `<seed:think>`, `<think effort="high">`, `[THINK]`,
-//! `◁think▷`, `<|begin_of_thought|>`. A mark between quotes or backticks is spoken about and ends or begins nothing.
+//! `◁think▷`, `<|begin_of_thought|>`, `[BEGIN THINKING]`. A mark between quotes or backticks is spoken about and ends or begins nothing.
 //! `format` and `think_length` ask for the one form of `tags` instead: they pay for a form, and this file only looks
 //! for what must not count. Everything is linear in the text.
 
+#[cfg(test)]
+mod tests;
+
 /// Words that a name of a thought ends with.
-const WORDS: [&str; 10] = [
+const WORDS: [&str; 17] = [
     "think",      // DeepSeek-R1, Qwen3, GLM, Kimi, Seed-OSS, Magistral
     "thinking",   // Command A, and prompts after Claude's
     "thought",    // Sky-T1, OpenThoughts, Gemma
@@ -18,12 +21,28 @@ const WORDS: [&str; 10] = [
     "scratchpad", // prompts that ask for one
     "monologue",  // `<inner_monologue>`
     "cot",        // `<cot>`, a chain of thought
+    "reason",     // the rest are of prompts that ask for thoughts before the answer
+    "internal",
+    "rationale",
+    "deliberation",
+    "contemplation",
+    "brainstorming",
+    "思考",
 ];
 /// Words of the channels whose text is not the answer, in the format of gpt-oss (harmony). A commentary speaks to
 /// tools.
 const SILENT_CHANNELS: [&str; 6] = ["analysis", "commentary", "think", "thinking", "thought", "reasoning"];
 /// What marks begin with.
 const SIGNS: [char; 3] = ['<', '[', '◁'];
+/// The same for the strict reading, which knows more of them: fences, signs that are escaped for HTML, and brackets of
+/// other scripts.
+const STRICT_SIGNS: [char; 8] = ['<', '[', '◁', '`', '&', '＜', '【', '⟨'];
+/// What a fenced block begins and ends with.
+const FENCE: &str = "```";
+/// The name of a fenced block of thoughts.
+const FENCED: Name = Name { sign: '`', word: "fence" };
+/// The one of MedGemma: `<unused94>thought` ... `<unused95>`.
+const UNUSED: Name = Name { sign: '<', word: "unused" };
 /// Quotes and backticks around a mark that is only spoken about.
 const QUOTES: [char; 9] = ['`', '"', '\'', '“', '”', '‘', '’', '«', '»'];
 /// Bytes of the longest mark, attributes and all.
@@ -73,6 +92,15 @@ pub(crate) fn ends_in_solution(text: &str) -> bool {
     begin.is_some_and(|at| !text[at..].contains("<|end_of_solution|>"))
 }
 
+/// The part of a reference that is its answer: reference solutions of reasoning models are often kept with their
+/// thoughts. `None` where nothing but thoughts is there.
+pub fn reference_behind_thoughts(reference: &str) -> Option<&str> {
+    match behind_last_thought(reference) {
+        Some(whole) if whole.len() == reference.len() => Some(reference),
+        rest => rest.map(str::trim).filter(|rest| !rest.is_empty()),
+    }
+}
+
 /// What a text says outside of thoughts at its end: the text behind the last thought, or `None` if a thought is still
 /// open there. This is the strict reading: a mark closes only the innermost thought, and only if that has its name. A
 /// text that quotes another one's thoughts, or half of them, inside its own has not come to an answer. A closing mark
@@ -82,12 +110,13 @@ pub(crate) fn outside_thoughts(text: &str) -> Option<&str> {
         return rest;
     }
     let (mut open, mut in_channel, mut behind) = (Vec::new(), false, 0);
-    for (at, _) in text.match_indices(SIGNS) {
+    for (at, _) in text.match_indices(STRICT_SIGNS) {
         // A sign inside the mark before it, as in its attributes, is part of it.
         if at < behind {
             continue;
         }
-        let Some((mark, end)) = mark(text, at) else { continue };
+        let is_fenced = open.last() == Some(&FENCED);
+        let Some((mark, end)) = fence(text, at, is_fenced).or_else(|| mark(text, at)) else { continue };
         behind = end;
         match mark {
             Mark::Opens(name) => open.push(name),
@@ -113,18 +142,43 @@ fn without_special_tokens(text: &str) -> Option<Option<&str>> {
 fn mark(text: &str, at: usize) -> Option<(Mark, usize)> {
     let rest = &text[at..];
     // Most brackets are none, which one look tells.
-    if rest.starts_with('[') && !rest[1..].starts_with(['/', 't', 'T']) {
+    if rest.starts_with('[') && !rest[1..].starts_with(['/', 't', 'T', 'b', 'B', 's', 'S', 'e', 'E']) {
         return None;
     }
     let rest = &rest[..rest.floor_char_boundary(MARK_BYTES_MAX)];
     let (mark, length) = match rest.chars().next()? {
         '<' => special_token(rest).or_else(|| tag(rest))?,
         '[' => bracketed(rest, '[', ']', think)?,
-        _ => bracketed(rest, '◁', '▷', thought)?,
+        '◁' => bracketed(rest, '◁', '▷', thought)?,
+        '＜' => bracketed(rest, '＜', '＞', thought)?,
+        '【' => bracketed(rest, '【', '】', thought)?,
+        '⟨' => bracketed(rest, '⟨', '⟩', thought)?,
+        _ => escaped(rest)?,
     };
     let end = at + length;
     let is_quoted = text[..at].ends_with(QUOTES) && text[end..].starts_with(QUOTES);
     (!is_quoted).then_some((mark, end))
+}
+
+/// A line that begins a fenced block of thoughts (```` ```thinking ````), or the one that ends the block that is open.
+fn fence(text: &str, at: usize, is_open: bool) -> Option<(Mark, usize)> {
+    let rest =
+        text[at..].strip_prefix(FENCE).filter(|_| text[..at].is_empty() || text[..at].ends_with('\n'))?;
+    let line = &rest[..rest[..rest.floor_char_boundary(MARK_BYTES_MAX)].find('\n').unwrap_or(rest.len())];
+    let end = text.len() - rest.len() + line.len();
+    match line.trim() {
+        "" if is_open => Some((Mark::Closes(FENCED), end)),
+        name if name.len() < MARK_BYTES_MAX && thought(name).is_some() => Some((Mark::Opens(FENCED), end)),
+        _ => None,
+    }
+}
+
+/// `&lt;think&gt;`: a mark that was escaped for HTML.
+fn escaped(rest: &str) -> Option<(Mark, usize)> {
+    let (inner, after) = rest.strip_prefix("&lt;")?.split_once("&gt;")?;
+    let plain = format!("<{inner}>");
+    let (mark, length) = special_token(&plain).or_else(|| tag(&plain))?;
+    (length == plain.len()).then_some((mark, rest.len() - after.len()))
 }
 
 /// `<|begin_of_thought|>`, `<|END_THINKING|>`, `<｜think▁start｜>`, and the channels of harmony and of Gemma.
@@ -177,6 +231,13 @@ fn tag(rest: &str) -> Option<(Mark, usize)> {
     };
     let is_part = |next: char| next.is_alphanumeric() || ['_', '-', ':', '.'].contains(&next);
     let (name, after) = inner.split_at(inner.find(|next| !is_part(next))?);
+    if name.eq_ignore_ascii_case("unused95") && after.starts_with('>') {
+        return Some((Mark::Closes(UNUSED), rest.len() - after.len() + 1));
+    }
+    if name.starts_with("unused") && after.starts_with(">thought") {
+        return Some((Mark::Opens(UNUSED), rest.len() - after.len() + ">thought".len()));
+    }
+    let closes = closes || ends(name);
     let name = Name { sign: '<', word: thought(name)? };
     let (attributes, after) = after.split_once('>')?;
     // In `a <think and b> c` nothing is a tag.
@@ -200,16 +261,32 @@ fn bracketed(
     let (name, after) = rest.strip_prefix(open)?.split_once(close)?;
     let (closes, name) = match name.strip_prefix('/') {
         Some(name) => (true, name),
-        None => (false, name),
+        None => (ends(name), name),
     };
     let name = Name { sign: open, word: word_of(name)? };
     let mark = if closes { Mark::Closes(name) } else { Mark::Opens(name) };
     Some((mark, rest.len() - after.len()))
 }
 
-/// The word of brackets that are Magistral's. Other words in brackets are headings.
+/// The word of brackets that are Magistral's, or that say themselves that something begins or ends (`[BEGIN THINKING]`,
+/// `[END OF THOUGHT]`). Other words in brackets are headings.
 fn think(name: &str) -> Option<&'static str> {
-    ["think", "thinking"].into_iter().find(|word| name.eq_ignore_ascii_case(word))
+    if let Some(word) = ["think", "thinking"].into_iter().find(|word| name.eq_ignore_ascii_case(word)) {
+        return Some(word);
+    }
+    let (first, last) = name.split_once([' ', '_', '-'])?;
+    let last = if last.get(..3).is_some_and(|of| of.eq_ignore_ascii_case("of ")) { &last[3..] } else { last };
+    let is_border = BEGINS.iter().chain(&ENDS).any(|word| first.eq_ignore_ascii_case(word));
+    WORDS.into_iter().find(|word| is_border && last.eq_ignore_ascii_case(word))
+}
+
+const BEGINS: [&str; 2] = ["begin", "start"];
+const ENDS: [&str; 3] = ["end", "stop", "close"];
+
+/// Whether a name says that it ends something: `end_thinking`.
+fn ends(name: &str) -> bool {
+    let first = name.split([' ', '_', '-']).next().filter(|first| first.len() < name.len());
+    first.is_some_and(|first| ENDS.iter().any(|word| first.eq_ignore_ascii_case(word)))
 }
 
 /// The word by which a tag of this name holds a thought: its last part ends with it, as in `thinking_process`,
@@ -221,155 +298,4 @@ fn thought(name: &str) -> Option<&'static str> {
     let last = parts.next().unwrap_or_default();
     let is_negated = last.starts_with("no") || parts.next() == Some("no");
     WORDS.into_iter().find(|word| !is_negated && last.ends_with(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
-
-    use super::*;
-    use crate::stopwatch::seconds;
-
-    /// An opening mark with its closing one, as models write them.
-    const PAIRS: [(&str, &str); 22] = [
-        ("<think>", "</think>"),
-        ("<THINK>", "</Think >"),
-        ("<think effort=\"high\">", "</ think>"),
-        ("<thinking>", "</thinking>"),
-        ("<thought>", "</thought>"),
-        ("<reasoning>", "</reasoning>"),
-        ("<analysis>", "</analysis>"),
-        ("<reflection>", "</reflection>"),
-        ("<scratchpad>", "</scratchpad>"),
-        ("<inner_monologue>", "</inner_monologue>"),
-        ("<thinking_process>", "</thinking_process>"),
-        ("<antThinking>", "</antThinking>"),
-        ("<seed:think>", "</seed:think>"),
-        ("<longcat_think>", "</longcat_think>"),
-        ("[THINK]", "[/THINK]"),
-        ("◁think▷", "◁/think▷"),
-        ("<|begin_of_thought|>", "<|end_of_thought|>"),
-        ("<|START_THINKING|>", "<|END_THINKING|>"),
-        ("<｜think▁start｜>", "<｜think▁end｜>"),
-        ("<|inner_prefix|>", "<|inner_suffix|>"),
-        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-        ("<|channel>thought\n", "<channel|>"),
-    ];
-
-    #[test]
-    fn what_stands_behind_a_thought_is_said() {
-        for (open, close) in PAIRS {
-            let expect = |text: String, expected: Option<&str>| {
-                assert_eq!(behind_last_thought(&text), expected, "{text}");
-                assert_eq!(outside_thoughts(&text), expected, "{text}");
-            };
-            expect(format!("{open}a{close}b"), Some("b"));
-            expect(format!("a{close}b"), Some("b"));
-            expect(format!("b{open}a"), None);
-            expect(format!("b{open}a{close}"), Some(""));
-            expect(format!("{open}a{close}b{open}a{close}c"), Some("c"));
-            expect(format!("{open}a{close}b{open}a"), None);
-        }
-    }
-
-    #[test]
-    fn a_thought_inside_another_is_closed_itself() {
-        for (open, close) in PAIRS {
-            let text = format!("{open}a{open}b{close}c");
-            // The channels of harmony are not nested: a final one ends whatever was before it.
-            let expected = close.contains("channel").then_some("c");
-            assert_eq!(outside_thoughts(&text), expected, "{text}");
-            assert_eq!(behind_last_thought(&text), Some("c"), "{text}");
-            assert_eq!(outside_thoughts(&format!("{text}{close}d")), Some("d"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_mark_of_another_name_closes_no_thought() {
-        for text in [
-            "<think>It ends with </reasoning> Verdict: yes",
-            "<think><analysis>a</think>b",
-            "[THINK]a</think>b",
-            "<think>a<|end_of_thought|>b",
-            "<|begin_of_thought|>a</thought>b",
-            "<reasoning>a</think>b</think>c",
-            "<|channel|>analysis<|message|>a</think>b",
-        ] {
-            assert_eq!(outside_thoughts(text), None, "{text}");
-        }
-        assert_eq!(outside_thoughts("<inner_thought>a</thought>b"), Some("b"));
-        assert_eq!(outside_thoughts("<think><analysis>a</analysis></think>b"), Some("b"));
-        assert_eq!(outside_thoughts("a</reasoning>b</think>c"), Some("c"));
-    }
-
-    #[test]
-    fn what_is_no_mark_hides_nothing() {
-        for text in [
-            "",
-            "a < think > b",
-            "a<think b>c",
-            "<thinker>",
-            "<no_think>",
-            "<nothink>",
-            "<|no_think|>",
-            "<think/>",
-            "<think />",
-            "[analysis]",
-            "[t]hink]",
-            "<|im_start|>",
-            "<answer>4</answer>",
-            "it wrote `<think>` and \"</think>\"",
-            "analysis shows 4",
-            "Analysis: 4",
-            "<think",
-            "<|think",
-            "◁think",
-        ] {
-            assert_eq!(outside_thoughts(text), Some(text), "{text}");
-            assert_eq!(behind_last_thought(text), Some(text), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_reply_of_gpt_oss_without_its_special_tokens_is_known() {
-        assert_eq!(outside_thoughts("analysisWe check.assistantfinalVerdict: YES"), Some("Verdict: YES"));
-        assert_eq!(outside_thoughts("analysisWe check. Verdict: YES"), None);
-    }
-
-    #[test]
-    fn the_search_is_linear() {
-        for piece in ["<", "[", "<|", "◁", "<think", "<think a", "[think", "<|channel|>", "`<think>`"] {
-            let text = piece.repeat(200_000);
-            let taken = seconds(|| {
-                outside_thoughts(&text);
-                behind_last_thought(&text);
-                ends_in_solution(&text);
-            });
-            assert!(taken < 5.0, "{piece}: {taken} s");
-        }
-    }
-
-    proptest! {
-        /// Against counting, for the one pair of marks.
-        #[test]
-        fn thoughts_agree_with_counting(pieces in proptest::collection::vec(
-            proptest::sample::select(vec!["<think>", "</think>", "a", " ", "<", "é", "`"]), 0..12,
-        )) {
-            let text: String = pieces.concat().replace("`<", "` <");
-            let (mut open, mut said) = (0_i32, String::new());
-            for piece in text.split_inclusive('>') {
-                said.push_str(piece);
-                if piece.ends_with("</think>") {
-                    open = (open - 1).max(0);
-                    said.clear();
-                } else if piece.ends_with("<think>") {
-                    open += 1;
-                    said.clear();
-                }
-            }
-            prop_assert_eq!(outside_thoughts(&text), (open == 0).then_some(said.as_str()), "{}", text);
-            let last = (text.rfind("<think>"), text.rfind("</think>"));
-            prop_assert!(behind_last_thought(&text).is_some() == (last.0 <= last.1), "{}", text);
-        }
-    }
 }

@@ -178,6 +178,7 @@ impl PromptSource {
             is_whole: false,
             lengths: PromptLengths::of(lengths).expect("some problems were looked at"),
             answered: prompts,
+            thought_answers: 0,
             last_assistant: 0,
             skipped: None,
         })

@@ -113,6 +113,12 @@ pub(crate) fn tell(survey: &Survey) {
         let (count, source) = (survey.last_assistant, &survey.source);
         tracing::info!("{source}: {count} prompts had a last turn of the assistant; see data.last_assistant");
     }
+    if survey.thought_answers > 0 {
+        let (count, source) = (survey.thought_answers, &survey.source);
+        tracing::info!(
+            "{source}: {count} reference answers have thoughts before them, which are not compared with"
+        );
+    }
     let Some(skipped) = &survey.skipped else { return };
     for line in skipped.named() {
         tracing::warn!("left out: {line}");

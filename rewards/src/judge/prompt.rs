@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::thoughts::reference_behind_thoughts;
 use crate::{Answer, RewardError};
 use trajectory::random::{key_of, key_of_text};
 
@@ -88,7 +89,10 @@ impl Template {
     /// If the template has the reference in it and the answer has none.
     pub(super) fn fill(&self, answer: &Answer<'_>) -> Result<String, RewardError> {
         let is_asked = self.pieces.iter().any(|(_, slot)| *slot == Slot::Answer);
-        let reference = reference(answer);
+        let reference = match is_asked {
+            true => reference(answer)?,
+            false => Cow::Borrowed(""),
+        };
         if is_asked && reference.trim().is_empty() {
             return Err(RewardError::MissingReference);
         }
@@ -112,14 +116,16 @@ impl Template {
     }
 }
 
-/// The reference answer; several are a list, of which any is right.
-fn reference<'a>(answer: &Answer<'a>) -> Cow<'a, str> {
-    match answer.references {
+/// The reference answer without its thoughts; several are a list, of which any is right.
+fn reference<'a>(answer: &Answer<'a>) -> Result<Cow<'a, str>, RewardError> {
+    let said = answer.references.iter().map(|text| reference_behind_thoughts(text));
+    let said: Option<Vec<&str>> = said.collect();
+    Ok(match said.ok_or(RewardError::ReferenceOfThoughts)?.as_slice() {
         [] => Cow::Borrowed(""),
         [one] => Cow::Borrowed(one),
         several if several.iter().all(|text| text.trim().is_empty()) => Cow::Borrowed(""),
         several => Cow::Owned(format!("Any one of these:\n- {}", several.join("\n- "))),
-    }
+    })
 }
 
 fn last_characters(text: &str, characters: usize) -> &str {
@@ -157,6 +163,9 @@ mod tests {
         assert_eq!(fill("{completion}", "äöüßéè", None).unwrap(), "öüßéè");
         assert!(matches!(fill("{completion}{answer}", "ab", None), Err(RewardError::MissingReference)));
         assert!(matches!(fill("{completion}{answer}", "ab", Some(" ")), Err(RewardError::MissingReference)));
+        assert_eq!(fill("{completion}|{answer}", "ab", Some("<think>7</think>\n42")).unwrap(), "ab|42");
+        let thought = fill("{completion}{answer}", "ab", Some("<think>7"));
+        assert!(matches!(thought, Err(RewardError::ReferenceOfThoughts)));
         assert!(fill("{prompt}", "ab", None).unwrap_err().to_string().starts_with("prompt: "));
     }
 

@@ -334,6 +334,9 @@ fn a_whole_reply_gives_the_verdict_that_the_judge_says() {
             ),
             1.0,
         ),
+        (text("Verdict: NO. (I was asked for verdict: yes or no.)", stop()), 0.0),
+        (text("Verdict (yes/no): no", stop()), 0.0),
+        (text("```thinking\nVerdict: yes\n```\nVerdict: no", stop()), 0.0),
         (text("It wrote `<think>`, which is no answer. Verdict: NO", stop()), 0.0),
         (parts(json!([{"type": "text", "text": "Verd"}, {"type": "output_text", "text": "ict: YES"}])), 1.0),
         (
@@ -379,6 +382,12 @@ fn thoughts_and_replies_that_are_cut_off_give_no_verdict() {
         (text("<think>verdict: yes, no, yes</think>\nThey are equal.", stop()), "has no verdict"),
         (text("The verdict: yes.</reflection> They differ.", stop()), "has no verdict"),
         (text("\u{25c1}think\u{25b7}verdict: yes", stop()), "inside a thought"),
+        (text("<unused94>thought\nVerdict: yes", stop()), "inside a thought"),
+        (text("[BEGIN THINKING]Verdict: yes[END THINKING]They differ.", stop()), "has no verdict"),
+        (text("```thinking\nVerdict: yes\n```\nThey differ.", stop()), "has no verdict"),
+        (text("&lt;think&gt;Verdict: yes", stop()), "inside a thought"),
+        (text("Please answer verdict: yes or no", stop()), "has no verdict"),
+        (text("Verdict: yes/no", stop()), "has no verdict"),
         (text(" \n", stop()), "is empty"),
         (
             json!({"message": {"content": "", "reasoning": "Verdict: yes"}, "finish_reason": "stop"}),

@@ -55,7 +55,7 @@ pub enum LastAssistant {
     Drop,
     /// The policy goes on with it: the turn is left open.
     Continue,
-    /// It is removed and is the reference answer where the row has none.
+    /// It is removed and is the reference answer where the row has none: what stands behind its thoughts.
     Answer,
 }
 

@@ -1,6 +1,7 @@
 //! One row of a file: its JSON split into what each stage needs. What the rows must have beyond their form is looked at
 //! in `survey`.
 
+use rewards::reference_behind_thoughts;
 use serde_json::{Map, Value};
 
 use super::config::{JsonlConfig, LastAssistant};
@@ -13,6 +14,8 @@ pub(super) struct Row {
     pub(super) line: usize,
     pub(super) question: Question,
     pub(super) references: Vec<String>,
+    /// Whether an answer has thoughts before it, which verifiers do not compare with.
+    pub(super) has_thoughts: bool,
     pub(super) completion: Option<Completion>,
     pub(super) fields: Map<String, Value>,
 }
@@ -41,12 +44,17 @@ impl Row {
             None => Vec::new(),
             Some(value) => references(config.answer_field(), value)?,
         };
+        let is_cut = |text: &String| reference_behind_thoughts(text).is_none_or(|rest| rest != text);
+        let mut has_thoughts = references.iter().any(is_cut);
         if let (Question::Messages(messages), Some(LastAssistant::Answer)) =
             (&question, config.last_assistant)
             && references.is_empty()
             && messages::ends_with_assistant(messages)
         {
-            references.extend(messages.last().map(messages::text_of));
+            let answer = messages.last().map(messages::text_of).unwrap_or_default();
+            // What was thought on the way to the answer is none; without an answer behind it the row has none.
+            references.extend(reference_behind_thoughts(&answer).map(str::to_owned));
+            has_thoughts = references.first() != Some(&answer);
         }
         let name = config.completion_field();
         let completion = match take(&mut fields, name) {
@@ -62,7 +70,7 @@ impl Row {
                 return Err(RowProblem::Completion.because(reason));
             }
         };
-        Ok(Row { line, question, references, completion, fields })
+        Ok(Row { line, question, references, has_thoughts, completion, fields })
     }
 
     /// Whether its prompt's last turn is the assistant's.

@@ -20,6 +20,8 @@ use crate::text::{ChatEnding, Text};
 const ENDS_WITH_ANSWER: &str = "the last message is the assistant's: an answer is no prompt. Set data.last_assistant to \
                                 \"drop\" (remove it), \"answer\" (compare with it) or \"continue\" (go on with it)";
 
+const ONLY_THOUGHTS: &str = "the assistant's last message holds nothing but thoughts, so data.last_assistant = \"answer\" finds no answer in it";
+
 /// The usable rows of a file.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -83,6 +85,7 @@ impl Rows {
             is_whole: true,
             lengths,
             answered: rows().filter(|row| row.is_answered()).count(),
+            thought_answers: rows().filter(|row| row.has_thoughts).count(),
             last_assistant: match needs.demonstrations {
                 // It is what is learned, or what the completion goes on with.
                 Some(_) => 0,
@@ -168,6 +171,9 @@ fn look_at(config: &JsonlConfig, row: &Row, needs: &Needs<'_>, text: &Text) -> R
     }
     let Asked { text, tokens } = asked(config, row, config.last_assistant, text)?;
     needs.room_for(tokens.len())?;
+    if config.last_assistant == Some(LastAssistant::Answer) && row.has_thoughts && row.references.is_empty() {
+        return Err(RowProblem::Answer.because(ONLY_THOUGHTS));
+    }
     if let Some(rewards) = needs.rewards {
         let question = Answer {
             prompt: &text,

@@ -24,10 +24,13 @@ pub struct Demonstration {
 }
 
 impl Demonstration {
-    /// A text behind a prompt.
+    /// A text behind a prompt. The end of output is added, unless the text is written with it, as TRL does.
     pub(super) fn of_text(prompt_tokens: Vec<u32>, target: &str, text: &Text) -> Result<Self, RowRefusal> {
         let mut target_tokens = text.encode_fragment(target).map_err(RolloutError::refusing_row)?;
-        target_tokens.extend(text.eos_ids().first());
+        let end = text.eos_ids().first().copied();
+        if target_tokens.last().copied() != end {
+            target_tokens.extend(end);
+        }
         Self { prompt_tokens, target_tokens, given: Vec::new() }.with_something_to_learn(text)
     }
 

@@ -74,6 +74,8 @@ pub struct Survey {
     pub lengths: PromptLengths,
     /// Those among them with a reference answer.
     pub answered: usize,
+    /// Those whose reference answer stands behind thoughts, which are not compared with.
+    pub thought_answers: usize,
     /// Those whose last turn was the assistant's, which `last_assistant` took out or left open.
     pub last_assistant: usize,
     /// The rows that are left out, if there are any.
@@ -95,6 +97,13 @@ pub(super) fn refusal_of(error: &RewardError, answer_field: &str) -> RowRefusal 
                 RewardError::MissingReference => (
                     RowProblem::Answer,
                     format!("`{answer_field}` is missing or empty, and the reward `{name}` compares with it"),
+                ),
+                RewardError::ReferenceOfThoughts => (
+                    RowProblem::Answer,
+                    format!(
+                        "`{answer_field}` holds nothing but thoughts, and the reward `{name}` compares with what stands \
+                         behind them"
+                    ),
                 ),
                 other => (RowProblem::Field, format!("{other}, which the reward `{name}` needs")),
             };

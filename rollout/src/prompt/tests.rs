@@ -1,5 +1,8 @@
 //! Files of prompts: what a row becomes, what is refused, what the survey counts.
 
+mod completions;
+mod thoughts;
+
 use std::sync::Arc;
 
 use rewards::{RewardContext, WeightedSum};
