@@ -5,10 +5,13 @@ mod source;
 mod values;
 mod python;
 mod files;
+mod classes;
 mod template;
 mod variables;
 #[cfg(test)]
 mod fixtures_tests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +23,8 @@ use tokenizers::{
 };
 
 use crate::error::RolloutError;
-use crate::text::files::{ListedEnds, TokenizerConfig};
+use crate::text::classes::Loaded;
+use crate::text::files::{AddedTokens, ListedEnds, TokenizerConfig};
 use crate::text::template::ChatTemplates;
 use crate::token_bytes::TokenBytes;
 
@@ -67,22 +71,30 @@ impl Text {
     /// Names the file that is missing or that cannot be read.
     pub fn load(directory: &Path) -> Result<Self, RolloutError> {
         let path = directory.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|error| RolloutError::file(&path, error))?;
-        let mut tokenizer = Tokenizer::from_bytes(bytes)
-            .map_err(|error| RolloutError::content(&path, format!("not a tokenizer: {error}")))?;
+        let mut config = TokenizerConfig::read(directory)?;
+        let Loaded { mut tokenizer, added, mut notes } = classes::load(directory, &mut config)?;
         let mut model = tokenizer.get_model().clone();
         model.resize_cache(WORDS_REMEMBERED_MAX);
         tokenizer.with_model(model);
         // A file that was saved after a training with a length limit has both, and they are of that use: obeyed, a prompt
         // would be cut or padded. transformers leaves them out of every call as well.
         let padding = tokenizer.get_padding().map(|padding| padding.pad_token.clone());
-        let mut notes = former_use(&path, &tokenizer);
+        notes.extend(former_use(&path, &tokenizer));
         tokenizer
             .with_truncation(None)
             .map_err(|error| RolloutError::content(&path, format!("truncation: {error}")))?;
         tokenizer.with_padding(None);
-        let config = TokenizerConfig::read(directory)?;
-        let new_tokens = config.add_tokens(&mut tokenizer, directory)?;
+        let AddedTokens { new: new_tokens, notes: moved } =
+            config.add_tokens(&mut tokenizer, added, directory)?;
+        notes.extend(moved);
+        tokenizer.set_encode_special_tokens(config.splits_special_tokens());
+        if config.splits_special_tokens() {
+            let path = directory.join("tokenizer_config.json");
+            notes.push(format!(
+                "{}: `split_special_tokens` is true: no text has special tokens",
+                path.display()
+            ));
+        }
         if !new_tokens.is_empty() {
             let (count, listed) = (new_tokens.len(), listed(new_tokens.iter()));
             let path = directory.join("tokenizer_config.json");
@@ -211,9 +223,22 @@ impl Text {
             [rest @ .., last] if self.is_eos(*last) => rest,
             whole => whole,
         };
+        self.decoded(written, true)
+    }
+
+    /// Where no token writes anything there is no text: some decoders cannot be asked for it.
+    fn decoded(&self, ids: &[u32], skip_special: bool) -> Result<String, RolloutError> {
+        if !ids.iter().any(|id| self.writes(*id, skip_special)) {
+            return Ok(String::new());
+        }
         self.tokenizer
-            .decode(written, true)
+            .decode(ids, skip_special)
             .map_err(|error| RolloutError::Tokenizer { action: "decode", reason: error.to_string() })
+    }
+
+    fn writes(&self, id: u32, skip_special: bool) -> bool {
+        let is_special = |token: &String| self.tokenizer.get_added_vocabulary().is_special_token(token);
+        self.tokenizer.id_to_token(id).is_some_and(|token| !skip_special || !is_special(&token))
     }
 
     /// What each token writes, in bytes.
@@ -226,9 +251,7 @@ impl Text {
     /// # Errors
     /// If the tokenizer refuses an id.
     pub fn show(&self, ids: &[u32]) -> Result<String, RolloutError> {
-        self.tokenizer
-            .decode(ids, false)
-            .map_err(|error| RolloutError::Tokenizer { action: "decode", reason: error.to_string() })
+        self.decoded(ids, false)
     }
 
     /// Decodes an output while it is generated.
@@ -286,7 +309,7 @@ impl TextStream<'_> {
     /// # Errors
     /// If the tokenizer refuses the id.
     pub fn push(&mut self, id: u32) -> Result<String, RolloutError> {
-        if self.text.is_eos(id) {
+        if self.text.is_eos(id) || !self.text.writes(id, true) {
             return Ok(String::new());
         }
         let piece = self
@@ -294,202 +317,5 @@ impl TextStream<'_> {
             .step(id)
             .map_err(|error| RolloutError::Tokenizer { action: "decode", reason: error.to_string() })?;
         Ok(piece.unwrap_or_default())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Map, Value, json};
-
-    use super::{Chat, ChatEnding};
-    use crate::testing::{TextFiles, text};
-
-    fn chat(messages: &[Value]) -> Chat<'_> {
-        static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-        Chat { messages, tools: None, variables: &NONE, ending: ChatEnding::GenerationPrompt }
-    }
-
-    #[test]
-    fn plain_text_goes_to_ids_and_back() {
-        let text = text();
-        let ids = text.encode("abc").expect("known characters");
-        assert_eq!(ids, vec![2, 3, 4]);
-        assert_eq!(text.decode(&ids).expect("known ids"), "abc");
-    }
-
-    // A run asks a new prompt in every group: what is kept of each adds up.
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn prompts_that_never_come_again_are_not_remembered() {
-        let resident_bytes = || {
-            let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
-            4096 * pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number")
-        };
-        let text = super::Text::load("../models/quickstart".as_ref()).expect("the quickstart's tokenizer");
-        let encode = |number: u32| {
-            let prompt = format!("{number:0240}");
-            assert_eq!(text.encode(&prompt).expect("digits").len(), 240);
-        };
-        (0..2000).for_each(encode);
-        let before = resident_bytes();
-        (2000..12_000).for_each(encode);
-        let grown = resident_bytes().saturating_sub(before);
-        assert!(grown < 24 << 20, "{grown} bytes for 10000 prompts that are gone");
-    }
-
-    #[test]
-    fn the_token_that_ends_an_output_is_not_text() {
-        let text = text();
-        assert_eq!(text.decode(&[2, 3, 0]).expect("known ids"), "ab");
-        assert_eq!(text.decode(&[]).expect("nothing is a text too"), "");
-    }
-
-    #[test]
-    fn streamed_pieces_join_to_the_decoded_text() {
-        let text = text();
-        let ids = [2, 4, 4, 3, 0];
-        let mut stream = text.stream();
-        let joined: String = ids.iter().map(|id| stream.push(*id).expect("known ids")).collect();
-        assert_eq!(joined, text.decode(&ids).expect("known ids"));
-        assert_eq!(joined, "accb");
-    }
-
-    #[test]
-    fn ends_of_output_come_from_every_file_that_names_one() {
-        let files = TextFiles::new();
-        assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0]);
-        files.write("config.json", r#"{"eos_token_id": 5}"#);
-        assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0, 5]);
-        files.write("generation_config.json", r#"{"eos_token_id": [3, 0]}"#);
-        assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0, 3]);
-        // An id below 0 is nobody's, and the other file is not asked where one lists more.
-        files.write("generation_config.json", r#"{"eos_token_id": [-1, 3]}"#);
-        let text = files.load().expect("a tokenizer");
-        assert_eq!(text.eos_ids(), &[0, 3]);
-        let notes = text.notes();
-        assert!(
-            notes.len() == 1 && notes[0].contains("generation_config.json: eos_token_id -1"),
-            "{notes:?}"
-        );
-        files.write("generation_config.json", r#"{"eos_token_id": -1}"#);
-        assert_eq!(files.load().expect("a tokenizer").eos_ids(), &[0, 5]);
-        files.write("generation_config.json", r#"{"eos_token_id": [3, 700]}"#);
-        let error = files.load().expect("a tokenizer").for_rows(500).expect_err("700").to_string();
-        assert!(error.contains("generation_config.json: eos_token_id 700"), "{error}");
-        files.write("generation_config.json", r#"{"eos_token_id": "x"}"#);
-        let error = files.load().expect_err("x is no id").to_string();
-        assert!(error.contains("generation_config.json: eos_token_id"), "{error}");
-    }
-
-    #[test]
-    fn a_model_without_an_end_of_output_is_refused() {
-        let files = TextFiles::new();
-        files.write("tokenizer_config.json", "{}");
-        assert!(files.load().expect_err("no end").to_string().contains("eos_token"));
-        // transformers adds a token that tokenizer.json lacks; whether it can be drawn is the model's matter.
-        files.write("tokenizer_config.json", r#"{"eos_token": {"content": "<none>"}}"#);
-        let text = files.load().expect("it is added");
-        assert_eq!(text.eos_ids(), &[7]);
-        assert!(text.notes()[0].contains("tokens that tokenizer.json lacks: 1 (\"<none>\" is 7)"));
-        let error = text.for_rows(7).expect_err("no row").to_string();
-        assert!(
-            error.contains("tokenizer_config.json: the end of output token \"<none>\" has id 7")
-                && error.contains("embedding has 7 rows"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_tokenizer_must_fit_the_vocabulary() {
-        let load = || TextFiles::new().load().expect("a tokenizer");
-        assert!(load().for_rows(7).expect("ids 0 to 6").notes().is_empty());
-        let error = load().for_rows(6).expect_err("id 6 has no row").to_string();
-        assert!(error.contains("tokenizer.json: token \"e\" has id 6"), "{error}");
-    }
-
-    #[test]
-    fn an_added_token_without_a_row_concerns_texts_that_have_it() {
-        let files = TextFiles::new();
-        files.write("tokenizer_config.json", r#"{"eos_token": "<eos>", "extra_special_tokens": ["<note>"]}"#);
-        let text = files.load().expect("a tokenizer").for_rows(7).expect("no end of output");
-        assert_eq!(text.encode("ab").expect("known"), [2, 3]);
-        let error = text.encode_fragment("a<note>b").expect_err("id 7 of 7").to_string();
-        for part in ["tokenizer_config.json: ", "\"<note>\" has id 7", "has 7 rows", "resize"] {
-            assert!(error.contains(part), "{error}");
-        }
-        let notes = text.notes().join("\n");
-        assert!(
-            notes.contains("without a row in the model's embedding of 7 rows: 1 (\"<note>\" is 7)"),
-            "{notes}"
-        );
-        let roomy = files.load().expect("a tokenizer").for_rows(8).expect("a row for it");
-        assert_eq!(roomy.encode("a<note>b").expect("a row for it"), [2, 7, 3]);
-    }
-
-    #[test]
-    fn broken_files_are_named() {
-        let files = TextFiles::new();
-        files.write("tokenizer.json", r#"{"version""#);
-        assert!(files.load().expect_err("not JSON").to_string().contains("tokenizer.json: not a tokenizer"));
-        files.remove("tokenizer.json");
-        assert!(files.load().expect_err("absent").to_string().contains("tokenizer.json: "));
-    }
-
-    #[test]
-    fn chat_messages_are_rendered_as_transformers_does() {
-        let files = TextFiles::new();
-        let template = concat!(
-            "{%- if messages[0]['role'] not in ['system', 'user'] %}{{ raise_exception('bad role') }}{%- endif %}\n",
-            "{%- for message in messages %}\n",
-            "    {{- '<|im_start|>' + message.role + '\\n' + message.content.strip() + '<|im_end|>\\n' }}\n",
-            "{%- endfor %}\n",
-            "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n",
-        );
-        files.write(
-            "tokenizer_config.json",
-            &json!({"eos_token": "<eos>", "chat_template": template}).to_string(),
-        );
-        let text = files.load().expect("a template");
-        let messages =
-            [json!({"role": "system", "content": "Be brief."}), json!({"role": "user", "content": " 1+1 "})];
-        assert_eq!(
-            text.render_chat(&chat(&messages)).expect("two good messages"),
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
-        );
-        let error =
-            text.render_chat(&chat(&[json!({"role": "x", "content": ""})])).expect_err("x is no role");
-        assert!(error.to_string().contains("bad role"), "{error}");
-    }
-
-    #[test]
-    fn a_template_file_and_named_templates_are_read() {
-        let files = TextFiles::new();
-        let named =
-            json!([{"name": "tools", "template": "T"}, {"name": "default", "template": "{{ eos_token }}D"}]);
-        files.write(
-            "tokenizer_config.json",
-            &json!({"eos_token": "<eos>", "chat_template": named}).to_string(),
-        );
-        assert_eq!(
-            files.load().expect("a list").render_chat(&chat(&[json!({"role": "user"})])).expect("constant"),
-            "<eos>D"
-        );
-        files.write("chat_template.jinja", "{{ strftime_now('%d %b %Y') }}|{{ {'a': [1, 2]} | tojson }}");
-        let rendered =
-            files.load().expect("a file").render_chat(&chat(&[json!({"role": "user"})])).expect("constant");
-        assert_eq!(rendered, "26 Jul 2024|{\"a\": [1, 2]}");
-        files.write("chat_template.jinja", "{% if %}");
-        // Only prompts that need the template are refused.
-        let text = files.load().expect("prompts of text need no template");
-        let error =
-            text.render_chat(&chat(&[json!({"role": "user"})])).expect_err("no condition").to_string();
-        assert!(error.contains("chat_template.jinja: chat template: line 1: "), "{error}");
-    }
-
-    #[test]
-    fn messages_need_a_template() {
-        let error =
-            text().render_chat(&chat(&[json!({"role": "user"})])).expect_err("none is there").to_string();
-        assert!(error.contains("tokenizer_config.json: no `chat_template`"), "{error}");
     }
 }

@@ -1,6 +1,9 @@
 //! What the files of a Hugging Face directory say beside the tokenizer: special tokens, ends of output, chat templates.
 //! The order in which they win over each other is that of transformers 5.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +20,16 @@ const NAMED_TOKENS: [&str; 7] =
 #[derive(Debug)]
 pub(super) struct TokenizerConfig {
     fields: Map<String, Value>,
+    /// `added_tokens.json`, the ids by the tokens, of the time before `added_tokens_decoder`.
+    older: Map<String, Value>,
+}
+
+/// What was added to a tokenizer.
+pub(super) struct AddedTokens {
+    /// The tokens that the tokenizer had not, by their ids.
+    pub(super) new: BTreeMap<u32, String>,
+    /// Tokens whose id is not the one that the files give.
+    pub(super) notes: Vec<String>,
 }
 
 /// A chat template and where it is from.
@@ -43,10 +56,29 @@ impl TokenizerConfig {
             }
         };
         let mut fields = read("tokenizer_config.json")?;
+        let mut older = Map::new();
         if !fields.contains_key("added_tokens_decoder") {
             fields.extend(read("special_tokens_map.json")?);
+            older = read("added_tokens.json")?;
         }
-        Ok(Self { fields })
+        Ok(Self { fields, older })
+    }
+
+    /// A key of the config.
+    pub(super) fn field(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name)
+    }
+
+    /// The special tokens that the tokenizer's class has where the files say nothing of them, be it `null`.
+    pub(super) fn assume(&mut self, tokens: &[(&str, &str)]) {
+        for (name, token) in tokens {
+            self.fields.entry(*name).or_insert_with(|| Value::from(*token));
+        }
+    }
+
+    /// Whether texts may not hold special tokens: what looks like one is split.
+    pub(super) fn splits_special_tokens(&self) -> bool {
+        self.fields.get("split_special_tokens").and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// A special token is written as a text or as `{"content": text, ..}`.
@@ -63,20 +95,44 @@ impl TokenizerConfig {
                 tokens.insert(name.to_owned(), Value::from(token));
             }
         }
+        let own = self.own_tokens().into_iter();
+        tokens.extend(own.filter_map(|(name, token)| Some((name.to_owned(), Value::from(content(token)?)))));
         tokens
     }
 
+    /// The tokens that this model alone has a name for, as `image_token`: keys of the config, and the entries of
+    /// `extra_special_tokens` where it is an object. `model_specific_special_tokens` counts where there is none of them.
+    fn own_tokens(&self) -> Vec<(&str, &Value)> {
+        let is_own = |name: &str| name.ends_with("_token") && !NAMED_TOKENS.contains(&name);
+        let keys = self.fields.iter().filter(|(name, token)| is_own(name) && content(token).is_some());
+        let entries = |name: &str| self.fields.get(name).and_then(Value::as_object).into_iter().flatten();
+        let mut own: Vec<(&str, &Value)> = Vec::new();
+        for (name, token) in keys.chain(entries("extra_special_tokens")) {
+            match own.iter_mut().find(|(known, _)| known == name) {
+                Some(known) => known.1 = token,
+                None => own.push((name, token)),
+            }
+        }
+        if own.is_empty() {
+            own.extend(entries("model_specific_special_tokens").map(|(name, token)| (name.as_str(), token)));
+        }
+        own.retain(|(name, _)| !NAMED_TOKENS.contains(name));
+        own
+    }
+
     /// Adds the tokens that only the config has: those of `added_tokens_decoder` in the order of their ids, then special
-    /// tokens by name and the further ones that are not among the tokenizer's added tokens yet. Gives the ids that are new.
+    /// tokens by name and the further ones that are not among the tokenizer's added tokens yet. A token of a list gets the
+    /// next id where it is new, whatever the list says: transformers does the same, and notes of it are given.
     pub(super) fn add_tokens(
         &self,
         tokenizer: &mut Tokenizer,
+        of_file: BTreeMap<u32, AddedToken>,
         directory: &Path,
-    ) -> Result<BTreeMap<u32, String>, RolloutError> {
+    ) -> Result<AddedTokens, RolloutError> {
         let path = directory.join("tokenizer_config.json");
-        let mut new = BTreeMap::new();
+        let (mut new, mut notes) = (BTreeMap::new(), Vec::new());
         let named = |text: &str| NAMED_TOKENS.iter().any(|name| self.token(name) == Some(text));
-        for (id, mut token) in self.listed_tokens(&path)? {
+        for (id, mut token) in self.listed_tokens(of_file, directory)? {
             let known =
                 tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|known| same(known, &token));
             if known {
@@ -87,14 +143,13 @@ impl TokenizerConfig {
             let (found, is_new) = add(tokenizer, token, &path)?;
             if found != Some(id) {
                 let found = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
-                return Err(RolloutError::content(
-                    &path,
-                    format!(
-                        "added_tokens_decoder: {content:?} has id {id}, in tokenizer.json it has {found}"
-                    ),
+                notes.push(format!(
+                    "{}: {content:?} is listed with id {id} and gets id {found}, as in transformers: the ids before it are \
+                     not all taken, or tokenizer.json has it",
+                    directory.display()
                 ));
             }
-            new.extend(is_new.then_some((id, content)));
+            new.extend(found.filter(|_| is_new).map(|id| (id, content)));
         }
         for token in self.special_tokens() {
             let is_added =
@@ -105,18 +160,39 @@ impl TokenizerConfig {
                 new.extend(id.filter(|_| is_new).map(|id| (id, content)));
             }
         }
-        Ok(new)
+        Ok(AddedTokens { new, notes })
     }
 
-    /// `added_tokens_decoder`, in the order of its ids.
-    fn listed_tokens(&self, path: &Path) -> Result<BTreeMap<u32, AddedToken>, RolloutError> {
+    /// `added_tokens_decoder`, in the order of its ids; without it, `added_tokens.json` and over it those of a file that
+    /// is not loaded as it is.
+    fn listed_tokens(
+        &self,
+        of_file: BTreeMap<u32, AddedToken>,
+        directory: &Path,
+    ) -> Result<BTreeMap<u32, AddedToken>, RolloutError> {
+        let path = &directory.join("tokenizer_config.json");
         let Some(Value::Object(decoder)) = self.fields.get("added_tokens_decoder") else {
-            return Ok(BTreeMap::new());
+            let mut listed = self.older_tokens(directory)?;
+            listed.extend(of_file);
+            return Ok(listed);
         };
         let listed = decoder.iter().map(|(id, token)| {
             let wrong = || RolloutError::content(path, format!("added_tokens_decoder: {id:?} is no token"));
             let number = id.parse().map_err(|_| wrong())?;
             Ok((number, added_token(token, false).ok_or_else(wrong)?))
+        });
+        listed.collect()
+    }
+
+    /// `added_tokens.json`: which of them are special is said by the names of special tokens alone.
+    fn older_tokens(&self, directory: &Path) -> Result<BTreeMap<u32, AddedToken>, RolloutError> {
+        let special = self.special_tokens();
+        let listed = self.older.iter().map(|(text, id)| {
+            let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+                RolloutError::content(&directory.join("added_tokens.json"), format!("{text:?} has no id"))
+            })?;
+            let is_special = special.iter().any(|token| token.content == *text);
+            Ok((id, AddedToken::from(text.clone(), is_special).normalized(!is_special)))
         });
         listed.collect()
     }
@@ -127,13 +203,8 @@ impl TokenizerConfig {
         let extra = self.fields.get("extra_special_tokens").filter(|extra| !is_empty(extra));
         let extra = extra.or_else(|| self.fields.get("additional_special_tokens"));
         let of_all = NAMED_TOKENS.iter().filter_map(|name| self.fields.get(*name));
-        let is_own = |name: &str| name.ends_with("_token") && !NAMED_TOKENS.contains(&name);
-        let own = self.fields.iter().filter(|(name, token)| is_own(name) && token.is_string());
-        let more: Vec<&Value> = match extra {
-            Some(Value::Array(tokens)) => tokens.iter().collect(),
-            Some(Value::Object(tokens)) => tokens.values().collect(),
-            _ => Vec::new(),
-        };
+        let own = self.own_tokens().into_iter();
+        let more = extra.and_then(Value::as_array).into_iter().flatten();
         let tokens = of_all.chain(own.map(|(_, token)| token)).chain(more);
         tokens.filter_map(|token| added_token(token, true)).collect()
     }
@@ -174,7 +245,7 @@ fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 
-fn added_token(token: &Value, special: bool) -> Option<AddedToken> {
+pub(super) fn added_token(token: &Value, special: bool) -> Option<AddedToken> {
     let flag = |name: &str| token[name].as_bool();
     let special = special || flag("special").unwrap_or(false);
     let added = AddedToken::from(content(token)?.to_owned(), special)
@@ -333,159 +404,10 @@ fn more_templates(folder: &Path) -> Result<Vec<(String, PathBuf)>, RolloutError>
 }
 
 /// `None` if the file is absent.
-fn read_json(path: &Path) -> Result<Option<Value>, RolloutError> {
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>, RolloutError> {
     match std::fs::read_to_string(path) {
         Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| RolloutError::content(path, error)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(RolloutError::file(path, error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use crate::testing::TextFiles;
-
-    /// The tokenizer of the tests with more keys.
-    fn files(changes: &Value) -> TextFiles {
-        let files = TextFiles::new();
-        let path = files.path().join("tokenizer.json");
-        let mut tokenizer: Value =
-            serde_json::from_slice(&std::fs::read(path).expect("it is there")).expect("JSON");
-        for (key, value) in changes.as_object().expect("an object") {
-            tokenizer[key] = value.clone();
-        }
-        files.write("tokenizer.json", &tokenizer.to_string());
-        files
-    }
-
-    #[test]
-    fn a_length_limit_and_padding_of_a_former_use_are_not_obeyed() {
-        let truncation =
-            json!({"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"});
-        let padding = json!({"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": 8, "pad_id": 1,
-            "pad_type_id": 0, "pad_token": "<unk>"});
-        let text = files(&json!({"truncation": truncation, "padding": padding})).load().expect("a tokenizer");
-        let notes = text.notes().join("\n");
-        for note in
-            ["tokenizer.json: `truncation` to 2 tokens is not obeyed", "tokenizer.json: `padding` is not"]
-        {
-            assert!(notes.contains(note), "{notes}");
-        }
-        assert_eq!(text.encode("abcde").expect("five characters"), [2, 3, 4, 5, 6]);
-        assert_eq!(text.encode_fragment("a").expect("one character"), [2]);
-    }
-
-    #[test]
-    fn special_tokens_come_from_the_older_file_too() {
-        let files = TextFiles::new();
-        files.write("tokenizer_config.json", "{}");
-        files
-            .write("special_tokens_map.json", r#"{"eos_token": {"content": "<eos>"}, "pad_token": "<unk>"}"#);
-        files.write("chat_template.jinja", "{{ eos_token }}{{ pad_token }}{{ bos_token is defined }}");
-        let text = files.load().expect("an end of output");
-        assert_eq!(text.eos_ids(), &[0]);
-        let variables = serde_json::Map::new();
-        let messages = [json!({"role": "user", "content": ""})];
-        let chat = super::super::Chat {
-            messages: &messages,
-            tools: None,
-            variables: &variables,
-            ending: super::super::ChatEnding::GenerationPrompt,
-        };
-        assert_eq!(text.render_chat(&chat).expect("constant"), "<eos><unk>False");
-        // Where the config has the newer key, transformers does not read the older file.
-        files.write("tokenizer_config.json", r#"{"added_tokens_decoder": {}}"#);
-        assert!(
-            files
-                .load()
-                .expect_err("no end of output")
-                .to_string()
-                .contains("names a token that ends an output")
-        );
-    }
-
-    #[test]
-    fn tokens_that_only_the_config_has_are_one_token() {
-        let files = TextFiles::new();
-        let decoder = |id: &str| {
-            json!({"eos_token": "<eos>", "additional_special_tokens": ["ab"],
-                "added_tokens_decoder": {id: {"content": "<note>", "special": true}}})
-        };
-        files.write("tokenizer_config.json", &decoder("7").to_string());
-        let text = files.load().expect("id 7 is free");
-        assert_eq!(text.encode("a<note>b").expect("known"), [2, 7, 3]);
-        assert_eq!(text.decode(&[2, 7, 3]).expect("known"), "ab", "a special token is no text");
-        files.write("tokenizer_config.json", &decoder("9").to_string());
-        let error = files.load().expect_err("7 comes before 9").to_string();
-        assert!(error.contains("\"<note>\" has id 9, in tokenizer.json it has 7"), "{error}");
-    }
-
-    // The ids are those of transformers 5.24.
-    #[test]
-    fn special_tokens_that_only_the_config_has_get_ids() {
-        let files = TextFiles::new();
-        let config = json!({"eos_token": "<eos>", "image_token": "<image>", "pad_token": "<pad>",
-            "extra_special_tokens": ["<x>", "a"], "additional_special_tokens": ["<not read>"]});
-        files.write("tokenizer_config.json", &config.to_string());
-        let text = files.load().expect("a tokenizer");
-        assert_eq!(text.encode("<pad>a<image><x>").expect("known"), [7, 2, 8, 9]);
-        assert!(text.notes()[0].contains(": 3 (\"<pad>\" is 7, \"<image>\" is 8, \"<x>\" is 9)"));
-        files.write(
-            "tokenizer_config.json",
-            r#"{"eos_token": "<eos>", "additional_special_tokens": ["<y>"]}"#,
-        );
-        assert_eq!(files.load().expect("a tokenizer").encode("<y>").expect("known"), [7]);
-    }
-
-    #[test]
-    fn a_beginning_below_zero_is_said() {
-        let files = TextFiles::new();
-        files.write("config.json", r#"{"bos_token_id": -1}"#);
-        let notes = files.load().expect("a tokenizer").notes().join("\n");
-        assert!(notes.contains("config.json: bos_token_id -1"), "{notes}");
-    }
-
-    #[test]
-    fn templates_that_cannot_be_read_are_named() {
-        let files = TextFiles::new();
-        let named = json!({"eos_token": "<eos>", "chat_template": [{"name": "default", "template": ""}, {"name": "x"}]});
-        files.write("tokenizer_config.json", &named.to_string());
-        let error = files.load().expect_err("no template").to_string();
-        assert!(
-            error.ends_with("tokenizer_config.json: chat_template: item 2 has no `name` and `template`"),
-            "{error}"
-        );
-        files.write("tokenizer_config.json", r#"{"eos_token": "<eos>"}"#);
-        let folder = files.path().join("additional_chat_templates");
-        std::fs::create_dir(&folder).expect("the directory is ours");
-        std::fs::create_dir(folder.join("rag.jinja")).expect("the directory is ours");
-        assert!(files.load().expect_err("a folder").to_string().contains("rag.jinja: "));
-        #[cfg(unix)]
-        {
-            use std::os::unix::ffi::OsStrExt;
-            std::fs::remove_dir(folder.join("rag.jinja")).expect("the directory is ours");
-            let name = std::ffi::OsStr::from_bytes(b"t\xff.jinja");
-            std::fs::write(folder.join(name), "").expect("the directory is ours");
-            assert!(files.load().expect_err("0xff").to_string().contains("is not UTF-8: rename the file"));
-        }
-    }
-
-    #[test]
-    fn templates_by_name_are_chosen_as_transformers_does() {
-        let files = TextFiles::new();
-        files.write("chat_template.jinja", "plain");
-        std::fs::create_dir(files.path().join("additional_chat_templates")).expect("the directory is ours");
-        files.write("additional_chat_templates/tool_use.jinja", "tools");
-        let text = files.load().expect("two templates");
-        let (messages, none) = ([json!({"role": "user"})], serde_json::Map::new());
-        let tools = json!([]);
-        let render = |tools| {
-            let ending = super::super::ChatEnding::GenerationPrompt;
-            text.render_chat(&super::super::Chat { messages: &messages, tools, variables: &none, ending })
-        };
-        assert_eq!(render(None).expect("default"), "plain");
-        assert_eq!(render(Some(&tools)).expect("tool_use"), "tools");
     }
 }

@@ -114,3 +114,47 @@ fn lines_are_encoded_as_transformers_does() {
         }
     }
 }
+
+/// The tokenizer of a case beside the files of the case.
+fn with_files(case: &Value) -> Text {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let copy = |from: PathBuf, to: &str| {
+        std::fs::copy(from, directory.path().join(to)).expect("the fixture is there");
+    };
+    let name = case["tokenizer"].as_str().expect("a name");
+    copy(folder().join("tokenizers").join(name).join("tokenizer.json"), "tokenizer.json");
+    copy(folder().join("names.jinja"), "chat_template.jinja");
+    for (file, content) in case["files"].as_object().expect("files") {
+        std::fs::write(directory.path().join(file), content.to_string()).expect("the directory is ours");
+    }
+    Text::load(directory.path()).expect("the files are well formed")
+}
+
+#[test]
+fn classes_and_companions_of_a_tokenizer_change_what_they_change_in_transformers() {
+    let of_classes: Vec<Value> = rows("class_lines.jsonl");
+    let lines: Vec<Value> = of_classes.into_iter().chain(rows("lines.jsonl")).collect();
+    let message = serde_json::json!({"messages": [{"role": "user", "content": "-"}]});
+    let (cases, mut wrong) = (rows("classes.jsonl"), Vec::new());
+    for case in &cases {
+        let (text, files) = (with_files(case), &case["files"]);
+        let named = rendered(&text, &message);
+        if named.as_deref() != Ok(case["named"].as_str().expect("a text")) {
+            wrong.push(format!("{files}: {named:?} is not {}", case["named"]));
+        }
+        let sums = case["crc32"].as_array().expect("a list");
+        assert!(sums.len() > 60);
+        for (line, sum) in lines.iter().zip(sums) {
+            let written = line["text"].as_str().expect("a text");
+            let mut ids = text.encode(written).expect("every text has ids");
+            ids.push(BORDER);
+            ids.extend(text.encode_fragment(written).expect("every text has ids"));
+            if checksum(&ids) != *sum {
+                wrong.push(format!("{files}: {written:?} is {ids:?}"));
+                break;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(cases.len() > 30);
+}

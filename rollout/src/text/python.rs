@@ -4,8 +4,11 @@
 mod characters;
 mod date;
 mod filters;
+mod generators;
 mod json;
+mod methods;
 mod numbers;
+mod percent;
 mod strings;
 mod tests_of_values;
 
@@ -13,19 +16,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub(super) use methods::dict_method;
 pub(super) use numbers::number;
 
-use minijinja::value::{Object, ObjectRepr, Rest, ValueKind, from_args};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 /// Adds all of it to the environment of a template.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     minijinja_contrib::add_to_environment(environment);
     environment.set_unknown_method_callback(method);
-    environment.add_function("strftime_now", date::strftime_fixed);
+    environment.add_function("strftime_now", date::strftime_now);
     environment.add_function("cycler", cycler);
     environment.add_filter("tojson", json::to_json);
-    environment.add_filter(super::source::PERCENT_FILTER, strings::percent_format);
+    environment.add_function("dict", dict);
+    environment.add_filter(super::source::PERCENT_FILTER, percent::percent_format);
+    generators::add_to(environment);
     filters::add_to(environment);
     tests_of_values::add_to(environment);
 }
@@ -59,6 +65,7 @@ pub(super) fn repr(value: &Value) -> String {
             f64::try_from(value.clone()).map_or_else(|_| value.to_string(), numbers::float_text)
         }
         ValueKind::String => strings::repr(value.as_str().unwrap_or_default()),
+        ValueKind::Undefined => "Undefined".to_owned(),
         _ if is_list(value) => {
             let items: Vec<String> = items(value).iter().map(repr).collect();
             match (value.is_tuple(), items.as_slice()) {
@@ -92,6 +99,34 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         Some(found) => Ok(found),
         None => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// What Python prints with its address in memory, which no prompt holds twice: a generator, or a method without its call.
+pub(super) fn has_no_text(value: &Value) -> Option<&'static str> {
+    if generators::is_generator(value) {
+        return Some("a generator is printed, not its items: write `|list` or `|join`");
+    }
+    methods::is_method(value)
+        .then_some("a method of a dict is printed: write its call, or `['...']` for an entry")
+}
+
+/// `dict(pairs, name=value)`: of a mapping or of a list of pairs.
+fn dict(from: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+    let mut entries: Vec<(Value, Value)> = Vec::new();
+    if let Some(from) = from.filter(|from| !from.is_undefined()) {
+        let is_map = from.kind() == ValueKind::Map;
+        for item in from.try_iter()? {
+            let pair =
+                if is_map { vec![item.clone(), from.get_item(&item)?] } else { item.try_iter()?.collect() };
+            let wrong = |_| Error::new(ErrorKind::InvalidOperation, "dict takes pairs of a key and a value");
+            let [key, value]: [Value; 2] = pair.try_into().map_err(wrong)?;
+            entries.push((key, value));
+        }
+    }
+    for name in named.args() {
+        entries.push((Value::from(name), named.get(name)?));
+    }
+    Ok(Value::from_iter(entries))
 }
 
 /// `cycler('a', 'b')`: gives its items one after the other, again and again.

@@ -7,12 +7,18 @@
 //! - `'text' % operand` formats in Python. minijinja has `%` for numbers alone, so an operator behind a literal becomes
 //!   the filter [`PERCENT_FILTER`].
 //! - A sign `+` in front of a number goes, because minijinja has none.
-//! - What a loop goes over passes the filter [`ITERATED_FILTER`].
+//! - What a loop goes over passes the filter [`ITERATED_FILTER`], and what is set to several names [`UNPACKED_FILTER`].
+//! - Escapes in texts are written in those that both have, and `raw` blocks as printed texts.
 //! - A macro's default that reads an earlier parameter is set inside the macro, where the parameter is known.
 
 mod defaults;
+mod literals;
+mod raw;
+mod assignments;
 mod loops;
 mod signs;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 
@@ -21,6 +27,9 @@ pub(super) const PERCENT_FILTER: &str = "percent_format";
 
 /// The filter that refuses to go over `None`.
 pub(super) const ITERATED_FILTER: &str = "iterated";
+
+/// The filter that takes a text apart into its characters.
+pub(super) const UNPACKED_FILTER: &str = "unpacked";
 
 /// The template as minijinja reads it.
 pub(super) fn for_minijinja(source: &str) -> String {
@@ -60,12 +69,16 @@ fn word_of(tag: &str) -> &str {
 }
 
 fn raw<'a>(from: &'a str, out: &mut String) -> &'a str {
-    let mut at = 2;
+    let begin = from.find("%}").map_or(from.len(), |at| at + 2);
+    let mut at = begin;
     while let Some(next) = from[at..].find("{%") {
         at += next;
-        if word_of(&from[at..]) == "endraw" {
-            out.push_str(&from[..at]);
-            return copied_until(&from[at..], "%}", out);
+        if word_of(&from[at..]) == "endraw"
+            && let Some(end) = from[at..].find("%}")
+        {
+            let end = at + end + 2;
+            out.push_str(&raw::printed(&from[..begin], &from[begin..at], &from[at..end]));
+            return &from[end..];
         }
         at += 2;
     }
@@ -89,6 +102,9 @@ fn tag<'a>(from: &'a str, close: &str, out: &mut String) -> &'a str {
         Some((word, other)) => Cow::Owned(tag.replacen(word, other, 1)),
         None => Cow::Borrowed(tag),
     };
+    if tag.contains('\\') {
+        tag = Cow::Owned(literals::in_common_escapes(&tag));
+    }
     if tag[2..tag.len() - 2].contains('%') {
         tag = Cow::Owned(with_filters(&tag));
     }
@@ -97,6 +113,9 @@ fn tag<'a>(from: &'a str, close: &str, out: &mut String) -> &'a str {
     }
     if let Some(checked) = loops::checked(&tag).filter(|_| close == "%}") {
         tag = Cow::Owned(checked);
+    }
+    if let Some(assigned) = assignments::in_order(&tag).filter(|_| close == "%}") {
+        tag = Cow::Owned(assigned);
     }
     match defaults::set_inside(&tag).filter(|_| close == "%}") {
         Some(tags) => out.push_str(&tags),
@@ -142,13 +161,14 @@ fn literal_end(text: &str, start: usize, quote: u8) -> Option<usize> {
     None
 }
 
-/// The tag with each `'text' % operand` as `'text'|percent_format(operand)`.
+/// The tag with each `'text' % operand` as `'text'|percent_format(operand)`; the text may stand in brackets.
 fn with_filters(tag: &str) -> String {
     let mut out = String::with_capacity(tag.len() + 24);
     let mut at = 0;
     while at < tag.len() {
         let Some(quote) = tag[at..].find(['\'', '"']).map(|found| at + found) else { break };
         let Some(end) = literal_end(tag, quote, tag.as_bytes()[quote]) else { break };
+        let end = behind_brackets(tag, quote, end);
         out.push_str(&tag[at..end]);
         at = end;
         let spaces = tag[end..].len() - tag[end..].trim_start().len();
@@ -166,8 +186,37 @@ fn with_filters(tag: &str) -> String {
     out
 }
 
-/// The end of a primary expression with its attributes, calls, items and filters.
+/// The end of a literal with the brackets that hold nothing else.
+fn behind_brackets(tag: &str, start: usize, end: usize) -> usize {
+    let (mut start, mut end) = (start, end);
+    loop {
+        let before = tag[..start].trim_end();
+        let behind = end + (tag[end..].len() - tag[end..].trim_start().len());
+        // The bracket of a call or of an index is no mere one.
+        let is_call = before.strip_suffix('(').is_none_or(|callee| {
+            callee.trim_end().ends_with(|last: char| is_name(last) || matches!(last, ')' | ']' | '\'' | '"'))
+        });
+        if is_call || !tag[behind..].starts_with(')') {
+            return end;
+        }
+        (start, end) = (before.len() - 1, behind + 1);
+    }
+}
+
+/// The end of an operand: signs and a primary expression, and the power that it is raised to.
 fn operand_end(tag: &str, start: usize) -> Option<usize> {
+    let unsigned =
+        tag[start..].trim_start_matches(|sign: char| matches!(sign, '-' | '+') || sign.is_whitespace());
+    let end = primary_end(tag, tag.len() - unsigned.len())?;
+    let behind = end + (tag[end..].len() - tag[end..].trim_start().len());
+    match tag[behind..].strip_prefix("**") {
+        Some(power) => operand_end(tag, tag.len() - power.trim_start().len()),
+        None => Some(end),
+    }
+}
+
+/// The end of a primary expression with its attributes, calls, items and filters.
+fn primary_end(tag: &str, start: usize) -> Option<usize> {
     let mut at = match tag.as_bytes().get(start)? {
         quote @ (b'\'' | b'"') => literal_end(tag, start, *quote)?,
         b'(' | b'[' | b'{' => bracket_end(tag, start)?,
@@ -217,50 +266,4 @@ fn bracket_end(tag: &str, start: usize) -> Option<usize> {
 
 fn is_name(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
-}
-
-#[cfg(test)]
-mod tests {
-    use super::for_minijinja;
-
-    #[test]
-    fn line_ends_become_those_of_jinja() {
-        assert_eq!(for_minijinja("a\r\nb\rc\n"), "a\nb\nc\n");
-    }
-
-    #[test]
-    fn generation_is_a_scope_and_keeps_its_white_space() {
-        let source = "{% generation %}x{%- endgeneration -%}{%-  generation+%}";
-        assert_eq!(for_minijinja(source), "{% with %}x{%- endwith -%}{%-  with+%}");
-        let untouched = "{# {% generation %} #}{% raw %}{% generation %}{% endraw %}{{ 'generation' }}{% if generation %}";
-        assert_eq!(for_minijinja(untouched), untouched);
-    }
-
-    #[test]
-    fn a_literal_with_percent_is_formatted() {
-        let cases = [
-            ("{{ '%s-%d' % (a, 2) }}", "{{ '%s-%d'|percent_format((a, 2)) }}"),
-            (
-                "{{ \"%s\" % m.role.strip('%')|upper + 'x' }}",
-                "{{ \"%s\"|percent_format(m.role.strip('%')|upper) + 'x' }}",
-            ),
-            ("{% set x = '%s' % y %}", "{% set x = '%s'|percent_format(y) %}"),
-            ("{%- set x = '%s' % d['a'] -%}", "{%- set x = '%s'|percent_format(d['a']) -%}"),
-            ("{{ loop.index0 % 2 == 0 }}{{ '100 %' }}", "{{ loop.index0 % 2 == 0 }}{{ '100 %' }}"),
-            ("{% if x == 'a'%}{% endif %}", "{% if x == 'a'%}{% endif %}"),
-            ("{{ '%s' % ('%s' % a) }}", "{{ '%s'|percent_format(('%s'|percent_format(a))) }}"),
-        ];
-        for (source, expected) in cases {
-            assert_eq!(for_minijinja(source), expected);
-        }
-    }
-
-    #[test]
-    fn what_is_not_closed_is_left_as_it_is() {
-        for source in ["{{ 'a", "{% if", "{# x", "{", "{{ '%s' % ", "{% raw %}x", "{{ '\\", "é{{ 'é' % é }}{"]
-        {
-            let _ = for_minijinja(source);
-        }
-        assert_eq!(for_minijinja("{{ 'a"), "{{ 'a");
-    }
 }

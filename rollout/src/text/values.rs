@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use minijinja::value::{Enumerator, Object, ObjectExt, ObjectRepr, Tuple, from_args};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde_json::Value as Json;
 
 use super::python;
@@ -24,6 +24,17 @@ pub(super) fn value(json: &Json) -> Value {
     }
 }
 
+/// Adds the filter `attr`: attributes alone, of a dict its methods and not its entries.
+pub(super) fn add_to(environment: &mut Environment<'static>) {
+    environment.add_filter("attr", |value: &Value, name: &Value| {
+        let name_of_dict = name.as_str().filter(|_| value.downcast_object_ref::<Dict>().is_some());
+        match name_of_dict {
+            Some(name) => Ok(python::dict_method(name).unwrap_or_default()),
+            None => minijinja::filters::attr(value, name),
+        }
+    });
+}
+
 /// An object of the data. In Jinja2 `fields.items()` is the method also where a field is called `items`, as it is in the
 /// schema of every tool that takes a list.
 #[derive(Debug)]
@@ -36,6 +47,11 @@ impl Object for Dict {
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         self.0.get(key.as_str()?).cloned()
+    }
+
+    /// `fields.items` is the method, `fields['items']` the entry.
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        python::dict_method(key).or_else(|| self.0.get(key).cloned())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

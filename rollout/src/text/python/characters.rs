@@ -118,6 +118,21 @@ pub(super) fn swap_case(text: &str) -> String {
     out
 }
 
+/// `str.casefold`: Unicode's full case folding, which is the lower case of the upper case but for a few.
+pub(super) fn case_fold(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            'ẞ' => out.push_str("ss"),
+            // The Cherokee letters fold to their capitals.
+            'ı' | '\u{13a0}'..='\u{13f5}' => out.push(character),
+            '\u{13f8}'..='\u{13fd}' | '\u{ab70}'..='\u{abbf}' => out.extend(character.to_uppercase()),
+            _ => out.extend(character.to_uppercase().flat_map(char::to_lowercase)),
+        }
+    }
+    out
+}
+
 /// `str.splitlines`.
 pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let is_end = |character: char| {

@@ -1,6 +1,7 @@
 //! `strftime_now`: the date is always midnight of Friday, 26 July 2024, which the templates of Llama 3 fall back to.
 //! With the date of today, one seed would give another run tomorrow.
 
+use minijinja::value::Kwargs;
 use minijinja::{Error, ErrorKind};
 
 /// The widest field that a format may ask for.
@@ -14,7 +15,13 @@ struct Field {
 }
 
 /// The fixed date in a format of C's `strftime`, with the flags of glibc (`%-d`, `%_d`, `%^b`).
-pub(super) fn strftime_fixed(format: &str) -> Result<String, Error> {
+pub(super) fn strftime_now(format: Option<String>, named: Kwargs) -> Result<String, Error> {
+    let format = format.map_or_else(|| named.get("format"), Ok)?;
+    named.assert_all_used()?;
+    strftime_fixed(&format)
+}
+
+fn strftime_fixed(format: &str) -> Result<String, Error> {
     let mut out = String::with_capacity(format.len());
     let mut rest = format;
     while let Some(at) = rest.find('%') {

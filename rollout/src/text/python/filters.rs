@@ -1,13 +1,14 @@
 //! The filters of Jinja2 that minijinja lacks or has otherwise.
 
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::characters::{byte_of, capitalize, is_space, length, spaces, split_lines, width_of};
+use super::generators::OWN;
 use super::numbers::{float, truncated, whole, wide};
 use super::printed as string;
 use super::strings::centered;
-use crate::text::source::ITERATED_FILTER;
+use crate::text::source::{ITERATED_FILTER, UNPACKED_FILTER};
 
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("int", int);
@@ -27,7 +28,12 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("default", default);
     environment.add_filter("d", default);
     environment.add_filter(ITERATED_FILTER, iterated);
+    environment.add_filter(UNPACKED_FILTER, unpacked);
     environment.add_filter("indent", indent);
+    environment.add_filter(format!("{OWN}sort"), minijinja::filters::sort);
+    environment.add_filter(format!("{OWN}dictsort"), minijinja::filters::dictsort);
+    environment.add_filter("sort", sort);
+    environment.add_filter("dictsort", dict_sort);
 }
 
 /// `default(value, default_value='', boolean=False)`: for what is undefined, or with `boolean` for all that is false.
@@ -44,12 +50,60 @@ fn default(
     Ok(if absent { other } else { value.clone() })
 }
 
-/// What a loop goes over: minijinja takes `None` for an empty list, Python does not.
-fn iterated(value: Value) -> Result<Value, Error> {
-    match value.is_none() {
-        true => Err(Error::new(ErrorKind::InvalidOperation, "'None' cannot be iterated over")),
-        false => Ok(value),
+/// What a loop goes over: minijinja takes `None` for an empty list, Python does not. What has no length of its own is
+/// counted, since Jinja2's loops look ahead. For a loop with several names, items that are texts are taken apart.
+fn iterated(value: Value, takes_apart: Option<bool>) -> Result<Value, Error> {
+    if value.is_none() {
+        return Err(Error::new(ErrorKind::InvalidOperation, "'None' cannot be iterated over"));
     }
+    let is_counted = value.as_str().is_none() && value.kind() != ValueKind::Iterable;
+    if is_counted && takes_apart.is_none() || value.is_undefined() {
+        return Ok(value);
+    }
+    let items = value.try_iter()?;
+    let items: Vec<Value> = match takes_apart {
+        Some(true) => items.map(unpacked).collect(),
+        _ => items.collect(),
+    };
+    Ok(Value::from(items))
+}
+
+/// A text as the list of its characters; anything else as it is.
+fn unpacked(value: Value) -> Value {
+    match value.as_str() {
+        Some(text) => {
+            Value::from(text.chars().map(|character| Value::from(character.to_string())).collect::<Vec<_>>())
+        }
+        None => value,
+    }
+}
+
+/// `sort(value, reverse=False, case_sensitive=False, attribute=None)`, by name or by position.
+fn sort(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
+    by_name(state, "sort", ["reverse", "case_sensitive", "attribute"], &args)
+}
+
+/// `dictsort(value, case_sensitive=False, by='key', reverse=False)`.
+fn dict_sort(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
+    by_name(state, "dictsort", ["case_sensitive", "by", "reverse"], &args)
+}
+
+/// Calls minijinja's own filter, which knows these arguments by their names alone.
+fn by_name(
+    state: &mut State<'_, '_>,
+    filter: &str,
+    names: [&'static str; 3],
+    args: &[Value],
+) -> Result<Value, Error> {
+    type Args = (Value, Option<Value>, Option<Value>, Option<Value>, Kwargs);
+    let (value, first, second, third, named): Args = from_args(args)?;
+    let placed = names.into_iter().zip([first, second, third]);
+    let mut all: Vec<(String, Value)> =
+        placed.filter_map(|(name, given)| Some((name.to_owned(), given?))).collect();
+    for name in named.args() {
+        all.push((name.to_owned(), named.get(name)?));
+    }
+    state.apply_filter(&format!("{OWN}{filter}"), &[value, Kwargs::from_iter(all).into()])
 }
 
 /// `int(value, default=0, base=10)`: what is no number is the default.

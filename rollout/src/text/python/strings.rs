@@ -1,12 +1,11 @@
-//! Methods of Python's `str`, and `text % operands`. What pycompat has in the same way is left to it.
+//! Methods of Python's `str`. What pycompat has in the same way is left to it.
 
-use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::value::{Kwargs, from_args};
 use minijinja::{Error, ErrorKind, Value};
 
 use super::characters::{
-    byte_of, capitalize, is_printable, is_space, is_titled, length, spaces, split_lines, swap_case, title,
-    width_of,
+    byte_of, capitalize, case_fold, is_printable, is_space, is_titled, length, spaces, split_lines,
+    swap_case, title, width_of,
 };
 
 /// The method's result, or nothing for one that is not here.
@@ -45,7 +44,7 @@ pub(super) fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Va
                 "title" => title(text),
                 "capitalize" => capitalize(text),
                 "swapcase" => swap_case(text),
-                _ => text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect(),
+                _ => case_fold(text),
             }
             .into()
         }
@@ -93,7 +92,7 @@ fn split_at_space(text: &str, most: usize) -> Vec<&str> {
     let mut rest = text.trim_start_matches(is_space);
     while !rest.is_empty() {
         if parts.len() == most {
-            parts.push(rest.trim_end_matches(is_space));
+            parts.push(rest);
             break;
         }
         let end = rest.find(is_space).unwrap_or(rest.len());
@@ -108,7 +107,7 @@ fn split_at_space_from_end(text: &str, most: usize) -> Vec<&str> {
     let mut rest = text.trim_end_matches(is_space);
     while !rest.is_empty() {
         if parts.len() == most {
-            parts.push(rest.trim_start_matches(is_space));
+            parts.push(rest);
             break;
         }
         let start =
@@ -285,20 +284,4 @@ fn is_of_kind(text: &str, name: &str) -> bool {
         }
         _ => is_titled(text),
     }
-}
-
-/// `text % operands`: the items of a tuple, the entries of a mapping by name, or one value.
-pub(super) fn percent_format(text: &str, operands: &Value) -> Result<String, Error> {
-    let args: Vec<Value> = match operands.kind() {
-        _ if operands.is_tuple() => operands.try_iter()?.collect(),
-        ValueKind::Map if text.contains("%(") => {
-            let mut named = Vec::new();
-            for key in operands.try_iter()? {
-                named.push((key.to_string(), operands.get_item(&key)?));
-            }
-            vec![Kwargs::from_iter(named).into()]
-        }
-        _ => vec![operands.clone()],
-    };
-    format(FormatStyle::Printf, text, &args)
 }

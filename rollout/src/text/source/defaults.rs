@@ -39,7 +39,7 @@ pub(super) fn set_inside(tag: &str) -> Option<String> {
     Some(format!("{}({}) %}}{{% {sets} {end}", &tag[..open], parameters.join(",")))
 }
 
-fn split_at_commas(parameters: &str) -> Vec<&str> {
+pub(super) fn split_at_commas(parameters: &str) -> Vec<&str> {
     let bytes = parameters.as_bytes();
     let (mut parts, mut start, mut at) = (Vec::new(), 0, 0);
     while at < bytes.len() {
@@ -61,7 +61,7 @@ fn split_at_commas(parameters: &str) -> Vec<&str> {
 }
 
 /// Whether a name stands in the expression, not as an attribute and not in a text.
-fn reads_one_of(expression: &str, names: &[&str]) -> bool {
+pub(super) fn reads_one_of(expression: &str, names: &[&str]) -> bool {
     let bytes = expression.as_bytes();
     let (mut at, mut before) = (0, b' ');
     while at < bytes.len() {

@@ -1,4 +1,5 @@
-//! What a loop goes over. minijinja takes `None` for an empty list, while Jinja2 raises.
+//! What a loop goes over. minijinja takes `None` for an empty list, while Jinja2 raises, and does not know how many
+//! characters a text has, or take one apart where a loop has several names.
 
 use super::{ITERATED_FILTER, is_name, literal_end, word_of};
 
@@ -15,7 +16,9 @@ pub(super) fn checked(tag: &str) -> Option<String> {
     let behind = start + iterated.len();
     let (before, over) = (&tag[..start], iterated.trim_start());
     let space = &iterated[..iterated.len() - over.len()];
-    (!over.is_empty()).then(|| format!("{before}{space}({over})|{ITERATED_FILTER}{}", &tag[behind..]))
+    let targets = &tag[tag.find("for")? + 3..start - 2];
+    let apart = if targets.contains(',') || targets.trim_start().starts_with('(') { "(true)" } else { "" };
+    (!over.is_empty()).then(|| format!("{before}{space}({over})|{ITERATED_FILTER}{apart}{}", &tag[behind..]))
 }
 
 /// Where one of the words stands outside of brackets and texts.
@@ -55,7 +58,7 @@ mod tests {
             ("{%- for x in a.b -%}", "{%- for x in (a.b)|iterated -%}"),
             (
                 "{% for k, v in d.items() if k not in ('if',) %}",
-                "{% for k, v in (d.items())|iterated if k not in ('if',) %}",
+                "{% for k, v in (d.items())|iterated(true) if k not in ('if',) %}",
             ),
             (
                 "{% for x in [1 if y else 2] recursive %}",
