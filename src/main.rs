@@ -1,5 +1,6 @@
 //! The command line program.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -14,7 +15,7 @@ use rollout::RolloutError;
 
 fn main() -> ExitCode {
     allocator::return_large_pieces();
-    end_quietly_without_a_reader();
+    end_where_nothing_can_be_printed();
     match run(&Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -36,16 +37,22 @@ fn name_bad_rows(error: &anyhow::Error) {
     }
 }
 
-/// A reader of the output that has seen enough, as `head` has, is no error: what is printed to it ends the program. The
-/// progress of a run is not printed this way and goes on without a reader.
-fn end_quietly_without_a_reader() {
+/// A reader of the output that has seen enough, as `head` has, is no error: what is printed to it ends the program. Output
+/// that cannot be written otherwise, as to a full disk, is one. The progress of a run is not printed this way and goes on
+/// without a reader.
+fn end_where_nothing_can_be_printed() {
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or_default();
-        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
-            std::process::exit(0);
+        match message.strip_prefix("failed printing to stdout: ") {
+            Some(reason) if reason.contains("Broken pipe") => std::process::exit(0),
+            Some(reason) => {
+                // Where there is no terminal either, the exit code says it.
+                let _ = writeln!(std::io::stderr(), "error: the output cannot be written: {reason}");
+                std::process::exit(1);
+            }
+            None => told(panic),
         }
-        told(panic);
     }));
 }
 

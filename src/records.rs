@@ -1,5 +1,6 @@
 //! What a run and the commands write: the run folder, its metrics, the files of commands.
 
+mod partials;
 pub mod output;
 pub mod folder;
 pub mod catalogue;

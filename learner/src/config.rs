@@ -88,6 +88,8 @@ impl LearnerConfig {
         at_least_one("learner.groups_per_step", self.groups_per_step)?;
         at_least_one("learner.batch_tokens_max", self.batch_tokens_max)?;
         at_least_one("learner.refill_batches_max", self.refill_batches_max)?;
+        at_most("learner.groups_per_step", self.groups_per_step, GROUPS_MAX)?;
+        at_most("learner.refill_batches_max", self.refill_batches_max, REFILL_BATCHES_MAX)?;
         self.advantage.check()?;
         if let Some(mismatch) = &self.mismatch {
             mismatch.check(self.importance.kind)?;
@@ -96,6 +98,18 @@ impl LearnerConfig {
         self.mpt.check()?;
         self.gradients.check()?;
         self.kl.check()
+    }
+}
+
+/// The most groups of a step, and of a step's refills as a multiple: far above what a step has time for, and small enough
+/// that their product with the tokens of a group does not overflow.
+const GROUPS_MAX: usize = 1 << 20;
+const REFILL_BATCHES_MAX: usize = 1 << 10;
+
+fn at_most(key: &'static str, value: usize, most: usize) -> Result<(), LearnerError> {
+    match value <= most {
+        true => Ok(()),
+        false => Err(LearnerError::config(key, format!("must be at most {most}, got {value}"))),
     }
 }
 

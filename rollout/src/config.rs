@@ -226,11 +226,13 @@ impl RolloutConfig {
         at_least("rollout.output_tokens_max", self.output_tokens_max, 1)?;
         at_least("rollout.segments_max", self.segments_max, 1)?;
         at_least("rollout.trajectories_open_max", self.trajectories_open_max, 1)?;
+        at_most("rollout.trajectories_open_max", self.trajectories_open_max, OPEN_MAX)?;
         at_least("rollout.actors", self.actors, 1)?;
         at_least("rollout.scorers", self.scorers, 1)?;
         at_least("rollout.versions_open_max", self.versions_open_max, 1)?;
         // The advantage of a group of one is always 0: such a run would learn nothing and not say so.
         at_least("rollout.group_size", self.group_size, 2)?;
+        at_most("rollout.group_size", self.group_size, GROUP_SIZE_MAX)?;
         if !self.output_tokens_max.is_multiple_of(self.segments_max) {
             return Err(RolloutError::Config {
                 key: "rollout.segments_max",
@@ -337,6 +339,8 @@ impl QueueConfig {
     /// [`RolloutError::Config`] with the key.
     pub fn check(&self, groups_per_step: usize) -> Result<(), RolloutError> {
         at_least("queue.groups_max", self.groups_max, 1)?;
+        at_most("queue.groups_max", self.groups_max, GROUPS_MAX)?;
+        at_most("queue.staleness_versions_max", self.staleness_versions_max, STALENESS_MAX)?;
         at_least("learner.groups_per_step", groups_per_step, 1)?;
         if self.groups_max < groups_per_step {
             return Err(RolloutError::Config {
@@ -349,6 +353,20 @@ impl QueueConfig {
         }
         Ok(())
     }
+}
+
+/// The most groups that a queue may hold, the oldest age that it may be told to keep, the most trajectories that may be
+/// open and the largest group: far above what memory has room for, and small enough that no product of them overflows.
+const GROUPS_MAX: usize = 1 << 20;
+const STALENESS_MAX: u64 = 1 << 32;
+const OPEN_MAX: usize = 1 << 20;
+const GROUP_SIZE_MAX: usize = 1 << 16;
+
+fn at_most<N: PartialOrd + Display>(key: &'static str, value: N, maximum: N) -> Result<(), RolloutError> {
+    if value > maximum {
+        return Err(RolloutError::Config { key, reason: format!("must be at most {maximum}, got {value}") });
+    }
+    Ok(())
 }
 
 fn at_least<N: PartialOrd + Display>(key: &'static str, value: N, minimum: N) -> Result<(), RolloutError> {
@@ -430,6 +448,8 @@ mod tests {
             refusal(|c| c.segments_max = 5),
             "rollout.segments_max: 5 segments do not divide output_tokens_max = 12"
         );
+        let too_many = "rollout.trajectories_open_max: must be at most 1048576, got 1000000000000";
+        assert_eq!(refusal(|c| c.trajectories_open_max = 1_000_000_000_000), too_many);
         assert_eq!(refusal(|c| c.top_p = 0.0), "rollout.top_p: must be above 0 and at most 1, got 0");
         assert!(refusal(|c| c.top_p = f64::NAN).starts_with("rollout.top_p"));
         assert!(refusal(|c| c.temperature = 0.0).starts_with("rollout.temperature"));

@@ -19,6 +19,9 @@ use super::document::Document;
 use super::engine::{cache_precision, weights_precision};
 use super::{AlarmsSection, ConfigError, DeviceKind, EvalSection, PROMPT_TOKENS, WatchdogSection};
 
+/// The most problems of an evaluation, answers to each, and answers at a time.
+const EVAL_MAX: usize = 1 << 20;
+
 /// Refuses a number of positions that nothing can have.
 pub(super) fn positions(document: &Document, positions_max: Option<usize>) -> Result<(), ConfigError> {
     let key = "model.positions_max";
@@ -217,6 +220,15 @@ pub(super) fn eval(
     at_least_one(document, "eval.problems", eval.problems)?;
     at_least_one(document, "eval.pass_k", eval.pass_k)?;
     at_least_one(document, "eval.trajectories_open_max", eval.trajectories_open_max)?;
+    for (key, value) in [
+        ("eval.problems", eval.problems),
+        ("eval.pass_k", eval.pass_k),
+        ("eval.trajectories_open_max", eval.trajectories_open_max),
+    ] {
+        if value > EVAL_MAX {
+            return Err(document.error(key, format!("{key}: must be at most {EVAL_MAX}, got {value}")));
+        }
+    }
     sampling(document, "eval", eval.temperature, eval.top_p)?;
     if eval.pass_k > 1 && eval.temperature == 0.0 {
         let message = format!(

@@ -23,6 +23,9 @@ pub use prompts::{PromptTokens, RunPrompts};
 /// have grown to twice its room, id and text in the completion.
 const TOKEN_BYTES: u64 = 32;
 
+/// No machine has more, and several of them still add up.
+const BYTES_MAX: u64 = 1 << 56;
+
 /// The program, its threads and what the allocator keeps back: a run of the smallest model takes as much.
 const PROGRAM: u64 = 48 << 20;
 
@@ -186,7 +189,9 @@ impl Planned<'_> {
             ("a pass of each actor".to_owned(), rollout.actors as u64 * one.pass),
             (
                 format!("{completions} completions, open, queued and learned from"),
-                completions as u64 * rollout.output_tokens_max as u64 * TOKEN_BYTES,
+                (completions as u64 * TOKEN_BYTES)
+                    .saturating_mul(rollout.output_tokens_max as u64)
+                    .min(BYTES_MAX),
             ),
         ]
     }
@@ -258,7 +263,7 @@ impl Planned<'_> {
 
     fn answers_at_a_time(&self) -> usize {
         let eval = &self.config.eval;
-        eval.trajectories_open_max.min(eval.problems * eval.pass_k)
+        eval.trajectories_open_max.min(eval.problems.saturating_mul(eval.pass_k))
     }
 
     /// What an evaluation holds beside the newest policy, if there is one.

@@ -1,7 +1,8 @@
 //! Where a command writes a file: beside its name until it is whole, and never onto a file that it reads.
 //!
-//! A command that fails or is killed leaves the file that was there before as it was. What it had written by then is
-//! in `OUTPUT.partial`. A stream (`/dev/stdout`, a FIFO, a device) has no file to lose and is written directly.
+//! A command that fails or is killed leaves the file that was there before as it was. What it had written by then is in
+//! `OUTPUT.partial`, of one that was killed in `OUTPUT.partial.PROCESS` until the file is written again. A stream
+//! (`/dev/stdout`, a FIFO, a device) has no file to lose and is written directly.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -9,12 +10,11 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::partials;
 use crate::cause::{Remedy, refused};
 
 /// Links that a path may lead through, as many as Linux follows.
 const LINKS_MAX: usize = 40;
-/// Partial files of failed commands beside one output; more are a mistake.
-const PARTIALS_MAX: usize = 1000;
 /// What `--overwrite` removes from a run's folder.
 const REPLACED: [&str; 7] =
     ["config.toml", "metrics.jsonl", "log", "tensorboard", "rollouts", "checkpoints", "journal"];
@@ -173,11 +173,14 @@ impl Output {
     pub fn fail(mut self, error: anyhow::Error) -> anyhow::Error {
         let _ = self.flush();
         match &self.place {
-            Place::Beside { partial, .. } if fs::metadata(partial).is_ok_and(|partial| partial.len() > 0) => {
-                let partial = partial.display();
+            Place::Beside { partial, target }
+                if fs::metadata(partial).is_ok_and(|partial| partial.len() > 0) =>
+            {
+                let kept = partials::keep(partial, target);
                 error.context(format!(
-                    "{}: not written; the lines before this are in {partial}",
-                    self.path.display()
+                    "{}: not written; the lines before this are in {}",
+                    self.path.display(),
+                    kept.display()
                 ))
             }
             _ => error,
@@ -248,15 +251,13 @@ fn beside(target: PathBuf, replaced: Option<&Metadata>) -> Result<(File, Place)>
     if replaced.is_some_and(|replaced| replaced.permissions().readonly()) {
         bail!("{}: may not be written; its permissions say read-only", target.display());
     }
-    for number in 1..=PARTIALS_MAX {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(".partial");
-        if number > 1 {
-            name.push(format!("-{number}"));
-        }
-        let partial = target.with_file_name(name);
+    partials::remove_abandoned(&target);
+    let begun = format!("{}.{}", partials::SUFFIX, std::process::id());
+    for partial in partials::names(&target, &begun) {
         match File::options().write(true).create_new(true).open(&partial) {
             Ok(file) => {
+                // Where there are no locks, the number of the process says as much.
+                let _ = file.try_lock();
                 let kept = replaced.map_or(Ok(()), |replaced| file.set_permissions(replaced.permissions()));
                 kept.with_context(|| partial.display().to_string())?;
                 return Ok((file, Place::Beside { partial, target }));
@@ -265,7 +266,7 @@ fn beside(target: PathBuf, replaced: Option<&Metadata>) -> Result<(File, Place)>
             Err(error) => return Err(error).with_context(|| partial.display().to_string()),
         }
     }
-    bail!("{}: {PARTIALS_MAX} partial files of it are there; remove them", target.display())
+    bail!("{}: {} partial files of it are there; remove them", target.display(), partials::MAX)
 }
 
 /// Refuses to replace a run whose folder holds what the new run reads: it would be gone before it is read, or with

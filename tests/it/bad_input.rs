@@ -221,3 +221,47 @@ fn a_reader_that_leaves_is_no_error() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && told.is_empty(), "{told}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_no_panic() {
+    for arguments in [&["simulate"][..], &["check", "configs/quickstart.toml"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_longhaul"))
+            .args(arguments)
+            .current_dir(repository())
+            .stdout(Stdio::from(full))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("error: the output cannot be written: No space left"), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn numbers_beyond_all_measure_are_refused_by_name() {
+    let check = |set: &str| {
+        let arguments = ["check", "configs/quickstart.toml", "--set", set];
+        Command::new(env!("CARGO_BIN_EXE_longhaul"))
+            .args(arguments)
+            .current_dir(repository())
+            .output()
+            .unwrap()
+    };
+    for (key, most) in [
+        ("queue.groups_max", 1_u64 << 20),
+        ("queue.staleness_versions_max", 1 << 32),
+        ("rollout.trajectories_open_max", 1 << 20),
+        ("rollout.group_size", 1 << 16),
+        ("learner.refill_batches_max", 1 << 10),
+        ("eval.problems", 1 << 20),
+    ] {
+        let output = check(&format!("{key}={}", i64::MAX));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{key}: {said}");
+        let expected = format!("{key}: must be at most {most}, got {}", i64::MAX);
+        assert!(said.contains(&expected) && said.lines().count() == 1, "{key}: {said}");
+    }
+}
