@@ -113,7 +113,7 @@ pub struct RunPlace {
     /// The run folder; by default the next free `runs/<config>-<n>`
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
-    /// Replaces the run that is in the folder given with --run; with --resume and a checkpoint, removes later ones
+    /// Replaces the run that is in the folder given with --run
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -142,6 +142,9 @@ pub const LATEST: &str = "latest";
 /// `longhaul train`.
 #[derive(Args, Debug)]
 #[command(
+    mut_arg("overwrite", |arg| arg.help(
+        "Replaces the run that is in the folder given with --run; with --resume and a checkpoint, removes later ones"
+    )),
     after_help = "Examples:\n  longhaul train configs/quickstart.toml --set run.seed=2 --run runs/second\n  longhaul train configs/quickstart.toml --resume runs/second"
 )]
 pub struct TrainArgs {
@@ -194,7 +197,8 @@ pub struct EvalArgs {
 /// `longhaul generate`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  longhaul generate --model models/quickstart --prompt '12+34=' --set rollout.temperature=0"
+    after_help = "Example:\n  longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set rollout.temperature=0\n\n\
+                  Without --set: rollout.output_tokens_max = 1024, rollout.temperature = 1, run.seed = 0."
 )]
 pub struct GenerateArgs {
     /// The model: a Hugging Face directory
@@ -216,13 +220,14 @@ pub struct GenerateArgs {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  echo '{\"tokens\":[1,5,9]}' > in.jsonl\n  longhaul logprobs --model models/quickstart --input in.jsonl --output out.jsonl\n\n\
-                  Each line of the output has `logprobs` and `entropies`, in nats at temperature 1; entry k belongs to token k+1."
+                  Each line of the output has `logprobs` and `entropies`, in nats at temperature 1; entry k belongs to token k+1.\n\
+                  The files in rollouts/ of a run are read too: the tokens are those of the prompt and the completion."
 )]
 pub struct LogprobsArgs {
     /// The model: a Hugging Face directory
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
-    /// JSON lines, each with `tokens`
+    /// JSON lines, each with `tokens`, or with `prompt_tokens` and `completion_tokens`
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
     /// Where the JSON lines are written
@@ -284,8 +289,11 @@ pub struct ReplayArgs {
     after_help = "Example:\n  echo '{\"completion\":\"so \\\\boxed{42}\",\"answer\":\"42\"}' > answers.jsonl\n  \
                   echo '[[rewards]]' > rewards.toml; echo 'kind = \"math\"' >> rewards.toml\n  \
                   longhaul score --rewards rewards.toml --input answers.jsonl --output scored.jsonl\n\n\
-                  A line has `completion` and may have `prompt`, `answer`, `tokens`, `truncated` and `fields`. It comes \
-                  back with `reward`, `correctness` and `parts`."
+                  A line has `completion` and may have `prompt`, `answer`, `tokens`, `truncated` and `fields`; the files \
+                  in rollouts/ of a run\n\
+                  are read too. It comes back with `reward`, `correctness` and `parts`; with `error` where a verifier \
+                  failed and on_error = \"zero\"\n\
+                  lets it count as 0, and with `skipped` where on_error = \"skip_group\"."
 )]
 pub struct ScoreArgs {
     /// A TOML file with `[[rewards]]`; the config of a run will do

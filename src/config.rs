@@ -190,6 +190,11 @@ fn from_document<C: Sections>(mut document: Document, file: &Path) -> Result<C, 
     if document.has("sft") && !C::ALLOWED.contains(&"sft") {
         return Err(document.error("sft", "`[sft]` makes this a config for `longhaul sft`"));
     }
+    // Named before its sections are: they are unknown to the other command only.
+    if C::ALLOWED.contains(&"sft") && !document.has("sft") && document.has("learner") {
+        let message = "`[learner]` makes this a config for `longhaul train`; one for `longhaul sft` has a section `[sft]`";
+        return Err(document.error("learner", message));
+    }
     document.allow_only(C::ALLOWED)?;
     document.read_streambp_as_gradients("learner")?;
     document.read_streambp_as_gradients("sft")?;

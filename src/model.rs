@@ -17,6 +17,7 @@ use rollout::Text;
 use serde_json::json;
 
 use crate::config::{CreateSection, check_shape};
+use crate::records::folder::RunFolder;
 
 /// The files beside the weights that a directory needs to stay whole.
 const TOKENIZER_FILES: [&str; 9] = [
@@ -81,6 +82,10 @@ impl ModelFiles {
                  with gguf_file, then save_pretrained)",
                 gguf.display()
             );
+        }
+        if let Some(newest) = RunFolder::newest_checkpoint(dir).filter(|_| !dir.join("config.json").exists())
+        {
+            bail!("{}: this is the folder of a run; the model is in {}", dir.display(), newest.display());
         }
         let decoder = DecoderConfig::read_as(dir, families)?;
         let text = Text::load(dir)?.for_rows(decoder.vocabulary)?;

@@ -94,7 +94,11 @@ impl Verifier for LengthVerifier {
         let right = format.is_right(answer.completion);
         let value = if right { weight + length } else { length.min(0.0) };
         let parts = [("length", length), ("format", f64::from(u8::from(right)))];
-        Ok(Verdict { value, parts: parts.map(|(name, part)| (name.to_string(), part)).into() })
+        Ok(Verdict {
+            value,
+            parts: parts.map(|(name, part)| (name.to_string(), part)).into(),
+            ..Verdict::default()
+        })
     }
 }
 

@@ -41,7 +41,7 @@ pub use tasks::{DemonstrationConfig, Problem, Split, Style, Task, TaskConfig, Ta
 pub use think_length::{ThinkLengthConfig, ThinkLengthVerifier, ThinkUnit};
 pub use thoughts::reference_behind_thoughts;
 pub use trajectory::Reward;
-pub use weighted::WeightedSum;
+pub use weighted::{Judged, WeightedSum};
 pub use words::{WordsConfig, WordsVerifier, word_count};
 
 use std::collections::BTreeMap;
@@ -70,11 +70,13 @@ pub struct Verdict {
     pub value: f64,
     /// Named quantities behind the value, for the metrics; they do not enter the total.
     pub parts: BTreeMap<String, f64>,
+    /// Why there is no verdict, where `on_error = "zero"` lets a 0 stand in for it.
+    pub failure: Option<String>,
 }
 
 impl From<f64> for Verdict {
     fn from(value: f64) -> Self {
-        Verdict { value, parts: BTreeMap::new() }
+        Verdict { value, ..Verdict::default() }
     }
 }
 

@@ -20,7 +20,7 @@ impl OnError {
     pub(crate) fn instead(self, reason: String) -> Result<Verdict, RewardError> {
         match self {
             OnError::Stop => Err(RewardError::Custom(reason)),
-            OnError::Zero => Ok(Verdict::from(0.0)),
+            OnError::Zero => Ok(Verdict { failure: Some(reason), ..Verdict::default() }),
             OnError::SkipGroup => Err(RewardError::SkipGroup { reason }),
         }
     }
@@ -34,7 +34,8 @@ mod tests {
     fn each_choice_does_what_its_word_says() {
         let stopped = OnError::Stop.instead("dead".to_string()).unwrap_err();
         assert_eq!((stopped.to_string().as_str(), stopped.skips_group()), ("dead", false));
-        assert_eq!(OnError::Zero.instead("dead".to_string()).unwrap(), Verdict::from(0.0));
+        let zero = OnError::Zero.instead("dead".to_string()).unwrap();
+        assert_eq!((zero.value, zero.failure.as_deref()), (0.0, Some("dead")));
         let skipped = OnError::SkipGroup.instead("dead".to_string()).unwrap_err();
         assert!(skipped.skips_group() && skipped.to_string().starts_with("dead"), "{skipped}");
         assert_eq!(serde_json::to_string(&OnError::SkipGroup).unwrap(), "\"skip_group\"");

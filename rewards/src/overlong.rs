@@ -46,7 +46,7 @@ impl Verifier for OverlongVerifier {
         // A value of -0.0 would be shown in the metrics.
         let value = if over == 0 { 0.0 } else { -(over as f64 / buffer as f64) };
         let parts = [("punished".to_string(), f64::from(u8::from(over > 0)))].into();
-        Ok(Verdict { value, parts })
+        Ok(Verdict { value, parts, ..Verdict::default() })
     }
 }
 

@@ -49,7 +49,7 @@ impl Verifier for RepetitionVerifier {
         let repeated = repeated(answer.completion, self.config.n);
         // A value of -0.0 would be shown in the metrics.
         let value = if repeated > 0.0 { -self.config.max_penalty * repeated } else { 0.0 };
-        Ok(Verdict { value, parts: [("repeated".to_string(), repeated)].into() })
+        Ok(Verdict { value, parts: [("repeated".to_string(), repeated)].into(), ..Verdict::default() })
     }
 }
 

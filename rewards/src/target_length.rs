@@ -167,7 +167,11 @@ impl Verifier for TargetLengthVerifier {
             LengthMatch::Mean => (precise + flexible) / 2.0,
         };
         let parts = [("words", words as f64), ("precise", precise), ("flexible", flexible)];
-        Ok(Verdict { value, parts: parts.map(|(name, part)| (name.to_string(), part)).into() })
+        Ok(Verdict {
+            value,
+            parts: parts.map(|(name, part)| (name.to_string(), part)).into(),
+            ..Verdict::default()
+        })
     }
 
     fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {

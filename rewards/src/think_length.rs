@@ -78,7 +78,11 @@ impl Verifier for ThinkLengthVerifier {
         let length = self.length(answer.completion);
         let value = length.map_or(0.0, |length| self.ramp.value(length));
         let parts = [("length", length.unwrap_or(0.0)), ("found", f64::from(u8::from(length.is_some())))];
-        Ok(Verdict { value, parts: parts.map(|(name, part)| (name.to_string(), part)).into() })
+        Ok(Verdict {
+            value,
+            parts: parts.map(|(name, part)| (name.to_string(), part)).into(),
+            ..Verdict::default()
+        })
     }
 }
 

@@ -22,6 +22,15 @@ struct Term {
     verifier: Box<dyn Verifier>,
 }
 
+/// What all verifiers together say about one answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// What the answer is worth.
+    pub reward: Reward,
+    /// Why a verifier gave no verdict and a 0 stands in for it, with the reward's name.
+    pub failures: Vec<String>,
+}
+
 /// Scores completions: the total is the sum of weight times value.
 pub struct WeightedSum {
     terms: Vec<Term>,
@@ -165,7 +174,16 @@ impl WeightedSum {
     /// For each completion on its own, with reward and prompt named: a verifier that failed, a value that is not
     /// finite, a correctness that is neither 0 nor 1.
     pub fn score_all(&self, answers: &[Answer<'_>]) -> Vec<Result<Reward, RewardError>> {
-        let nothing = Reward { total: 0.0, correctness: None, parts: BTreeMap::new() };
+        self.judge_all(answers).into_iter().map(|judged| Ok(judged?.reward)).collect()
+    }
+
+    /// As [`WeightedSum::score_all`], with the failures that count as 0.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn judge_all(&self, answers: &[Answer<'_>]) -> Vec<Result<Judged, RewardError>> {
+        let reward = Reward { total: 0.0, correctness: None, parts: BTreeMap::new() };
+        let nothing = Judged { reward, failures: Vec::new() };
         let mut rewards: Vec<_> = answers.iter().map(|_| Ok(nothing.clone())).collect();
         for term in &self.terms {
             let asked: Vec<usize> =
@@ -177,7 +195,7 @@ impl WeightedSum {
             }
             for ((reward, verdict), answer) in rewards.iter_mut().zip(verdicts).zip(answers) {
                 let added = match reward {
-                    Ok(reward) => verdict.and_then(|verdict| term.add(verdict, answer, reward)),
+                    Ok(judged) => verdict.and_then(|verdict| term.add(verdict, answer, judged)),
                     Err(_) => continue,
                 };
                 if let Err(error) = added {
@@ -189,8 +207,8 @@ impl WeightedSum {
     }
 
     /// Whether the term's verifier judges this answer, or its value is 0 without that.
-    fn is_asked(&self, term: &Term, answer: &Answer<'_>, reward: &Result<Reward, RewardError>) -> bool {
-        let Ok(reward) = reward else { return false };
+    fn is_asked(&self, term: &Term, answer: &Answer<'_>, judged: &Result<Judged, RewardError>) -> bool {
+        let Ok(Judged { reward, .. }) = judged else { return false };
         let is_open = term.gate.is_none_or(|gate| reward.parts.get(&self.terms[gate].name) == Some(&1.0));
         let is_cut = answer.truncated && (term.correctness || self.truncated == TruncatedReward::Zero);
         is_open && !is_cut
@@ -198,10 +216,10 @@ impl WeightedSum {
 }
 
 /// The reward, if its total is finite.
-fn finite(reward: Reward, answer: &Answer<'_>) -> Result<Reward, RewardError> {
-    let value = reward.total;
+fn finite(judged: Judged, answer: &Answer<'_>) -> Result<Judged, RewardError> {
+    let value = judged.reward.total;
     if value.is_finite() {
-        return Ok(reward);
+        return Ok(judged);
     }
     Err(RewardError::NotFinite { name: "total".to_string(), value, prompt: start_of(answer.prompt) })
 }
@@ -221,8 +239,9 @@ impl Term {
     }
 
     /// Checks a verdict and adds it to the reward.
-    fn add(&self, verdict: Verdict, answer: &Answer<'_>, reward: &mut Reward) -> Result<(), RewardError> {
+    fn add(&self, verdict: Verdict, answer: &Answer<'_>, judged: &mut Judged) -> Result<(), RewardError> {
         let prompt = || start_of(answer.prompt);
+        let reward = &mut judged.reward;
         let (name, value) = (&self.name, verdict.value);
         if !value.is_finite() {
             return Err(RewardError::NotFinite { name: name.clone(), value, prompt: prompt() });
@@ -242,6 +261,7 @@ impl Term {
         }
         reward.parts.insert(name.clone(), value);
         reward.total += self.weight * value;
+        judged.failures.extend(verdict.failure.map(|reason| format!("{name}: {reason}")));
         Ok(())
     }
 }

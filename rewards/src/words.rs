@@ -80,7 +80,7 @@ impl Verifier for WordsVerifier {
         let words = word_count(answer.completion) as f64;
         let parts = [("words", words), ("in_range", f64::from(u8::from(ramp.contains(words))))];
         let parts = parts.map(|(name, part)| (name.to_string(), part)).into();
-        Ok(Verdict { value: ramp.value(words), parts })
+        Ok(Verdict { value: ramp.value(words), parts, ..Verdict::default() })
     }
 
     fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {

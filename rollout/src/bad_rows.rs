@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Bad rows that an error or a log names one by one. A file with more of them has one problem many times.
+/// Reasons that an error or a log names, each with its rows. A file with more of them has one problem many times.
 pub const BAD_ROWS_NAMED: usize = 20;
+
+/// Lines, or runs of neighbouring lines, that are named for one reason.
+const LINES_NAMED: usize = 10;
 
 /// What is wrong with a row, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,33 +115,102 @@ impl BadRows {
         counts.join(", ")
     }
 
-    /// The first of them, one on a line, and how many there are besides.
+    /// What is wrong with the first of them: one line for each reason, with all rows that have it, and how many rows
+    /// there are besides.
     pub fn named(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.bad.iter().take(BAD_ROWS_NAMED).map(BadRow::to_string).collect();
-        let more = self.bad.len().saturating_sub(BAD_ROWS_NAMED);
-        if more > 0 {
-            lines.push(format!("{}: {more} more", self.bad[0].path.display()));
+        let mut reasons: Vec<(&str, Vec<usize>)> = Vec::new();
+        for row in &self.bad {
+            let known = reasons.iter().position(|(reason, _)| *reason == row.refusal.reason);
+            match known {
+                Some(place) => reasons[place].1.push(row.line),
+                None if reasons.len() < BAD_ROWS_NAMED => {
+                    reasons.push((&row.refusal.reason, vec![row.line]));
+                }
+                None => {}
+            }
         }
-        lines
+        let file = self.bad[0].path.display();
+        let mut named: Vec<String> =
+            reasons.iter().map(|(reason, lines)| format!("{file}:{}: {reason}", said_lines(lines))).collect();
+        let more = self.bad.len() - reasons.iter().map(|(_, lines)| lines.len()).sum::<usize>();
+        if more > 0 {
+            named.push(format!("{file}: {more} more"));
+        }
+        named
     }
 }
 
-/// One line: the first row and the counts.
+/// `7` for one line, and ` lines 1-20, 23` for several.
+fn said_lines(lines: &[usize]) -> String {
+    if let [line] = lines {
+        return line.to_string();
+    }
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &line in lines {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == line => *last = line,
+            _ => runs.push((line, line)),
+        }
+    }
+    let said = runs
+        .iter()
+        .take(LINES_NAMED)
+        .map(|&(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") });
+    let said = said.collect::<Vec<_>>().join(", ");
+    let rest: usize = runs.iter().skip(LINES_NAMED).map(|(first, last)| last - first + 1).sum();
+    if rest > 0 { format!(" lines {said} and {rest} more") } else { format!(" lines {said}") }
+}
+
+/// One line: the row and its reason, or of several the counts; [`BadRows::named`] has their reasons.
 impl fmt::Display for BadRows {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = &self.bad[0];
-        write!(formatter, "{first}")?;
-        if self.bad.len() > 1 {
+        let (first, bad, rows) = (&self.bad[0], self.bad.len(), self.rows);
+        if bad == 1 {
+            write!(formatter, "{first}; correct the row, or leave it out with data.bad_rows = \"skip\"")
+        } else {
+            let (path, counts) = (first.path.display(), self.counts());
             write!(
                 formatter,
-                "; {} of {} rows cannot be used ({})",
-                self.bad.len(),
-                self.rows,
-                self.counts()
-            )?;
+                "{path}: {bad} of {rows} rows cannot be used ({counts}), the first on line {}; correct the rows, or \
+                 leave them out with data.bad_rows = \"skip\"",
+                first.line
+            )
         }
-        write!(formatter, "; mend what is wrong, or leave such rows out with data.bad_rows = \"skip\"")
     }
 }
 
 impl std::error::Error for BadRows {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(reasons: &[(usize, &str)]) -> BadRows {
+        let row = |&(line, reason): &(usize, &str)| {
+            BadRow::new(Path::new("a.jsonl"), line, RowProblem::Completion.because(reason))
+        };
+        BadRows { rows: 50, bad: reasons.iter().map(row).collect() }
+    }
+
+    #[test]
+    fn rows_with_one_reason_are_named_together() {
+        let bad = rows(&[(1, "empty"), (2, "empty"), (3, "long"), (4, "empty"), (5, "empty"), (7, "empty")]);
+        assert_eq!(bad.named(), ["a.jsonl: lines 1-2, 4-5, 7: empty", "a.jsonl:3: long"]);
+        let counted = "a.jsonl: 6 of 50 rows cannot be used (6 without a usable completion), the first on line 1; \
+                       correct the rows, or leave them out with data.bad_rows = \"skip\"";
+        assert_eq!(bad.to_string(), counted);
+        let one = "a.jsonl:4: empty; correct the row, or leave it out with data.bad_rows = \"skip\"";
+        assert_eq!(rows(&[(4, "empty")]).to_string(), one);
+    }
+
+    #[test]
+    fn many_reasons_and_many_lines_are_cut() {
+        let odd: Vec<(usize, &str)> = (0..15).map(|place| (2 * place + 1, "empty")).collect();
+        let named = "a.jsonl: lines 1, 3, 5, 7, 9, 11, 13, 15, 17, 19 and 5 more: empty";
+        assert_eq!(rows(&odd).named(), [named]);
+        let reasons: Vec<String> = (1..=23).map(|line| format!("reason {line}")).collect();
+        let all: Vec<(usize, &str)> = reasons.iter().map(String::as_str).enumerate().collect();
+        let named = rows(&all).named();
+        assert_eq!((named.len(), named[20].as_str()), (21, "a.jsonl: 3 more"));
+    }
+}

@@ -1,4 +1,4 @@
-//! What follows when a policy has come to an end: nothing, more tokens in the same context, or another context.
+//! What a rollout does when the policy has ended a turn: it is done, goes on in the same context, or in a new one.
 //!
 //! A mode is a pure function of the trajectory, so that one that is restored after a restart goes on as it would
 //! have. It is asked after every end that the policy drew; at the output limit a trajectory is done, whatever its
@@ -37,11 +37,11 @@ pub fn of_config(config: &ModeConfig) -> Arc<dyn RolloutMode> {
 
 /// How rollouts of a run go on. All actors ask the same one.
 pub trait RolloutMode: fmt::Debug + Send + Sync {
-    /// What follows the end of what the policy drew. `so_far` holds all of it, its last token included.
+    /// What the rollout does after the policy has ended a turn. `so_far` holds all that was drawn, its last token included.
     fn next(&self, so_far: &Trajectory, end: Finish) -> Next;
 }
 
-/// What follows the end of a turn.
+/// What a rollout does after a turn of the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// The trajectory has ended.

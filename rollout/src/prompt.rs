@@ -180,6 +180,7 @@ impl PromptSource {
             answered: prompts,
             thought_answers: 0,
             last_assistant: 0,
+            notes: Vec::new(),
             skipped: None,
         })
     }

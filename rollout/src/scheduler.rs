@@ -107,7 +107,7 @@ impl Scheduler {
         }
     }
 
-    /// The same with what follows the end of a turn.
+    /// The same with the mode that decides what a rollout does after a turn.
     #[must_use]
     pub fn with_mode(self, mode: Arc<dyn RolloutMode>) -> Self {
         Self { mode, ..self }

@@ -215,7 +215,11 @@ impl Verifier for Letters {
             return Err(RewardError::SkipGroup { reason: "an unknown token".to_string() });
         }
         let value = answer.completion.matches('a').count() as f64;
-        Ok(Verdict { value, parts: [("tokens".to_string(), answer.tokens as f64)].into() })
+        Ok(Verdict {
+            value,
+            parts: [("tokens".to_string(), answer.tokens as f64)].into(),
+            ..Verdict::default()
+        })
     }
 }
 

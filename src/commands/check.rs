@@ -14,8 +14,8 @@ use crate::cli::CheckArgs;
 use crate::commands::sft::SftPrompts;
 use crate::config::{Config, OUTPUT_TOKENS_KEY, RunConfig, SftRunConfig, stand_ins};
 use crate::model::ModelFiles;
-use crate::model::memory::{RunMemory, RunPrompts};
-use crate::run::prompts::{JudgedPrompts, prompt_tokens_max};
+use crate::model::memory::{RunMemory, RunPrompts, memory_limit};
+use crate::run::prompts::{JudgedPrompts, prompt_tokens_max, same_file};
 
 /// Prints the resolved config and what the run would begin with, or says what is wrong with either.
 ///
@@ -28,11 +28,38 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     match config {
         Config::Train(config) => {
             let findings = of_train(&config)?;
-            print!("{findings}{}", RunMemory::new(&config, &findings.decoder, &findings.prompts));
+            let memory = RunMemory::new(&config, &findings.decoder, &findings.prompts);
+            print!("{findings}{}{memory}", tokens_of_a_step(&config));
+            // Standard output is a config; what a person must not miss stands beside it too.
+            for warning in findings.warnings.into_iter().chain(memory.too_large(memory_limit())) {
+                eprintln!("warning: {warning}");
+            }
         }
-        Config::Sft(config) => print!("{}", of_sft(&config)?),
+        Config::Sft(config) => {
+            print!("{}", of_sft(&config)?);
+            if let Some(warning) = same_file(&config.data, config.eval.data.as_deref()) {
+                eprintln!("warning: {warning}");
+            }
+        }
     }
     Ok(())
+}
+
+/// How much is drawn for a step at most, which says how long one takes: `bench decode` has the tokens a second.
+fn tokens_of_a_step(config: &RunConfig) -> String {
+    let (rollout, learner) = (&config.rollout, &config.learner);
+    let completions = learner.groups_per_step * rollout.group_size;
+    let tokens = completions * rollout.output_tokens_max;
+    let more = match learner.step_groups_max() / learner.groups_per_step {
+        1 => String::new(),
+        factor => format!(", up to {factor} times that where dynamic_sampling refills"),
+    };
+    format!(
+        "\n# A step generates at most {tokens} tokens: {completions} completions of {}{more}.\n\
+         # `longhaul bench decode --model {}` says how many a second this machine decodes.\n",
+        rollout.output_tokens_max,
+        config.model.path.display()
+    )
 }
 
 /// What `check` found.
@@ -42,6 +69,8 @@ struct Findings {
     /// How long the prompts are.
     prompts: RunPrompts,
     summary: String,
+    /// What a person must not miss.
+    warnings: Vec<String>,
 }
 
 /// Comments behind the config that is printed.
@@ -75,16 +104,17 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
     let room = prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max, OUTPUT_TOKENS_KEY)?;
     let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
     describe_custom(&mut summary, config);
-    describe(&mut summary, "Training data", &prompts.survey, Some(room));
+    describe(&mut summary, "Training data", &prompts.survey, Some(room), true);
     if let Some(held_out) = &held_out {
-        describe(&mut summary, "Held-out data", &held_out.survey, None);
+        describe(&mut summary, "Held-out data", &held_out.survey, None, true);
     }
     let first = prompts.source.prompt(0)?;
     show(&mut summary, &first.id, &first.tokens, &model.text)?;
     let measured = held_out.as_ref().zip(evaluation.as_ref());
     let measured = measured.map(|(held_out, evaluation)| (&held_out.source, evaluation.eval.problems));
     let run_prompts = RunPrompts::of(&prompts.source, measured)?;
-    Ok(Findings { decoder: model.decoder, prompts: run_prompts, summary })
+    let warnings = same_file(&config.data, config.eval.data.as_deref()).into_iter().collect();
+    Ok(Findings { decoder: model.decoder, prompts: run_prompts, summary, warnings })
 }
 
 /// Looks at everything that `sft` looks at.
@@ -101,9 +131,9 @@ fn of_sft(config: &SftRunConfig) -> Result<String> {
         SftPrompts::open(config, &model.text, &model.decoder)?;
     Decoder::check_files(path, &model.decoder)?;
     let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
-    describe(&mut summary, "Training data", &survey, None);
+    describe(&mut summary, "Training data", &survey, None, false);
     if let Some(held_out) = &held_out {
-        describe(&mut summary, "Held-out data", &held_out.survey, None);
+        describe(&mut summary, "Held-out data", &held_out.survey, None, true);
     }
     let first = demonstrations.first()?;
     show(&mut summary, "the first prompt", &first.prompt_tokens, &model.text)?;
@@ -131,19 +161,27 @@ fn describe_custom(summary: &mut String, config: &RunConfig) {
     }
 }
 
-fn describe(summary: &mut String, what: &str, survey: &Survey, room: Option<usize>) {
+/// Rows, lengths and problems of some data. Demonstrations are not judged, so they need no answers.
+fn describe(summary: &mut String, what: &str, survey: &Survey, room: Option<usize>, is_judged: bool) {
     let lengths = &survey.lengths;
-    let count = survey.prompts;
-    let count =
-        if survey.is_whole { format!("{count} prompts") } else { format!("its first {count} prompts") };
+    let count = match (survey.prompts, survey.is_whole) {
+        (1, true) => "1 prompt".to_owned(),
+        (count, true) => format!("{count} prompts"),
+        (count, false) => format!("its first {count} prompts"),
+    };
     let room = room.map_or(String::new(), |room| format!(", at most {room} fit beside the output"));
-    let answered = 100.0 * survey.answered as f64 / survey.prompts as f64;
     let _ = write!(
         summary,
-        "\n# {what}: {}, {count}\n#   tokens of a prompt: {} to {}, median {}{room}\n#   with an answer: \
-         {answered:.1} %\n",
+        "\n# {what}: {}, {count}\n#   tokens of a prompt: {} to {}, median {}{room}\n",
         survey.source, lengths.min, lengths.max, lengths.median
     );
+    if is_judged {
+        let answered = 100.0 * survey.answered as f64 / survey.prompts as f64;
+        let _ = writeln!(summary, "#   with an answer: {answered:.1} %");
+    }
+    for note in &survey.notes {
+        let _ = writeln!(summary, "#   note: {note}");
+    }
     if survey.last_assistant > 0 {
         let _ = writeln!(summary, "#   with a last turn of the assistant: {}", survey.last_assistant);
     }

@@ -19,9 +19,14 @@ use crate::model::set_positions;
 use crate::records::output::{Inputs, Output};
 use crate::watch::log::start_log;
 
+/// A line with `tokens`, or a completion that a run has recorded.
 #[derive(Deserialize)]
-struct Tokens {
-    tokens: Vec<u32>,
+struct TokenLine {
+    tokens: Option<Vec<u32>>,
+    prompt_tokens: Option<Vec<u32>>,
+    completion_tokens: Option<Vec<u32>>,
+    #[serde(default)]
+    given: Vec<Value>,
 }
 
 #[derive(Serialize)]
@@ -74,7 +79,7 @@ fn write_logprobs(
     let mut rows = RowFile::of(&args.input, input)?;
     while let Some(Line { number, text }) = rows.next_row()? {
         let place = || format!("{}:{number}", args.input.display());
-        let Tokens { tokens } = tokens_of(text).with_context(place)?;
+        let tokens = tokens_of(text).with_context(place)?;
         let vocabulary = decoder.config.vocabulary;
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
             bail!("{}: token {id} is outside the vocabulary of {vocabulary}", place());
@@ -100,10 +105,22 @@ fn write_logprobs(
     Ok(())
 }
 
-/// The tokens of a row.
-fn tokens_of(text: Result<String, RowRefusal>) -> Result<Tokens> {
+/// The tokens of a row; of a recorded completion, its prompt and what was drawn behind it.
+fn tokens_of(text: Result<String, RowRefusal>) -> Result<Vec<u32>> {
     let fields = rollout::json_object(&text?).map_err(anyhow::Error::msg)?;
-    Ok(serde_json::from_value(Value::Object(fields))?)
+    let line: TokenLine = serde_json::from_value(Value::Object(fields))?;
+    match (line.tokens, line.prompt_tokens, line.completion_tokens) {
+        (Some(tokens), _, _) => Ok(tokens),
+        (None, Some(_), Some(_)) if !line.given.is_empty() => {
+            bail!(
+                "a recorded completion with `given` tokens has several parts; give the ids of one as `tokens`"
+            )
+        }
+        (None, Some(prompt), Some(completion)) => Ok([prompt, completion].concat()),
+        _ => {
+            bail!("`tokens` is missing, or `prompt_tokens` and `completion_tokens` of a recorded completion")
+        }
+    }
 }
 
 fn forward_stats(engine: &impl Engine, decoder: &Decoder, tokens: &[u32]) -> TokenStats {

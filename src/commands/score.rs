@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use rewards::{Answer, Reward, RewardError, WeightedSum};
+use rewards::{Answer, Judged, RewardError, WeightedSum};
 use rollout::{Line, RowFile};
 use serde_json::{Map, Value, json};
 
@@ -42,11 +42,14 @@ struct Tally {
     reward: f64,
     judged: usize,
     correct: usize,
+    /// Rows in which a verifier failed and a 0 stands in for its verdict.
+    failed: usize,
     skipped: usize,
 }
 
 /// Judges every line of a file and writes the lines back in order, each with `reward`, `correctness` and
-/// `parts`. A row whose verifier failed and whose config says to skip has a `reward` of null and `skipped`.
+/// `parts`. A row whose verifier failed has `error` where a 0 stands in for its verdict, and `skipped` with a `reward` of
+/// null where the config says to skip. Lines that a run has recorded in `rollouts/` are read as well.
 ///
 /// # Errors
 /// Names the file and the line that cannot be judged, and the file with what was judged before it.
@@ -129,9 +132,12 @@ fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
             let count = tokens.as_u64().and_then(|count| usize::try_from(count).ok());
             count.with_context(|| format!("`tokens` must be a whole number of at least 0, not {tokens}"))?
         }
-        None => match config.rewards.iter().find(|reward| reward.kind.counts_tokens()) {
-            Some(reward) => bail!("`tokens` is missing, and the reward `{}` counts them", reward.name),
-            None => 0,
+        None => match (recorded_tokens(&line), config.rewards.iter().find(|it| it.kind.counts_tokens())) {
+            (Some(count), _) => count,
+            (None, Some(reward)) => {
+                bail!("`tokens` is missing, and the reward `{}` counts them", reward.name)
+            }
+            (None, None) => 0,
         },
     };
     let fields = match line.get("fields") {
@@ -140,7 +146,7 @@ fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
         Some(other) => bail!("`fields` must be an object, not {other}"),
     };
     let truncated = match line.get("truncated") {
-        None | Some(Value::Null) => false,
+        None | Some(Value::Null) => line.get("finish").is_some_and(|finish| finish == "length"),
         Some(Value::Bool(truncated)) => *truncated,
         Some(other) => bail!("`truncated` must be true or false, not {other}"),
     };
@@ -163,6 +169,11 @@ fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
     })
 }
 
+/// The tokens of a completion that a run has recorded in `rollouts/`.
+fn recorded_tokens(line: &Map<String, Value>) -> Option<usize> {
+    line.get("completion_tokens")?.as_array().map(Vec::len)
+}
+
 fn write_batch(
     rewards: &WeightedSum,
     rows: Vec<Row>,
@@ -171,7 +182,7 @@ fn write_batch(
     tally: &mut Tally,
 ) -> Result<()> {
     let answers: Vec<Answer<'_>> = rows.iter().map(Row::answer).collect();
-    let scored = rewards.score_all(&answers);
+    let scored = rewards.judge_all(&answers);
     for (row, reward) in rows.into_iter().zip(scored) {
         let place = || format!("{}:{}", file.display(), row.number);
         let verdict = tally.add(reward).with_context(place)?;
@@ -215,17 +226,21 @@ impl Row {
 
 impl Tally {
     /// Counts a verdict and gives what is added to its line.
-    fn add(&mut self, reward: Result<Reward, RewardError>) -> Result<Map<String, Value>> {
+    fn add(&mut self, judged: Result<Judged, RewardError>) -> Result<Map<String, Value>> {
         self.rows += 1;
         let mut line = Map::new();
-        match reward {
-            Ok(reward) => {
+        match judged {
+            Ok(Judged { reward, failures }) => {
                 self.reward += reward.total;
                 self.judged += usize::from(reward.correctness.is_some());
                 self.correct += usize::from(reward.correctness == Some(1));
                 line.insert("reward".to_owned(), json!(reward.total));
                 line.insert("correctness".to_owned(), json!(reward.correctness));
                 line.insert("parts".to_owned(), json!(reward.parts));
+                if !failures.is_empty() {
+                    self.failed += 1;
+                    line.insert("error".to_owned(), json!(failures.join("; ")));
+                }
             }
             Err(error) if error.skips_group() => {
                 self.skipped += 1;
@@ -248,6 +263,9 @@ impl Tally {
         if self.judged > 0 {
             let share = self.correct as f64 / self.judged as f64;
             parts.push(format!("correct {} of {} ({:.1} %)", self.correct, self.judged, share * 100.0));
+        }
+        if self.failed > 0 {
+            parts.push(format!("with an error that counts as 0 {}", self.failed));
         }
         if self.skipped > 0 {
             parts.push(format!("without a verdict {}", self.skipped));

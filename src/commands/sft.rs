@@ -24,7 +24,7 @@ use crate::records::writer::MetricsWriter;
 use crate::run::checkpoints;
 use crate::run::eval_report::EvalReport;
 use crate::run::evaluator::Evaluator;
-use crate::run::prompts::{JudgedPrompts, no_custom_verifiers, tell};
+use crate::run::prompts::{JudgedPrompts, no_custom_verifiers, same_file, tell};
 use crate::watch::log::start_log;
 use crate::watch::progress::{Progress, Summary};
 use crate::watch::shutdown::Shutdown;
@@ -66,6 +66,7 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
         Some(prompts) => prompts,
         None => SftPrompts::open(config, &model.text, &model.decoder.config)?,
     };
+    same_file(&config.data, config.eval.data.as_deref()).iter().for_each(|note| tracing::warn!("{note}"));
     tell(&prompts.survey);
     let rows_skipped = prompts.survey.rows_skipped();
     let evaluator = match config.evaluation().zip(prompts.held_out) {
@@ -227,9 +228,10 @@ impl<E: Engine> WarmStart<'_, E> {
         let mut last = None;
         while self.learner.version() < steps && !shutdown.requested() {
             let found = self.step(&progress, start)?;
+            let accuracy = found.as_ref().and_then(|report| report.accuracy);
             last = found.or(last);
-            if let (Some(found), Some(wanted)) = (found, self.config.sft.stop_accuracy)
-                && found >= wanted
+            if let (Some(accuracy), Some(wanted)) = (accuracy, self.config.sft.stop_accuracy)
+                && accuracy >= wanted
             {
                 break;
             }
@@ -239,17 +241,17 @@ impl<E: Engine> WarmStart<'_, E> {
             steps: self.learner.version(),
             seconds: start.elapsed().as_secs_f64(),
             stopped: shutdown.requested(),
-            accuracy_before: before.and_then(|report| report.accuracy),
-            accuracy_after: last,
-            problems: self.config.eval.problems,
+            accuracy_before: before.as_ref().and_then(|report| report.accuracy),
+            accuracy_after: last.as_ref().and_then(|report| report.accuracy),
+            problems: before.as_ref().or(last.as_ref()).map_or(0, |report| report.problems),
             run_folder: self.folder.path().to_owned(),
             model,
         });
         Ok(())
     }
 
-    /// One step; the accuracy, where the step ended with an evaluation.
-    fn step(&mut self, progress: &Progress, start: Instant) -> Result<Option<f64>> {
+    /// One step; what was found, where the step ended with an evaluation.
+    fn step(&mut self, progress: &Progress, start: Instant) -> Result<Option<EvalReport>> {
         let steps = self.config.sft.steps_max;
         let report = self.learner.step(&self.demonstrations.batch(self.learner.version())?)?;
         let step = report.version;
@@ -265,11 +267,6 @@ impl<E: Engine> WarmStart<'_, E> {
             metrics.push(("data/rows_skipped".to_owned(), self.rows_skipped as f64));
         }
         metrics.extend(self.demonstrations.epoch(step).map(|epoch| ("data/epoch".to_owned(), epoch)));
-        let eval = &self.config.eval;
-        let on_the_way = eval.every_steps > 0 && step.is_multiple_of(eval.every_steps) && step < steps;
-        let found = if on_the_way || (step == steps && eval.after) { self.evaluate(progress)? } else { None };
-        metrics.extend(found.iter().flat_map(EvalReport::metrics));
-        self.metrics.record(step, &metrics, &[])?;
         if step % LINE_STEPS == 0 || step == steps {
             let left = start.elapsed().as_secs_f64() / step as f64 * (steps - step) as f64;
             progress.note(&format!(
@@ -279,10 +276,15 @@ impl<E: Engine> WarmStart<'_, E> {
                 report.packed_tokens as f64 / report.seconds
             ));
         }
+        let eval = &self.config.eval;
+        let on_the_way = eval.every_steps > 0 && step.is_multiple_of(eval.every_steps) && step < steps;
+        let found = if on_the_way || (step == steps && eval.after) { self.evaluate(progress)? } else { None };
+        metrics.extend(found.iter().flat_map(EvalReport::metrics));
+        self.metrics.record(step, &metrics, &[])?;
         if self.config.checkpoint.every_steps > 0 && step % self.config.checkpoint.every_steps == 0 {
             self.save()?;
         }
-        Ok(found.and_then(|found| found.accuracy))
+        Ok(found)
     }
 
     fn evaluate(&mut self, progress: &Progress) -> Result<Option<EvalReport>> {

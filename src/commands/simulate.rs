@@ -20,6 +20,8 @@ use crate::config::{RunConfig, Schedule};
 
 /// Of settings that are nearly as fast as the fastest one, the one with the fewest segments is recommended.
 const NEARLY: f64 = 0.98;
+/// Rates that differ by less than this part are one rate.
+const EQUAL: f64 = 0.005;
 /// The slots that are tried, over those that are set.
 const SLOT_FACTORS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 
@@ -27,6 +29,8 @@ const SLOT_FACTORS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 #[derive(Debug, Serialize)]
 struct Recommendation {
     recommended: Setting,
+    /// Trained tokens a second of row 0: whole outputs in turns with the learner.
+    whole_outputs_tokens_per_s: f64,
     costs: CostModel,
 }
 
@@ -61,14 +65,48 @@ pub fn simulate(args: &SimulateArgs) -> Result<()> {
     println!("{}", SegmentRow::head());
     rows.iter().for_each(|row| println!("{}", row.line()));
     println!("\n{}", costs_line(&costs));
-    let Setting { segments, slots, trained_tokens_per_s } = recommendation.recommended;
-    println!(
-        "recommended: rollout.segments_max = {segments}, rollout.trajectories_open_max = {slots} \
-         ({trained_tokens_per_s:.1} tokens/s): the fewest segments, then slots, within 2 % of the most tokens a second \
-         at queue.staleness_versions_max = {}",
-        config.queue.staleness_versions_max
-    );
+    println!("{}", recommendation.line(config.queue.staleness_versions_max));
+    recommendation.why_not(&config, &rows).iter().for_each(|note| println!("note: {note}"));
     Ok(())
+}
+
+impl Recommendation {
+    fn line(&self, staleness_versions_max: u64) -> String {
+        let Setting { segments, slots, trained_tokens_per_s } = self.recommended;
+        format!(
+            "recommended: rollout.segments_max = {segments}, rollout.trajectories_open_max = {slots} \
+             ({trained_tokens_per_s:.1} tokens/s): the fewest segments, then slots, within 2 % of the most tokens a \
+             second of all rows but 0, at queue.staleness_versions_max = {staleness_versions_max}"
+        )
+    }
+
+    /// What the recommendation alone would hide: that whole outputs in turns are faster, and that the number of segments
+    /// makes no difference.
+    fn why_not(&self, config: &RunConfig, rows: &[SegmentRow]) -> Vec<String> {
+        let (whole, best) = (self.whole_outputs_tokens_per_s, self.recommended.trained_tokens_per_s);
+        let mut notes = Vec::new();
+        if whole > best {
+            notes.push(format!(
+                "whole outputs in turns with the learner (row 0) are faster than that, {whole:.1} tokens/s: in this \
+                 setting neither segments nor learning beside decoding gain anything, and run.schedule = \"lockstep\" \
+                 with rollout.segments_max = 1 is that row"
+            ));
+        }
+        let mut beside = rows.iter().filter(|row| row.segments > 0);
+        let first = beside.next().map(|row| row.trained_tokens_per_s);
+        let is_equal = |rate: f64| first.is_some_and(|first| (rate - first).abs() < EQUAL * first);
+        if rows.len() > 2 && beside.all(|row| is_equal(row.trained_tokens_per_s)) {
+            let why = match config.rollout.in_flight_updates {
+                true => ", because with rollout.in_flight_updates every update ends a segment",
+                false => "",
+            };
+            notes.push(format!(
+                "the number of segments makes no difference here{why}: what the rows gain over row 0 is learning beside \
+                 decoding, and row 1 has it too"
+            ));
+        }
+        notes
+    }
 }
 
 fn costs_line(costs: &CostModel) -> String {
@@ -242,7 +280,8 @@ impl Simulation<'_> {
         let best = best.context("--segments: nothing to recommend but whole outputs")?;
         let (segments, slots) = (best.segments, best.slots);
         let recommended = Setting { segments, slots, trained_tokens_per_s: best.trained_tokens_per_s };
-        Ok(Recommendation { recommended, costs: *self.costs })
+        let whole_outputs_tokens_per_s = self.row(0, None)?.trained_tokens_per_s;
+        Ok(Recommendation { recommended, whole_outputs_tokens_per_s, costs: *self.costs })
     }
 }
 
@@ -340,10 +379,34 @@ mod tests {
         // Nothing is gained by segments where all outputs have one length, so one is enough.
         let costs = CostModel { contention: Contention::of_both(1.0), ..CostModel::default() };
         let simulation = Simulation { config: &config, lengths: &lengths, costs: &costs, args: &args };
-        let Recommendation { recommended, .. } = simulation.recommend().unwrap();
-        assert_eq!(recommended.segments, 1);
-        let fastest = simulation.row(1, Some(recommended.slots)).unwrap();
-        assert_eq!(recommended.trained_tokens_per_s, fastest.trained_tokens_per_s);
+        let found = simulation.recommend().unwrap();
+        assert_eq!(found.recommended.segments, 1);
+        let fastest = simulation.row(1, Some(found.recommended.slots)).unwrap();
+        assert_eq!(found.recommended.trained_tokens_per_s, fastest.trained_tokens_per_s);
+        assert_eq!(found.whole_outputs_tokens_per_s, simulation.row(0, None).unwrap().trained_tokens_per_s);
+    }
+
+    #[test]
+    fn a_faster_row_0_and_equal_rows_are_told() {
+        let config = config(&parsed(&[])).unwrap();
+        let found = |whole_outputs_tokens_per_s| Recommendation {
+            recommended: Setting { segments: 1, slots: 16, trained_tokens_per_s: 100.0 },
+            whole_outputs_tokens_per_s,
+            costs: CostModel::default(),
+        };
+        let row = |segments, trained_tokens_per_s| SegmentRow {
+            segments,
+            trained_tokens_per_s,
+            ..SegmentRow::default()
+        };
+        let rows = [row(0, 120.0), row(1, 100.0), row(2, 100.0)];
+        let notes = found(120.0).why_not(&config, &rows);
+        assert!(
+            notes[0]
+                .starts_with("whole outputs in turns with the learner (row 0) are faster than that, 120.0")
+        );
+        assert!(notes[1].contains("no difference here, because with rollout.in_flight_updates"), "{notes:?}");
+        assert!(found(90.0).why_not(&config, &[row(0, 90.0), row(1, 100.0), row(2, 110.0)]).is_empty());
     }
 
     #[test]

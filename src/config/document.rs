@@ -370,10 +370,14 @@ fn in_plain_words(message: &str) -> String {
     let Some((found, wanted)) = message.rsplit_once(", expected ") else { return message.to_owned() };
     let wanted = match wanted {
         "f64" | "f32" => "a number",
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0",
+        "u8" | "u16" | "u32" | "u64" | "usize" if found.contains("`-") => {
+            "a whole number that is not negative"
+        }
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
         "i64" => "a whole number",
         "a boolean" => "true or false",
         "a string" | "path string" => "a text",
+        "a sequence" => "a list, written as [..]",
         wanted if wanted.starts_with("struct") || wanted.contains("enum") => "a section",
         wanted => wanted,
     };

@@ -57,9 +57,9 @@ pub struct ModelSection {
 pub struct EvalSection {
     /// Measures after every so many steps; 0 is never between the first and the last.
     pub every_steps: u64,
-    /// Measures before the first step.
+    /// Measures before the first step; false by default where `data.kind = "jsonl"` has no `eval.data`.
     pub before: bool,
-    /// Measures after the last step.
+    /// Measures after the last step; false by default where `data.kind = "jsonl"` has no `eval.data`.
     pub after: bool,
     /// How many prompts are asked.
     pub problems: usize,

@@ -16,7 +16,7 @@ use rollout::{DecodePrecision, OnUpdate, Room};
 
 use crate::config::{RunConfig, Schedule, cache_precision, weights_precision};
 
-pub use measured::{peak_bytes, resident_bytes};
+pub use measured::{MemoryLimit, memory_limit, peak_bytes, resident_bytes};
 pub use prompts::{PromptTokens, RunPrompts};
 
 /// Bytes that a drawn token takes in trajectories, queue and completions: id and log-prob in a segment that may
@@ -87,6 +87,24 @@ impl RunMemory {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.stages.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
+    }
+
+    /// Says that the plan is larger than what there is. It is planned for outputs as long as they can get, all at the
+    /// same time, so a run may still end well: that is why it is no error.
+    #[must_use]
+    pub fn too_large(&self, limit: Option<MemoryLimit>) -> Option<String> {
+        let MemoryLimit { bytes, by } = limit.filter(|limit| self.total() > limit.bytes)?;
+        let (largest, held) = self.parts.iter().max_by_key(|(_, bytes)| *bytes)?;
+        let mebibytes = |bytes: u64| bytes >> 20;
+        Some(format!(
+            "the plan holds {} MiB at one time and {by} {} MiB: the run may be killed for lack of memory. The largest \
+             part is `{}`, {} MiB; docs/guide/troubleshooting.md#out-of-memory has the key for each. This is no error, \
+             because the plan takes all outputs to be as long as they can get",
+            mebibytes(self.total()),
+            mebibytes(bytes),
+            largest.trim(),
+            mebibytes(*held)
+        ))
     }
 }
 
@@ -391,6 +409,17 @@ mod tests {
         assert!(shown.contains("a learner's step beside decoding: 2 policies"), "{shown}");
         let never = ["eval.before=false", "eval.after=false", "eval.every_steps=0"];
         assert!(!plan(&never, &[20]).to_string().contains("evaluation"));
+    }
+
+    #[test]
+    fn a_plan_larger_than_the_machine_is_told() {
+        let plan = plan(&[], &[20]);
+        let limit = |bytes| Some(MemoryLimit { bytes, by: "the machine has" });
+        assert_eq!(plan.too_large(limit(plan.total())), None);
+        assert_eq!(plan.too_large(None), None);
+        let told = plan.too_large(limit(1 << 20)).unwrap();
+        assert!(told.contains("MiB at one time and the machine has 1 MiB"), "{told}");
+        assert!(told.contains("The largest part is `other activations`, "), "{told}");
     }
 
     // A step waits for what would be too old for it, where the queue has room for all groups on the way.

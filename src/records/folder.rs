@@ -8,7 +8,7 @@
 //!   rollouts/              step-000012.jsonl: the completions that step 12 had
 //!   checkpoints/step-12/   a Hugging Face directory, the trainer's state and that of the rollout
 //!   journal/               the segments that ended since the last checkpoints
-//!   log                    everything that was said, with times
+//!   log                    each line of the terminal, and details, with times
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -65,11 +65,26 @@ impl RunFolder {
     /// If it is no run's, or if a process is at work on it.
     pub fn reopen(path: &Path) -> Result<Self> {
         let file = path.join("config.toml");
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let text = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("there is no run in {}: {} is not there", path.display(), file.display())
+            }
+            read => read.with_context(|| file.display().to_string())?,
+        };
         if !text.starts_with(MARK) {
             bail!("{}: not the config of a run, so there is nothing to resume", file.display());
         }
         Ok(Self { _lock: Arc::new(lock(&file)?), path: path.to_owned() })
+    }
+
+    /// The newest checkpoint of the run in this folder; `None` where the folder is no run's, or has none.
+    #[must_use]
+    pub fn newest_checkpoint(path: &Path) -> Option<PathBuf> {
+        let text = fs::read_to_string(path.join("config.toml")).ok()?;
+        let checkpoints = path.join("checkpoints");
+        let names = names_in(&checkpoints).ok().filter(|_| text.starts_with(MARK))?;
+        let newest = names.iter().filter_map(|name| checkpoint_step(name)).max()?;
+        Some(checkpoints.join(format!("step-{newest}")))
     }
 
     /// The newest folder `runs/<name>-<n>`.
@@ -148,7 +163,7 @@ impl RunFolder {
         self.path.join("config.toml")
     }
 
-    /// The file with everything that was said.
+    /// The file with each line of the terminal, and details.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.path.join("log")
@@ -424,6 +439,21 @@ mod tests {
         std::os::unix::fs::symlink(elsewhere.path(), place.path().join("checkpoints")).unwrap();
         assert!(create(place.path(), true).is_err());
         assert!(elsewhere.path().join("step-1").exists());
+    }
+
+    #[test]
+    fn a_folder_without_a_run_and_the_newest_checkpoint_are_told() {
+        let place = tempfile::tempdir().unwrap();
+        let error = RunFolder::reopen(&place.path().join("nope")).unwrap_err().to_string();
+        assert!(error.starts_with("there is no run in ") && error.contains("nope: "), "{error}");
+        let folder = create(place.path(), false).unwrap();
+        assert_eq!(RunFolder::newest_checkpoint(place.path()), None);
+        for step in [2, 10, 9] {
+            fs::create_dir_all(folder.checkpoint(step)).unwrap();
+        }
+        assert_eq!(RunFolder::newest_checkpoint(place.path()), Some(folder.checkpoint(10)));
+        fs::write(folder.config(), "[package]").unwrap();
+        assert_eq!(RunFolder::newest_checkpoint(place.path()), None);
     }
 
     #[test]

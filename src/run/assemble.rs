@@ -119,7 +119,7 @@ impl<E: Engine> Parts<E> {
             }
             None => None,
         };
-        let surveys = Surveys::of(&prompts, held_out.as_ref());
+        let surveys = Surveys::of(config, &prompts, held_out.as_ref());
         let model = files.load(&engine.device())?;
         let mode = request.mode.clone().unwrap_or_else(|| modes::of_config(&config.rollout.mode));
         let of_actors = Arc::clone(&mode);

@@ -45,6 +45,9 @@ pub struct RunState {
     pub metrics: MetricsPlace,
     /// The evaluation before the first step.
     pub before: Option<EvalReport>,
+    /// The evaluation after the last step, once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<EvalReport>,
     /// What the alarms remember.
     #[serde(default)]
     pub alarms: Alarms,

@@ -126,7 +126,7 @@ impl EvalReport {
     /// One line for a person.
     pub fn line(&self) -> String {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let mut parts = vec![format!("{} problems", self.problems)];
+        let mut parts = vec![number_of(self.problems, "problem")];
         parts.extend(self.accuracy.map(|share| format!("accuracy {}", percent(share))));
         if self.completions_per_problem > 1 {
             let k = self.completions_per_problem;
@@ -137,14 +137,19 @@ impl EvalReport {
         parts.extend(self.correct_length.map(|length| format!("of right answers {length:.1}")));
         parts.push(format!("cut off {}", percent(self.clipped_ratio)));
         if self.problems_unscored > 0 {
-            parts.push(format!("{} problems without a verdict", self.problems_unscored));
+            parts.push(format!("{} without a verdict", number_of(self.problems_unscored, "problem")));
         }
         if self.rows_skipped > 0 {
-            parts.push(format!("{} rows left out", self.rows_skipped));
+            parts.push(format!("{} left out", number_of(self.rows_skipped, "row")));
         }
         parts.push(format!("{:.1} s", self.seconds));
         parts.join(", ")
     }
+}
+
+/// A number of things, of which there may be one.
+pub(crate) fn number_of(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]
@@ -167,6 +172,7 @@ mod tests {
             ("eval/rewards/judge/timeouts", 3.0),
             ("timing_s/eval", 1.5),
         ];
+        assert_eq!([number_of(1, "row"), number_of(0, "row")], ["1 row", "0 rows"]);
         assert_eq!(report.metrics(), expected.map(|(tag, value)| (tag.to_owned(), value)));
         assert!(report.line().contains("4 problems without a verdict, 2 rows left out"), "{}", report.line());
         let json = serde_json::to_value(&report).unwrap();

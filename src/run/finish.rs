@@ -65,6 +65,7 @@ impl<E: Engine> Run<'_, E> {
             let run = RunState {
                 metrics: self.output.metrics.place()?,
                 before: self.history.before.clone(),
+                after: self.history.after.clone(),
                 alarms: self.history.alarms.clone(),
             };
             files.extend(checkpoints::run_files(standing, version, &run)?);

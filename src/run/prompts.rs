@@ -1,6 +1,7 @@
 //! The prompts of a run with the rewards that judge the answers to them, all rows read before the first step.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -87,16 +88,19 @@ impl JudgedPrompts {
 pub(crate) struct Surveys {
     training: Survey,
     held_out: Option<Survey>,
+    same_file: Option<String>,
 }
 
 impl Surveys {
-    pub(crate) fn of(training: &JudgedPrompts, held_out: Option<&JudgedPrompts>) -> Self {
+    pub(crate) fn of(config: &RunConfig, training: &JudgedPrompts, held_out: Option<&JudgedPrompts>) -> Self {
         let held_out = held_out.map(|prompts| prompts.survey.clone());
-        Self { training: training.survey.clone(), held_out }
+        let same_file = same_file(&config.data, config.eval.data.as_deref());
+        Self { training: training.survey.clone(), held_out, same_file }
     }
 
     /// Says it, once the run has a log.
     pub(crate) fn tell(&self) {
+        self.same_file.iter().for_each(|note| tracing::warn!("{note}"));
         tell(&self.training);
         self.held_out.iter().for_each(tell);
     }
@@ -107,8 +111,24 @@ impl Surveys {
     }
 }
 
+/// Says that held-out prompts are those that are trained on, if they are.
+pub(crate) fn same_file(data: &DataConfig, held_out: Option<&Path>) -> Option<String> {
+    let (DataConfig::Jsonl(training), Some(held_out)) = (data, held_out) else { return None };
+    let canonical = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    (canonical(&training.path) == canonical(held_out)).then(|| {
+        format!(
+            "eval.data is the file of data.path, {}: the evaluation measures the prompts that are trained on; give it a \
+             file of other prompts",
+            held_out.display()
+        )
+    })
+}
+
 /// Says once in the log what of the data is not used as it stands.
 pub(crate) fn tell(survey: &Survey) {
+    for note in &survey.notes {
+        tracing::warn!("{}: {note}", survey.source);
+    }
     if survey.last_assistant > 0 {
         let (count, source) = (survey.last_assistant, &survey.source);
         tracing::info!("{source}: {count} prompts had a last turn of the assistant; see data.last_assistant");
@@ -123,8 +143,8 @@ pub(crate) fn tell(survey: &Survey) {
     for line in skipped.named() {
         tracing::warn!("left out: {line}");
     }
-    // The terminal has seen enough; the log has each of them.
-    for row in skipped.bad.iter().skip(rollout::BAD_ROWS_NAMED) {
+    // The terminal has the reasons; the log has each row.
+    for row in &skipped.bad {
         tracing::debug!("left out: {row}");
     }
     let (count, rows) = (skipped.bad.len(), skipped.rows);

@@ -60,6 +60,9 @@ impl<E: Engine> Run<'_, E> {
             let newest = groups.iter().map(|group| group.prompt.index + 1).max().unwrap_or(0);
             metrics.add("data/epoch", newest as f64 / prompts as f64);
         }
+        // The step is shown before an evaluation that follows it.
+        let line = self.line(report, &queue, since.tokens as f64 / seconds);
+        self.output.progress.step(&line);
         let facts = StepFacts::of(report, &queue, &self.config.learner);
         let (values, alarms) = self.history.alarms.look(&self.config.alarms, &facts);
         metrics.extend(values);
@@ -67,7 +70,7 @@ impl<E: Engine> Run<'_, E> {
             metrics.extend(found.metrics());
         }
         self.write(report, metrics)?;
-        self.show(groups, report, &queue, seconds)?;
+        self.keep_completions(groups, report)?;
         for alarm in alarms {
             tracing::warn!("step {step}: {alarm}");
         }
@@ -86,17 +89,9 @@ impl<E: Engine> Run<'_, E> {
         self.output.metrics.record(report.version, &metrics.into_values(), histograms)
     }
 
-    /// The step for a person: its line, some of its completions, and all of them as JSON lines.
-    fn show(
-        &mut self,
-        groups: &[Group],
-        report: &StepReport,
-        queue: &QueueReport,
-        seconds: f64,
-    ) -> Result<()> {
+    /// Some of the step's completions for TensorBoard, and all of them as JSON lines.
+    fn keep_completions(&mut self, groups: &[Group], report: &StepReport) -> Result<()> {
         let step = report.version;
-        let line = self.line(report, queue, seconds);
-        self.output.progress.step(&line);
         let section = &self.config.metrics;
         if due(section.completions_every_steps, step) {
             let completions = groups.iter().filter_map(|group| group.completions.first());
@@ -118,9 +113,8 @@ impl<E: Engine> Run<'_, E> {
         Ok(())
     }
 
-    fn line(&self, report: &StepReport, queue: &QueueReport, seconds: f64) -> ProgressLine {
+    fn line(&self, report: &StepReport, queue: &QueueReport, tokens_per_second: f64) -> ProgressLine {
         let (step, steps) = (report.version, self.config.run.steps);
-        let tokens = report.update.as_ref().map_or(0, |update| update.completion_tokens);
         let left = steps.saturating_sub(step);
         let made = step - self.history.first_step;
         ProgressLine {
@@ -132,7 +126,7 @@ impl<E: Engine> Run<'_, E> {
             entropy: report.update.as_ref().and_then(|update| update.tokens).map(|tokens| tokens.entropy),
             queue_groups: queue.groups,
             queue_groups_max: queue.groups_max,
-            tokens_per_second: tokens as f64 / seconds,
+            tokens_per_second,
             seconds_left: Some(self.history.started.elapsed().as_secs_f64() / made as f64 * left as f64),
             nothing: nothing_learned(report),
         }

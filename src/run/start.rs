@@ -106,7 +106,6 @@ impl RunStart {
             Some(point) => format!("resumed at step {at}, from {}", point.folder.display()),
             None => format!("resumed before its first checkpoint: {}", folder.path().display()),
         });
-        notes.iter().for_each(|note| tracing::info!("{note}"));
         let model = point.as_ref().map_or_else(|| config.model.path.clone(), |point| point.folder.clone());
         let resumed = Some(OpenRun { folder, log });
         Ok(Self { model, point, moments: None, resumed, learns_otherwise: changes.are_unsafe, notes })
@@ -133,7 +132,8 @@ impl RunStart {
             let (wanted, name) = (request.folder.as_deref(), request.name.as_str());
             let folder = RunFolder::create(wanted, name, request.overwrite, &config.resolved())?;
             let log = start_log(Some(&folder), request.console)?;
-            self.notes.iter().for_each(|note| tracing::warn!("{note}"));
+            // What is wrong with newer checkpoints is a warning; what a resumed run begins with stands in its header.
+            std::mem::take(&mut self.notes).iter().for_each(|note| tracing::warn!("{note}"));
             let metrics = MetricsWriter::create(folder.path())?;
             return Ok(OpenFolder { folder, log, metrics });
         };

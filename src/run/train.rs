@@ -115,9 +115,16 @@ impl<E: Engine> Run<'_, E> {
         match &start.point {
             Some(point) => {
                 self.history.before.clone_from(&point.run.before);
+                if !self.goes_on() {
+                    self.history.after.clone_from(&point.run.after);
+                }
                 self.history.alarms.clone_from(&point.run.alarms);
             }
             None => self.evaluate_before()?,
+        }
+        if self.goes_on() {
+            let step = self.learner.version() + 1;
+            self.output.progress.waiting(&format!("step {step}/{}: generating", self.config.run.steps));
         }
         self.history.started = Instant::now();
         self.history.last_step.recorded = Instant::now();

@@ -95,8 +95,8 @@ struct Held {
 }
 
 impl Alarms {
-    /// What holds after this step, and what of it is to be said now. All alarms are in the metrics, 1 where they
-    /// hold for long enough and 0 elsewhere; those that the config switches off are not.
+    /// What holds after this step, and what of it is to be said now. All alarms are in the metrics, 1 in a step in which
+    /// they hold and 0 elsewhere; those that the config switches off are not.
     pub fn look(&mut self, config: &AlarmsSection, step: &StepFacts) -> (Vec<(String, f64)>, Vec<String>) {
         let conditions = [
             Some(truncated(config, step)),
@@ -119,7 +119,13 @@ impl Alarms {
             };
             held.steps += 1;
             let steps_min = steps_min.unwrap_or(config.steps).max(1);
-            values.push((format!("alarm/{name}"), f64::from(u8::from(held.steps >= steps_min))));
+            // A reward that repeats once is no constant one yet; every other condition holds in the step itself.
+            let holds = name != REWARD_CONSTANT || held.steps >= steps_min;
+            values.push((format!("alarm/{name}"), f64::from(u8::from(holds))));
+            // Where no group teaches anything, that is said, and not that most of them do not.
+            if name == DEAD_GROUPS && step.dead.total() == step.groups {
+                continue;
+            }
             if held.steps >= steps_min.max(held.next) {
                 held.wait = if held.wait == 0 { AGAIN_AFTER } else { (held.wait * 2).min(AGAIN_AFTER_MAX) };
                 held.next = held.steps + held.wait;
@@ -149,7 +155,7 @@ impl Alarms {
     fn constant(&mut self, step: &StepFacts) -> Condition {
         let mean = step.reward;
         let holds = self.last_reward.replace(mean).is_some_and(|last| last == mean);
-        condition("reward_constant", Some(CONSTANT_STEPS), holds, || {
+        condition(REWARD_CONSTANT, Some(CONSTANT_STEPS), holds, || {
             format!("the mean reward is {mean} in every step; do the rewards read what the model writes?")
         })
     }
@@ -186,6 +192,9 @@ impl Alarms {
         }))
     }
 }
+
+const REWARD_CONSTANT: &str = "reward_constant";
+const DEAD_GROUPS: &str = "dead_groups";
 
 /// Steps in which rewards that mean something can be equal by chance: not so many.
 const CONSTANT_STEPS: u64 = 20;
@@ -224,31 +233,33 @@ fn zero_variance(step: &StepFacts) -> Condition {
     let dead = &step.dead;
     condition("zero_variance", None, dead.total() == step.groups, || {
         format!(
-            "nothing is learned: in every group all rewards are equal ({} groups all right, {} all wrong); easier or \
-             harder prompts, or a larger rollout.group_size, would tell answers apart, and {}",
+            "nothing is learned: in every group all rewards are equal ({} groups all right, {} all wrong, {} neither); \
+             either the prompts are too easy or too hard, or a reward gives every completion the same value, as \
+             `format` does where no completion has the form: read the completions in rollouts/; easier or harder \
+             prompts, or a larger rollout.group_size, tell answers apart, and {}",
             dead.all_correct,
             dead.all_wrong,
+            dead.all_equal,
             match step.dynamic_sampling {
                 DynamicSampling::Refill => format!(
                     "learner.refill_batches_max lets learner.dynamic_sampling look at no more than {} groups a step",
                     step.groups
                 ),
                 DynamicSampling::Off | DynamicSampling::Drop =>
-                    "learner.dynamic_sampling = \"refill\" would look for groups that teach something"
-                        .to_owned(),
+                    "learner.dynamic_sampling = \"refill\" looks for groups that teach something".to_owned(),
             }
         )
     })
 }
 
-/// Most of a step teaches nothing; where nothing does, [`zero_variance`] says so.
+/// Most of a step teaches nothing; where nothing does, [`zero_variance`] says it.
 fn dead_groups(step: &StepFacts) -> Condition {
     let live = step.groups - step.dead.total();
     let few = match step.dynamic_sampling {
         DynamicSampling::Refill => live < step.groups_per_step,
         DynamicSampling::Off | DynamicSampling::Drop => 2 * live < step.groups,
     };
-    condition("dead_groups", None, few && live > 0, || {
+    condition(DEAD_GROUPS, None, few, || {
         let start = format!(
             "a step learns from {live} of its {} groups: in the others all rewards are equal",
             step.groups
@@ -342,6 +353,25 @@ mod tests {
         assert_eq!(raised, []);
     }
 
+    #[test]
+    fn an_alarm_is_in_the_metrics_from_the_first_step_in_which_it_holds() {
+        let (config, mut alarms) = (AlarmsSection::default(), Alarms::default());
+        let dead = DeadGroups { all_wrong: 4, ..DeadGroups::default() };
+        let mut raised = |step: StepFacts| {
+            let (values, said) = alarms.look(&config, &step);
+            let held = values.into_iter().filter(|(_, value)| *value == 1.0).map(|(tag, _)| tag);
+            (held.collect::<Vec<_>>().join(" "), said.len())
+        };
+        let both = "alarm/zero_variance alarm/dead_groups".to_owned();
+        for said in [0, 0, 1] {
+            assert_eq!(raised(StepFacts { dead, update: None, ..good() }), (both.clone(), said));
+        }
+        // Fewer are dead: that is another sentence, which was held back while nothing at all was learned.
+        let dead = DeadGroups { all_wrong: 3, ..DeadGroups::default() };
+        assert_eq!(raised(StepFacts { dead, ..good() }), ("alarm/dead_groups".to_owned(), 1));
+        assert_eq!(raised(good()), (String::new(), 0));
+    }
+
     /// The first sentence where so many of eight groups of a step of four are dead.
     fn said_of_dead(dynamic_sampling: DynamicSampling, all_wrong: usize) -> Option<String> {
         let facts = |_: u64, step: &mut StepFacts| {
@@ -356,7 +386,7 @@ mod tests {
         use DynamicSampling::{Drop, Off, Refill};
         let refill = "learner.dynamic_sampling = \"refill\"";
         for (kind, dead, words) in [
-            (Off, 8, ["nothing is learned", refill]),
+            (Off, 8, ["read the completions in rollouts/", refill]),
             (Drop, 8, ["nothing is learned", refill]),
             (Refill, 8, ["nothing is learned", "learner.refill_batches_max"]),
             (Off, 5, ["learns from 3 of its 8 groups", "denominator; learner.dynamic_sampling = \"refill\""]),

@@ -1,7 +1,7 @@
 //! What a person sees while a run goes on: a header, a line a step, a summary.
 //!
 //! On a terminal the lines are a table above a bar; elsewhere each line stands for itself and can be searched
-//! for. Results go to standard output, the bar and the log to standard error.
+//! for. Results go to standard output, the bar and the log to standard error. The file `log` of the run has every line too.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
@@ -86,12 +86,15 @@ impl Progress {
             Console::Auto | Console::Plain => Look::Plain,
         };
         let progress = Self { look, rows: 0 };
-        progress.print(&header(title, facts));
+        let text = header(title, facts);
+        progress.print(&text);
+        log(&text);
         progress
     }
 
     /// Shows a finished step.
     pub fn step(&mut self, line: &ProgressLine) {
+        log(&sentence(line));
         let text = match &self.look {
             Look::Table(_) if self.rows.is_multiple_of(ROWS_PER_HEAD) => format!("{HEAD}\n{}", row(line)),
             Look::Table(_) => row(line),
@@ -110,6 +113,7 @@ impl Progress {
     /// Shows a line of its own, such as the result of an evaluation.
     pub fn note(&self, text: &str) {
         self.print(text);
+        log(text);
     }
 
     /// Says beside the bar what is being done while no step ends, such as an evaluation.
@@ -119,12 +123,23 @@ impl Progress {
         }
     }
 
+    /// Says what is being done where nothing else is printed for long: beside the bar, or on a line of its own.
+    pub fn waiting(&self, what: &str) {
+        self.doing(what);
+        if let Look::Plain = &self.look {
+            self.print(what);
+        }
+        log(what);
+    }
+
     /// Takes the bar away and prints what came out.
     pub fn finish(self, summary: &Summary) {
         if let Look::Table(bar) = &self.look {
             bar.finish_and_clear();
         }
-        self.print(&closing(summary));
+        let text = closing(summary);
+        self.print(&text);
+        log(&text);
     }
 
     fn print(&self, text: &str) {
@@ -140,6 +155,14 @@ impl Drop for Progress {
         if let Look::Table(bar) = &self.look {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Writes lines to the run's file `log`, which takes the level `debug`; the log on standard error does not, so nothing is
+/// seen twice there.
+fn log(text: &str) {
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        tracing::debug!("{line}");
     }
 }
 
@@ -218,7 +241,9 @@ fn closing(summary: &Summary) -> String {
         (Some(before), Some(after)) => {
             Some(format!("{before:.3} -> {after:.3} on {problems} held-out problems"))
         }
-        (Some(before), None) => Some(format!("{before:.3} before, on {problems} held-out problems")),
+        (Some(before), None) => {
+            Some(format!("{before:.3} before the first step, on {problems} held-out problems"))
+        }
         (None, Some(after)) => Some(format!("{after:.3} on {problems} held-out problems")),
         (None, None) => None,
     };

@@ -91,7 +91,7 @@ fn tests_in_the_tables_exist() {
     let folders = source_folders();
     let files = folders.iter().map(String::as_str).chain(["tests/it"]).flat_map(sources);
     let code: String = files.map(|file| file.text).collect();
-    let pages = ["ARCHITECTURE.md", "docs/guide/resume.md", "docs/guide/mismatch.md"];
+    let pages = ["ARCHITECTURE.md", "docs/design/faults.md", "docs/guide/mismatch.md"];
     let names: Vec<String> =
         pages.iter().flat_map(|page| Document::read(PathBuf::from(page)).quoted()).collect();
     // Tests have sentences for names.
@@ -152,7 +152,7 @@ fn configs_in_the_guide_load() {
         fs::write(folder.path().join(file), "").unwrap();
     }
     let model = repository().join("models/quickstart");
-    let local = |block: &str| block.replace("models/qwen3", model.to_str().unwrap());
+    let local = |block: &str| block.replace("models/smollm2", model.to_str().unwrap());
     let whole = Document::read(PathBuf::from("docs/guide/your-own-model.md")).blocks("toml");
     let mut seen = 0;
     for document in guide() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::binary::{metrics, small_run, success, without_times};
+use crate::binary::{longhaul, metrics, small_run, success, text_of, without_times};
 
 fn records(run: &Path) -> Vec<Value> {
     let mut files: Vec<_> =
@@ -34,6 +34,54 @@ fn two_lockstep_runs_with_one_seed_are_equal_byte_for_byte() {
     assert_eq!(records(&first), records(&second));
     // The comparison can fail: another seed gives another run.
     assert_ne!(weights(&first), weights(&other));
+}
+
+/// What the run's files are for: its completions are judged and computed again, and its folder is told from a model.
+fn read_again(run: &Path) {
+    let path = |name: &str| run.join(name).to_str().unwrap().to_owned();
+    let (rollouts, scored, numbers) =
+        (path("rollouts/step-000001.jsonl"), path("scored.jsonl"), path("numbers.jsonl"));
+    let lines = |file: &str| -> Vec<Value> {
+        fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let recorded = lines(&rollouts);
+    success(&["score", "--rewards", &path("config.toml"), "--input", &rollouts, "--output", &scored]);
+    for (before, now) in recorded.iter().zip(lines(&scored)) {
+        assert!(before["answer"].is_string(), "{before}");
+        for key in ["reward", "correctness", "parts"] {
+            assert_eq!(before[key], now[key], "{before}");
+        }
+    }
+    success(&["logprobs", "--model", "models/quickstart", "--input", &rollouts, "--output", &numbers]);
+    let first_weights =
+        |record: &Value| record["segments"].as_array().unwrap().iter().all(|s| s["version"] == 0);
+    let mut compared = 0;
+    for (record, now) in recorded.iter().zip(lines(&numbers)).filter(|(record, _)| first_weights(record)) {
+        let numbers = |value: &Value| -> Vec<f64> {
+            value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+        };
+        let prompt = record["prompt_tokens"].as_array().unwrap().len();
+        let (actor, all) = (numbers(&record["actor_logprobs"]), numbers(&now["logprobs"]));
+        for (one, other) in actor.iter().zip(&all[prompt - 1..]) {
+            assert!((one - other).abs() < 1e-3, "{one} and {other}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 0);
+    let eval = longhaul(&["eval", "configs/quickstart.toml", "--model", run.to_str().unwrap()]);
+    let told = text_of(&eval);
+    assert!(
+        told.contains("this is the folder of a run; the model is in") && told.contains("step-4"),
+        "{told}"
+    );
+    let resume = ["train", &path("config.toml"), "--resume", run.to_str().unwrap()];
+    let told = text_of(&longhaul(&resume));
+    assert_eq!(told.matches("all 4 steps of the run are made").count(), 1, "{told}");
+    assert!(told.contains(" -> ") && told.contains("on 8 held-out problems"), "{told}");
+    let log = fs::read_to_string(run.join("log")).unwrap();
+    for line in ["longhaul train", "step 1/4: generating", "step 4/4  reward", "finished after 4 steps"] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
 }
 
 #[test]
@@ -78,6 +126,7 @@ fn an_async_run_writes_what_a_run_folder_holds() {
     ] {
         assert!(tags.contains(tag), "no {tag} in metrics.jsonl");
     }
+    read_again(&run);
     let steps: Vec<u64> = metrics(&run).iter().map(|step| step["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [0, 1, 2, 3, 4]);
     // A finished run is not run over.

@@ -1,5 +1,7 @@
 //! The form in which groups are recorded, one completion a line of JSON, which is also what a replay reads.
 
+mod answer;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -58,6 +60,12 @@ pub struct CompletionRecord {
     /// The completion's text.
     #[serde(default)]
     pub completion: String,
+    /// The reference answers: one as a text, several as a list; absent where the prompt has none.
+    #[serde(default, with = "answer", skip_serializing_if = "Vec::is_empty")]
+    pub answer: Vec<String>,
+    /// The other fields of the prompt's row; absent where it has none.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub fields: Map<String, Value>,
     /// What the step did with it; absent where no step has had it.
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub used: Option<CompletionUse>,
@@ -156,6 +164,8 @@ impl CompletionRecord {
             stop_reason: completion.stop_reason.clone(),
             prompt: completion.prompt.text.clone(),
             completion: completion.text.clone(),
+            answer: completion.prompt.references.clone(),
+            fields: completion.prompt.fields.clone(),
             used: None,
             advantage: None,
             learner_logprobs: Vec::new(),
@@ -315,8 +325,8 @@ fn empty_group(id: u64, record: &CompletionRecord) -> Group {
         id: record.prompt_id.as_ref().unwrap_or(&record.group).clone(),
         text: record.prompt.clone(),
         tokens: record.prompt_tokens.clone(),
-        references: Vec::new(),
-        fields: Map::new(),
+        references: record.answer.clone(),
+        fields: record.fields.clone(),
     };
     Group { id, prompt: Arc::new(prompt), completions: Vec::new() }
 }

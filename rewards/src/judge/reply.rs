@@ -42,8 +42,12 @@ impl Reply {
             return Ok(Reply::Silent(format!("the judge refuses to answer: {refusal}")));
         }
         if let Some(reason) = cut_off(&choice["finish_reason"]) {
+            let remedy = match reason.trim_matches('"').to_lowercase().as_str() {
+                "length" | "max_tokens" => "; raise max_tokens, or have the judge think less",
+                _ => "",
+            };
             return Ok(Reply::CutOff(format!(
-                "the judge's reply is not whole (finish_reason {reason}), so it gives no verdict"
+                "the judge's reply is not whole (finish_reason {reason}), so it gives no verdict{remedy}"
             )));
         }
         let is_thinking = THOUGHT_FIELDS.iter().any(|field| is_filled(&message[*field]));

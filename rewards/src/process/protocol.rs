@@ -75,9 +75,16 @@ pub(super) fn line(id: u64, body: &str) -> Vec<u8> {
 
 /// Reads a line without its end.
 pub(super) fn read(line: &[u8]) -> Said {
-    let value: Value = match serde_json::from_slice(line) {
-        Ok(value) => value,
-        Err(error) => return Said::Nonsense(None, format!("{error} in {}", shown(line))),
+    let value = match serde_json::from_slice::<Value>(line) {
+        Ok(value) if value.is_object() => value,
+        // A reply that is nearly one: the parser says where it breaks off.
+        Err(error) if line.trim_ascii_start().starts_with(b"{") => {
+            return Said::Nonsense(None, format!("not JSON ({error}): {}", shown(line)));
+        }
+        Ok(_) | Err(_) => {
+            let reason = "not a JSON object; standard output is for replies only, print to standard error";
+            return Said::Nonsense(None, format!("{reason}: {}", shown(line)));
+        }
     };
     let id = value.get("id").and_then(Value::as_u64);
     match serde_json::from_value(value) {
@@ -89,7 +96,7 @@ pub(super) fn read(line: &[u8]) -> Said {
             if parts.values().chain([&value]).any(|number| !number.is_finite()) {
                 return Said::Nonsense(Some(id), format!("number out of range in {}", shown(line)));
             }
-            Said::Verdict(id, Verdict { value, parts })
+            Said::Verdict(id, Verdict { value, parts, ..Verdict::default() })
         }
         Ok(Reply { id, .. }) => {
             Said::Nonsense(Some(id), format!("neither `reward` nor `error` in {}", shown(line)))
@@ -164,7 +171,7 @@ mod tests {
     #[test]
     fn replies_are_read_and_faults_are_told_apart() {
         let parts = BTreeMap::from([("unit".to_string(), -1.0)]);
-        let verdict = Said::Verdict(3, Verdict { value: 0.5, parts });
+        let verdict = Said::Verdict(3, Verdict { value: 0.5, parts, ..Verdict::default() });
         assert_eq!(read(br#"{"id":3,"reward":0.5,"parts":{"unit":-1}}"#), verdict);
         assert_eq!(read(br#"{"id":3,"reward":1,"parts":null}"#), Said::Verdict(3, Verdict::from(1.0)));
         let error = Said::Error(4, "no unit".to_string());
@@ -184,6 +191,11 @@ mod tests {
         for line in ["", "hello", r#"{"id":5,"reward":NaN}"#, r#"{"reward":1}"#] {
             assert_eq!(nonsense(line).0, None, "{line}");
         }
+        // A print that was left in a plugin.
+        for line in ["debug", "42", "[1]", ""] {
+            assert!(nonsense(line).1.contains("print to standard error"), "{line}");
+        }
+        assert!(nonsense("{\"id\":5,").1.starts_with("not JSON (EOF"), "{:?}", nonsense("{\"id\":5,"));
         assert!(matches!(read(b"{\"id\":1,\"reward\":1,\"error\":\"\xff\"}"), Said::Nonsense(None, _)));
         assert!(nonsense(&"[".repeat(1_000_000)).1.chars().count() < 400);
     }

@@ -92,7 +92,10 @@ fn verdicts_come_back_in_order_with_their_parts() {
         let verdicts = judge(&verifier, &words);
         for (verdict, word) in verdicts.iter().zip(&words) {
             let parts = BTreeMap::from([("half".to_string(), 0.5)]);
-            assert_eq!(verdict.as_ref().unwrap(), &Verdict { value: word.parse().unwrap(), parts });
+            assert_eq!(
+                verdict.as_ref().unwrap(),
+                &Verdict { value: word.parse().unwrap(), parts, ..Verdict::default() }
+            );
         }
         assert_eq!(verifier.counters().values().sum::<u64>(), 50, "{:?}", verifier.counters());
     }
@@ -171,7 +174,8 @@ fn a_plugin_that_ends_after_each_answer_is_started_again() {
 fn what_a_failure_means_is_the_configs_choice() {
     let with = |on_error| verifier(ProcessConfig { on_error, ..config(PLUGIN) });
     let zero = judge(&with(OnError::Zero), &["die"]).remove(0).unwrap();
-    assert_eq!(zero, Verdict::from(0.0));
+    assert_eq!((zero.value, zero.parts.len()), (0.0, 0));
+    assert!(zero.failure.as_deref().is_some_and(|reason| reason.contains("exit status: 3")), "{zero:?}");
     let stop = judge(&with(OnError::Stop), &["die"]).remove(0).unwrap_err();
     assert!(!stop.skips_group() && stop.to_string().contains("exit status: 3"), "{stop}");
     assert!(stop.to_string().ends_with("the last line of its standard error: out of paper"), "{stop}");

@@ -210,7 +210,8 @@ fn what_is_not_finite_is_an_error_that_names_verifier_and_prompt() {
         assert!(message.contains("`mine`") && message.contains("4+3*2="), "{message}");
     }
     let parts = BTreeMap::from([("odd".to_string(), f64::NAN)]);
-    let message = with_fixed(Ok(Verdict { value: 1.0, parts }), false).unwrap_err().to_string();
+    let message =
+        with_fixed(Ok(Verdict { value: 1.0, parts, ..Verdict::default() }), false).unwrap_err().to_string();
     assert!(message.contains("`mine/odd`"), "{message}");
     let message = with_fixed(Ok(f64::MAX.into()), false).unwrap_err().to_string();
     assert!(message.contains("`total`"), "{message}");

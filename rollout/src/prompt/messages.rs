@@ -7,6 +7,18 @@ use crate::bad_rows::RowRefusal;
 use crate::error::RolloutError;
 use crate::text::{Chat, ChatEnding, TemplateVariables, Text};
 
+/// Roles that chat templates know. With others a template may raise an error, or write them as they stand.
+pub(super) const USUAL_ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// Names of the role of what a tool gives, beside the usual one.
+const TOOL_ROLES: [&str; 3] = ["ipython", "function", "observation"];
+
+/// The roles among these messages that chat templates seldom know.
+pub(super) fn unusual_roles(messages: &[Value]) -> impl Iterator<Item = &str> {
+    let roles = messages.iter().filter_map(|message| message["role"].as_str());
+    roles.filter(|role| !USUAL_ROLES.contains(role) && !TOOL_ROLES.contains(role))
+}
+
 /// Refuses what is no list of messages as chat templates take them.
 pub(super) fn check(messages: &[Value]) -> Result<(), String> {
     if messages.is_empty() {
@@ -19,6 +31,11 @@ pub(super) fn check(messages: &[Value]) -> Result<(), String> {
 
 fn check_one(message: &Value) -> Result<(), String> {
     let Some(role) = message["role"].as_str() else {
+        if message["from"].is_string() && message["value"].is_string() {
+            return Err("has `from` and `value` (ShareGPT) in the place of `role` and `content`: rename them, and the \
+                        roles \"human\" and \"gpt\" to \"user\" and \"assistant\""
+                .to_string());
+        }
         return Err("has no `role` that is a text".to_string());
     };
     match &message["content"] {

@@ -13,6 +13,8 @@ use crate::bad_rows::{RowProblem, RowRefusal};
 pub(super) struct Row {
     pub(super) line: usize,
     pub(super) question: Question,
+    /// Whether it has `messages` beside the field that its prompt is from.
+    pub(super) has_two_prompts: bool,
     pub(super) references: Vec<String>,
     /// Whether an answer has thoughts before it, which verifiers do not compare with.
     pub(super) has_thoughts: bool,
@@ -40,6 +42,7 @@ impl Row {
         mut fields: Map<String, Value>,
     ) -> Result<Self, RowRefusal> {
         let question = question(config, &mut fields)?;
+        let has_two_prompts = has_list(&fields, "messages");
         let mut references = match take(&mut fields, config.answer_field()) {
             None => Vec::new(),
             Some(value) => references(config.answer_field(), value)?,
@@ -70,7 +73,20 @@ impl Row {
                 return Err(RowProblem::Completion.because(reason));
             }
         };
-        Ok(Row { line, question, references, has_thoughts, completion, fields })
+        Ok(Row { line, question, has_two_prompts, references, has_thoughts, completion, fields })
+    }
+
+    /// The roles in its messages that chat templates seldom know.
+    pub(super) fn unusual_roles(&self) -> impl Iterator<Item = &str> {
+        let question = match &self.question {
+            Question::Messages(messages) => &messages[..],
+            Question::Text(_) => &[],
+        };
+        let completion = match &self.completion {
+            Some(Completion::Messages(messages)) => &messages[..],
+            Some(Completion::Text(_)) | None => &[],
+        };
+        messages::unusual_roles(question).chain(messages::unusual_roles(completion))
     }
 
     /// Whether its prompt's last turn is the assistant's.
@@ -100,8 +116,30 @@ fn question(config: &JsonlConfig, fields: &mut Map<String, Value>) -> Result<Que
         Some((name, _)) => {
             Err(RowProblem::Prompt.because(format!("`{name}` is neither a text nor a list of messages")))
         }
-        None => Err(RowProblem::Prompt.because(format!("neither `{prompt_field}` nor `messages`"))),
+        None => Err(RowProblem::Prompt.because(no_prompt(prompt_field, fields))),
     }
+}
+
+/// Fields of a row that a refusal lists.
+const FIELDS_LISTED_MAX: usize = 8;
+
+/// Why a row has no prompt: what it has, and how one of these becomes the prompt.
+fn no_prompt(prompt_field: &str, fields: &Map<String, Value>) -> String {
+    let missing = match prompt_field {
+        "messages" => "no `messages`".to_string(),
+        _ => format!("neither `{prompt_field}` nor `messages`"),
+    };
+    if fields.is_empty() {
+        return format!("{missing}, and no other field");
+    }
+    let listed = fields.keys().take(FIELDS_LISTED_MAX).map(|name| format!("`{name}`"));
+    let listed = listed.collect::<Vec<_>>().join(", ");
+    let more = if fields.len() > FIELDS_LISTED_MAX { " and others" } else { "" };
+    format!("{missing}: the row has {listed}{more}; name the one with the prompt in data.prompt_field")
+}
+
+fn has_list(fields: &Map<String, Value>, name: &str) -> bool {
+    fields.get(name).is_some_and(Value::is_array)
 }
 
 /// The answers in a field that is a text, a number as it is written, or a list of such.

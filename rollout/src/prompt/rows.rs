@@ -1,5 +1,6 @@
 //! The rows of a file that can be used: all of them looked at as it is opened, and what each asks and demonstrates.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rewards::Answer;
@@ -91,6 +92,7 @@ impl Rows {
                 Some(_) => 0,
                 None => rows().filter(|row| row.ends_with_assistant()).count(),
             },
+            notes: notes(config, rows()),
             skipped,
         };
         Ok((Self { config: config.clone(), rows: good }, survey))
@@ -127,6 +129,32 @@ impl Rows {
     ) -> Result<Demonstration, RowRefusal> {
         demonstrated(&self.config, &self.rows[place].row, learn, text)
     }
+}
+
+/// What a person may not expect of rows that are used.
+fn notes<'a>(config: &JsonlConfig, rows: impl Iterator<Item = &'a Row>) -> Vec<String> {
+    let (mut roles, mut two_prompts) = (BTreeSet::new(), 0);
+    for row in rows {
+        roles.extend(row.unusual_roles());
+        two_prompts += usize::from(row.has_two_prompts);
+    }
+    let mut notes = Vec::new();
+    if !roles.is_empty() {
+        let named: Vec<String> = roles.into_iter().map(|role| format!("{role:?}")).collect();
+        notes.push(format!(
+            "messages have the role {}, which most chat templates write as it stands; the usual ones are {}",
+            named.join(", "),
+            messages::USUAL_ROLES.join(", ")
+        ));
+    }
+    if two_prompts > 0 {
+        let (prompt, rows) = (config.prompt_field(), if two_prompts == 1 { "row has" } else { "rows have" });
+        notes.push(format!(
+            "{two_prompts} {rows} `{prompt}` and `messages`: `{prompt}` is the prompt, and `messages` is not read; \
+             data.prompt_field = \"messages\" takes the other"
+        ));
+    }
+    notes
 }
 
 fn holds_no_prompts(path: &Path) -> RolloutError {
@@ -237,4 +265,35 @@ fn asked(
     let templated = renderer.render(messages, ending).map_err(refused)?;
     let tokens = text.encode_fragment(&templated).map_err(refused)?;
     Ok(Asked { text: messages::last_of_user(messages), tokens })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TextFiles;
+
+    fn notes_of(lines: &str) -> Vec<String> {
+        let files = TextFiles::new();
+        files.write("rows.jsonl", lines);
+        files.write("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
+        let config = JsonlConfig::new(files.path().join("rows.jsonl"));
+        let text = files.load().expect("a template");
+        let (_, survey) = Rows::open(&config, &Needs::default(), &text).expect("usable rows");
+        survey.notes
+    }
+
+    #[test]
+    fn what_is_not_read_and_odd_roles_are_said_once() {
+        let human = r#"{"messages": [{"role": "human", "content": "a"}, {"role": "tool", "content": "b"}]}"#;
+        let both = r#"{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}"#;
+        let notes = notes_of(&format!("{human}\n{both}\n{human}\n{both}\n"));
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[0].starts_with("messages have the role \"human\", which"), "{notes:?}");
+        assert!(
+            notes[1].starts_with("2 rows have `prompt` and `messages`: `prompt` is the prompt"),
+            "{notes:?}"
+        );
+        let usual = r#"{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}"#;
+        assert!(notes_of(usual).is_empty());
+    }
 }

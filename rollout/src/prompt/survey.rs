@@ -78,6 +78,9 @@ pub struct Survey {
     pub thought_answers: usize,
     /// Those whose last turn was the assistant's, which `last_assistant` took out or left open.
     pub last_assistant: usize,
+    /// What a person may not expect of the rows that are used: roles that chat templates seldom know, fields that are
+    /// not read.
+    pub notes: Vec<String>,
     /// The rows that are left out, if there are any.
     pub skipped: Option<BadRows>,
 }

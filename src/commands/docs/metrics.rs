@@ -10,9 +10,12 @@ const OPENING: &str = "\
 
 <!-- Written by `longhaul docs`; change src/records/catalogue.rs and write it again. -->
 
-Tags of `metrics.jsonl` and TensorBoard. `*` is the name of a reward, of a part of its verdict. Counts are of the step unless the
-sentence says otherwise. What was not measured in a step has no value there. Tags under `timing_s/`, `time/` and `perf/` depend on
-the clock. [Troubleshooting](../guide/troubleshooting.md) says what to do about a value.
+Tags of `metrics.jsonl` and TensorBoard. `*` is the name of a reward, or of a part of its verdict. Counts are of the step unless
+the sentence says otherwise. What was not measured in a step has no value there. Tags under `timing_s/`, `time/` and `perf/`
+depend on the clock. Each line of `metrics.jsonl` also has `step`, the number of optimizer steps that are made; 0 is the evaluation
+before the first one. TensorBoard alone has the histograms `histogram/{lengths,rewards,advantages,ratios}` of a step's completions
+(the last one of its tokens), and the texts `completions/0`, `completions/1` ... of `metrics.completions_logged` completions.
+[Troubleshooting](../guide/troubleshooting.md) says what to do about a value.
 ";
 
 /// The page.

@@ -159,12 +159,12 @@ fn a_wrong_value_names_its_key() {
         (
             "groups_per_step = 8",
             "groups_per_step = -1",
-            "a.toml:2: learner.groups_per_step: expected a whole number of at least 0, found integer `-1`",
+            "a.toml:2: learner.groups_per_step: expected a whole number that is not negative, found integer `-1`",
         ),
         (
             "groups_per_step = 8",
             "groups_per_step = 1.5",
-            "a.toml:2: learner.groups_per_step: expected a whole number of at least 0, found number `1.5`",
+            "a.toml:2: learner.groups_per_step: expected a whole number, found number `1.5`",
         ),
         (
             "low = 0.2",

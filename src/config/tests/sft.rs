@@ -4,7 +4,7 @@ use std::fs;
 
 use rewards::RewardKind;
 
-use super::{folder, load, shortened};
+use super::{TRAIN, folder, load, shortened};
 use crate::config::{Config, RewardConfig, SftRunConfig};
 
 pub(super) const SFT: &str = r#"
@@ -75,12 +75,15 @@ fn contradictions_of_sft_name_their_keys() {
         ("sft.batch_size=0", "sft.batch_size: must be at least 1, got 0"),
         ("data={kind = \"jsonl\", path = \"prompts.jsonl\"}", "model.create: a new model knows the alphabet"),
         ("rollout.group_size=2", "unknown section `rollout`"),
+        ("sft.steps_max=\"3\"", "sft.steps_max: expected a whole number, found string \"3\""),
     ] {
         let message = load_sft(SFT, &[set]).unwrap_err();
         assert!(message.contains(expected), "{set}: {message}");
     }
     let message = load(SFT, &[]).unwrap_err();
     assert_eq!(message, "a.toml:16: `[sft]` makes this a config for `longhaul sft`");
+    let message = load_sft(TRAIN, &[]).unwrap_err();
+    assert!(message.contains("`[learner]` makes this a config for `longhaul train`"), "{message}");
     let message =
         load_sft(&SFT.replace("[sft.demonstrations]\nhasty = 0.5\ncareful = 0.25\nverbose = 0.25", ""), &[]);
     assert!(message.unwrap_err().contains("[sft.demonstrations] is missing"));

@@ -77,9 +77,9 @@ const COMMANDS: &[(&str, Entry)] = &[
     // docs/guide/your-own-model.md
     // The stub is the quickstart's model, which has 1024 positions.
     ("longhaul check my.toml", Run("--set rollout.output_tokens_max=64")),
-    ("longhaul eval my.toml --model models/qwen3", Run(EVALUATED)),
+    ("longhaul eval my.toml --model models/smollm2", Run(EVALUATED)),
     (
-        "longhaul eval my.toml --model models/qwen3 --set eval.problems=64 --set eval.temperature=0.8 --set \
+        "longhaul eval my.toml --model models/smollm2 --set eval.problems=64 --set eval.temperature=0.8 --set \
          eval.pass_k=4 --json",
         Instead(&[("eval.problems=64", "eval.problems=2")], "--set rollout.output_tokens_max=8"),
     ),
@@ -173,7 +173,7 @@ const COMMANDS: &[(&str, Entry)] = &[
         Run(EVALUATED),
     ),
     (
-        "longhaul generate --model models/quickstart --prompt '12+34=' --set rollout.temperature=0",
+        "longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set rollout.temperature=0",
         Run("--set rollout.output_tokens_max=8"),
     ),
     ("echo '{\"tokens\":[1,5,9]}' > in.jsonl", Run("")),
@@ -296,7 +296,7 @@ fn prepare(folder: &Path) {
     for made in ["bin", "models", "docs/reference"] {
         fs::create_dir_all(folder.join(made)).unwrap();
     }
-    for model in ["quickstart", "qwen3"] {
+    for model in ["quickstart", "smollm2"] {
         symlink(repository().join("models/quickstart"), folder.join("models").join(model)).unwrap();
     }
     symlink(env!("CARGO_BIN_EXE_longhaul"), folder.join("bin/longhaul")).unwrap();
