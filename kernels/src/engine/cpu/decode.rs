@@ -5,8 +5,8 @@
 //! resumed fills its caches again and must then draw what it would have drawn.
 
 mod attention;
-pub(in crate::engine) mod cache;
-pub(in crate::engine) mod packed;
+pub(crate) mod cache;
+pub(crate) mod packed;
 mod pass;
 mod prefill;
 mod team;
