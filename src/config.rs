@@ -28,12 +28,12 @@ use document::{Document, Place};
 use paths::{ConfigPath, Finder, RewardAt};
 
 pub(crate) use check::stand_ins;
-pub use engine::{cache_precision, weights_precision};
+pub use engine::{DeviceKind, cache_precision, weights_precision};
 pub use replay::ReplayConfig;
 pub use rollout::Schedule;
 pub use score::ScoreConfig;
 pub use sections::{
-    AlarmsSection, Best, CheckpointSection, Console, CreateSection, DeviceKind, EvalSection, MetricsSection,
+    AlarmsSection, Best, CheckpointSection, Console, CreateSection, EvalSection, MetricsSection,
     ModelSection, RunSection, SftModelSection, SftPhase, SftRunSection, SftSection, ToolData, ToolModel,
     ToolSampling, WatchdogSection,
 };

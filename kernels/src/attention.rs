@@ -117,6 +117,9 @@ impl Attended {
     }
 
     /// [`attention`] of tensors without autodiff, whose gradients [`Attended::backward`] takes.
+    ///
+    /// # Shapes
+    /// `query` and the result `[N, H, D]`, `key` and `value` `[M, KV, D]`; `spans` say which of the M each of the N rows sees.
     pub(crate) fn forward(
         query: Tensor<3>,
         (key, value): (&Tensor<3>, &Tensor<3>),
@@ -135,6 +138,9 @@ impl Attended {
 
     /// From the result's gradient the query's; the keys' and values' are added to `sums`, in place where
     /// nothing else holds them, so that a chunk costs what it sees and not what there is.
+    ///
+    /// # Shapes
+    /// `gradient` and the result `[N, H, D]`; `key`, `value` and their sums `[M, KV, D]`.
     pub(crate) fn backward(
         self,
         gradient: Tensor<3>,

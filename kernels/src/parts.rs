@@ -8,6 +8,7 @@ pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod gated;
 pub(crate) mod head;
+pub(crate) mod linear;
 pub(crate) mod norm;
 pub(crate) mod residual;
 

@@ -4,8 +4,8 @@
 //! are the derivatives of the caller's loss at the statistics that it is shown. By StreamBP (Luo et al. 2025, arXiv
 //! 2506.03077) only the layer inputs are kept, and head and layers go backward in chunks of tokens: the keys and values
 //! of a layer are computed once for the whole sequence, each chunk's queries see their prefix of them, and the summed
-//! gradients of keys and values pass through their projection once. Logits exist for one head chunk at a time. On the
-//! unchunked path one tape holds everything.
+//! gradients of keys and values pass through their projection once. Logits exist for one head chunk at a time. The
+//! two other paths of [`GradientPath`] have one tape for everything, or checkpoint the layers.
 //!
 //! [`tape`] has all paths in tensors, for any device, [`cpu`] has StreamBP on slices in memory.
 

@@ -211,6 +211,9 @@ fn take(place: &mut Tensor<2>) -> Tensor<2> {
 
 /// The norm over all gradients together; one read from the device.
 ///
+/// # Shapes
+/// `gradients` as the weights: matrices `[out, in]`, biases and norms `[1, width]`.
+///
 /// # Errors
 /// The name of the first parameter whose gradient holds a number that is not finite.
 pub(crate) fn gradient_norm(gradients: &Weights<Tensor<2>>, operations: Operations) -> Result<f64, String> {

@@ -86,6 +86,9 @@ pub(crate) fn standings_of_numbers(numbers: &[f64]) -> Vec<GroupStanding> {
 
 /// Adds the gradients of all ranks, layer by layer from the last to the first, as they become whole in the backward
 /// pass; each number once, in the order of the ranks.
+///
+/// # Shapes
+/// `gradients` as the weights, the same on every rank.
 pub(crate) fn sum_gradients(
     collective: &dyn Collective,
     step: u64,

@@ -1,10 +1,21 @@
-//! What the config says of the engine: what the engine of each device can do, and the precisions of `[rollout]` as engines
-//! know them. `rollout` has its own enums for its section, because it depends on no tensors; they are converted here.
+//! What the config says of the engine: the device, what the engine of each device can do, and the precisions of `[rollout]`
+//! as engines know them. `rollout` has its own enums for its section, because it depends on no tensors; they are converted
+//! here.
 
 use kernels::{CachePrecision, Capabilities, Cpu, OnDevice, Precision};
 use rollout::{DecodePrecision, KvCache};
+use serde::{Deserialize, Serialize};
 
-use super::DeviceKind;
+/// The device that computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first NVIDIA GPU; only in a build with the feature `cuda`.
+    Cuda,
+}
 
 impl DeviceKind {
     /// What its engine can do, whether or not this build has it.

@@ -8,6 +8,8 @@ use rewards::{DemonstrationConfig, RewardConfig};
 use rollout::{Learn, Sampling, Schedule, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
+use super::DeviceKind;
+
 /// `[run]`: what holds for the whole run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -27,17 +29,6 @@ pub struct RunSection {
     /// Threads for arithmetic; absent is one for each core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-}
-
-/// The device that computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceKind {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// The first NVIDIA GPU; only in a build with the feature `cuda`.
-    Cuda,
 }
 
 /// `[model]` of a train config.

@@ -42,7 +42,9 @@ fn recipes_change_two_files_at_most() {
     let contributing = Document::read(PathBuf::from("CONTRIBUTING.md"));
     let recipes = contributing.text.split("\n## ").find(|section| section.starts_with("Recipes")).unwrap();
     let recipes: Vec<&str> = recipes.split("\n### ").skip(1).collect();
-    for kind in ["verifier", "advantage", "loss", "mode", "task", "model family", "config key", "metric"] {
+    for kind in
+        ["verifier", "advantage", "loss", "mode", "task", "model family", "engine", "config key", "metric"]
+    {
         let has = |recipe: &&str| recipe.lines().next().unwrap().contains(kind);
         assert!(recipes.iter().any(has), "CONTRIBUTING.md has no recipe for a {kind}");
     }

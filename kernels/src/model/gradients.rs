@@ -38,6 +38,9 @@ impl Adapters {
 
     /// Adds what the gradients of whole matrices say of these adapters' gradients: `dB += s dW A^T`,
     /// `dA += s B^T dW`, with `s` the adapters' scale.
+    ///
+    /// # Shapes
+    /// A `[rank, in]`, B `[out, rank]`, dW `[out, in]`; the sums are as A and B.
     pub(crate) fn add_projected(&mut self, adapters: &Adapters, gradients: &Weights<Tensor<2>>) {
         let (adapters, gradients) = (adapters.named(), gradients.named());
         // Optional parameters are in the same places of all three.

@@ -38,6 +38,9 @@ pub type Adapters<T = Tensor<2>> = Weights<Option<LowRank<T>>>;
 
 impl LowRank {
     /// `scale B A`.
+    ///
+    /// # Shapes
+    /// `a` `[rank, in]`, `b` `[out, rank]`; the result is `[out, in]`.
     pub(crate) fn product(&self) -> Tensor<2> {
         self.b.clone().matmul(self.a.clone()).mul_scalar(self.scale)
     }

@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 
 use super::TensorForm;
-use super::block::linear;
+use super::linear::linear;
 use super::norm::{Norm, normed};
 use super::residual::Join;
 use crate::flex::Rows;

@@ -18,20 +18,11 @@ use crate::model::spec::FeedForward;
 use crate::model::weights::Block;
 use crate::rotary::Angles;
 
-/// `x w^T + bias`.
-///
-/// # Shapes
-/// `x` `[N, in]`, `weight` `[out, in]`, `bias` `[1, out]`; the result is `[N, out]`.
-pub(crate) fn linear(x: Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<2>>) -> Tensor<2> {
-    let y = x.matmul(weight.clone().transpose());
-    match bias {
-        Some(bias) => y + bias.clone(),
-        None => y,
-    }
-}
-
 impl Block<Tensor<2>> {
     /// The norm before attention.
+    ///
+    /// # Shapes
+    /// `x` and the result `[N, hidden]`.
     pub(crate) fn normed(&self, x: Tensor<2>, form: TensorForm<'_>) -> Tensor<2> {
         normed(x, &self.input_norm, form.config.spec.block.input_norm, form.operations)
     }

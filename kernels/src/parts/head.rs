@@ -6,12 +6,15 @@
 use burn::tensor::Tensor;
 
 use super::TensorForm;
-use super::block::linear;
+use super::linear::linear;
 use super::norm::normed;
 use crate::model::weights::Weights;
 use crate::simd;
 
 /// The matrix of the head, `[vocabulary, hidden]`.
+///
+/// # Shapes
+/// The result is `[vocabulary, hidden]`.
 pub(crate) fn head_of(weights: &Weights<Tensor<2>>) -> &Tensor<2> {
     weights.head.as_ref().unwrap_or(&weights.embedding)
 }

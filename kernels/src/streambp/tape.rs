@@ -15,8 +15,8 @@ use crate::model::weights::{Block, Weights};
 use crate::model::{Decoder, embed, id_tensor};
 use crate::operations::Operations;
 use crate::parts::TensorForm;
-use crate::parts::block::linear;
 use crate::parts::head::{head_of, logits};
+use crate::parts::linear::linear;
 use crate::parts::norm::normed;
 use crate::rotary::Angles;
 
@@ -120,6 +120,10 @@ impl<'a> TapePass<'a> {
         self.targets[rows.clone()].into()
     }
 
+    /// Statistics of all tokens, one chunk of the head at a time.
+    ///
+    /// # Shapes
+    /// `hidden` `[T, hidden]`; the statistics have T numbers each, 0 at the last token of a sequence.
     pub(crate) fn head_statistics(&self, hidden: &Tensor<2>) -> TokenStats {
         let mut stats = TokenStats::default();
         for rows in self.head_chunks() {
@@ -152,6 +156,9 @@ impl<'a> TapePass<'a> {
     }
 
     /// Everything on one tape: the plain computation that the streamed one must equal.
+    ///
+    /// # Shapes
+    /// `gradients` as the weights; the statistics have T numbers each.
     pub(crate) fn whole(
         &self,
         gradients: &mut Weights<Tensor<2>>,
@@ -188,6 +195,9 @@ impl<'a> TapePass<'a> {
     }
 
     /// The chunked backward pass.
+    ///
+    /// # Shapes
+    /// `gradients` as the weights; the statistics have T numbers each.
     pub(crate) fn streamed(
         &self,
         gradients: &mut Weights<Tensor<2>>,

@@ -24,7 +24,6 @@ const CIRCLES: &[&[&str]] = &[
         "kernels/src/model/families/llama.rs",
         "kernels/src/model/families/qwen.rs",
     ],
-    &["kernels/src/parts/attention.rs", "kernels/src/parts/block.rs", "kernels/src/parts/gated.rs"],
     &["learner/src/trainer/plan.rs", "learner/src/trainer/policy_gradient.rs"],
 ];
 
