@@ -22,7 +22,7 @@ pub mod bench;
 pub mod commands;
 
 pub use config::{ConfigError, RunConfig};
-pub use run::{Outcome, RunRequest, StartFrom, train};
+pub use run::{RunOutcome, RunRequest, StartFrom, train};
 
 /// The version with the commit it was built from.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LONGHAUL_COMMIT"), ")");

@@ -6,7 +6,7 @@ pub mod eval_report;
 pub mod evaluator;
 pub mod checkpoints;
 pub mod start;
-pub mod driver;
+pub mod schedule;
 mod train;
 mod record;
 mod evaluate;
@@ -14,5 +14,5 @@ mod finish;
 mod assemble;
 
 pub use assemble::train;
-pub use finish::Outcome;
+pub use finish::RunOutcome;
 pub use request::{RunRequest, StartFrom};

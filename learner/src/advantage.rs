@@ -162,10 +162,12 @@ pub fn advantages_in_roles(
 }
 
 fn known_correctness(index: usize, group: &GroupOutcome) -> Result<Vec<bool>, MissingCorrectness> {
-    let known = |(member, correct): (usize, &Option<bool>)| {
-        correct.ok_or(MissingCorrectness { group: index, member })
-    };
-    group.correctness.iter().enumerate().map(known).collect()
+    group
+        .correctness
+        .iter()
+        .enumerate()
+        .map(|(member, correct)| correct.ok_or(MissingCorrectness { group: index, member }))
+        .collect()
 }
 
 /// The paper's rewards: 1 or 0, and in an efficiency group `1 - alpha * sigmoid(z)` for a right answer,
@@ -174,16 +176,19 @@ fn grpo_lambda_rewards(role: GroupRole, correct: &[bool], lengths: &[usize], alp
     let right_lengths: Vec<f64> =
         correct.iter().zip(lengths).filter(|(right, _)| **right).map(|(_, length)| *length as f64).collect();
     let (mean, std) = mean_std(&right_lengths);
-    let reward = |(right, length): (&bool, &usize)| match (right, role) {
-        (false, _) => 0.0,
-        (true, GroupRole::Accuracy) => 1.0,
-        (true, GroupRole::Efficiency) => {
-            // The paper is silent on right answers of one length: none is long, so z is 0.
-            let z = if std > 0.0 { (*length as f64 - mean) / std } else { 0.0 };
-            1.0 - alpha / (1.0 + (-z).exp())
-        }
-    };
-    correct.iter().zip(lengths).map(reward).collect()
+    correct
+        .iter()
+        .zip(lengths)
+        .map(|(right, length)| match (right, role) {
+            (false, _) => 0.0,
+            (true, GroupRole::Accuracy) => 1.0,
+            (true, GroupRole::Efficiency) => {
+                // The paper is silent on right answers of one length: none is long, so z is 0.
+                let z = if std > 0.0 { (*length as f64 - mean) / std } else { 0.0 };
+                1.0 - alpha / (1.0 + (-z).exp())
+            }
+        })
+        .collect()
 }
 
 /// A group that learns from its rewards as they are.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use trajectory::{Completion, CompletionUse, Group, ScoredCompletion};
+use trajectory::{Completion, CompletionUse, Context, Group, ScoredCompletion, Span};
 
 use crate::advantage::{
     self, GroupAdvantages, GroupOutcome, GroupRole, GroupStanding, GroupVariance, MissingCorrectness,
@@ -13,16 +13,18 @@ use crate::config::{AdvantageConfig, DynamicSampling, LearnerConfig, MptPositive
 use crate::error::LearnerError;
 use crate::loss::Loss;
 use crate::report::{
-    DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RefillReport, RewardReport,
-    Spread, StepValues, StoppedBy, mean_of,
+    CompletionReport, DeadGroups, GrpoLambdaReport, LengthReport, OffPolicyReport, PartReport, RefillReport,
+    RewardReport, Spread, StepValues, StoppedBy, mean_of,
 };
-use crate::unit::{Tokens, UnitCompletion};
+use crate::unit::{Tokens, UnitCompletion, UnitSequence};
 
 /// A completion with all that the loss needs to know of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TrainedCompletion<'a> {
     pub(crate) group: &'a Group,
     pub(crate) member: usize,
+    /// Its place among the completions of the groups that came in.
+    pub(crate) place: usize,
     pub(crate) advantage: f64,
     /// Whether the mask may touch it.
     pub(crate) positive: bool,
@@ -39,20 +41,23 @@ impl<'a> TrainedCompletion<'a> {
 
     /// Its part of a unit.
     pub(crate) fn in_unit(&self) -> UnitCompletion<'a> {
-        let completion = self.completion();
-        UnitCompletion {
-            prompt: &completion.prompt.tokens,
-            tokens: Tokens::Drawn(&completion.contexts[0].spans[1..]),
-            given: &[],
-            advantage: self.advantage,
-            positive: self.positive,
-        }
+        let sequences = self.completion().contexts.iter().filter_map(sequence_of).collect();
+        UnitCompletion { sequences, advantage: self.advantage, positive: self.positive }
     }
 
     /// An error that names this completion.
     pub(crate) fn not_finite(&self, step: u64, quantity: &'static str, value: f64) -> LearnerError {
         CompletionAt { step, group: self.group, member: self.member }.not_finite(quantity, value)
     }
+}
+
+/// The sequence that a context is trained on as, up to its last drawn token; `None` where it has none.
+fn sequence_of(context: &Context) -> Option<UnitSequence<'_>> {
+    let last_drawn = context.spans.iter().rposition(|span| span.segment().is_some())?;
+    let Some(Span::Given { ids, .. }) = context.spans.first() else {
+        unreachable!("a context that was checked begins with tokens that were given");
+    };
+    Some(UnitSequence { prompt: ids, tokens: Tokens::Drawn(&context.spans[1..=last_drawn]), given: &[] })
 }
 
 /// The groups of a step with their advantages.
@@ -112,7 +117,10 @@ impl<'a> AdvantageBatch<'a> {
         positive: Option<MptPositive>,
     ) -> Result<Vec<TrainedCompletion<'a>>, LearnerError> {
         let mut trained = Vec::new();
+        let mut next_place = 0;
         for (group, advantages) in self.groups.iter().zip(&self.advantages) {
+            let first = next_place;
+            next_place += group.completions.len();
             if self.drops(advantages) {
                 continue;
             }
@@ -129,7 +137,8 @@ impl<'a> AdvantageBatch<'a> {
                         group_error(step, group, reason)
                     })?,
                 };
-                trained.push(TrainedCompletion { group, member, advantage, positive });
+                let place = first + member;
+                trained.push(TrainedCompletion { group, member, place, advantage, positive });
             }
         }
         Ok(trained)
@@ -152,8 +161,8 @@ impl<'a> AdvantageBatch<'a> {
         })
     }
 
-    /// What becomes of each completion, in the order of groups and members.
-    pub(crate) fn uses(&self, loss: &dyn Loss) -> Vec<CompletionUse> {
+    /// What becomes of each completion, in the order of groups and members; of their tokens nothing is known yet.
+    pub(crate) fn completion_reports(&self, loss: &dyn Loss) -> Vec<CompletionReport> {
         let of_group = |group: &GroupAdvantages| {
             let drops = self.drops(group);
             let of = |advantage: &f64| match (drops, loss.has_no_slope(*advantage)) {
@@ -161,7 +170,8 @@ impl<'a> AdvantageBatch<'a> {
                 (false, true) => CompletionUse::ZeroAdvantage,
                 (false, false) => CompletionUse::Trained,
             };
-            group.advantages.iter().map(of).collect::<Vec<_>>()
+            let report = |advantage: &f64| CompletionReport::of(of(advantage), *advantage);
+            group.advantages.iter().map(report).collect::<Vec<_>>()
         };
         self.advantages.iter().flat_map(of_group).collect()
     }
@@ -205,11 +215,13 @@ impl<'a> AdvantageBatch<'a> {
         for (name, value) in self.scored().flat_map(|scored| &scored.reward.parts) {
             values.entry(name).or_default().push(*value);
         }
-        let report = |(name, values): (&str, Vec<f64>)| {
-            let (mean, std) = mean_std(&values);
-            (name.to_owned(), PartReport { mean, std })
-        };
-        values.into_iter().map(report).collect()
+        values
+            .into_iter()
+            .map(|(name, values)| {
+                let (mean, std) = mean_std(&values);
+                (name.to_owned(), PartReport { mean, std })
+            })
+            .collect()
     }
 
     pub(crate) fn length_report(&self) -> LengthReport {
@@ -286,16 +298,20 @@ fn length_of(scored: &ScoredCompletion) -> f64 {
 
 fn outcome_of(step: u64, group: &Group, weights: &[(String, f64)]) -> Result<GroupOutcome, LearnerError> {
     let terms = weights.iter().map(|(name, weight)| {
-        let value = |(member, scored): (usize, &ScoredCompletion)| {
-            scored.reward.parts.get(name).copied().filter(|value| value.is_finite()).ok_or_else(|| {
-                group_error(
-                    step,
-                    group,
-                    format!("completion {member} has no finite value of the reward `{name}`"),
-                )
+        let values = group
+            .completions
+            .iter()
+            .enumerate()
+            .map(|(member, scored)| {
+                scored.reward.parts.get(name).copied().filter(|value| value.is_finite()).ok_or_else(|| {
+                    group_error(
+                        step,
+                        group,
+                        format!("completion {member} has no finite value of the reward `{name}`"),
+                    )
+                })
             })
-        };
-        let values = group.completions.iter().enumerate().map(value).collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>()?;
         Ok(RewardTerm { weight: *weight, values })
     });
     Ok(GroupOutcome {
@@ -349,17 +365,11 @@ fn check_group(step: u64, group: &Group, vocabulary: usize) -> Result<(), Learne
         if prompt.tokens.is_empty() || scored.completion.token_count() == 0 {
             return fail(format!("completion {member} needs a prompt token and a completion token at least"));
         }
-        if scored.completion.contexts.len() != 1
-            || scored.completion.contexts[0].drawn_ranges().first()
-                != Some(&(prompt.tokens.len()..scored.completion.contexts[0].token_count()))
-        {
-            return fail(format!(
-                "completion {member} has given tokens behind its prompt, and a batch has one prompt and one answer to it \
-                 in a sequence"
-            ));
+        let begins = |context: &Context| matches!(context.spans.first(), Some(Span::Given { ids, .. }) if !ids.is_empty());
+        if let Some(place) = scored.completion.contexts.iter().position(|context| !begins(context)) {
+            return fail(format!("context {place} of completion {member} does not begin with given tokens"));
         }
-        let ids = prompt.tokens.iter().copied().chain(scored.completion.tokens().map(|token| token.id));
-        let largest = ids.max().unwrap_or(0);
+        let largest = scored.completion.contexts.iter().flat_map(Context::ids).max().unwrap_or(0);
         if largest as usize >= vocabulary {
             return fail(format!(
                 "completion {member} has token {largest}, the vocabulary {vocabulary} entries"

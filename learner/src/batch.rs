@@ -11,21 +11,21 @@ use std::ops::Range;
 use kernels::{DecoderConfig, Packed, Slopes, TokenStats};
 
 use crate::loss::TokenLoss;
-use crate::unit::{Unit, UnitCompletion};
+use crate::unit::{Unit, UnitSequence};
 
 /// Where a completion lies in its micro-batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct PackedCompletion {
     /// The number of its unit among those of the step.
     pub unit: usize,
     /// Its place in the unit.
     pub place: usize,
-    /// The entries of [`TokenStats`] that belong to its trained tokens, one each and in order. Entry k of a sequence
-    /// belongs to its token k + 1, so they begin one before the first such token.
+    /// The entries of [`TokenStats`] that belong to its trained tokens, one each and in order, sequence by sequence.
+    /// Entry k of a sequence belongs to its token k + 1, so they begin one before the first such token.
     entries: Vec<Range<usize>>,
 }
 
-impl Row {
+impl PackedCompletion {
     /// The log-probabilities of the trained tokens.
     #[must_use]
     pub fn logprobs<'s>(&self, stats: &'s TokenStats) -> Cow<'s, [f32]> {
@@ -56,7 +56,7 @@ pub struct MicroBatch {
     /// Their tokens.
     pub packed: Packed,
     /// Where each completion lies.
-    pub rows: Vec<Row>,
+    pub completions: Vec<PackedCompletion>,
     /// Tokens of whole sequences, each with its prompt.
     pub tokens: usize,
 }
@@ -68,31 +68,35 @@ impl MicroBatch {
         self.tokens - self.packed.ids.len()
     }
 
-    /// The rows of each unit, in the order of the unit's completions; units are in the order in which their first row
+    /// Where the completions of each unit lie, in their order; units are in the order in which their first completion
     /// lies.
     #[must_use]
-    pub fn units(&self) -> Vec<Vec<&Row>> {
+    pub fn units(&self) -> Vec<Vec<&PackedCompletion>> {
         let mut place_of: HashMap<usize, usize> = HashMap::new();
-        let mut units: Vec<Vec<&Row>> = Vec::new();
-        for row in &self.rows {
-            let place = *place_of.entry(row.unit).or_insert(units.len());
+        let mut units: Vec<Vec<&PackedCompletion>> = Vec::new();
+        for laid in &self.completions {
+            let place = *place_of.entry(laid.unit).or_insert(units.len());
             if place == units.len() {
                 units.push(Vec::new());
             }
-            units[place].push(row);
+            units[place].push(laid);
         }
-        units.iter_mut().for_each(|rows| rows.sort_by_key(|row| row.place));
+        units.iter_mut().for_each(|unit| unit.sort_by_key(|laid| laid.place));
         units
     }
 
     /// The derivatives of the step's loss by every entry: those of the tokens that `losses` gives for each unit, times
     /// `share`, and 0 for every other entry.
-    pub fn slopes(&self, share: f64, mut losses: impl FnMut(&[&Row]) -> Vec<TokenLoss>) -> Slopes {
+    pub fn slopes(
+        &self,
+        share: f64,
+        mut losses: impl FnMut(&[&PackedCompletion]) -> Vec<TokenLoss>,
+    ) -> Slopes {
         let entries = self.packed.ids.len();
         let mut slopes = Slopes::of_logprobs(vec![0.0; entries]);
-        for rows in self.units() {
-            let tokens = losses(&rows);
-            let places: Vec<usize> = rows.iter().flat_map(|row| row.places()).collect();
+        for unit in self.units() {
+            let tokens = losses(&unit);
+            let places: Vec<usize> = unit.iter().flat_map(|laid| laid.places()).collect();
             assert_eq!(tokens.len(), places.len(), "a loss for each trained token of the unit");
             if tokens.iter().any(|token| token.dloss_dentropy != 0.0) {
                 slopes.entropy.resize(entries, 0.0);
@@ -159,41 +163,79 @@ pub fn micro_batches(units: &[Unit<'_>], limits: PackingLimits, cost: &SequenceC
     bins.into_iter().map(|members| lay(units, &members, limits.share_prompts)).collect()
 }
 
-/// A completion's number among the units, and its place in its unit.
+/// Which sequence of which completion: its unit's number, its place in the unit, and the sequence's place in it.
 #[derive(Clone, Copy)]
 struct Place {
     unit: usize,
     place: usize,
+    sequence: usize,
+}
+
+/// A sequence in the micro-batch, with the entries of its trained tokens.
+struct LaidSequence {
+    at: Place,
+    entries: Vec<Range<usize>>,
+}
+
+fn places_of(units: &[Unit<'_>], members: &[usize]) -> Vec<Place> {
+    let mut places = Vec::new();
+    for &unit in members {
+        for (place, completion) in units[unit].completions.iter().enumerate() {
+            places.extend((0..completion.sequences.len()).map(|sequence| Place { unit, place, sequence }));
+        }
+    }
+    places
 }
 
 /// Lays sequences one after the other; those that share a prompt follow it.
 fn lay(units: &[Unit<'_>], members: &[usize], share_prompts: bool) -> MicroBatch {
-    let mut batch = MicroBatch { packed: Packed::empty(), rows: Vec::new(), tokens: 0 };
-    let of_unit = |&unit: &usize| (0..units[unit].completions.len()).map(move |place| Place { unit, place });
-    let places: Vec<Place> = members.iter().flat_map(of_unit).collect();
-    let completion = |at: Place| &units[at.unit].completions[at.place];
+    let mut batch = MicroBatch { packed: Packed::empty(), completions: Vec::new(), tokens: 0 };
+    let places = places_of(units, members);
+    let sequence = |at: Place| &units[at.unit].completions[at.place].sequences[at.sequence];
     let mut of_prompt: HashMap<&[u32], Vec<Place>> = HashMap::new();
     for &at in &places {
-        of_prompt.entry(completion(at).prompt).or_default().push(at);
+        of_prompt.entry(sequence(at).prompt).or_default().push(at);
     }
+    let mut laid = Vec::new();
     for &first in &places {
         // All sequences of a prompt are laid when the first of them is met.
-        let Some(members) = of_prompt.remove(completion(first).prompt) else { continue };
-        let (last, before) = completion(first).prompt.split_last().expect("a prompt has at least one token");
+        let Some(members) = of_prompt.remove(sequence(first).prompt) else { continue };
+        let (last, before) = sequence(first).prompt.split_last().expect("a prompt has at least one token");
         let shares = share_prompts && members.len() > 1 && !before.is_empty();
         let prefix = shares.then(|| batch.packed.push(before, None));
         for at in members {
             let own_prompt = if shares { &[] } else { before };
             let start = batch.packed.ids.len() + own_prompt.len();
-            let ids = own_prompt.iter().chain([last]).copied().chain(completion(at).tokens.ids());
+            let ids = own_prompt.iter().chain([last]).copied().chain(sequence(at).tokens.ids());
             batch.packed.push_tokens(ids, prefix);
-            let trained = completion(at).trained().into_iter();
+            let trained = sequence(at).trained().into_iter();
             let entries = trained.map(|range| start + range.start..start + range.end).collect();
-            batch.rows.push(Row { unit: at.unit, place: at.place, entries });
-            batch.tokens += completion(at).len();
+            laid.push(LaidSequence { at, entries });
+            batch.tokens += sequence(at).len();
         }
     }
+    batch.completions = completions_of(laid);
     batch
+}
+
+/// The completions that these are the sequences of, in the order in which their first ones lie.
+fn completions_of(laid: Vec<LaidSequence>) -> Vec<PackedCompletion> {
+    let mut number_of: HashMap<[usize; 2], usize> = HashMap::new();
+    let mut completions: Vec<Vec<LaidSequence>> = Vec::new();
+    for sequence in laid {
+        let number = *number_of.entry([sequence.at.unit, sequence.at.place]).or_insert(completions.len());
+        if number == completions.len() {
+            completions.push(Vec::new());
+        }
+        completions[number].push(sequence);
+    }
+    let joined = |mut sequences: Vec<LaidSequence>| {
+        sequences.sort_by_key(|sequence| sequence.at.sequence);
+        let Place { unit, place, .. } = sequences[0].at;
+        let entries = sequences.into_iter().flat_map(|sequence| sequence.entries).collect();
+        PackedCompletion { unit, place, entries }
+    };
+    completions.into_iter().map(joined).collect()
 }
 
 /// What a unit takes of a micro-batch.
@@ -205,7 +247,8 @@ struct Size {
 
 impl Size {
     fn of(unit: &Unit<'_>, cost: &SequenceCost) -> Self {
-        let lengths = || unit.completions.iter().map(UnitCompletion::len);
+        let sequences = || unit.completions.iter().flat_map(|completion| &completion.sequences);
+        let lengths = || sequences().map(UnitSequence::len);
         Self { tokens: lengths().sum(), cost: lengths().map(|tokens| cost.of(tokens)).sum() }
     }
 }
@@ -281,6 +324,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::testing::decoder;
+    use crate::unit::UnitCompletion;
 
     /// As many multiply-adds for a token as for ten pairs.
     const COST: SequenceCost = SequenceCost { token: 10.0, pair: 1.0 };
@@ -355,7 +399,7 @@ mod tests {
             logprobs: vec![2.0, 3.0, 4.0, 5.0, 0.0, 7.0, 8.0, 9.0, 0.0],
             entropies: vec![0.0; 9],
         };
-        let seen: Vec<_> = batches[0].rows.iter().map(|row| row.logprobs(&stats).to_vec()).collect();
+        let seen: Vec<_> = batches[0].completions.iter().map(|laid| laid.logprobs(&stats).to_vec()).collect();
         assert_eq!(seen, [vec![4.0, 5.0], vec![7.0, 8.0, 9.0]]);
     }
 
@@ -363,12 +407,16 @@ mod tests {
     fn prompt_tokens_and_sequence_ends_have_no_slope() {
         let units = [one(&[1, 2, 3], &[4, 5]), one(&[6], &[7, 8])];
         let batch = &micro_batches(&units, limits(100, false), &COST)[0];
-        let slope = |row: &Row| TokenLoss { dloss_dlogprob: row.unit as f64 + 2.0, ..TokenLoss::default() };
-        let slopes = batch.slopes(0.5, |rows| vec![slope(rows[0]); 2]);
+        let slope = |laid: &PackedCompletion| TokenLoss {
+            dloss_dlogprob: laid.unit as f64 + 2.0,
+            ..TokenLoss::default()
+        };
+        let slopes = batch.slopes(0.5, |unit| vec![slope(unit[0]); 2]);
         assert_eq!(slopes.logprob, [0.0, 0.0, 1.0, 1.0, 0.0, 1.5, 1.5, 0.0]);
         assert!(slopes.entropy.is_empty());
-        let bonus = |row: &Row| TokenLoss { dloss_dentropy: row.unit as f64, ..TokenLoss::default() };
-        let slopes = batch.slopes(0.5, |rows| vec![bonus(rows[0]); 2]);
+        let bonus =
+            |laid: &PackedCompletion| TokenLoss { dloss_dentropy: laid.unit as f64, ..TokenLoss::default() };
+        let slopes = batch.slopes(0.5, |unit| vec![bonus(unit[0]); 2]);
         assert_eq!(
             (slopes.logprob, slopes.entropy),
             (vec![0.0; 8], vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0])
@@ -386,7 +434,7 @@ mod tests {
         ];
         let batches = micro_batches(&units, limits(100, true), &COST);
         let [batch] = &batches[..] else { panic!("{} micro-batches", batches.len()) };
-        let places: Vec<usize> = batch.rows.iter().map(|row| row.unit).collect();
+        let places: Vec<usize> = batch.completions.iter().map(|laid| laid.unit).collect();
         assert_eq!(places, [2, 0, 1, 3, 4]);
         assert_eq!(batch.packed.ids, [1, 2, 3, 9, 10, 11, 3, 4, 5, 6, 7, 8, 12, 13, 12, 14]);
         assert_eq!(batch.packed.lengths, [2, 4, 3, 3, 2, 2]);
@@ -395,7 +443,7 @@ mod tests {
         assert_eq!((batch.tokens, batch.prompt_tokens_shared()), (18, 2));
         let stats =
             TokenStats { logprobs: (0..16).map(|entry| entry as f32).collect(), entropies: vec![0.0; 16] };
-        let seen: Vec<_> = batch.rows.iter().map(|row| row.logprobs(&stats).to_vec()).collect();
+        let seen: Vec<_> = batch.completions.iter().map(|laid| laid.logprobs(&stats).to_vec()).collect();
         // Each entry is that of the token before.
         assert_eq!(seen, [vec![2.0, 3.0, 4.0], vec![6.0, 7.0], vec![10.0], vec![12.0], vec![14.0]]);
     }
@@ -404,14 +452,55 @@ mod tests {
     #[test]
     fn given_tokens_have_no_entry() {
         let given = [1..2, 2..3];
-        let unit =
-            Unit::of(UnitCompletion { given: &given, ..UnitCompletion::written(&[1, 2], &[3, 4, 5, 6]) });
+        let sequence = UnitSequence { given: &given, ..UnitSequence::written(&[1, 2], &[3, 4, 5, 6]) };
+        let unit = Unit::of(UnitCompletion::of(sequence));
         let batch = &micro_batches(&[unit], limits(100, false), &COST)[0];
         let stats =
             TokenStats { logprobs: (0..6).map(|entry| entry as f32).collect(), entropies: vec![0.0; 6] };
-        assert_eq!(batch.rows[0].logprobs(&stats).as_ref(), [1.0, 4.0]);
+        assert_eq!(batch.completions[0].logprobs(&stats).as_ref(), [1.0, 4.0]);
         let loss = TokenLoss { dloss_dlogprob: 1.0, ..TokenLoss::default() };
         assert_eq!(batch.slopes(1.0, |_| vec![loss; 2]).logprob, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
+    }
+
+    /// The sequences of a completion lie apart, and it has the entries of all of them in their order, also where a later
+    /// one shares the prompt of another completion and lies first.
+    #[test]
+    fn a_completion_of_several_sequences_has_their_entries_in_order() {
+        let two = UnitCompletion {
+            sequences: vec![UnitSequence::written(&[1], &[2, 3]), UnitSequence::written(&[4, 5], &[6])],
+            ..UnitCompletion::written(&[], &[])
+        };
+        let units = [one(&[4, 5], &[7, 8]), Unit::of(two)];
+        for (share_prompts, ids) in
+            [(false, vec![4, 5, 7, 8, 4, 5, 6, 1, 2, 3]), (true, vec![4, 5, 7, 8, 5, 6, 1, 2, 3])]
+        {
+            let batches = micro_batches(&units, limits(100, share_prompts), &COST);
+            let [batch] = &batches[..] else { panic!("{} micro-batches", batches.len()) };
+            let stats = |entry: usize| batch.packed.ids.get(entry + 1).map_or(0.0, |id| *id as f32);
+            let entries = batch.packed.ids.len();
+            let stats =
+                TokenStats { logprobs: (0..entries).map(stats).collect(), entropies: vec![0.0; entries] };
+            // First fit lays the longer unit first, and its second sequence beside that of the same prompt.
+            let found: Vec<_> =
+                batch.completions.iter().map(|laid| (laid.unit, laid.logprobs(&stats).to_vec())).collect();
+            assert!(
+                found.contains(&(0, vec![7.0, 8.0])) && found.contains(&(1, vec![2.0, 3.0, 6.0])),
+                "{found:?}"
+            );
+            assert_eq!((found.len(), batch.packed.ids.len(), batch.tokens), (2, ids.len(), 10));
+            let loss = |number: f64| TokenLoss { dloss_dlogprob: number, ..TokenLoss::default() };
+            let slopes = batch.slopes(1.0, |unit| match unit[0].unit {
+                0 => vec![loss(7.0), loss(8.0)],
+                _ => vec![loss(2.0), loss(3.0), loss(6.0)],
+            });
+            // Each slope is at the entry before its token, and there is none at any other.
+            for (entry, slope) in slopes.logprob.iter().enumerate() {
+                let id = batch.packed.ids.get(entry + 1).copied().unwrap_or(0);
+                let trained = *slope != 0.0;
+                assert!(!trained || *slope == id as f32, "{slope} at token {id}");
+            }
+            assert_eq!(slopes.logprob.iter().filter(|slope| **slope != 0.0).count(), 5);
+        }
     }
 
     proptest! {
@@ -424,27 +513,25 @@ mod tests {
         ) {
             let prompts: [&[u32]; 3] = [&[1], &[2, 3], &[4, 5, 6]];
             let ids: Vec<u32> = (10..30).collect();
-            let completion = |(prompt, length): &(usize, usize)| {
-                UnitCompletion::written(prompts[*prompt], &ids[..*length])
+            let completion = |prompt: usize, length: usize| UnitCompletion::written(prompts[prompt], &ids[..length]);
+            let unit = |sizes: &Vec<(usize, usize)>| Unit {
+                completions: sizes.iter().map(|(prompt, length)| completion(*prompt, *length)).collect(),
             };
-            let units: Vec<Unit<'_>> = sizes
-                .iter()
-                .map(|sizes| Unit { completions: sizes.iter().map(completion).collect() })
-                .collect();
+            let units: Vec<Unit<'_>> = sizes.iter().map(unit).collect();
             let mut seen = vec![0; units.len()];
             for batch in micro_batches(&units, limits(tokens_max, share_prompts), &COST) {
                 let found = batch.units();
                 prop_assert!(batch.tokens <= tokens_max || found.len() == 1);
-                for rows in found {
-                    let unit = rows[0].unit;
+                for unit_laid in found {
+                    let unit = unit_laid[0].unit;
                     seen[unit] += 1;
-                    let places: Vec<usize> = rows.iter().map(|row| row.place).collect();
+                    let places: Vec<usize> = unit_laid.iter().map(|laid| laid.place).collect();
                     prop_assert_eq!(places, (0..units[unit].completions.len()).collect::<Vec<_>>());
-                    for (row, completion) in rows.iter().zip(&units[unit].completions) {
-                        prop_assert_eq!(row.unit, unit);
+                    for (laid, completion) in unit_laid.iter().zip(&units[unit].completions) {
+                        prop_assert_eq!(laid.unit, unit);
                         // The entry of a token is the one before it.
-                        let own: Vec<u32> = row.places().map(|entry| batch.packed.ids[entry + 1]).collect();
-                        prop_assert_eq!(own, completion.tokens.ids().collect::<Vec<_>>());
+                        let own: Vec<u32> = laid.places().map(|entry| batch.packed.ids[entry + 1]).collect();
+                        prop_assert_eq!(own, completion.sequences[0].tokens.ids().collect::<Vec<_>>());
                     }
                 }
             }
@@ -465,14 +552,14 @@ mod tests {
             let units: Vec<_> = owned.iter().map(|(prompt, completion)| one(prompt, completion)).collect();
             let mut seen = vec![false; units.len()];
             for batch in micro_batches(&units, limits(tokens_max, false), &COST) {
-                prop_assert!(batch.packed.ids.len() <= tokens_max || batch.rows.len() == 1);
+                prop_assert!(batch.packed.ids.len() <= tokens_max || batch.completions.len() == 1);
                 prop_assert_eq!(batch.packed.lengths.iter().sum::<usize>(), batch.packed.ids.len());
                 let mut start = 0;
-                for (row, length) in batch.rows.iter().zip(&batch.packed.lengths) {
-                    let (prompt, completion) = &owned[row.unit];
+                for (laid, length) in batch.completions.iter().zip(&batch.packed.lengths) {
+                    let (prompt, completion) = &owned[laid.unit];
                     let whole: Vec<u32> = prompt.iter().chain(completion).copied().collect();
                     prop_assert_eq!(&batch.packed.ids[start..start + length], &whole[..]);
-                    prop_assert!(!std::mem::replace(&mut seen[row.unit], true));
+                    prop_assert!(!std::mem::replace(&mut seen[laid.unit], true));
                     start += length;
                 }
             }

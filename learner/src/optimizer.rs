@@ -217,7 +217,7 @@ fn take(place: &mut Tensor<2>) -> Tensor<2> {
 /// # Errors
 /// The name of the first parameter whose gradient holds a number that is not finite.
 pub(crate) fn gradient_norm(gradients: &Weights<Tensor<2>>, operations: Operations) -> Result<f64, String> {
-    let (names, tensors): (Vec<String>, Vec<&Tensor<2>>) = gradients.named().into_iter().unzip();
+    let (names, tensors) = gradients.named().into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
     let squares = operations.sums_of_squares(&tensors);
     match squares.iter().position(|square| !square.is_finite()) {
         Some(place) => Err(names[place].clone()),

@@ -58,7 +58,7 @@ pub struct StepReport {
     /// What dynamic sampling took in the place of dead groups; `None` where it refills nothing.
     pub refill: Option<RefillReport>,
     /// What became of each completion, in the order of groups and members.
-    pub uses: Vec<CompletionUse>,
+    pub completions: Vec<CompletionReport>,
     /// The update; `None` where every group was dropped, so that the weights stay as they were.
     pub update: Option<UpdateReport>,
     /// Where the time went.
@@ -72,6 +72,26 @@ impl StepReport {
     #[must_use]
     pub fn learned_nothing(&self) -> bool {
         self.update.as_ref().is_none_or(|update| update.tokens.is_none() || update.grad_norm == 0.0)
+    }
+}
+
+/// What a step did with a completion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompletionReport {
+    /// Whether it was learned from.
+    pub used: CompletionUse,
+    /// What it was compared with its group by.
+    pub advantage: f64,
+    /// Log-probabilities of its drawn tokens under the weights before the step; empty where it went through no pass.
+    pub learner_logprobs: Vec<f32>,
+    /// The places among its drawn tokens that the mask of mastered tokens took out of the loss.
+    pub masked: Vec<usize>,
+}
+
+impl CompletionReport {
+    /// Nothing is known of its tokens.
+    pub(crate) fn of(used: CompletionUse, advantage: f64) -> Self {
+        Self { used, advantage, learner_logprobs: Vec::new(), masked: Vec::new() }
     }
 }
 

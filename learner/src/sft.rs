@@ -12,7 +12,7 @@ use crate::loss::CrossEntropy;
 use crate::optimizer::OptimizerConfig;
 use crate::train_state::TrainState;
 use crate::trainer::{Objective, Passes, Trainer, UnitReport};
-use crate::unit::{Unit, UnitCompletion};
+use crate::unit::{Unit, UnitCompletion, UnitSequence};
 
 /// A prompt and the continuation that is to be learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct SupervisedSequence {
 
 impl SupervisedSequence {
     fn unit(&self) -> Unit<'_> {
-        let written = UnitCompletion::written(&self.prompt_tokens, &self.target_tokens);
-        Unit::of(UnitCompletion { given: &self.given, ..written })
+        let written = UnitSequence::written(&self.prompt_tokens, &self.target_tokens);
+        Unit::of(UnitCompletion::of(UnitSequence { given: &self.given, ..written }))
     }
 }
 

@@ -45,6 +45,17 @@ pub(crate) struct StepStats {
     pub(crate) completions_zero_slope: usize,
     ratio_stride: usize,
     pub(crate) ratios: Vec<f64>,
+    /// Of the completions of this rank that went through a pass.
+    pub(crate) learned: Vec<LearnedTokens>,
+}
+
+/// What a step saw of the tokens of a completion.
+#[derive(Clone, Debug)]
+pub(crate) struct LearnedTokens {
+    /// The completion's place among those of the groups that came in.
+    pub(crate) completion: usize,
+    pub(crate) learner_logprobs: Vec<f32>,
+    pub(crate) masked: Vec<usize>,
 }
 
 /// A token and what its loss says of it.
@@ -101,6 +112,11 @@ impl StepStats {
             let mastered = mask.is_some_and(|mask| mask.rule.mastered(token.learner_logprob));
             self.mastered += usize::from(completion.positive && mastered);
         }
+        self.learned.push(LearnedTokens {
+            completion: completion.place,
+            learner_logprobs: stats.learner_logprobs.to_vec(),
+            masked: (0..losses.len()).filter(|place| losses[*place].masked).collect(),
+        });
         let is_zero = |slope: f64| (slope * share) as f32 == 0.0;
         let silent = losses.iter().all(|loss| is_zero(loss.dloss_dlogprob) && is_zero(loss.dloss_dentropy));
         self.completions_zero_slope += usize::from(silent);
@@ -148,6 +164,7 @@ impl StepStats {
             completions_zero_slope: 0,
             ratio_stride: measure.tokens.div_ceil(RATIOS_MAX).max(1),
             ratios: Vec::new(),
+            learned: Vec::new(),
         }
     }
 

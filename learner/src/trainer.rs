@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use collective::{Alone, Collective};
 use kernels::{ChunkPlan, Decoder, Packed, TokenStats, TrainingEngine, Weights};
 
-use crate::batch::{MicroBatch, PackingLimits, Row, SequenceCost, micro_batches};
+use crate::batch::{MicroBatch, PackedCompletion, PackingLimits, SequenceCost, micro_batches};
 use crate::config::{GradientsConfig, Settings};
 use crate::error::LearnerError;
 use crate::loss::{CompletionStats, Denominator, Loss, TokenLoss};
@@ -21,6 +21,8 @@ use crate::unit::{Unit, UnitCompletion};
 
 mod policy_gradient;
 mod plan;
+#[cfg(test)]
+mod context_tests;
 #[cfg(test)]
 mod rank_tests;
 #[cfg(test)]
@@ -281,9 +283,9 @@ impl<O> Trainer<O> {
     ) -> Result<(), LearnerError> {
         let mut failure = None;
         let mut slopes = |stats: &TokenStats| {
-            batch.slopes(loss.share, |rows| {
-                let number = rows[0].unit;
-                let numbers = UnitNumbers::new(&units[number], rows, stats, reference);
+            batch.slopes(loss.share, |laid| {
+                let number = laid[0].unit;
+                let numbers = UnitNumbers::new(&units[number], laid, stats, reference);
                 let unit = numbers.stats(&units[number]);
                 let losses = loss.loss.unit(&unit);
                 match observe(number, &unit, &losses) {
@@ -310,11 +312,11 @@ impl<O> Trainer<O> {
         if unit.completions.is_empty() {
             return fail("it has no completion".to_owned());
         }
-        for completion in &unit.completions {
-            if completion.prompt.is_empty() || completion.trained_tokens() == 0 {
+        for sequence in unit.completions.iter().flat_map(|completion| &completion.sequences) {
+            if sequence.prompt.is_empty() || sequence.trained_tokens() == 0 {
                 return fail("it needs a prompt token and a target token at least".to_owned());
             }
-            let largest = completion.prompt.iter().copied().chain(completion.tokens.ids()).max();
+            let largest = sequence.prompt.iter().copied().chain(sequence.tokens.ids()).max();
             if let Some(largest) = largest.filter(|largest| *largest as usize >= vocabulary) {
                 return fail(format!("it has token {largest}, the vocabulary {vocabulary} entries"));
             }
@@ -338,25 +340,34 @@ struct UnitNumbers<'a> {
 }
 
 impl<'a> UnitNumbers<'a> {
-    fn new(unit: &Unit<'_>, rows: &[&Row], stats: &'a TokenStats, reference: Option<&'a TokenStats>) -> Self {
-        let of_reference = |row: &&Row| reference.map_or(Cow::Borrowed(&[][..]), |stats| row.logprobs(stats));
+    fn new(
+        unit: &Unit<'_>,
+        laid: &[&PackedCompletion],
+        stats: &'a TokenStats,
+        reference: Option<&'a TokenStats>,
+    ) -> Self {
+        let of_reference =
+            |laid: &&PackedCompletion| reference.map_or(Cow::Borrowed(&[][..]), |stats| laid.logprobs(stats));
         Self {
-            learner_logprobs: rows.iter().map(|row| row.logprobs(stats)).collect(),
-            entropies: rows.iter().map(|row| row.entropies(stats)).collect(),
+            learner_logprobs: laid.iter().map(|laid| laid.logprobs(stats)).collect(),
+            entropies: laid.iter().map(|laid| laid.entropies(stats)).collect(),
             actor_logprobs: unit.completions.iter().map(UnitCompletion::actor_logprobs).collect(),
-            reference_logprobs: rows.iter().map(of_reference).collect(),
+            reference_logprobs: laid.iter().map(of_reference).collect(),
         }
     }
 
     fn stats(&self, unit: &Unit<'_>) -> Vec<CompletionStats<'_>> {
-        let completion = |(place, completion): (usize, &UnitCompletion<'_>)| CompletionStats {
-            advantage: completion.advantage,
-            positive: completion.positive,
-            learner_logprobs: &self.learner_logprobs[place],
-            entropies: &self.entropies[place],
-            actor_logprobs: &self.actor_logprobs[place],
-            reference_logprobs: &self.reference_logprobs[place],
-        };
-        unit.completions.iter().enumerate().map(completion).collect()
+        unit.completions
+            .iter()
+            .enumerate()
+            .map(|(place, completion)| CompletionStats {
+                advantage: completion.advantage,
+                positive: completion.positive,
+                learner_logprobs: &self.learner_logprobs[place],
+                entropies: &self.entropies[place],
+                actor_logprobs: &self.actor_logprobs[place],
+                reference_logprobs: &self.reference_logprobs[place],
+            })
+            .collect()
     }
 }

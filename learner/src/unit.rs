@@ -11,23 +11,31 @@ pub struct Unit<'a> {
     pub completions: Vec<UnitCompletion<'a>>,
 }
 
-/// A prompt and what follows it. The prompt has at least one token, or the first token after it would have no
-/// distribution.
-#[derive(Clone, Copy, Debug)]
+/// A completion with what is known of it. It has a sequence for each of its contexts, and is one completion all the same:
+/// a loss sees the trained tokens of all of them, in order, under one advantage.
+#[derive(Clone, Debug)]
 pub struct UnitCompletion<'a> {
-    /// Tokens that were given.
-    pub prompt: &'a [u32],
-    /// Tokens behind them.
-    pub tokens: Tokens<'a>,
-    /// Places among `tokens` that were given as well: they are read and not trained on.
-    pub given: &'a [Range<usize>],
+    /// In the order in which the policy saw them.
+    pub sequences: Vec<UnitSequence<'a>>,
     /// Of the completion; 0 where there are no rewards.
     pub advantage: f64,
     /// Whether the mask of mastered tokens may touch it.
     pub positive: bool,
 }
 
-/// The tokens of a completion.
+/// What begins a context, and what follows it there. The beginning has at least one token, or the first token after it
+/// would have no distribution.
+#[derive(Clone, Copy, Debug)]
+pub struct UnitSequence<'a> {
+    /// Tokens that were given.
+    pub prompt: &'a [u32],
+    /// Tokens behind them.
+    pub tokens: Tokens<'a>,
+    /// Places among `tokens` that were given as well: they are read and not trained on.
+    pub given: &'a [Range<usize>],
+}
+
+/// The tokens of a sequence behind its prompt.
 #[derive(Clone, Copy, Debug)]
 pub enum Tokens<'a> {
     /// Spans of a context behind its prompt: drawn by actors, which stored their log-probabilities, or given between.
@@ -54,9 +62,9 @@ impl<'a> Tokens<'a> {
 
     /// Their ids, in order.
     pub fn ids(&self) -> impl Iterator<Item = u32> + 'a {
-        let (spans, written): (&[Span], &[u32]) = match *self {
-            Self::Drawn(spans) => (spans, &[]),
-            Self::Ids(ids) => (&[], ids),
+        let (spans, written) = match *self {
+            Self::Drawn(spans) => (spans, &[][..]),
+            Self::Ids(ids) => (&[][..], ids),
         };
         spans.iter().flat_map(Span::ids).chain(written.iter().copied())
     }
@@ -89,10 +97,36 @@ impl<'a> Unit<'a> {
 }
 
 impl<'a> UnitCompletion<'a> {
+    /// One sequence that others wrote.
+    #[must_use]
+    pub fn of(sequence: UnitSequence<'a>) -> Self {
+        Self { sequences: vec![sequence], advantage: 0.0, positive: false }
+    }
+
     /// Tokens that others wrote, all of them trained on.
     #[must_use]
     pub fn written(prompt: &'a [u32], ids: &'a [u32]) -> Self {
-        Self { prompt, tokens: Tokens::Ids(ids), given: &[], advantage: 0.0, positive: false }
+        Self::of(UnitSequence::written(prompt, ids))
+    }
+
+    /// How many tokens are trained on.
+    #[must_use]
+    pub fn trained_tokens(&self) -> usize {
+        self.sequences.iter().map(UnitSequence::trained_tokens).sum()
+    }
+
+    /// The log-probabilities that actors stored, of the tokens that are trained on; none where no actor drew them.
+    #[must_use]
+    pub fn actor_logprobs(&self) -> Vec<f32> {
+        self.sequences.iter().flat_map(UnitSequence::actor_logprobs).collect()
+    }
+}
+
+impl<'a> UnitSequence<'a> {
+    /// Tokens that others wrote, all of them trained on.
+    #[must_use]
+    pub fn written(prompt: &'a [u32], ids: &'a [u32]) -> Self {
+        Self { prompt, tokens: Tokens::Ids(ids), given: &[] }
     }
 
     /// Tokens, prompt included.
@@ -169,16 +203,16 @@ mod tests {
             drawn(2, tokens(4, 7)),
         ];
         let given = [1..3, 8..9];
-        let completion = UnitCompletion {
-            tokens: Tokens::Drawn(&spans),
-            given: &given,
-            ..UnitCompletion::written(&[9], &[])
-        };
-        assert_eq!(completion.trained(), [0..1, 3..4, 6..8]);
-        assert_eq!((completion.len(), completion.trained_tokens()), (10, 4));
-        assert_eq!(completion.actor_logprobs(), [0.0, -3.0, -4.0, -5.0]);
-        assert_eq!(completion.tokens.ids().collect::<Vec<_>>(), [0, 1, 2, 3, 8, 8, 4, 5, 6]);
-        let whole = UnitCompletion { given: &[], ..completion };
+        let sequence =
+            UnitSequence { tokens: Tokens::Drawn(&spans), given: &given, ..UnitSequence::written(&[9], &[]) };
+        assert_eq!(sequence.trained(), [0..1, 3..4, 6..8]);
+        assert_eq!((sequence.len(), sequence.trained_tokens()), (10, 4));
+        assert_eq!(sequence.actor_logprobs(), [0.0, -3.0, -4.0, -5.0]);
+        assert_eq!(sequence.tokens.ids().collect::<Vec<_>>(), [0, 1, 2, 3, 8, 8, 4, 5, 6]);
+        let whole = UnitSequence { given: &[], ..sequence };
         assert_eq!((whole.trained(), whole.actor_logprobs().len()), (vec![0..4, 6..9], 7));
+        let both = UnitCompletion { sequences: vec![sequence, whole], ..UnitCompletion::of(sequence) };
+        assert_eq!(both.trained_tokens(), 11);
+        assert_eq!(both.actor_logprobs()[3..6], [-5.0, 0.0, -1.0]);
     }
 }

@@ -12,11 +12,11 @@ use crate::decoding::{Begun, CacheUpdate, Decoding, EndedSegment, Step};
 use crate::error::RolloutError;
 use crate::faults::{self, Point};
 use crate::generator::Generator;
+use crate::heartbeat::Heartbeats;
 use crate::ledger::state::{ActorState, SlotState, WaitingState};
 use crate::ledger::{Ledger, Lost, SegmentEnd};
 use crate::modes::RolloutMode;
 use crate::prompt::PromptSource;
-use crate::pulse::Pulses;
 use crate::report::ActorReport;
 use crate::scheduler::{FinishedContexts, Room, Scheduler};
 use crate::scorer::Scorer;
@@ -39,8 +39,8 @@ pub struct ActorContext<W> {
     pub ledger: Arc<dyn Ledger>,
     /// What follows the end of a turn.
     pub mode: Arc<dyn RolloutMode>,
-    /// What each thread is doing.
-    pub pulses: Pulses,
+    /// What each thread works at or waits for.
+    pub heartbeats: Heartbeats,
 }
 
 /// One decoder and the trajectories in it.
@@ -60,9 +60,11 @@ pub struct Actor<G: Generator> {
 pub struct Advance {
     /// The groups whose last member ended.
     pub groups: Vec<FinishedGroup>,
-    /// Whether a token was drawn. If not, nothing will happen until newer weights come or a group is
-    /// replaced.
+    /// Whether a token was drawn. If not, nothing will happen until newer weights come, a group is replaced or an
+    /// environment answers.
     pub decoded: bool,
+    /// Whether a trajectory waits for an environment's answer.
+    pub awaits_answers: bool,
 }
 
 impl<G: Generator> Actor<G> {
@@ -104,9 +106,9 @@ impl<G: Generator> Actor<G> {
         let mut actor = Self::new(Arc::clone(context), number, generator);
         actor.report = Arc::clone(report);
         lock(report).restarts += 1;
-        let mut taken_up = TakenUp::of_groups(&context.ledger.groups_of(number), context)?;
-        taken_up.decode_steps = lock(report).decode_steps;
-        actor.restore(taken_up, |_| None)?;
+        let mut restored = Restored::of_groups(&context.ledger.groups_of(number), context)?;
+        restored.decode_steps = lock(report).decode_steps;
+        actor.restore(restored, |_| None)?;
         Ok(actor)
     }
 
@@ -131,8 +133,9 @@ impl<G: Generator> Actor<G> {
         self.end_old_segments(version);
         self.admit(version)?;
         let ledger = &self.context.ledger;
-        let begun =
-            self.decoding.begin_segments(newest, |trajectory, version| ledger.recall(trajectory, version))?;
+        let begun = self
+            .decoding
+            .begin_segments(newest, |trajectory, version| ledger.replay_from_journal(trajectory, version))?;
         // Slots under different versions are decoded each under its own weights.
         let versions: BTreeSet<u64> = self.decoding.weights().map(|weights| weights.version).collect();
         let step = self.decoding.step(self.context.scorer.ends())?;
@@ -153,7 +156,7 @@ impl<G: Generator> Actor<G> {
         let mut report = lock(&self.report);
         report.groups += groups.len() as u64;
         report.generating_s += began.elapsed().as_secs_f64();
-        Ok(Advance { groups, decoded })
+        Ok(Advance { groups, decoded, awaits_answers: self.decoding.scheduler.awaits_answers() })
     }
 
     /// Ends the open segments that are too old where the newest weights are of `version`, and lets go of theirs.
@@ -179,7 +182,7 @@ impl<G: Generator> Actor<G> {
         let mut lost = BTreeSet::new();
         for ended in segments {
             let (trajectory, finish) = self.ended(ended);
-            let segment = SegmentEnd { actor: self.number, trajectory, finish, recalled: ended.recalled };
+            let segment = SegmentEnd { actor: self.number, trajectory, finish, replayed: ended.replayed };
             if let Err(Lost) = self.context.ledger.record(segment) {
                 lost.insert(trajectory.group);
             }
@@ -222,8 +225,8 @@ impl<G: Generator> Actor<G> {
             // and has not heard yet that it is lost.
             self.decoding.give_up(group);
             self.unfinished.groups.remove(&group);
-            let begun = TakenUp::of_groups(&[admitted], &self.context)?;
-            self.decoding.scheduler.wait(begun.waiting);
+            let begun = Restored::of_groups(&[admitted], &self.context)?;
+            self.wait(begun.waiting);
             for ended in begun.ended {
                 self.ready.extend(self.unfinished.add(ended));
             }
@@ -284,32 +287,41 @@ impl<G: Generator> Actor<G> {
         lock(&self.report).generation_waiting_for_trainer_s += seconds;
     }
 
-    /// Takes up trajectories where they were: on their slots, waiting, or ended before the rest of their group.
+    /// Puts trajectories back where they were: on their slots, waiting, or ended before the rest of their group.
     pub(crate) fn restore(
         &mut self,
-        taken_up: TakenUp,
+        restored: Restored,
         weights: impl Fn(u64) -> Option<Versioned<G::Weights>>,
     ) -> Result<(), RolloutError> {
         // The part of an actor may be smaller than before the restart.
-        for OnSlot { trajectory, .. } in &taken_up.slots {
+        for OnSlot { trajectory, .. } in &restored.slots {
             self.check_room(trajectory)?;
         }
-        for OnSlot { slot, trajectory, inside } in taken_up.slots {
+        for OnSlot { slot, trajectory, inside } in restored.slots {
             let open = trajectory.last_segment().filter(|_| inside);
             let Some(version) = open.map(|segment| segment.version) else {
-                self.decoding.scheduler.restore(slot, trajectory, false);
+                let end = self.context.scorer.ends().end_of_turn(&trajectory);
+                self.decoding.scheduler.restore_at_boundary(slot, trajectory, end);
                 continue;
             };
             let weights = weights(version).unwrap_or_else(|| self.context.weights.latest());
-            let recalled = self.context.ledger.recall_open(&trajectory);
-            self.decoding.restore(slot, trajectory, weights, recalled)?;
+            let replayed = self.context.ledger.replay_open(&trajectory);
+            self.decoding.restore(slot, trajectory, weights, replayed)?;
         }
-        self.decoding.scheduler.wait(taken_up.waiting);
-        self.decoding.scheduler.restore_counts(taken_up.finished, taken_up.decode_steps);
-        for ended in taken_up.ended {
+        self.wait(restored.waiting);
+        self.decoding.scheduler.restore_counts(restored.finished, restored.decode_steps);
+        for ended in restored.ended {
             self.ready.extend(self.unfinished.add(ended));
         }
         Ok(())
+    }
+
+    /// Lets trajectories from before the restart wait for a slot, or for the answers that they waited for.
+    fn wait(&mut self, waiting: Vec<(Trajectory, u64)>) {
+        for (trajectory, steps) in waiting {
+            let end = self.context.scorer.ends().end_of_turn(&trajectory);
+            self.decoding.scheduler.wait_again(trajectory, steps, end);
+        }
     }
 
     /// Its place among the actors of the run.
@@ -347,7 +359,7 @@ fn last_contexts(trajectory: &Trajectory) -> u64 {
 
 /// Trajectories from before the restart.
 #[derive(Debug, Default)]
-pub(crate) struct TakenUp {
+pub(crate) struct Restored {
     /// Those that were on a slot.
     pub(crate) slots: Vec<OnSlot>,
     /// Those that wait for a slot or for room, in this order, with the decode steps that they have waited.
@@ -413,7 +425,7 @@ impl ActorReport {
             self.steps_waited += segment.steps_waited;
         }
         self.segments_begun += begun.segments.len() as u64;
-        self.parked += begun.parked;
+        self.preempted += begun.preempted;
     }
 
     fn count_step(&mut self, step: &Step, slots: usize) {

@@ -9,7 +9,7 @@ use crate::config::OnUpdate;
 use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
-use crate::scheduler::{Outcome, Scheduler};
+use crate::scheduler::{Scheduler, TokenOutcome};
 use crate::weights::Versioned;
 
 /// A decoder's slots with the trajectories on them.
@@ -31,12 +31,12 @@ struct SlotUse<W> {
     /// Whether the generator has the slot, and with it the cache of the trajectory up to here.
     begun: bool,
     /// The open segment, where it was drawn before the restart, and how much of it was given.
-    recalled: Option<(Segment, usize)>,
+    replayed: Option<(Segment, usize)>,
 }
 
 impl<W> Default for SlotUse<W> {
     fn default() -> Self {
-        Self { weights: None, begun: false, recalled: None }
+        Self { weights: None, begun: false, replayed: None }
     }
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Begun {
     /// Those that have.
     pub(crate) segments: Vec<BegunSegment>,
     /// The trajectories that gave up their caches.
-    pub(crate) parked: u64,
+    pub(crate) preempted: u64,
 }
 
 /// What one decode step did.
@@ -93,8 +93,8 @@ pub(crate) struct EndedSegment {
     pub(crate) finished: Option<(Trajectory, Finish)>,
     /// Its tokens.
     pub(crate) tokens: usize,
-    /// Whether the segment was recalled from the journal.
-    pub(crate) recalled: bool,
+    /// Whether the segment was replayed from the journal.
+    pub(crate) replayed: bool,
 }
 
 impl Step {
@@ -126,55 +126,55 @@ impl<G: Generator> Decoding<G> {
                 continue;
             }
             let open = self.scheduler.on(slot).last_segment().expect("it is inside a segment");
-            let ends = match &self.slots[slot].recalled {
+            let ends = match &self.slots[slot].replayed {
                 Some((segment, given)) => *given == segment.tokens.len(),
                 None => open.version < oldest && !open.tokens.is_empty(),
             };
             if ends {
                 let tokens = open.tokens.len();
                 self.scheduler.cut(slot);
-                let recalled = self.close(slot);
-                by_updates += u64::from(!recalled);
-                cut.push(EndedSegment { slot, finished: None, tokens, recalled });
+                let replayed = self.close(slot);
+                by_updates += u64::from(!replayed);
+                cut.push(EndedSegment { slot, finished: None, tokens, replayed });
             }
         }
         (cut, by_updates)
     }
 
-    /// Forgets the open segment of a slot and its weights; says whether it was recalled.
+    /// Forgets the open segment of a slot and its weights; says whether it was replayed.
     fn close(&mut self, slot: usize) -> bool {
         self.slots[slot].weights = None;
         if self.slots[slot].begun {
             self.generator.end_segment(slot);
         }
-        self.slots[slot].recalled.take().is_some()
+        self.slots[slot].replayed.take().is_some()
     }
 
     /// Begins a segment on every slot that is due for one and has room, each under the weights that are newest then, or as
-    /// it is recalled.
+    /// it is replayed.
     pub(crate) fn begin_segments(
         &mut self,
         newest: impl Fn() -> Versioned<G::Weights>,
-        mut recall: impl FnMut(&Trajectory, u64) -> Option<Segment>,
+        mut replay_from_journal: impl FnMut(&Trajectory, u64) -> Option<Segment>,
     ) -> Result<Begun, RolloutError> {
         let mut begun = Begun::default();
         let due = self.scheduler.fill();
         // A slot that was left is released before another trajectory begins on it.
-        for slot in self.scheduler.take_parked() {
+        for slot in self.scheduler.take_preempted() {
             self.forget(slot);
-            begun.parked += 1;
+            begun.preempted += 1;
         }
         for slot in due {
             let trajectory = self.scheduler.at_boundary(slot);
             let weights = newest();
-            let recalled = recall(trajectory, weights.version);
-            let version = recalled.as_ref().map_or(weights.version, |segment| segment.version);
+            let replayed = replay_from_journal(trajectory, weights.version);
+            let version = replayed.as_ref().map_or(weights.version, |segment| segment.version);
             let context_tokens = trajectory.context_tokens() as u64;
             // A cache that was given up is filled again in any case.
             let update = self
                 .update(trajectory, version, context_tokens)
                 .map(|update| if self.slots[slot].begun { update } else { CacheUpdate::Rebuilt });
-            match recalled {
+            match replayed {
                 Some(segment) => self.replay(slot, segment, 0),
                 None => self.begin(slot, &weights, update)?,
             }
@@ -199,11 +199,11 @@ impl<G: Generator> Decoding<G> {
         slot: usize,
         trajectory: Trajectory,
         weights: Versioned<G::Weights>,
-        recalled: Option<Segment>,
+        replayed: Option<Segment>,
     ) -> Result<(), RolloutError> {
         let given = trajectory.last_segment().map_or(0, |segment| segment.tokens.len());
-        self.scheduler.restore(slot, trajectory, true);
-        match recalled {
+        self.scheduler.restore(slot, trajectory);
+        match replayed {
             Some(segment) => self.replay(slot, segment, given),
             None => self.begin(slot, &weights, None)?,
         }
@@ -230,7 +230,7 @@ impl<G: Generator> Decoding<G> {
     /// Gives the tokens of a segment again, one a step, while the generator leaves the slot alone.
     fn replay(&mut self, slot: usize, segment: Segment, given: usize) {
         self.forget(slot);
-        self.slots[slot].recalled = Some((segment, given));
+        self.slots[slot].replayed = Some((segment, given));
     }
 
     /// Frees the slots of a group's members, and forgets those that wait.
@@ -264,37 +264,37 @@ impl<G: Generator> Decoding<G> {
             let token = drawn.token;
             let end = ends.finish_of(self.scheduler.on(drawn.slot), token.id);
             let outcome = self.scheduler.push(drawn.slot, token, end);
-            if outcome == Outcome::Inside {
+            if outcome == TokenOutcome::Inside {
                 continue;
             }
             let slot = drawn.slot;
-            let recalled = self.close(slot);
+            let replayed = self.close(slot);
             let finished = match outcome {
-                Outcome::Finished(trajectory, finish) => {
+                TokenOutcome::Finished(trajectory, finish) => {
                     self.forget(slot);
                     Some((checked(trajectory)?, finish))
                 }
-                Outcome::TurnEnded => {
+                TokenOutcome::TurnEnded => {
                     // The next segment fills the cache from what the policy sees then.
                     self.forget(slot);
                     step.turns_ended.push(slot);
                     None
                 }
-                Outcome::Inside | Outcome::SegmentEnded => None,
+                TokenOutcome::Inside | TokenOutcome::SegmentEnded => None,
             };
             let trajectory =
                 finished.as_ref().map_or_else(|| self.scheduler.on(slot), |(trajectory, _)| trajectory);
             let tokens = trajectory.last_segment().map_or(0, |segment| segment.tokens.len());
-            step.ended.push(EndedSegment { slot, tokens, finished, recalled });
+            step.ended.push(EndedSegment { slot, tokens, finished, replayed });
         }
         Ok(step)
     }
 
-    /// The next token of every slot that decodes, by slot: the generator's or the recalled one.
+    /// The next token of every slot that decodes, by slot: the generator's or the replayed one.
     fn draw(&mut self) -> Result<Vec<Drawn>, RolloutError> {
         let mut drawn = Vec::new();
         for (slot, state) in self.slots.iter_mut().enumerate() {
-            if let Some((segment, given)) = &mut state.recalled {
+            if let Some((segment, given)) = &mut state.replayed {
                 drawn.push(Drawn { slot, token: segment.tokens[*given] });
                 *given += 1;
             }

@@ -85,6 +85,12 @@ impl Ends {
         self.finish(trajectory.context().ids().rev(), trajectory.token_count(), id)
     }
 
+    /// By what the last token of a trajectory ended its turn, if it did.
+    pub(crate) fn end_of_turn(&self, trajectory: &Trajectory) -> Option<Finish> {
+        let id = trajectory.context().spans.last()?.segment()?.tokens.last()?.id;
+        self.finish(trajectory.context().ids().rev().skip(1), trajectory.token_count() - 1, id)
+    }
+
     /// The text of an output that has ended. An end of output and a stop token id are not text.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use trajectory::FileError;
+
 use crate::bad_rows::{BadRows, RowProblem, RowRefusal};
 
 /// What a decoder reports when it cannot go on; the crate does not know the decoder's own error type.
@@ -28,32 +30,9 @@ pub enum RolloutError {
         /// What is wrong with its value, with the value.
         reason: String,
     },
-    /// A file that cannot be opened, read or written.
-    #[error("{}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file whose content is not what its name promises.
-    #[error("{}: {reason}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A line of a JSONL file that cannot be used.
-    #[error("{}:{line}: {reason}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A file that cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Rows of a file that cannot be used.
     #[error(transparent)]
     Rows(Box<BadRows>),
@@ -167,17 +146,17 @@ pub enum RolloutError {
 impl RolloutError {
     /// An error about `path` from the operating system.
     pub(crate) fn file(path: &Path, source: std::io::Error) -> Self {
-        Self::File { path: path.to_path_buf(), source }
+        FileError::file(path, source).into()
     }
 
     /// An error about the content of `path`.
     pub(crate) fn content(path: &Path, reason: impl ToString) -> Self {
-        Self::Content { path: path.to_path_buf(), reason: reason.to_string() }
+        FileError::content(path, reason).into()
     }
 
     /// An error about line `line` (from 1) of `path`.
     pub(crate) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
-        Self::Line { path: path.to_path_buf(), line, reason: reason.to_string() }
+        FileError::line(path, line, reason).into()
     }
 
     /// What a row that the tokenizer or the chat template refuses is refused for.

@@ -9,8 +9,8 @@ use crate::actor::{UnfinishedGroups, members};
 use crate::decoding::Decoding;
 use crate::error::RolloutError;
 use crate::generator::Generator;
-use crate::modes::RolloutMode;
-use crate::pulse::Pulse;
+use crate::heartbeat::Heartbeat;
+use crate::modes::{ANSWER_PAUSE, RolloutMode};
 use crate::scheduler::Scheduler;
 use crate::scorer::{Scored, Scorer};
 use crate::weights::Versioned;
@@ -33,8 +33,8 @@ pub struct EvaluationParts<'a> {
     pub scorer: &'a Scorer,
     /// What follows the end of a turn.
     pub mode: &'a Arc<dyn RolloutMode>,
-    /// Beats with every decode step.
-    pub pulse: &'a Pulse,
+    /// Makes progress with every decode step.
+    pub heartbeat: &'a Heartbeat,
 }
 
 /// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their
@@ -61,10 +61,14 @@ pub fn evaluate<G: Generator>(
     loop {
         decoding.begin_segments(|| weights.clone(), |_, _| None)?;
         let step = decoding.step(parts.scorer.ends())?;
+        if step.tokens == 0 && decoding.scheduler.awaits_answers() {
+            std::thread::sleep(ANSWER_PAUSE);
+            continue;
+        }
         if step.tokens == 0 {
             break;
         }
-        parts.pulse.beat();
+        parts.heartbeat.progressed();
         finished.extend(step.finished().filter_map(|ended| unfinished.add(ended)));
     }
     finished.sort_by_cached_key(|group| prompts.iter().position(|prompt| prompt.index == group.id));
@@ -96,8 +100,9 @@ mod tests {
         let limits = OutputLimits { segment_tokens_max: 2, output_tokens_max: 4 };
         let plan = EvaluationPlan { limits, group_size: 2, seed: 1 };
         let scorer = Scorer::new(text(), letters());
-        let (mode, pulse): (Arc<dyn RolloutMode>, _) = (Arc::new(Single), Pulse::default());
-        let parts = EvaluationParts { scorer: &scorer, mode: &mode, pulse: &pulse };
+        let mode: Arc<dyn RolloutMode> = Arc::new(Single);
+        let heartbeat = Heartbeat::default();
+        let parts = EvaluationParts { scorer: &scorer, mode: &mode, heartbeat: &heartbeat };
         let groups = evaluate(&mut script, &weights, &prompts, &plan, parts).expect("no failure");
         assert_eq!(groups.iter().map(|group| group.id).collect::<Vec<_>>(), [7, 2, 5, 0]);
         for group in &groups {

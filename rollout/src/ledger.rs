@@ -18,7 +18,7 @@ use trajectory::{Finish, Prompt, Segment, Trajectory};
 use crate::error::RolloutError;
 use crate::ledger::state::GroupState;
 use crate::scorer::Scored;
-use crate::weights::Bell;
+use crate::weights::Notify;
 
 /// Another actor has the group now, or nobody needs it any more: whoever is told so gives it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub struct SegmentEnd<'a> {
     pub trajectory: &'a Trajectory,
     /// Why the trajectory ended with it, if it did.
     pub finish: Option<Finish>,
-    /// Whether it came from [`Ledger::recall`].
-    pub recalled: bool,
+    /// Whether it came from [`Ledger::replay_from_journal`].
+    pub replayed: bool,
 }
 
 /// All that an actor and the scorers of its groups ask and tell.
@@ -54,10 +54,10 @@ pub trait Ledger: Send + Sync {
 
     /// The segment that comes next in a trajectory, if it was drawn before a restart under weights that are not newer
     /// than `newest`.
-    fn recall(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment>;
+    fn replay_from_journal(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment>;
 
     /// The whole of a trajectory's open segment, if it was drawn before a restart.
-    fn recall_open(&self, trajectory: &Trajectory) -> Option<Segment>;
+    fn replay_open(&self, trajectory: &Trajectory) -> Option<Segment>;
 
     /// The unfinished groups of an actor, as far as their segments have ended.
     fn groups_of(&self, actor: usize) -> Vec<GroupState>;
@@ -82,6 +82,6 @@ pub trait Ledger: Send + Sync {
     /// Whether the run is stopping.
     fn is_closed(&self) -> bool;
 
-    /// Rings when there may be a group again where [`Ledger::admit`] had none.
-    fn bell(&self) -> &Bell;
+    /// Notified when there may be a group again where [`Ledger::admit`] had none.
+    fn notify(&self) -> &Notify;
 }

@@ -11,7 +11,7 @@ mod json;
 pub mod modes;
 mod config;
 pub mod faults;
-mod pulse;
+mod heartbeat;
 mod token_bytes;
 mod stop_strings;
 mod text;
@@ -27,7 +27,6 @@ mod decoding;
 mod actor;
 mod resume;
 mod schedule;
-mod overlapped;
 mod evaluate;
 #[cfg(test)]
 mod testing;
@@ -43,6 +42,7 @@ pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationParts, EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
+pub use heartbeat::{Heartbeat, Heartbeats, Stage, StageStatus};
 pub use json::object as json_object;
 pub use ledger::admission::Admission;
 pub use ledger::journal::Journal;
@@ -54,23 +54,23 @@ pub use ledger::state::{
     WaitingState, WindowState,
 };
 pub use ledger::{Ledger, Lost, SegmentEnd};
-pub use modes::{ModeConfig, Next, RolloutMode, Single};
-pub use overlapped::{Overlapped, window_groups};
+pub use modes::{ModeConfig, Next, Reply, RolloutMode, Single, Ticket};
 pub use prompt::{
     BadRowsPolicy, ChatFields, DataConfig, Demonstration, DemonstrationNeeds, JsonlConfig, LastAssistant,
     Learn, Line, Needs, PromptLengths, PromptSource, RowFile, Survey, references,
 };
-pub use pulse::{Doing, Pulse, Pulses, Stage};
 pub use report::ActorReport;
-pub use resume::{Standing, take_up};
-pub use schedule::{ACTOR_RESTARTS_MAX, ActorThreads, Lockstep};
-pub use scheduler::{FinishedContexts, Outcome, Pacing, Room, Scheduler};
+pub use resume::{RolloutCheckpoint, restore};
+pub use schedule::asynchronous::{ACTOR_RESTARTS_MAX, AsyncSchedule};
+pub use schedule::deterministic::{DeterministicSchedule, window_groups};
+pub use schedule::lockstep::LockstepSchedule;
+pub use scheduler::{FinishedContexts, Pacing, Room, Scheduler, TokenOutcome};
 pub use scorer::{Scored, Scorer};
 pub use text::{Chat, ChatEnding, TemplateVariables, Text, TextStream};
 pub use trajectory::random::trajectory_key;
 pub use trajectory::{
     Completion, CompletionRecord, CompletionUse, EndedText, Finish, FinishReason, FinishedGroup, Group,
-    OutputLimits, Progress, Prompt, ScoredCompletion, Segment, SegmentRecord, StopReason, Token, Trajectory,
-    read_groups, write_group,
+    OutputLimits, Prompt, ScoredCompletion, Segment, SegmentProgress, SegmentRecord, StopReason, Token,
+    Trajectory, read_groups, write_group,
 };
-pub use weights::{Bell, Versioned, WeightsCell};
+pub use weights::{Notify, Versioned, WeightsCell};

@@ -31,7 +31,7 @@ pub struct ActorReport {
     /// Decode steps that they waited for a slot or for room in the cache after they were due, in sum.
     pub steps_waited: u64,
     /// Times that a trajectory gave up its cache for lack of room.
-    pub parked: u64,
+    pub preempted: u64,
     /// Blocks of the cache in use, summed over the decode steps.
     pub blocks_used: u64,
     /// Blocks there are, summed over the decode steps.
@@ -102,7 +102,7 @@ impl ActorReport {
             segments_cut: count(self.segments_cut, other.segments_cut),
             segments_begun: count(self.segments_begun, other.segments_begun),
             steps_waited: count(self.steps_waited, other.steps_waited),
-            parked: count(self.parked, other.parked),
+            preempted: count(self.preempted, other.preempted),
             blocks_used: count(self.blocks_used, other.blocks_used),
             blocks_planned: count(self.blocks_planned, other.blocks_planned),
             prefill_tokens: count(self.prefill_tokens, other.prefill_tokens),

@@ -1,4 +1,4 @@
-//! Taking a run up where it stood: the groups of a [`RolloutState`] go back to where they were, those in the
+//! Restoring a run where it stood: the groups of a [`RolloutState`] go back to where they were, those in the
 //! queue, those that wait for a verdict, and those whose trajectories go on from the token they were at.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use trajectory::{Finish, FinishedGroup, Group, Prompt, Trajectory};
 
-use crate::actor::{Actor, ActorContext, OnSlot, TakenUp};
+use crate::actor::{Actor, ActorContext, OnSlot, Restored};
 use crate::error::RolloutError;
 use crate::generator::Generator;
 use crate::ledger::queue::ReplayQueue;
@@ -14,7 +14,7 @@ use crate::ledger::state::{GroupState, RolloutState, SlotState};
 use crate::weights::Versioned;
 
 /// Where the rollout stands.
-pub struct Standing<W> {
+pub struct RolloutCheckpoint<W> {
     /// What can be written down.
     pub state: RolloutState,
     /// The weights of open segments, which may be older than the newest ones.
@@ -29,14 +29,14 @@ pub struct Standing<W> {
 ///
 /// # Errors
 /// If a prompt is not what it was, or the tokenizer refuses a completion.
-pub fn take_up<G: Generator>(
+pub fn restore<G: Generator>(
     state: &RolloutState,
     actors: &mut [Actor<G>],
     queue: &ReplayQueue,
     weights: impl Fn(u64) -> Option<Versioned<G::Weights>>,
 ) -> Result<Vec<Group>, RolloutError> {
     let context = Arc::clone(actors[0].context());
-    let mut parts = Parts::default();
+    let mut parts = RestoredGroups::default();
     for group in &state.groups {
         let prompt = parts.add(group, &context, actors.len())?;
         // A group that was admitted a moment before the state was written has no members there, and one of an actor
@@ -52,23 +52,23 @@ pub fn take_up<G: Generator>(
     queue.restore(scored, state.groups_pushed, state.groups_taken - with_learner, &state.drops);
     let in_place = parts.in_place(state, actors);
     for (number, actor) in actors.iter_mut().enumerate() {
-        let taken_up = match in_place {
+        let restored = match in_place {
             true => parts.placed(number, state),
             false => parts.anywhere(number),
         };
-        actor.restore(taken_up, &weights)?;
+        actor.restore(restored, &weights)?;
     }
     actors[0].count(&state.report);
     Ok(overflow)
 }
 
-impl TakenUp {
+impl Restored {
     /// What an actor needs to go on with these groups, on whatever slots.
     pub(crate) fn of_groups<W>(
         groups: &[GroupState],
         context: &ActorContext<W>,
     ) -> Result<Self, RolloutError> {
-        let mut parts = Parts::default();
+        let mut parts = RestoredGroups::default();
         for group in groups {
             parts.add(&GroupState { actor: 0, ..group.clone() }, context, 1)?;
         }
@@ -78,7 +78,7 @@ impl TakenUp {
 
 /// The groups of a state, by what happens to them next.
 #[derive(Default)]
-struct Parts {
+struct RestoredGroups {
     scored: Vec<(u64, Group)>,
     /// With the actor.
     ended: Vec<(usize, (Trajectory, Finish))>,
@@ -86,7 +86,7 @@ struct Parts {
     unfinished: BTreeMap<(u64, u32), (usize, Trajectory)>,
 }
 
-impl Parts {
+impl RestoredGroups {
     /// Adds a group, and gives its prompt.
     fn add<W>(
         &mut self,
@@ -127,32 +127,32 @@ impl Parts {
             && placed == self.unfinished.len()
     }
 
-    fn placed(&mut self, number: usize, state: &RolloutState) -> TakenUp {
+    fn placed(&mut self, number: usize, state: &RolloutState) -> Restored {
         let actor = &state.actors[number];
-        let mut taken_up = TakenUp { ended: self.ended_of(number), ..TakenUp::default() };
+        let mut restored = Restored { ended: self.ended_of(number), ..Restored::default() };
         for (slot, there) in actor.slots.iter().enumerate() {
             let Some(SlotState { group, member, open }) = there else { continue };
             if let Some((_, mut trajectory)) = self.unfinished.remove(&(*group, *member)) {
                 open.iter().cloned().for_each(|segment| trajectory.resume_segment(segment));
-                taken_up.slots.push(OnSlot { slot, trajectory, inside: open.is_some() });
+                restored.slots.push(OnSlot { slot, trajectory, inside: open.is_some() });
             }
         }
         for waiting in &actor.waiting {
             let known = self.unfinished.remove(&(waiting.group, waiting.member));
-            taken_up.waiting.extend(known.map(|(_, trajectory)| (trajectory, waiting.steps)));
+            restored.waiting.extend(known.map(|(_, trajectory)| (trajectory, waiting.steps)));
         }
-        taken_up.finished = actor.finished;
-        taken_up.decode_steps = actor.decode_steps;
-        taken_up
+        restored.finished = actor.finished;
+        restored.decode_steps = actor.decode_steps;
+        restored
     }
 
     /// Trajectories that have begun go first: they are the oldest.
-    fn anywhere(&mut self, number: usize) -> TakenUp {
+    fn anywhere(&mut self, number: usize) -> Restored {
         let own = self.unfinished.extract_if(.., |_, (actor, _)| *actor == number);
         let mut waiting: Vec<Trajectory> = own.map(|(_, (_, trajectory))| trajectory).collect();
         waiting.sort_by_key(|trajectory| trajectory.last_segment().is_none());
         let waiting = waiting.into_iter().map(|trajectory| (trajectory, 0)).collect();
-        TakenUp { waiting, ended: self.ended_of(number), ..TakenUp::default() }
+        Restored { waiting, ended: self.ended_of(number), ..Restored::default() }
     }
 
     fn ended_of(&mut self, number: usize) -> Vec<(Trajectory, Finish)> {

@@ -4,25 +4,26 @@
 mod order;
 mod pacing;
 mod room;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use trajectory::{DrawnAt, Finish, OutputLimits, Progress, Segment, Source, Token, Trajectory};
+use trajectory::{DrawnAt, Finish, OutputLimits, Segment, SegmentProgress, Token, Trajectory};
 
 use crate::config::Priority;
-use crate::modes::{Next, RolloutMode, Single};
-use order::{Rank, rank};
+use crate::modes::{RolloutMode, Single, Ticket};
+use order::{Rank, last, lowest, rank};
 pub use pacing::Pacing;
 pub use room::Room;
-use room::{Allotment, Reserved, Verdict};
+use room::{Allotment, Reserved, RoomDecision};
 
 /// The slots of one decoder and the trajectories on them.
 ///
 /// A trajectory keeps its slot from its first token to its last: at a segment boundary it goes on in place,
 /// and the slot of a finished one goes to the trajectory that has waited longest. The trajectories that
-/// wait hold no cache and count as not open: none has started, but for those of a run that was taken up.
+/// wait hold no cache and count as not open: none has started, but for those of a run that was resumed.
 ///
 /// With a bound on the cache a trajectory begins a segment only where its context at the segment's end has room
 /// beside what the others have reserved. Otherwise it leaves its slot and waits, with its tokens and without a cache.
@@ -36,7 +37,7 @@ pub struct Scheduler {
     priority: Priority,
     finished: FinishedContexts,
     /// Slots whose trajectories gave up their caches in the last [`Scheduler::fill`].
-    parked: Vec<usize>,
+    preempted: Vec<usize>,
     mode: Arc<dyn RolloutMode>,
     /// The actor whose slots these are.
     actor: u32,
@@ -49,6 +50,8 @@ pub struct Scheduler {
 struct Due {
     trajectory: Trajectory,
     steps: u64,
+    /// What it waits for an answer to: until then it takes no slot.
+    ticket: Option<Ticket>,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,7 @@ pub struct FinishedContexts {
 
 /// What a drawn token did to the trajectory of its slot.
 #[derive(Debug, PartialEq)]
-pub enum Outcome {
+pub enum TokenOutcome {
     /// The segment goes on.
     Inside,
     /// The trajectory waits on its slot for its next segment.
@@ -100,7 +103,7 @@ impl Scheduler {
             bound: None,
             priority: Priority::Oldest,
             finished: FinishedContexts::default(),
-            parked: Vec::new(),
+            preempted: Vec::new(),
             mode: Arc::new(Single),
             actor: 0,
             steps: 0,
@@ -134,7 +137,8 @@ impl Scheduler {
     /// Whether a slot would stay free although no trajectory waits for it, and under a bound whether what is there
     /// and one more group are expected to have room: the moment to admit a group.
     pub fn wants_group(&self) -> bool {
-        if self.slots.iter().filter(|slot| matches!(slot, Slot::Free)).count() <= self.waiting.len() {
+        let ready = self.waiting.iter().filter(|due| due.ticket.is_none()).count();
+        if self.slots.iter().filter(|slot| matches!(slot, Slot::Free)).count() <= ready {
             return false;
         }
         let Some(Bound { room, group_size }) = self.bound else { return true };
@@ -166,14 +170,15 @@ impl Scheduler {
 
     /// Adds trajectories that have waited for so many decode steps already.
     pub(crate) fn wait(&mut self, trajectories: impl IntoIterator<Item = (Trajectory, u64)>) {
-        let due = trajectories.into_iter().map(|(trajectory, steps)| Due { trajectory, steps });
+        let due = trajectories.into_iter().map(|(trajectory, steps)| Due::now(trajectory, steps));
         self.waiting.extend(due);
     }
 
     /// Gives free slots to waiting trajectories, longest waiting first and lowest slot first, and returns
     /// all slots whose trajectory needs a segment begun. Under a bound it is those that have room, and
-    /// [`Scheduler::take_parked`] has the slots that others left.
+    /// [`Scheduler::take_preempted`] has the slots that others left.
     pub fn fill(&mut self) -> Vec<usize> {
+        self.take_answers();
         match self.bound {
             Some(bound) => self.fill_bounded(bound.room),
             None => self.fill_free(),
@@ -183,27 +188,28 @@ impl Scheduler {
 
     /// The slots whose caches were given up in the last [`Scheduler::fill`], for which they are to be released
     /// before segments are begun.
-    pub fn take_parked(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.parked)
+    pub fn take_preempted(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.preempted)
     }
 
     fn fill_free(&mut self) {
         if self.priority != Priority::Oldest {
-            let lacking = self.lacking();
+            let members_left = self.members_left();
             let waiting = self.waiting.make_contiguous();
-            waiting.sort_by_cached_key(|due| rank(&due.trajectory, lacking.as_ref()));
+            waiting.sort_by_cached_key(|due| rank(&due.trajectory, members_left.as_ref()));
         }
         for slot in &mut self.slots {
             if matches!(slot, Slot::Free) {
-                let Some(due) = self.waiting.pop_front() else { break };
+                let Some(place) = self.waiting.iter().position(|due| due.ticket.is_none()) else { break };
+                let due = self.waiting.remove(place).expect("it is there");
                 *slot = Slot::Boundary(due);
             }
         }
     }
 
     fn fill_bounded(&mut self, room: Room) {
-        let lacking = self.lacking();
-        let rank = |trajectory: &Trajectory| rank(trajectory, lacking.as_ref());
+        let members_left = self.members_left();
+        let rank = |trajectory: &Trajectory| rank(trajectory, members_left.as_ref());
         let (mut due, mut free, mut decoding) = (Vec::new(), Vec::new(), Vec::new());
         for slot in 0..self.slots.len() {
             match std::mem::replace(&mut self.slots[slot], Slot::Free) {
@@ -215,7 +221,12 @@ impl Scheduler {
                 }
             }
         }
-        due.extend(self.waiting.drain(..).map(|due| (rank(&due.trajectory), None, due)));
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting.ticket {
+                Some(_) => self.waiting.push_back(waiting),
+                None => due.push((rank(&waiting.trajectory), None, waiting)),
+            }
+        }
         due.sort_by_key(|(rank, ..)| *rank);
         decoding.sort_by_key(|(rank, _)| *rank);
         self.allot(room, due, decoding, free);
@@ -240,14 +251,14 @@ impl Scheduler {
             let reserved = self.reserved(room, &due.trajectory);
             let kept = own[place].take();
             let lost = slot.is_some() && kept.is_none();
-            let begins = !lost && allotment.ask(reserved) == Verdict::Begins;
+            let begins = !lost && allotment.ask(reserved) == RoomDecision::Begins;
             let to =
                 if begins { kept.or_else(|| lowest(&mut free)).or_else(|| last(&mut own)) } else { None };
             if let Some(to) = to {
                 allotment.begin(reserved);
                 self.slots[to] = Slot::Boundary(due);
             } else {
-                self.parked.extend(slot);
+                self.preempted.extend(slot);
                 free.extend(kept);
                 self.waiting.push_back(due);
             }
@@ -255,13 +266,13 @@ impl Scheduler {
     }
 
     /// The members that each group lacks, where the priority asks for them.
-    fn lacking(&self) -> Option<BTreeMap<u64, usize>> {
+    fn members_left(&self) -> Option<BTreeMap<u64, usize>> {
         (self.priority == Priority::LastMembers).then(|| {
-            let mut lacking = BTreeMap::new();
+            let mut members_left = BTreeMap::new();
             self.open().chain(self.waiting()).for_each(|trajectory| {
-                *lacking.entry(trajectory.group).or_default() += 1;
+                *members_left.entry(trajectory.group).or_default() += 1;
             });
-            lacking
+            members_left
         })
     }
 
@@ -298,13 +309,10 @@ impl Scheduler {
         }
     }
 
-    /// Puts a trajectory back on the slot that it had, inside its last segment or before the next one.
-    pub(crate) fn restore(&mut self, slot: usize, trajectory: Trajectory, inside: bool) {
+    /// Puts a trajectory back on the slot that it had, inside its last segment.
+    pub(crate) fn restore(&mut self, slot: usize, trajectory: Trajectory) {
         assert!(matches!(self.slots[slot], Slot::Free), "slot {slot} is taken");
-        self.slots[slot] = match inside {
-            true => Slot::Decoding(trajectory),
-            false => Slot::Boundary(Due { trajectory, steps: 0 }),
-        };
+        self.slots[slot] = Slot::Decoding(trajectory);
     }
 
     /// Lets the members of a group go; the slots that are free now.
@@ -328,7 +336,7 @@ impl Scheduler {
         let Slot::Decoding(trajectory) = std::mem::replace(&mut self.slots[slot], Slot::Free) else {
             panic!("slot {slot} is not inside a segment");
         };
-        self.slots[slot] = Slot::Boundary(Due { trajectory, steps: 0 });
+        self.slots[slot] = Slot::Boundary(Due::now(trajectory, 0));
     }
 
     /// The trajectory on each slot.
@@ -342,7 +350,7 @@ impl Scheduler {
     /// Starts the next segment of the trajectory on this slot, under `version`; returns the decode steps that it
     /// has waited for a slot or for room.
     pub fn begin(&mut self, slot: usize, version: u64) -> u64 {
-        let Slot::Boundary(Due { mut trajectory, steps }) =
+        let Slot::Boundary(Due { mut trajectory, steps, ticket: None }) =
             std::mem::replace(&mut self.slots[slot], Slot::Free)
         else {
             panic!("slot {slot} is not at a segment boundary");
@@ -359,31 +367,37 @@ impl Scheduler {
 
     /// Takes a drawn token, and what it ends the output by, if it does. The slot of a finished trajectory is free
     /// afterwards.
-    pub fn push(&mut self, slot: usize, token: Token, end: Option<Finish>) -> Outcome {
+    pub fn push(&mut self, slot: usize, token: Token, end: Option<Finish>) -> TokenOutcome {
         let Slot::Decoding(mut trajectory) = std::mem::replace(&mut self.slots[slot], Slot::Free) else {
             panic!("slot {slot} drew a token and decodes nothing");
         };
         let progress = trajectory.push(token, end, self.limits);
         self.stamp(slot, trajectory.open_segment());
         match progress {
-            Progress::Inside => {
+            SegmentProgress::Inside => {
                 self.slots[slot] = Slot::Decoding(trajectory);
-                Outcome::Inside
+                TokenOutcome::Inside
             }
-            Progress::SegmentFull => {
-                self.slots[slot] = Slot::Boundary(Due { trajectory, steps: 0 });
-                Outcome::SegmentEnded
+            SegmentProgress::SegmentFull => {
+                self.slots[slot] = Slot::Boundary(Due::now(trajectory, 0));
+                TokenOutcome::SegmentEnded
             }
-            Progress::Finished(finish) => {
-                if trajectory.token_count() < self.limits.output_tokens_max
-                    && self.goes_on(&mut trajectory, finish)
-                {
-                    self.slots[slot] = Slot::Boundary(Due { trajectory, steps: 0 });
-                    return Outcome::TurnEnded;
+            SegmentProgress::Finished(finish) => {
+                let ended = match trajectory.token_count() < self.limits.output_tokens_max {
+                    true => self.after_turn(trajectory, finish),
+                    false => Err(trajectory),
+                };
+                match ended {
+                    Ok(due) => {
+                        self.slots[slot] = Slot::Boundary(due);
+                        TokenOutcome::TurnEnded
+                    }
+                    Err(trajectory) => {
+                        self.finished.count += 1;
+                        self.finished.tokens += trajectory.context_tokens() as u64;
+                        TokenOutcome::Finished(trajectory, finish)
+                    }
                 }
-                self.finished.count += 1;
-                self.finished.tokens += trajectory.context_tokens() as u64;
-                Outcome::Finished(trajectory, finish)
             }
         }
     }
@@ -399,16 +413,6 @@ impl Scheduler {
         let limit = self.limits.segment_tokens_max;
         assert!(length < limit, "{length} tokens inside a segment of {limit}");
         segment.tokens.resize(length, token);
-    }
-
-    /// Puts what follows an end behind the trajectory; whether it goes on.
-    fn goes_on(&self, trajectory: &mut Trajectory, finish: Finish) -> bool {
-        match self.mode.next(trajectory, finish) {
-            Next::Done => return false,
-            Next::Append(ids) => trajectory.append(Source::Environment, ids),
-            Next::NewContext(ids) => trajectory.begin_context(Source::Mode, ids),
-        }
-        true
     }
 
     /// Writes into a segment that its slot has drawn a token of it in the decode step that was counted last.
@@ -480,17 +484,6 @@ impl Scheduler {
     fn slots_where(&self, holds: impl Fn(&Slot) -> bool) -> Vec<usize> {
         self.slots.iter().enumerate().filter(|(_, slot)| holds(slot)).map(|(index, _)| index).collect()
     }
-}
-
-/// Takes the lowest of the free slots.
-fn lowest(free: &mut Vec<usize>) -> Option<usize> {
-    let place = (0..free.len()).min_by_key(|place| free[*place])?;
-    Some(free.swap_remove(place))
-}
-
-/// Takes the slot of the last trajectory that still has one.
-fn last(own: &mut [Option<usize>]) -> Option<usize> {
-    own.iter_mut().rev().find_map(Option::take)
 }
 
 #[cfg(test)]

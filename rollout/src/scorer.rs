@@ -162,11 +162,19 @@ mod tests {
     }
 
     fn score(groups: &[&[&[u32]]]) -> Result<Vec<Scored>, RolloutError> {
-        let group = |(id, members): (usize, &&[&[u32]])| FinishedGroup {
-            id: id as u64,
-            members: (0..).zip(members.iter()).map(|(member, ids)| ended(id as u64, member, ids)).collect(),
-        };
-        Scorer::new(text(), letters()).score(groups.iter().enumerate().map(group).collect())
+        Scorer::new(text(), letters()).score(
+            groups
+                .iter()
+                .enumerate()
+                .map(|(id, members)| FinishedGroup {
+                    id: id as u64,
+                    members: (0..)
+                        .zip(members.iter())
+                        .map(|(member, ids)| ended(id as u64, member, ids))
+                        .collect(),
+                })
+                .collect(),
+        )
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::config::{Priority, QueueConfig};
 use crate::ledger::queue::ReplayQueue;
 use crate::ledger::request::StepRequest;
 use crate::ledger::state::{DropReason, RolloutState};
-use crate::overlapped::Overlapped;
-use crate::schedule::Lockstep;
+use crate::schedule::deterministic::DeterministicSchedule;
+use crate::schedule::lockstep::LockstepSchedule;
 use crate::scheduler::Pacing;
 use crate::testing::{Script, Start, context_at, rollout_config};
 
@@ -51,13 +51,13 @@ impl Shape {
 
     /// How many further groups a step wants beside these.
     fn further(&self, groups: impl Iterator<Item = u64>) -> usize {
-        let live = |id: &u64| trajectory_key(self.lengths + 1, *id, 0) % 5 >= self.dead_of_five;
-        let (mut count, mut lives) = (0, 0);
+        let is_live = |id: &u64| trajectory_key(self.lengths + 1, *id, 0) % 5 >= self.dead_of_five;
+        let (mut count, mut live) = (0, 0);
         for id in groups {
             count += 1;
-            lives += usize::from(live(&id));
+            live += usize::from(is_live(&id));
         }
-        self.groups_per_step.saturating_sub(lives).min(3 * self.groups_per_step - count)
+        self.groups_per_step.saturating_sub(live).min(3 * self.groups_per_step - count)
     }
 
     fn groups_max(&self) -> usize {
@@ -116,7 +116,7 @@ struct Simulation {
     /// Contexts that have ended, and their tokens.
     finished: (usize, usize),
     /// Times that a cache was given up.
-    parked: u64,
+    preempted: u64,
 }
 
 impl Member {
@@ -126,8 +126,9 @@ impl Member {
 
     /// Whether a segment is to begin before the next token under `version`.
     fn is_due(&self, shape: Shape, version: u64) -> bool {
-        let behind = |(of, _): &(u64, usize)| *of + shape.versions_open_max <= version;
-        self.tokens().is_multiple_of(shape.segment_tokens) || self.segments.last().is_some_and(behind)
+        let behind = |of: u64| of + shape.versions_open_max <= version;
+        self.tokens().is_multiple_of(shape.segment_tokens)
+            || self.segments.last().is_some_and(|(of, _)| behind(*of))
     }
 
     /// Whole segments' worth of tokens, or those begun.
@@ -140,7 +141,7 @@ impl Simulation {
     fn new(shape: Shape) -> Self {
         let slots = vec![None; shape.slots];
         let (waiting, started, queue, overflow) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (finished, parked) = ((0, 0), 0);
+        let (finished, preempted) = ((0, 0), 0);
         Self {
             shape,
             slots,
@@ -152,7 +153,7 @@ impl Simulation {
             queue,
             overflow,
             finished,
-            parked,
+            preempted,
         }
     }
 
@@ -242,7 +243,7 @@ impl Simulation {
                     self.slots[to] = Some(member);
                 }
                 None => {
-                    self.parked += u64::from(slot.is_some());
+                    self.preempted += u64::from(slot.is_some());
                     self.waiting.push(member);
                 }
             }
@@ -358,7 +359,7 @@ impl Simulation {
     }
 
     /// `schedule = "deterministic"`: the window after a batch begins before the learner has made new weights.
-    fn take_overlapped(&mut self, version: u64) -> Vec<Started> {
+    fn take_deterministic(&mut self, version: u64) -> Vec<Started> {
         let groups = self.served(|simulation, count| {
             loop {
                 if let Some(groups) = simulation.try_take(version, count) {
@@ -492,13 +493,13 @@ proptest! {
     fn windows_beside_the_learner_are_those_of_the_simulation(shape in shapes()) {
         let (actor, queue) = actor(shape);
         let weights = actor.context().weights.clone();
-        let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
+        let mut deterministic = DeterministicSchedule::new(actor, &queue, Vec::new(), None).expect("a thread");
         let mut simulation = Simulation::new(shape);
         let further = further(shape);
         let request = StepRequest { further: &further, ..StepRequest::of(shape.groups_per_step) };
         for version in 0..STEPS {
-            let groups = overlapped.take(&queue, &request, version).expect("never starved");
-            prop_assert_eq!(real(&groups), simulated(simulation.take_overlapped(version)), "step {}", version);
+            let groups = deterministic.take(&queue, &request, version).expect("never starved");
+            prop_assert_eq!(real(&groups), simulated(simulation.take_deterministic(version)), "step {}", version);
             weights.publish(version + 1, Arc::new(version + 1));
             queue.learned(&groups);
         }
@@ -510,14 +511,14 @@ proptest! {
     fn lockstep_is_that_of_the_simulation(shape in shapes()) {
         let (actor, queue) = actor(shape);
         let weights = actor.context().weights.clone();
-        let mut lockstep = Lockstep::new(vec![actor], Vec::new());
+        let mut lockstep = LockstepSchedule::new(vec![actor], Vec::new());
         let mut simulation = Simulation::new(shape);
         let further = further(shape);
         let request = StepRequest { further: &further, ..StepRequest::of(shape.groups_per_step) };
         for version in 0..STEPS {
             let groups = lockstep.take(&queue, &request, version).expect("never starved");
             prop_assert_eq!(real(&groups), simulated(simulation.take_lockstep(version)), "step {}", version);
-            prop_assert_eq!(lockstep.report().parked, simulation.parked, "step {}", version);
+            prop_assert_eq!(lockstep.report().preempted, simulation.preempted, "step {}", version);
             weights.publish(version + 1, Arc::new(version + 1));
             queue.learned(&groups);
         }

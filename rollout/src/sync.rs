@@ -30,6 +30,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits until somebody notifies or the limit has passed, or for less.
 #[cfg(not(test))]
-pub(crate) fn wait<'a, T>(bell: &Condvar, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
-    bell.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
 }

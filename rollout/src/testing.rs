@@ -11,21 +11,21 @@ use trajectory::{
 };
 
 use crate::actor::ActorContext;
-use crate::config::{DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig};
+use crate::config::{QueueConfig, RolloutConfig};
 use crate::ends::Ends;
 use crate::error::{GeneratorError, RolloutError};
 use crate::generator::{Drawn, Generator, SegmentRequest};
+use crate::heartbeat::Heartbeats;
 use crate::ledger::admission::Admission;
 use crate::ledger::local::LocalLedger;
 use crate::ledger::state::RolloutState;
-use crate::modes::{ModeConfig, Single};
+use crate::modes::Single;
 use crate::prompt::{DataConfig, JsonlConfig, Needs, PromptSource};
-use crate::pulse::Pulses;
 use crate::scheduler::Pacing;
 use crate::scorer::Scorer;
 use crate::sync::{Mutex, lock};
 use crate::text::Text;
-use crate::weights::{Bell, Versioned, WeightsCell};
+use crate::weights::{Notify, Versioned, WeightsCell};
 
 /// A directory with a character-level tokenizer: `<eos>` 0, `<unk>` 1, `a` to `e` 2 to 6.
 pub(crate) struct TextFiles(tempfile::TempDir);
@@ -87,7 +87,7 @@ pub(crate) fn prompt(index: u64) -> Arc<Prompt> {
 /// A group whose members have one segment each, of the given (version, tokens).
 pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
     let prompt = prompt(id);
-    let member = |(member, &(version, tokens)): (usize, &(u64, usize))| ScoredCompletion {
+    let member = |member: usize, version: u64, tokens: usize| ScoredCompletion {
         completion: Completion {
             prompt: prompt.clone(),
             group: id,
@@ -99,7 +99,9 @@ pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
         },
         reward: Reward { total: 1.0, correctness: Some(1), parts: [("letters".to_string(), 1.0)].into() },
     };
-    Group::new(id, prompt.clone(), members.iter().enumerate().map(member).collect())
+    let members = members.iter().enumerate();
+    let completions = members.map(|(place, (version, tokens))| member(place, *version, *tokens)).collect();
+    Group::new(id, prompt.clone(), completions)
 }
 
 /// The prompt, and so many tokens behind it.
@@ -115,7 +117,7 @@ fn token(place: usize) -> Token {
 }
 
 pub(crate) fn admission(groups_per_step: u64, staleness_versions_max: u64) -> Arc<Admission> {
-    Arc::new(Admission::new(Pacing { groups_per_step, staleness_versions_max }, Bell::new()))
+    Arc::new(Admission::new(Pacing { groups_per_step, staleness_versions_max }, Notify::new()))
 }
 
 pub(crate) fn rollout_config(
@@ -124,30 +126,12 @@ pub(crate) fn rollout_config(
     segments: usize,
     group_size: usize,
 ) -> RolloutConfig {
-    RolloutConfig {
-        output_tokens_max: segment * segments,
-        segments_max: segments,
-        trajectories_open_max: slots,
-        actors: 1,
-        scorers: 1,
-        group_size,
-        temperature: 1.0,
-        top_p: 1.0,
-        top_k: 0,
-        stop: Vec::new(),
-        stop_token_ids: Vec::new(),
-        min_tokens: 0,
-        include_stop_str_in_output: true,
-        on_update: OnUpdate::Recompute,
-        in_flight_updates: false,
-        versions_open_max: u64::MAX,
-        precision: DecodePrecision::F32,
-        kv_cache: KvCache::F32,
-        kv_cache_tokens_max: None,
-        priority: Priority::Oldest,
-        truncated_reward: TruncatedReward::Zero,
-        mode: ModeConfig::default(),
-    }
+    let config = serde_json::json!({
+        "output_tokens_max": segment * segments, "segments_max": segments, "trajectories_open_max": slots,
+        "group_size": group_size, "temperature": 1.0, "on_update": "recompute", "versions_open_max": u64::MAX,
+        "precision": "f32", "kv_cache": "f32", "truncated_reward": "zero",
+    });
+    serde_json::from_value(config).expect("a whole section")
 }
 
 /// Everything around actors, with four prompts of two tokens and weights that are their own version, from the beginning
@@ -184,9 +168,9 @@ pub(crate) fn context_at(
     let path = files.path().join("prompts.jsonl");
     let data = DataConfig::Jsonl(JsonlConfig::new(path));
     let text = text();
-    let bell = Bell::new();
+    let notify = Notify::new();
     let ends = Ends::new(text.clone(), config.stops(), 7).expect("stops of the seven tokens");
-    let ledger = Arc::new(LocalLedger::restored(pacing, queue, bell.clone(), state));
+    let ledger = Arc::new(LocalLedger::restored(pacing, queue, notify.clone(), state));
     let context = Arc::new(ActorContext {
         config,
         seed,
@@ -194,10 +178,10 @@ pub(crate) fn context_at(
             .expect("four good lines")
             .0,
         scorer: Scorer::new(text, letters()).with_ends(ends),
-        weights: Arc::new(WeightsCell::new(version, Arc::new(version), bell)),
+        weights: Arc::new(WeightsCell::new(version, Arc::new(version), notify)),
         ledger: ledger.clone(),
         mode: Arc::new(Single),
-        pulses: Pulses::default(),
+        heartbeats: Heartbeats::default(),
     });
     (context, ledger)
 }

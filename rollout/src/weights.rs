@@ -26,13 +26,13 @@ impl<W> Clone for Versioned<W> {
 #[derive(Debug)]
 pub struct WeightsCell<W> {
     newest: Mutex<Versioned<W>>,
-    bell: Bell,
+    notify: Notify,
 }
 
 impl<W> WeightsCell<W> {
-    /// A cell with first weights; `bell` wakes those who wait for newer ones.
-    pub fn new(version: u64, weights: Arc<W>, bell: Bell) -> Self {
-        Self { newest: Mutex::new(Versioned { version, weights }), bell }
+    /// A cell with first weights; `notify` wakes those who wait for newer ones.
+    pub fn new(version: u64, weights: Arc<W>, notify: Notify) -> Self {
+        Self { newest: Mutex::new(Versioned { version, weights }), notify }
     }
 
     /// Replaces the weights. Versions strictly rise.
@@ -42,7 +42,7 @@ impl<W> WeightsCell<W> {
             assert!(version > newest.version, "version {version} published after {}", newest.version);
             std::mem::replace(&mut *newest, Versioned { version, weights })
         };
-        self.bell.ring();
+        self.notify.notify_all();
         // The last owner frees device memory, which may take long: never under the lock.
         drop(replaced);
     }
@@ -58,33 +58,33 @@ impl<W> WeightsCell<W> {
     }
 }
 
-/// Wakes threads that wait for anything to change. It counts its rings, so that a ring between looking and
+/// Wakes threads that wait for anything to change. It counts its notifications, so that one between looking and
 /// waiting is not missed.
 #[derive(Debug, Clone, Default)]
-pub struct Bell(Arc<(Mutex<u64>, Condvar)>);
+pub struct Notify(Arc<(Mutex<u64>, Condvar)>);
 
-impl Bell {
-    /// A bell that has not rung.
+impl Notify {
+    /// No notification yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Wakes all who wait.
-    pub fn ring(&self) {
+    pub fn notify_all(&self) {
         *lock(&self.0.0) += 1;
         self.0.1.notify_all();
     }
 
-    /// The number of rings so far.
-    pub fn rings(&self) -> u64 {
+    /// The number of notifications so far.
+    pub fn count(&self) -> u64 {
         *lock(&self.0.0)
     }
 
-    /// Waits until the bell has rung more than `rings` times, at most for `limit`.
-    pub fn wait_past(&self, rings: u64, limit: Duration) {
+    /// Waits until there were more than `seen` notifications, at most for `limit`.
+    pub fn wait_past(&self, seen: u64, limit: Duration) {
         let began = Instant::now();
         let mut count = lock(&self.0.0);
-        while *count <= rings {
+        while *count <= seen {
             let left = limit.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return;
@@ -101,50 +101,50 @@ mod tests {
 
     #[test]
     fn the_newest_weights_win() {
-        let bell = Bell::new();
-        let cell = WeightsCell::new(0, Arc::new("a"), bell.clone());
+        let notify = Notify::new();
+        let cell = WeightsCell::new(0, Arc::new("a"), notify.clone());
         cell.publish(1, Arc::new("b"));
         cell.publish(4, Arc::new("c"));
         let latest = cell.latest();
         assert_eq!((latest.version, *latest.weights, cell.version()), (4, "c", 4));
-        assert_eq!(bell.rings(), 2);
+        assert_eq!(notify.count(), 2);
     }
 
     // Invariant 7: versions never fall, nor do they repeat.
     #[test]
     #[should_panic(expected = "version 3 published after 3")]
     fn a_version_is_published_once() {
-        let cell = WeightsCell::new(3, Arc::new(()), Bell::new());
+        let cell = WeightsCell::new(3, Arc::new(()), Notify::new());
         cell.publish(3, Arc::new(()));
     }
 
     #[test]
-    fn a_ring_before_the_wait_is_not_missed() {
-        let bell = Bell::new();
-        let seen = bell.rings();
-        bell.ring();
-        // A missed ring would show as a test that takes an hour.
-        bell.wait_past(seen, Duration::from_secs(3600));
+    fn a_notification_before_the_wait_is_not_missed() {
+        let notify = Notify::new();
+        let seen = notify.count();
+        notify.notify_all();
+        // A missed notification would show as a test that takes an hour.
+        notify.wait_past(seen, Duration::from_secs(3600));
     }
 
     // Invariant 7: versions never fall, and nobody sleeps through the last of them, in any order of the threads.
     #[test]
-    fn no_ring_between_look_and_wait_is_missed() {
+    fn no_notification_between_look_and_wait_is_missed() {
         const LAST: u64 = 3;
         explore(|| {
-            let bell = Bell::new();
-            let cell = Arc::new(WeightsCell::new(0, Arc::new(0), bell.clone()));
+            let notify = Notify::new();
+            let cell = Arc::new(WeightsCell::new(0, Arc::new(0), notify.clone()));
             let waiters = [0, 1].map(|_| {
-                let (cell, bell) = (cell.clone(), bell.clone());
+                let (cell, notify) = (cell.clone(), notify.clone());
                 shuttle::thread::spawn(move || {
                     let mut newest = 0;
                     while newest < LAST {
-                        let rings = bell.rings();
+                        let seen = notify.count();
                         let latest = cell.latest();
                         assert!(latest.version >= newest && *latest.weights == latest.version);
                         newest = latest.version;
                         if newest < LAST {
-                            bell.wait_past(rings, Duration::from_secs(1));
+                            notify.wait_past(seen, Duration::from_secs(1));
                         }
                     }
                 })
@@ -158,11 +158,11 @@ mod tests {
 
     #[test]
     fn a_publish_wakes_those_who_wait() {
-        let bell = Bell::new();
-        let cell = WeightsCell::new(0, Arc::new(()), bell.clone());
-        let seen = bell.rings();
+        let notify = Notify::new();
+        let cell = WeightsCell::new(0, Arc::new(()), notify.clone());
+        let seen = notify.count();
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| bell.wait_past(seen, Duration::from_secs(3600)));
+            let waiter = scope.spawn(|| notify.wait_past(seen, Duration::from_secs(3600)));
             cell.publish(1, Arc::new(()));
             waiter.join().expect("the waiter does not panic");
         });

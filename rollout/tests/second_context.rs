@@ -1,14 +1,14 @@
 //! A rollout mode from outside the crate: after its first end a trajectory goes on in a second context, which begins
 //! with tokens that the mode gave. Everything here goes through what the crate exports.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use rewards::{Answer, RewardError, Split, TruncatedReward, Verdict, Verifier, WeightedSum};
 use rollout::{
-    Actor, ActorContext, Bell, DataConfig, DecodePrecision, Drawn, Generator, GeneratorError, JsonlConfig,
-    KvCache, LocalLedger, Lockstep, ModeConfig, Needs, Next, OnUpdate, Pacing, Priority, PromptSource,
-    Pulses, QueueConfig, ReplayQueue, RolloutConfig, RolloutMode, Scorer, SegmentRequest, StepRequest, Text,
-    Versioned, WeightsCell,
+    Actor, ActorContext, DataConfig, Drawn, Generator, GeneratorError, Heartbeats, JsonlConfig, LocalLedger,
+    LockstepSchedule, Needs, Next, Notify, Pacing, PromptSource, QueueConfig, ReplayQueue, Reply,
+    RolloutConfig, RolloutMode, Scorer, SegmentRequest, StepRequest, Text, Ticket, Versioned, WeightsCell,
 };
 use trajectory::{Context, Finish, Group, Source, Span, Token, Trajectory};
 
@@ -39,6 +39,27 @@ impl RolloutMode for CarryOnce {
         }
         let ids = so_far.context_ids();
         Next::NewContext([&[CARRIED], &ids[ids.len() - 3..ids.len() - 1]].concat())
+    }
+}
+
+/// Asks a tool after the first end, whose answer is there at the third time of asking.
+#[derive(Debug, Default)]
+struct SlowTool(Mutex<BTreeMap<Ticket, u32>>);
+
+impl RolloutMode for SlowTool {
+    fn next(&self, so_far: &Trajectory, _: Finish) -> Next {
+        let is_tool = |span: &Span| matches!(span, Span::Given { by: Source::Environment, .. });
+        match so_far.contexts[0].spans.iter().any(is_tool) {
+            false => Next::Wait(Ticket(u64::from(so_far.member))),
+            true => Next::Done,
+        }
+    }
+
+    fn answer(&self, ticket: Ticket) -> Option<Reply> {
+        let mut asked = self.0.lock().expect("no panic");
+        let times = asked.entry(ticket).or_default();
+        *times += 1;
+        (*times == 3).then(|| Reply::Append(vec![CARRIED, 5]))
     }
 }
 
@@ -108,33 +129,17 @@ impl Verifier for Length {
 }
 
 fn rollout_config() -> RolloutConfig {
-    RolloutConfig {
-        output_tokens_max: 12,
-        segments_max: 4,
-        trajectories_open_max: 2,
-        actors: 1,
-        scorers: 1,
-        group_size: 2,
-        temperature: 1.0,
-        top_p: 1.0,
-        top_k: 0,
-        stop: Vec::new(),
-        stop_token_ids: Vec::new(),
-        min_tokens: 0,
-        include_stop_str_in_output: true,
-        on_update: OnUpdate::Recompute,
-        in_flight_updates: false,
-        versions_open_max: u64::MAX,
-        precision: DecodePrecision::F32,
-        kv_cache: KvCache::F32,
-        kv_cache_tokens_max: None,
-        priority: Priority::Oldest,
-        truncated_reward: TruncatedReward::Zero,
-        mode: ModeConfig::default(),
-    }
+    let config = serde_json::json!({
+        "output_tokens_max": 12, "segments_max": 4, "trajectories_open_max": 2, "group_size": 2, "temperature": 1.0,
+        "on_update": "recompute", "versions_open_max": u64::MAX, "truncated_reward": "zero",
+    });
+    serde_json::from_value(config).expect("a whole section")
 }
 
-fn context(folder: &std::path::Path) -> (Arc<ActorContext<()>>, Arc<ReplayQueue>) {
+fn context(
+    folder: &std::path::Path,
+    mode: Arc<dyn RolloutMode>,
+) -> (Arc<ActorContext<()>>, Arc<ReplayQueue>) {
     let write = |name: &str, content: &str| std::fs::write(folder.join(name), content).expect("a folder");
     write("tokenizer.json", TOKENIZER);
     write("tokenizer_config.json", r#"{"eos_token": "<eos>"}"#);
@@ -144,28 +149,28 @@ fn context(folder: &std::path::Path) -> (Arc<ActorContext<()>>, Arc<ReplayQueue>
     let prompts = PromptSource::open(&data, Split::Train, 1, text.clone(), &Needs::default());
     let rewards = WeightedSum::new(TruncatedReward::Scored);
     let rewards = rewards.with_verifier("length", 1.0, false, Box::new(Length)).expect("one reward");
-    let bell = Bell::new();
+    let notify = Notify::new();
     let pacing = Pacing { groups_per_step: 1, staleness_versions_max: 0 };
     let queue = QueueConfig { groups_max: 1, staleness_versions_max: 0 };
-    let ledger = Arc::new(LocalLedger::new(pacing, queue, bell.clone()));
+    let ledger = Arc::new(LocalLedger::new(pacing, queue, notify.clone()));
     let queue = Arc::clone(ledger.queue());
     let context = Arc::new(ActorContext {
         config: rollout_config(),
         seed: 1,
         prompts: prompts.expect("one line").0,
         scorer: Scorer::new(text, rewards),
-        weights: Arc::new(WeightsCell::new(0, Arc::new(()), bell)),
+        weights: Arc::new(WeightsCell::new(0, Arc::new(()), notify)),
         ledger,
-        mode: Arc::new(CarryOnce),
-        pulses: Pulses::default(),
+        mode,
+        heartbeats: Heartbeats::default(),
     });
     (context, queue)
 }
 
-fn first_group(folder: &std::path::Path, generator: FourEach) -> Group {
-    let (context, queue) = context(folder);
+fn first_group(folder: &std::path::Path, generator: FourEach, mode: Arc<dyn RolloutMode>) -> Group {
+    let (context, queue) = context(folder, mode);
     let actor = Actor::new(context, 0, generator);
-    let mut lockstep = Lockstep::new(vec![actor], Vec::new());
+    let mut lockstep = LockstepSchedule::new(vec![actor], Vec::new());
     lockstep.take(&queue, &StepRequest::of(1), 0).expect("no failure").remove(0)
 }
 
@@ -174,7 +179,7 @@ fn a_second_context_begins_with_what_the_mode_carries() {
     let folder = tempfile::tempdir().expect("a folder");
     let begun = Arc::default();
     let generator = FourEach { slots: vec![None; 2], begun: Arc::clone(&begun) };
-    let group = first_group(folder.path(), generator);
+    let group = first_group(folder.path(), generator, Arc::new(CarryOnce));
     for scored in &group.completions {
         let contexts = &scored.completion.contexts;
         let ids: Vec<Vec<u32>> = contexts.iter().map(|context| context.ids().collect()).collect();
@@ -195,11 +200,35 @@ fn a_second_context_begins_with_what_the_mode_carries() {
     assert!(second.iter().all(|begun| begun.first_token_index == 4 && !begun.cached));
 }
 
+/// Both members wait for the tool at the same time, so that nothing is decoded until it answers.
+#[test]
+fn an_answer_that_comes_later_is_waited_for_without_a_cache() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let begun = Arc::default();
+    let generator = FourEach { slots: vec![None; 2], begun: Arc::clone(&begun) };
+    let tool = Arc::new(SlowTool::default());
+    let group = first_group(folder.path(), generator, tool.clone());
+    for scored in &group.completions {
+        let [context] = &scored.completion.contexts[..] else { panic!("one context") };
+        assert!(context.spans.contains(&Span::Given { by: Source::Environment, ids: vec![CARRIED, 5] }));
+        // Invariant 2: what the tool wrote is not among what a loss may look at.
+        assert_eq!(context.drawn_ranges(), [2..6, 8..16]);
+        assert_eq!(scored.completion.finish, Finish::Length);
+    }
+    let begun = begun.lock().expect("no panic");
+    let behind_tool: Vec<&Begun> =
+        begun.iter().filter(|begun| begun.context.ends_with(&[CARRIED, 5])).collect();
+    assert_eq!(behind_tool.len(), 2);
+    assert!(behind_tool.iter().all(|begun| !begun.cached && begun.first_token_index == 4));
+    assert!(tool.0.lock().expect("no panic").values().all(|times| *times == 3), "an answer is taken once");
+}
+
 // Invariant 2 and 9: contexts and what was given come back from a recording as they were.
 #[test]
 fn two_contexts_survive_being_recorded() {
     let folder = tempfile::tempdir().expect("a folder");
-    let group = first_group(folder.path(), FourEach { slots: vec![None; 2], ..FourEach::default() });
+    let generator = FourEach { slots: vec![None; 2], ..FourEach::default() };
+    let group = first_group(folder.path(), generator, Arc::new(CarryOnce));
     let mut lines = Vec::new();
     trajectory::write_group(&mut lines, &group).expect("memory has room");
     let path = folder.path().join("recorded.jsonl");

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rollout::{Admission, Bell, Pacing, ReplayQueue, RolloutError, Schedule, window_groups};
+use rollout::{Admission, Notify, Pacing, ReplayQueue, RolloutError, Schedule, window_groups};
 use trajectory::{Group, ScoredCompletion};
 
 use crate::costs::{Contention, CostModel, DecodeWork};
@@ -31,7 +31,7 @@ pub fn run_virtually(
     plan.queue.check(plan.groups_per_step)?;
     let mut run = VirtualRun::new(plan, lengths, costs);
     while (run.steps.len() as u64) < plan.steps {
-        run.settle(&mut taken)?;
+        run.start_all(&mut taken)?;
         run.pass()?;
     }
     Ok(run.steps)
@@ -83,7 +83,7 @@ impl<'a> VirtualRun<'a> {
             groups_per_step: plan.groups_per_step as u64,
             staleness_versions_max: plan.queue.staleness_versions_max,
         };
-        let admission = Arc::new(Admission::new(pacing, Bell::new()));
+        let admission = Arc::new(Admission::new(pacing, Notify::new()));
         Self {
             plan,
             costs,
@@ -102,7 +102,7 @@ impl<'a> VirtualRun<'a> {
     }
 
     /// Starts whatever can start now.
-    fn settle(&mut self, taken: &mut impl FnMut(&[Group])) -> Result<(), RolloutError> {
+    fn start_all(&mut self, taken: &mut impl FnMut(&[Group])) -> Result<(), RolloutError> {
         loop {
             let delivered = self.deliver()?;
             let learns = self.start_learning(taken)?;
@@ -311,11 +311,7 @@ mod tests {
     }
 
     /// Groups of two, one a step, in a queue with room for all.
-    fn plan(
-        schedule: Schedule,
-        (slots, segment, segments): (usize, usize, usize),
-        staleness: u64,
-    ) -> VirtualPlan {
+    fn plan(schedule: Schedule, [slots, segment, segments]: [usize; 3], staleness: u64) -> VirtualPlan {
         VirtualPlan {
             rollout: rollout_config(slots, segment, segments, 2),
             queue: QueueConfig { groups_max: 1 + staleness as usize, staleness_versions_max: staleness },
@@ -339,33 +335,33 @@ mod tests {
     #[test]
     fn in_turns_a_step_takes_its_decoding_and_its_learning() {
         // 4 decode steps of two slots: 4 * 1.5 = 6; 8 tokens learned: 2 + 4 = 6.
-        let steps = run(&plan(Schedule::Lockstep, (2, 4, 1), 0), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Lockstep, [2, 4, 1], 0), "constant:4", &COSTS);
         assert_eq!(ends(&steps), [12.0, 24.0, 36.0, 48.0]);
         assert!(steps.iter().all(|step| step.lengths == [4, 4] && step.staleness == [0, 0]));
         assert!(steps.iter().all(|step| (step.decode_steps, step.slot_steps_busy) == (4, 8)));
         // One slot for two: twice the decode steps, of 1.25 each.
-        let steps = run(&plan(Schedule::Lockstep, (1, 4, 1), 0), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Lockstep, [1, 4, 1], 0), "constant:4", &COSTS);
         assert_eq!(ends(&steps)[0], 16.0);
         // Prompts of 2 tokens and contexts that grow from 2 on: 2 * (2 + 3 + 4 + 5) tokens are looked at.
         let costs = CostModel { prefill_token_s: 0.125, context_token_s: 0.0625, ..COSTS };
-        let steps = run(&plan(Schedule::Lockstep, (2, 4, 1), 0), "constant:4", &costs);
+        let steps = run(&plan(Schedule::Lockstep, [2, 4, 1], 0), "constant:4", &costs);
         assert_eq!(ends(&steps)[0], 12.0 + 4.0 * 0.125 + 28.0 * 0.0625);
     }
 
     #[test]
     fn side_by_side_the_slower_side_sets_the_pace_and_contention_slows_both() {
         // Decoding and learning take 6 each, and go on side by side from the second group on.
-        let steps = run(&plan(Schedule::Async, (2, 4, 1), 1), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Async, [2, 4, 1], 1), "constant:4", &COSTS);
         assert_eq!(ends(&steps), [12.0, 18.0, 24.0, 30.0]);
         assert_eq!(steps.iter().map(|step| step.staleness[0]).collect::<Vec<_>>(), [0, 1, 1, 1]);
         let shared = CostModel { contention: Contention::of_both(2.0), ..COSTS };
-        let steps = run(&plan(Schedule::Async, (2, 4, 1), 1), "constant:4", &shared);
+        let steps = run(&plan(Schedule::Async, [2, 4, 1], 1), "constant:4", &shared);
         assert_eq!(ends(&steps), [18.0, 30.0, 42.0, 54.0], "as in turns, but for the learner's first step");
         // The first step of the learner takes 7.5, in which decoding gets 2.5 of its 6 done; the others are alone.
         let unequal = CostModel { contention: Contention { decode: 3.0, learn: 1.25 }, ..COSTS };
-        let steps = run(&plan(Schedule::Async, (2, 4, 1), 1), "constant:4", &unequal);
+        let steps = run(&plan(Schedule::Async, [2, 4, 1], 1), "constant:4", &unequal);
         assert_eq!(ends(&steps)[..2], [13.5, 13.5 + 3.5 + 7.5]);
-        let windows = run(&plan(Schedule::Deterministic, (2, 4, 1), 1), "constant:4", &COSTS);
+        let windows = run(&plan(Schedule::Deterministic, [2, 4, 1], 1), "constant:4", &COSTS);
         assert_eq!(ends(&windows), [12.0, 18.0, 24.0, 30.0]);
     }
 
@@ -374,7 +370,7 @@ mod tests {
         // Outputs of 8 in segments of 4. The group that is open when version 1 comes has 2 + 4 tokens of context
         // in each slot at its next boundary.
         let costs = CostModel { prefill_token_s: 0.125, learn_token_s: 0.25, ..COSTS };
-        let asynchronous = VirtualPlan { steps: 3, ..plan(Schedule::Async, (2, 4, 2), 1) };
+        let asynchronous = VirtualPlan { steps: 3, ..plan(Schedule::Async, [2, 4, 2], 1) };
         let steps = run(&asynchronous, "constant:8", &costs);
         let rebuilt: u64 = steps.iter().map(|step| step.context_tokens_recomputed).sum();
         assert!(rebuilt > 0 && rebuilt.is_multiple_of(12), "{steps:?}");
@@ -391,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_bound_on_the_cache_makes_trajectories_wait() {
-        let free = VirtualPlan { steps: 3, ..plan(Schedule::Lockstep, (2, 4, 2), 0) };
+        let free = VirtualPlan { steps: 3, ..plan(Schedule::Lockstep, [2, 4, 2], 0) };
         let mut bounded = free.clone();
         // A whole output and its prompt take 10 tokens; two do not fit side by side.
         bounded.rollout.kv_cache_tokens_max = Some(12);
@@ -405,19 +401,19 @@ mod tests {
     #[test]
     fn newer_weights_let_a_group_start_at_the_next_decode_step() {
         // Without staleness one group may be open, so half of the slots wait for the learner.
-        let steps = run(&plan(Schedule::Async, (4, 4, 1), 0), "constant:4", &COSTS);
+        let steps = run(&plan(Schedule::Async, [4, 4, 1], 0), "constant:4", &COSTS);
         assert_eq!(ends(&steps), [12.0, 24.0, 36.0, 48.0]);
         // Groups 0 and 1 decode together until 16, and version 1 comes at 26, when group 2 starts. Version 2 comes at
         // 36, in the seventh decode step of group 2, after which group 3 starts, at 36.5. The eighth makes two passes
         // over weights for four slots, until 39.5. Then group 3 has seven steps left, of 1.5 each.
-        let steps = run(&plan(Schedule::Async, (4, 8, 1), 1), "constant:8", &COSTS);
+        let steps = run(&plan(Schedule::Async, [4, 8, 1], 1), "constant:8", &COSTS);
         assert_eq!(ends(&steps), [26.0, 36.0, 49.5, 60.0]);
         assert_eq!(steps.iter().map(|step| step.staleness[0]).collect::<Vec<_>>(), [0, 1, 1, 1]);
     }
 
     #[test]
     fn a_plan_that_cannot_be_is_refused() {
-        let mut wrong = plan(Schedule::Async, (2, 4, 1), 0);
+        let mut wrong = plan(Schedule::Async, [2, 4, 1], 0);
         wrong.groups_per_step = 2;
         let error = run_virtually(&wrong, &lengths("constant:4"), &COSTS, |_| {}).expect_err("no room");
         assert!(error.to_string().starts_with("queue.groups_max: 1 is less"), "{error}");

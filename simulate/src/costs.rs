@@ -158,11 +158,8 @@ pub fn fit(runs: &[Vec<Observation>], contention: Option<Contention>) -> Result<
         return Err(format!("{steps} steps beside the first of each run; costs need {STEPS_MIN}"));
     }
     let default = CostModel::default();
-    let (apart, together): (Vec<&[Observation]>, Vec<&[Observation]>) = runs
-        .iter()
-        .map(Vec::as_slice)
-        .filter(|run| !run.is_empty())
-        .partition(|run| overlap(run) < OVERLAP_MIN);
+    let runs_with_steps = runs.iter().map(Vec::as_slice).filter(|run| !run.is_empty());
+    let (apart, together) = runs_with_steps.partition::<Vec<_>, _>(|run| overlap(run) < OVERLAP_MIN);
     if apart.iter().map(|run| run.len()).sum::<usize>() < STEPS_MIN {
         let contention = contention.unwrap_or(default.contention);
         let alone: Vec<Observation> = runs.iter().flat_map(|run| undisturbed(run, contention)).collect();
@@ -296,11 +293,11 @@ fn non_negative<const N: usize>(rows: &[([f64; N], f64)]) -> [f64; N] {
         if factors.iter().any(|factor| *factor < 0.0) {
             continue;
         }
-        let error = |(row, value): &([f64; N], f64)| {
+        let error = |row: &[f64; N], value: f64| {
             let found: f64 = row.iter().zip(&factors).map(|(entry, factor)| entry * factor).sum();
             (found - value).powi(2)
         };
-        let errors: f64 = scaled.iter().map(error).sum();
+        let errors: f64 = scaled.iter().map(|(row, value)| error(row, *value)).sum();
         if errors < best.1 {
             best = (factors, errors);
         }

@@ -1,12 +1,12 @@
 //! How long outputs get, where a distribution says it and no model: for measurements and simulations. The
 //! length of a completion is a pure function of (seed, group, member).
 
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use trajectory::random::length_fraction;
+use trajectory::{FileError, Lines, rollout_files};
 
 use crate::error::SimulateError;
 
@@ -171,10 +171,16 @@ fn normal_quantile(fraction: f64) -> f64 {
 /// One line of a file: a length with its count, or a recorded completion, of which only the number of tokens
 /// counts.
 #[derive(Deserialize)]
-struct Line {
+struct LengthLine {
     length: Option<usize>,
     count: Option<u64>,
     completion_tokens: Option<Vec<IgnoredAny>>,
+}
+
+/// So many completions of this length.
+struct Counted {
+    length: usize,
+    count: u64,
 }
 
 /// The most completions of a distribution: above it, a place among them is no longer a whole number in f64.
@@ -189,10 +195,10 @@ fn recorded(spec: &str) -> Result<Vec<(usize, u64)>, SimulateError> {
     for file in files(path)? {
         read(&file, &mut lengths)?;
     }
-    lengths.sort_unstable();
+    lengths.sort_unstable_by_key(|counted| counted.length);
     let mut counts: Vec<(usize, u64)> = Vec::new();
     let mut up_to = 0;
-    for (length, count) in lengths {
+    for Counted { length, count } in lengths {
         up_to += count.min(COUNTED_MAX);
         if up_to > COUNTED_MAX {
             return Err(refused(format!("{spec}: counts more than 2^53 completions")));
@@ -203,59 +209,48 @@ fn recorded(spec: &str) -> Result<Vec<(usize, u64)>, SimulateError> {
         }
     }
     if up_to == 0 {
-        return Err(SimulateError::content(path, "holds no lengths"));
+        return Err(FileError::content(path, "holds no lengths").into());
     }
     Ok(counts)
 }
 
 /// The file itself, or the recorded steps of a run.
-fn files(path: &Path) -> Result<Vec<PathBuf>, SimulateError> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let folder = path.join("rollouts");
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(|error| SimulateError::file(&folder, error))? {
-        let file = entry.map_err(|error| SimulateError::file(&folder, error))?.path();
-        if file.extension().is_some_and(|extension| extension == "jsonl") {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
+fn files(path: &Path) -> Result<Vec<PathBuf>, FileError> {
+    if path.is_dir() { rollout_files(path) } else { Ok(vec![path.to_path_buf()]) }
 }
 
-fn read(path: &Path, lengths: &mut Vec<(usize, u64)>) -> Result<(), SimulateError> {
-    let file = std::fs::File::open(path).map_err(|error| SimulateError::file(path, error))?;
+fn read(path: &Path, lengths: &mut Vec<Counted>) -> Result<(), FileError> {
     let is_csv = path.extension().is_some_and(|extension| extension == "csv");
-    for (index, line) in std::io::BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|error| SimulateError::file(path, error))?;
-        let line = line.trim();
+    for line in Lines::open(path)? {
+        let line = line?;
         // A table may have a head.
-        if line.is_empty() || (is_csv && index == 0 && !line.starts_with(|c: char| c.is_ascii_digit())) {
+        if is_csv && line.number == 1 && !line.text.starts_with(|c: char| c.is_ascii_digit()) {
             continue;
         }
-        let found = if is_csv { of_table(line) } else { of_object(line) };
-        let (length, count) = found.map_err(|reason| SimulateError::line(path, index + 1, reason))?;
-        if length == 0 || length > LENGTH_MAX {
-            return Err(SimulateError::line(path, index + 1, format!("a length of {length} tokens")));
+        let found = if is_csv { of_table(&line.text) } else { of_object(&line.text) };
+        let counted = found.map_err(|reason| line.refuse(reason))?;
+        if counted.length == 0 || counted.length > LENGTH_MAX {
+            return Err(line.refuse(format!("a length of {} tokens", counted.length)));
         }
-        lengths.push((length, count));
+        lengths.push(counted);
     }
     Ok(())
 }
 
-fn of_table(line: &str) -> Result<(usize, u64), String> {
+fn of_table(line: &str) -> Result<Counted, String> {
     let wrong = || format!("`{line}` is not length,count");
     let (length, count) = line.split_once(',').ok_or_else(wrong)?;
-    Ok((length.trim().parse().map_err(|_| wrong())?, count.trim().parse().map_err(|_| wrong())?))
+    Ok(Counted {
+        length: length.trim().parse().map_err(|_| wrong())?,
+        count: count.trim().parse().map_err(|_| wrong())?,
+    })
 }
 
-fn of_object(line: &str) -> Result<(usize, u64), String> {
-    let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
+fn of_object(line: &str) -> Result<Counted, String> {
+    let line: LengthLine = serde_json::from_str(line).map_err(|error| error.to_string())?;
     match (line.length, line.completion_tokens) {
-        (Some(length), _) => Ok((length, line.count.unwrap_or(1))),
-        (None, Some(tokens)) => Ok((tokens.len(), 1)),
+        (Some(length), _) => Ok(Counted { length, count: line.count.unwrap_or(1) }),
+        (None, Some(tokens)) => Ok(Counted { length: tokens.len(), count: 1 }),
         (None, None) => Err("has neither `length` nor `completion_tokens`".to_string()),
     }
 }

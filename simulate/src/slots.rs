@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use rollout::{Admission, Outcome, Room, Scheduler, UnfinishedGroups, members};
+use rollout::{Admission, Room, Scheduler, TokenOutcome, UnfinishedGroups, members};
 use serde_json::Map;
 use trajectory::{
     Completion, EndedText, Finish, FinishedGroup, Group, OutputLimits, Prompt, Reward, ScoredCompletion,
@@ -103,10 +103,10 @@ impl<'a> Slots<'a> {
         }
         let mut filled = Filled::default();
         let due = self.scheduler.fill();
-        let parked = self.scheduler.take_parked();
+        let preempted = self.scheduler.take_preempted();
         // Whoever gave up a slot may have one again at the next decode step.
-        self.looks_again = !parked.is_empty();
-        for slot in parked {
+        self.looks_again = !preempted.is_empty();
+        for slot in preempted {
             self.cached[slot] = false;
         }
         let segment_tokens_max = self.plan.rollout.segment_tokens_max();
@@ -209,8 +209,8 @@ impl<'a> Slots<'a> {
         self.leave(slot, context_tokens);
         self.scheduler.push_inside(slot, TOKEN, tokens - 1);
         match self.scheduler.push(slot, TOKEN, stops.then_some(Finish::Eos)) {
-            Outcome::SegmentEnded => None,
-            Outcome::Finished(trajectory, finish) => {
+            TokenOutcome::SegmentEnded => None,
+            TokenOutcome::Finished(trajectory, finish) => {
                 self.cached[slot] = false;
                 self.unfinished.add((without_tokens(trajectory), finish)).map(unjudged)
             }
@@ -235,9 +235,16 @@ fn without_tokens(mut trajectory: Trajectory) -> Trajectory {
 
 fn unjudged(group: FinishedGroup) -> Group {
     let prompt = Arc::clone(&group.members[0].0.prompt);
-    let scored = |(trajectory, finish): (Trajectory, Finish)| ScoredCompletion {
-        completion: Completion::new(trajectory, finish, EndedText::default()),
-        reward: Reward { total: 0.0, correctness: None, parts: BTreeMap::new() },
-    };
-    Group::new(group.id, prompt, group.members.into_iter().map(scored).collect())
+    Group::new(
+        group.id,
+        prompt,
+        group
+            .members
+            .into_iter()
+            .map(|(trajectory, finish)| ScoredCompletion {
+                completion: Completion::new(trajectory, finish, EndedText::default()),
+                reward: Reward { total: 0.0, correctness: None, parts: BTreeMap::new() },
+            })
+            .collect(),
+    )
 }

@@ -43,7 +43,7 @@ pub fn segments(args: &BenchSegmentsArgs) -> Result<()> {
     let scratch = Scratch::new()?;
     // A signal reaches the row's process as well; with that one ended, the folder is removed here.
     let shutdown = Shutdown::listen(|| {})?;
-    let plan = Plan::new(args, scratch.path())?;
+    let plan = MeasurementPlan::new(args, scratch.path())?;
     if !args.json {
         println!("{}", SegmentRow::head());
     }
@@ -85,14 +85,14 @@ fn print_row(row: &SegmentRow, json: bool) -> Result<()> {
 }
 
 /// What all rows have in common, and the config of each.
-struct Plan<'a> {
+struct MeasurementPlan<'a> {
     folder: &'a Path,
     rows: Vec<RunConfig>,
     lengths: Option<String>,
     evaluates: bool,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> MeasurementPlan<'a> {
     fn new(args: &BenchSegmentsArgs, folder: &'a Path) -> Result<Self> {
         let given = args.lengths.as_deref();
         let lengths = given.or(args.config.is_none().then_some(BUILT_IN_LENGTHS)).map(str::to_owned);
@@ -315,7 +315,7 @@ mod tests {
     fn rows_differ_in_what_they_are_about_alone() {
         let place = tempfile::tempdir().unwrap();
         let mut args = args();
-        let plan = Plan::new(&args, place.path()).unwrap();
+        let plan = MeasurementPlan::new(&args, place.path()).unwrap();
         let [whole, two] = &plan.rows[..] else { panic!("two rows") };
         assert_eq!((whole.rollout.segments_max, two.rollout.segments_max), (1, 2));
         assert_eq!((whole.rollout.trajectories_open_max, two.rollout.trajectories_open_max), (4, 3));
@@ -324,10 +324,10 @@ mod tests {
         assert_eq!(whole.learner, two.learner);
         assert_eq!(plan.lengths.as_deref(), Some(BUILT_IN_LENGTHS));
         args.segments = vec![3];
-        let error = Plan::new(&args, place.path()).err().unwrap().to_string();
+        let error = MeasurementPlan::new(&args, place.path()).err().unwrap().to_string();
         assert_eq!(error, "rollout.segments_max: 3 segments do not divide output_tokens_max = 512");
         args.lengths = Some("normal:3".to_owned());
-        let error = Plan::new(&args, place.path()).err().unwrap().to_string();
+        let error = MeasurementPlan::new(&args, place.path()).err().unwrap().to_string();
         assert!(error.starts_with("--lengths: normal:3: neither a file or folder"), "{error}");
     }
 

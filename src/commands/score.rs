@@ -37,7 +37,7 @@ struct Row {
 
 /// What came of all rows.
 #[derive(Default)]
-struct Tally {
+struct Counts {
     rows: usize,
     reward: f64,
     judged: usize,
@@ -63,10 +63,10 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
     let input = inputs.open(&args.input)?;
     let bar = progress_bar(input.metadata().map_or(0, |file| file.len()));
     let mut output = Output::create(&args.output, &inputs)?;
-    let (start, mut tally) = (Instant::now(), Tally::default());
+    let (start, mut counts) = (Instant::now(), Counts::default());
     let judged = RowFile::of(&args.input, bar.wrap_read(input))
         .map_err(anyhow::Error::from)
-        .and_then(|mut file| judge(args, &config, &rewards, &mut file, &mut output, &mut tally));
+        .and_then(|mut file| judge(args, &config, &rewards, &mut file, &mut output, &mut counts));
     let is_stdout = output.is_stdout();
     match judged {
         Ok(()) => output.finish()?,
@@ -76,7 +76,7 @@ pub fn score(args: &ScoreArgs) -> Result<()> {
     let counters = rewards.counters();
     let counters =
         counters.iter().filter(|(_, value)| **value > 0).map(|(name, value)| format!("{name}: {value}"));
-    for line in std::iter::once(tally.line(start.elapsed())).chain(counters) {
+    for line in std::iter::once(counts.line(start.elapsed())).chain(counters) {
         // What reads the judged lines there should find nothing else among them.
         if is_stdout { eprintln!("{line}") } else { println!("{line}") }
     }
@@ -90,14 +90,14 @@ fn judge(
     rewards: &WeightedSum,
     file: &mut RowFile,
     output: &mut Output,
-    tally: &mut Tally,
+    counts: &mut Counts,
 ) -> Result<()> {
     loop {
         let batch = read_batch(file, &args.input, config)?;
         if batch.is_empty() {
             return Ok(());
         }
-        let written = write_batch(rewards, batch, &args.input, output, tally);
+        let written = write_batch(rewards, batch, &args.input, output, counts);
         output.flush().with_context(|| args.output.display().to_string())?;
         written?;
     }
@@ -179,13 +179,13 @@ fn write_batch(
     rows: Vec<Row>,
     file: &Path,
     output: &mut Output,
-    tally: &mut Tally,
+    counts: &mut Counts,
 ) -> Result<()> {
     let answers: Vec<Answer<'_>> = rows.iter().map(Row::answer).collect();
     let scored = rewards.judge_all(&answers);
     for (row, reward) in rows.into_iter().zip(scored) {
         let place = || format!("{}:{}", file.display(), row.number);
-        let verdict = tally.add(reward).with_context(place)?;
+        let verdict = counts.add(reward).with_context(place)?;
         output.write_line(&with_verdict(row.line, &row.text, verdict)?)?;
     }
     Ok(())
@@ -224,7 +224,7 @@ impl Row {
     }
 }
 
-impl Tally {
+impl Counts {
     /// Counts a verdict and gives what is added to its line.
     fn add(&mut self, judged: Result<Judged, RewardError>) -> Result<Map<String, Value>> {
         self.rows += 1;

@@ -232,14 +232,17 @@ impl Planned<'_> {
             (OnUpdate::Recompute, true) => members.min(self.versions_open() as usize + 1),
             _ => members,
         };
-        let of_group = |(group, prompt): (usize, usize)| {
-            let members = members.min(open - group * members);
-            let context = (prompt + rollout.output_tokens_max - 1).div_ceil(block_tokens);
-            let full = (prompt - 1) / block_tokens;
-            begun.min(members) * full + members * (context - full)
-        };
         let prompts = self.prompts.training.longest(open.div_ceil(members));
-        let blocks: usize = prompts.map(|prompt| prompt.max(1)).enumerate().map(of_group).sum();
+        let blocks: usize = prompts
+            .map(|prompt| prompt.max(1))
+            .enumerate()
+            .map(|(group, prompt)| {
+                let members = members.min(open - group * members);
+                let context = (prompt + rollout.output_tokens_max - 1).div_ceil(block_tokens);
+                let full = (prompt - 1) / block_tokens;
+                begun.min(members) * full + members * (context - full)
+            })
+            .sum();
         let block = DecodeMemory::cache_block(self.decoder, cache_precision(rollout.kv_cache));
         let bound = rollout
             .kv_cache_tokens_per_actor()

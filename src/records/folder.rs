@@ -59,7 +59,7 @@ impl RunFolder {
         Ok(Self { _lock: Arc::new(lock(&file)?), path })
     }
 
-    /// The folder of a run that is taken up again.
+    /// The folder of a run that is resumed.
     ///
     /// # Errors
     /// If it is no run's, or if a process is at work on it.

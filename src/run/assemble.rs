@@ -8,7 +8,8 @@ use kernels::{CacheRoom, Decoder, Engine, TrainingEngine};
 use learner::Trainer;
 use learner::checkpoint::Restore;
 use rollout::{
-    Actor, ActorContext, Bell, Ends, LocalLedger, Pacing, Pulses, RolloutMode, Scorer, Text, WeightsCell,
+    Actor, ActorContext, Ends, Heartbeats, LocalLedger, Notify, Pacing, RolloutMode, Scorer, Text,
+    WeightsCell,
 };
 use rollout::{faults, modes};
 
@@ -17,12 +18,12 @@ use crate::model::engine::with_engine;
 use crate::model::generator::{DecoderGenerator, Generators, GivenLengths};
 use crate::model::policy::{Policy, sampling};
 use crate::model::{self, Model, ModelFiles, tell};
-use crate::run::driver::Driver;
 use crate::run::evaluator::Evaluator;
-use crate::run::finish::Outcome;
+use crate::run::finish::RunOutcome;
 use crate::run::prompts::{JudgedPrompts, Surveys, reward_weights};
 use crate::run::record::facts;
 use crate::run::request::{BenchOverrides, RunRequest};
+use crate::run::schedule::ActiveSchedule;
 use crate::run::start::RunStart;
 use crate::run::train::{History, Run, RunOutput};
 use crate::watch::progress::Progress;
@@ -34,16 +35,21 @@ use crate::watch::watchdog::{Watchdog, Watched};
 /// # Errors
 /// What is wrong with the model, the data, the rewards or the folder; or what stopped the run, after the last good
 /// weights were written.
-pub fn train(config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome> {
+pub fn train(config: RunConfig, request: &RunRequest<'_>) -> Result<RunOutcome> {
     faults::arm().map_err(anyhow::Error::msg)?;
     with_engine!(config.run.device, config.run.threads, |engine| train_on(engine, config, request))
 }
 
 /// Trains on an engine.
-fn train_on<E: Engine>(engine: Arc<E>, mut config: RunConfig, request: &RunRequest<'_>) -> Result<Outcome> {
+fn train_on<E: Engine>(
+    engine: Arc<E>,
+    mut config: RunConfig,
+    request: &RunRequest<'_>,
+) -> Result<RunOutcome> {
     let mut start = RunStart::find(&mut config, request, &engine.device())?;
     let config = &config;
-    let Parts { learner, evaluator, actors, model, surveys } = Parts::new(&engine, config, request, &start)?;
+    let RunParts { learner, evaluator, actors, model, surveys } =
+        RunParts::new(&engine, config, request, &start)?;
     let open = start.open(request, config)?;
     tell(&config.notes);
     surveys.tell();
@@ -51,7 +57,7 @@ fn train_on<E: Engine>(engine: Arc<E>, mut config: RunConfig, request: &RunReque
     let context = actors.context();
     actors.ledger.keep_journal(start.journal(&open.folder, config.run.schedule)?);
     let epoch_prompts = context.prompts.epoch_prompts();
-    let (pulse, pulses) = (context.pulses.of("learner"), context.pulses.clone());
+    let (heartbeat, heartbeats) = (context.heartbeats.of("learner"), context.heartbeats.clone());
     let Actors { actors, generators, ledger, weights } = actors;
     let queue = Arc::clone(ledger.queue());
     let closed = Arc::clone(&queue);
@@ -63,37 +69,37 @@ fn train_on<E: Engine>(engine: Arc<E>, mut config: RunConfig, request: &RunReque
     let console = if request.console { config.metrics.console } else { Console::Quiet };
     let progress = Progress::start(console, "longhaul train", &facts, config.run.steps);
     let tokenizer_files = model.tokenizer_files;
-    let beating = pulse.clone();
+    let progress_of = heartbeat.clone();
     let mut run = Run {
         engine,
         config,
         history: History::new(learner.version()),
-        learner: learner.watched_by(move || beating.beat()),
-        evaluator: evaluator.map(|evaluator| evaluator.watched_by(pulse.clone())),
+        learner: learner.watched_by(move || progress_of.progressed()),
+        evaluator: evaluator.map(|evaluator| evaluator.watched_by(heartbeat.clone())),
         output: RunOutput { folder: open.folder, metrics: open.metrics, progress, tokenizer_files },
         queue,
         weights,
-        pulse,
+        heartbeat,
         trained_tokens_max: request.bench.trained_tokens,
         rows_skipped: surveys.training_rows_skipped(),
         epoch_prompts,
     };
-    let watched = Watched::of(pulses, &run.queue, &shutdown, request.owns_process);
+    let watched = Watched::of(heartbeats, &run.queue, &shutdown, request.owns_process);
     let watchdog = Watchdog::start(&config.watchdog, watched)?;
     run.begin(&start)?;
-    let mut driver =
-        Driver::start(config.run.schedule, actors, generators, &run.queue, start.point.as_mut())?;
-    let learned = run.steps(&mut driver, &shutdown);
+    let mut schedule =
+        ActiveSchedule::start(config.run.schedule, actors, generators, &run.queue, start.point.as_mut())?;
+    let learned = run.steps(&mut schedule, &shutdown);
     if let Some(stalled) = watchdog.stalled() {
-        return Err(run.end_stalled(&mut driver, stalled));
+        return Err(run.end_stalled(&mut schedule, stalled));
     }
     // What made the actors stop is the cause; that the queue is closed only follows from it.
-    let ended = driver.stop().map_err(anyhow::Error::from).and(learned);
-    run.finish(&mut driver, &shutdown, ended)
+    let ended = schedule.stop().map_err(anyhow::Error::from).and(learned);
+    run.finish(&mut schedule, &shutdown, ended)
 }
 
 /// What a run is made of, before it has a folder.
-struct Parts<E: Engine> {
+struct RunParts<E: Engine> {
     learner: Trainer,
     evaluator: Option<Evaluator<E>>,
     actors: Actors<E>,
@@ -107,7 +113,7 @@ struct ModelRest {
     notes: Vec<String>,
 }
 
-impl<E: Engine> Parts<E> {
+impl<E: Engine> RunParts<E> {
     fn new(engine: &Arc<E>, config: &RunConfig, request: &RunRequest<'_>, start: &RunStart) -> Result<Self> {
         let files = ModelFiles::read_as(&start.model, request.families)?;
         let files = files.with_positions(config.model.positions_max);
@@ -182,15 +188,15 @@ impl<E: Engine> Actors<E> {
             // All slots are one batch, so that the number of actors changes nothing.
             rollout.actors = 1;
         }
-        let bell = Bell::new();
+        let notify = Notify::new();
         let pacing = Pacing {
             groups_per_step: config.learner.groups_per_step as u64,
             staleness_versions_max: config.queue.staleness_versions_max,
         };
         let queue = config.queue.clone();
-        let ledger = Arc::new(LocalLedger::restored(pacing, queue, bell.clone(), &start.rollout()));
+        let ledger = Arc::new(LocalLedger::restored(pacing, queue, notify.clone(), &start.rollout()));
         let first = Policy::new(&**engine, &model.decoder, weights_precision(rollout.precision))?;
-        let weights = Arc::new(WeightsCell::new(start.step(), Arc::new(first), bell));
+        let weights = Arc::new(WeightsCell::new(start.step(), Arc::new(first), notify));
         let text = Arc::clone(&model.text);
         let ends = Ends::new(Arc::clone(&text), rollout.stops(), model.decoder.config.vocabulary)?;
         let generators = Generators {
@@ -208,7 +214,7 @@ impl<E: Engine> Actors<E> {
         };
         let context = Arc::new(ActorContext {
             mode,
-            pulses: Pulses::default(),
+            heartbeats: Heartbeats::default(),
             config: rollout.clone(),
             seed: config.run.seed,
             prompts: prompts.source,

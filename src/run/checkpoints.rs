@@ -18,7 +18,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use kernels::{Decoder, Device, Engine, KernelError, Precision};
 use learner::checkpoint::ExtraFile;
-use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutState, Standing, Versioned};
+use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutCheckpoint, RolloutState, Versioned};
 use serde::{Deserialize, Serialize};
 
 use crate::cause::{Remedy, refused};
@@ -55,16 +55,16 @@ pub struct RunState {
 
 /// The files of a checkpoint that say where the run stands.
 pub fn run_files<E: Engine>(
-    standing: &Standing<Policy<E>>,
+    checkpoint: &RolloutCheckpoint<Policy<E>>,
     version: u64,
     run: &RunState,
 ) -> Result<Vec<ExtraFile>> {
     let mut files = vec![
-        ExtraFile::Write { name: ROLLOUT_FILE.to_owned(), content: standing.state.to_bytes() },
+        ExtraFile::Write { name: ROLLOUT_FILE.to_owned(), content: checkpoint.state.to_bytes() },
         ExtraFile::Write { name: RUN_FILE.to_owned(), content: serde_json::to_vec_pretty(run)? },
     ];
-    for needed in standing.state.versions_needed().into_iter().filter(|needed| *needed != version) {
-        let weights = standing.weights.iter().find(|weights| weights.version == needed);
+    for needed in checkpoint.state.versions_needed().into_iter().filter(|needed| *needed != version) {
+        let weights = checkpoint.weights.iter().find(|weights| weights.version == needed);
         let weights = weights.with_context(|| format!("the weights of version {needed} are gone"))?;
         let weights = Arc::clone(weights.weights.weights());
         files.push(ExtraFile::Weights { name: policy(needed), weights });
@@ -76,7 +76,7 @@ fn policy(version: u64) -> String {
     format!("policy-{version}")
 }
 
-/// Whether a run can be taken up at this checkpoint.
+/// Whether a run can be resumed at this checkpoint.
 #[must_use]
 pub fn is_whole(folder: &Path) -> bool {
     folder.join(RUN_FILE).exists() && learner::manifest::verify(folder).is_ok()
@@ -185,11 +185,13 @@ impl ResumePoint {
         engine: &E,
         precision: Precision,
     ) -> Result<Vec<Versioned<Policy<E>>>, KernelError> {
-        let packed = |(version, decoder): (u64, Decoder)| {
-            let policy = Policy::new(engine, &decoder, precision);
-            policy.map(|policy| Versioned { version, weights: Arc::new(policy) })
-        };
-        std::mem::take(&mut self.weights).into_iter().map(packed).collect()
+        std::mem::take(&mut self.weights)
+            .into_iter()
+            .map(|(version, decoder)| {
+                let policy = Policy::new(engine, &decoder, precision);
+                policy.map(|policy| Versioned { version, weights: Arc::new(policy) })
+            })
+            .collect()
     }
 }
 

@@ -37,7 +37,7 @@ impl<E: Engine> Run<'_, E> {
     fn evaluate(&mut self, what: &str) -> Result<Option<EvalReport>> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
         self.output.progress.doing(what);
-        self.pulse.works(&format!("evaluates {what}"));
+        self.heartbeat.works(&format!("evaluates {what}"));
         let Versioned { version, weights } = self.weights.latest();
         // What the actors have packed is measured with, unless it is rounded.
         let policy = match weights.precision() {

@@ -7,8 +7,8 @@ use anyhow::Result;
 use kernels::sampling::SamplingConfig;
 use kernels::{CachePrecision, CacheRoom, Decoder, DecoderConfig, Engine};
 use rollout::{
-    Ends, EvaluationParts, EvaluationPlan, MinTokens, OutputLimits, Prompt, Pulse, RolloutMode, Scorer, Text,
-    Versioned, evaluate, modes,
+    Ends, EvaluationParts, EvaluationPlan, Heartbeat, MinTokens, OutputLimits, Prompt, RolloutMode, Scorer,
+    Text, Versioned, evaluate, modes,
 };
 
 use crate::config::Evaluation;
@@ -30,7 +30,7 @@ pub struct Evaluator<E> {
     min_tokens: Option<MinTokens>,
     /// Rows of the held-out data that are left out.
     rows_skipped: usize,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 }
 
 impl<E: Engine> Evaluator<E> {
@@ -84,14 +84,14 @@ impl<E: Engine> Evaluator<E> {
             sampling: sampling(eval.sampling()),
             min_tokens,
             rows_skipped: survey.rows_skipped(),
-            pulse: Pulse::default(),
+            heartbeat: Heartbeat::default(),
         })
     }
 
     /// Tells a watchdog of every decode step.
     #[must_use]
-    pub fn watched_by(self, pulse: Pulse) -> Self {
-        Self { pulse, ..self }
+    pub fn watched_by(self, heartbeat: Heartbeat) -> Self {
+        Self { heartbeat, ..self }
     }
 
     /// Goes on with answers by another mode than the config's.
@@ -107,21 +107,25 @@ impl<E: Engine> Evaluator<E> {
     pub fn run(&mut self, policy: Arc<Policy<E>>, version: u64) -> Result<EvalReport> {
         let (start, before) = (Instant::now(), self.scorer.counters());
         let weights = Versioned { version, weights: policy };
-        let parts = EvaluationParts { scorer: &self.scorer, mode: &self.mode, pulse: &self.pulse };
+        let parts = EvaluationParts { scorer: &self.scorer, mode: &self.mode, heartbeat: &self.heartbeat };
         // The caches last as long as this evaluation.
         let engine = Arc::clone(&self.engine);
         let mut generator = DecoderGenerator::new(engine, &self.shape, self.room, self.sampling)
             .with_min_tokens(self.min_tokens.clone());
         let groups = evaluate(&mut generator, &weights, &self.prompts, &self.plan, parts)?;
         // The verifiers go on counting from one evaluation to the next.
-        let since = |(name, count): (String, u64)| {
-            let count = count - before.get(&name).copied().unwrap_or(0);
-            (count > 0).then_some((name, count))
-        };
         Ok(EvalReport {
             problems_unscored: self.prompts.len() - groups.len(),
             rows_skipped: self.rows_skipped,
-            verifiers: self.scorer.counters().into_iter().filter_map(since).collect(),
+            verifiers: self
+                .scorer
+                .counters()
+                .into_iter()
+                .filter_map(|(name, count)| {
+                    let count = count - before.get(&name).copied().unwrap_or(0);
+                    (count > 0).then_some((name, count))
+                })
+                .collect(),
             ..EvalReport::of(&groups, start.elapsed().as_secs_f64())
         })
     }

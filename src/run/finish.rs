@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use kernels::Engine;
 use rollout::faults::{self, Point};
-use rollout::{RolloutError, Standing};
+use rollout::{RolloutCheckpoint, RolloutError};
 
 use crate::cause::{one_line, with_consequence};
 use crate::model::policy::Policy;
 use crate::run::checkpoints::{self, RunState};
-use crate::run::driver::Driver;
 use crate::run::eval_report::EvalReport;
+use crate::run::schedule::ActiveSchedule;
 use crate::run::train::{Run, SavedCheckpoint, due};
 use crate::watch::progress::Summary;
 use crate::watch::shutdown::Shutdown;
@@ -20,7 +20,7 @@ use crate::watch::watchdog::Stalled;
 
 /// What a run came to.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RunOutcome {
     /// Optimizer steps that were made.
     pub steps: u64,
     /// Evaluation before the first step, where the config asks for it.
@@ -35,14 +35,14 @@ pub struct Outcome {
 
 impl<E: Engine> Run<'_, E> {
     /// A disk that refuses costs this checkpoint and not the run: the one before stays.
-    pub(super) fn save_if_due(&mut self, driver: &mut Driver<E>) -> Result<()> {
+    pub(super) fn save_if_due(&mut self, schedule: &mut ActiveSchedule<E>) -> Result<()> {
         let every = self.config.checkpoint.every_steps;
         let step = self.learner.version();
         if due(every, step) && step < self.config.run.steps {
-            self.pulse.waits("for the actors to say where they stand");
-            let standing = driver.state(&self.queue, step, &self.history.last_step.actors)?;
-            self.pulse.works(&format!("saves step {step}"));
-            if let Err(error) = self.save(Some(&standing)) {
+            self.heartbeat.waits("for the actors to say where they stand");
+            let checkpoint = schedule.state(&self.queue, step, &self.history.last_step.actors)?;
+            self.heartbeat.works(&format!("saves step {step}"));
+            if let Err(error) = self.save(Some(&checkpoint)) {
                 let error = one_line(&error);
                 tracing::warn!("step {step} was not written down, and the run goes on: {error}");
             }
@@ -51,43 +51,43 @@ impl<E: Engine> Run<'_, E> {
     }
 
     /// Writes the weights, and with them where the run stands, if it can be resumed there.
-    fn save(&mut self, standing: Option<&Standing<Policy<E>>>) -> Result<PathBuf> {
+    fn save(&mut self, checkpoint: Option<&RolloutCheckpoint<Policy<E>>>) -> Result<PathBuf> {
         let began = Instant::now();
         let version = self.learner.version();
         let path = self.output.folder.checkpoint(version);
-        self.pulse.beat();
-        if standing.is_none() && checkpoints::is_whole(&path) {
+        self.heartbeat.progressed();
+        if checkpoint.is_none() && checkpoints::is_whole(&path) {
             // These weights are there, and with them where the run stood: a failure must not cost that.
             return Ok(path);
         }
         let mut files = self.output.tokenizer_files.clone();
-        if let Some(standing) = standing {
+        if let Some(checkpoint) = checkpoint {
             let run = RunState {
                 metrics: self.output.metrics.place()?,
                 before: self.history.before.clone(),
                 after: self.history.after.clone(),
                 alarms: self.history.alarms.clone(),
             };
-            files.extend(checkpoints::run_files(standing, version, &run)?);
+            files.extend(checkpoints::run_files(checkpoint, version, &run)?);
         }
         faults::pass(Point::Checkpoint).with_context(|| path.display().to_string())?;
         let bytes = learner::checkpoint::save(&path, &self.learner, &files)?;
         // Weights alone take the place of no checkpoint that the run can be resumed at.
-        if standing.is_some() {
+        if checkpoint.is_some() {
             checkpoints::prune(&self.output.folder, &self.config.checkpoint)?;
         }
         self.history.saved = SavedCheckpoint { seconds: began.elapsed().as_secs_f64(), bytes };
         Ok(path)
     }
 
-    fn standing(&self, driver: &mut Driver<E>) -> Result<Standing<Policy<E>>> {
-        Ok(driver.state(&self.queue, self.learner.version(), &self.history.last_step.actors)?)
+    fn checkpoint(&self, schedule: &mut ActiveSchedule<E>) -> Result<RolloutCheckpoint<Policy<E>>> {
+        Ok(schedule.state(&self.queue, self.learner.version(), &self.history.last_step.actors)?)
     }
 
     /// Writes where the run stands before anything waits for a thread that may never come back.
-    pub(super) fn end_stalled(mut self, driver: &mut Driver<E>, stalled: String) -> anyhow::Error {
-        let standing = self.standing(driver);
-        let told = match standing.and_then(|standing| self.save(Some(&standing))) {
+    pub(super) fn end_stalled(mut self, schedule: &mut ActiveSchedule<E>, stalled: String) -> anyhow::Error {
+        let checkpoint = self.checkpoint(schedule);
+        let told = match checkpoint.and_then(|checkpoint| self.save(Some(&checkpoint))) {
             Ok(path) => format!("{stalled}; the run is saved in {}, and a resume goes on", path.display()),
             Err(error) => format!("{stalled}; the run could not be saved: {}", one_line(&error)),
         };
@@ -97,18 +97,18 @@ impl<E: Engine> Run<'_, E> {
     /// Writes the last weights, whatever ended the run, and says what came of it.
     pub(super) fn finish(
         mut self,
-        driver: &mut Driver<E>,
+        schedule: &mut ActiveSchedule<E>,
         shutdown: &Shutdown,
         ended: Result<()>,
-    ) -> Result<Outcome> {
+    ) -> Result<RunOutcome> {
         let stopped = shutdown.requested();
         let failure = ended
             .err()
             .filter(|error| !(stopped && error.downcast_ref::<RolloutError>().is_some_and(is_closed)));
         // Actors that failed in the middle of a step stand nowhere: the run goes on from the checkpoint before.
-        let stands = failure.is_none() || driver.survives_failure();
-        let standing = if stands { Some(self.standing(driver)?) } else { None };
-        let saved = self.save(standing.as_ref());
+        let stands = failure.is_none() || schedule.survives_failure();
+        let checkpoint = if stands { Some(self.checkpoint(schedule)?) } else { None };
+        let saved = self.save(checkpoint.as_ref());
         if let Some(error) = failure {
             // What ended the run is the cause, also where the disk that made it fail takes no weights either.
             return Err(match saved {
@@ -122,7 +122,7 @@ impl<E: Engine> Run<'_, E> {
         Ok(self.summarize(saved.context("the last checkpoint")?, stopped))
     }
 
-    fn summarize(self, model: PathBuf, stopped: bool) -> Outcome {
+    fn summarize(self, model: PathBuf, stopped: bool) -> RunOutcome {
         let (step, history) = (self.learner.version(), self.history);
         let accuracy = |report: &Option<EvalReport>| report.as_ref().and_then(|report| report.accuracy);
         let measured = history.before.as_ref().or(history.after.as_ref());
@@ -137,7 +137,7 @@ impl<E: Engine> Run<'_, E> {
             run_folder: folder.clone(),
             model: model.clone(),
         });
-        Outcome { steps: step, before: history.before, after: history.after, folder, model }
+        RunOutcome { steps: step, before: history.before, after: history.after, folder, model }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use kernels::{Decoder, Engine};
 use learner::StepReport;
-use rollout::{ActorReport, CompletionRecord, CompletionUse, Group, QueueReport};
+use rollout::{ActorReport, CompletionRecord, Group, QueueReport};
 
 use crate::cause::{one_line, with_consequence};
 use crate::config::RunConfig;
@@ -103,12 +103,15 @@ impl<E: Engine> Run<'_, E> {
             }
         }
         if section.rollouts {
-            let scored = groups.iter().flat_map(|group| &group.completions).zip(&report.uses);
-            let record = |(scored, used): (_, &CompletionUse)| CompletionRecord {
-                used: Some(*used),
+            let scored = groups.iter().flat_map(|group| &group.completions).zip(&report.completions);
+            let records = scored.map(|(scored, learned)| CompletionRecord {
+                used: Some(learned.used),
+                advantage: Some(learned.advantage),
+                learner_logprobs: learned.learner_logprobs.clone(),
+                masked: learned.masked.clone(),
                 ..CompletionRecord::of(scored)
-            };
-            self.output.folder.write_rollouts(step, scored.map(record))?;
+            });
+            self.output.folder.write_rollouts(step, records)?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The loop of a training run: actors fill the queue, the learner empties it. Who drives the actors is the schedule's
-//! matter ([`Driver`]); all else is the same for every schedule.
+//! The loop of a training run: actors fill the queue, the learner empties it. When the actors decode is the
+//! schedule's matter ([`ActiveSchedule`]); all else is the same for every schedule.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use kernels::Engine;
 use learner::checkpoint::ExtraFile;
 use learner::{StepReport, Trainer};
 use rollout::faults::{self, Point};
-use rollout::{ActorReport, Group, Pulse, ReplayQueue, StepRequest, WeightsCell};
+use rollout::{ActorReport, Group, Heartbeat, ReplayQueue, StepRequest, WeightsCell};
 
 use crate::config::{RunConfig, weights_precision};
 use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 use crate::records::writer::MetricsWriter;
-use crate::run::driver::Driver;
 use crate::run::eval_report::EvalReport;
 use crate::run::evaluator::Evaluator;
+use crate::run::schedule::ActiveSchedule;
 use crate::run::start::RunStart;
 use crate::watch::alarms::Alarms;
 use crate::watch::progress::Progress;
@@ -37,7 +37,7 @@ pub(super) struct Run<'a, E: Engine> {
     pub(super) queue: Arc<ReplayQueue>,
     pub(super) weights: Arc<WeightsCell<Policy<E>>>,
     /// Tells the watchdog what the learner does.
-    pub(super) pulse: Pulse,
+    pub(super) heartbeat: Heartbeat,
     /// The run ends at so many trained tokens, where a measurement sets it.
     pub(super) trained_tokens_max: Option<u64>,
     /// Rows of the training data that are left out.
@@ -132,13 +132,13 @@ impl<E: Engine> Run<'_, E> {
     }
 
     /// The whole run on one screen.
-    pub(super) fn steps(&mut self, driver: &mut Driver<E>, shutdown: &Shutdown) -> Result<()> {
+    pub(super) fn steps(&mut self, schedule: &mut ActiveSchedule<E>, shutdown: &Shutdown) -> Result<()> {
         while self.goes_on() && !shutdown.requested() {
-            let groups = self.take(driver)?; // Blocks; an error once the queue is closed.
+            let groups = self.take(schedule)?; // Blocks; an error once the queue is closed.
             let report = self.learn(&groups)?; // Advantages, batch, loss, gradients, update.
             self.publish()?; // An actor takes the weights before its next segment.
-            self.record(&groups, &report, &driver.report())?;
-            self.save_if_due(driver)?;
+            self.record(&groups, &report, &schedule.report())?;
+            self.save_if_due(schedule)?;
         }
         Ok(())
     }
@@ -152,33 +152,33 @@ impl<E: Engine> Run<'_, E> {
     }
 
     /// The groups of the next step.
-    fn take(&self, driver: &mut Driver<E>) -> Result<Vec<Group>> {
+    fn take(&self, schedule: &mut ActiveSchedule<E>) -> Result<Vec<Group>> {
         let (version, count) = (self.learner.version(), self.config.learner.groups_per_step);
-        self.pulse.waits(&format!("for {count} groups, for step {}", version + 1));
+        self.heartbeat.waits(&format!("for {count} groups, for step {}", version + 1));
         self.history.refill_rounds.set(0);
         let further = |groups: &[Group]| self.further_groups(groups);
         let last = version + 1 == self.config.run.steps;
         let request = StepRequest { groups: count, further: &further, last };
-        let groups = driver.take(&self.queue, &request, version)?;
-        self.pulse.beat();
+        let groups = schedule.take(&self.queue, &request, version)?;
+        self.heartbeat.progressed();
         Ok(groups)
     }
 
     /// How many groups the step still wants in the place of those that teach nothing.
     fn further_groups(&self, groups: &[Group]) -> usize {
-        self.pulse.beat();
+        self.heartbeat.progressed();
         let further = self.learner.further_groups(groups);
         if further > 0 {
             self.history.refill_rounds.update(|rounds| rounds + 1);
             let (step, there) = (self.learner.version() + 1, groups.len());
-            self.pulse.waits(&format!("for {further} further groups beside {there}, for step {step}"));
+            self.heartbeat.waits(&format!("for {further} further groups beside {there}, for step {step}"));
         }
         further
     }
 
     /// One optimizer step.
     fn learn(&mut self, groups: &[Group]) -> Result<StepReport> {
-        self.pulse.works(&format!("learns, step {}", self.learner.version() + 1));
+        self.heartbeat.works(&format!("learns, step {}", self.learner.version() + 1));
         faults::pass(Point::Learner)?;
         let report = match self.learner.step(groups) {
             Ok(report) => report,
@@ -197,7 +197,7 @@ impl<E: Engine> Run<'_, E> {
         let policy = Policy::new(&*self.engine, self.learner.decoder(), precision)?;
         self.history.packing_s = began.elapsed().as_secs_f64();
         self.weights.publish(self.learner.version(), Arc::new(policy));
-        self.pulse.beat();
+        self.heartbeat.progressed();
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rollout::{Doing, Pulses, ReplayQueue, Stage};
+use rollout::{Heartbeats, ReplayQueue, Stage, StageStatus};
 
 use crate::config::WatchdogSection;
 use crate::watch::progress::duration;
@@ -27,9 +27,9 @@ pub struct Stalled(pub String);
 
 /// What a look at the stages came to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum StallAlert {
     /// There is nothing to say.
-    Well,
+    None,
     /// No progress for too long.
     Warn(String),
     /// No progress for so long that the run is to end.
@@ -37,9 +37,9 @@ pub enum Verdict {
 }
 
 /// Decides from successive looks whether a run stands still. It does where one stage is at the same piece of work
-/// without a beat, or where no stage beats at all, as when each waits for another.
+/// without progress, or where no stage makes any, as when each waits for another.
 #[derive(Debug)]
-pub struct Judge {
+pub struct StallDetector {
     config: WatchdogSection,
     seen: Vec<Seen>,
     next_warning_s: f64,
@@ -47,15 +47,15 @@ pub struct Judge {
 
 #[derive(Debug)]
 struct Seen {
-    beats: u64,
-    turns: u64,
+    progress: u64,
+    tasks: u64,
     /// When it last made progress.
-    beat_at: f64,
+    progress_at: f64,
     /// When it last made progress or began something new.
     moved_at: f64,
 }
 
-impl Judge {
+impl StallDetector {
     /// Has seen nothing yet.
     #[must_use]
     pub fn new(config: WatchdogSection) -> Self {
@@ -64,46 +64,46 @@ impl Judge {
 
     /// The stages as they stand `now`, in seconds on any clock; `queue` says how full the queue is. Warns again
     /// after twice the time, then four times, and so on.
-    pub fn look(&mut self, now: f64, stages: &[Stage], queue: &str) -> Verdict {
+    pub fn look(&mut self, now: f64, stages: &[Stage], queue: &str) -> StallAlert {
         self.see(now, stages);
         let working =
-            self.seen.iter().zip(stages).filter(|(_, stage)| matches!(stage.doing, Doing::Works(_)));
+            self.seen.iter().zip(stages).filter(|(_, stage)| matches!(stage.status, StageStatus::Works(_)));
         let stuck = working.map(|(seen, _)| now - seen.moved_at).fold(0.0, f64::max);
-        let silent = self.seen.iter().map(|seen| now - seen.beat_at).fold(f64::INFINITY, f64::min);
+        let silent = self.seen.iter().map(|seen| now - seen.progress_at).fold(f64::INFINITY, f64::min);
         let stalled = if stages.is_empty() { 0.0 } else { stuck.max(silent) };
         if self.config.end_after_s > 0.0 && stalled >= self.config.end_after_s {
-            return Verdict::End(self.told(now, stalled, stages, queue));
+            return StallAlert::End(self.told(now, stalled, stages, queue));
         }
         if self.config.warn_after_s <= 0.0 || stalled < self.config.warn_after_s {
             self.next_warning_s = self.config.warn_after_s;
-            return Verdict::Well;
+            return StallAlert::None;
         }
         if stalled < self.next_warning_s {
-            return Verdict::Well;
+            return StallAlert::None;
         }
         self.next_warning_s = 2.0 * self.next_warning_s.max(stalled / 2.0);
-        Verdict::Warn(self.told(now, stalled, stages, queue))
+        StallAlert::Warn(self.told(now, stalled, stages, queue))
     }
 
     fn see(&mut self, now: f64, stages: &[Stage]) {
         for (place, stage) in stages.iter().enumerate() {
             let Some(seen) = self.seen.get_mut(place) else {
-                let Stage { beats, turns, .. } = *stage;
-                self.seen.push(Seen { beats, turns, beat_at: now, moved_at: now });
+                let Stage { progress, tasks, .. } = *stage;
+                self.seen.push(Seen { progress, tasks, progress_at: now, moved_at: now });
                 continue;
             };
-            if seen.beats != stage.beats {
-                (seen.beats, seen.beat_at, seen.moved_at) = (stage.beats, now, now);
+            if seen.progress != stage.progress {
+                (seen.progress, seen.progress_at, seen.moved_at) = (stage.progress, now, now);
             }
-            if seen.turns != stage.turns {
-                (seen.turns, seen.moved_at) = (stage.turns, now);
+            if seen.tasks != stage.tasks {
+                (seen.tasks, seen.moved_at) = (stage.tasks, now);
             }
         }
     }
 
     fn told(&self, now: f64, stalled: f64, stages: &[Stage], queue: &str) -> String {
         let each = self.seen.iter().zip(stages).map(|(seen, stage)| {
-            format!("{} {} (no progress for {})", stage.name, stage.doing, duration(now - seen.beat_at))
+            format!("{} {} (no progress for {})", stage.name, stage.status, duration(now - seen.progress_at))
         });
         let each: Vec<String> = each.collect();
         format!("no progress for {}: {}; {queue}", duration(stalled), each.join("; "))
@@ -113,7 +113,7 @@ impl Judge {
 /// What the watchdog looks at, and what it can do.
 pub struct Watched {
     /// The stages.
-    pub pulses: Pulses,
+    pub heartbeats: Heartbeats,
     /// How full the queue is, for a person.
     pub queue: Box<dyn Fn() -> String + Send>,
     /// Asks the run to end; must not block.
@@ -127,10 +127,15 @@ pub struct Watched {
 impl Watched {
     /// A run's stages, whose queue is closed to end it.
     #[must_use]
-    pub fn of(pulses: Pulses, queue: &Arc<ReplayQueue>, shutdown: &Shutdown, ends_process: bool) -> Self {
+    pub fn of(
+        heartbeats: Heartbeats,
+        queue: &Arc<ReplayQueue>,
+        shutdown: &Shutdown,
+        ends_process: bool,
+    ) -> Self {
         let (fill, closed) = (Arc::clone(queue), Arc::clone(queue));
         Self {
-            pulses,
+            heartbeats,
             queue: Box::new(move || {
                 let report = fill.report();
                 format!("queue: {} of {} groups", report.groups, report.groups_max)
@@ -159,7 +164,7 @@ impl Watchdog {
         let stalled = Arc::new(Mutex::new(None));
         let (config, told) = (config.clone(), Arc::clone(&stalled));
         let body = move || {
-            let mut judge = Judge::new(config.clone());
+            let mut detector = StallDetector::new(config.clone());
             let start = Instant::now();
             let mut stopping: Option<(Instant, &str)> = None;
             while left.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -174,13 +179,13 @@ impl Watchdog {
                     }
                     continue;
                 }
-                let stages = watched.pulses.stages();
-                match judge.look(start.elapsed().as_secs_f64(), &stages, &(watched.queue)()) {
-                    Verdict::Well => {}
-                    Verdict::Warn(message) => {
+                let stages = watched.heartbeats.stages();
+                match detector.look(start.elapsed().as_secs_f64(), &stages, &(watched.queue)()) {
+                    StallAlert::None => {}
+                    StallAlert::Warn(message) => {
                         tracing::warn!("{message}");
                     }
-                    Verdict::End(message) => {
+                    StallAlert::End(message) => {
                         tracing::error!("{message}; the run ends");
                         *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
                         stopping = Some((Instant::now(), "it stood still"));
@@ -203,8 +208,8 @@ impl Watchdog {
 
 /// Ends the process, where that is the run's: a thread that does not come back cannot be ended otherwise.
 fn give_up(cause: &str, grace_s: f64, watched: &Watched) {
-    let stages = watched.pulses.stages();
-    let stages: Vec<String> = stages.iter().map(|stage| format!("{} {}", stage.name, stage.doing)).collect();
+    let stages = watched.heartbeats.stages();
+    let stages: Vec<String> = stages.iter().map(|stage| format!("{} {}", stage.name, stage.status)).collect();
     let late = format!(
         "the run was to end because {cause}, and has not within watchdog.grace_s = {grace_s} s: {}",
         stages.join("; ")
@@ -233,31 +238,31 @@ impl Drop for Watchdog {
 mod tests {
     use super::*;
 
-    fn judge() -> Judge {
-        Judge::new(WatchdogSection { warn_after_s: 10.0, end_after_s: 100.0, grace_s: 1.0 })
+    fn detector() -> StallDetector {
+        StallDetector::new(WatchdogSection { warn_after_s: 10.0, end_after_s: 100.0, grace_s: 1.0 })
     }
 
-    fn stage(name: &str, beats: u64, doing: Doing) -> Stage {
-        Stage { name: name.to_owned(), beats, turns: 1, doing }
+    fn stage(name: &str, progress: u64, status: StageStatus) -> Stage {
+        Stage { name: name.to_owned(), progress, tasks: 1, status }
     }
 
-    fn works(name: &str, beats: u64) -> Stage {
-        stage(name, beats, Doing::Works("decodes".to_owned()))
+    fn works(name: &str, progress: u64) -> Stage {
+        stage(name, progress, StageStatus::Works("decodes".to_owned()))
     }
 
-    fn waits(name: &str, beats: u64) -> Stage {
-        stage(name, beats, Doing::Waits("for groups".to_owned()))
+    fn waits(name: &str, progress: u64) -> Stage {
+        stage(name, progress, StageStatus::Waits("for groups".to_owned()))
     }
 
     #[test]
     fn a_stage_that_hangs_is_named_even_where_others_go_on() {
-        let mut judge = judge();
+        let mut detector = detector();
         for second in 0..10 {
             let stages = [works("actor-0", second), works("actor-1", 7), waits("learner", 0)];
-            assert_eq!(judge.look(second as f64, &stages, "queue"), Verdict::Well, "{second}");
+            assert_eq!(detector.look(second as f64, &stages, "queue"), StallAlert::None, "{second}");
         }
         let stages = [works("actor-0", 10), works("actor-1", 7), waits("learner", 0)];
-        let Verdict::Warn(message) = judge.look(10.0, &stages, "queue: 3 of 16") else {
+        let StallAlert::Warn(message) = detector.look(10.0, &stages, "queue: 3 of 16") else {
             panic!("no warning")
         };
         assert!(message.contains("actor-1 is at work: decodes (no progress for 10"), "{message}");
@@ -267,46 +272,47 @@ mod tests {
 
     #[test]
     fn stages_that_all_wait_for_each_other_stand_still() {
-        let mut judge = judge();
+        let mut detector = detector();
         let stages = [waits("actor-0", 4), waits("learner", 2)];
-        assert_eq!(judge.look(0.0, &stages, ""), Verdict::Well);
-        assert!(matches!(judge.look(11.0, &stages, ""), Verdict::Warn(_)));
+        assert_eq!(detector.look(0.0, &stages, ""), StallAlert::None);
+        assert!(matches!(detector.look(11.0, &stages, ""), StallAlert::Warn(_)));
         // One that waits while another works is well.
-        assert_eq!(judge.look(12.0, &[waits("actor-0", 4), waits("learner", 3)], ""), Verdict::Well);
+        assert_eq!(detector.look(12.0, &[waits("actor-0", 4), waits("learner", 3)], ""), StallAlert::None);
     }
 
     #[test]
     fn warnings_back_off_and_the_end_comes_once_it_is_time() {
-        let mut judge = judge();
+        let mut detector = detector();
         let stages = [works("actor-0", 1)];
         let mut warned = Vec::new();
-        let ended = (0_u32..).find(|second| match judge.look(f64::from(*second), &stages, "") {
-            Verdict::Well => false,
-            Verdict::Warn(_) => {
+        let ended = (0_u32..).find(|second| match detector.look(f64::from(*second), &stages, "") {
+            StallAlert::None => false,
+            StallAlert::Warn(_) => {
                 warned.push(*second);
                 false
             }
-            Verdict::End(_) => true,
+            StallAlert::End(_) => true,
         });
         assert_eq!((warned, ended), (vec![10, 20, 40, 80], Some(100)));
     }
 
     #[test]
     fn progress_and_new_work_begin_the_time_anew() {
-        let mut judge = judge();
-        let at = |turns| Stage { turns, ..works("learner", 0) };
-        let other = |beats| works("actor-0", beats);
-        assert_eq!(judge.look(0.0, &[at(1), other(0)], ""), Verdict::Well);
-        assert!(matches!(judge.look(10.0, &[at(1), other(1)], ""), Verdict::Warn(_)));
-        assert_eq!(judge.look(11.0, &[at(2), other(2)], ""), Verdict::Well);
-        assert_eq!(judge.look(20.0, &[at(2), other(3)], ""), Verdict::Well);
-        assert!(matches!(judge.look(21.0, &[at(2), other(4)], ""), Verdict::Warn(_)));
+        let mut detector = detector();
+        let at = |tasks| Stage { tasks, ..works("learner", 0) };
+        let other = |progress| works("actor-0", progress);
+        assert_eq!(detector.look(0.0, &[at(1), other(0)], ""), StallAlert::None);
+        assert!(matches!(detector.look(10.0, &[at(1), other(1)], ""), StallAlert::Warn(_)));
+        assert_eq!(detector.look(11.0, &[at(2), other(2)], ""), StallAlert::None);
+        assert_eq!(detector.look(20.0, &[at(2), other(3)], ""), StallAlert::None);
+        assert!(matches!(detector.look(21.0, &[at(2), other(4)], ""), StallAlert::Warn(_)));
     }
 
     #[test]
     fn zero_is_never() {
-        let mut judge = Judge::new(WatchdogSection { warn_after_s: 0.0, end_after_s: 0.0, grace_s: 0.0 });
+        let mut detector =
+            StallDetector::new(WatchdogSection { warn_after_s: 0.0, end_after_s: 0.0, grace_s: 0.0 });
         let stages = [works("actor-0", 1)];
-        assert!((0..1000).all(|second| judge.look(f64::from(second), &stages, "") == Verdict::Well));
+        assert!((0..1000).all(|second| detector.look(f64::from(second), &stages, "") == StallAlert::None));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kernels::model::families::{self, Family, llama};
 use learner::loss::{CompletionStats, Loss, TokenLoss};
-use longhaul::{Outcome, RunConfig, RunRequest};
+use longhaul::{RunConfig, RunOutcome, RunRequest};
 use rollout::{Next, RolloutMode};
 use serde_json::Value;
 use trajectory::{Finish, Source, Span, Trajectory};
@@ -45,7 +45,7 @@ fn request(folder: &Path) -> RunRequest<'static> {
     request
 }
 
-fn records(outcome: &Outcome, step: u64) -> Vec<Value> {
+fn records(outcome: &RunOutcome, step: u64) -> Vec<Value> {
     let file = outcome.folder.join(format!("rollouts/step-{step:06}.jsonl"));
     fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

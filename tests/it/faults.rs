@@ -1,5 +1,5 @@
 //! Runs that are killed, stopped, starved and damaged: each row of docs/design/faults.md that names a test of this
-//! file (invariant 9: nothing lost, and a run that is taken up is the run).
+//! file (invariant 9: nothing lost, and a resumed run is the run).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -132,7 +132,7 @@ fn a_killed_deterministic_run_comes_out_the_same() {
     assert_eq!(broken.result(), expected);
 }
 
-/// Trajectories that wait without a cache are taken up as well, and what is filled again is what it was.
+/// Trajectories that wait without a cache are restored as well, and what is filled again is what it was.
 #[test]
 fn a_killed_run_with_a_bounded_cache_comes_out_the_same() {
     let scarce = [

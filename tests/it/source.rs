@@ -150,8 +150,6 @@ fn quoted(text: &str, quote: char) -> usize {
 /// A function of a source, with all lines from its signature to its end.
 pub(crate) struct Function {
     pub(crate) name: String,
-    /// What stands between its parentheses.
-    pub(crate) parameters: String,
     pub(crate) lines: usize,
 }
 
@@ -175,7 +173,7 @@ fn function(code: &str) -> Option<Function> {
         false => close + body,
     };
     let lines = code[..end].lines().count();
-    Some(Function { name, parameters: code[open + 1..close].to_owned(), lines })
+    Some(Function { name, lines })
 }
 
 /// Where the bracket closes that the text begins with.
@@ -210,31 +208,21 @@ pub(crate) fn declared_modules(code: &str) -> Vec<String> {
     names
 }
 
-/// The parameters of a list that are tuples taken apart: `(a, b): (A, B)`.
-pub(crate) fn tuple_parameters(parameters: &str) -> usize {
-    let mut count = 0;
-    let mut depth = 0;
-    let mut start = 0;
-    let ends = parameters.char_indices().chain([(parameters.len(), ',')]);
-    for (at, character) in ends {
-        match character {
-            '(' | '[' | '<' | '{' => depth += 1,
-            ')' | ']' | '}' => depth -= 1,
-            '>' if !parameters[..at].ends_with('-') => depth -= 1,
-            ',' if depth == 0 => {
-                count += usize::from(is_taken_apart(&parameters[start..at]));
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    count
+/// The lines, counted from 1, on which a tuple of names is taken apart and has its type behind a colon.
+pub(crate) fn tuples_taken_apart(code: &str) -> Vec<usize> {
+    let opens = code.match_indices('(').map(|(at, _)| at);
+    let taken_apart = opens.filter(|at| is_taken_apart(&code[..*at], &code[*at..]));
+    taken_apart.map(|at| code[..at].lines().count()).collect()
 }
 
-fn is_taken_apart(parameter: &str) -> bool {
-    let parameter = parameter.trim();
-    let close = parameter.starts_with('(').then(|| closing(parameter, '(', ')')).flatten();
-    close.is_some_and(|close| parameter[close + 1..].trim_start().starts_with(':'))
+/// Whether the bracket behind `before` holds names and has a type behind it: not the arguments of a call, and not the
+/// value behind a name.
+fn is_taken_apart(before: &str, bracket: &str) -> bool {
+    let Some(close) = closing(bracket, '(', ')') else { return false };
+    let behind = bracket[close + 1..].trim_start();
+    let is_call = before.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '!' | '>' | '#' | '$'));
+    let has_type = behind.starts_with(':') && !behind.starts_with("::");
+    has_type && !is_call && bracket[..close].contains(',')
 }
 
 #[test]
@@ -249,14 +237,16 @@ fn comments_strings_and_lifetimes_are_told_apart() {
 }
 
 #[test]
-fn parameters_that_are_taken_apart_are_counted() {
+fn tuples_that_are_taken_apart_are_counted() {
     let cases = [
-        ("a: A, b: (B, C)", 0),
-        ("(a, b): (A, B)", 1),
-        ("&self, (mut a, (b, c)): (A, (B, C)), d: impl Fn(A, B) -> (C, D)", 1),
-        ("(a, b): Pair, (c, d): (Vec<(A, B)>, D),", 2),
+        ("fn f(a: A, b: (B, C)) -> (D, E) {}", 0),
+        ("fn f(&self, (mut a, (b, c)): Triple, d: impl Fn(A, B) -> (C, D)) {}", 1),
+        ("let f = |(a, b): &Pair| a; let (c, d): Pair = g((1, 2));", 2),
+        ("let (a, b) = f::<(A, B)>(c); match e { (a, b) if g(a, b) => A::B { c: (d, e) }, _ => h }", 0),
+        ("impl<T> S<T> where (T, T): Clone {}", 1),
     ];
-    for (parameters, expected) in cases {
-        assert_eq!(tuple_parameters(parameters), expected, "{parameters}");
+    for (code, expected) in cases {
+        assert_eq!(tuples_taken_apart(code).len(), expected, "{code}");
     }
+    assert_eq!(tuples_taken_apart("a\nb\n |(c, d): E|"), [3]);
 }

@@ -8,9 +8,9 @@ use rewards::{
     RewardConfig, RewardContext, RewardKind, Split, Task, TaskConfig, TaskName, TruncatedReward, WeightedSum,
 };
 use rollout::{
-    Actor, ActorContext, Bell, DataConfig, Drawn, Ends, Generator, GeneratorError, LocalLedger, Lockstep,
-    Needs, Overlapped, Pacing, PromptSource, Pulses, QueueConfig, ReplayQueue, Schedule, Scorer,
-    SegmentRequest, Single, StepRequest, Text, Versioned, WeightsCell,
+    Actor, ActorContext, DataConfig, DeterministicSchedule, Drawn, Ends, Generator, GeneratorError,
+    Heartbeats, LocalLedger, LockstepSchedule, Needs, Notify, Pacing, PromptSource, QueueConfig, ReplayQueue,
+    Schedule, Scorer, SegmentRequest, Single, StepRequest, Text, Versioned, WeightsCell,
 };
 use serde_json::json;
 use simulate::{CostModel, LengthDistribution, VirtualPlan, run_virtually};
@@ -105,23 +105,23 @@ fn context(plan: &VirtualPlan) -> (Arc<ActorContext<u64>>, Arc<ReplayQueue>) {
     let data = DataConfig::Task(task);
     let (prompts, _) =
         PromptSource::open(&data, Split::Train, 5, Arc::clone(&text), &Needs::default()).unwrap();
-    let bell = Bell::new();
+    let notify = Notify::new();
     let pacing = Pacing {
         groups_per_step: plan.groups_per_step as u64,
         staleness_versions_max: plan.queue.staleness_versions_max,
     };
     let ends = Ends::new(Arc::clone(&text), plan.rollout.stops(), 32).unwrap();
-    let ledger = Arc::new(LocalLedger::new(pacing, plan.queue.clone(), bell.clone()));
+    let ledger = Arc::new(LocalLedger::new(pacing, plan.queue.clone(), notify.clone()));
     let queue = Arc::clone(ledger.queue());
     let context = Arc::new(ActorContext {
         config: plan.rollout.clone(),
         seed: 5,
         prompts,
         scorer: Scorer::new(text, WeightedSum::from_configs(&rewards, judged).unwrap()).with_ends(ends),
-        weights: Arc::new(WeightsCell::new(0, Arc::new(0), bell)),
+        weights: Arc::new(WeightsCell::new(0, Arc::new(0), notify)),
         ledger,
         mode: Arc::new(Single),
-        pulses: Pulses::default(),
+        heartbeats: Heartbeats::default(),
     });
     (context, queue)
 }
@@ -141,15 +141,15 @@ fn real(plan: &VirtualPlan) -> Vec<Taken> {
     };
     let request = StepRequest::of(plan.groups_per_step);
     if plan.schedule == Schedule::Lockstep {
-        let mut lockstep = Lockstep::new(vec![actor], Vec::new());
+        let mut lockstep = LockstepSchedule::new(vec![actor], Vec::new());
         for version in 0..plan.steps {
             learn(version, &lockstep.take(&queue, &request, version).unwrap());
         }
     } else {
-        let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).unwrap();
+        let mut deterministic = DeterministicSchedule::new(actor, &queue, Vec::new(), None).unwrap();
         for version in 0..plan.steps {
             let request = StepRequest { last: version + 1 == plan.steps, ..request };
-            learn(version, &overlapped.take(&queue, &request, version).unwrap());
+            learn(version, &deterministic.take(&queue, &request, version).unwrap());
         }
     }
     taken

@@ -1,11 +1,12 @@
-//! What can go wrong where recorded values are read. Each error names the file, and the line where there is one.
+//! What can be wrong with a file, for every crate that reads or writes one: each error names the file, and the line where
+//! there is one.
 
 use std::path::{Path, PathBuf};
 
-/// A recording that cannot be read.
+/// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// A file that cannot be opened or read.
+pub enum FileError {
+    /// A file that cannot be opened, read or written.
     #[error("{}: {source}", path.display())]
     File {
         /// The file.
@@ -33,19 +34,22 @@ pub enum RecordError {
     },
 }
 
-impl RecordError {
+impl FileError {
     /// An error about `path` from the operating system.
-    pub(crate) fn file(path: &Path, source: std::io::Error) -> Self {
+    #[must_use]
+    pub fn file(path: &Path, source: std::io::Error) -> Self {
         Self::File { path: path.to_path_buf(), source }
     }
 
     /// An error about the content of `path`.
-    pub(crate) fn content(path: &Path, reason: impl ToString) -> Self {
+    #[must_use]
+    pub fn content(path: &Path, reason: impl ToString) -> Self {
         Self::Content { path: path.to_path_buf(), reason: reason.to_string() }
     }
 
     /// An error about line `line` (from 1) of `path`.
-    pub(crate) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
+    #[must_use]
+    pub fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
         Self::Line { path: path.to_path_buf(), line, reason: reason.to_string() }
     }
 }

@@ -5,6 +5,7 @@
 //! workspace; it knows no threads, no tensors, no tokenizer and no verifier.
 
 mod error;
+mod lines;
 pub mod random;
 mod token;
 mod span;
@@ -21,9 +22,10 @@ mod testing;
 
 pub use completion::Completion;
 pub use context::Context;
-pub use error::RecordError;
+pub use error::FileError;
 pub use finish::{EndedText, Finish, StopReason};
 pub use group::{FinishedGroup, Group, ScoredCompletion};
+pub use lines::{Line, Lines, rollout_files};
 pub use prompt::Prompt;
 pub use record::{
     CompletionRecord, CompletionUse, FinishReason, GivenRecord, SegmentRecord, read_groups, write_group,
@@ -31,4 +33,4 @@ pub use record::{
 pub use reward::Reward;
 pub use span::{DrawnAt, Segment, Source, Span};
 pub use token::Token;
-pub use trajectory::{OutputLimits, Progress, Trajectory};
+pub use trajectory::{OutputLimits, SegmentProgress, Trajectory};

@@ -3,18 +3,19 @@
 mod answer;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::completion::Completion;
 use crate::context::Context;
-use crate::error::RecordError;
+use crate::error::FileError;
 use crate::finish::{Finish, StopReason};
 use crate::group::{Group, ScoredCompletion};
+use crate::lines::Lines;
 use crate::prompt::Prompt;
 use crate::reward::Reward;
 use crate::span::{DrawnAt, Segment, Source, Span};
@@ -41,6 +42,7 @@ pub struct CompletionRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given: Vec<GivenRecord>,
     /// The total reward that the verifiers gave.
+    #[serde(deserialize_with = "exact")]
     pub reward: f64,
     /// 1 right, 0 wrong, null where nothing says what is right.
     #[serde(default, deserialize_with = "zero_or_one")]
@@ -70,7 +72,7 @@ pub struct CompletionRecord {
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub used: Option<CompletionUse>,
     /// What the step compared it with its group by; absent where no step has had it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "exact_or_none")]
     pub advantage: Option<f64>,
     /// Natural log-probs under the weights before the step, one for each drawn id; absent where they were not computed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -139,6 +141,16 @@ fn zero_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>,
     }
 }
 
+/// The number that was written: the reader's own conversion of long fractions may be off by the last digit.
+fn exact<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let number = Number::deserialize(deserializer)?;
+    number.as_f64().ok_or_else(|| serde::de::Error::custom(format!("{number} is too large a number")))
+}
+
+fn exact_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    Ok(Option::<Number>::deserialize(deserializer)?.and_then(|number| number.as_f64()))
+}
+
 impl CompletionRecord {
     /// The record of a scored completion.
     pub fn of(scored: &ScoredCompletion) -> Self {
@@ -186,6 +198,7 @@ impl CompletionRecord {
         if let Some(bad) = self.actor_logprobs.iter().find(|logprob| !logprob.is_finite()) {
             return Err(format!("actor_logprobs holds {bad}"));
         }
+        self.check_learned(tokens)?;
         if !self.segments.is_empty() {
             let in_segments: usize = self.segments.iter().map(|segment| segment.tokens).sum();
             if in_segments != tokens || self.segments.iter().any(|segment| segment.tokens == 0) {
@@ -205,6 +218,18 @@ impl CompletionRecord {
         }
         if self.given.windows(2).any(|pair| pair[0].after_segments > pair[1].after_segments) {
             return Err("given tokens are not in the order in which they were seen".to_string());
+        }
+        Ok(())
+    }
+
+    /// What is wrong with what a step wrote of its tokens, if anything.
+    fn check_learned(&self, tokens: usize) -> Result<(), String> {
+        let logprobs = self.learner_logprobs.len();
+        if logprobs > 0 && logprobs != tokens {
+            return Err(format!("{logprobs} learner_logprobs for {tokens} completion_tokens"));
+        }
+        if let Some(place) = self.masked.iter().find(|place| **place >= tokens) {
+            return Err(format!("masked names token {place} of {tokens} completion_tokens, counted from 0"));
         }
         Ok(())
     }
@@ -292,29 +317,23 @@ pub fn write_group(out: &mut impl Write, group: &Group) -> std::io::Result<()> {
 /// need not be neighbours. Where a line does not say where its prompt is from, the group's name stands for it.
 ///
 /// # Errors
-/// [`RecordError`] with the path, and the line where one is no completion or does not fit its group; also where there is
+/// [`FileError`] with the path, and the line where one is no completion or does not fit its group; also where there is
 /// none.
-pub fn read_groups(path: &Path) -> Result<Vec<Group>, RecordError> {
-    let file = std::fs::File::open(path).map_err(|error| RecordError::file(path, error))?;
+pub fn read_groups(path: &Path) -> Result<Vec<Group>, FileError> {
     let mut groups: Vec<Group> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
-    for (index, written) in std::io::BufReader::new(file).lines().enumerate() {
-        let written = written.map_err(|error| RecordError::file(path, error))?;
-        if written.trim().is_empty() {
-            continue;
-        }
-        let refuse = |reason: String| RecordError::line(path, index + 1, reason);
-        let record: CompletionRecord =
-            serde_json::from_str(&written).map_err(|error| refuse(format!("not a completion: {error}")))?;
-        record.check().map_err(refuse)?;
+    for line in Lines::open(path)? {
+        let line = line?;
+        let record: CompletionRecord = line.parse("a completion")?;
+        record.check().map_err(|reason| line.refuse(reason))?;
         let place = *places.entry(record.group.clone()).or_insert(groups.len());
         if place == groups.len() {
             groups.push(empty_group(place as u64, &record));
         }
-        add(&mut groups[place], record).map_err(refuse)?;
+        add(&mut groups[place], record).map_err(|reason| line.refuse(reason))?;
     }
     if groups.is_empty() {
-        return Err(RecordError::content(path, "holds no completions"));
+        return Err(FileError::content(path, "holds no completions"));
     }
     Ok(groups)
 }
@@ -350,150 +369,4 @@ fn add(group: &mut Group, record: CompletionRecord) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{group, segment};
-
-    fn read(lines: &str) -> Result<Vec<Group>, RecordError> {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let path = folder.path().join("rollouts.jsonl");
-        std::fs::write(&path, lines).expect("the directory is ours");
-        read_groups(&path)
-    }
-
-    // Invariant 2: ids and log-probs come back bit for bit.
-    #[test]
-    fn groups_survive_being_recorded() {
-        let mut groups = [group(0, &[(3, 2), (4, 1)]), group(1, &[(0, 5)])];
-        let member = &mut groups[0].completions[1].completion;
-        let mut second = Context::given(Source::Mode, vec![5, 6]);
-        let drawn_at = DrawnAt { actor: 1, slot: 2, first_step: 30, last_step: 31 };
-        second.spans.push(Span::Drawn(Segment { drawn_at: Some(drawn_at), ..segment(4, 2) }));
-        second.spans.push(Span::Given { by: Source::Environment, ids: vec![9] });
-        second.spans.push(Span::Drawn(segment(6, 1)));
-        member.contexts.push(second);
-        let mut written = Vec::new();
-        for group in &groups {
-            write_group(&mut written, group).expect("memory has room");
-        }
-        let written = String::from_utf8(written).expect("JSON is UTF-8");
-        let read = read(&written).expect("our own lines");
-        for (before, after) in groups.iter().zip(&read) {
-            assert_eq!((before.id, before.oldest_version()), (after.id, after.oldest_version()));
-            for (before, after) in before.completions.iter().zip(&after.completions) {
-                assert_eq!(before.reward, after.reward);
-                assert_eq!(before.completion.contexts, after.completion.contexts);
-                assert_eq!(before.completion.text, after.completion.text);
-                assert_eq!(CompletionRecord::of(before), CompletionRecord::of(after));
-            }
-        }
-    }
-
-    #[test]
-    fn a_record_has_the_documented_fields() {
-        let scored = &group(7, &[(3, 2)]).completions[0];
-        let record = serde_json::to_value(CompletionRecord::of(scored)).expect("plain numbers");
-        let expected = serde_json::json!({
-            "group": "7", "prompt_id": "test:7", "prompt_tokens": [2, 3], "completion_tokens": [2, 3],
-            "actor_logprobs": [-0.5, -0.75], "segments": [{"version": 3, "tokens": 2}],
-            "reward": 1.0, "correctness": 1, "parts": {"letters": 1.0}, "finish": "stop", "prompt": "ab", "completion": "ab",
-        });
-        assert_eq!(record, expected);
-    }
-
-    #[test]
-    fn what_ended_a_completion_survives_being_recorded() {
-        let mut whole = group(0, &[(3, 2), (3, 2), (3, 2), (3, 2)]);
-        let reasons = [
-            (Finish::Eos, None),
-            (Finish::Length, None),
-            (Finish::StopString, Some(StopReason::String("\n".to_string()))),
-            (Finish::StopToken, Some(StopReason::TokenId(198))),
-        ];
-        for (scored, (finish, stop_reason)) in whole.completions.iter_mut().zip(reasons.clone()) {
-            (scored.completion.finish, scored.completion.stop_reason) = (finish, stop_reason);
-        }
-        let mut written = Vec::new();
-        write_group(&mut written, &whole).expect("memory has room");
-        let written = String::from_utf8(written).expect("JSON is UTF-8");
-        let field = |line: usize, name: &str| {
-            let line = written.lines().nth(line).expect("four lines");
-            serde_json::from_str::<Value>(line).expect("JSON")[name].clone()
-        };
-        assert_eq!([0, 1, 2, 3].map(|line| field(line, "finish")), ["stop", "length", "stop", "stop"]);
-        assert_eq!(
-            [0, 1, 2, 3].map(|line| field(line, "stop_reason")),
-            [Value::Null, Value::Null, "\n".into(), 198.into()]
-        );
-        let read = read(&written).expect("our own lines");
-        let ends =
-            |scored: &ScoredCompletion| (scored.completion.finish, scored.completion.stop_reason.clone());
-        assert_eq!(read[0].completions.iter().map(ends).collect::<Vec<_>>(), reasons);
-    }
-
-    fn line(group: &str, change: impl FnOnce(&mut Value)) -> String {
-        let mut record = serde_json::json!({
-            "group": group, "prompt_tokens": [2], "completion_tokens": [3, 4],
-            "actor_logprobs": [-0.1, -0.2], "reward": 0,
-        });
-        change(&mut record);
-        format!("{record}\n")
-    }
-
-    #[test]
-    fn groups_come_in_file_order_and_their_lines_may_be_mixed() {
-        let lines =
-            [line("z", |_| ()), line("a", |r| r["correctness"] = 1.0.into()), line("z", |_| ())].concat();
-        let groups = read(&lines).expect("good lines");
-        let names: Vec<(u64, &str, usize)> =
-            groups.iter().map(|g| (g.id, g.prompt.id.as_str(), g.completions.len())).collect();
-        assert_eq!(names, [(0, "z", 2), (1, "a", 1)]);
-        assert_eq!(groups[0].completions[1].completion.member, 1);
-        assert_eq!(groups[0].completions[0].reward.correctness, None);
-        assert_eq!(groups[1].completions[0].reward.correctness, Some(1));
-        assert_eq!(groups[0].completions[0].completion.oldest_version(), 0);
-    }
-
-    #[test]
-    fn unusable_lines_are_refused_with_file_and_line() {
-        let refusal = |change: fn(&mut Value)| {
-            let lines = format!("{}\n{}", line("a", |_| ()), line("a", change));
-            read(&lines).expect_err("the third line is bad").to_string()
-        };
-        type Case = (fn(&mut Value), &'static str);
-        let cases: [Case; 10] = [
-            (|r| r["actor_logprobs"] = [-0.1].into(), "1 actor_logprobs for 2 completion_tokens"),
-            (|r| r["completion_tokens"] = Value::Array(vec![]), "must not be empty"),
-            (|r| r["correctness"] = 2.into(), "correctness is 2, neither 0 nor 1"),
-            (|r| r["prompt_tokens"] = [9].into(), "prompt_tokens differ from those of group \"a\""),
-            (
-                |r| r["segments"] = serde_json::json!([{"version": 0, "tokens": 1}]),
-                "segments of 1 tokens for 2",
-            ),
-            (|r| r["finish"] = "end".into(), "unknown variant `end`"),
-            (|r| r["reward"] = Value::Null, "not a completion: "),
-            (
-                |r| {
-                    r["segments"] =
-                        serde_json::json!([{"version": 1, "tokens": 1}, {"version": 0, "tokens": 1}])
-                },
-                "versions of the segments fall",
-            ),
-            (
-                |r| r["given"] = serde_json::json!([{"after_segments": 2, "begins_context": true, "by": "mode", "tokens": [1]}]),
-                "come after one of the 1 segments",
-            ),
-            (|r| r["given"] = serde_json::json!([{"after_segments": 1}]), "missing field `begins_context`"),
-        ];
-        for (change, reason) in cases {
-            let error = refusal(change);
-            assert!(error.contains("rollouts.jsonl:3: ") && error.contains(reason), "{error}");
-        }
-        assert!(
-            read("{\n").expect_err("not JSON").to_string().contains("rollouts.jsonl:1: not a completion")
-        );
-        assert!(
-            read("\n").expect_err("nothing").to_string().ends_with("rollouts.jsonl: holds no completions")
-        );
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ pub(crate) fn prompt(index: u64) -> Arc<Prompt> {
 /// A group whose members have one segment each, of the given (version, tokens).
 pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
     let prompt = prompt(id);
-    let member = |(member, &(version, tokens)): (usize, &(u64, usize))| ScoredCompletion {
+    let member = |member: usize, version: u64, tokens: usize| ScoredCompletion {
         completion: Completion {
             prompt: prompt.clone(),
             group: id,
@@ -35,7 +35,9 @@ pub(crate) fn group(id: u64, members: &[(u64, usize)]) -> Group {
         },
         reward: Reward { total: 1.0, correctness: Some(1), parts: [("letters".to_string(), 1.0)].into() },
     };
-    Group::new(id, prompt.clone(), members.iter().enumerate().map(member).collect())
+    let members = members.iter().enumerate();
+    let completions = members.map(|(place, (version, tokens))| member(place, *version, *tokens)).collect();
+    Group::new(id, prompt.clone(), completions)
 }
 
 /// A segment of so many tokens.

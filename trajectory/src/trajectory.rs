@@ -20,7 +20,7 @@ pub struct OutputLimits {
 
 /// What a token did to its trajectory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum SegmentProgress {
     /// The segment goes on.
     Inside,
     /// The segment is full; the next token belongs to a new one.
@@ -141,7 +141,7 @@ impl Trajectory {
 
     /// Adds a drawn token to the open segment. What the token itself ends the output by, if it does, wins over a
     /// limit that it meets.
-    pub fn push(&mut self, token: Token, end: Option<Finish>, limits: OutputLimits) -> Progress {
+    pub fn push(&mut self, token: Token, end: Option<Finish>, limits: OutputLimits) -> SegmentProgress {
         let segment = self.open_segment();
         assert!(
             segment.tokens.len() < limits.segment_tokens_max,
@@ -151,13 +151,13 @@ impl Trajectory {
         segment.tokens.push(token);
         let drawn = self.token_count();
         if let Some(finish) = end {
-            Progress::Finished(finish)
+            SegmentProgress::Finished(finish)
         } else if drawn == limits.output_tokens_max {
-            Progress::Finished(Finish::Length)
+            SegmentProgress::Finished(Finish::Length)
         } else if drawn.is_multiple_of(limits.segment_tokens_max) {
-            Progress::SegmentFull
+            SegmentProgress::SegmentFull
         } else {
-            Progress::Inside
+            SegmentProgress::Inside
         }
     }
 
@@ -196,11 +196,11 @@ mod tests {
     #[test]
     fn a_trajectory_goes_from_segment_to_segment_to_its_limit() {
         let mut trajectory = started();
-        assert_eq!(trajectory.push(token(2), None, LIMITS), Progress::Inside);
-        assert_eq!(trajectory.push(token(3), None, LIMITS), Progress::SegmentFull);
+        assert_eq!(trajectory.push(token(2), None, LIMITS), SegmentProgress::Inside);
+        assert_eq!(trajectory.push(token(3), None, LIMITS), SegmentProgress::SegmentFull);
         trajectory.start_segment(5, LIMITS);
-        assert_eq!(trajectory.push(token(4), None, LIMITS), Progress::Inside);
-        assert_eq!(trajectory.push(token(5), None, LIMITS), Progress::Finished(Finish::Length));
+        assert_eq!(trajectory.push(token(4), None, LIMITS), SegmentProgress::Inside);
+        assert_eq!(trajectory.push(token(5), None, LIMITS), SegmentProgress::Finished(Finish::Length));
         assert_eq!(trajectory.context_ids(), [&prompt(0).tokens[..], &[2, 3, 4, 5]].concat());
         let completion = Completion::new(
             trajectory,
@@ -219,7 +219,10 @@ mod tests {
         trajectory.push(token(2), None, LIMITS);
         trajectory.start_segment(3, LIMITS);
         trajectory.push(token(2), None, LIMITS);
-        assert_eq!(trajectory.push(token(0), Some(Finish::Eos), LIMITS), Progress::Finished(Finish::Eos));
+        assert_eq!(
+            trajectory.push(token(0), Some(Finish::Eos), LIMITS),
+            SegmentProgress::Finished(Finish::Eos)
+        );
     }
 
     #[test]
@@ -232,9 +235,9 @@ mod tests {
     #[test]
     fn what_follows_a_segment_cut_short_ends_at_the_same_boundary() {
         let mut trajectory = started();
-        assert_eq!(trajectory.push(token(2), None, LIMITS), Progress::Inside);
+        assert_eq!(trajectory.push(token(2), None, LIMITS), SegmentProgress::Inside);
         trajectory.start_segment(4, LIMITS);
-        assert_eq!(trajectory.push(token(2), None, LIMITS), Progress::SegmentFull);
+        assert_eq!(trajectory.push(token(2), None, LIMITS), SegmentProgress::SegmentFull);
         let drawn: Vec<(u64, usize)> =
             trajectory.segments().map(|segment| (segment.version, segment.tokens.len())).collect();
         assert_eq!(drawn, [(3, 1), (4, 1)]);
@@ -260,7 +263,7 @@ mod tests {
         assert_eq!(trajectory.tokens_before_last_segment(), 2);
         trajectory.start_segment(4, LIMITS);
         // The boundary of a segment is counted in drawn tokens.
-        assert_eq!(trajectory.push(token(3), None, LIMITS), Progress::SegmentFull);
+        assert_eq!(trajectory.push(token(3), None, LIMITS), SegmentProgress::SegmentFull);
         assert_eq!(trajectory.context_ids(), [2, 3, 2, 7, 8, 3]);
         trajectory.begin_context(Source::Mode, vec![9]);
         trajectory.start_segment(4, LIMITS);

@@ -19,7 +19,7 @@ use crate::report::{SkippedReport, StepSeconds};
 use crate::unit::Unit;
 
 /// What one rank does in a step besides updating the weights.
-pub(super) struct Plan<'a> {
+pub(super) struct StepPlan<'a> {
     /// Those that can have a slope.
     pub(super) completions: Vec<TrainedCompletion<'a>>,
     /// The same as units, one each.
@@ -31,9 +31,9 @@ pub(super) struct Plan<'a> {
 }
 
 /// A rank's groups with their advantages, and what it does with them.
-pub(super) struct Planned<'a> {
+pub(super) struct PlannedStep<'a> {
     pub(super) batch: AdvantageBatch<'a>,
-    pub(super) plan: Plan<'a>,
+    pub(super) plan: StepPlan<'a>,
 }
 
 /// Sums over all ranks of a step.
@@ -62,7 +62,7 @@ pub(super) fn units_of<'a>(completions: &[TrainedCompletion<'a>]) -> Vec<Unit<'a
     completions.iter().map(|trained| Unit::of(trained.in_unit())).collect()
 }
 
-impl Plan<'_> {
+impl StepPlan<'_> {
     /// This rank's part of the [`StepTotals`].
     fn numbers(&self) -> Vec<f64> {
         let tokens_of =
@@ -90,21 +90,21 @@ impl PolicyGradient {
 
 impl Trainer {
     /// This rank's plan of a step on these completions, in their order.
-    pub(super) fn plan<'a>(&self, completions: Vec<TrainedCompletion<'a>>) -> Plan<'a> {
+    pub(super) fn plan<'a>(&self, completions: Vec<TrainedCompletion<'a>>) -> StepPlan<'a> {
         let loss = self.objective.regularised(None);
-        let (silent, completions): (Vec<_>, Vec<_>) =
-            completions.into_iter().partition(|trained| loss.has_no_slope(trained.advantage));
+        let (silent, completions) =
+            completions.into_iter().partition::<Vec<_>, _>(|trained| loss.has_no_slope(trained.advantage));
         let units = units_of(&completions);
         let batches = self.packed(&units);
-        Plan { completions, units, batches, silent }
+        StepPlan { completions, units, batches, silent }
     }
 
     /// Denominators of the step over all ranks.
     pub(super) fn totals<'a>(
         &self,
-        planned: Result<Planned<'a>, LearnerError>,
-    ) -> Result<(Planned<'a>, StepTotals), LearnerError> {
-        let numbers = |planned: &Planned<'_>| planned.plan.numbers();
+        planned: Result<PlannedStep<'a>, LearnerError>,
+    ) -> Result<(PlannedStep<'a>, StepTotals), LearnerError> {
+        let numbers = |planned: &PlannedStep<'_>| planned.plan.numbers();
         let agreed = agree(&*self.passes.collective, self.version(), planned, numbers)?;
         let sums = agreed.sums().map(|sum: f64| sum as usize);
         let [tokens, completions, batches, positive, silent, silent_tokens] = sums;
@@ -115,7 +115,7 @@ impl Trainer {
     /// The mask of the step, where the configuration asks for one.
     pub(super) fn mask(
         &self,
-        plan: &Plan<'_>,
+        plan: &StepPlan<'_>,
         totals: &StepTotals,
         seconds: &mut StepSeconds,
     ) -> Result<Option<Mask>, LearnerError> {
@@ -134,7 +134,7 @@ impl Trainer {
     /// one. What has no slope is of the step all the same.
     fn entropy_of_step(
         &self,
-        plan: &Plan<'_>,
+        plan: &StepPlan<'_>,
         totals: &StepTotals,
         seconds: &mut StepSeconds,
     ) -> Result<f64, LearnerError> {
@@ -143,8 +143,8 @@ impl Trainer {
         for batch in plan.batches.iter().chain(&self.packed(&units_of(&plan.silent))) {
             self.passes.begin_micro_batch();
             let stats = self.passes.statistics(self.decoder(), &batch.packed);
-            for row in &batch.rows {
-                sum += row.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();
+            for laid in &batch.completions {
+                sum += laid.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();
             }
         }
         let [sum] = agree(&*self.passes.collective, self.version(), Ok(()), |()| vec![sum])?.sums();

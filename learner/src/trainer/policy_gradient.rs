@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use kernels::{Decoder, TrainingEngine, Weights};
 use trajectory::Group;
 
-use super::plan::{Plan, Planned, StepTotals};
+use super::plan::{PlannedStep, StepPlan, StepTotals};
 use super::{Objective, Passes, StepLoss, Trainer};
 use crate::advantage::{self, GroupOutcome, GroupRole, GroupStanding};
 use crate::advantage_batch::{AdvantageBatch, TrainedCompletion, check_groups, outcomes};
@@ -20,7 +20,7 @@ use crate::optimizer::OptimizerConfig;
 use crate::ranks::{agree, numbers_of_standings, standings_of_numbers, sum_gradients};
 use crate::refill::further_groups;
 use crate::report::{CutReport, StepReport, StepSeconds, TokenReport, UpdateReport};
-use crate::step_stats::{StepMeasure, StepStats};
+use crate::step_stats::{LearnedTokens, StepMeasure, StepStats};
 use crate::train_state::{TrainState, Update};
 
 /// The policy gradient of the configuration's method.
@@ -117,13 +117,18 @@ impl Trainer {
         let start = Instant::now();
         let version = self.version();
         let ranked = self.ranked(groups)?;
-        let (Planned { batch, plan }, totals) = self.totals(self.planned(groups, ranked))?;
+        let (PlannedStep { batch, plan }, totals) = self.totals(self.planned(groups, ranked))?;
         let mut seconds = StepSeconds::default();
         let mut values = batch.values();
+        let mut completions = batch.completion_reports(&self.objective.regularised(None));
         let mut update = None;
         if totals.completions > 0 {
             let trained = self.train(&plan, &totals, &mut seconds)?;
             values.ratios = trained.ratios;
+            for LearnedTokens { completion, learner_logprobs, masked } in trained.learned {
+                let report = &mut completions[completion];
+                (report.learner_logprobs, report.masked) = (learner_logprobs, masked);
+            }
             update = Some(trained.report);
         }
         self.state.version += 1;
@@ -139,7 +144,7 @@ impl Trainer {
             dead: batch.dead_groups(),
             dropped_groups: batch.dropped_groups(),
             refill: batch.refill_report(config.groups_per_step),
-            uses: batch.uses(&self.objective.regularised(None)),
+            completions,
             update,
             seconds,
             values,
@@ -165,18 +170,18 @@ impl Trainer {
     }
 
     /// Advantages of the ranked groups, and what is done with their completions.
-    fn planned<'a>(&self, groups: &'a [Group], ranked: Ranked) -> Result<Planned<'a>, LearnerError> {
+    fn planned<'a>(&self, groups: &'a [Group], ranked: Ranked) -> Result<PlannedStep<'a>, LearnerError> {
         let (step, config) = (self.version(), &self.objective.config);
         let batch = AdvantageBatch::in_roles(step, groups, ranked.outcomes, config, &ranked.roles)?;
         let positive = config.mpt.enabled.then_some(config.mpt.positive);
         let plan = self.plan(batch.trained(step, positive)?);
-        Ok(Planned { batch, plan })
+        Ok(PlannedStep { batch, plan })
     }
 
     /// Gradients of the whole step, then the update.
     pub(super) fn train(
         &mut self,
-        plan: &Plan<'_>,
+        plan: &StepPlan<'_>,
         totals: &StepTotals,
         seconds: &mut StepSeconds,
     ) -> Result<Trained, LearnerError> {
@@ -209,7 +214,7 @@ impl Trainer {
     /// Adds the gradients of this rank's micro-batches, and gives the statistics of their tokens.
     fn accumulate(
         &self,
-        plan: &Plan<'_>,
+        plan: &StepPlan<'_>,
         measure: StepMeasure,
         gradients: &mut Weights<Tensor<2>>,
         seconds: &mut StepSeconds,
@@ -232,7 +237,13 @@ impl Trainer {
         Ok(stats)
     }
 
-    fn report_of(&self, plan: &Plan<'_>, totals: &StepTotals, stats: StepStats, update: Update) -> Trained {
+    fn report_of(
+        &self,
+        plan: &StepPlan<'_>,
+        totals: &StepTotals,
+        stats: StepStats,
+        update: Update,
+    ) -> Trained {
         let config = &self.objective.config;
         let tokens = || TokenReport {
             entropy: stats.entropy_mean(),
@@ -255,7 +266,7 @@ impl Trainer {
             prompt_tokens_shared: plan.batches.iter().map(MicroBatch::prompt_tokens_shared).sum(),
             cuts: self.cuts(&plan.batches),
         };
-        Trained { report, ratios: stats.ratios }
+        Trained { report, ratios: stats.ratios, learned: stats.learned }
     }
 
     fn cuts(&self, batches: &[MicroBatch]) -> CutReport {
@@ -279,10 +290,11 @@ struct Ranked {
     roles: Vec<GroupRole>,
 }
 
-/// What an update came to, with the ratios for its histogram.
+/// What an update came to, with the ratios for its histogram and what was seen of each token.
 pub(super) struct Trained {
     pub(super) report: UpdateReport,
     ratios: Vec<f64>,
+    learned: Vec<LearnedTokens>,
 }
 
 /// The prompts of a step for an error: the first ones, and how many more there are.

@@ -57,7 +57,7 @@ fn on_ranks(
     steps: usize,
 ) -> Vec<(Trainer, Vec<Result<StepReport, LearnerError>>)> {
     std::thread::scope(|scope| {
-        let rank = |(rank, groups): (Threads, &'_ Vec<Group>)| {
+        let rank = |rank: Threads, groups: &Vec<Group>| {
             let mut trainer = trainer(config).with_collective(Arc::new(rank));
             let reports = (0..steps).map(|_| trainer.step(groups)).collect();
             (trainer, reports)
@@ -65,7 +65,7 @@ fn on_ranks(
         let threads: Vec<_> = Threads::new(parts.len())
             .into_iter()
             .zip(parts)
-            .map(|part| scope.spawn(move || rank(part)))
+            .map(|(own, groups)| scope.spawn(move || rank(own, groups)))
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
@@ -187,14 +187,17 @@ fn written_units_are_summed_over_ranks() {
     let mut one = new();
     let expected = one.step_units(&units, &CrossEntropy).unwrap();
     let parts = [&units[..2], &units[2..], &units[..0]];
-    let rank = |(rank, units): (Threads, &[Unit<'_>])| {
+    let rank = |rank: Threads, units: &[Unit<'_>]| {
         let mut trainer = new().with_collective(Arc::new(rank));
         (trainer.step_units(units, &CrossEntropy).unwrap(), weights_of(trainer.decoder()))
     };
     let rank = &rank;
     let found: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            Threads::new(3).into_iter().zip(parts).map(|part| scope.spawn(move || rank(part))).collect();
+        let threads: Vec<_> = Threads::new(3)
+            .into_iter()
+            .zip(parts)
+            .map(|(own, units)| scope.spawn(move || rank(own, units)))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     for (report, weights) in &found {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use trajectory::Group;
 
-use super::plan::{Planned, units_of};
+use super::plan::{PlannedStep, units_of};
 use super::*;
 use crate::advantage_batch::AdvantageBatch;
 use crate::config::{
@@ -32,7 +32,7 @@ fn whole_step(learner: &mut Trainer, groups: &[Group], apart: bool) -> UpdateRep
     if apart {
         let offset = plan.completions.len();
         for mut batch in learner.packed(&units_of(&silent)) {
-            batch.rows.iter_mut().for_each(|row| row.unit += offset);
+            batch.completions.iter_mut().for_each(|laid| laid.unit += offset);
             plan.batches.push(batch);
         }
     }
@@ -44,7 +44,7 @@ fn whole_step(learner: &mut Trainer, groups: &[Group], apart: bool) -> UpdateRep
     if !apart {
         plan.batches = learner.packed(&plan.units);
     }
-    let (Planned { plan, .. }, totals) = learner.totals(Ok(Planned { batch, plan })).unwrap();
+    let (PlannedStep { plan, .. }, totals) = learner.totals(Ok(PlannedStep { batch, plan })).unwrap();
     let report = learner.train(&plan, &totals, &mut StepSeconds::default()).unwrap().report;
     learner.state.version += 1;
     report
@@ -172,7 +172,12 @@ fn a_step_of_dead_groups_goes_through_no_pass() {
         assert_eq!(update.skipped, SkippedReport { completions: 8, tokens: update.completion_tokens });
         assert_eq!((report.seconds.statistics, report.version), (0.0, 2));
         assert_eq!(report.values.ratios, StepValues::default().ratios);
-        assert!(report.uses.iter().all(|used| *used == trajectory::CompletionUse::ZeroAdvantage));
+        assert!(
+            report
+                .completions
+                .iter()
+                .all(|completion| completion.used == trajectory::CompletionUse::ZeroAdvantage)
+        );
     }
 }
 
@@ -200,7 +205,10 @@ fn a_completion_that_is_masked_as_a_whole_is_counted() {
     config.mpt = serde_json::from_value(json!({"enabled": true, "tau": 0.0, "sigma": 100.0})).unwrap();
     let (mut masked, mut whole) = (learner(config.clone(), "sgd"), learner(config, "sgd"));
     let one = group(5, 2, &[(true, 0.0, 12), (false, 0.0, 5), (true, 0.0, 3)]);
-    let update = masked.step(std::slice::from_ref(&one)).unwrap().update.unwrap();
+    let report = masked.step(std::slice::from_ref(&one)).unwrap();
+    let masked_places: Vec<&[usize]> = report.completions.iter().map(|told| &told.masked[..]).collect();
+    assert_eq!(masked_places, [&(0..12).collect::<Vec<_>>()[..], &[], &[0, 1, 2]]);
+    let update = report.update.unwrap();
     assert_eq!((update.completions_zero_slope, update.skipped.completions), (2, 0));
     assert_eq!(update.tokens.unwrap().mpt.unwrap().masked_fraction, 15.0 / 20.0);
     whole_step(&mut whole, &[one], true);
@@ -216,7 +224,8 @@ fn what_became_of_each_completion_is_told() {
             let section = json!({"enabled": true, "coefficient": 0.01, "reference": "a model"});
             config.kl = serde_json::from_value(section).unwrap();
         }
-        learner(config, "sgd").step(&groups()).unwrap().uses
+        let report = learner(config, "sgd").step(&groups()).unwrap();
+        report.completions.iter().map(|completion| completion.used).collect::<Vec<_>>()
     };
     let of = |trained, dead| [[trained; 3], [dead; 3], [dead; 3]].concat();
     assert_eq!(uses(DynamicSampling::Off, false), of(Trained, ZeroAdvantage));

@@ -13,10 +13,10 @@ pub(super) fn assignments(expression: &Expression) -> Option<Vec<Expression>> {
                 return None;
             };
             let is_named = names.len() == values.len() && names.iter().all(is_variable);
-            let chain = |(name, value): (&Expression, &Expression)| {
+            let chain = |name: &Expression, value: &Expression| {
                 Expression::Chain(vec![name.clone(), value.clone()], vec![Relation::Equal])
             };
-            is_named.then(|| names.iter().zip(values).map(chain).collect())
+            is_named.then(|| names.iter().zip(values).map(|(name, value)| chain(name, value)).collect())
         }
         Expression::List(parts) | Expression::And(parts) => {
             let is_assignment = names(parts).len() == parts.len() && parts.len() > 1;

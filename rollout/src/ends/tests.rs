@@ -84,6 +84,22 @@ fn texts(stop: &[&str], prompt: &[u32], tokens: &[u32]) -> [String; 2] {
 }
 
 #[test]
+fn the_end_of_a_turn_is_found_again_in_its_trajectory() {
+    use trajectory::{OutputLimits, Source, Token};
+    let limits = OutputLimits { segment_tokens_max: 4, output_tokens_max: 8 };
+    let ends = Ends::of(crate::testing::text());
+    let mut trajectory = Trajectory::new(crate::testing::prompt(0), 0, 0);
+    assert_eq!(ends.end_of_turn(&trajectory), None, "nothing was drawn");
+    trajectory.start_segment(0, limits);
+    for (id, end) in [(3, None), (0, Some(Finish::Eos))] {
+        trajectory.push(Token { id, logprob: -1.0 }, end, limits);
+        assert_eq!(ends.end_of_turn(&trajectory), end);
+    }
+    trajectory.append(Source::Environment, vec![0]);
+    assert_eq!(ends.end_of_turn(&trajectory), None, "it goes on behind what was given");
+}
+
+#[test]
 fn a_stop_string_ends_with_the_token_that_completes_it() {
     let ends = ends(config(&["STOP", "c\n"]));
     let cases: [(&[u32], Option<usize>); 8] = [

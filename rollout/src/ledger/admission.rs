@@ -11,22 +11,22 @@ use super::state::{AdmissionReport, GroupState, MemberState, RolloutState};
 use super::{Lost, SegmentEnd};
 use crate::scheduler::Pacing;
 use crate::sync::{Mutex, lock};
-use crate::weights::Bell;
+use crate::weights::Notify;
 
 /// The groups that may be started, one number at a time, and those that are on their way.
 #[derive(Debug)]
 pub struct Admission {
     pacing: Pacing,
-    state: Mutex<State>,
+    state: Mutex<AdmissionState>,
     /// Under a lock of its own, so that reading the groups never waits for a disk. A segment goes into the groups
     /// before the journal, and a checkpoint begins the next journal before it looks at the groups: so a segment is in the
     /// checkpoint, in the journal after it, or in both, where it is the same.
     journal: Mutex<Option<Journal>>,
-    bell: Bell,
+    notify: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct AdmissionState {
     report: AdmissionReport,
     /// The groups that have not left yet; the pacing bounds their number.
     on_the_way: BTreeMap<u64, GroupState>,
@@ -35,9 +35,9 @@ struct State {
 }
 
 impl Admission {
-    /// Admission at group 0; `bell` wakes the actors that found nothing to start.
-    pub fn new(pacing: Pacing, bell: Bell) -> Self {
-        Self { pacing, state: Mutex::default(), journal: Mutex::default(), bell }
+    /// Admission at group 0; `notify` wakes the actors that found nothing to start.
+    pub fn new(pacing: Pacing, notify: Notify) -> Self {
+        Self { pacing, state: Mutex::default(), journal: Mutex::default(), notify }
     }
 
     /// Goes on where another one stood.
@@ -49,11 +49,12 @@ impl Admission {
             .map(|group| (group.id, GroupState { taken: false, handed_over: false, ..group.clone() }));
         let places = state.groups.iter().filter_map(|group| group.verdict.as_ref());
         let next_place = places.map(|verdict| verdict.place + 1).max().unwrap_or(0);
-        *lock(&self.state) = State { report: state.admission, on_the_way: groups.collect(), next_place };
+        *lock(&self.state) =
+            AdmissionState { report: state.admission, on_the_way: groups.collect(), next_place };
         self
     }
 
-    /// Writes every segment that ends into this journal, and recalls what it holds.
+    /// Writes every segment that ends into this journal, and replays what it holds.
     pub fn keep_journal(&self, journal: Journal) {
         *lock(&self.journal) = Some(journal);
     }
@@ -85,26 +86,26 @@ impl Admission {
 
     /// Writes down the segment that a trajectory has just ended.
     pub(crate) fn record(&self, segment: SegmentEnd<'_>) -> Result<(), Lost> {
-        let SegmentEnd { actor, trajectory, finish, recalled } = segment;
+        let SegmentEnd { actor, trajectory, finish, replayed } = segment;
         let mut state = lock(&self.state);
         let group = state.on_the_way.get_mut(&trajectory.group).filter(|group| group.actor == actor);
         group.ok_or(Lost)?.record(trajectory, finish);
         drop(state);
         // A journal that gave the segment has it.
-        if let Some(journal) = lock(&self.journal).as_mut().filter(|_| !recalled) {
+        if let Some(journal) = lock(&self.journal).as_mut().filter(|_| !replayed) {
             journal.append(trajectory, finish);
         }
         Ok(())
     }
 
     /// The segment that comes next in a trajectory, if it was drawn before the run was interrupted.
-    pub(crate) fn recall(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
-        lock(&self.journal).as_mut()?.recall(trajectory, newest)
+    pub(crate) fn replay_from_journal(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
+        lock(&self.journal).as_mut()?.replay_from_journal(trajectory, newest)
     }
 
     /// The whole of a trajectory's open segment, if it was drawn before the run was interrupted.
-    pub(crate) fn recall_open(&self, trajectory: &Trajectory) -> Option<Segment> {
-        lock(&self.journal).as_mut()?.recall_open(trajectory)
+    pub(crate) fn replay_open(&self, trajectory: &Trajectory) -> Option<Segment> {
+        lock(&self.journal).as_mut()?.replay_open(trajectory)
     }
 
     /// Writes down what the verifiers said of a group; whether that is news.
@@ -136,7 +137,7 @@ impl Admission {
     /// Allows `groups` more, because so many were dropped and the learner would wait for them.
     pub fn replace(&self, groups: u64) {
         lock(&self.state).report.groups_replaced += groups;
-        self.bell.ring();
+        self.notify.notify_all();
     }
 
     /// Allows the step that is being put together `groups` groups in all beyond `groups_per_step`. A run that was
@@ -145,12 +146,12 @@ impl Admission {
         let mut state = lock(&self.state);
         state.report.groups_refilled = state.report.groups_refilled.max(groups);
         drop(state);
-        self.bell.ring();
+        self.notify.notify_all();
     }
 
     /// The groups that were started at `version` or before and have neither reached the learner nor been
     /// dropped.
-    pub fn started_up_to(&self, version: u64) -> BTreeSet<u64> {
+    pub fn pending_up_to(&self, version: u64) -> BTreeSet<u64> {
         let state = lock(&self.state);
         let waiting = state.on_the_way.values().filter(|group| !group.taken);
         waiting.filter(|group| group.started_version <= version).map(|group| group.id).collect()
@@ -176,7 +177,7 @@ impl Admission {
         }
         state.report.groups_replaced += groups.len() as u64;
         drop(state);
-        self.bell.ring();
+        self.notify.notify_all();
     }
 
     /// From here on segments go into the journal of the time after `step`: to be called before
@@ -214,9 +215,9 @@ impl Admission {
         lock(&self.state).report
     }
 
-    /// The bell that rings when more may be started.
-    pub fn bell(&self) -> &Bell {
-        &self.bell
+    /// Notified when more may be started.
+    pub fn notify(&self) -> &Notify {
+        &self.notify
     }
 }
 
@@ -226,40 +227,40 @@ mod tests {
 
     #[test]
     fn groups_are_numbered_in_order_and_held_back_by_the_version() {
-        let bell = Bell::new();
+        let notify = Notify::new();
         let admission =
-            Admission::new(Pacing { groups_per_step: 2, staleness_versions_max: 1 }, bell.clone());
+            Admission::new(Pacing { groups_per_step: 2, staleness_versions_max: 1 }, notify.clone());
         let admitted: Vec<u64> = std::iter::from_fn(|| admission.admit(0)).collect();
         assert_eq!(admitted, [0, 1, 2, 3]);
         assert_eq!((admission.admit(1), admission.admit(1), admission.admit(1)), (Some(4), Some(5), None));
         admission.replace(1);
-        assert_eq!(bell.rings(), 1);
+        assert_eq!(notify.count(), 1);
         assert_eq!((admission.admit(1), admission.admit(1)), (Some(6), None));
         let report = AdmissionReport { groups_started: 7, groups_replaced: 1, groups_refilled: 0 };
         assert_eq!(admission.report(), report);
         admission.learned([1, 2]);
         assert_eq!(admission.report(), report);
-        assert_eq!(admission.started_up_to(0), [0, 3].into());
-        assert_eq!(admission.started_up_to(1), [0, 3, 4, 5, 6].into());
+        assert_eq!(admission.pending_up_to(0), [0, 3].into());
+        assert_eq!(admission.pending_up_to(1), [0, 3, 4, 5, 6].into());
     }
 
     #[test]
     fn a_step_that_takes_more_lets_as_many_more_start() {
-        let bell = Bell::new();
+        let notify = Notify::new();
         let pacing = Pacing { groups_per_step: 2, staleness_versions_max: 0 };
-        let admission = Admission::new(pacing, bell.clone());
+        let admission = Admission::new(pacing, notify.clone());
         let admitted = |admission: &Admission, version| {
             std::iter::from_fn(|| admission.admit(version)).collect::<Vec<u64>>()
         };
         assert_eq!(admitted(&admission, 0), [0, 1]);
         admission.refill(1);
-        assert_eq!((admitted(&admission, 0), bell.rings()), (vec![2], 1));
+        assert_eq!((admitted(&admission, 0), notify.count()), (vec![2], 1));
         admission.refill(3);
         assert_eq!(admitted(&admission, 0), [3, 4]);
         // Interrupted here, the step is put together once more.
         let (report, groups) = admission.snapshot();
         let state = RolloutState { admission: report, groups, ..RolloutState::default() };
-        let admission = Admission::new(pacing, bell).restored(&state);
+        let admission = Admission::new(pacing, notify).restored(&state);
         admission.refill(1);
         assert_eq!(admitted(&admission, 0), Vec::<u64>::new(), "what was allowed is not allowed twice");
         admission.refill(3);

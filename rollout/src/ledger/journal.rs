@@ -49,13 +49,13 @@ pub struct Journal {
     /// Absent after a write that failed, until the next checkpoint begins another file: what follows a torn
     /// record could not be read.
     file: Option<(PathBuf, File)>,
-    recalled: HashMap<(u64, u32, u32), Segment>,
-    /// Segments under newer weights than these are not recalled.
+    replayed: HashMap<(u64, u32, u32), Segment>,
+    /// Segments under newer weights than these are not replayed.
     trusted_version: u64,
 }
 
 impl Journal {
-    /// Takes up the journals of `folder` after the checkpoint of `step`, whose weights are `step`'s, and
+    /// Reads the journals of `folder` after the checkpoint of `step`, whose weights are `step`'s, and
     /// removes older ones. `trusted_version` is the newest version whose segments may be used again:
     /// `u64::MAX` where the same seed gives the same weights again.
     ///
@@ -63,13 +63,13 @@ impl Journal {
     /// If the folder cannot be made, a journal cannot be read or opened, or one is of another form.
     pub fn open(folder: &Path, step: u64, trusted_version: u64) -> Result<Self, RolloutError> {
         fs::create_dir_all(folder).map_err(|error| RolloutError::file(folder, error))?;
-        let mut recalled = HashMap::new();
+        let mut replayed = HashMap::new();
         for (_, path) in journals(folder)?.into_iter().filter(|(since, _)| *since >= step) {
             for entry in read(&path)?.0 {
-                recalled.insert((entry.group, entry.member, entry.index), entry.segment);
+                replayed.insert((entry.group, entry.member, entry.index), entry.segment);
             }
         }
-        let mut journal = Self { folder: folder.to_path_buf(), file: None, recalled, trusted_version };
+        let mut journal = Self { folder: folder.to_path_buf(), file: None, replayed, trusted_version };
         let path = journal.path(step);
         let whole = if path.exists() { read(&path)?.1 } else { 0 };
         let begin = || {
@@ -110,19 +110,19 @@ impl Journal {
 
     /// The segment that comes next in a trajectory, if it was drawn before the restart under weights
     /// that are not newer than `newest`.
-    pub(crate) fn recall(&mut self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
+    pub(crate) fn replay_from_journal(&mut self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
         let key = (trajectory.group, trajectory.member, trajectory.segment_count() as u32);
         let oldest = trajectory.last_segment().map_or(0, |segment| segment.version);
-        let segment = self.recalled.remove(&key)?;
+        let segment = self.replayed.remove(&key)?;
         let fits = (oldest..=newest.min(self.trusted_version)).contains(&segment.version);
         fits.then_some(segment)
     }
 
     /// The rest of a trajectory's open segment, if it was drawn before the restart.
-    pub(crate) fn recall_open(&mut self, trajectory: &Trajectory) -> Option<Segment> {
+    pub(crate) fn replay_open(&mut self, trajectory: &Trajectory) -> Option<Segment> {
         let open = trajectory.last_segment()?;
         let key = (trajectory.group, trajectory.member, trajectory.segment_count() as u32 - 1);
-        let segment = self.recalled.remove(&key)?;
+        let segment = self.replayed.remove(&key)?;
         let fits = segment.version == open.version && segment.tokens.starts_with(&open.tokens);
         fits.then_some(segment)
     }
@@ -304,17 +304,21 @@ mod tests {
         }
         let whole: Vec<Segment> = trajectory(7, &[3, 4, 6]).segments().cloned().collect();
         let mut again = open(folder.path(), 3, u64::MAX);
-        assert_eq!(again.recall(&trajectory(7, &[]), 3).as_ref(), Some(&whole[0]));
-        assert_eq!(again.recall(&trajectory(7, &[]), 3), None, "it was given");
-        assert_eq!(again.recall(&trajectory(7, &[3]), 3), None, "version 4 is not there yet");
+        assert_eq!(again.replay_from_journal(&trajectory(7, &[]), 3).as_ref(), Some(&whole[0]));
+        assert_eq!(again.replay_from_journal(&trajectory(7, &[]), 3), None, "it was given");
+        assert_eq!(again.replay_from_journal(&trajectory(7, &[3]), 3), None, "version 4 is not there yet");
         let mut untrusted = open(folder.path(), 3, 5);
-        assert_eq!(untrusted.recall(&trajectory(7, &[3]), 9).as_ref(), Some(&whole[1]));
-        assert_eq!(untrusted.recall(&trajectory(7, &[3, 4]), 9), None, "version 6 came out otherwise");
+        assert_eq!(untrusted.replay_from_journal(&trajectory(7, &[3]), 9).as_ref(), Some(&whole[1]));
+        assert_eq!(
+            untrusted.replay_from_journal(&trajectory(7, &[3, 4]), 9),
+            None,
+            "version 6 came out otherwise"
+        );
         let mut half = trajectory(7, &[3, 4]);
         half.open_segment().tokens.pop();
-        assert_eq!(open(folder.path(), 3, 9).recall_open(&half).as_ref(), Some(&whole[1]));
+        assert_eq!(open(folder.path(), 3, 9).replay_open(&half).as_ref(), Some(&whole[1]));
         half.open_segment().tokens[0].id += 1;
-        assert_eq!(open(folder.path(), 3, 9).recall_open(&half), None, "another beginning");
+        assert_eq!(open(folder.path(), 3, 9).replay_open(&half), None, "another beginning");
     }
 
     #[test]
@@ -324,11 +328,11 @@ mod tests {
         journal.append(&trajectory(1, &[0]), None);
         journal.begin(5);
         journal.append(&trajectory(2, &[5]), Some(Finish::Eos));
-        assert!(open(folder.path(), 0, 9).recall(&trajectory(1, &[]), 9).is_some());
-        assert!(open(folder.path(), 0, 9).recall(&trajectory(2, &[]), 9).is_some());
-        assert!(open(folder.path(), 5, 9).recall(&trajectory(1, &[]), 9).is_none());
+        assert!(open(folder.path(), 0, 9).replay_from_journal(&trajectory(1, &[]), 9).is_some());
+        assert!(open(folder.path(), 0, 9).replay_from_journal(&trajectory(2, &[]), 9).is_some());
+        assert!(open(folder.path(), 5, 9).replay_from_journal(&trajectory(1, &[]), 9).is_none());
         journal.begin(5);
-        let kept = open(folder.path(), 5, 9).recall(&trajectory(2, &[]), 9);
+        let kept = open(folder.path(), 5, 9).replay_from_journal(&trajectory(2, &[]), 9);
         assert!(kept.is_some(), "the checkpoint before of that name needs what came after it");
         Journal::prune(folder.path(), 5).expect("a folder that can be read");
         let left: Vec<u64> =
@@ -437,9 +441,9 @@ mod tests {
             let mut third = open(folder.path(), 0, u64::MAX);
             for (group, trajectory_of_group) in trajectories.iter().enumerate() {
                 let expected = (group < whole).then(|| trajectory_of_group.last_segment().expect("one").clone());
-                prop_assert_eq!(third.recall(&trajectory(group as u64, &[]), 9), expected);
+                prop_assert_eq!(third.replay_from_journal(&trajectory(group as u64, &[]), 9), expected);
             }
-            prop_assert_eq!(third.recall(&trajectory(9, &[]), 9), Some(trajectory(9, &[1]).last_segment().expect("one").clone()));
+            prop_assert_eq!(third.replay_from_journal(&trajectory(9, &[]), 9), Some(trajectory(9, &[1]).last_segment().expect("one").clone()));
         }
     }
 }

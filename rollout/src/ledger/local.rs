@@ -13,7 +13,7 @@ use crate::config::QueueConfig;
 use crate::error::RolloutError;
 use crate::scheduler::Pacing;
 use crate::scorer::Scored;
-use crate::weights::Bell;
+use crate::weights::Notify;
 
 /// Groups from their admission to the learner, in this process.
 #[derive(Debug)]
@@ -23,14 +23,14 @@ pub struct LocalLedger {
 }
 
 impl LocalLedger {
-    /// A ledger at group 0; `bell` wakes the actors that found nothing to start.
-    pub fn new(pacing: Pacing, queue: QueueConfig, bell: Bell) -> Self {
-        Self::of(Admission::new(pacing, bell), queue)
+    /// A ledger at group 0; `notify` wakes the actors that found nothing to start.
+    pub fn new(pacing: Pacing, queue: QueueConfig, notify: Notify) -> Self {
+        Self::of(Admission::new(pacing, notify), queue)
     }
 
     /// A ledger whose groups on the way are those of `state`. The queue gets its groups when the actors are restored.
-    pub fn restored(pacing: Pacing, queue: QueueConfig, bell: Bell, state: &RolloutState) -> Self {
-        Self::of(Admission::new(pacing, bell).restored(state), queue)
+    pub fn restored(pacing: Pacing, queue: QueueConfig, notify: Notify, state: &RolloutState) -> Self {
+        Self::of(Admission::new(pacing, notify).restored(state), queue)
     }
 
     fn of(admission: Admission, queue: QueueConfig) -> Self {
@@ -38,7 +38,7 @@ impl LocalLedger {
         Self { queue: Arc::new(ReplayQueue::new(queue, Arc::clone(&admission))), admission }
     }
 
-    /// Writes every segment that ends into this journal, and recalls what it holds.
+    /// Writes every segment that ends into this journal, and replays what it holds.
     pub fn keep_journal(&self, journal: Journal) {
         self.admission.keep_journal(journal);
     }
@@ -67,12 +67,12 @@ impl Ledger for LocalLedger {
         self.admission.record(segment)
     }
 
-    fn recall(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
-        self.admission.recall(trajectory, newest)
+    fn replay_from_journal(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
+        self.admission.replay_from_journal(trajectory, newest)
     }
 
-    fn recall_open(&self, trajectory: &Trajectory) -> Option<Segment> {
-        self.admission.recall_open(trajectory)
+    fn replay_open(&self, trajectory: &Trajectory) -> Option<Segment> {
+        self.admission.replay_open(trajectory)
     }
 
     fn groups_of(&self, actor: usize) -> Vec<GroupState> {
@@ -112,7 +112,7 @@ impl Ledger for LocalLedger {
         self.queue.is_closed()
     }
 
-    fn bell(&self) -> &Bell {
-        self.admission.bell()
+    fn notify(&self) -> &Notify {
+        self.admission.notify()
     }
 }

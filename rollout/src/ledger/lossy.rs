@@ -12,7 +12,7 @@ use super::{Ledger, Lost, SegmentEnd};
 use crate::error::RolloutError;
 use crate::scorer::Scored;
 use crate::sync::{Mutex, lock};
-use crate::weights::Bell;
+use crate::weights::Notify;
 
 pub(crate) struct LossyLedger {
     inner: Arc<LocalLedger>,
@@ -41,7 +41,7 @@ pub(crate) struct Seen {
 
 #[derive(Clone)]
 enum Message {
-    Segment { actor: usize, trajectory: Trajectory, finish: Option<Finish>, recalled: bool },
+    Segment { actor: usize, trajectory: Trajectory, finish: Option<Finish>, replayed: bool },
     Scored(Scored),
 }
 
@@ -83,8 +83,8 @@ impl LossyLedger {
 
     fn arrive(&self, message: Message) -> Result<(), RolloutError> {
         match message {
-            Message::Segment { actor, trajectory, finish, recalled } => {
-                let segment = SegmentEnd { actor, trajectory: &trajectory, finish, recalled };
+            Message::Segment { actor, trajectory, finish, replayed } => {
+                let segment = SegmentEnd { actor, trajectory: &trajectory, finish, replayed };
                 // Whoever told it has gone on long since.
                 let _ = self.inner.record(segment);
                 Ok(())
@@ -107,7 +107,7 @@ impl LossyLedger {
     }
 
     /// Everything that was delayed arrives.
-    fn settle(&self) -> Result<(), RolloutError> {
+    fn deliver_delayed(&self) -> Result<(), RolloutError> {
         while !lock(&self.network).on_the_way.is_empty() {
             self.arrive_late()?;
         }
@@ -142,9 +142,9 @@ impl LossyLedger {
 impl Ledger for LossyLedger {
     fn admit(&self, actor: usize, version: u64) -> Option<GroupState> {
         match self.accident() {
-            // The question got lost, and is asked again: the bell stands for the time after which that happens.
+            // The question got lost, and is asked again: the notification stands for the time after which that happens.
             Accident::Dropped | Accident::Delayed => {
-                self.bell().ring();
+                self.notify().notify_all();
                 None
             }
             _ => self.taken_from_another(actor).or_else(|| self.inner.admit(actor, version)),
@@ -156,8 +156,8 @@ impl Ledger for LossyLedger {
     }
 
     fn record(&self, segment: SegmentEnd<'_>) -> Result<(), Lost> {
-        let SegmentEnd { actor, trajectory, finish, recalled } = segment;
-        let late = || Message::Segment { actor, trajectory: trajectory.clone(), finish, recalled };
+        let SegmentEnd { actor, trajectory, finish, replayed } = segment;
+        let late = || Message::Segment { actor, trajectory: trajectory.clone(), finish, replayed };
         let recorded = match self.accident() {
             // The next one tells the whole trajectory, and the scored group all of it.
             Accident::Dropped => Ok(()),
@@ -176,12 +176,12 @@ impl Ledger for LossyLedger {
         recorded
     }
 
-    fn recall(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
-        self.inner.recall(trajectory, newest)
+    fn replay_from_journal(&self, trajectory: &Trajectory, newest: u64) -> Option<Segment> {
+        self.inner.replay_from_journal(trajectory, newest)
     }
 
-    fn recall_open(&self, trajectory: &Trajectory) -> Option<Segment> {
-        self.inner.recall_open(trajectory)
+    fn replay_open(&self, trajectory: &Trajectory) -> Option<Segment> {
+        self.inner.replay_open(trajectory)
     }
 
     fn groups_of(&self, actor: usize) -> Vec<GroupState> {
@@ -206,7 +206,7 @@ impl Ledger for LossyLedger {
             }
             Accident::Delayed => {
                 self.send_late(Message::Scored(scored));
-                self.settle()?;
+                self.deliver_delayed()?;
             }
         }
         self.arrive_late()
@@ -216,7 +216,7 @@ impl Ledger for LossyLedger {
         self.inner.is_closed()
     }
 
-    fn bell(&self) -> &Bell {
-        self.inner.bell()
+    fn notify(&self) -> &Notify {
+        self.inner.notify()
     }
 }

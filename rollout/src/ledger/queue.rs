@@ -45,7 +45,7 @@ pub struct QueueReport {
 pub struct ReplayQueue {
     config: QueueConfig,
     admission: Arc<Admission>,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Rings when a group came in or the queue closed.
     filled: Condvar,
     /// Rings when a group left or the queue closed.
@@ -53,7 +53,7 @@ pub struct ReplayQueue {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     groups: VecDeque<Group>,
     /// Places that are kept for groups which are being scored.
     reserved: usize,
@@ -83,7 +83,7 @@ impl ReplayQueue {
     /// An empty queue. It tells the admission how many groups it drops, so that others are started for them.
     pub fn new(config: QueueConfig, admission: Arc<Admission>) -> Self {
         let report = QueueReport { groups_max: config.groups_max, ..QueueReport::default() };
-        let state = Mutex::new(State { report, ..State::default() });
+        let state = Mutex::new(QueueState { report, ..QueueState::default() });
         Self { config, admission, state, filled: Condvar::new(), drained: Condvar::new() }
     }
 
@@ -173,7 +173,7 @@ impl ReplayQueue {
         self.put(state, group).map(|()| None)
     }
 
-    fn put(&self, mut state: MutexGuard<'_, State>, group: Group) -> Result<(), RolloutError> {
+    fn put(&self, mut state: MutexGuard<'_, QueueState>, group: Group) -> Result<(), RolloutError> {
         if state.closed {
             *state.report.drops.entry(DropReason::Closed).or_default() += 1;
             return Err(RolloutError::Closed);
@@ -205,7 +205,7 @@ impl ReplayQueue {
             }
             match groups {
                 Some(groups) => return Ok(groups),
-                // The lock was open: what came in meanwhile has rung already.
+                // The lock was open: what came in meanwhile has notified already.
                 None if stale > 0 => {}
                 None => state = wait(&self.filled, state, WAIT_MAX),
             }
@@ -222,7 +222,12 @@ impl ReplayQueue {
         Ok(look.groups)
     }
 
-    fn take_now(&self, state: &mut State, count: usize, learner_version: u64) -> Result<Look, RolloutError> {
+    fn take_now(
+        &self,
+        state: &mut QueueState,
+        count: usize,
+        learner_version: u64,
+    ) -> Result<Look, RolloutError> {
         let groups_max = self.config.groups_max;
         assert!(count <= groups_max, "{count} groups are taken from a queue that holds at most {groups_max}");
         if state.closed {
@@ -247,12 +252,12 @@ impl ReplayQueue {
         let bound = self.config.staleness_versions_max;
         learner_version
             .checked_sub(bound)
-            .map(|started| self.admission.started_up_to(started))
+            .map(|started| self.admission.pending_up_to(started))
             .unwrap_or_default()
     }
 
     /// Drops the groups that are too old, and returns how many they are.
-    fn drop_stale(&self, state: &mut State, learner_version: u64) -> u64 {
+    fn drop_stale(&self, state: &mut QueueState, learner_version: u64) -> u64 {
         let bound = self.config.staleness_versions_max;
         let stale = |group: &Group| learner_version.saturating_sub(group.oldest_version()) > bound;
         let ids: Vec<u64> = state.groups.iter().filter(|group| stale(group)).map(|group| group.id).collect();
@@ -378,7 +383,7 @@ fn pick(queue: &mut VecDeque<Group>, count: usize, due: &BTreeSet<u64>, due_here
     picked
 }
 
-/// A wait that ends within this time even if nobody rings, so that a lost wake-up is a pause and not a hang.
+/// A wait that ends within this time even if nobody notifies, so that a lost wake-up is a pause and not a hang.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

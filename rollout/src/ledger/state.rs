@@ -156,7 +156,7 @@ pub struct SlotState {
     pub open: Option<Segment>,
 }
 
-/// A stretch of decoding beside the learner that was not over ([`crate::Overlapped`]).
+/// A stretch of decoding beside the learner that was not over ([`crate::DeterministicSchedule`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowState {
     /// Groups that it still has to finish.
@@ -205,7 +205,7 @@ impl RolloutState {
     /// Reads what [`RolloutState::to_bytes`] made.
     ///
     /// # Errors
-    /// [`RolloutError::File`] or [`RolloutError::Content`] with the path.
+    /// [`RolloutError::File`] with the path.
     pub fn read(path: &Path) -> Result<Self, RolloutError> {
         let bytes = std::fs::read(path).map_err(|error| RolloutError::file(path, error))?;
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();

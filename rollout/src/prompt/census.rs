@@ -38,10 +38,9 @@ impl FieldCensus {
             None => [prompt_field, answer_field, &None],
         };
         let keys = JsonlConfig::FIELDS.iter().zip(names);
-        let wanted = |(&(key, _), name): (&(&'static str, _), &Option<String>)| {
-            Some(WantedField { key, name: name.clone()?, is_there: false })
-        };
-        Self { wanted: keys.filter_map(wanted).collect(), found: Vec::new(), has_rows: false }
+        let wanted = keys
+            .filter_map(|(&(key, _), name)| Some(WantedField { key, name: name.clone()?, is_there: false }));
+        Self { wanted: wanted.collect(), found: Vec::new(), has_rows: false }
     }
 
     /// Looks at the fields of a row.

@@ -176,6 +176,9 @@ fn take(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
 
 /// Whether there is a field of this name, be it `null`.
 pub(super) fn has(fields: &Map<String, Value>, name: &str) -> bool {
-    let inside = |(first, rest): (&str, &str)| has(fields.get(first)?.as_object()?, rest).then_some(());
-    fields.contains_key(name) || name.split_once('.').and_then(inside).is_some()
+    fields.contains_key(name)
+        || name
+            .split_once('.')
+            .and_then(|(first, rest)| has(fields.get(first)?.as_object()?, rest).then_some(()))
+            .is_some()
 }

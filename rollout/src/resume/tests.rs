@@ -10,8 +10,8 @@ use crate::config::{Priority, QueueConfig};
 use crate::ledger::journal::Journal;
 use crate::ledger::request::StepRequest;
 use crate::ledger::state::ActorState;
-use crate::overlapped::Overlapped;
-use crate::schedule::Lockstep;
+use crate::schedule::deterministic::DeterministicSchedule;
+use crate::schedule::lockstep::LockstepSchedule;
 use crate::scheduler::Pacing;
 use crate::testing::{Script, Start, context_at, records, rollout_config};
 
@@ -19,17 +19,17 @@ const GROUPS_PER_STEP: usize = 2;
 const PACING: Pacing = Pacing { groups_per_step: GROUPS_PER_STEP as u64, staleness_versions_max: 2 };
 const STEPS: u64 = 12;
 
-enum Driver {
-    Lockstep(Lockstep<Script>),
-    Overlapped(Box<Overlapped<Script>>),
+enum ActiveSchedule {
+    Lockstep(LockstepSchedule<Script>),
+    Deterministic(Box<DeterministicSchedule<Script>>),
 }
 
 /// One process of a run whose learner only counts.
-struct Life {
+struct Process {
     script: Script,
     queue: Arc<ReplayQueue>,
     context: Arc<ActorContext<u64>>,
-    driver: Driver,
+    schedule: ActiveSchedule,
     version: u64,
     shape: Shape,
     /// The group at whose first token the run is asked to stop.
@@ -38,7 +38,7 @@ struct Life {
 
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    overlapped: bool,
+    deterministic: bool,
     actors: usize,
     seed: u64,
     groups_max: usize,
@@ -61,7 +61,7 @@ fn bounds() -> impl Strategy<Value = Option<usize>> {
     proptest::option::of(7_usize..16)
 }
 
-impl Life {
+impl Process {
     /// From the beginning, or from what was written down after step `version`.
     fn new(shape: Shape, from: Option<(u64, &[u8])>, journal: Option<Journal>) -> Self {
         let seed = shape.seed;
@@ -98,15 +98,17 @@ impl Life {
         let mut actors: Vec<Actor<Script>> =
             (0..shape.actors).map(|number| Actor::new(context.clone(), number, script.clone())).collect();
         let weights = |version| Some(Versioned { version, weights: Arc::new(version) });
-        let overflow = take_up(&state, &mut actors, &queue, weights).expect("the data are the same");
+        let overflow = restore(&state, &mut actors, &queue, weights).expect("the data are the same");
         let window = state.window.map(|window| (window, weights(window.version).expect("any")));
-        let driver = if shape.overlapped {
+        let schedule = if shape.deterministic {
             let actor = actors.pop().expect("one");
-            Driver::Overlapped(Box::new(Overlapped::new(actor, &queue, overflow, window).expect("a thread")))
+            ActiveSchedule::Deterministic(Box::new(
+                DeterministicSchedule::new(actor, &queue, overflow, window).expect("a thread"),
+            ))
         } else {
-            Driver::Lockstep(Lockstep::new(actors, overflow))
+            ActiveSchedule::Lockstep(LockstepSchedule::new(actors, overflow))
         };
-        Self { script, queue, context, driver, version, shape, stops_at }
+        Self { script, queue, context, schedule, version, shape, stops_at }
     }
 
     fn step(&mut self) -> Vec<String> {
@@ -117,9 +119,11 @@ impl Life {
         let shape = self.shape;
         let further = move |groups: &[Group]| shape.further(groups);
         let request = StepRequest { further: &further, ..StepRequest::of(GROUPS_PER_STEP) };
-        let groups = match &mut self.driver {
-            Driver::Lockstep(lockstep) => lockstep.take(&self.queue, &request, self.version),
-            Driver::Overlapped(overlapped) => overlapped.take(&self.queue, &request, self.version),
+        let groups = match &mut self.schedule {
+            ActiveSchedule::Lockstep(lockstep) => lockstep.take(&self.queue, &request, self.version),
+            ActiveSchedule::Deterministic(deterministic) => {
+                deterministic.take(&self.queue, &request, self.version)
+            }
         };
         let groups = groups?;
         self.version += 1;
@@ -134,39 +138,39 @@ impl Life {
     }
 
     fn written(&mut self) -> Vec<u8> {
-        let standing = match &mut self.driver {
-            Driver::Lockstep(lockstep) => lockstep.state(&self.queue, self.version),
-            Driver::Overlapped(overlapped) => {
-                overlapped.state(&self.queue, self.version).expect("nobody failed")
+        let checkpoint = match &mut self.schedule {
+            ActiveSchedule::Lockstep(lockstep) => lockstep.state(&self.queue, self.version),
+            ActiveSchedule::Deterministic(deterministic) => {
+                deterministic.state(&self.queue, self.version).expect("nobody failed")
             }
         };
-        let known: Vec<u64> = standing.weights.iter().map(|weights| weights.version).collect();
-        assert!(standing.state.versions_needed().iter().all(|version| known.contains(version)));
-        postcard::to_stdvec(&standing.state).expect("plain values")
+        let known: Vec<u64> = checkpoint.weights.iter().map(|weights| weights.version).collect();
+        assert!(checkpoint.state.versions_needed().iter().all(|version| known.contains(version)));
+        postcard::to_stdvec(&checkpoint.state).expect("plain values")
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    // Invariant 9: a run that is taken up is the run bit for bit, wherever it was left.
+    // Invariant 9: a resumed run is the run bit for bit, wherever it was left.
     #[test]
     fn a_run_that_is_taken_up_is_the_run(
-        overlapped in any::<bool>(),
+        deterministic in any::<bool>(),
         seed in 0..1000_u64,
         groups_max in 2..8_usize,
         blocks in bounds(),
         dead_of_five in 0..=5_u64,
         stops in proptest::collection::btree_set(0..STEPS, 0..4),
     ) {
-        let actors = if overlapped { 1 } else { 1 + seed as usize % 2 };
-        let shape = Shape { overlapped, actors, seed, groups_max, blocks, dead_of_five };
-        let mut unbroken = Life::new(shape, None, None);
-        let mut broken = Life::new(shape, None, None);
+        let actors = if deterministic { 1 } else { 1 + seed as usize % 2 };
+        let shape = Shape { deterministic, actors, seed, groups_max, blocks, dead_of_five };
+        let mut unbroken = Process::new(shape, None, None);
+        let mut broken = Process::new(shape, None, None);
         for step in 0..STEPS {
             if stops.contains(&step) {
                 let written = broken.written();
-                broken = Life::new(shape, Some((step, &written)), None);
+                broken = Process::new(shape, Some((step, &written)), None);
             }
             prop_assert_eq!(unbroken.step(), broken.step(), "step {}", step);
             prop_assert_eq!(unbroken.actors(), broken.actors(), "step {}", step);
@@ -176,17 +180,17 @@ proptest! {
     // Invariant 9: a run that is stopped while it puts a step together is the run, and so are its counters.
     #[test]
     fn a_run_that_is_stopped_within_a_step_is_the_run(
-        overlapped in any::<bool>(),
+        deterministic in any::<bool>(),
         seed in 0..1000_u64,
         groups_max in 2..8_usize,
         blocks in bounds(),
         dead_of_five in 0..=5_u64,
         stops in proptest::collection::btree_set(1..60_u64, 1..6),
     ) {
-        let actors = if overlapped { 1 } else { 1 + seed as usize % 2 };
-        let shape = Shape { overlapped, actors, seed, groups_max, blocks, dead_of_five };
-        let mut unbroken = Life::new(shape, None, None);
-        let mut broken = Life::new(shape, None, None);
+        let actors = if deterministic { 1 } else { 1 + seed as usize % 2 };
+        let shape = Shape { deterministic, actors, seed, groups_max, blocks, dead_of_five };
+        let mut unbroken = Process::new(shape, None, None);
+        let mut broken = Process::new(shape, None, None);
         let mut stops = stops.into_iter();
         let mut stop = stops.next();
         for step in 0..STEPS {
@@ -200,14 +204,14 @@ proptest! {
                 stop = stops.next();
                 let written = broken.written();
                 let version = broken.version;
-                broken = Life::new(shape, Some((version, &written)), None);
+                broken = Process::new(shape, Some((version, &written)), None);
                 if let Ok(found) = found {
                     break found;
                 }
             };
             prop_assert_eq!(expected, found, "step {}", step);
-            let state = |life: &mut Life| -> RolloutState {
-                postcard::from_bytes(&life.written()).expect("our own bytes")
+            let state = |process: &mut Process| -> RolloutState {
+                postcard::from_bytes(&process.written()).expect("our own bytes")
             };
             let (whole, found) = (state(&mut unbroken), state(&mut broken));
             // With a window that it still has to finish a run is behind the other one.
@@ -221,29 +225,29 @@ proptest! {
     // Invariant 9: after a kill the journal gives back what was drawn since the checkpoint.
     #[test]
     fn nothing_that_was_drawn_is_drawn_again(
-        overlapped in any::<bool>(),
+        deterministic in any::<bool>(),
         seed in 0..1000_u64,
         blocks in bounds(),
         saved in 0..6_u64,
         killed_after in 0..6_u64,
     ) {
-        let shape = Shape { overlapped, actors: 1, seed, groups_max: 6, blocks, dead_of_five: seed % 4 };
-        let mut unbroken = Life::new(shape, None, None);
+        let shape = Shape { deterministic, actors: 1, seed, groups_max: 6, blocks, dead_of_five: seed % 4 };
+        let mut unbroken = Process::new(shape, None, None);
         let steps: Vec<Vec<String>> = (0..STEPS).map(|_| unbroken.step()).collect();
 
         let folder = tempfile::tempdir().expect("a folder");
         let journal = |step| Journal::open(folder.path(), step, u64::MAX).expect("a journal");
-        let mut first = Life::new(shape, None, Some(journal(0)));
+        let mut first = Process::new(shape, None, Some(journal(0)));
         (0..saved).for_each(|_| drop(first.step()));
         let written = first.written();
         let drawn_when_saved = first.script.tokens_drawn();
         (0..killed_after).for_each(|_| drop(first.step()));
-        // Stands still, so that the two lives can be counted.
+        // Stands still, so that the two processes can be counted.
         first.written();
         let drawn_since = first.script.tokens_drawn() - drawn_when_saved;
         drop(first);
 
-        let mut second = Life::new(shape, Some((saved, &written)), Some(journal(saved)));
+        let mut second = Process::new(shape, Some((saved, &written)), Some(journal(saved)));
         for (offset, step) in steps[saved as usize..].iter().enumerate() {
             prop_assert_eq!(&second.step(), step, "step {}", saved as usize + offset);
         }
@@ -258,26 +262,28 @@ proptest! {
 
 #[test]
 fn other_data_are_refused() {
-    let shape = Shape { overlapped: false, actors: 1, seed: 1, groups_max: 4, blocks: None, dead_of_five: 0 };
-    let mut life = Life::new(shape, None, None);
-    life.step();
-    let mut state: RolloutState = postcard::from_bytes(&life.written()).expect("our own bytes");
+    let shape =
+        Shape { deterministic: false, actors: 1, seed: 1, groups_max: 4, blocks: None, dead_of_five: 0 };
+    let mut process = Process::new(shape, None, None);
+    process.step();
+    let mut state: RolloutState = postcard::from_bytes(&process.written()).expect("our own bytes");
     state.groups[0].prompt_tokens = vec![9];
     let queue = QueueConfig { groups_max: 4, staleness_versions_max: 2 };
     let start = Start { version: 1, queue, state: &state };
     let (context, ledger) = context_at(rollout_config(3, 3, 4, 2), 1, PACING, start);
-    let mut actors = [Actor::new(context, 0, life.script.clone())];
-    let error = take_up(&state, &mut actors, ledger.queue(), |_| None).expect_err("another prompt");
+    let mut actors = [Actor::new(context, 0, process.script.clone())];
+    let error = restore(&state, &mut actors, ledger.queue(), |_| None).expect_err("another prompt");
     assert!(error.to_string().contains("was started on another prompt"), "{error}");
 }
 
 // Between the number of a group and its members a checkpoint may be written.
 #[test]
 fn a_group_without_members_yet_gets_them() {
-    let shape = Shape { overlapped: true, actors: 1, seed: 1, groups_max: 4, blocks: None, dead_of_five: 0 };
-    let mut life = Life::new(shape, None, None);
-    life.step();
-    let mut state: RolloutState = postcard::from_bytes(&life.written()).expect("our own bytes");
+    let shape =
+        Shape { deterministic: true, actors: 1, seed: 1, groups_max: 4, blocks: None, dead_of_five: 0 };
+    let mut process = Process::new(shape, None, None);
+    process.step();
+    let mut state: RolloutState = postcard::from_bytes(&process.written()).expect("our own bytes");
     let unfinished = state.groups.iter_mut().rev().find(|group| group.verdict.is_none());
     let group = unfinished.expect("a group is on the way");
     let admitted = GroupState::new(group.id, group.started_version);
@@ -286,7 +292,7 @@ fn a_group_without_members_yet_gets_them() {
     state.actors.clear();
     let group = group.id;
     let written = postcard::to_stdvec(&state).expect("plain values");
-    let mut again = Life::new(shape, Some((1, &written)), None);
+    let mut again = Process::new(shape, Some((1, &written)), None);
     let known = again.context.ledger.groups_of(0);
     let members = known.iter().find(|known| known.id == group).map(|known| known.members.len());
     assert_eq!(members, Some(2));
@@ -303,13 +309,13 @@ fn a_group_without_members_yet_gets_them() {
 #[test]
 fn with_other_slots_every_trajectory_goes_on_once() {
     let shape =
-        Shape { overlapped: false, actors: 1, seed: 3, groups_max: 6, blocks: Some(9), dead_of_five: 0 };
-    let mut life = Life::new(shape, None, None);
-    let mut records: Vec<String> = (0..4).flat_map(|_| life.step()).collect();
-    let written = life.written();
+        Shape { deterministic: false, actors: 1, seed: 3, groups_max: 6, blocks: Some(9), dead_of_five: 0 };
+    let mut process = Process::new(shape, None, None);
+    let mut records: Vec<String> = (0..4).flat_map(|_| process.step()).collect();
+    let written = process.written();
     let other = Shape { actors: 2, ..shape };
-    let mut life = Life::new(other, Some((4, &written)), None);
-    records.extend((4..STEPS).flat_map(|_| life.step()));
+    let mut process = Process::new(other, Some((4, &written)), None);
+    records.extend((4..STEPS).flat_map(|_| process.step()));
     let mut groups: Vec<String> = records
         .iter()
         .map(|record| {

@@ -1,12 +1,24 @@
 //! Actors on threads and in turns with the learner.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::asynchronous::{ACTOR_RESTARTS_MAX, AsyncSchedule};
+use super::deterministic::DeterministicSchedule;
+use super::lockstep::LockstepSchedule;
 use super::*;
+use crate::actor::Actor;
 use crate::config::{QueueConfig, RolloutConfig};
+use crate::generator::Generator;
+use crate::ledger::Ledger;
+use crate::ledger::local::LocalLedger;
+use crate::ledger::lossy::LossyLedger;
+use crate::ledger::request::StepRequest;
 use crate::ledger::state::{DropReason, RolloutState};
-use crate::overlapped::Overlapped;
+
 use crate::scheduler::Pacing;
+use crate::sync::{Mutex, lock};
 use crate::testing::{Script, Start, context_at, records, rollout_config};
 
 const GROUPS_PER_STEP: usize = 2;
@@ -36,9 +48,9 @@ fn spawn(
     actors: Vec<Actor<Script>>,
     queue: &Arc<ReplayQueue>,
     script: &Script,
-) -> Result<ActorThreads, RolloutError> {
+) -> Result<AsyncSchedule, RolloutError> {
     let script = script.clone();
-    ActorThreads::spawn(actors, queue.clone(), move || script.clone())
+    AsyncSchedule::spawn(actors, queue.clone(), move || script.clone())
 }
 
 fn uneven(slots: usize) -> Script {
@@ -48,7 +60,7 @@ fn uneven(slots: usize) -> Script {
 fn lockstep_records(actors: usize) -> Vec<String> {
     let (actors, queue) = run(actors, 4, &uneven(4));
     let weights = actors[0].context().weights.clone();
-    let mut lockstep = Lockstep::new(actors, Vec::new());
+    let mut lockstep = LockstepSchedule::new(actors, Vec::new());
     let mut groups = Vec::new();
     for version in 0..10 {
         groups.extend(
@@ -70,13 +82,66 @@ fn lockstep_gives_the_same_records_in_every_run() {
     assert_eq!(lockstep_records(2), lockstep_records(2));
 }
 
+/// What groups are recorded as, by their numbers and without where they were drawn.
+fn records_without_places(mut groups: Vec<Group>) -> Vec<String> {
+    groups.sort_by_key(|group| group.id);
+    for scored in groups.iter_mut().flat_map(|group| &mut group.completions) {
+        scored.completion.segments_mut().for_each(|segment| segment.drawn_at = None);
+    }
+    records(&groups)
+}
+
+/// The records of twelve groups from two actors on threads of their own, over the ledger that `over` makes of a local
+/// one. All segments are of version 0, so that what is drawn does not depend on when.
+fn records_over(over: impl FnOnce(Arc<LocalLedger>) -> Arc<dyn Ledger>) -> Vec<String> {
+    const GROUPS: usize = 12;
+    let script = uneven(3);
+    let config = RolloutConfig { actors: 2, ..rollout_config(6, 2, 12, 3) };
+    let pacing = Pacing { groups_per_step: GROUPS as u64, staleness_versions_max: 0 };
+    let queue = QueueConfig { groups_max: GROUPS, staleness_versions_max: 0 };
+    let start = Start { version: 0, queue, state: &RolloutState::default() };
+    let (context, ledger) = context_at(config, 42, pacing, start);
+    let queue = Arc::clone(ledger.queue());
+    let mut context = Arc::into_inner(context).expect("nobody else has it yet");
+    context.ledger = over(ledger);
+    let context = Arc::new(context);
+    let actors = (0..2).map(|number| Actor::new(context.clone(), number, script.clone())).collect();
+    let mut threads = spawn(actors, &queue, &script).expect("threads");
+    let groups = queue.take(GROUPS, 0).expect("open");
+    threads.stop().expect("no failure");
+    records_without_places(groups)
+}
+
+// Invariants 2, 5 and 9: what a ledger is, and what becomes of the messages to it, changes no byte of what is recorded.
+#[test]
+fn records_are_the_same_over_every_ledger() {
+    let local = records_over(|ledger| ledger);
+    assert_eq!(local.len(), 36);
+    let lossy = Arc::new(Mutex::new(None));
+    let kept = Arc::clone(&lossy);
+    let over_a_bad_network = records_over(move |ledger| {
+        let ledger = Arc::new(LossyLedger::new(ledger, 2));
+        *lock(&kept) = Some(Arc::clone(&ledger));
+        ledger
+    });
+    let seen = lock(&lossy).take().expect("it was made").seen();
+    assert!(seen.dropped > 0 && seen.doubled > 0 && seen.delayed > 0, "{seen:?}");
+    assert_eq!(local, over_a_bad_network);
+    // Nor does the schedule, where the version is the same.
+    let (actors, queue) = run(1, 12, &uneven(3));
+    let mut lockstep = LockstepSchedule::new(actors, Vec::new());
+    let groups = lockstep.take(&queue, &StepRequest::of(GROUPS_PER_STEP), 0).expect("never starved");
+    let first = records_without_places(groups);
+    assert!(first.iter().all(|record| local.contains(record)), "{first:#?}");
+}
+
 /// The groups that 300 steps take, in order, and how many were dropped, where member 2 of every third
 /// group takes the whole output and all others take one token.
 fn taken_beside_long_outputs(groups_max: usize) -> (Vec<u64>, u64) {
     let script = Script::new(3, |group, member| if group % 3 == 0 && member == 2 { 99 } else { 1 });
     let (actors, queue) = run(1, groups_max, &script);
     let weights = actors[0].context().weights.clone();
-    let mut lockstep = Lockstep::new(actors, Vec::new());
+    let mut lockstep = LockstepSchedule::new(actors, Vec::new());
     let mut taken = Vec::new();
     for version in 0..300 {
         let groups =
@@ -116,14 +181,14 @@ fn held_in_last_step(steps: u64) -> Vec<u64> {
     let (mut actors, queue) = run_with(config, 4, &script);
     let weights = Arc::clone(&actors[0].context().weights);
     let actor = actors.pop().expect("an actor");
-    let mut overlapped = Overlapped::new(actor, &queue, Vec::new(), None).expect("a thread");
+    let mut deterministic = DeterministicSchedule::new(actor, &queue, Vec::new(), None).expect("a thread");
     for version in 0..steps {
         weights.publish(version + 1, Arc::new(version + 1));
         let request = StepRequest { last: version + 1 == steps, ..StepRequest::of(GROUPS_PER_STEP) };
-        overlapped.take(&queue, &request, version + 1).expect("never starved");
+        deterministic.take(&queue, &request, version + 1).expect("never starved");
     }
-    let standing = overlapped.state(&queue, steps).expect("nothing fails");
-    standing.weights.iter().map(|weights| weights.version).collect()
+    let checkpoint = deterministic.state(&queue, steps).expect("nothing fails");
+    checkpoint.weights.iter().map(|weights| weights.version).collect()
 }
 
 // A version is as large as the model: none is held for longer than something is decoded under it.
@@ -139,7 +204,7 @@ fn old_weights_are_let_go_before_the_last_step() {
 #[test]
 fn a_learner_that_takes_too_much_is_told_so() {
     let (actors, queue) = run(1, 9, &uneven(4));
-    let mut lockstep = Lockstep::new(actors, Vec::new());
+    let mut lockstep = LockstepSchedule::new(actors, Vec::new());
     // 2 groups a step and staleness 1 allow 4 groups at version 0.
     let error = lockstep.take(&queue, &StepRequest::of(5), 0).expect_err("5 > 4");
     assert!(matches!(error, RolloutError::Starved { version: 0, wanted: 5, queued: 4 }), "{error}");
@@ -149,7 +214,7 @@ fn a_learner_that_takes_too_much_is_told_so() {
 fn a_closed_queue_ends_lockstep() {
     let (actors, queue) = run(1, 4, &uneven(4));
     queue.close();
-    let taken = Lockstep::new(actors, Vec::new()).take(&queue, &StepRequest::of(1), 0);
+    let taken = LockstepSchedule::new(actors, Vec::new()).take(&queue, &StepRequest::of(1), 0);
     assert!(matches!(taken, Err(RolloutError::Closed)));
 }
 
@@ -201,7 +266,7 @@ fn a_group_without_a_verdict_is_left_out_and_another_one_starts() {
     let mut script = Script::new(4, |_, _| 2);
     script.unscored_group = Some(2);
     let (actors, queue) = run(1, 4, &script);
-    let mut lockstep = Lockstep::new(actors, Vec::new());
+    let mut lockstep = LockstepSchedule::new(actors, Vec::new());
     let ids = |groups: Vec<Group>| groups.iter().map(|group| group.id).collect::<Vec<_>>();
     let taken = lockstep.take(&queue, &StepRequest::of(4), 0).expect("group 4 is started for group 2");
     assert_eq!(ids(taken), [0, 1, 3, 4]);

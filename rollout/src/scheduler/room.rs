@@ -39,7 +39,7 @@ pub(super) struct Reserved {
 
 /// What a trajectory at a boundary may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RoomDecision {
     /// It begins.
     Begins,
     /// It waits, and those after it may use the room that is too little for it.
@@ -78,18 +78,18 @@ impl Allotment {
     }
 
     /// What a trajectory that would take so much may do.
-    pub(super) fn ask(&mut self, reserved: Reserved) -> Verdict {
+    pub(super) fn ask(&mut self, reserved: Reserved) -> RoomDecision {
         if self.held {
-            return Verdict::Waits;
+            return RoomDecision::Waits;
         }
         if self.earlier + self.later + reserved.now <= self.blocks {
-            return Verdict::Begins;
+            return RoomDecision::Begins;
         }
         if self.earlier + reserved.now <= self.blocks {
             self.held = true;
-            return Verdict::WaitsForLater;
+            return RoomDecision::WaitsForLater;
         }
-        Verdict::Waits
+        RoomDecision::Waits
     }
 
     /// A trajectory that was asked for begins.
@@ -100,7 +100,7 @@ impl Allotment {
 
 #[cfg(test)]
 mod tests {
-    use super::{Allotment, Reserved, Room, Verdict};
+    use super::{Allotment, Reserved, Room, RoomDecision};
 
     #[test]
     fn contexts_take_whole_blocks() {
@@ -116,17 +116,17 @@ mod tests {
         let later = Reserved { now: 3, next: 4 };
         let mut allotment = Allotment::new(Room { blocks: 10, block_tokens: 1 }, [later].into_iter());
         let first = Reserved { now: 2, next: 4 };
-        assert_eq!(allotment.ask(first), Verdict::Begins);
+        assert_eq!(allotment.ask(first), RoomDecision::Begins);
         allotment.begin(first);
         // Four are set aside for the first and three are taken: three are left.
-        assert_eq!(allotment.ask(Reserved { now: 3, next: 5 }), Verdict::Begins);
+        assert_eq!(allotment.ask(Reserved { now: 3, next: 5 }), RoomDecision::Begins);
         assert_eq!(
             allotment.ask(Reserved { now: 7, next: 9 }),
-            Verdict::Waits,
+            RoomDecision::Waits,
             "it never fits beside the first"
         );
-        assert_eq!(allotment.ask(Reserved { now: 4, next: 6 }), Verdict::WaitsForLater);
+        assert_eq!(allotment.ask(Reserved { now: 4, next: 6 }), RoomDecision::WaitsForLater);
         allotment.pass(later);
-        assert_eq!(allotment.ask(Reserved { now: 1, next: 1 }), Verdict::Waits, "held back");
+        assert_eq!(allotment.ask(Reserved { now: 1, next: 1 }), RoomDecision::Waits, "held back");
     }
 }

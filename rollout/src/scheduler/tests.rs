@@ -3,6 +3,7 @@
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
+use crate::modes::{Next, Reply};
 use crate::testing::prompt;
 
 const EOS: u32 = 0;
@@ -31,8 +32,8 @@ fn a_freed_slot_goes_to_the_trajectory_that_waited_longest() {
     scheduler.admit(group(0, 4));
     assert!(!scheduler.wants_group(), "four wait for two slots");
     assert_eq!(begin_all(&mut scheduler, 0), [0, 1]);
-    assert_eq!(scheduler.push(0, token(2), None), Outcome::Inside);
-    let Outcome::Finished(first, Finish::Eos) = scheduler.push(1, token(EOS), Some(Finish::Eos)) else {
+    assert_eq!(scheduler.push(0, token(2), None), TokenOutcome::Inside);
+    let TokenOutcome::Finished(first, Finish::Eos) = scheduler.push(1, token(EOS), Some(Finish::Eos)) else {
         panic!("an end of output finishes");
     };
     assert_eq!(first.member, 1);
@@ -40,6 +41,119 @@ fn a_freed_slot_goes_to_the_trajectory_that_waited_longest() {
     let open: Vec<u32> = scheduler.open().map(|trajectory| trajectory.member).collect();
     assert_eq!(open, [0, 2]);
     assert_eq!(scheduler.waiting().map(|trajectory| trajectory.member).collect::<Vec<_>>(), [3]);
+}
+
+/// Asks an environment after every end; the answers come when the test says.
+#[derive(Debug, Default)]
+struct Asks(std::sync::Mutex<std::collections::BTreeMap<u64, Reply>>);
+
+impl Asks {
+    fn answers(&self, member: u64, reply: Reply) {
+        self.0.lock().expect("no panic").insert(member, reply);
+    }
+}
+
+impl RolloutMode for Asks {
+    fn next(&self, so_far: &Trajectory, _: Finish) -> Next {
+        Next::Wait(Ticket(u64::from(so_far.member)))
+    }
+
+    fn answer(&self, ticket: Ticket) -> Option<Reply> {
+        self.0.lock().expect("no panic").remove(&ticket.0)
+    }
+}
+
+fn asking(slots: usize) -> (Scheduler, Arc<Asks>) {
+    let mode = Arc::new(Asks::default());
+    let limits = OutputLimits { segment_tokens_max: 4, output_tokens_max: 8 };
+    (Scheduler::new(slots, limits).with_mode(mode.clone()), mode)
+}
+
+fn members_of<'a>(trajectories: impl Iterator<Item = &'a Trajectory>) -> Vec<u32> {
+    trajectories.map(|trajectory| trajectory.member).collect()
+}
+
+#[test]
+fn a_trajectory_that_asks_waits_without_a_slot_until_it_is_answered() {
+    let (mut scheduler, mode) = asking(1);
+    scheduler.admit(group(0, 3));
+    begin_all(&mut scheduler, 0);
+    assert_eq!(scheduler.push(0, token(EOS), Some(Finish::Eos)), TokenOutcome::TurnEnded);
+    assert!(scheduler.awaits_answers());
+    // The next member takes the slot, and no cache was given up for lack of room.
+    assert_eq!(begin_all(&mut scheduler, 0), [0]);
+    assert_eq!(members_of(scheduler.open()), [1]);
+    assert_eq!(scheduler.take_preempted(), Vec::<usize>::new());
+    scheduler.push(0, token(EOS), Some(Finish::Eos));
+    mode.answers(0, Reply::Append(vec![5, 6]));
+    // The one with an answer goes before the one that has not begun.
+    assert_eq!(begin_all(&mut scheduler, 1), [0]);
+    assert_eq!(members_of(scheduler.open()), [0]);
+    let context = scheduler.on(0).context();
+    assert_eq!(context.ids().collect::<Vec<_>>(), [2, 3, EOS, 5, 6]);
+    assert_eq!(members_of(scheduler.waiting()), [2, 1]);
+}
+
+#[test]
+fn slots_that_nobody_is_ready_for_want_a_group() {
+    let (mut scheduler, mode) = asking(2);
+    scheduler.admit(group(0, 2));
+    begin_all(&mut scheduler, 0);
+    for slot in 0..2 {
+        scheduler.push(slot, token(EOS), Some(Finish::Eos));
+    }
+    assert_eq!(scheduler.fill(), Vec::<usize>::new());
+    assert!(scheduler.wants_group() && scheduler.awaits_answers());
+    mode.answers(1, Reply::NewContext(vec![4]));
+    assert_eq!(begin_all(&mut scheduler, 0), [0]);
+    let context = scheduler.on(0).context();
+    assert_eq!((scheduler.on(0).member, context.ids().collect::<Vec<_>>()), (1, vec![4]));
+}
+
+/// In a bounded cache as well; and at the output limit there is nothing to ask for.
+#[test]
+fn a_question_takes_no_room_in_a_bounded_cache() {
+    let (scheduler, mode) = asking(2);
+    let mut scheduler = scheduler.bounded(Room { blocks: 12, block_tokens: 1 }, 2);
+    scheduler.admit(group(0, 2));
+    assert_eq!(begin_all(&mut scheduler, 0), [0], "a context of ten tokens and one of six have no room");
+    assert_eq!(scheduler.push(0, token(EOS), Some(Finish::Eos)), TokenOutcome::TurnEnded);
+    begin_all(&mut scheduler, 0);
+    assert_eq!(members_of(scheduler.open()), [1]);
+    assert_eq!(members_of(scheduler.waiting()), [0]);
+    mode.answers(0, Reply::Append(vec![5]));
+    for _ in 0..16 {
+        begin_all(&mut scheduler, 0);
+        let [slot] = scheduler.decoding()[..] else { panic!("{:?}", scheduler.decoding()) };
+        if let TokenOutcome::Finished(trajectory, Finish::Length) = scheduler.push(slot, token(2), None) {
+            assert_eq!(trajectory.token_count(), 8);
+            return;
+        }
+    }
+    panic!("no output met its limit");
+}
+
+// Invariant 9: a trajectory whose turn had ended with a question asks it again after a restart.
+#[test]
+fn a_question_is_asked_again_after_a_restart() {
+    let (mut scheduler, mode) = asking(2);
+    let limits = OutputLimits { segment_tokens_max: 4, output_tokens_max: 8 };
+    let mut members = group(0, 3);
+    for trajectory in &mut members {
+        trajectory.start_segment(0, limits);
+        trajectory.push(token(EOS), Some(Finish::Eos), limits);
+    }
+    let mut members = members.into_iter();
+    let mut next = || members.next().expect("three members");
+    scheduler.restore_at_boundary(1, next(), Some(Finish::Eos));
+    scheduler.wait_again(next(), 7, Some(Finish::Eos));
+    // This one was at the end of a segment inside its turn.
+    scheduler.wait_again(next(), 7, None);
+    assert_eq!(begin_all(&mut scheduler, 0), [0]);
+    assert_eq!(members_of(scheduler.open()), [2]);
+    mode.answers(1, Reply::Append(vec![5]));
+    assert_eq!(begin_all(&mut scheduler, 0), [1]);
+    assert_eq!(members_of(scheduler.open()), [2, 1]);
 }
 
 // Invariant 1: a neighbour inside its segment keeps its version when another slot begins under a newer
@@ -52,8 +166,8 @@ fn only_slots_at_a_boundary_take_the_new_version() {
     scheduler.push(0, token(2), None);
     scheduler.admit(group(1, 1));
     begin_all(&mut scheduler, 1);
-    assert_eq!(scheduler.push(0, token(3), None), Outcome::SegmentEnded);
-    assert_eq!(scheduler.push(1, token(3), None), Outcome::Inside);
+    assert_eq!(scheduler.push(0, token(3), None), TokenOutcome::SegmentEnded);
+    assert_eq!(scheduler.push(1, token(3), None), TokenOutcome::Inside);
     assert_eq!(begin_all(&mut scheduler, 2), [0], "slot 1 is inside its segment");
     let versions: Vec<Vec<u64>> = scheduler
         .open()
@@ -106,7 +220,7 @@ proptest! {
                 let expected = drawn.entry(on_slot[slot]).or_default();
                 expected.push(id);
                 let outcome = scheduler.push(slot, token(id), (id == EOS).then_some(Finish::Eos));
-                if let Outcome::Finished(trajectory, finish) = outcome {
+                if let TokenOutcome::Finished(trajectory, finish) = outcome {
                     let count = trajectory.token_count();
                     let segments: Vec<&Segment> = trajectory.segments().collect();
                     let (last, full) = segments.split_last().expect("it has a segment");
@@ -139,7 +253,7 @@ fn draw(scheduler: &mut Scheduler, length: impl Fn(u64, u32) -> usize) -> Vec<(u
         let is_last = trajectory.token_count() + 1 == length(group, member);
         let outcome =
             scheduler.push(slot, token(if is_last { EOS } else { 2 }), is_last.then_some(Finish::Eos));
-        if let Outcome::Finished(..) = outcome {
+        if let TokenOutcome::Finished(..) = outcome {
             ended.push((group, member));
         }
     }
@@ -158,17 +272,17 @@ fn the_youngest_gives_its_cache_up_and_comes_back() {
     (0..4).for_each(|_| assert!(draw(&mut scheduler, never).is_empty()));
     // Seven for the first, then five for the second leave nothing.
     assert_eq!(begin_all(&mut scheduler, 1), [0, 1]);
-    assert_eq!(scheduler.take_parked(), [2]);
+    assert_eq!(scheduler.take_preempted(), [2]);
     assert_eq!(scheduler.waiting().map(Trajectory::token_count).collect::<Vec<_>>(), [4]);
     assert_eq!(scheduler.blocks_in_use(), (3 + 3, 13));
     (0..4).for_each(|_| assert!(draw(&mut scheduler, never).is_empty()));
     // Seven and seven are too many, so the second waits; the third has the room that is too little for it.
-    assert_eq!((scheduler.fill(), scheduler.take_parked()), (vec![0, 1], vec![1]));
+    assert_eq!((scheduler.fill(), scheduler.take_preempted()), (vec![0, 1], vec![1]));
     assert_eq!((scheduler.begin(0, 2), scheduler.begin(1, 2), scheduler.on(1).member), (0, 4, 2));
     (0..3).for_each(|_| assert!(draw(&mut scheduler, never).is_empty()));
     assert_eq!(draw(&mut scheduler, never), [(0, 0)], "at the limit");
     // The second takes the lowest slot, and beside it the third has no room for its last segment.
-    assert_eq!((scheduler.fill(), scheduler.take_parked()), (vec![0], vec![1]));
+    assert_eq!((scheduler.fill(), scheduler.take_preempted()), (vec![0], vec![1]));
     assert_eq!(scheduler.begin(0, 3), 4, "steps that it waited");
     let versions = |trajectory: &Trajectory| -> Vec<u64> {
         trajectory.segments().map(|segment| segment.version).collect()
@@ -215,7 +329,7 @@ fn the_last_members_go_before_whole_groups_but_not_before_the_oldest() {
     }
     assert_eq!(order, [(3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (5, 0)], "the oldest, then the next oldest");
     scheduler.admit(group(6, 2).into_iter().chain(group(7, 3)).chain(group(8, 1)));
-    let due = scheduler.lacking();
+    let due = scheduler.members_left();
     let mut waiting: Vec<&Trajectory> = scheduler.waiting().collect();
     waiting.sort_by_key(|trajectory| rank(trajectory, due.as_ref()));
     let order: Vec<u64> = waiting.iter().map(|trajectory| trajectory.group).collect();
@@ -265,7 +379,7 @@ proptest! {
             for slot in scheduler.decoding() {
                 let (group, member) = (scheduler.on(slot).group, scheduler.on(slot).member);
                 let is_last = scheduler.on(slot).token_count() + 1 == length(group, member);
-                if let Outcome::Finished(trajectory, _) = scheduler.push(slot, token(2), is_last.then_some(Finish::Eos)) {
+                if let TokenOutcome::Finished(trajectory, _) = scheduler.push(slot, token(2), is_last.then_some(Finish::Eos)) {
                     let expected = length(group, member).min(limits.output_tokens_max);
                     prop_assert_eq!(trajectory.token_count(), expected);
                     *ended.entry(group).or_default() += 1;

@@ -123,14 +123,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     }
 }
 
-pub(crate) fn wait<'a, T>(bell: &Condvar, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
     match guard {
         MutexGuard::Real(guard) => {
-            let woken = bell.real.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner);
+            let woken = condvar.real.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner);
             MutexGuard::Real(woken.0)
         }
         MutexGuard::Explored(guard) => {
-            MutexGuard::Explored(bell.explored.wait(guard).unwrap_or_else(PoisonError::into_inner))
+            MutexGuard::Explored(condvar.explored.wait(guard).unwrap_or_else(PoisonError::into_inner))
         }
     }
 }

@@ -366,16 +366,17 @@ pub(super) fn templates(
     match config.fields.get("chat_template") {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(text)) => Ok(vec![source("default", text)]),
-        Some(Value::Array(named)) => {
-            let one = |(place, one): (usize, &Value)| match (one["name"].as_str(), one["template"].as_str()) {
+        Some(Value::Array(named)) => named
+            .iter()
+            .enumerate()
+            .map(|(place, one)| match (one["name"].as_str(), one["template"].as_str()) {
                 (Some(name), Some(text)) => Ok(source(name, text)),
                 _ => {
                     let reason = format!("chat_template: item {} has no `name` and `template`", place + 1);
                     Err(RolloutError::content(&path, reason))
                 }
-            };
-            named.iter().enumerate().map(one).collect()
-        }
+            })
+            .collect(),
         Some(_) => {
             Err(RolloutError::content(&path, "chat_template is neither a text nor a list of named texts"))
         }

@@ -179,13 +179,13 @@ impl Cycler {
 fn sequence_method(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     Ok(match name {
         "index" => {
-            let (wanted,): (&Value,) = from_args(args)?;
+            let (wanted,) = from_args::<(&Value,)>(args)?;
             let place = value.try_iter()?.position(|item| item == *wanted);
             let missing = || Error::new(ErrorKind::InvalidOperation, format!("{wanted:?} is not in list"));
             Some(Value::from(place.ok_or_else(missing)?))
         }
         "count" => {
-            let (wanted,): (&Value,) = from_args(args)?;
+            let (wanted,) = from_args::<(&Value,)>(args)?;
             Some(Value::from(value.try_iter()?.filter(|item| item == wanted).count()))
         }
         "copy" => {

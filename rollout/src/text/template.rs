@@ -177,22 +177,26 @@ fn normalized(messages: &[Value]) -> Result<Vec<Value>, String> {
     if messages.is_empty() {
         return Err("a conversation without messages".to_owned());
     }
-    let one = |(at, message): (usize, &Value)| {
-        let Value::Object(fields) = message else {
-            return Err(format!("message {} is not an object", at + 1));
-        };
-        let kept = fields.iter().filter(|(_, value)| !value.is_null());
-        let mut fields: Map<String, Value> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
-        if let Some(reasoning) = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned() {
-            let thinking = fields.get("thinking").cloned().unwrap_or_else(|| reasoning.clone());
-            let mut first = Map::from_iter([("thinking".to_owned(), thinking)]);
-            first.extend(fields);
-            fields = first;
-            fields.insert("reasoning_content".to_owned(), reasoning);
-        }
-        Ok(Value::Object(fields))
-    };
-    messages.iter().enumerate().map(one).collect()
+    messages
+        .iter()
+        .enumerate()
+        .map(|(at, message)| {
+            let Value::Object(fields) = message else {
+                return Err(format!("message {} is not an object", at + 1));
+            };
+            let kept = fields.iter().filter(|(_, value)| !value.is_null());
+            let mut fields: Map<String, Value> =
+                kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+            if let Some(reasoning) = REASONING_FIELDS.iter().find_map(|name| fields.get(*name)).cloned() {
+                let thinking = fields.get("thinking").cloned().unwrap_or_else(|| reasoning.clone());
+                let mut first = Map::from_iter([("thinking".to_owned(), thinking)]);
+                first.extend(fields);
+                fields = first;
+                fields.insert("reasoning_content".to_owned(), reasoning);
+            }
+            Ok(Value::Object(fields))
+        })
+        .collect()
 }
 
 /// Marks the end of the last message's words and gives the words.

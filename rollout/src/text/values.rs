@@ -77,7 +77,7 @@ impl Object for Dict {
         }
         Ok(match method {
             "get" => {
-                let (key, default): (&Value, Option<Value>) = from_args(args)?;
+                let (key, default) = from_args::<(&Value, Option<Value>)>(args)?;
                 self.get_value(key).or(default).unwrap_or_else(|| Value::from(()))
             }
             "items" => {

@@ -36,9 +36,10 @@ impl Document {
         }
         keys.insert("kind".to_owned(), Value::String("streambp".to_owned()));
         table.insert("gradients".to_owned(), Value::Table(keys));
-        let moved =
-            |(path, line): (&String, &usize)| Some((format!("{new}{}", path.strip_prefix(&old)?), *line));
-        let moved: Vec<(String, usize)> = self.lines.iter().filter_map(moved).collect();
+        let lines = self.lines.iter();
+        let moved: Vec<(String, usize)> = lines
+            .filter_map(|(path, line)| Some((format!("{new}{}", path.strip_prefix(&old)?), *line)))
+            .collect();
         self.lines.extend(moved);
         self.notes.push(format!("{refused}; it is read as kind = \"streambp\""));
         Ok(())

@@ -344,8 +344,7 @@ fn every_command_of_the_documents_runs() {
     let pages = followed();
     let shown = pages.iter().flat_map(|page| commands(page).into_iter().map(move |command| (page, command)));
     // Evaluations and replays read what the quickstart wrote.
-    let (trained, others): (Vec<_>, Vec<_>) =
-        shown.partition(|(_, command)| command.starts_with("cargo run"));
+    let (trained, others) = shown.partition::<Vec<_>, _>(|(_, command)| command.starts_with("cargo run"));
     for (page, command) in trained.into_iter().chain(others) {
         let page = page.path.display();
         let entry = known.get(command.as_str()).unwrap_or_else(|| {

@@ -205,11 +205,11 @@ fn defined_in(modules: &Crate, path: &[String]) -> Path {
 
 /// For each module, those whose definitions it names, without the modules that it stands in.
 fn edges(modules: &Crate) -> BTreeMap<Path, BTreeSet<Path>> {
-    let used = |(of, module): (&Path, &Module)| {
+    let used = |of: &Path, module: &Module| {
         let all = module.named.iter().map(|path| defined_in(modules, path));
-        (of.clone(), all.filter(|target| !of.starts_with(target)).collect())
+        all.filter(|target| !of.starts_with(target)).collect()
     };
-    modules.iter().map(used).collect()
+    modules.iter().map(|(of, module)| (of.clone(), used(of, module))).collect()
 }
 
 /// All that can be reached from a module.
@@ -284,11 +284,11 @@ fn example(child: &str, b: &str) -> Crate {
         ("a/child", child),
         ("b", b),
     ];
-    let module = |(name, code): (&str, &str)| {
+    let module = |name: &str, code: &str| {
         let path: Path = name.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
         (path.clone(), read(&Source::of(name, code), &path))
     };
-    texts.into_iter().map(module).collect()
+    texts.into_iter().map(|(name, code)| module(name, code)).collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::source::{Source, functions, mask, source_folders, sources, tuple_parameters};
+use crate::source::{Source, functions, mask, source_folders, sources, tuples_taken_apart};
 
 /// Lines of a file, with its tests, comments and blank lines. A file that needs more is two files.
 const FILE_LINES_MAX: usize = 500;
@@ -16,9 +16,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// Functions that are longer today. A function leaves this list when it is short enough, and no other comes to it.
 const LONG_FUNCTIONS: &[&str] = &[];
 
-/// Parameters of functions that are tuples taken apart, `(a, b): (A, B)`, by the folder of a crate's sources; the
-/// others have none. They hide what a caller gives, so the numbers only fall.
-const TUPLE_PARAMETERS: &[(&str, usize)] = &[("kernels/src", 12)];
+/// Tuples that are taken apart where a parameter or a variable is declared with its type: two names in brackets, a colon,
+/// two types. They hide what a caller gives, so their number over the whole repository, tests included, only falls.
+const TAKEN_APART: usize = 30;
 
 /// Every Rust file of the repository that is written by hand.
 fn all_files() -> Vec<Source> {
@@ -61,25 +61,16 @@ fn functions_are_short() {
 
 #[test]
 fn parameters_have_names_and_are_not_tuples_taken_apart() {
-    for folder in source_folders() {
-        let mut places = Vec::new();
-        for file in sources(&folder) {
-            for function in functions(&file.shipped.code) {
-                let count = tuple_parameters(&function.parameters);
-                places.extend((0..count).map(|_| format!("{}: {}", file.name, function.name)));
-            }
-        }
-        let allowed = TUPLE_PARAMETERS.iter().find(|(of, _)| *of == folder).map_or(0, |(_, count)| *count);
-        assert!(
-            places.len() <= allowed,
-            "{folder} has {} parameters like `(a, b): (A, B)` and may have {allowed}: give the new ones as parameters of \
-             their own or as a struct with named fields: {places:?}",
-            places.len()
-        );
-        assert!(
-            places.len() == allowed,
-            "{folder} has {} by now: write that into TUPLE_PARAMETERS",
-            places.len()
-        );
+    let mut places = Vec::new();
+    for file in all_files() {
+        let lines = tuples_taken_apart(&mask(&file.text).code).into_iter();
+        places.extend(lines.map(|line| format!("{}:{line}", file.name)));
     }
+    let count = places.len();
+    assert!(
+        count <= TAKEN_APART,
+        "{count} tuples are taken apart where they are declared and there may be {TAKEN_APART}: give the new ones as \
+         parameters of their own, as a struct with named fields, or to a closure that stands where it is called: {places:#?}"
+    );
+    assert!(count == TAKEN_APART, "{count} by now: write that into TAKEN_APART: {places:#?}");
 }

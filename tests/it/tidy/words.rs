@@ -60,11 +60,11 @@ fn words(text: &str) -> (String, Vec<usize>) {
 /// Where phrases of the list stand in a text.
 fn found(name: &str, text: &str) -> Vec<String> {
     let (joined, lines) = words(text);
-    let at = |(phrase, instead): &(&str, &str)| -> Vec<String> {
+    let at = |phrase: &str, instead: &str| -> Vec<String> {
         let places = joined.match_indices(phrase);
         places.map(|(at, _)| format!("{name}:{}: `{phrase}`: {instead}", lines[at])).collect()
     };
-    PHRASES.iter().flat_map(at).collect()
+    PHRASES.iter().flat_map(|(phrase, instead)| at(phrase, instead)).collect()
 }
 
 /// All that somebody reads: documents, configs and the whole of every source file, tests too.

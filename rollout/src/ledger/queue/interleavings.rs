@@ -1,4 +1,4 @@
-//! The queue, the admission and the bell under many orders of their threads. No time limit passes here: whoever
+//! The queue, the admission and their notifications under many orders of their threads. No time limit passes here: whoever
 //! waits for a wake-up that does not come is a deadlock, and the test fails with the schedule that led to it.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use crate::ledger::state::AdmissionReport;
 use crate::scheduler::Pacing;
 use crate::sync::explore;
 use crate::testing::{group, prompt};
-use crate::weights::{Bell, WeightsCell};
+use crate::weights::{Notify, WeightsCell};
 
 const STEPS: u64 = 4;
 const GROUPS_PER_STEP: usize = 2;
@@ -23,24 +23,24 @@ struct Run {
 
 impl Run {
     fn new(groups_max: usize, staleness_versions_max: u64) -> Arc<Self> {
-        let bell = Bell::new();
+        let notify = Notify::new();
         let pacing = Pacing { groups_per_step: GROUPS_PER_STEP as u64, staleness_versions_max };
-        let admission = Arc::new(Admission::new(pacing, bell.clone()));
+        let admission = Arc::new(Admission::new(pacing, notify.clone()));
         let queue = ReplayQueue::new(QueueConfig { groups_max, staleness_versions_max }, admission.clone());
-        Arc::new(Self { weights: WeightsCell::new(0, Arc::new(()), bell), admission, queue })
+        Arc::new(Self { weights: WeightsCell::new(0, Arc::new(()), notify), admission, queue })
     }
 
     /// What an actor and its scorer do: every third group gets no verdict.
     fn produce(&self, actor: usize) {
         let mut newest = 0;
         while !self.queue.is_closed() {
-            let rings = self.admission.bell().rings();
+            let seen = self.admission.notify().count();
             let version = self.weights.version();
             assert!(version >= newest, "version {version} after {newest}");
             newest = version;
             let Some(id) = self.admission.admit(version) else {
                 if !self.queue.is_closed() {
-                    self.admission.bell().wait_past(rings, WAIT_MAX);
+                    self.admission.notify().wait_past(seen, WAIT_MAX);
                 }
                 continue;
             };
@@ -81,7 +81,7 @@ impl Run {
 
     fn stop(&self) {
         self.queue.close();
-        self.admission.bell().ring();
+        self.admission.notify().notify_all();
     }
 
     /// At this moment every group that was started is on its way, dropped, or with the learner, once.
@@ -180,9 +180,9 @@ fn closing_ends_all_waiting() {
         });
         let learner = spawn(&full, |run| matches!(run.queue.take(1, 0), Err(RolloutError::Closed)));
         let idle = spawn(&full, |run| {
-            let rings = run.admission.bell().rings();
+            let seen = run.admission.notify().count();
             if !run.queue.is_closed() {
-                run.admission.bell().wait_past(rings, WAIT_MAX);
+                run.admission.notify().wait_past(seen, WAIT_MAX);
             }
             run.queue.is_closed()
         });

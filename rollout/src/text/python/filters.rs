@@ -178,7 +178,7 @@ fn center(value: &Value, width: Option<i64>, named: Kwargs) -> Result<String, Er
 /// `truncate(text, length=255, killwords=False, end='...', leeway=5)`: whole words, unless they may be cut.
 fn truncate(value: &Value, args: Rest<Value>) -> Result<String, Error> {
     type Args = (Option<usize>, Option<bool>, Option<String>, Option<usize>, Kwargs);
-    let (most, cut_words, end, leeway, named): Args = from_args(&args)?;
+    let (most, cut_words, end, leeway, named) = from_args::<Args>(&args)?;
     let most = most.or(named.get("length")?).unwrap_or(255);
     let cut_words = cut_words.or(named.get("killwords")?).unwrap_or(false);
     let end = end.or(named.get("end")?).unwrap_or_else(|| "...".to_owned());

@@ -14,18 +14,18 @@ pub(super) fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Va
         "strip" | "lstrip" | "rstrip" => strip(text, name, args)?,
         "split" | "rsplit" => split(text, name, args)?,
         "splitlines" => {
-            let (keep, named): (Option<bool>, Kwargs) = from_args(args)?;
+            let (keep, named) = from_args::<(Option<bool>, Kwargs)>(args)?;
             let keep = keep.or(named.get("keepends")?).unwrap_or(false);
             named.assert_all_used()?;
             split_lines(text, keep).into_iter().map(Value::from).collect::<Vec<Value>>().into()
         }
         "partition" | "rpartition" => partition(text, name, args)?,
         "removeprefix" => {
-            let (prefix,): (&str,) = from_args(args)?;
+            let (prefix,) = from_args::<(&str,)>(args)?;
             text.strip_prefix(prefix).unwrap_or(text).into()
         }
         "removesuffix" => {
-            let (suffix,): (&str,) = from_args(args)?;
+            let (suffix,) = from_args::<(&str,)>(args)?;
             text.strip_suffix(suffix).unwrap_or(text).into()
         }
         "find" | "rfind" | "index" | "rindex" | "count" => search(text, name, args)?,
@@ -33,7 +33,7 @@ pub(super) fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Va
         "ljust" | "rjust" | "center" | "zfill" => padded(text, name, args)?,
         "join" => join(text, args)?,
         "expandtabs" => {
-            let (size, named): (Option<i64>, Kwargs) = from_args(args)?;
+            let (size, named) = from_args::<(Option<i64>, Kwargs)>(args)?;
             let size = size.or(named.get("tabsize")?).unwrap_or(8);
             named.assert_all_used()?;
             expand_tabs(text, spaces(size)?.len()).into()
@@ -61,14 +61,14 @@ fn invalid(reason: impl Into<String>) -> Error {
 }
 
 fn strip(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let (characters,): (Option<&str>,) = from_args(args)?;
+    let (characters,) = from_args::<(Option<&str>,)>(args)?;
     let taken = |character: char| characters.map_or(is_space(character), |taken| taken.contains(character));
     let text = if name == "rstrip" { text } else { text.trim_start_matches(taken) };
     Ok(Value::from(if name == "lstrip" { text } else { text.trim_end_matches(taken) }))
 }
 
 fn split(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let (separator, most, named): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
+    let (separator, most, named) = from_args::<(Option<&str>, Option<i64>, Kwargs)>(args)?;
     let separator = separator.or(named.get("sep")?);
     let most = most.or(named.get("maxsplit")?).unwrap_or(-1);
     named.assert_all_used()?;
@@ -120,7 +120,7 @@ fn split_at_space_from_end(text: &str, most: usize) -> Vec<&str> {
 }
 
 fn partition(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let (separator,): (&str,) = from_args(args)?;
+    let (separator,) = from_args::<(&str,)>(args)?;
     if separator.is_empty() {
         return Err(invalid("empty separator"));
     }
@@ -148,7 +148,7 @@ fn part(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &str
 }
 
 fn search(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let (wanted, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+    let (wanted, start, end) = from_args::<(&str, Option<i64>, Option<i64>)>(args)?;
     let found = part(text, start, end);
     if name == "count" {
         return Ok(Value::from(found.map_or(0, |(_, part)| part.matches(wanted).count())));
@@ -165,7 +165,7 @@ fn search(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
 }
 
 fn begins_or_ends(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let (wanted, start, end): (&Value, Option<i64>, Option<i64>) = from_args(args)?;
+    let (wanted, start, end) = from_args::<(&Value, Option<i64>, Option<i64>)>(args)?;
     let Some((_, part)) = part(text, start, end) else { return Ok(Value::from(false)) };
     let matches = |wanted: &Value| -> Result<bool, Error> {
         let wanted =
@@ -184,7 +184,7 @@ fn begins_or_ends(text: &str, name: &str, args: &[Value]) -> Result<Value, Error
 }
 
 fn padded(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
-    let (width, fill): (i64, Option<&str>) = from_args(args)?;
+    let (width, fill) = from_args::<(i64, Option<&str>)>(args)?;
     let width = width_of(width)?;
     let mut fills = fill.unwrap_or(" ").chars();
     let (Some(fill), None) = (fills.next(), fills.next()) else {
@@ -215,7 +215,7 @@ fn pad(text: &str, left: usize, right: usize, fill: char) -> String {
 }
 
 fn join(separator: &str, args: &[Value]) -> Result<Value, Error> {
-    let (items,): (&Value,) = from_args(args)?;
+    let (items,) = from_args::<(&Value,)>(args)?;
     let mut texts = Vec::new();
     for (at, item) in items.try_iter()?.enumerate() {
         let text = item.as_str().map(str::to_owned);

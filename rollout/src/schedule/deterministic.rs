@@ -17,16 +17,17 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use trajectory::{FinishedGroup, Group};
 
+use super::{deliver, message, with_scorer};
 use crate::actor::{Actor, ActorContext};
 use crate::error::RolloutError;
 use crate::generator::Generator;
+use crate::heartbeat::Heartbeat;
 use crate::ledger::queue::{Delivery, ReplayQueue};
 use crate::ledger::request::StepRequest;
 use crate::ledger::state::WindowState;
-use crate::pulse::Pulse;
+use crate::modes::ANSWER_PAUSE;
 use crate::report::ActorReport;
-use crate::resume::Standing;
-use crate::schedule::{deliver, message, with_scorer};
+use crate::resume::RolloutCheckpoint;
 use crate::scorer::{Scored, Scorer};
 use crate::sync::{Mutex, lock};
 use crate::weights::Versioned;
@@ -35,11 +36,11 @@ use crate::weights::Versioned;
 const THREAD: &str = "actor-0";
 
 /// An actor on a thread of its own that decodes window after window. No thread outlives this value.
-pub struct Overlapped<G: Generator> {
+pub struct DeterministicSchedule<G: Generator> {
     context: Arc<ActorContext<G::Weights>>,
     actor: Arc<Mutex<Actor<G>>>,
     windows: Option<Sender<Window<G::Weights>>>,
-    done: Receiver<Result<Done<G::Weights>, RolloutError>>,
+    done: Receiver<Result<WindowResult<G::Weights>, RolloutError>>,
     thread: Option<JoinHandle<()>>,
     stopping: Arc<AtomicBool>,
     /// Whether a window is on the thread.
@@ -61,13 +62,13 @@ struct Window<W> {
 }
 
 /// What came of a window.
-struct Done<W> {
+struct WindowResult<W> {
     scored: Vec<Scored>,
-    end: End<W>,
+    end: WindowEnd<W>,
 }
 
 /// How a window ended.
-enum End<W> {
+enum WindowEnd<W> {
     /// All its groups have ended.
     Over,
     /// There was nothing more to decode.
@@ -82,7 +83,7 @@ pub fn window_groups(wanted: usize, waiting: usize) -> usize {
     wanted.saturating_sub(waiting).max(1)
 }
 
-impl<G> Overlapped<G>
+impl<G> DeterministicSchedule<G>
 where
     G: Generator + Send + 'static,
 {
@@ -107,7 +108,7 @@ where
         let (worker, queue, stop) = (Arc::clone(&actor), Arc::clone(queue), Arc::clone(&stopping));
         let body = move || {
             let mut waiting_since = Instant::now();
-            let pulse = lock(&worker).context().pulses.of(THREAD);
+            let heartbeat = lock(&worker).context().heartbeats.of(THREAD);
             for window in ordered {
                 let mut actor = lock(&worker);
                 actor.count_waiting(waiting_since.elapsed().as_secs_f64());
@@ -118,7 +119,7 @@ where
                     let message = message(&*panic);
                     Err(RolloutError::Panicked { thread: THREAD.to_string(), message })
                 });
-                pulse.waits("for the learner's next batch");
+                heartbeat.waits("for the learner's next batch");
                 if outcomes.send(outcome).is_err() {
                     return;
                 }
@@ -209,7 +210,7 @@ where
     /// What the actor has done by now; waits for the window that is being decoded.
     ///
     /// # Errors
-    /// As [`Overlapped::take`].
+    /// As [`DeterministicSchedule::take`].
     pub fn report_now(&mut self, queue: &ReplayQueue) -> Result<ActorReport, RolloutError> {
         self.wait(queue)?;
         Ok(with_scorer(lock(&self.actor).report(), &self.context.scorer))
@@ -219,8 +220,12 @@ where
     /// for the window that is being decoded.
     ///
     /// # Errors
-    /// As [`Overlapped::take`].
-    pub fn state(&mut self, queue: &ReplayQueue, step: u64) -> Result<Standing<G::Weights>, RolloutError> {
+    /// As [`DeterministicSchedule::take`].
+    pub fn state(
+        &mut self,
+        queue: &ReplayQueue,
+        step: u64,
+    ) -> Result<RolloutCheckpoint<G::Weights>, RolloutError> {
         self.wait(queue)?;
         let actor = lock(&self.actor);
         let mut state = queue.state(step);
@@ -229,7 +234,7 @@ where
         state.window =
             self.left.as_ref().map(|left| WindowState { groups: left.groups, version: left.weights.version });
         let window = self.left.iter().map(|left| &left.weights);
-        Ok(Standing { state, weights: actor.weights().chain(window).cloned().collect() })
+        Ok(RolloutCheckpoint { state, weights: actor.weights().chain(window).cloned().collect() })
     }
 
     /// A window of as many groups as `count` needs beside those that wait already.
@@ -251,21 +256,21 @@ where
         }
         let gone =
             || RolloutError::Panicked { thread: THREAD.to_string(), message: "it is gone".to_string() };
-        let Done { scored, end } = self.done.recv().unwrap_or_else(|_| Err(gone()))?;
+        let WindowResult { scored, end } = self.done.recv().unwrap_or_else(|_| Err(gone()))?;
         for scored in scored {
             if let Delivery::Group(group) = queue.accept(scored) {
                 self.overflow.push_back(group);
             }
         }
-        let idle = matches!(end, End::Idle);
-        if let End::Interrupted(left) = end {
+        let idle = matches!(end, WindowEnd::Idle);
+        if let WindowEnd::Interrupted(left) = end {
             self.left = Some(left);
         }
         Ok(idle)
     }
 }
 
-impl<G: Generator> Drop for Overlapped<G> {
+impl<G: Generator> Drop for DeterministicSchedule<G> {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
         self.windows = None;
@@ -281,21 +286,21 @@ fn decode<G: Generator>(
     actor: &mut Actor<G>,
     window: Window<G::Weights>,
     is_stopping: impl Fn() -> bool,
-) -> Result<Done<G::Weights>, RolloutError> {
+) -> Result<WindowResult<G::Weights>, RolloutError> {
     let context = Arc::clone(actor.context());
-    let pulse = context.pulses.of(THREAD);
+    let heartbeat = context.heartbeats.of(THREAD);
     let (finished, unscored) = bounded(window.groups);
     std::thread::scope(|scope| {
         let scorers: Vec<_> = (0..context.config.scorers)
             .map(|number| {
-                let (pulse, unscored) = (context.pulses.of(&format!("scorer-{number}")), &unscored);
+                let (heartbeat, unscored) = (context.heartbeats.of(&format!("scorer-{number}")), &unscored);
                 let scorer = &context.scorer;
-                scope.spawn(move || score(scorer, unscored, &pulse))
+                scope.spawn(move || score(scorer, unscored, &heartbeat))
             })
             .collect();
-        let ended = advance(actor, window, &finished, &is_stopping, &pulse);
+        let ended = advance(actor, window, &finished, &is_stopping, &heartbeat);
         drop(finished);
-        pulse.waits("for the verdicts on what it finished");
+        heartbeat.waits("for the verdicts on what it finished");
         let mut scored = Vec::new();
         for scorer in scorers {
             scored.extend(scorer.join().unwrap_or_else(|panic| {
@@ -305,7 +310,7 @@ fn decode<G: Generator>(
         }
         let end = ended?;
         scored.sort_by_key(|(order, _)| *order);
-        Ok(Done { scored: scored.into_iter().map(|(_, scored)| scored).collect(), end })
+        Ok(WindowResult { scored: scored.into_iter().map(|(_, scored)| scored).collect(), end })
     })
 }
 
@@ -317,48 +322,53 @@ fn advance<G: Generator>(
     mut window: Window<G::Weights>,
     finished: &Sender<Ended>,
     is_stopping: &impl Fn() -> bool,
-    pulse: &Pulse,
-) -> Result<End<G::Weights>, RolloutError> {
+    heartbeat: &Heartbeat,
+) -> Result<WindowEnd<G::Weights>, RolloutError> {
     let mut order = 0;
     while window.groups > 0 {
         if is_stopping() {
-            return Ok(End::Interrupted(window));
+            return Ok(WindowEnd::Interrupted(window));
         }
-        pulse.works("decodes");
+        heartbeat.works("decodes");
         let advance = actor.advance_under(|| window.weights.clone())?;
-        pulse.beat();
+        heartbeat.progressed();
         let idle = !advance.decoded && advance.groups.is_empty();
+        if idle && advance.awaits_answers {
+            heartbeat.waits("for an environment to answer");
+            std::thread::sleep(ANSWER_PAUSE);
+            continue;
+        }
         for group in advance.groups {
             window.groups = window.groups.saturating_sub(1);
             // Scorers that are gone have failed, which the caller finds.
-            pulse.waits("for a scorer");
+            heartbeat.waits("for a scorer");
             let _ = finished.send((order, group));
             order += 1;
         }
         if idle {
-            return Ok(End::Idle);
+            return Ok(WindowEnd::Idle);
         }
     }
-    Ok(End::Over)
+    Ok(WindowEnd::Over)
 }
 
 fn score(
     scorer: &Scorer,
     unscored: &Receiver<Ended>,
-    pulse: &Pulse,
+    heartbeat: &Heartbeat,
 ) -> Result<Vec<(usize, Scored)>, RolloutError> {
     let mut scored = Ok(Vec::new());
     // After a failure the rest is taken and thrown away, so that the actor does not wait for room.
     for (order, group) in unscored {
         let Ok(before) = &mut scored else { continue };
-        pulse.works(&format!("judges group {}", group.id));
+        heartbeat.works(&format!("judges group {}", group.id));
         match scorer.score(vec![group]) {
             Ok(verdicts) => before.extend(verdicts.into_iter().map(|verdict| (order, verdict))),
             Err(error) => scored = Err(error),
         }
-        pulse.beat();
-        pulse.waits("for a finished group");
+        heartbeat.progressed();
+        heartbeat.waits("for a finished group");
     }
-    pulse.waits("for a finished group");
+    heartbeat.waits("for a finished group");
     scored
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use trajectory::Segment;
+use trajectory::{Group, Segment};
 
 use crate::config::QueueConfig;
 use crate::ledger::journal::{self, Journal};
@@ -70,19 +70,19 @@ fn rollout_with_a_checkpoint() {
     let (context, ledger) = context_at(config, 3, PACING, start);
     ledger.keep_journal(journal);
     let queue = Arc::clone(ledger.queue());
-    let halt = Halt { stopping: Arc::default(), queue: queue.clone(), bell: ledger.bell().clone() };
+    let halt = Halt { stopping: Arc::default(), queue: queue.clone(), notify: ledger.notify().clone() };
     let (finished, unscored) = bounded(queue.groups_max());
     let mut threads = Vec::new();
     for number in 0..2 {
         let (halt, finished) = (halt.clone(), finished.clone());
         let actor = Actor::new(context.clone(), number, script.clone());
-        threads.push(shuttle::thread::spawn(move || drive(actor, &finished, &halt, &Pulse::default())));
+        threads.push(shuttle::thread::spawn(move || drive(actor, &finished, &halt, &Heartbeat::default())));
     }
     drop(finished);
     for _ in 0..2 {
         let (context, unscored) = (context.clone(), unscored.clone());
         threads.push(shuttle::thread::spawn(move || {
-            score(&context.scorer, &*context.ledger, &unscored, &Pulse::default())
+            score(&context.scorer, &*context.ledger, &unscored, &Heartbeat::default())
         }));
     }
     drop(unscored);
@@ -130,18 +130,18 @@ fn rollout_over_a_bad_network() {
     context.ledger = lossy.clone();
     let context = Arc::new(context);
     let queue = Arc::clone(ledger.queue());
-    let halt = Halt { stopping: Arc::default(), queue: queue.clone(), bell: ledger.bell().clone() };
+    let halt = Halt { stopping: Arc::default(), queue: queue.clone(), notify: ledger.notify().clone() };
     let (finished, unscored) = bounded(queue.groups_max());
     let mut threads = Vec::new();
     for number in 0..2 {
         let (halt, finished) = (halt.clone(), finished.clone());
         let actor = Actor::new(context.clone(), number, script.clone());
-        threads.push(shuttle::thread::spawn(move || drive(actor, &finished, &halt, &Pulse::default())));
+        threads.push(shuttle::thread::spawn(move || drive(actor, &finished, &halt, &Heartbeat::default())));
     }
     drop(finished);
     let scoring = context.clone();
     threads.push(shuttle::thread::spawn(move || {
-        score(&scoring.scorer, &*scoring.ledger, &unscored, &Pulse::default())
+        score(&scoring.scorer, &*scoring.ledger, &unscored, &Heartbeat::default())
     }));
     let mut taken = Vec::new();
     for version in 0..STEPS {

@@ -1,13 +1,13 @@
-//! Who drives the actors, by the config's schedule. The learner's side asks for groups and for how things
-//! stand, and does not know which of them it talks to.
+//! The config's schedule at work. The learner's side asks for groups and for checkpoints, and does not know which
+//! schedule it talks to.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use kernels::Engine;
 use rollout::{
-    Actor, ActorReport, ActorThreads, Group, Lockstep, Overlapped, ReplayQueue, RolloutError, Standing,
-    StepRequest,
+    Actor, ActorReport, AsyncSchedule, DeterministicSchedule, Group, LockstepSchedule, ReplayQueue,
+    RolloutCheckpoint, RolloutError, StepRequest,
 };
 
 use crate::config::Schedule;
@@ -16,16 +16,16 @@ use crate::model::policy::Policy;
 use crate::run::checkpoints::ResumePoint;
 
 /// The actors at work.
-pub enum Driver<E: Engine> {
+pub enum ActiveSchedule<E: Engine> {
     /// On threads of their own, as fast as they can.
-    Async(ActorThreads),
+    Async(AsyncSchedule),
     /// On a thread of their own, by a logical clock.
-    Deterministic(Box<Overlapped<DecoderGenerator<E>>>),
+    Deterministic(Box<DeterministicSchedule<DecoderGenerator<E>>>),
     /// In turns with the learner.
-    Lockstep(Box<Lockstep<DecoderGenerator<E>>>),
+    Lockstep(Box<LockstepSchedule<DecoderGenerator<E>>>),
 }
 
-impl<E: Engine> Driver<E> {
+impl<E: Engine> ActiveSchedule<E> {
     /// Puts the actors to work, from where the checkpoint stands if there is a `point`.
     ///
     /// # Errors
@@ -50,19 +50,19 @@ impl<E: Engine> Driver<E> {
         };
         let mut overflow = Vec::new();
         if let Some(point) = point {
-            overflow = rollout::take_up(&point.rollout, &mut actors, queue, weights)?;
+            overflow = rollout::restore(&point.rollout, &mut actors, queue, weights)?;
         }
         Ok(match schedule {
             Schedule::Async => {
                 queue.take_back(overflow);
-                Self::Async(ActorThreads::spawn(actors, Arc::clone(queue), move || generators.make())?)
+                Self::Async(AsyncSchedule::spawn(actors, Arc::clone(queue), move || generators.make())?)
             }
-            Schedule::Lockstep => Self::Lockstep(Box::new(Lockstep::new(actors, overflow))),
+            Schedule::Lockstep => Self::Lockstep(Box::new(LockstepSchedule::new(actors, overflow))),
             Schedule::Deterministic => {
                 let window = point.and_then(|point| point.rollout.window);
                 let window = window.and_then(|window| Some((window, weights(window.version)?)));
                 let actor = actors.pop().expect("a run has an actor");
-                Self::Deterministic(Box::new(Overlapped::new(actor, queue, overflow, window)?))
+                Self::Deterministic(Box::new(DeterministicSchedule::new(actor, queue, overflow, window)?))
             }
         })
     }
@@ -79,7 +79,7 @@ impl<E: Engine> Driver<E> {
     ) -> Result<Vec<Group>, RolloutError> {
         match self {
             Self::Async(_) => request.serve(queue, |count| queue.take(count, version)),
-            Self::Deterministic(overlapped) => overlapped.take(queue, request, version),
+            Self::Deterministic(deterministic) => deterministic.take(queue, request, version),
             Self::Lockstep(lockstep) => lockstep.take(queue, request, version),
         }
     }
@@ -89,7 +89,7 @@ impl<E: Engine> Driver<E> {
     pub fn report(&self) -> ActorReport {
         match self {
             Self::Async(threads) => threads.report(),
-            Self::Deterministic(overlapped) => overlapped.report(),
+            Self::Deterministic(deterministic) => deterministic.report(),
             Self::Lockstep(lockstep) => lockstep.report(),
         }
     }
@@ -103,16 +103,16 @@ impl<E: Engine> Driver<E> {
         queue: &ReplayQueue,
         step: u64,
         before: &ActorReport,
-    ) -> Result<Standing<Policy<E>>, RolloutError> {
-        let (mut standing, report) = match self {
+    ) -> Result<RolloutCheckpoint<Policy<E>>, RolloutError> {
+        let (mut checkpoint, report) = match self {
             Self::Async(threads) => (threads.state(step), threads.report()),
             Self::Lockstep(lockstep) => (lockstep.state(queue, step), lockstep.report()),
-            Self::Deterministic(overlapped) => {
-                (overlapped.state(queue, step)?, overlapped.report_now(queue)?)
+            Self::Deterministic(deterministic) => {
+                (deterministic.state(queue, step)?, deterministic.report_now(queue)?)
             }
         };
-        standing.state.report = report.since(before);
-        Ok(standing)
+        checkpoint.state.report = report.since(before);
+        Ok(checkpoint)
     }
 
     /// Stops what runs on threads of its own.
