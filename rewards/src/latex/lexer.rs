@@ -211,6 +211,9 @@ impl<'a> Lexer<'a> {
         let length = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         let run = &rest[..length];
         self.at += length;
+        if run == "not" {
+            return Err(Unreadable);
+        }
         let ends_value = self.follows_value();
         let is_unit_word = run == "per" && matches!(self.tokens.last(), Some(Token::Word(_)))
             || matches!(run, "sq" | "cu") && matches!(self.tokens.last(), Some(Token::Number(_)))

@@ -1,11 +1,73 @@
-//! Words behind a number that make it another answer than the number alone: `5 not`, `5 or more`, `5 hundred`,
-//! `5 less than x`, `5 squared`.
+//! Words behind a number: those that make it another answer than the number alone (`5 not`, `5 or more`, `5 hundred`,
+//! `5 less than x`, `5 squared`), and those that may be what is counted. What is counted is known by its form, since
+//! anything may be: a plural, or the name of a unit.
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+/// A set of words, from a text with spaces between them.
+pub(crate) fn words(text: &'static str) -> HashSet<&'static str> {
+    text.split_whitespace().collect()
+}
 
 /// Whether a word says more about the number before it than what is counted or measured.
 pub(crate) fn qualifies(word: &str) -> bool {
     let word = word.to_ascii_lowercase().replace('’', "'");
-    QUALIFIERS.contains(&word.as_str()) || word.ends_with("n't") || word == "cannot" || is_fraction(&word)
+    QUALIFIERS.contains(&word.as_str())
+        || HEDGES.contains(word.as_str())
+        || word.ends_with("n't")
+        || word == "cannot"
+        || is_fraction(&word)
+        || is_hedging_adverb(&word)
 }
+
+/// Whether a word directly behind a number cannot name what is counted: `12 you say`, `12 contradicts`, `12 it`.
+pub(crate) fn is_no_thing(word: &str) -> bool {
+    NO_THINGS.contains(word.to_ascii_lowercase().replace('’', "'").as_str())
+}
+
+/// `allegedly`, `hopefully`, `wrongly`: an adverb says something of the number, unless it is known to say nothing.
+pub(crate) fn is_hedging_adverb(word: &str) -> bool {
+    word.len() > 4 && word.ends_with("ly") && !PLAIN_ADVERBS.contains(word)
+}
+
+/// Words that end like adverbs and change nothing.
+static PLAIN_ADVERBS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "daily weekly monthly yearly hourly nightly quarterly annually only family families early exactly \
+         precisely approximately roughly respectively simply clearly obviously evenly equally separately \
+         individually currently completely entirely fully finally certainly definitely surely truly correctly \
+         indeed directly jelly butterfly fly lily belly ally italy july assembly supply reply rally elderly \
+         friendly overly freshly newly recently randomly independently consecutively initially originally",
+    )
+});
+
+/// Words by which an answer is hedged, rejected or taken for something else.
+static HEDGES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "caveat caveats reservation reservations doubt doubts starters somewhat \
+         according discarded eliminated dismissed disproved disproven refuted contradicts contradict \
+         contradicted violates violated misses overshoots undershoots overestimates underestimates exceeds \
+         disagrees differs extraneous spurious inadmissible unacceptable sort kind kinda sorta almost nearly \
+         tens thousands fold sic lol kidding joking \
+         alternatively versus vs though although however yet remainder",
+    )
+});
+
+/// Words that name nothing that could be counted: pronouns, auxiliary verbs, and verbs whose subject is a number.
+static NO_THINGS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "i you he she it we they me him us them this that's these those my your his her its our their who whom \
+         whose what which whichever anyone everyone everything anything somebody everybody \
+         has had having does do did done doing can could will would shall should may might must been being \
+         seems seem seemed looks look looked sounds sound appears appear appeared feels gets got get used became \
+         becomes become says say said claims claim claimed thinks thought think believe believes suppose hope \
+         hopes lies works fits satisfies solves divides equals gives yields makes means meant says comes came \
+         goes went ends ended starts started begins began follows ruled crossed says tell told the so as at \
+         best worst first random odd shy tops ones hundreds millions inverse reciprocal choose something someone \
+         somewhere and then than also either neither else even here hence thus because since with some any by on for from into",
+    )
+});
 
 /// `thirds`, `tenths`: parts, and no things that are counted.
 fn is_fraction(word: &str) -> bool {

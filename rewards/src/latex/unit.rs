@@ -1,16 +1,31 @@
 //! Units of measure: what they measure and by which factor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
+use crate::latex::qualifier::{is_no_thing, words};
 use crate::latex::ratio::Ratio;
 
 /// A product of powers of base units, and the factor to them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Unit {
     factor: Ratio,
     /// Base units by name with their exponents, sorted, none of them zero.
     bases: Vec<(String, i64)>,
+    /// Whether its last word is a known unit, a plural, or what something is divided by. Another word may say
+    /// anything of the number before it.
+    is_counted: bool,
+    /// Whether a word of it cannot name a thing, so that something is said of the number before it.
+    is_said: bool,
+    /// Whether units were divided by others.
+    is_rate: bool,
+}
+
+/// How a unit is written makes it no other one.
+impl PartialEq for Unit {
+    fn eq(&self, other: &Unit) -> bool {
+        self.factor == other.factor && self.bases == other.bases
+    }
 }
 
 /// Known units: names, base unit, exponent, and the factor as numerator and denominator. Lengths in metres, masses
@@ -42,10 +57,10 @@ const KNOWN: &[(&str, &str, i64, i64, i64)] = &[
     ("ml milliliter milliliters millilitre millilitres", "m", 3, 1, 1_000_000),
     ("dollar dollars usd", "dollar", 1, 1, 1),
     ("cent cents", "dollar", 1, 1, 100),
-    ("euro euros", "euro", 1, 1, 1),
+    ("euro euros eur", "euro", 1, 1, 1),
     ("sterling", "sterling", 1, 1, 1),
     ("yen", "yen", 1, 1, 1),
-    ("rupee rupees", "rupee", 1, 1, 1),
+    ("rupee rupees rs inr", "rupee", 1, 1, 1),
     ("dozen", "", 1, 12, 1),
     ("kwh", "kwh", 1, 1, 1),
     ("n newton newtons", "newton", 1, 1, 1),
@@ -115,16 +130,42 @@ static NAMED: LazyLock<HashMap<&'static str, Unit>> = LazyLock::new(|| {
     let mut named = HashMap::new();
     for (names, base, exponent, top, bottom) in KNOWN {
         let bases = if base.is_empty() { Vec::new() } else { vec![(base.to_string(), *exponent)] };
-        let unit = Unit { factor: fraction(*top, *bottom), bases };
+        let unit =
+            Unit { factor: fraction(*top, *bottom), bases, is_counted: true, is_said: false, is_rate: false };
         named.extend(names.split(' ').map(|name| (name, unit.clone())));
     }
     for (names, top, bottom) in SPEEDS {
         let bases = vec![("m".to_string(), 1), ("s".to_string(), -1)];
-        let unit = Unit { factor: fraction(*top, *bottom), bases };
+        let unit =
+            Unit { factor: fraction(*top, *bottom), bases, is_counted: true, is_said: false, is_rate: false };
         named.extend(names.split(' ').map(|name| (name, unit.clone())));
     }
     named
 });
+
+/// Units beyond those that are converted, and things whose names are no plurals in `s`.
+static COUNTED: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "men women people children feet teeth geese mice oxen fish sheep deer dice cattle police staff dozen \
+         vertices criteria data formulae radii foci phenomena bacteria percent pct percentage gallon quart pint \
+         cup tablespoon teaspoon tbsp tsp acre hectare calorie kcal bit byte knot rpm atm bar torr tesla farad \
+         coulomb henry candela lumen lux decibel db ev kev mev gev gray steradian arcmin arcsec au parsec ton \
+         tonne barrel bushel carat degree each apiece total altogether overall left remaining \
+         gal qt pt mph kph kmh mpg bps fps psi square cubic grade place floor century quadrant position rank year-old usd eur gbp inr rs",
+    )
+});
+
+/// Whether a word is a unit or a plural, so that a number before it counts it. Other scripts have other plurals.
+pub(crate) fn is_counted(word: &str) -> bool {
+    if !word.is_ascii() || Unit::is_known(word) {
+        return true;
+    }
+    let word = word.to_ascii_lowercase();
+    let is_plural = word.len() > 2
+        && word.ends_with('s')
+        && !["ss", "us", "is", "'s"].iter().any(|singular| word.ends_with(singular));
+    is_plural || COUNTED.contains(word.as_str())
+}
 
 impl Unit {
     /// A unit by its name, known or not; a word that is no known unit is what is counted (`apples`).
@@ -133,7 +174,14 @@ impl Unit {
         NAMED.get(word.as_str()).cloned().unwrap_or_else(|| {
             // Apples and an apple are the same thing.
             let singular = word.strip_suffix('s').unwrap_or(&word);
-            Unit { factor: Ratio::whole(1), bases: vec![(singular.to_string(), 1)] }
+            let bases = vec![(singular.to_string(), 1)];
+            Unit {
+                factor: Ratio::whole(1),
+                bases,
+                is_counted: is_counted(&word),
+                is_said: is_no_thing(&word),
+                is_rate: false,
+            }
         })
     }
 
@@ -160,7 +208,23 @@ impl Unit {
 
     /// The unit that is none.
     pub(crate) fn none() -> Unit {
-        Unit { factor: Ratio::whole(1), bases: Vec::new() }
+        Unit { factor: Ratio::whole(1), bases: Vec::new(), is_counted: true, is_said: false, is_rate: false }
+    }
+
+    /// Whether the words of this name what is counted or measured.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+
+    /// Whether its words say something of the number instead.
+    pub(crate) fn is_said(&self) -> bool {
+        self.is_said
+    }
+
+    /// What a number stands for by itself in this unit: a dozen is twelve. Days per week are measured, whatever they
+    /// come to.
+    pub(crate) fn number(&self) -> Option<Ratio> {
+        if self.is_rate { None } else { self.factor_to(&Unit::none()) }
     }
 
     /// A whole power of it, if it is a small one.
@@ -169,7 +233,14 @@ impl Unit {
             return None;
         }
         let bases = self.bases.iter().map(|(name, power)| (name.clone(), power * exponent)).collect();
-        Some(Unit { factor: self.factor.power(exponent)?, bases })
+        let is_rate = exponent < 0;
+        Some(Unit {
+            factor: self.factor.power(exponent)?,
+            bases,
+            is_counted: self.is_counted || is_rate,
+            is_said: self.is_said,
+            is_rate,
+        })
     }
 
     /// The product of two.
@@ -183,7 +254,13 @@ impl Unit {
         }
         bases.retain(|&(_, power)| power != 0);
         bases.sort();
-        Some(Unit { factor: self.factor.times(&other.factor)?, bases })
+        Some(Unit {
+            factor: self.factor.times(&other.factor)?,
+            bases,
+            is_counted: other.is_counted,
+            is_said: self.is_said || other.is_said,
+            is_rate: self.is_rate || other.is_rate,
+        })
     }
 
     /// How many of the other unit one of this is, or `None` if they measure different things.

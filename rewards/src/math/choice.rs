@@ -1,6 +1,10 @@
 //! The letter of a multiple choice: `(A)`, `A.`, `\textbf{(A) } 5`. What stands behind it must be that choice's own
 //! text; an answer that names two choices, or says something about one, is none.
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use crate::latex::qualifier::{is_hedging_adverb, words};
 use crate::math::normal::plain;
 
 /// The letter of a choice and the text that stands behind it.
@@ -70,75 +74,27 @@ const VALUES: [&str; 14] = [
 ];
 
 /// Words that speak of a choice, or lead to another one.
-const ABOUT: [&str; 64] = [
-    "or",
-    "and",
-    "not",
-    "is",
-    "isn't",
-    "isnt",
-    "was",
-    "wasn't",
-    "are",
-    "aren't",
-    "cannot",
-    "can't",
-    "but",
-    "if",
-    "nor",
-    "rather",
-    "maybe",
-    "perhaps",
-    "possibly",
-    "probably",
-    "likely",
-    "unless",
-    "except",
-    "instead",
-    "seems",
-    "looks",
-    "may",
-    "might",
-    "could",
-    "should",
-    "would",
-    "wrong",
-    "incorrect",
-    "false",
-    "then",
-    "over",
-    "versus",
-    "vs",
-    "either",
-    "&",
-    "fails",
-    "fail",
-    "failed",
-    "does",
-    "doesn't",
-    "did",
-    "didn't",
-    "can",
-    "couldn't",
-    "will",
-    "won't",
-    "wouldn't",
-    "shouldn't",
-    "must",
-    "mustn't",
-    "has",
-    "were",
-    "works",
-    "too",
-    "gets",
-    "seemed",
-    "looked",
-    "appears",
-    "contradicts",
-];
+static ABOUT: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "or and not is isn't isnt was wasn't are aren't cannot can't but if nor rather maybe perhaps possibly probably \
+         likely unless except instead seems looks may might could should would wrong incorrect false then over versus \
+         vs either & fails fail failed does doesn't did didn't can couldn't will won't wouldn't shouldn't must mustn't \
+         has were works too gets seemed looked appears contradicts contradict violates violate misses exceeds lies \
+         sort kind somewhat almost nearly sounds feels appeared hmm nope oh wait against lol invalid bad rejected \
+         excluded eliminated discarded dismissed disproved disproven refuted ruled crossed when \
+         whenever provided assuming though although however yet still at as for now never hardly barely kinda \
+         sorta alternatively otherwise that which who because since so unlike minus plus instead",
+    )
+});
 
 /// Texts of choices that begin like words about one.
-const OWN_TEXTS: [&str; 6] = [
+const OWN_TEXTS: [&str; 12] = [
+    "at least ",
+    "at most ",
+    "only one",
+    "only two",
+    "i and i",
+    "i only",
     "cannot be determined",
     "can not be determined",
     "can't be determined",
@@ -167,7 +123,35 @@ fn is_own_text(behind: &str) -> bool {
         |word: &str| word.trim_matches(|sign: char| !sign.is_alphanumeric() && sign != '\'').to_lowercase();
     let first = words.first().map(|word| bare(word).replace('’', "'")).unwrap_or_default();
     let lower = || behind.to_ascii_lowercase();
-    let is_about = ABOUT.contains(&first.as_str()) && !OWN_TEXTS.iter().any(|own| lower().starts_with(own))
+    // `incorrectly`, `in theory`, `by mistake`.
+    let second = words.get(1).map(|word| bare(word)).unwrap_or_default();
+    // A sentence of the choice's own begins with a capital: `It decreases`, and not `I guess` or `you say`.
+    let speaks = behind.starts_with(|letter: char| letter.is_lowercase())
+        && matches!(first.as_str(), "you" | "they" | "he" | "she" | "we" | "it")
+        || first == "i"
+            && matches!(second.as_str(), "guess" | "think" | "suppose" | "believe" | "hope" | "mean");
+    let is_condition = first == "only" && matches!(second.as_str(), "if" | "when" | "for");
+    let is_hedge = speaks
+        || is_condition
+        || is_hedging_adverb(&first)
+        || matches!(first.as_str(), "in" | "by" | "with")
+            && matches!(
+                second.as_str(),
+                "theory"
+                    | "principle"
+                    | "error"
+                    | "jest"
+                    | "mistake"
+                    | "accident"
+                    | "luck"
+                    | "chance"
+                    | "elimination"
+                    | "reservations"
+                    | "doubt"
+                    | "doubts"
+            );
+    let is_about = is_hedge
+        || ABOUT.contains(first.as_str()) && !OWN_TEXTS.iter().any(|own| lower().starts_with(own))
         || behind.ends_with('?')
         || behind.starts_with(r"\lor")
         || behind.starts_with(r"\land")
@@ -185,7 +169,9 @@ fn is_number(text: &str) -> bool {
         text.strip_prefix(['-', '+', '–']).unwrap_or(text).trim_start_matches(['$', '\\', '(', '[']);
     unsigned.len() < text.len() && unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.')
         || matches!(text.as_bytes(), [b'(' | b'[', ..])
-            && text.contains(',')
+            && (text.contains(',')
+                || text.len() > 2
+                    && text[1..text.len() - 1].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
             && !text[1..].starts_with(|first: char| first.is_ascii_uppercase())
 }
 

@@ -28,6 +28,9 @@ impl Clock {
             _ => None,
         };
         let mut parts: Vec<i64> = parts.iter().map(whole).collect::<Option<_>>()?;
+        if !is_of_day(&parts, afternoon.is_some()) {
+            return None;
+        }
         while parts.len() > 1 && parts.last() == Some(&0) {
             parts.pop();
         }
@@ -44,13 +47,21 @@ impl Clock {
     }
 }
 
-/// Whether two times are the same; `None` if neither says the half of its day, or one is no time.
+/// Whether a day has this time: `75:30` and `3:75` are none, and `15:30 PM` is said by nobody.
+fn is_of_day(parts: &[i64], has_half: bool) -> bool {
+    let [hour, rest @ ..] = parts else { return false };
+    let hours = if has_half { 1..=12 } else { 0..=24 };
+    hours.contains(hour) && rest.len() <= 2 && rest.iter().all(|part| (0..60).contains(part))
+}
+
+/// Whether two times are the same; `None` if neither says the half of its day.
 pub(super) fn is_same_time(left: &Expression, right: &Expression) -> Option<bool> {
     let says_half = |side: &Expression| matches!(side, Expression::Measure(_, unit) if unit.is_day_half());
     if !says_half(left) && !says_half(right) {
         return None;
     }
-    let (left, right) = (Clock::of(left)?, Clock::of(right)?);
+    // What is no time has none, whatever its digits are.
+    let (Some(left), Some(right)) = (Clock::of(left), Clock::of(right)) else { return Some(false) };
     let is_bare = left.afternoon.is_none() || right.afternoon.is_none();
     Some(left.of_day() == right.of_day() || is_bare && left.parts == right.parts)
 }

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::boxed::{BOX_BYTES_MAX, Boxed, last_box};
 use crate::latex::parse;
 use crate::math::choice::choice;
+use crate::math::denial::denies_number;
 use crate::math::formula::{WINDOW, last_value, rfind, tail};
 use crate::math::heading::{behind_hashes, reference_line};
 use crate::math::normal::trimmed;
@@ -76,7 +77,7 @@ impl AnswerKind {
             AnswerKind::Tag => tagged(text),
             AnswerKind::Phrase => behind_phrase(tail(text)),
             AnswerKind::Hashes => behind_hashes(text),
-            AnswerKind::Last => whole_answer(text).or_else(|| last_value(text)).map(Cow::Borrowed),
+            AnswerKind::Last => whole_answer(text).map(Cow::Borrowed).or_else(|| last_answer(text)),
         }
     }
 }
@@ -198,6 +199,13 @@ fn tagged(text: &str) -> Option<Cow<'_, str>> {
     })
 }
 
+/// The last formula or number. One that is denied is the empty text, which equals nothing.
+fn last_answer(text: &str) -> Option<Cow<'_, str>> {
+    let found = last_value(text)?;
+    let start = found.as_ptr() as usize - text.as_ptr() as usize;
+    Some(Cow::Borrowed(if denies_number(&text[..start]) { "" } else { found }))
+}
+
 /// Whether letters in a row are a command or a word of mathematics.
 fn is_mathematics(word: &str) -> bool {
     word.starts_with('\\')
@@ -220,6 +228,13 @@ fn whole_answer(text: &str) -> Option<&str> {
         || plain.starts_with(|first: char| first.is_ascii_uppercase());
     if begins && choice(plain).is_some() {
         return Some(plain);
+    }
+    // `C is the correct answer`.
+    if let Some(Cow::Borrowed(said)) = value_said(plain)
+        && choice(said).is_some()
+        && said.len() < plain.len()
+    {
+        return Some(said);
     }
     let is_bullet = text.starts_with(['-', '*', '+']) && text[1..].starts_with(' ');
     let is_letter = |character: char| character.is_ascii_alphabetic() || character == '\\';

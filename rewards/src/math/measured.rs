@@ -11,8 +11,11 @@ const POWER_MAX: i64 = 9;
 /// Both sides, with letters as units where the other side has a unit that is known.
 pub(super) fn units_read(left: Expression, right: Expression) -> (Expression, Expression) {
     let has_unit = |side: &Expression| matches!(side, Expression::Measure(_, unit) if unit.is_physical());
+    let names_ohm = |side: &Expression| matches!(side, Expression::Product(parts) if matches!(&parts[..], [_, Expression::Symbol(name)] if name == "Omega"));
     let reads = |side: &Expression, other: &Expression| {
-        (has_unit(other) && side.any(&is_variable)).then(|| measured(side)).flatten()
+        let is_read =
+            has_unit(other) && side.any(&is_variable) || names_ohm(side) && !other.any(&is_variable);
+        is_read.then(|| measured(side)).flatten()
     };
     match (reads(&left, &right), reads(&right, &left)) {
         (Some(read), _) => (read, right),

@@ -14,7 +14,8 @@ const MARKS: [(&str, &str); 9] = [
 ];
 
 /// Marks for the end of a proof or for what was checked.
-const ENDS: [&str; 5] = [r"\checkmark", r"\blacksquare", r"\square", r"\Box", r"\qed"];
+const ENDS: [&str; 13] =
+    [r"\checkmark", r"\blacksquare", r"\square", r"\Box", r"\qed", "✓", "✔", "✅", "☑", "🎉", "□", "■", "∎"];
 
 /// Removes what surrounds an answer without being part of it: dollars, display brackets, full stops, emphasis.
 pub(super) fn trimmed(text: &str) -> &str {
@@ -168,13 +169,19 @@ pub(super) fn is_same_words(left: &str, right: &str) -> bool {
 /// The set that a text names in words: `all real numbers` is `\mathbb{R}`.
 pub(super) fn set_named(text: &str) -> &str {
     // Most answers have no such word, which one look tells.
-    if !text.contains("real") {
+    if !["real", "empty", "olution"].iter().any(|word| text.contains(word)) {
         return text;
     }
     match text_key(text).to_ascii_lowercase().as_str() {
         "allrealnumbers" | "allreals" | "therealnumbers" | "realnumbers" | "allrealnumbersx" | "allrealx" => {
             r"\mathbb{R}"
         }
+        "emptyset"
+        | "theemptyset"
+        | "nosolution"
+        | "nosolutions"
+        | "therearenosolutions"
+        | "thereisnosolution" => r"\emptyset",
         _ => text,
     }
 }

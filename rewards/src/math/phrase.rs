@@ -1,7 +1,10 @@
 //! The answer that a sentence announces: what follows `the answer is`, `Answer:`, `the correct option is`.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::LazyLock;
 
+use crate::latex::qualifier::{qualifies, words};
 use crate::math::choice::choice;
 use crate::math::denial::{denies_answer, is_corrected, is_supposed};
 use crate::math::formula::formula_at;
@@ -97,7 +100,16 @@ enum Told<'a> {
 
 /// What is told with this noun. Behind `last_digit` no number stands that could be the answer instead.
 fn told<'a>(text: &'a str, noun: &Noun, last_digit: usize) -> Told<'a> {
-    let Some(Joint { behind, denies, expects }) = joint(&text[noun.end..]) else {
+    let Some(Joint { behind, denies, expects, has_verb }) = joint(&text[noun.end..]) else {
+        // `Option C is correct`.
+        let sentence = sentence_of(text[noun.end..].trim_start_matches([' ', '*']));
+        if noun.is_choice
+            && let Some(Cow::Borrowed(said)) = value_said(sentence)
+            && choice(said).is_some()
+            && said.len() < sentence.len()
+        {
+            return Told::Answer(Cow::Borrowed(trimmed(said)));
+        }
         let is_denied = !noun.is_choice && denies_answer(&text[..noun.start], &text[noun.end..], last_digit);
         return if is_denied { Told::OfAnother } else { Told::Nothing };
     };
@@ -120,7 +132,7 @@ fn told<'a>(text: &'a str, noun: &Noun, last_digit: usize) -> Told<'a> {
     }
     match is_value {
         _ if noun.is_choice && !begins_with_choice(sentence) => Told::Nothing,
-        true if speaks_of_another(&before) => Told::OfAnother,
+        true if speaks_of_another(&before, has_verb) => Told::OfAnother,
         true if denies || is_corrected(sentence, later) => Told::Denied,
         false if denies || tells_nothing(sentence) => Told::Nothing,
         _ => Told::Answer(match value_said(sentence) {
@@ -136,20 +148,66 @@ fn lowercase_tail(text: &str) -> String {
     text[text.ceil_char_boundary(text.len().saturating_sub(40))..].to_ascii_lowercase()
 }
 
-/// Whether the words before `answer` make it another thing than the answer.
-fn speaks_of_another(before: &str) -> bool {
-    let mut words = before.split_whitespace().rev();
-    let last = words.next().unwrap_or("").trim_start_matches(['*', '_', '(']);
-    let article = matches!(last, "the" | "this" | "that" | "our" | "final" | "correct");
-    let part = if article { words.next().unwrap_or("") } else { "" };
-    let of = part == "of" && words.next().is_some();
-    matches!(last, "wrong" | "incorrect" | "false" | "naive" | "bad" | "tempting" | "mistaken" | "not" | "no")
-        || matches!(part, "twice" | "half" | "double" | "triple" | "thrice" | "not")
-        || of
-            && matches!(
-                before.split_whitespace().rev().nth(2),
-                Some("half" | "third" | "quarter" | "square" | "double" | "root" | "multiple" | "negative")
-            )
+/// Words before `answer` that leave it the answer.
+static OWN: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "the this that our my an a final correct right exact numerical numeric required desired simplified only \
+         unique actual true real best complete total overall decimal integer short requested",
+    )
+});
+
+/// Words before `answer` that make it another one.
+static OTHERS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "wrong incorrect false naive bad tempting mistaken not no any every each neither either none old previous \
+         first earlier initial original candidate alternative another other second next different your his her \
+         their rejected tentative proposed claimed alleged supposed so-called apparent partial intermediate worst \
+         least guessed rejecting",
+    )
+});
+
+/// What is done with the answer before it is named: `ten times the answer`, `one less than the answer`.
+static CHANGES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    words(
+        "twice half double triple thrice quadruple not times plus minus than over exceeds below above under",
+    )
+});
+
+/// Prepositions by which the answer is not what the sentence is about: `the first digit of the answer is 5`.
+static PREPOSITIONS: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| words("of in to from with without near around between on"));
+
+/// Whether the words before `answer` make it another thing than the answer. With a verb behind it, the answer is what
+/// the sentence is about.
+fn speaks_of_another(before: &str, has_verb: bool) -> bool {
+    let mut rest = before
+        .split_whitespace()
+        .rev()
+        // What stands before a comma is over.
+        .take_while(|word| !word.ends_with([',', ';', ':', '.', '!', '?']))
+        .map(|word| word.trim_matches(['*', '_', '(', '"']))
+        .filter(|word| !word.is_empty())
+        .peekable();
+    let is_other = |word: &str| {
+        let is_possessive = word.ends_with("'s") || word.ends_with("’s");
+        OTHERS.contains(word) || is_possessive && !matches!(word, "let's" | "today's" | "that's" | "it's")
+    };
+    let mut is_only = false;
+    while let Some(word) = rest.next_if(|word| OWN.contains(word) || *word == "possible") {
+        // `the only possible answer` is the answer.
+        let possible = word == "possible";
+        if possible && rest.peek() != Some(&"only") {
+            return true;
+        }
+        is_only |= matches!(word, "the" | "this" | "that" | "our" | "my");
+    }
+    let Some(word) = rest.next() else { return false };
+    if is_other(word) || CHANGES.contains(word) {
+        return true;
+    }
+    let owner = rest.next().unwrap_or("");
+    let is_value = word == "of" && matches!(owner, "value" | "form" | "because" | "sure" | "certain");
+    has_verb && is_only && PREPOSITIONS.contains(word) && !is_value
 }
 
 /// The verb or sign behind the noun, and whether it denies what follows.
@@ -158,6 +216,8 @@ struct Joint<'a> {
     denies: bool,
     /// Whether it says what is expected, as `should be` does.
     expects: bool,
+    /// Whether it is a verb, and no sign.
+    has_verb: bool,
 }
 
 /// Verbs that say what the answer is; the longer ones first.
@@ -168,6 +228,12 @@ const SAYING: &[&str] = &[
     "works out to be",
     "works out to",
     "comes to",
+    "amounts to",
+    "simplifies to",
+    "reduces to",
+    "evaluates to",
+    "becomes",
+    "remains",
     "is equal to",
     "equals",
     "is:",
@@ -215,35 +281,75 @@ const DENYING: &[&str] = &[
     "can only be",
     "is never",
     "is hardly",
+    "is nothing like",
+    "would have been",
+    "could have been",
+    "might have been",
+    "should have been",
+    "used to be",
+    "seems to be",
+    "appears to be",
 ];
 
+/// `(wrong)` behind the noun.
+fn is_bracketed_denial(behind: &str) -> bool {
+    let inner = behind.trim_start_matches(['*', '_', ' ']).strip_prefix('(');
+    let inner =
+        inner.and_then(|inner| inner[..inner.floor_char_boundary(inner.len().min(40))].split_once(')'));
+    inner.is_some_and(|(inner, _)| {
+        inner.split_whitespace().any(|word| {
+            let word = word.to_ascii_lowercase();
+            OTHERS.contains(word.as_str()) || qualifies(&word)
+        })
+    })
+}
+
 fn joint(behind: &str) -> Option<Joint<'_>> {
+    let behind_noun = behind;
+    let contracted = ["'s ", "’s "]
+        .iter()
+        .find_map(|verb| behind.strip_prefix(verb))
+        .filter(|rest| rest.starts_with(|next: char| next.is_ascii_digit() || "$*(\\-".contains(next)));
+    if let Some(behind) = contracted {
+        return Some(Joint { behind, denies: false, expects: false, has_verb: true });
+    }
     let rest = behind.strip_prefix(['s', 'S']).unwrap_or(behind);
     let rest = rest.trim_start_matches(['*', '_', ' ', '}']);
     let rest = without_circumstances(rest);
-    let found = |verbs: &[&str]| verbs.iter().find_map(|verb| strip_prefix_ignoring_case(rest, verb));
-    let (denied, expected) = (found(DENYING).or_else(|| behind_modal(rest)), found(EXPECTING));
+    // `is not` is no part of `is nothing`.
+    let ends = |behind: &&str| !behind.starts_with(|next: char| next.is_ascii_alphabetic());
+    let found =
+        |verbs: &[&str]| verbs.iter().find_map(|verb| strip_prefix_ignoring_case(rest, verb).filter(ends));
+    let denied = found(DENYING).or_else(|| behind_modal(rest, &MODALS));
+    let expected = found(EXPECTING).or_else(|| behind_modal(rest, &EXPECTATIONS));
     let behind = denied.or(expected).or_else(|| found(SAYING))?;
     let is_word = behind.starts_with(|next: char| next.is_ascii_alphanumeric());
     let is_sign = rest.starts_with([':', '=', '→']);
     let expects = denied.is_none() && expected.is_some();
-    (!is_word || is_sign).then_some(Joint { behind, denies: denied.is_some(), expects })
+    let denies = denied.is_some() || is_bracketed_denial(behind_noun);
+    (!is_word || is_sign).then_some(Joint { behind, denies, expects, has_verb: !is_sign })
 }
 
 /// Verbs between which and `be` an adverb may stand, as in `cannot possibly be` and `may well be`.
 const MODALS: [&str; 10] =
     ["may", "might", "could", "cannot", "can't", "couldn't", "won't", "wouldn't", "shouldn't", "mustn't"];
 
-/// The text behind `be`, where a verb of doubt or denial leads to it over one or two words.
-fn behind_modal(rest: &str) -> Option<&str> {
+/// Verbs between which and `be` an adverb may stand, as in `must therefore be`.
+const EXPECTATIONS: [&str; 4] = ["must", "should", "will", "would"];
+
+/// The text behind `be`, where one of these verbs leads to it over one or two words.
+fn behind_modal<'a>(rest: &'a str, verbs: &[&str]) -> Option<&'a str> {
     let (verb, mut behind) = rest.split_once(' ')?;
-    if !MODALS.contains(&verb.to_ascii_lowercase().replace('’', "'").as_str()) {
+    if !verbs.contains(&verb.to_ascii_lowercase().replace('’', "'").as_str()) {
         return None;
     }
     for _ in 0..3 {
         let (word, after) = behind.split_once(' ')?;
         if word == "be" {
             return Some(&behind[word.len()..]);
+        }
+        if matches!(word, "not" | "never" | "hardly") && verbs == EXPECTATIONS {
+            return None;
         }
         behind = after;
     }

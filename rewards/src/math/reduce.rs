@@ -124,9 +124,27 @@ fn computed_value(text: &str) -> Option<&str> {
 }
 
 /// Operators whose result has a name of its own.
-const OPERATORS: [&str; 16] = [
-    r"\int", r"\iint", r"\iiint", r"\oint", r"\lim", r"\sum", r"\prod", r"\max", r"\min", r"\sup", r"\inf",
-    r"\det", r"\dim", r"\deg", r"\gcd", r"\#",
+const OPERATORS: [&str; 20] = [
+    r"\operatorname{tr}",
+    r"\operatorname{rank}",
+    r"\mathrm{tr}",
+    r"\text{tr}",
+    r"\int",
+    r"\iint",
+    r"\iiint",
+    r"\oint",
+    r"\lim",
+    r"\sum",
+    r"\prod",
+    r"\max",
+    r"\min",
+    r"\sup",
+    r"\inf",
+    r"\det",
+    r"\dim",
+    r"\deg",
+    r"\gcd",
+    r"\#",
 ];
 
 /// Names of largest and smallest values, in words.

@@ -50,9 +50,9 @@ pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: 
         }
         (Expression::Measure(value, unit), other) | (other, Expression::Measure(value, unit)) => {
             // A dozen is a number, not something that is measured.
-            match unit.factor_to(&Unit::none()).filter(|factor| *factor != Ratio::whole(1)) {
+            match unit.number().filter(|factor| *factor != Ratio::whole(1)) {
                 Some(factor) => same(&scaled(value, factor), other),
-                None => same(value, other),
+                None => may_be_dropped(unit, value, rules) && same(value, other),
             }
         }
         (Expression::Modulo(left), Expression::Modulo(right)) => {
@@ -90,6 +90,16 @@ pub(super) fn is_same_value(reference: &Expression, answer: &Expression, rules: 
         }
         _ => is_same_number(reference, answer, rules),
     }
+}
+
+/// Whether a unit on one side only says nothing: it is a known one or a plural, or there is no more than one of it. Any
+/// other word may say that the number is not the answer, and so may each word behind a choice.
+fn may_be_dropped(unit: &Unit, value: &Expression, rules: &Rules) -> bool {
+    if matches!(value, Expression::Symbol(name) if name.starts_with(char::is_uppercase)) {
+        return unit.is_physical();
+    }
+    let is_single = || exact(value, &rules.budget).is_some_and(|number| number <= Ratio::whole(1));
+    !unit.is_said() && (unit.is_counted() || is_single())
 }
 
 /// Whether a number may stand for its class: `5 \pmod 7` is 5, and `19 \bmod 7` is not 19.

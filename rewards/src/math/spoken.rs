@@ -1,6 +1,9 @@
 //! Tests of which text is the answer: sentences in phrases, tags, lines and boxes, headings, choices, dates. What says
 //! something else about a value is wrong for that value; what says only the value is right.
 
+mod accepted;
+mod refused;
+
 use crate::math::tests::is_right;
 
 /// Places where a sentence may tell the answer.

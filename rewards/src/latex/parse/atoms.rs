@@ -131,12 +131,22 @@ impl Parser<'_> {
             };
             return Ok(Expression::Unknown(name, arguments));
         }
+        if name == "C"
+            && let [Token::Sign('('), top, Token::Sign(','), bottom, Token::Sign(')'), ..] =
+                &self.tokens[self.at..]
+            && let (Some(top), Some(bottom)) = (letter_or_number(top), letter_or_number(bottom))
+        {
+            // `C(n, 2)` chooses 2 of n.
+            self.at += 5;
+            return Ok(Expression::Call(Function::Binomial, vec![top, bottom]));
+        }
         Ok(Expression::Symbol(name))
     }
 
     /// Words in a row: a currency before its amount, or text.
     fn words(&mut self, first: &str) -> Parsed {
-        let is_currency = matches!(first, "dollar" | "euro" | "sterling" | "yen" | "rupee");
+        let is_currency =
+            matches!(first, "dollar" | "euro" | "sterling" | "yen" | "rupee" | "USD" | "EUR" | "Rs");
         if is_currency && (self.begins_value() || self.is_sign('-')) {
             let mut amount = self.factor()?;
             if let [Token::Sign('/'), Token::Number(_), ..] = self.tokens[self.at..] {
@@ -421,4 +431,12 @@ fn inverse(function: Function, arguments: Vec<Expression>) -> Parsed {
         _ => return Err(Unreadable),
     };
     Ok(Expression::Call(inverse, arguments))
+}
+
+fn letter_or_number(token: &Token) -> Option<Expression> {
+    match token {
+        Token::Number(number) => Some(Expression::Number(number.clone())),
+        Token::Name(name) => Some(Expression::Symbol(name.clone())),
+        _ => None,
+    }
 }

@@ -12,6 +12,19 @@ struct Building {
     unit: Unit,
     divides: bool,
     power: i64,
+    /// The last unit that was read, with its power.
+    last: Option<Unit>,
+}
+
+impl Building {
+    /// Multiplies with the last unit some more times: `second squared`.
+    fn raise(&mut self, times: usize) -> Result<(), Unreadable> {
+        let last = self.last.take().ok_or(Unreadable)?;
+        for _ in 0..times {
+            self.unit = self.unit.times(&last).ok_or(Unreadable)?;
+        }
+        Ok(())
+    }
 }
 
 impl Parser<'_> {
@@ -26,7 +39,7 @@ impl Parser<'_> {
         if !begins {
             return Ok(value);
         }
-        let mut building = Building { unit: Unit::none(), divides: false, power: 1 };
+        let mut building = Building { unit: Unit::none(), divides: false, power: 1, last: None };
         let mut braces = 0;
         loop {
             match self.peek() {
@@ -88,16 +101,19 @@ impl Parser<'_> {
             "per" => building.divides = true,
             "square" | "sq" => building.power = 2,
             "cubic" | "cu" => building.power = 3,
+            // These say nothing, and neither do pronouns of what is counted.
+            "of" | "the" | "a" | "an" | "each" | "total" => {}
+            "squared" if building.last.as_ref().is_some_and(Unit::is_physical) => building.raise(1)?,
+            "cubed" if building.last.as_ref().is_some_and(Unit::is_physical) => building.raise(2)?,
             // What is said about a number is not what it counts.
             word if qualifies(word) => return Err(Unreadable),
             "times" if matches!(self.peek(), Some(Token::Word(_))) => return Err(Unreadable),
-            // These say nothing, and neither do pronouns of what is counted.
-            "of" | "the" | "a" | "an" | "each" | "total" => {}
             _ => {
                 let exponent = self.unit_exponent()? * building.power * if building.divides { -1 } else { 1 };
                 let factor = Unit::named(word).power(exponent).ok_or(Unreadable)?;
                 building.unit = building.unit.times(&factor).ok_or(Unreadable)?;
                 building.power = 1;
+                building.last = Some(factor);
             }
         }
         Ok(())
