@@ -193,7 +193,13 @@ pub(super) fn denies_number(before: &str) -> bool {
         matches!(word, "not" | "cannot" | "never" | "neither" | "nor" | "reject" | "rejects")
             || word.ends_with("n't")
     };
-    words_of(clause).rev().filter(|word| !word.is_empty()).take(3).any(|word| is_denying(&word))
+    // What is denied is the number behind it.
+    words_of(clause)
+        .rev()
+        .filter(|word| !word.is_empty())
+        .take(3)
+        .take_while(|word| !has_digit(word))
+        .any(|word| is_denying(&word))
 }
 
 /// Whether the text behind a sentence takes its number back and ends with another one.

@@ -246,9 +246,10 @@ fn hear(mut stdout: impl BufRead, heard: &Sender<Heard>) {
     }
 }
 
-/// Logs lines until there are no more, and gives the start of the last one that was not empty.
+/// Logs lines until there are no more, and gives the start of the last one that was not empty. That a line was cut off
+/// is said once.
 fn log(mut stderr: impl BufRead, name: &str, pid: u32) -> String {
-    let mut last = String::new();
+    let (mut last, mut was_cut) = (String::new(), false);
     loop {
         let mut line = Vec::new();
         if matches!((&mut stderr).take(STDERR_BYTES_MAX as u64).read_until(b'\n', &mut line), Ok(0) | Err(_))
@@ -259,8 +260,21 @@ fn log(mut stderr: impl BufRead, name: &str, pid: u32) -> String {
         if !shown(&line).is_empty() {
             last = shown(&line);
         }
-        if !line.ends_with(b"\n") && stderr.skip_until(b'\n').is_err() {
-            return last;
+        if line.ends_with(b"\n") {
+            continue;
+        }
+        match stderr.skip_until(b'\n') {
+            Ok(skipped) if skipped > 1 && !was_cut => {
+                was_cut = true;
+                tracing::warn!(
+                    target: "rewards::process",
+                    reward = name,
+                    pid,
+                    "stderr has lines over {STDERR_BYTES_MAX} bytes; the log leaves out the rest of each"
+                );
+            }
+            Ok(_) => {}
+            Err(_) => return last,
         }
     }
 }

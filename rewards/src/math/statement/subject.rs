@@ -53,7 +53,11 @@ static UNREAL: LazyLock<HashSet<&str>> = LazyLock::new(|| {
 /// `Tom almost bought 5 trees`.
 fn is_unreal(with_copula: &[Piece], text: &str) -> bool {
     let start = with_copula.iter().rposition(|piece| is_conclusion(piece.word(text))).map_or(0, |at| at + 1);
-    with_copula[start..].iter().any(|piece| UNREAL.contains(piece.word(text)))
+    // `the number of points that could be in it` is a number.
+    with_copula[start..]
+        .iter()
+        .take_while(|piece| !matches!(piece.word(text), "that" | "which" | "who"))
+        .any(|piece| UNREAL.contains(piece.word(text)))
 }
 
 /// What is done with a number to make another one.
