@@ -197,10 +197,11 @@ pub(crate) fn declared_modules(code: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut is_test = false;
     for line in code.lines() {
-        let item = line
-            .trim_start_matches("pub(crate) ")
-            .trim_start_matches("pub(super) ")
-            .trim_start_matches("pub ");
+        // `pub(crate)`, `pub(in crate::engine)`
+        let item = match line.strip_prefix("pub(").and_then(|rest| rest.split_once(") ")) {
+            Some((_, item)) => item,
+            None => line.trim_start_matches("pub "),
+        };
         let name = item.strip_prefix("mod ").and_then(|name| name.strip_suffix(';'));
         names.extend(name.filter(|_| !is_test).map(str::to_owned));
         is_test = line.starts_with("#[cfg(") && line.contains("test") || is_test && line.starts_with("#[");
