@@ -8,18 +8,18 @@ use burn::tensor::Tensor;
 use kernels::{Decoder, TrainingEngine, Weights};
 use trajectory::Group;
 
-use super::plan::{PlannedStep, StepPlan, StepTotals};
+use super::plan::{PlannedStep, StepPlan, StepTotals, units_of};
 use super::{Objective, Passes, StepLoss, Trainer};
 use crate::advantage::{self, GroupOutcome, GroupRole, GroupStanding};
 use crate::advantage_batch::{AdvantageBatch, TrainedCompletion, check_groups, outcomes};
 use crate::batch::MicroBatch;
-use crate::config::{LearnerConfig, Settings};
+use crate::config::{LearnerConfig, MptScope, Settings};
 use crate::error::LearnerError;
-use crate::loss::{self, CompletionStats, Loss, TokenLoss};
+use crate::loss::{self, CompletionStats, KlPenalty, Loss, Mask, MptRule, RegularisedLoss, TokenLoss};
 use crate::optimizer::OptimizerConfig;
 use crate::ranks::{agree, numbers_of_standings, standings_of_numbers, sum_gradients};
 use crate::refill::further_groups;
-use crate::report::{CutReport, StepReport, StepSeconds, TokenReport, UpdateReport};
+use crate::report::{CutReport, SkippedReport, StepReport, StepSeconds, TokenReport, UpdateReport};
 use crate::step_stats::{LearnedTokens, StepMeasure, StepStats};
 use crate::train_state::{TrainState, Update};
 
@@ -281,6 +281,78 @@ impl Trainer {
             layer_chunks: count(chunks.map(|chunks| chunks.layer_chunk_tokens)),
             head_chunks: count(chunks.map(|chunks| chunks.head_chunk_tokens)),
         }
+    }
+}
+
+impl PolicyGradient {
+    /// The loss of a step, with the mask and the penalty of the configuration.
+    pub(super) fn regularised(&self, mask: Option<Mask>) -> RegularisedLoss<'_> {
+        RegularisedLoss { policy: &*self.loss, mask, penalty: KlPenalty::from_config(&self.config.kl) }
+    }
+}
+
+impl Trainer {
+    /// This rank's plan of a step on these completions, in their order.
+    pub(super) fn plan<'a>(&self, completions: Vec<TrainedCompletion<'a>>) -> StepPlan<'a> {
+        let loss = self.objective.regularised(None);
+        let (silent, completions) =
+            completions.into_iter().partition::<Vec<_>, _>(|trained| loss.has_no_slope(trained.advantage));
+        let units = units_of(&completions);
+        let batches = self.packed(&units);
+        StepPlan { completions, units, batches, silent }
+    }
+
+    /// Denominators of the step over all ranks.
+    pub(super) fn totals<'a>(
+        &self,
+        planned: Result<PlannedStep<'a>, LearnerError>,
+    ) -> Result<(PlannedStep<'a>, StepTotals), LearnerError> {
+        let numbers = |planned: &PlannedStep<'_>| planned.plan.numbers();
+        let agreed = agree(&*self.passes.collective, self.version(), planned, numbers)?;
+        let sums = agreed.sums().map(|sum: f64| sum as usize);
+        let [tokens, completions, batches, positive, silent, silent_tokens] = sums;
+        let skipped = SkippedReport { completions: silent, tokens: silent_tokens };
+        Ok((agreed.own, StepTotals { tokens, completions, batches, positive, skipped }))
+    }
+
+    /// The mask of the step, where the configuration asks for one.
+    pub(super) fn mask(
+        &self,
+        plan: &StepPlan<'_>,
+        totals: &StepTotals,
+        seconds: &mut StepSeconds,
+    ) -> Result<Option<Mask>, LearnerError> {
+        let config = &self.objective.config.mpt;
+        let Some(rule) = MptRule::from_config(config) else { return Ok(None) };
+        // The mask touches positive completions alone, so without one nobody asks for the entropy.
+        let asked = config.scope == MptScope::Batch && totals.positive > 0;
+        let entropy_of_step = match asked {
+            true => Some(self.entropy_of_step(plan, totals, seconds)?),
+            false => None,
+        };
+        Ok(Some(Mask { rule, entropy_of_step }))
+    }
+
+    /// Mean token entropy over the step, in a pass of its own: the mask of the first micro-batch depends on the last
+    /// one. What has no slope is of the step all the same.
+    fn entropy_of_step(
+        &self,
+        plan: &StepPlan<'_>,
+        totals: &StepTotals,
+        seconds: &mut StepSeconds,
+    ) -> Result<f64, LearnerError> {
+        let start = Instant::now();
+        let mut sum = 0.0;
+        for batch in plan.batches.iter().chain(&self.packed(&units_of(&plan.silent))) {
+            self.passes.begin_micro_batch();
+            let stats = self.passes.statistics(self.decoder(), &batch.packed);
+            for laid in &batch.completions {
+                sum += laid.entropies(&stats).iter().map(|entropy| f64::from(*entropy)).sum::<f64>();
+            }
+        }
+        let [sum] = agree(&*self.passes.collective, self.version(), Ok(()), |()| vec![sum])?.sums();
+        seconds.statistics += start.elapsed().as_secs_f64();
+        Ok(sum / totals.tokens as f64)
     }
 }
 
