@@ -215,104 +215,99 @@ fn a_last_message_is_continued() {
     );
 }
 
-// As above: what Jinja2 prints for the template, in the environment of transformers.
+/// Templates with loops, generators and blocks, and what Jinja2 prints for them in the environment of transformers.
+const LOOPS_IN_JINJA2: &[(&str, &str)] = &[
+    (
+        "{% for c in 'abc' %}{{ c }}{{ ',' if not loop.last }}{{ loop.revindex }}/{{ loop.length }}{% endfor %}",
+        "a,3/3b,2/3c1/3",
+    ),
+    (
+        "{% for c in s|reverse %}{{ c }}{{ loop.last }}{% if loop.index == 2 %}{% break %}{% endif %}{% endfor %}",
+        "rFalseaFalse",
+    ),
+    ("{% for c in 'héllo'[1:] %}{{ c }}{{ '|' if not loop.last }}{% endfor %}", "é|l|l|o"),
+    ("{% for a, b in ['xy', ('p', 'q')] %}{{ a }}-{{ b }};{% endfor %}", "x-y;p-q;"),
+    ("{% set a, b = 'xy' %}{{ a }}{{ b }}{% set (p, q) = 1, 2 %}{{ p + q }}", "xy3"),
+    ("{% set g = objs|selectattr('k', 'gt', 5) %}{% if g %}true{% endif %}{{ g|list }}", "true[]"),
+    (
+        "{% set g = objs|map(attribute='n') %}{{ g|join }}{{ g|join }}{{ g is iterable }}{{ g is sequence }}",
+        "zyTrueFalse",
+    ),
+    ("{% set g = [1, 2, 3]|reverse %}{{ g|first }}{{ g|first }}{{ g|list }}{{ 'abc'|reverse }}", "32[1]cba"),
+    ("{% set g = [1, 2, 3]|select('odd') %}{{ g[0] is defined }}{{ 1 in g }}{{ g|list }}", "FalseTrue[3]"),
+    (
+        "{% for r in range(7)|batch(3) %}{{ r }}{% endfor %}{% for r in range(4)|slice(2) %}{{ r }}{% endfor %}",
+        "[0, 1, 2][3, 4, 5][6][0, 1][2, 3]",
+    ),
+    (
+        "{% for k, v in e|items %}{{ k }}={{ v }}{{ loop.last }}{% endfor %}{{ [2, 1, 2]|unique|sort }}",
+        "x=1True[1, 2]",
+    ),
+    (
+        "{{ ['1', 'x', '3']|map('int', default=7)|list }}{{ ['a', none]|map('default', 'q', true)|list }}",
+        "[1, 7, 3]['a', 'q']",
+    ),
+    ("{% raw %}\n<tools>\n  {% endraw %}\n{{ messages[0].content }}", "\n<tools>\nhi"),
+    (
+        "a\n  {% raw -%}\n {{ x }} 'q' \\n {%- endraw %}\nb{% raw %} {% if %}\n{%- endraw -%}\n c",
+        "a\n{{ x }} 'q' \\nb {% if %}c",
+    ),
+    ("x {%- raw %} y {% endraw +%}\nz", "x y \nz"),
+    (
+        "{{ ' a b  c '.split(none, 1) }}{{ ' a b  c '.rsplit(none, 1) }}{{ ' a '.split(none, 0) }}",
+        "['a', 'b  c '][' a b', 'c']['a ']",
+    ),
+    (
+        "{{ '%6s|%-6s|' % ('é', '日本') }}{{ '%s' % -1 }}{{ '%d' % 2 ** 3 }}{{ ('%s') % t }}{{ '%r' % 'a' }}{{ '%d' % 3.9 }}",
+        "     é|日本    |-18True'a'3",
+    ),
+    ("{% with a=1 %}{% with a=2, b=a %}{{ a }}{{ b }}{% endwith %}{% endwith %}", "21"),
+    (
+        "{{ e|attr('x') is defined }}{{ d.items is defined }}{{ d['items'] }}{{ d.items is mapping }}{% if e.keys %}y{% endif %}{{ d.items()|list|length }}",
+        "FalseTrue[1]Falsey3",
+    ),
+    ("{{ '\\U0001f600' ~ 'a\\\nb' ~ '\\/' ~ '\\x41\\101' }}{{ [undefinedvar] }}", "😀ab\\/AA[Undefined]"),
+    (
+        "{{ 'ẞıᎠꭰﬁ'.casefold() }}{{ dict([('a', 1)], b=2) }}{{ dict({'q': 1}) }}",
+        "ssıᎠᎠfi{'a': 1, 'b': 2}{'q': 1}",
+    ),
+    (
+        "{{ [3, 1, 2]|sort(true) }}{{ ['b', 'A']|sort(false, true) }}{{ {'b': 1, 'A': 2}|dictsort(true) }}{{ {'b': 1, 'a': 2}|dictsort(false, 'value') }}",
+        "[3, 2, 1]['A', 'b'][('A', 2), ('b', 1)][('b', 1), ('a', 2)]",
+    ),
+    (
+        "{{ [1, 2]|map('string')|join(',') }}{{ objs|map(attribute='k')|sum }}{{ objs|rejectattr('k', 'equalto', 1)|map(attribute='n')|first }}",
+        "1,23y",
+    ),
+    (
+        "{% macro m(x) %}{% for i in x %}{{ i }}{% endfor %}{% endmacro %}{{ m([1, 2]|select) }}{{ m('ab') }}",
+        "12ab",
+    ),
+    (
+        "{% set ns = namespace(l=[]) %}{% for m in messages|selectattr('role', 'equalto', 'user') %}{% set ns.l = ns.l + [m.content] %}{% endfor %}{{ ns.l }}",
+        "['hi']",
+    ),
+    (
+        "{% for x in [[1, [2]]] recursive %}{% if x is iterable %}[{{ loop(x) }}]{% else %}{{ x }}{% endif %}{% endfor %}",
+        "[1[2]]",
+    ),
+    (
+        "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ loop.last }}{% endfor %}{% for a in e %}{{ a }}{% endfor %}",
+        "1Truex",
+    ),
+    (
+        "{{ 'a%sb' % ('x' if t else 'y') }}{{ '100%' }}{{ 7 % 4 }}{{ '%s' % s[:2] ~ '!' }}{{ '%.2f' % 2.345 * 2 }}",
+        "axb100%3He!2.352.35",
+    ),
+];
+
 #[test]
 fn loops_generators_and_blocks_are_those_of_jinja2() {
     let variables = json!({
         "s": "Hello wörld foo-bar", "d": {"b": 1, "a": [1, "x"], "items": [1]}, "e": {"x": 1},
         "objs": [{"k": 1, "n": "z"}, {"k": 2, "n": "y"}], "no": null, "t": true,
     });
-    let cases = [
-        (
-            "{% for c in 'abc' %}{{ c }}{{ ',' if not loop.last }}{{ loop.revindex }}/{{ loop.length }}{% endfor %}",
-            "a,3/3b,2/3c1/3",
-        ),
-        (
-            "{% for c in s|reverse %}{{ c }}{{ loop.last }}{% if loop.index == 2 %}{% break %}{% endif %}{% endfor %}",
-            "rFalseaFalse",
-        ),
-        ("{% for c in 'héllo'[1:] %}{{ c }}{{ '|' if not loop.last }}{% endfor %}", "é|l|l|o"),
-        ("{% for a, b in ['xy', ('p', 'q')] %}{{ a }}-{{ b }};{% endfor %}", "x-y;p-q;"),
-        ("{% set a, b = 'xy' %}{{ a }}{{ b }}{% set (p, q) = 1, 2 %}{{ p + q }}", "xy3"),
-        ("{% set g = objs|selectattr('k', 'gt', 5) %}{% if g %}true{% endif %}{{ g|list }}", "true[]"),
-        (
-            "{% set g = objs|map(attribute='n') %}{{ g|join }}{{ g|join }}{{ g is iterable }}{{ g is sequence }}",
-            "zyTrueFalse",
-        ),
-        (
-            "{% set g = [1, 2, 3]|reverse %}{{ g|first }}{{ g|first }}{{ g|list }}{{ 'abc'|reverse }}",
-            "32[1]cba",
-        ),
-        (
-            "{% set g = [1, 2, 3]|select('odd') %}{{ g[0] is defined }}{{ 1 in g }}{{ g|list }}",
-            "FalseTrue[3]",
-        ),
-        (
-            "{% for r in range(7)|batch(3) %}{{ r }}{% endfor %}{% for r in range(4)|slice(2) %}{{ r }}{% endfor %}",
-            "[0, 1, 2][3, 4, 5][6][0, 1][2, 3]",
-        ),
-        (
-            "{% for k, v in e|items %}{{ k }}={{ v }}{{ loop.last }}{% endfor %}{{ [2, 1, 2]|unique|sort }}",
-            "x=1True[1, 2]",
-        ),
-        (
-            "{{ ['1', 'x', '3']|map('int', default=7)|list }}{{ ['a', none]|map('default', 'q', true)|list }}",
-            "[1, 7, 3]['a', 'q']",
-        ),
-        ("{% raw %}\n<tools>\n  {% endraw %}\n{{ messages[0].content }}", "\n<tools>\nhi"),
-        (
-            "a\n  {% raw -%}\n {{ x }} 'q' \\n {%- endraw %}\nb{% raw %} {% if %}\n{%- endraw -%}\n c",
-            "a\n{{ x }} 'q' \\nb {% if %}c",
-        ),
-        ("x {%- raw %} y {% endraw +%}\nz", "x y \nz"),
-        (
-            "{{ ' a b  c '.split(none, 1) }}{{ ' a b  c '.rsplit(none, 1) }}{{ ' a '.split(none, 0) }}",
-            "['a', 'b  c '][' a b', 'c']['a ']",
-        ),
-        (
-            "{{ '%6s|%-6s|' % ('é', '日本') }}{{ '%s' % -1 }}{{ '%d' % 2 ** 3 }}{{ ('%s') % t }}{{ '%r' % 'a' }}{{ '%d' % 3.9 }}",
-            "     é|日本    |-18True'a'3",
-        ),
-        ("{% with a=1 %}{% with a=2, b=a %}{{ a }}{{ b }}{% endwith %}{% endwith %}", "21"),
-        (
-            "{{ e|attr('x') is defined }}{{ d.items is defined }}{{ d['items'] }}{{ d.items is mapping }}{% if e.keys %}y{% endif %}{{ d.items()|list|length }}",
-            "FalseTrue[1]Falsey3",
-        ),
-        ("{{ '\\U0001f600' ~ 'a\\\nb' ~ '\\/' ~ '\\x41\\101' }}{{ [undefinedvar] }}", "😀ab\\/AA[Undefined]"),
-        (
-            "{{ 'ẞıᎠꭰﬁ'.casefold() }}{{ dict([('a', 1)], b=2) }}{{ dict({'q': 1}) }}",
-            "ssıᎠᎠfi{'a': 1, 'b': 2}{'q': 1}",
-        ),
-        (
-            "{{ [3, 1, 2]|sort(true) }}{{ ['b', 'A']|sort(false, true) }}{{ {'b': 1, 'A': 2}|dictsort(true) }}{{ {'b': 1, 'a': 2}|dictsort(false, 'value') }}",
-            "[3, 2, 1]['A', 'b'][('A', 2), ('b', 1)][('b', 1), ('a', 2)]",
-        ),
-        (
-            "{{ [1, 2]|map('string')|join(',') }}{{ objs|map(attribute='k')|sum }}{{ objs|rejectattr('k', 'equalto', 1)|map(attribute='n')|first }}",
-            "1,23y",
-        ),
-        (
-            "{% macro m(x) %}{% for i in x %}{{ i }}{% endfor %}{% endmacro %}{{ m([1, 2]|select) }}{{ m('ab') }}",
-            "12ab",
-        ),
-        (
-            "{% set ns = namespace(l=[]) %}{% for m in messages|selectattr('role', 'equalto', 'user') %}{% set ns.l = ns.l + [m.content] %}{% endfor %}{{ ns.l }}",
-            "['hi']",
-        ),
-        (
-            "{% for x in [[1, [2]]] recursive %}{% if x is iterable %}[{{ loop(x) }}]{% else %}{{ x }}{% endif %}{% endfor %}",
-            "[1[2]]",
-        ),
-        (
-            "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ loop.last }}{% endfor %}{% for a in e %}{{ a }}{% endfor %}",
-            "1Truex",
-        ),
-        (
-            "{{ 'a%sb' % ('x' if t else 'y') }}{{ '100%' }}{{ 7 % 4 }}{{ '%s' % s[:2] ~ '!' }}{{ '%.2f' % 2.345 * 2 }}",
-            "axb100%3He!2.352.35",
-        ),
-    ];
-    for (template, expected) in cases {
+    for &(template, expected) in LOOPS_IN_JINJA2 {
         assert_eq!(rendered(template, variables.clone()).as_deref(), Ok(expected), "{template}");
     }
     // What raises there, or prints an address in memory.
