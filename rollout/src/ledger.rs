@@ -13,6 +13,8 @@ pub(crate) mod request;
 #[cfg(test)]
 pub(crate) mod lossy;
 
+use std::time::Duration;
+
 use trajectory::{Finish, Prompt, Segment, Trajectory};
 
 use crate::error::RolloutError;
@@ -61,6 +63,11 @@ pub trait Ledger: Send + Sync {
 
     /// The unfinished groups of an actor, as far as their segments have ended.
     fn groups_of(&self, actor: usize) -> Vec<GroupState>;
+
+    /// Waits for room for a finished group for at most so long; whether there is some, as far as this ledger knows.
+    fn wait_for_room(&self, _limit: Duration) -> bool {
+        true
+    }
 
     /// Keeps a place for a group whose last member has ended, waiting for room: this is how a slow learner slows the
     /// actors down. What waits for a verdict grows old like what waits for the learner.

@@ -1,6 +1,7 @@
 //! The ledger of one process: admission, journal and queue behind it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use trajectory::{Prompt, Segment, Trajectory};
 
@@ -77,6 +78,10 @@ impl Ledger for LocalLedger {
 
     fn groups_of(&self, actor: usize) -> Vec<GroupState> {
         self.admission.groups_of(actor)
+    }
+
+    fn wait_for_room(&self, limit: Duration) -> bool {
+        self.queue.wait_for_room(limit)
     }
 
     fn finish(&self, group: u64, actor: usize) -> Result<(), Lost> {

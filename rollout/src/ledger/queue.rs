@@ -151,6 +151,19 @@ impl ReplayQueue {
         state.report.actors_waiting_s += began.elapsed().as_secs_f64();
     }
 
+    /// Waits for room for at most so long; whether there is some, or the queue is closed. The room may be another's before
+    /// it is asked for.
+    pub fn wait_for_room(&self, limit: Duration) -> bool {
+        let began = Instant::now();
+        let mut state = lock(&self.state);
+        let has_room = |state: &QueueState| state.groups.len() + state.reserved < self.config.groups_max;
+        while !state.closed && !has_room(&state) && began.elapsed() < limit {
+            state = wait(&self.drained, state, limit);
+        }
+        state.report.actors_waiting_s += began.elapsed().as_secs_f64();
+        state.closed || has_room(&state)
+    }
+
     /// Puts a group into a place that was kept for it.
     ///
     /// # Errors

@@ -25,6 +25,9 @@ use crate::weights::Notify;
 /// An actor with nothing to start looks again after this time even if nobody notified it.
 const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// An actor without room for its groups looks so often whether what it holds has grown too old: well within a step.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
+
 /// Actors on threads of their own (`schedule = "async"`), and beside them the threads that score what they
 /// finish, so that a slow verifier keeps no decoder waiting. No thread outlives this value.
 pub struct AsyncSchedule {
@@ -215,6 +218,10 @@ fn drive<G: Generator>(
         let waited = Instant::now();
         for group in advance.groups {
             heartbeat.waits("for room in the queue");
+            // The learner may make several steps meanwhile: weights that grow too old in them are let go.
+            while !context.ledger.wait_for_room(ROOM_WAIT) {
+                actor.end_old_segments(context.weights.version());
+            }
             if let Err(Lost) = context.ledger.finish(group.id, number) {
                 tracing::warn!("actor {number} finished group {}, which another actor has now", group.id);
                 lock(&report).groups_lost += 1;

@@ -49,7 +49,13 @@ impl<G: Generator> LockstepSchedule<G> {
         request: &StepRequest<'_>,
         learner_version: u64,
     ) -> Result<Vec<Group>, RolloutError> {
-        request.serve(queue, |count| self.take_some(queue, count, learner_version))
+        let groups = request.serve(queue, |count| self.take_some(queue, count, learner_version))?;
+        // A step that the queue has the groups of decodes nothing. What is too old is not held through it all the same.
+        for actor in &mut self.actors {
+            let version = actor.context().weights.version();
+            actor.end_old_segments(version);
+        }
+        Ok(groups)
     }
 
     fn take_some(

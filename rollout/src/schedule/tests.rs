@@ -201,6 +201,24 @@ fn old_weights_are_let_go_before_the_last_step() {
     assert!(held.iter().all(|(steps, held)| held + 1 >= *steps), "{held:?}");
 }
 
+// As above, in a step that finds its groups in the queue, so that nothing is decoded for it.
+#[test]
+fn old_weights_are_let_go_where_nothing_is_decoded() {
+    let script = Script::new(8, |group, _| if group == 0 { 12 } else { 1 });
+    let config = RolloutConfig { versions_open_max: 1, ..rollout_config(8, 12, 1, 2) };
+    let (actors, queue) = run_with(config, 4, &script);
+    let weights = Arc::clone(&actors[0].context().weights);
+    let mut lockstep = LockstepSchedule::new(actors, Vec::new());
+    let mut steps = Vec::new();
+    for version in 0..2 {
+        lockstep.take(&queue, &StepRequest::of(1), version).expect("three groups end at once");
+        let held = lockstep.state(&queue, version).weights.len();
+        steps.push((lockstep.report().decode_steps, held));
+        weights.publish(version + 1, Arc::new(version + 1));
+    }
+    assert_eq!(steps, [(1, 2), (1, 0)], "decode steps, and open segments with weights");
+}
+
 #[test]
 fn a_learner_that_takes_too_much_is_told_so() {
     let (actors, queue) = run(1, 9, &uneven(4));
