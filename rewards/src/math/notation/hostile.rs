@@ -90,6 +90,13 @@ fn hostile_notation_ends_at_once() {
 }
 
 #[test]
+fn what_is_struck_out_is_only_itself() {
+    let config = MathConfig::default();
+    assert!(is_equivalent("~~7~~", "~~7~~", &config));
+    assert!(!is_equivalent("7", "~~7~~", &config));
+}
+
+#[test]
 fn dots_alone_are_no_answer() {
     for text in ["...", "....", r"\right....", r"\left....\right."] {
         assert!(!is_readable(text) && !is_well_formed(text), "{text}");
