@@ -19,6 +19,7 @@ fuzz_target!(|text: &str| {
         is_equivalent(answer, "42", &config);
     }
     let is_marked = text.contains("</answer>") || text.contains("boxed") || text.contains("fbox");
-    let unclosed = extract_answer(&format!("{text}\n<think> so it is 5. "), &config.extract);
+    let in_thought = format!("{text}\n<think> so it is 5. ");
+    let unclosed = extract_answer(&in_thought, &config.extract);
     assert!(unclosed.is_none() || is_marked);
 });

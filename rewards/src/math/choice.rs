@@ -169,10 +169,16 @@ fn is_number(text: &str) -> bool {
         text.strip_prefix(['-', '+', '–']).unwrap_or(text).trim_start_matches(['$', '\\', '(', '[']);
     unsigned.len() < text.len() && unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.')
         || matches!(text.as_bytes(), [b'(' | b'[', ..])
-            && (text.contains(',')
-                || text.len() > 2
-                    && text[1..text.len() - 1].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
+            && (text.contains(',') || is_bracketed_number(text))
             && !text[1..].starts_with(|first: char| first.is_ascii_uppercase())
+}
+
+/// `(14)`.
+fn is_bracketed_number(text: &str) -> bool {
+    let inner = text.strip_prefix(['(', '[']).and_then(|inner| inner.strip_suffix([')', ']']));
+    inner.is_some_and(|inner| {
+        !inner.is_empty() && inner.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    })
 }
 
 /// `(D)`, `D)`, `D.`, `D:`: the mark of another choice.

@@ -90,6 +90,15 @@ fn hostile_notation_ends_at_once() {
 }
 
 #[test]
+fn a_bracket_before_a_letter_of_another_script_ends_at_once() {
+    let config = MathConfig::default();
+    for text in ["T)    (\u{5b5}", "J..(\u{374}<", "(B) (14", "(B) (é"] {
+        assert!(!is_equivalent("1", text, &config), "{text}");
+    }
+    assert!(is_equivalent("B", "(B) (14)", &config));
+}
+
+#[test]
 fn what_is_struck_out_is_only_itself() {
     let config = MathConfig::default();
     assert!(is_equivalent("~~7~~", "~~7~~", &config));
