@@ -34,7 +34,11 @@ pub(super) fn trimmed(text: &str) -> &str {
         }
         for mark in ENDS {
             // A mark alone is an answer.
-            text = text.strip_suffix(mark).filter(|body| !body.trim().is_empty()).unwrap_or(text).trim_end();
+            text = text
+                .strip_suffix(mark)
+                .filter(|body| body.contains(char::is_alphanumeric))
+                .unwrap_or(text)
+                .trim_end();
         }
         text = text.strip_prefix(r"\displaystyle").unwrap_or(text).trim();
         if text == before {

@@ -103,6 +103,8 @@ fn what_is_struck_out_is_only_itself() {
     let config = MathConfig::default();
     assert!(is_equivalent("~~7~~", "~~7~~", &config));
     assert!(!is_equivalent("7", "~~7~~", &config));
+    // The mark of an end beside nothing is itself, too.
+    assert!(is_equivalent(r"$\square", r"$\square", &config));
 }
 
 #[test]
