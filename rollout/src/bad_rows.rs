@@ -186,10 +186,10 @@ mod tests {
     use super::*;
 
     fn rows(reasons: &[(usize, &str)]) -> BadRows {
-        let row = |&(line, reason): &(usize, &str)| {
+        let row = |line: usize, reason: &str| {
             BadRow::new(Path::new("a.jsonl"), line, RowProblem::Completion.because(reason))
         };
-        BadRows { rows: 50, bad: reasons.iter().map(row).collect() }
+        BadRows { rows: 50, bad: reasons.iter().map(|(line, reason)| row(*line, reason)).collect() }
     }
 
     #[test]

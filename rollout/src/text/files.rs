@@ -90,7 +90,9 @@ impl TokenizerConfig {
     pub(super) fn variables(&self, padding: Option<&str>) -> Map<String, Value> {
         let mut tokens = Map::new();
         for name in NAMED_TOKENS {
-            let token = self.token(name).or(padding.filter(|_| name == "pad_token"));
+            // What the tokenizer pads with counts where the config has no such key; `null` is one.
+            let padding = padding.filter(|_| name == "pad_token" && !self.fields.contains_key(name));
+            let token = self.token(name).or(padding);
             if let Some(token) = token {
                 tokens.insert(name.to_owned(), Value::from(token));
             }

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 pub(super) use methods::dict_method;
 pub(super) use numbers::number;
 
+use indexmap::IndexMap;
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -126,7 +127,7 @@ fn dict(from: Option<Value>, named: Kwargs) -> Result<Value, Error> {
     for name in named.args() {
         entries.push((Value::from(name), named.get(name)?));
     }
-    Ok(Value::from_iter(entries))
+    Ok(Value::from_object(entries.into_iter().collect::<IndexMap<Value, Value>>()))
 }
 
 /// `cycler('a', 'b')`: gives its items one after the other, again and again.

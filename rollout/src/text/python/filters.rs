@@ -1,6 +1,6 @@
 //! The filters of Jinja2 that minijinja lacks or has otherwise.
 
-use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::characters::{byte_of, capitalize, is_space, length, spaces, split_lines, width_of};
@@ -79,13 +79,13 @@ fn unpacked(value: Value) -> Value {
 }
 
 /// `sort(value, reverse=False, case_sensitive=False, attribute=None)`, by name or by position.
-fn sort(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
-    by_name(state, "sort", ["reverse", "case_sensitive", "attribute"], &args)
+fn sort(state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    by_name(state, "sort", ["reverse", "case_sensitive", "attribute"], &args.into_values())
 }
 
 /// `dictsort(value, case_sensitive=False, by='key', reverse=False)`.
-fn dict_sort(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
-    by_name(state, "dictsort", ["case_sensitive", "by", "reverse"], &args)
+fn dict_sort(state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    by_name(state, "dictsort", ["case_sensitive", "by", "reverse"], &args.into_values())
 }
 
 /// Calls minijinja's own filter, which knows these arguments by their names alone.
@@ -96,7 +96,7 @@ fn by_name(
     args: &[Value],
 ) -> Result<Value, Error> {
     type Args = (Value, Option<Value>, Option<Value>, Option<Value>, Kwargs);
-    let (value, first, second, third, named): Args = from_args(args)?;
+    let (value, first, second, third, named) = from_args::<Args>(args)?;
     let placed = names.into_iter().zip([first, second, third]);
     let mut all: Vec<(String, Value)> =
         placed.filter_map(|(name, given)| Some((name.to_owned(), given?))).collect();
@@ -176,9 +176,9 @@ fn center(value: &Value, width: Option<i64>, named: Kwargs) -> Result<String, Er
 }
 
 /// `truncate(text, length=255, killwords=False, end='...', leeway=5)`: whole words, unless they may be cut.
-fn truncate(value: &Value, args: Rest<Value>) -> Result<String, Error> {
+fn truncate(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     type Args = (Option<usize>, Option<bool>, Option<String>, Option<usize>, Kwargs);
-    let (most, cut_words, end, leeway, named) = from_args::<Args>(&args)?;
+    let (most, cut_words, end, leeway, named) = from_args::<Args>(&args.into_values())?;
     let most = most.or(named.get("length")?).unwrap_or(255);
     let cut_words = cut_words.or(named.get("killwords")?).unwrap_or(false);
     let end = end.or(named.get("end")?).unwrap_or_else(|| "...".to_owned());
@@ -278,7 +278,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// ` name="value"` for each entry that is there.
-fn xml_attributes(fields: &Value, space: Option<bool>, _rest: Rest<Value>) -> Result<String, Error> {
+fn xml_attributes(fields: &Value, space: Option<bool>, _rest: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let mut written = Vec::new();
     for key in fields.try_iter()? {
         let field = fields.get_item(&key)?;

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use minijinja::value::{Enumerator, Object, ObjectRepr, Rest};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
 /// minijinja's own filters are kept under another name, which templates cannot say.
@@ -27,8 +27,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(own("map"), filters::map);
     environment.add_filter(own("last"), filters::last);
     for name in GENERATORS {
-        environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
-            state.apply_filter(&format!("{OWN}{name}"), &args).and_then(generator)
+        environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            state.apply_filter(&format!("{OWN}{name}"), &args.into_values()).and_then(generator)
         });
     }
     environment.add_filter("map", map);
@@ -80,8 +80,9 @@ fn generator(items: Value) -> Result<Value, Error> {
 }
 
 /// `map('filter', arguments...)` gives all arguments on, the named ones too; `map(attribute=...)` is minijinja's.
-fn map(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
-    let (values, filter, more) = match &args.0[..] {
+fn map(state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
+    let (values, filter, more) = match &args[..] {
         [values, filter, more @ ..] if filter.as_str().is_some() => (values, filter, more),
         _ => return state.apply_filter(&format!("{OWN}map"), &args).and_then(generator),
     };
@@ -95,7 +96,8 @@ fn map(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
 }
 
 /// A generator cannot be gone through from its end.
-fn last(state: &mut State<'_, '_>, args: Rest<Value>) -> Result<Value, Error> {
+fn last(state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
     if args.first().is_some_and(is_generator) {
         return Err(Error::new(
             ErrorKind::InvalidOperation,

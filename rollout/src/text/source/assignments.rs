@@ -38,8 +38,8 @@ fn with(tag: &str) -> Option<String> {
         pairs.push((part[..equals].trim(), part[equals + 1..].trim()));
     }
     let names: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
-    let reads_earlier = |(place, pair): (usize, &(&str, &str))| reads_one_of(pair.1, &names[..place]);
-    if !pairs.iter().enumerate().any(reads_earlier) {
+    let reads_earlier = |place: usize| reads_one_of(pairs[place].1, &names[..place]);
+    if !(0..pairs.len()).any(reads_earlier) {
         return None;
     }
     let first =
