@@ -108,7 +108,8 @@ impl MetricsWriter {
     /// Writes the numbers of one step: a line with every scalar, and an event for every scalar and histogram.
     ///
     /// What was not measured is left out by the caller. A value that is not finite becomes `null` in the line and stays
-    /// what it is in TensorBoard; one that is not a number is a fault of its metric, which the log says once.
+    /// what it is in TensorBoard; one that is not a number is a fault of its metric, which the log says once, as it says
+    /// of a histogram that values were left out of.
     ///
     /// # Errors
     /// If the line cannot be written. TensorBoard's failure is one warning and ends the events, not the run.
@@ -124,6 +125,15 @@ impl MetricsWriter {
         self.write_line(step, scalars).with_context(|| self.lines_path.display().to_string())?;
         for tag in self.new_not_numbers(scalars) {
             tracing::warn!("step {step}: the metric {tag} is not a number, which is written as null");
+        }
+        for (tag, values) in histograms {
+            let left_out = values.iter().filter(|value| !value.is_finite()).count();
+            if left_out > 0 && self.not_numbers.insert((*tag).to_owned()) {
+                let all = values.len();
+                tracing::warn!(
+                    "step {step}: {left_out} of {all} values of {tag} are not finite and not in its histogram"
+                );
+            }
         }
         let mut values: Vec<Summary> =
             scalars.iter().map(|(tag, value)| scalar(tag.as_ref(), *value as f32)).collect();

@@ -45,6 +45,8 @@ pub struct RowFile {
     path: PathBuf,
     input: Box<dyn BufRead + Send>,
     number: usize,
+    /// Lines without a row so far.
+    blank: usize,
     /// Whether a row was seen: a file that begins with a bracket is an array.
     begun: bool,
     /// The rows of an array, last one first.
@@ -67,10 +69,10 @@ impl RowFile {
     /// If it cannot be read, or is of a format that is not read.
     pub fn of(path: &Path, input: impl Read + Send + 'static) -> Result<Self, RolloutError> {
         let input = decoded(path, BufReader::new(input))?;
-        Ok(Self { path: path.to_path_buf(), input, number: 0, begun: false, elements: Vec::new() })
+        Ok(Self { path: path.to_path_buf(), input, number: 0, blank: 0, begun: false, elements: Vec::new() })
     }
 
-    /// The next row that is not blank.
+    /// The next row that is not blank. At the end of the file the log says how many lines were.
     ///
     /// # Errors
     /// If the file cannot be read on, or is an array that is not JSON.
@@ -85,9 +87,14 @@ impl RowFile {
             let number = self.number;
             let failed = |error| RolloutError::line(&self.path, number, format!("cannot be read: {error}"));
             if self.input.read_until(b'\n', &mut bytes).map_err(failed)? == 0 {
+                let blank = std::mem::take(&mut self.blank);
+                if blank > 0 {
+                    tracing::warn!("{}: {blank} blank lines were skipped", self.path.display());
+                }
                 return Ok(None);
             }
             if bytes.trim_ascii().is_empty() {
+                self.blank += 1;
                 continue;
             }
             if !self.begun && bytes.trim_ascii_start().starts_with(b"[") {
