@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Reasons that an error or a log names, each with its rows. A file with more of them has one problem many times.
-pub const BAD_ROWS_NAMED: usize = 20;
+/// Lines that an error or a log has about the bad rows of a file. Beyond them nobody mends row by row.
+pub const BAD_ROWS_NAMED: usize = 1000;
 
-/// Lines, or runs of neighbouring lines, that are named for one reason.
-const LINES_NAMED: usize = 10;
+/// Rows of one reason that are named one by one; more have one line together.
+const ROWS_ALONE: usize = 20;
+
+/// Rows, or runs of neighbouring rows, that are named for one reason: as many as a line of some thousand characters holds.
+const LINES_NAMED: usize = 1000;
 
 /// What is wrong with a row, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,36 +118,36 @@ impl BadRows {
         counts.join(", ")
     }
 
-    /// What is wrong with the first of them: one line for each reason, with all rows that have it, and how many rows
-    /// there are besides.
+    /// What is wrong with them, in the order of the file: a line for each row, or one for all rows of a reason that
+    /// many have. The last line says how many rows there are besides.
     pub fn named(&self) -> Vec<String> {
-        let mut reasons: Vec<(&str, Vec<usize>)> = Vec::new();
+        let mut rows_of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for row in &self.bad {
-            let known = reasons.iter().position(|(reason, _)| *reason == row.refusal.reason);
-            match known {
-                Some(place) => reasons[place].1.push(row.line),
-                None if reasons.len() < BAD_ROWS_NAMED => {
-                    reasons.push((&row.refusal.reason, vec![row.line]));
-                }
-                None => {}
-            }
+            rows_of.entry(&row.refusal.reason).or_default().push(row.line);
         }
         let file = self.bad[0].path.display();
-        let mut named: Vec<String> =
-            reasons.iter().map(|(reason, lines)| format!("{file}:{}: {reason}", said_lines(lines))).collect();
-        let more = self.bad.len() - reasons.iter().map(|(_, lines)| lines.len()).sum::<usize>();
-        if more > 0 {
-            named.push(format!("{file}: {more} more"));
+        let (mut named, mut rows) = (Vec::new(), 0);
+        for row in &self.bad {
+            let lines = &rows_of[row.refusal.reason.as_str()];
+            let together = lines.len() > ROWS_ALONE;
+            if together && lines[0] != row.line {
+                continue;
+            }
+            if named.len() == BAD_ROWS_NAMED {
+                named.push(format!("{file}: {} more", self.bad.len() - rows));
+                break;
+            }
+            let (lines, count) =
+                if together { (said_lines(lines), lines.len()) } else { (row.line.to_string(), 1) };
+            named.push(format!("{file}:{lines}: {}", row.refusal.reason));
+            rows += count;
         }
         named
     }
 }
 
-/// `7` for one line, and ` lines 1-20, 23` for several.
+/// ` lines 1-20, 23`.
 fn said_lines(lines: &[usize]) -> String {
-    if let [line] = lines {
-        return line.to_string();
-    }
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for &line in lines {
         match runs.last_mut() {
@@ -193,24 +196,27 @@ mod tests {
     }
 
     #[test]
-    fn rows_with_one_reason_are_named_together() {
-        let bad = rows(&[(1, "empty"), (2, "empty"), (3, "long"), (4, "empty"), (5, "empty"), (7, "empty")]);
-        assert_eq!(bad.named(), ["a.jsonl: lines 1-2, 4-5, 7: empty", "a.jsonl:3: long"]);
-        let counted = "a.jsonl: 6 of 50 rows cannot be used (6 without a usable completion), the first on line 1; \
+    fn every_row_is_named_and_many_with_one_reason_together() {
+        let few = [(1, "empty"), (2, "empty"), (3, "long"), (5, "empty")];
+        let bad = rows(&few);
+        assert_eq!(bad.named(), few.map(|(line, reason)| format!("a.jsonl:{line}: {reason}")));
+        let counted = "a.jsonl: 4 of 50 rows cannot be used (4 without a usable completion), the first on line 1; \
                        correct the rows, or leave them out with data.bad_rows = \"skip\"";
         assert_eq!(bad.to_string(), counted);
         let one = "a.jsonl:4: empty; correct the row, or leave it out with data.bad_rows = \"skip\"";
         assert_eq!(rows(&[(4, "empty")]).to_string(), one);
+        let mut many: Vec<(usize, &str)> =
+            (1..=25).filter(|line| *line != 8).map(|line| (line, "empty")).collect();
+        many.push((30, "empty"));
+        many.insert(7, (8, "long"));
+        assert_eq!(rows(&many).named(), ["a.jsonl: lines 1-7, 9-25, 30: empty", "a.jsonl:8: long"]);
     }
 
     #[test]
-    fn many_reasons_and_many_lines_are_cut() {
-        let odd: Vec<(usize, &str)> = (0..15).map(|place| (2 * place + 1, "empty")).collect();
-        let named = "a.jsonl: lines 1, 3, 5, 7, 9, 11, 13, 15, 17, 19 and 5 more: empty";
-        assert_eq!(rows(&odd).named(), [named]);
-        let reasons: Vec<String> = (1..=23).map(|line| format!("reason {line}")).collect();
+    fn more_lines_than_anybody_reads_are_counted() {
+        let reasons: Vec<String> = (1..=1003).map(|line| format!("reason {line}")).collect();
         let all: Vec<(usize, &str)> = reasons.iter().map(String::as_str).enumerate().collect();
         let named = rows(&all).named();
-        assert_eq!((named.len(), named[20].as_str()), (21, "a.jsonl: 3 more"));
+        assert_eq!((named.len(), named[1000].as_str()), (1001, "a.jsonl: 3 more"));
     }
 }
