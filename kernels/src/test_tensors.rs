@@ -6,7 +6,7 @@ use crate::model::families::{self, Family};
 use crate::model::spec::{AttentionVariant, ModelSpec};
 use crate::rope::{Rope, RopeScaling};
 use crate::sampling::{key, uniform};
-use crate::{DecoderConfig, LlamaShape};
+use crate::{Decoder, DecoderConfig, LlamaShape};
 
 /// Numbers between -1 and 1 that depend on the seed alone.
 pub(crate) fn noise<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
@@ -86,4 +86,45 @@ pub(crate) fn spec_of(family: &'static Family, hidden: usize, eps: f64, theta: f
         }
         _ => llama,
     }
+}
+
+/// A small model of a family whose numbers are not all near 0.
+pub(crate) fn wide(family: &'static Family) -> DecoderConfig {
+    DecoderConfig { initializer_range: 0.3, ..DecoderConfig::small(family) }
+}
+
+/// Shapes that fill no vector and no panel, with every part that a family can have.
+pub(crate) fn odd_shapes() -> Vec<DecoderConfig> {
+    vec![
+        wide(&families::llama::LLAMA),
+        wide(&families::qwen::QWEN2),
+        wide(&families::qwen::QWEN3),
+        DecoderConfig {
+            heads: 6,
+            head_width: 18,
+            tied: false,
+            vocabulary: 131,
+            ..wide(&families::llama::MISTRAL)
+        },
+        DecoderConfig { heads: 3, kv_heads: 1, ..wide(&families::llama::LLAMA).with_biases(true, true) },
+        DecoderConfig {
+            hidden: 72,
+            heads: 2,
+            head_width: 64,
+            intermediate: 200,
+            ..wide(&families::qwen::QWEN3)
+        },
+        DecoderConfig { layers: 3, head_width: 18, ..wide(&families::gemma::GEMMA3) },
+        gemma_with_a_window(70),
+    ]
+}
+
+/// Weights of which none is what a fresh model begins with.
+pub(crate) fn odd_decoder(config: DecoderConfig) -> Decoder {
+    let mut decoder = Decoder::random(config, 5, &Device::flex());
+    for (number, weight) in decoder.weights.values_mut().into_iter().enumerate() {
+        let noise = noise(weight.dims(), number as u64);
+        *weight = weight.clone() + noise * 0.1;
+    }
+    decoder
 }

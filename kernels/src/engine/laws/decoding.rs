@@ -9,9 +9,9 @@ use crate::engine::{
     TrainingEngine,
 };
 use crate::gemm::Precision;
-use crate::model::families::{self, Family};
+use crate::model::families;
 use crate::sampling::{SamplingConfig, draw, logprob_and_entropy, uniform};
-use crate::test_tensors::{gemma_with_a_window, noise, numbers};
+use crate::test_tensors::{numbers, odd_decoder, odd_shapes, wide};
 use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, Packed};
 
 on_every_engine!(
@@ -28,45 +28,6 @@ on_every_engine!(
 
 fn room(slots: usize, positions: usize) -> CacheRoom {
     CacheRoom { slots, positions, precision: CachePrecision::F32 }
-}
-
-fn wide(family: &'static Family) -> DecoderConfig {
-    DecoderConfig { initializer_range: 0.3, ..DecoderConfig::small(family) }
-}
-
-/// Shapes that fill no vector and no panel, with every part that a family can have.
-fn shapes() -> Vec<DecoderConfig> {
-    vec![
-        wide(&families::llama::LLAMA),
-        wide(&families::qwen::QWEN2),
-        wide(&families::qwen::QWEN3),
-        DecoderConfig {
-            heads: 6,
-            head_width: 18,
-            tied: false,
-            vocabulary: 131,
-            ..wide(&families::llama::MISTRAL)
-        },
-        DecoderConfig { heads: 3, kv_heads: 1, ..wide(&families::llama::LLAMA).with_biases(true, true) },
-        DecoderConfig {
-            hidden: 72,
-            heads: 2,
-            head_width: 64,
-            intermediate: 200,
-            ..wide(&families::qwen::QWEN3)
-        },
-        DecoderConfig { layers: 3, head_width: 18, ..wide(&families::gemma::GEMMA3) },
-        gemma_with_a_window(70),
-    ]
-}
-
-/// Weights of which none is what a fresh model begins with.
-fn decoder(config: DecoderConfig) -> Decoder {
-    let mut decoder = Decoder::random(config, 5, &Device::flex());
-    for (number, weight) in decoder.weights.values_mut().into_iter().enumerate() {
-        *weight = weight.clone() + noise(weight.dims(), number as u64) * 0.1;
-    }
-    decoder
 }
 
 fn text(length: usize, vocabulary: usize) -> Vec<u32> {
@@ -146,10 +107,10 @@ fn alone<E: Engine>(engine: &E, weights: &E::Weights, text: &[u32]) -> Vec<Vec<f
 
 /// On the CPU they are the same to the bit: `logits_do_not_depend_on_neighbours_cuts_or_threads`.
 fn contexts_in_any_cut_and_company_have_the_logits_of_one_alone(engine: &impl Engine) {
-    let models: Vec<_> = shapes()
+    let models: Vec<_> = odd_shapes()
         .into_iter()
         .map(|config| {
-            let decoder = decoder(config);
+            let decoder = odd_decoder(config);
             let weights = engine.prepare(&decoder, Precision::F32).unwrap();
             let text = text(150, decoder.config.vocabulary);
             let expected = alone(engine, &weights, &text);
@@ -190,7 +151,7 @@ fn contexts_in_any_cut_and_company_have_the_logits_of_one_alone(engine: &impl En
 }
 
 fn a_context_filled_again_is_as_if_it_were_new(engine: &impl Engine) {
-    let decoder = decoder(wide(&families::qwen::QWEN3));
+    let decoder = odd_decoder(wide(&families::qwen::QWEN3));
     let newer = Decoder::random(decoder.config.clone(), 6, &engine.device());
     let [old, new] = [&decoder, &newer].map(|decoder| engine.prepare(decoder, Precision::F32).unwrap());
     let text = text(140, decoder.config.vocabulary);
@@ -216,7 +177,7 @@ fn request(slot: usize, tokens: &[u32], random_key: u64, index: u64) -> DrawRequ
 /// Randomness is a function of key and index: which slot draws, beside whom, and whether the context was filled or
 /// stepped changes no token.
 fn the_same_keys_draw_the_same_tokens_in_any_slot_and_company(engine: &impl Engine) {
-    let decoder = decoder(wide(&families::llama::LLAMA));
+    let decoder = odd_decoder(wide(&families::llama::LLAMA));
     let weights = engine.prepare(&decoder, Precision::F32).unwrap();
     let prompts: Vec<Vec<u32>> = (0..3).map(|from| text(20 + from, decoder.config.vocabulary)).collect();
     let sampling = SamplingConfig { temperature: 0.9, top_p: 0.95, top_k: 20 };
@@ -260,7 +221,7 @@ fn the_same_keys_draw_the_same_tokens_in_any_slot_and_company(engine: &impl Engi
 }
 
 fn draws_follow_from_logits_and_keys(engine: &impl Engine) {
-    let decoder = decoder(wide(&families::qwen::QWEN2));
+    let decoder = odd_decoder(wide(&families::qwen::QWEN2));
     let weights = engine.prepare(&decoder, Precision::F32).unwrap();
     let (text, vocabulary) = (text(40, decoder.config.vocabulary), decoder.config.vocabulary);
     let sampling = SamplingConfig::at_temperature(1.3);
@@ -306,7 +267,7 @@ fn errors<E: Engine>(engine: &E, decoder: &Decoder, precision: Precision) -> (f3
 /// What a run with `rollout.precision` has to expect, for distributions that are far from flat: in f32 the arithmetic
 /// alone, in bf16 and i8 the rounding of every matrix.
 fn rounded_weights_move_logprobs_within_stated_bounds(engine: &impl Engine) {
-    let mut shapes = shapes();
+    let mut shapes = odd_shapes();
     // In the place of the form with biases, which are 0 in a random model: the quickstart's, with weights as large as there.
     shapes[4] = DecoderConfig {
         hidden: 128,
@@ -386,8 +347,8 @@ fn what_an_engine_cannot_do_is_an_error(engine: &impl Engine) {
 #[test]
 fn the_cpu_decodes_what_a_device_decodes() {
     let (cpu, device) = (Cpu::default(), OnDevice::new(Device::flex()));
-    for config in shapes() {
-        let decoder = decoder(config);
+    for config in odd_shapes() {
+        let decoder = odd_decoder(config);
         let packed = cpu.prepare(&decoder, Precision::F32).unwrap();
         let plain = device.prepare(&decoder, Precision::F32).unwrap();
         let text = text(140, decoder.config.vocabulary);

@@ -8,45 +8,8 @@ use super::packed::PackedDecoder;
 use super::{CpuSlots, Feed, Sharing};
 use crate::gemm::Precision;
 use crate::model::families;
-use crate::test_tensors::gemma_with_a_window;
+use crate::test_tensors::{odd_decoder, odd_shapes};
 use crate::{Decoder, DecoderConfig};
-
-/// Shapes that fill no vector and no panel, with every part that a family can have.
-fn shapes() -> Vec<DecoderConfig> {
-    let wide = |family| DecoderConfig { initializer_range: 0.3, ..DecoderConfig::small(family) };
-    vec![
-        wide(&families::llama::LLAMA),
-        wide(&families::qwen::QWEN2),
-        wide(&families::qwen::QWEN3),
-        DecoderConfig {
-            heads: 6,
-            head_width: 18,
-            tied: false,
-            vocabulary: 131,
-            ..wide(&families::llama::MISTRAL)
-        },
-        DecoderConfig { heads: 3, kv_heads: 1, ..wide(&families::llama::LLAMA).with_biases(true, true) },
-        DecoderConfig {
-            hidden: 72,
-            heads: 2,
-            head_width: 64,
-            intermediate: 200,
-            ..wide(&families::qwen::QWEN3)
-        },
-        DecoderConfig { layers: 3, head_width: 18, ..wide(&families::gemma::GEMMA3) },
-        gemma_with_a_window(70),
-    ]
-}
-
-/// Weights of which none is what a fresh model begins with.
-fn decoder(config: DecoderConfig) -> Decoder {
-    let mut decoder = Decoder::random(config, 5, &Device::flex());
-    for (number, weight) in decoder.weights.values_mut().into_iter().enumerate() {
-        let noise = crate::test_tensors::noise(weight.dims(), number as u64);
-        *weight = weight.clone() + noise * 0.1;
-    }
-    decoder
-}
 
 fn text(length: usize, vocabulary: usize) -> Vec<u32> {
     (0..length).map(|t| ((t * 7 + t * t) % vocabulary) as u32).collect()
@@ -76,7 +39,7 @@ proptest! {
         cache in proptest::sample::select(&[CachePrecision::F32, CachePrecision::Bf16][..]),
         cuts in proptest::collection::vec((0_usize..3, 1_usize..90), 1..9),
     ) {
-        let decoder = decoder(shapes().swap_remove(shape));
+        let decoder = odd_decoder(odd_shapes().swap_remove(shape));
         let packed = PackedDecoder::new(&decoder, precision);
         let vocabulary = decoder.config.vocabulary;
         let texts: Vec<Vec<u32>> =
@@ -107,7 +70,7 @@ proptest! {
 
 #[test]
 fn what_an_earlier_context_left_in_a_block_is_not_seen() {
-    let decoder = decoder(DecoderConfig::small(&families::llama::LLAMA));
+    let decoder = odd_decoder(DecoderConfig::small(&families::llama::LLAMA));
     let packed = PackedDecoder::new(&decoder, Precision::F32);
     let text = text(70, decoder.config.vocabulary);
     let mut slots = CpuSlots::new(&decoder.config, 1, 70, CachePrecision::F32);
@@ -140,7 +103,7 @@ proptest! {
         prompts in [1_usize..150, 1..150],
         calls in proptest::collection::vec((0_usize..5, 1_usize..16, 0_usize..2, 1_usize..200), 1..12),
     ) {
-        let decoder = decoder(shapes().swap_remove(shape));
+        let decoder = odd_decoder(odd_shapes().swap_remove(shape));
         let other = Decoder::random(decoder.config.clone(), 6, &Device::flex());
         let weights = [&decoder, &other].map(|decoder| PackedDecoder::new(decoder, Precision::F32));
         let vocabulary = decoder.config.vocabulary;
@@ -186,7 +149,7 @@ proptest! {
 /// By hand: prompts of 150 tokens are two full blocks and 22 tokens.
 #[test]
 fn a_prompt_is_filled_once_for_its_group() {
-    let decoder = decoder(DecoderConfig::small(&families::llama::LLAMA));
+    let decoder = odd_decoder(DecoderConfig::small(&families::llama::LLAMA));
     let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
     let texts = members([150, 150], decoder.config.vocabulary);
     let mut slots = CpuSlots::new(&decoder.config, 4, 400, CachePrecision::F32);
@@ -212,7 +175,7 @@ fn a_prompt_is_filled_once_for_its_group() {
 /// A context that went on under newer weights with what older ones computed.
 #[test]
 fn blocks_of_several_versions_are_not_found() {
-    let decoder = decoder(DecoderConfig::small(&families::llama::LLAMA));
+    let decoder = odd_decoder(DecoderConfig::small(&families::llama::LLAMA));
     let [old, new] = [0, 1].map(|_| PackedDecoder::new(&decoder, Precision::F32));
     let text = text(200, decoder.config.vocabulary);
     let mut slots = CpuSlots::new(&decoder.config, 2, 200, CachePrecision::F32);
@@ -231,8 +194,8 @@ fn blocks_of_several_versions_are_not_found() {
 #[test]
 fn a_cache_in_bf16_changes_logprobs_by_its_roundings() {
     let mut worst = [0.0_f64; 2];
-    for config in shapes() {
-        let decoder = decoder(config);
+    for config in odd_shapes() {
+        let decoder = odd_decoder(config);
         let text = text(140, decoder.config.vocabulary);
         let packed_text = crate::Packed::new([&text[..]]);
         let reference = crate::reference::Reference::new(&decoder, &packed_text, 1.0);
