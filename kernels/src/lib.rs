@@ -45,7 +45,7 @@ pub use model::{
     config::{DecoderConfig, LlamaShape},
     gradients::GradientSink,
     linear::{Adapters, LowRank},
-    weights::{Block, Weights},
+    weights::{Block, FeedForwardWeights, GatedWeights, Weights},
 };
 pub use operations::Operations;
 pub use simd::{SIMD_VARIABLE, SimdLevel};

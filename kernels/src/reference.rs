@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::model::spec::{FeedForward, NormSpec};
-use crate::model::weights::{Block, Weights};
+use crate::model::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
 use crate::rope::RopeScaling;
 use crate::streambp::Slopes;
 use crate::test_tensors::numbers;
@@ -174,10 +174,11 @@ impl<'a> Reference<'a> {
         let norm_of = block.attention_output_norm.as_ref().zip(spec.attention_output_norm);
         let middle = sum(&input, &maybe_norm(&attended, norm_of));
         let middle_normed = norm(&middle, &block.feed_forward_norm, spec.feed_forward_norm);
-        let gate = linear(&middle_normed, &block.gate, None);
-        let up = linear(&middle_normed, &block.up, None);
+        let FeedForwardWeights::Gated(weights) = &block.feed_forward;
+        let gate = linear(&middle_normed, &weights.gate, None);
+        let up = linear(&middle_normed, &weights.up, None);
         let gated = gated(&gate, &up, self.activation());
-        let fed = linear(&gated, &block.down, None);
+        let fed = linear(&gated, &weights.down, None);
         let norm_of = block.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
         let output = sum(&middle, &maybe_norm(&fed, norm_of));
         #[rustfmt::skip] // One field a line would take a third of the function.
@@ -199,11 +200,13 @@ impl<'a> Reference<'a> {
         let (block, spec) = (&self.weights.blocks[layer], &self.config.spec.block);
         let norm_of = block.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
         let dfed = maybe_norm_backward(&kept.fed, norm_of, doutput, sums.feed_forward_output_norm.as_mut());
-        let dgated = linear_backward(&kept.gated, &block.down, &dfed, &mut sums.down, None);
+        let FeedForwardWeights::Gated(weights) = &block.feed_forward;
+        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = &mut sums.feed_forward;
+        let dgated = linear_backward(&kept.gated, &weights.down, &dfed, down, None);
         let (dgate, dup) = gated_backward(&kept.gate, &kept.up, &dgated, self.activation());
         let normed = &kept.middle_normed;
-        let through_gate = linear_backward(normed, &block.gate, &dgate, &mut sums.gate, None);
-        let through_up = linear_backward(normed, &block.up, &dup, &mut sums.up, None);
+        let through_gate = linear_backward(normed, &weights.gate, &dgate, gate, None);
+        let through_up = linear_backward(normed, &weights.up, &dup, up, None);
         let dnormed = sum(&through_gate, &through_up);
         let (weight, weight_sum) = (&block.feed_forward_norm, &mut sums.feed_forward_norm);
         let through = norm_backward(&kept.middle, weight, spec.feed_forward_norm, &dnormed, weight_sum);

@@ -12,7 +12,7 @@ use super::families::{self, Family};
 use super::keys::Keys;
 use super::rotary;
 use super::spec::{FeedForward, ModelSpec};
-use super::weights::{Block, Weights};
+use super::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
 use crate::KernelError;
 use crate::rope::{POSITIONS_MAX, Rope, RopeScaling};
 
@@ -283,9 +283,11 @@ impl DecoderConfig {
             output_bias: spec.output_bias.then_some([1, hidden]),
             attention_output_norm: spec.attention_output_norm.map(|_| [1, hidden]),
             feed_forward_norm: [1, hidden],
-            gate: [self.intermediate, hidden],
-            up: [self.intermediate, hidden],
-            down: [hidden, self.intermediate],
+            feed_forward: FeedForwardWeights::Gated(GatedWeights {
+                gate: [self.intermediate, hidden],
+                up: [self.intermediate, hidden],
+                down: [hidden, self.intermediate],
+            }),
             feed_forward_output_norm: spec.feed_forward_output_norm.map(|_| [1, hidden]),
         };
         let matrix = [self.vocabulary, hidden];

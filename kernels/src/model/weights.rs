@@ -10,6 +10,10 @@ use burn::tensor::Tensor;
 use crate::flex::{InnerOrSelf, take};
 use crate::operations::Operations;
 
+mod feed_forward;
+
+pub use feed_forward::{FeedForwardWeights, GatedWeights};
+
 /// The parameters of one transformer block, each a `T`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block<T> {
@@ -39,12 +43,8 @@ pub struct Block<T> {
     pub attention_output_norm: Option<T>,
     /// Weight of the norm before the feed-forward part, `[1, hidden]`.
     pub feed_forward_norm: T,
-    /// Gate projection of the feed-forward part, `[intermediate, hidden]`.
-    pub gate: T,
-    /// Up projection of the feed-forward part, `[intermediate, hidden]`.
-    pub up: T,
-    /// Down projection of the feed-forward part, `[hidden, intermediate]`.
-    pub down: T,
+    /// The feed-forward part.
+    pub feed_forward: FeedForwardWeights<T>,
     /// Weight of the norm of the feed-forward part's output, `[1, hidden]`, in families that have one.
     pub feed_forward_output_norm: Option<T>,
 }
@@ -64,7 +64,7 @@ pub struct Weights<T> {
 
 /// Visits the fields of a block in one fixed order, with their Hugging Face names.
 macro_rules! for_block_fields {
-    ($visit_one:ident, $visit_option:ident) => {
+    ($visit_one:ident, $visit_option:ident, $visit_part:ident) => {
         $visit_one!(input_norm, "input_layernorm.weight");
         $visit_one!(query, "self_attn.q_proj.weight");
         $visit_one!(key, "self_attn.k_proj.weight");
@@ -78,16 +78,14 @@ macro_rules! for_block_fields {
         $visit_option!(output_bias, "self_attn.o_proj.bias");
         $visit_option!(attention_output_norm, "attention_output_norm.weight");
         $visit_one!(feed_forward_norm, "post_attention_layernorm.weight");
-        $visit_one!(gate, "mlp.gate_proj.weight");
-        $visit_one!(up, "mlp.up_proj.weight");
-        $visit_one!(down, "mlp.down_proj.weight");
+        $visit_part!(feed_forward);
         $visit_option!(feed_forward_output_norm, "feed_forward_output_norm.weight");
     };
 }
 
 impl<T> Block<T> {
     /// Visits every parameter with its name inside the block.
-    pub fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'static str, &'a T)) {
+    pub fn for_each<'a>(&'a self, visit: &mut impl FnMut(&str, &'a T)) {
         macro_rules! one {
             ($field:ident, $name:literal) => {
                 visit($name, &self.$field)
@@ -100,11 +98,16 @@ impl<T> Block<T> {
                 }
             };
         }
-        for_block_fields!(one, option);
+        macro_rules! part {
+            ($field:ident) => {
+                self.$field.for_each(visit)
+            };
+        }
+        for_block_fields!(one, option, part);
     }
 
     /// Visits every parameter for change, in the order of [`Block::for_each`].
-    pub fn for_each_mut<'a>(&'a mut self, visit: &mut impl FnMut(&'static str, &'a mut T)) {
+    pub fn for_each_mut<'a>(&'a mut self, visit: &mut impl FnMut(&str, &'a mut T)) {
         macro_rules! one {
             ($field:ident, $name:literal) => {
                 visit($name, &mut self.$field)
@@ -117,7 +120,12 @@ impl<T> Block<T> {
                 }
             };
         }
-        for_block_fields!(one, option);
+        macro_rules! part {
+            ($field:ident) => {
+                self.$field.for_each_mut(visit)
+            };
+        }
+        for_block_fields!(one, option, part);
     }
 
     /// Makes a block of the same form with another value for each parameter.
@@ -126,7 +134,7 @@ impl<T> Block<T> {
     /// The first error of `make`.
     pub fn try_map<'a, U, E>(
         &'a self,
-        make: &mut impl FnMut(&'static str, &'a T) -> Result<U, E>,
+        make: &mut impl FnMut(&str, &'a T) -> Result<U, E>,
     ) -> Result<Block<U>, E> {
         let mut option =
             |name, value: &'a Option<T>| value.as_ref().map(|value| make(name, value)).transpose();
@@ -153,15 +161,13 @@ impl<T> Block<T> {
             output_bias,
             attention_output_norm,
             feed_forward_norm: make("post_attention_layernorm.weight", &self.feed_forward_norm)?,
-            gate: make("mlp.gate_proj.weight", &self.gate)?,
-            up: make("mlp.up_proj.weight", &self.up)?,
-            down: make("mlp.down_proj.weight", &self.down)?,
+            feed_forward: self.feed_forward.try_map(make)?,
             feed_forward_output_norm,
         })
     }
 
     /// [`Block::try_map`] for a function that cannot fail.
-    pub fn map<'a, U>(&'a self, make: &mut impl FnMut(&'static str, &'a T) -> U) -> Block<U> {
+    pub fn map<'a, U>(&'a self, make: &mut impl FnMut(&str, &'a T) -> U) -> Block<U> {
         let made: Result<_, std::convert::Infallible> =
             self.try_map(&mut |name, value| Ok(make(name, value)));
         match made {

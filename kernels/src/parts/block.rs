@@ -15,7 +15,7 @@ use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::linear::{Linear, LowRank};
 use crate::model::spec::FeedForward;
-use crate::model::weights::Block;
+use crate::model::weights::{Block, FeedForwardWeights};
 use crate::rotary::Angles;
 
 impl Block<Tensor<2>> {
@@ -74,6 +74,8 @@ impl BlockSlices {
             |weight: Option<Rows>, spec| weight.zip(spec).map(|(weight, spec)| Norm::new(weight, spec));
         let adapters = adapters.unwrap_or_else(|| block.map(&mut |_, _| None));
         let FeedForward::Gated(activation) = spec.feed_forward;
+        let FeedForwardWeights::Gated(gated) = block.feed_forward;
+        let FeedForwardWeights::Gated(gated_adapters) = adapters.feed_forward;
         Self {
             input_norm: Norm::new(block.input_norm, spec.input_norm),
             attention: Attention {
@@ -87,9 +89,9 @@ impl BlockSlices {
             },
             feed_forward_norm: Norm::new(block.feed_forward_norm, spec.feed_forward_norm),
             feed_forward: Gated {
-                gate: Linear::new(block.gate, None, adapters.gate, hidden),
-                up: Linear::new(block.up, None, adapters.up, hidden),
-                down: Linear::new(block.down, None, adapters.down, config.intermediate),
+                gate: Linear::new(gated.gate, None, gated_adapters.gate, hidden),
+                up: Linear::new(gated.up, None, gated_adapters.up, hidden),
+                down: Linear::new(gated.down, None, gated_adapters.down, config.intermediate),
                 output_norm: norm(block.feed_forward_output_norm, spec.feed_forward_output_norm),
                 activation,
             },

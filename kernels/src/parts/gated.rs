@@ -11,7 +11,7 @@ use crate::activation::{Activation, backward_in_place, forward_in_place};
 use crate::gemm::{PackedMatrix, add_multiply, multiply};
 use crate::model::linear::Linear;
 use crate::model::spec::FeedForward;
-use crate::model::weights::Block;
+use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
 use crate::panel::Left;
 
 impl Block<Tensor<2>> {
@@ -22,10 +22,11 @@ impl Block<Tensor<2>> {
     pub(crate) fn feed_forward(&self, x: Tensor<2>, form: TensorForm<'_>) -> Tensor<2> {
         let (spec, operations) = (&form.config.spec.block, form.operations);
         let FeedForward::Gated(activation) = spec.feed_forward;
+        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = &self.feed_forward;
         let input = normed(x.clone(), &self.feed_forward_norm, spec.feed_forward_norm, operations);
-        let gate = linear(input.clone(), &self.gate, None);
-        let up = linear(input, &self.up, None);
-        let output = linear(operations.gated(gate, up, activation), &self.down, None);
+        let gate = linear(input.clone(), gate, None);
+        let up = linear(input, up, None);
+        let output = linear(operations.gated(gate, up, activation), down, None);
         let norm = self.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
         x + match norm {
             Some((weight, spec)) => normed(output, weight, spec, operations),

@@ -274,7 +274,9 @@ fn shapes_follow_the_config() {
         (block.query_bias, block.value_bias, block.output_bias),
         (Some([1, 24]), Some([1, 12]), Some([1, 32]))
     );
-    assert_eq!((block.gate, block.down, block.query_norm), ([48, 32], [32, 48], None));
+    let gated = GatedWeights { gate: [48, 32], up: [48, 32], down: [32, 48] };
+    assert_eq!(block.feed_forward, FeedForwardWeights::Gated(gated));
+    assert_eq!(block.query_norm, None);
     assert_eq!((shapes.embedding, shapes.head, shapes.final_norm), ([60, 32], Some([60, 32]), [1, 32]));
 }
 

@@ -263,6 +263,9 @@ fn random_weights_have_the_stated_moments() {
     assert!(correlation.abs() < 1e-5, "{correlation}");
     assert_eq!(lists(&random(&config, 9, &device)), weights);
     assert_ne!(lists(&random(&config, 10, &device)), weights);
-    assert_ne!(weights.blocks[0].gate, weights.blocks[0].up);
-    assert_ne!(weights.blocks[0].gate, weights.blocks[1].gate);
+    let named = weights.named();
+    let of = |name: &str| named.iter().find(|(own, _)| own == name).expect("a parameter of this name").1;
+    let gate = of("model.layers.0.mlp.gate_proj.weight");
+    assert_ne!(gate, of("model.layers.0.mlp.up_proj.weight"));
+    assert_ne!(gate, of("model.layers.1.mlp.gate_proj.weight"));
 }

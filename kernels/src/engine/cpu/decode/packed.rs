@@ -9,7 +9,7 @@ use crate::gemm::{Factor, PackedMatrix, Precision};
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::files::WriteNumbers;
-use crate::model::weights::{Block, Weights};
+use crate::model::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
 use crate::parts::attention::PackedAttention;
 use crate::parts::block::{BlockSlices, DecoderSlices};
 use crate::parts::gated::PackedGated;
@@ -210,9 +210,11 @@ impl PackedBlock {
             output_bias: self.attention.output_bias.as_ref().map(Unpacked::Rows),
             attention_output_norm: norm(output_norm),
             feed_forward_norm: Unpacked::Rows(self.feed_forward_norm.weight()),
-            gate: Unpacked::whole(&self.feed_forward.gate),
-            up: Unpacked::whole(&self.feed_forward.up),
-            down: Unpacked::whole(&self.feed_forward.down),
+            feed_forward: FeedForwardWeights::Gated(GatedWeights {
+                gate: Unpacked::whole(&self.feed_forward.gate),
+                up: Unpacked::whole(&self.feed_forward.up),
+                down: Unpacked::whole(&self.feed_forward.down),
+            }),
             feed_forward_output_norm: norm(&self.feed_forward.output_norm),
         }
     }

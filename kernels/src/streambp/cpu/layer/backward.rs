@@ -12,7 +12,7 @@ use super::{ChunkInput, LayerPass};
 use crate::attention;
 use crate::gemm::PackedMatrix;
 use crate::model::gradients::{GradientSum, ProjectionGradient, add_projection_gradients};
-use crate::model::weights::Block;
+use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
 use crate::parts::attention::HeadGradients;
 use crate::parts::gated::GateUp;
 use crate::rows::{Matrix, TASK_BLOCKS, add_columns, block_rows, blocks, part};
@@ -301,7 +301,8 @@ impl LayerPass<'_> {
         let (x, active) = (&rows.feed_forward_normed[..count * hidden], &rows.active[..count * intermediate]);
         let (dgate, dup) = (&rows.dgate[..count * intermediate], &rows.dup[..count * intermediate]);
         let (dattention, dy) = (&rows.dattention[..count * hidden], &rows.dfeed_forward[..count * hidden]);
-        let Block { gate, up, down, output, output_bias, .. } = gradients;
+        let Block { feed_forward: sums, output, output_bias, .. } = gradients;
+        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = sums;
         #[rustfmt::skip] // A table reads better than one field a line.
         add_projection_gradients([
             ProjectionGradient { sum: down, linear: &feed_forward.down, dy, x: active, packed: &active_packed },
