@@ -8,9 +8,11 @@ use crate::VERSION;
 use crate::cause::{Refused, Remedy};
 
 mod bench;
+mod data;
 mod simulate;
 
 pub use bench::{Bench, BenchDecodeArgs, BenchSegmentsArgs, BenchStreambpArgs, Errors};
+pub use data::{DataArgs, DataSplit, FilterArgs};
 pub use simulate::{CostArgs, SimulateArgs};
 
 /// Reinforcement-learning fine-tuning of language models whose outputs are very long.
@@ -43,6 +45,10 @@ pub enum Command {
     Score(ScoreArgs),
     /// Validates a config and prints it with every default filled in
     Check(CheckArgs),
+    /// Shows what the model will see: prompts as they are rendered, and what becomes of the rows of the data
+    Data(DataArgs),
+    /// Keeps the rows whose prompts a model solves some times of n, and writes how often
+    Filter(FilterArgs),
     /// Runs the scheduler and the queue on a virtual clock, without a model, and recommends segments and slots
     Simulate(SimulateArgs),
     /// Measures time and memory on this machine
@@ -73,6 +79,8 @@ impl Command {
             Self::Sft(args) => (Some(&args.config), &args.overrides.set),
             Self::Eval(args) => (Some(&args.config), &args.overrides.set),
             Self::Check(args) => (Some(&args.config), &args.overrides.set),
+            Self::Data(args) => (Some(&args.config), &args.overrides.set),
+            Self::Filter(args) => (Some(&args.config), &args.overrides.set),
             Self::Generate(args) => (None, &args.set),
             _ => (None, &[]),
         }

@@ -9,5 +9,7 @@ pub mod eval;
 pub mod generate;
 pub mod logprobs;
 pub mod check;
+pub mod data;
+pub mod filter;
 pub mod simulate;
 pub mod docs;

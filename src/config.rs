@@ -212,7 +212,7 @@ fn from_document<C: Sections>(mut document: Document, file: &Path) -> Result<C, 
 /// Everything that an evaluation needs to know, whichever config it comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Where the held-out prompts come from: the other split of a task, or the file of `eval.data`.
+    /// Where the held-out prompts come from: the other split of a task, the file of `eval.data`, or what `data.split` leaves.
     pub data: DataConfig,
     /// What answers are worth.
     pub rewards: Vec<RewardConfig>,
@@ -238,7 +238,8 @@ impl Evaluation {
         output_tokens_key: &'static str,
         stops: StopConfig,
     ) -> Option<Self> {
-        let (data, rewards, eval) = (held_out(data, eval)?, rewards.to_vec(), eval.clone());
+        let data = data.held_out(eval.data.as_deref())?;
+        let (rewards, eval) = (rewards.to_vec(), eval.clone());
         let mode = ModeConfig::default();
         Some(Self { data, rewards, output_tokens_max, output_tokens_key, stops, mode, eval })
     }
@@ -248,25 +249,6 @@ impl Evaluation {
 fn eval_section(document: &mut Document) -> Result<EvalSection, ConfigError> {
     let rewards = document.sections_in("eval", "rewards")?;
     Ok(EvalSection { rewards, ..document.section("eval")? })
-}
-
-/// The file of the prompts, where they are not made.
-fn data_file(data: &DataConfig) -> Option<&Path> {
-    match data {
-        DataConfig::Task(_) => None,
-        DataConfig::Jsonl(file) => Some(&file.path),
-    }
-}
-
-fn held_out(data: &DataConfig, eval: &EvalSection) -> Option<DataConfig> {
-    match data {
-        DataConfig::Task(_) => Some(data.clone()),
-        DataConfig::Jsonl(training) => {
-            let mut file = training.clone();
-            file.path.clone_from(eval.data.as_ref()?);
-            Some(DataConfig::Jsonl(file))
-        }
-    }
 }
 
 fn open(file: &Path, set: &[String]) -> Result<Document, ConfigError> {

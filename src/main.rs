@@ -73,6 +73,8 @@ fn run_command(command: &Command) -> Result<()> {
         Command::Replay(args) => commands::replay::replay(args),
         Command::Score(args) => commands::score::score(args),
         Command::Check(args) => commands::check::check(args),
+        Command::Data(args) => commands::data::data(args),
+        Command::Filter(args) => commands::filter::filter(args),
         Command::Simulate(args) => commands::simulate::simulate(args),
         Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
         Command::Bench(Bench::Decode(args)) => bench::decode(args),

@@ -20,6 +20,8 @@ pub enum RowProblem {
     Encoding,
     /// It is not a JSON object.
     Json,
+    /// A value of a column has no form in JSON.
+    Value,
     /// It has no prompt.
     Prompt,
     /// Its messages are no conversation, or end with an answer.
@@ -45,6 +47,7 @@ impl fmt::Display for RowProblem {
         formatter.write_str(match self {
             RowProblem::Encoding => "not text",
             RowProblem::Json => "not JSON objects",
+            RowProblem::Value => "with values that have no form in JSON",
             RowProblem::Prompt => "without a prompt",
             RowProblem::Messages => "with messages that are no prompt",
             RowProblem::Template => "refused by the chat template",
@@ -74,26 +77,55 @@ pub struct RowRefusal {
     pub reason: String,
 }
 
+/// What the numbers of a file's rows count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RowUnit {
+    /// Lines of text.
+    #[default]
+    Line,
+    /// Rows of a file of columns.
+    Row,
+}
+
+impl RowUnit {
+    /// Where a row stands: `a.jsonl:17`, `a.parquet:row 17`.
+    pub fn place(self, path: &Path, number: usize) -> String {
+        match self {
+            Self::Line => format!("{}:{number}", path.display()),
+            Self::Row => format!("{}:row {number}", path.display()),
+        }
+    }
+
+    fn several(self) -> &'static str {
+        match self {
+            Self::Line => "lines",
+            Self::Row => "rows",
+        }
+    }
+}
+
 /// A row that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRow {
     /// The file.
     pub path: PathBuf,
-    /// The line, counted from 1.
+    /// The line or row, counted from 1.
     pub line: usize,
+    /// What is counted.
+    pub unit: RowUnit,
     /// Why it cannot be used.
     pub refusal: RowRefusal,
 }
 
 impl BadRow {
-    pub(crate) fn new(path: &Path, line: usize, refusal: RowRefusal) -> Self {
-        Self { path: path.to_path_buf(), line, refusal }
+    pub(crate) fn new(path: &Path, line: usize, unit: RowUnit, refusal: RowRefusal) -> Self {
+        Self { path: path.to_path_buf(), line, unit, refusal }
     }
 }
 
 impl fmt::Display for BadRow {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}: {}", self.path.display(), self.line, self.refusal)
+        write!(formatter, "{}: {}", self.unit.place(&self.path, self.line), self.refusal)
     }
 }
 
@@ -121,14 +153,13 @@ impl BadRows {
     /// What is wrong with them, in the order of the file: a line for each row, or one for all rows of a reason that
     /// many have. The last line says how many rows there are besides.
     pub fn named(&self) -> Vec<String> {
-        let mut rows_of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut rows_of: BTreeMap<(&Path, &str), Vec<usize>> = BTreeMap::new();
         for row in &self.bad {
-            rows_of.entry(&row.refusal.reason).or_default().push(row.line);
+            rows_of.entry((&row.path, &row.refusal.reason)).or_default().push(row.line);
         }
-        let file = self.bad[0].path.display();
         let (mut named, mut rows) = (Vec::new(), 0);
         for row in &self.bad {
-            let lines = &rows_of[row.refusal.reason.as_str()];
+            let (file, lines) = (row.path.display(), &rows_of[&(&*row.path, row.refusal.reason.as_str())]);
             let together = lines.len() > ROWS_ALONE;
             if together && lines[0] != row.line {
                 continue;
@@ -137,9 +168,11 @@ impl BadRows {
                 named.push(format!("{file}: {} more", self.bad.len() - rows));
                 break;
             }
-            let (lines, count) =
-                if together { (said_lines(lines), lines.len()) } else { (row.line.to_string(), 1) };
-            named.push(format!("{file}:{lines}: {}", row.refusal.reason));
+            let (place, count) = match together {
+                true => (format!("{file}:{}", said_lines(lines, row.unit)), lines.len()),
+                false => (row.unit.place(&row.path, row.line), 1),
+            };
+            named.push(format!("{place}: {}", row.refusal.reason));
             rows += count;
         }
         named
@@ -147,7 +180,7 @@ impl BadRows {
 }
 
 /// ` lines 1-20, 23`.
-fn said_lines(lines: &[usize]) -> String {
+fn said_lines(lines: &[usize], unit: RowUnit) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for &line in lines {
         match runs.last_mut() {
@@ -161,7 +194,8 @@ fn said_lines(lines: &[usize]) -> String {
         .map(|&(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") });
     let said = said.collect::<Vec<_>>().join(", ");
     let rest: usize = runs.iter().skip(LINES_NAMED).map(|(first, last)| last - first + 1).sum();
-    if rest > 0 { format!(" lines {said} and {rest} more") } else { format!(" lines {said}") }
+    let lines = unit.several();
+    if rest > 0 { format!(" {lines} {said} and {rest} more") } else { format!(" {lines} {said}") }
 }
 
 /// One line: the row and its reason, or of several the counts; [`BadRows::named`] has their reasons.
@@ -174,9 +208,12 @@ impl fmt::Display for BadRows {
             let (path, counts) = (first.path.display(), self.counts());
             write!(
                 formatter,
-                "{path}: {bad} of {rows} rows cannot be used ({counts}), the first on line {}; correct the rows, or \
+                "{path}: {bad} of {rows} rows cannot be used ({counts}), the first {}; correct the rows, or \
                  leave them out with data.bad_rows = \"skip\"",
-                first.line
+                match first.unit {
+                    RowUnit::Line => format!("on line {}", first.line),
+                    RowUnit::Row => format!("is row {}", first.line),
+                }
             )
         }
     }
@@ -190,7 +227,7 @@ mod tests {
 
     fn rows(reasons: &[(usize, &str)]) -> BadRows {
         let row = |line: usize, reason: &str| {
-            BadRow::new(Path::new("a.jsonl"), line, RowProblem::Completion.because(reason))
+            BadRow::new(Path::new("a.jsonl"), line, RowUnit::Line, RowProblem::Completion.because(reason))
         };
         BadRows { rows: 50, bad: reasons.iter().map(|(line, reason)| row(*line, reason)).collect() }
     }

@@ -34,7 +34,7 @@ mod testing;
 mod simulation;
 
 pub use actor::{Actor, ActorContext, Advance, UnfinishedGroups, members};
-pub use bad_rows::{BAD_ROWS_NAMED, BadRow, BadRows, RowProblem, RowRefusal};
+pub use bad_rows::{BAD_ROWS_NAMED, BadRow, BadRows, RowProblem, RowRefusal, RowUnit};
 pub use config::{
     DecodePrecision, KvCache, OnUpdate, Priority, QueueConfig, RolloutConfig, Sampling, Schedule, StopConfig,
 };
@@ -56,8 +56,10 @@ pub use ledger::state::{
 pub use ledger::{Ledger, Lost, SegmentEnd};
 pub use modes::{ModeConfig, Next, Reply, RolloutMode, Single, Ticket};
 pub use prompt::{
-    BadRowsPolicy, ChatFields, DataConfig, Demonstration, DemonstrationNeeds, JsonlConfig, LastAssistant,
-    Learn, Line, Needs, PromptLengths, PromptSource, RowFile, Survey, references,
+    AnswerConfig, AnswerRule, BadRowsPolicy, ChatFields, CurriculumConfig, CurriculumOrder, DataConfig,
+    Demonstration, DemonstrationNeeds, Example, FewShotConfig, FewShotFile, JsonlConfig, LastAssistant,
+    Learn, LeftOut, Line, Needs, PromptLengths, PromptSource, RowFile, SourceConfig, SplitConfig, SplitName,
+    Survey, references,
 };
 pub use report::ActorReport;
 pub use resume::{RolloutCheckpoint, restore};
@@ -66,7 +68,7 @@ pub use schedule::deterministic::{DeterministicSchedule, window_groups};
 pub use schedule::lockstep::LockstepSchedule;
 pub use scheduler::{FinishedContexts, Pacing, Room, Scheduler, TokenOutcome};
 pub use scorer::{Scored, Scorer};
-pub use text::{Chat, ChatEnding, TemplateVariables, Text, TextStream};
+pub use text::{Chat, ChatEnding, RowTemplate, TemplateVariables, Text, TextStream};
 pub use trajectory::random::trajectory_key;
 pub use trajectory::{
     Completion, CompletionRecord, CompletionUse, EndedText, Finish, FinishReason, FinishedGroup, Group,

@@ -1,15 +1,20 @@
 //! The endless order of prompts, from a task or from a file: prompt `k` is a pure function of `k`, the seed and the
 //! file, so neither threads nor a resume can change it. All rows of a file are looked at when it is opened.
 
+mod order;
 mod config;
 mod survey;
+mod line;
 mod file;
 mod chat_fields;
 mod messages;
+mod mapping;
 mod row;
 mod census;
+mod framing;
 mod supervised;
 mod rows;
+mod mix;
 #[cfg(test)]
 mod tests;
 
@@ -18,20 +23,24 @@ use std::sync::Arc;
 use rewards::{DemonstrationConfig, Split, Style, Task};
 use serde_json::Map;
 use trajectory::Prompt;
-use trajectory::random::shuffled;
 
 use crate::bad_rows::RowRefusal;
 use crate::error::RolloutError;
 use crate::text::Text;
 
 pub use chat_fields::ChatFields;
-pub use config::{BadRowsPolicy, DataConfig, JsonlConfig, LastAssistant, Learn};
-pub use file::{Line, RowFile};
+pub use config::{
+    AnswerConfig, AnswerRule, BadRowsPolicy, CurriculumConfig, CurriculumOrder, DataConfig, Example,
+    FewShotConfig, FewShotFile, JsonlConfig, LastAssistant, Learn, SourceConfig, SplitConfig, SplitName,
+};
+pub use file::RowFile;
+pub use line::Line;
 pub use row::references;
 pub use supervised::Demonstration;
-pub use survey::{DemonstrationNeeds, Needs, PromptLengths, Survey};
+pub use survey::{DemonstrationNeeds, LeftOut, Needs, PromptLengths, Survey};
 
-use rows::{Asked, Rows};
+use mix::{Mix, RowAt};
+use rows::Asked;
 
 /// Problems of an endless task that are looked at: enough for the lengths of its prompts.
 const PROBLEMS_SURVEYED: u64 = 256;
@@ -48,7 +57,7 @@ pub struct PromptSource {
 #[derive(Debug)]
 enum Origin {
     Task(Task),
-    Rows(Rows),
+    Rows(Mix),
 }
 
 impl PromptSource {
@@ -74,7 +83,7 @@ impl PromptSource {
                 Ok((source, survey))
             }
             DataConfig::Jsonl(config) => {
-                let (rows, survey) = Rows::open(config, needs, &text)?;
+                let (rows, survey) = Mix::open(config, needs, &text)?;
                 Ok((Self { origin: Origin::Rows(rows), split, seed, text }, survey))
             }
         }
@@ -107,12 +116,23 @@ impl PromptSource {
                 })
             }
             Origin::Rows(rows) => {
-                let place = self.place(index, rows);
+                let RowAt { rows, place } = rows.at(index, self.seed);
                 let id = rows.id(place);
                 let asked = rows.asked(place, &self.text);
                 let Asked { text, tokens } = asked.map_err(|refusal| refused(&id, refusal))?;
                 let (references, fields) = rows.answer(place);
                 Ok(Prompt { index, id, text, tokens, references, fields })
+            }
+        }
+    }
+
+    /// The name of prompt `index`: file and line, or task and number.
+    pub fn prompt_id(&self, index: u64) -> String {
+        match &self.origin {
+            Origin::Task(task) => id_of(task, index),
+            Origin::Rows(rows) => {
+                let RowAt { rows, place } = rows.at(index, self.seed);
+                rows.id(place)
             }
         }
     }
@@ -124,7 +144,10 @@ impl PromptSource {
     pub fn prompt_tokens(&self, index: u64) -> Result<usize, RolloutError> {
         match &self.origin {
             Origin::Task(_) => Ok(self.prompt(index)?.tokens.len()),
-            Origin::Rows(rows) => Ok(rows.prompt_tokens(self.place(index, rows))),
+            Origin::Rows(rows) => {
+                let RowAt { rows, place } = rows.at(index, self.seed);
+                Ok(rows.prompt_tokens(place))
+            }
         }
     }
 
@@ -150,18 +173,11 @@ impl PromptSource {
                     .map_err(|refusal| refused(&id_of(task, index), refusal))
             }
             Origin::Rows(rows) => {
-                let place = self.place(index, rows);
+                let RowAt { rows, place } = rows.at(index, self.seed);
                 rows.demonstration(place, learn, &self.text)
                     .map_err(|refusal| refused(&rows.id(place), refusal))
             }
         }
-    }
-
-    /// The place in the file of prompt `index`.
-    fn place(&self, index: u64, rows: &Rows) -> usize {
-        let count = rows.count();
-        let place = shuffled(self.seed, index / count, index % count, count);
-        usize::try_from(place).expect("a place in a list in memory fits its index type")
     }
 
     fn survey_task(&self, name: String, needs: &Needs<'_>) -> Result<Survey, RolloutError> {
@@ -182,6 +198,8 @@ impl PromptSource {
             last_assistant: 0,
             notes: Vec::new(),
             skipped: None,
+            left_out: LeftOut::default(),
+            files: Vec::new(),
         })
     }
 }

@@ -7,6 +7,7 @@ mod python;
 mod files;
 mod classes;
 mod template;
+mod row_template;
 mod variables;
 #[cfg(test)]
 mod fixtures_tests;
@@ -28,6 +29,7 @@ use crate::text::files::{AddedTokens, ListedEnds, TokenizerConfig};
 use crate::text::template::ChatTemplates;
 use crate::token_bytes::TokenBytes;
 
+pub use row_template::RowTemplate;
 pub use template::{Chat, ChatEnding};
 pub use variables::TemplateVariables;
 pub(crate) use variables::check_tools;

@@ -8,7 +8,7 @@ use kernels::{
     CachePrecision, CacheRoom, ChunkPlan, Decoder, Engine, EngineWeights, Feed, GradientPath, LayerInputs,
     Packed, Precision, TokenStats,
 };
-use rollout::{Line, RowFile, RowRefusal};
+use rollout::{RowFile, RowRefusal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -77,9 +77,10 @@ fn write_logprobs(
     let positions = decoder.config.max_positions;
     let mut is_beyond = false;
     let mut rows = RowFile::of(&args.input, input)?;
-    while let Some(Line { number, text }) = rows.next_row()? {
-        let place = || format!("{}:{number}", args.input.display());
-        let tokens = tokens_of(text).with_context(place)?;
+    while let Some(line) = rows.next_row()? {
+        let whole = line.place(&args.input);
+        let place = || whole.clone();
+        let tokens = tokens_of(line.text).with_context(place)?;
         let vocabulary = decoder.config.vocabulary;
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
             bail!("{}: token {id} is outside the vocabulary of {vocabulary}", place());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rewards::{Answer, Judged, RewardError, WeightedSum};
-use rollout::{Line, RowFile};
+use rollout::RowFile;
 use serde_json::{Map, Value, json};
 
 use crate::cli::ScoreArgs;
@@ -22,7 +22,8 @@ const BATCH_ROWS: usize = 256;
 
 /// One line of the input.
 struct Row {
-    number: usize,
+    /// The file and the line.
+    place: String,
     /// The line as it was given; the verdict is added to it.
     line: Map<String, Value>,
     /// Its text, which is written again to the byte where that can be: no number is put otherwise.
@@ -97,7 +98,7 @@ fn judge(
         if batch.is_empty() {
             return Ok(());
         }
-        let written = write_batch(rewards, batch, &args.input, output, counts);
+        let written = write_batch(rewards, batch, output, counts);
         output.flush().with_context(|| args.output.display().to_string())?;
         written?;
     }
@@ -111,14 +112,15 @@ fn progress_bar(bytes: u64) -> ProgressBar {
 fn read_batch(file: &mut RowFile, path: &Path, config: &ScoreConfig) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     while rows.len() < BATCH_ROWS {
-        let Some(Line { number, text }) = file.next_row()? else { break };
-        let row = text.map_err(anyhow::Error::from).and_then(|text| row(&text, number, config));
-        rows.push(row.with_context(|| format!("{}:{number}", path.display()))?);
+        let Some(line) = file.next_row()? else { break };
+        let place = line.place(path);
+        let row = line.text.map_err(anyhow::Error::from).and_then(|text| row(&text, &place, config));
+        rows.push(row.context(place)?);
     }
     Ok(rows)
 }
 
-fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
+fn row(written: &str, place: &str, config: &ScoreConfig) -> Result<Row> {
     let line = rollout::json_object(written).map_err(anyhow::Error::msg)?;
     let text = |key: &str| match line.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -157,7 +159,7 @@ fn row(written: &str, number: usize, config: &ScoreConfig) -> Result<Row> {
         Some(answer) => rollout::references("answer", answer.clone())?,
     };
     Ok(Row {
-        number,
+        place: place.to_owned(),
         prompt,
         completion,
         references,
@@ -177,15 +179,13 @@ fn recorded_tokens(line: &Map<String, Value>) -> Option<usize> {
 fn write_batch(
     rewards: &WeightedSum,
     rows: Vec<Row>,
-    file: &Path,
     output: &mut Output,
     counts: &mut Counts,
 ) -> Result<()> {
     let answers: Vec<Answer<'_>> = rows.iter().map(Row::answer).collect();
     let scored = rewards.judge_all(&answers);
     for (row, reward) in rows.into_iter().zip(scored) {
-        let place = || format!("{}:{}", file.display(), row.number);
-        let verdict = counts.add(reward).with_context(place)?;
+        let verdict = counts.add(reward).context(row.place)?;
         output.write_line(&with_verdict(row.line, &row.text, verdict)?)?;
     }
     Ok(())
@@ -290,10 +290,10 @@ mod tests {
     #[test]
     fn a_row_may_leave_out_what_no_reward_asks_for() {
         let math = config("[[rewards]]\nkind = \"math\"\n");
-        let found = row(r#"{"completion": "4", "answer": 4}"#, 1, &math).unwrap();
+        let found = row(r#"{"completion": "4", "answer": 4}"#, "a:1", &math).unwrap();
         assert_eq!((found.references, found.tokens, found.prompt.as_str()), (vec!["4".to_owned()], 0, ""));
         let length = config("[[rewards]]\nkind = \"length\"\nlength_max = 10\n");
-        let error = row(r#"{"completion": "4"}"#, 1, &length).err().unwrap().to_string();
+        let error = row(r#"{"completion": "4"}"#, "a:1", &length).err().unwrap().to_string();
         assert!(error.contains("`tokens` is missing") && error.contains("`length`"), "{error}");
     }
 
@@ -312,7 +312,7 @@ mod tests {
             (r#"{"completion": "", "truncated": 1}"#, "`truncated` must be true or false"),
         ];
         for (line, expected) in cases {
-            let error = format!("{:#}", row(line, 1, &math).err().unwrap());
+            let error = format!("{:#}", row(line, "a:1", &math).err().unwrap());
             assert!(error.starts_with(expected), "{line}: {error}");
         }
     }

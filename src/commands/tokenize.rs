@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use rollout::{Chat, ChatEnding, ChatFields, Line, RowFile, TemplateVariables, Text};
+use rollout::{Chat, ChatEnding, ChatFields, RowFile, TemplateVariables, Text};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -47,12 +47,14 @@ fn encode_rows(
     path: &Path,
     output: &mut Output,
 ) -> Result<()> {
-    while let Some(Line { number, text: written }) = rows.next_row()? {
-        let tokenized = written
+    while let Some(line) = rows.next_row()? {
+        let place = line.place(path);
+        let tokenized = line
+            .text
             .map_err(anyhow::Error::from)
             .and_then(|written| rollout::json_object(&written).map_err(anyhow::Error::msg))
             .and_then(|fields| encode(text, variables, &fields))
-            .with_context(|| format!("{}:{number}", path.display()))?;
+            .context(place)?;
         output.write_line(&serde_json::to_string(&tokenized)?)?;
     }
     Ok(())

@@ -80,6 +80,11 @@ pub(super) fn mismatch(learner: &mut LearnerConfig, rollout: Option<&RolloutConf
     learner.mismatch.get_or_insert_with(|| MismatchConfig::by_default(rounded, importance));
 }
 
+/// Refuses keys of `[data]` that contradict each other.
+pub(super) fn data(document: &Document, data: &DataConfig) -> Result<(), ConfigError> {
+    complain(document, "data.", data.check())
+}
+
 /// Makes the weighted sum once, with stand-ins for verifiers that only the program around the config knows. The
 /// rewards stand in `section`, which is empty or ends with a point.
 pub(super) fn rewards(
@@ -214,7 +219,7 @@ pub(super) fn eval(
             let message = "eval.data: data.kind = \"task\" makes its own held-out problems; leave it out";
             return Err(document.error("eval.data", message));
         }
-        (DataConfig::Jsonl(_), None) => nothing_held_out(document, eval)?,
+        (DataConfig::Jsonl(file), None) if file.split.is_none() => nothing_held_out(document, eval)?,
         _ => {}
     }
     at_least_one(document, "eval.problems", eval.problems)?;

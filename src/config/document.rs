@@ -2,6 +2,7 @@
 //!
 //! It knows no key of longhaul: a caller takes one section after the other out of it, as any serde type.
 
+mod nested;
 mod numbers;
 mod renamed;
 
@@ -15,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::ConfigError;
+use nested::{at, holder, remove};
 use numbers::{WHOLE_NUMBERS, is_whole_number, too_large};
 
 /// Below this likeness two words are not a typo of each other; `lamda` and `lambda` have 0.95.
@@ -311,6 +313,11 @@ impl Fault {
         let first = words.next().unwrap_or_default();
         let known: Vec<String> = words.collect();
         let problem = if message.starts_with("unknown field") {
+            let is_here = at(value, &keys).is_some_and(|table| table.get(first.as_str()).is_some());
+            if let Some(inner) = at(value, &keys).filter(|_| !is_here).and_then(|table| holder(table, &first))
+            {
+                keys.extend(inner);
+            }
             keys.push(first);
             Problem::UnknownKey { known }
         } else if message.starts_with("missing field") {
@@ -450,18 +457,6 @@ fn reach<'a>(table: &'a mut Table, keys: &[&str], path: &mut String) -> Option<&
         };
     }
     Some(place)
-}
-
-fn at<'a>(value: &'a Value, keys: &[String]) -> Option<&'a Value> {
-    keys.iter().try_fold(value, |value, key| value.get(key.as_str()))
-}
-
-fn remove(value: &mut Value, keys: &[&str]) {
-    let Some((last, path)) = keys.split_last() else { return };
-    let table = path.iter().try_fold(value, |value, key| value.get_mut(*key));
-    if let Some(table) = table.and_then(Value::as_table_mut) {
-        table.remove(*last);
-    }
 }
 
 fn is_at_or_below(path: &str, above: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Paths of a config, made absolute: from the current directory first, then from the config file's own folder. The
 //! programs of plugins are looked for as the system will look for them.
 
+use std::borrow::Cow;
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -15,17 +16,17 @@ use super::document::Document;
 
 /// A path that a config gives.
 pub(super) struct ConfigPath<'a> {
-    key: &'static str,
+    key: Cow<'static, str>,
     path: &'a mut PathBuf,
 }
 
 impl<'a> ConfigPath<'a> {
     pub(super) fn new(key: &'static str, path: &'a mut PathBuf) -> Self {
-        Self { key, path }
+        Self { key: Cow::Borrowed(key), path }
     }
 
     pub(super) fn given(key: &'static str, path: &'a mut Option<PathBuf>) -> Option<Self> {
-        path.as_mut().map(|path| Self { key, path })
+        path.as_mut().map(|path| Self::new(key, path))
     }
 
     /// The folder of the layers' inputs, where gradients keep them in a file.
@@ -33,12 +34,9 @@ impl<'a> ConfigPath<'a> {
         Self::given(key, &mut gradients.streambp_mut()?.layer_inputs_dir)
     }
 
-    /// The file of the prompts, where they are read from one.
-    pub(super) fn of_data(data: &'a mut DataConfig) -> Option<Self> {
-        match data {
-            DataConfig::Task(_) => None,
-            DataConfig::Jsonl(file) => Some(Self { key: "data.path", path: &mut file.path }),
-        }
+    /// The files of the prompts, where they are read from some.
+    pub(super) fn of_data(data: &'a mut DataConfig) -> impl Iterator<Item = Self> {
+        data.paths().into_iter().map(|(key, path)| Self { key: Cow::Owned(key), path })
     }
 }
 
@@ -81,7 +79,7 @@ impl Finder<'_> {
                 "{message}; a name on the Hugging Face Hub? Download it first (hf download {name} --local-dir DIR)"
             );
         }
-        Err(self.document.error(key, message))
+        Err(self.document.error(&key, message))
     }
 
     /// A word of a plugin's command that is no file from the current directory, but one beside the config, is that.

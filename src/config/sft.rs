@@ -7,13 +7,12 @@ use rewards::{MathConfig, RewardConfig, RewardKind};
 use rollout::{DataConfig, StopConfig};
 use serde::Serialize;
 
-use super::check::{at_least_one, complain, device, eval, layer_inputs, positions, rewards, writing};
+use super::check::{at_least_one, complain, data, device, eval, layer_inputs, positions, rewards, writing};
 use super::document::Document;
 use super::paths::{ConfigPath, RewardAt};
 use super::{
     CheckpointSection, ConfigError, CreateSection, EvalSection, Evaluation, MetricsSection, Sections,
-    SftModelSection, SftRunSection, SftSection, ShapeFault, check_shape, data_file, eval_section, load,
-    to_toml,
+    SftModelSection, SftRunSection, SftSection, ShapeFault, check_shape, eval_section, load, to_toml,
 };
 
 /// The config of `longhaul sft`, checked.
@@ -74,6 +73,7 @@ impl Sections for SftRunConfig {
         complain(document, "", cuts)?;
         layer_inputs(document, "sft", &self.sft.gradients, self.run.device)?;
         complain(document, "", self.optimizer.check())?;
+        data(document, &self.data)?;
         starting_model(document, self)?;
         demonstrations(document, self)?;
         if self.rewards.is_empty() {
@@ -126,7 +126,7 @@ impl SftRunConfig {
     /// The files and folders that a run reads.
     #[must_use]
     pub fn files_read(&self) -> Vec<&Path> {
-        let further = self.eval.data.as_deref().into_iter().chain(data_file(&self.data));
+        let further = self.eval.data.as_deref().into_iter().chain(self.data.files());
         self.model.path.as_deref().into_iter().chain(further).collect()
     }
 

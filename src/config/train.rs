@@ -8,14 +8,14 @@ use rollout::{DataConfig, QueueConfig, RolloutConfig};
 use serde::Serialize;
 
 use super::check::{
-    complain, correctness, device, eval, kl, kv_cache, layer_inputs, mismatch, positions, precision, rewards,
-    watching, writing,
+    complain, correctness, data, device, eval, kl, kv_cache, layer_inputs, mismatch, positions, precision,
+    rewards, watching, writing,
 };
 use super::document::Document;
 use super::paths::{ConfigPath, RewardAt};
 use super::{
     AlarmsSection, CheckpointSection, ConfigError, EvalSection, Evaluation, MetricsSection, ModelSection,
-    OUTPUT_TOKENS_KEY, RunSection, Sections, WatchdogSection, data_file, eval_section, load, to_toml,
+    OUTPUT_TOKENS_KEY, RunSection, Sections, WatchdogSection, eval_section, load, to_toml,
 };
 
 /// The sections of a train config.
@@ -104,6 +104,7 @@ impl Sections for RunConfig {
         complain(document, "", self.learner.check())?;
         complain(document, "", self.queue.check(self.learner.groups_per_step))?;
         complain(document, "", self.optimizer.check())?;
+        data(document, &self.data)?;
         rewards(document, "", Some(&self.data), &self.rewards)?;
         if !self.eval.rewards.is_empty() {
             rewards(document, "eval.", Some(&self.data), &self.eval.rewards)?;
@@ -160,7 +161,7 @@ impl RunConfig {
     #[must_use]
     pub fn files_read(&self) -> Vec<&Path> {
         let reference = self.learner.kl.reference.as_deref();
-        let further = reference.into_iter().chain(self.eval.data.as_deref()).chain(data_file(&self.data));
+        let further = reference.into_iter().chain(self.eval.data.as_deref()).chain(self.data.files());
         std::iter::once(self.model.path.as_path()).chain(further).collect()
     }
 

@@ -336,7 +336,8 @@ fn flat(text: &str) -> Result<BTreeMap<String, toml::Value>> {
     // Runs of earlier versions wrote these also where nobody had set them.
     let is_default = |key: &str, value: &toml::Value| {
         let fields = rollout::JsonlConfig::FIELDS;
-        let name = fields.iter().find(|(name, _)| key.strip_prefix("data.") == Some(name));
+        let written = key.strip_prefix("data.").map(|name| name.strip_suffix("_field").unwrap_or(name));
+        let name = fields.iter().find(|(name, _)| written == Some(name));
         name.is_some_and(|(_, default)| value.as_str() == Some(default))
     };
     values.retain(|key, value| !is_default(key, value));

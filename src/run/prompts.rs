@@ -113,9 +113,9 @@ impl Surveys {
 
 /// Says that held-out prompts are those that are trained on, if they are.
 pub(crate) fn same_file(data: &DataConfig, held_out: Option<&Path>) -> Option<String> {
-    let (DataConfig::Jsonl(training), Some(held_out)) = (data, held_out) else { return None };
+    let (DataConfig::Jsonl(_), Some(held_out)) = (data, held_out) else { return None };
     let canonical = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    (canonical(&training.path) == canonical(held_out)).then(|| {
+    data.files().iter().any(|path| canonical(path) == canonical(held_out)).then(|| {
         format!(
             "eval.data is the file of data.path, {}: the evaluation measures the prompts that are trained on; give it a \
              file of other prompts",
@@ -138,6 +138,12 @@ pub(crate) fn tell(survey: &Survey) {
         tracing::info!(
             "{source}: {count} reference answers have thoughts before them, which are not compared with"
         );
+    }
+    for (count, reason) in survey.left_out.counts() {
+        tracing::info!("{}: {count} rows are left out: {reason}", survey.source);
+    }
+    for (file, prompts) in &survey.files {
+        tracing::info!("{file}: {prompts} prompts");
     }
     let Some(skipped) = &survey.skipped else { return };
     for line in skipped.named() {

@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_rows;
 mod binary;
 mod configs;
+mod data;
 mod docs;
 mod documents;
 mod embedding;

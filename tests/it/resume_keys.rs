@@ -43,7 +43,8 @@ fn over_a_file(folder: &Path) -> Vec<String> {
     let path = Value::String(file.to_string_lossy().into_owned());
     let data = format!(
         "data={{kind=\"jsonl\",path={path},prompt_field=\"question\",answer_field=\"solution\",\
-         completion_field=\"worked\",last_assistant=\"drop\",bad_rows=\"skip\",template={{enable_thinking=true}}}}"
+         completion_field=\"worked\",chat=true,system_prompt=\"be brief\",prompt_tokens_min=1,prompt_tokens_max=60,\
+         shuffle_seed=4,split={{name=\"train\",fraction=0.5,seed=1}},last_assistant=\"drop\",bad_rows=\"skip\",template={{enable_thinking=true}}}}"
     );
     let more = [
         data,

@@ -32,15 +32,21 @@ struct WantedField {
 impl FieldCensus {
     /// The fields to look for: demonstrations have completions, other prompts have answers.
     pub(super) fn new(config: &JsonlConfig, needs: &Needs<'_>) -> Self {
-        let JsonlConfig { prompt_field, answer_field, completion_field, .. } = config;
+        let JsonlConfig { prompt, answer, completion, .. } = config;
+        let prompt = prompt.as_ref();
         let names = match needs.demonstrations {
-            Some(_) => [prompt_field, &None, completion_field],
-            None => [prompt_field, answer_field, &None],
+            Some(_) => [prompt.cloned(), None, completion.clone()],
+            None => [prompt.cloned(), answer.as_ref().map(|_| config.answer_field().to_owned()), None],
         };
         let keys = JsonlConfig::FIELDS.iter().zip(names);
-        let wanted = keys
-            .filter_map(|(&(key, _), name)| Some(WantedField { key, name: name.clone()?, is_there: false }));
-        Self { wanted: wanted.collect(), found: Vec::new(), has_rows: false }
+        let wanted =
+            keys.filter_map(|(&(key, _), name)| Some(WantedField { key, name: name?, is_there: false }));
+        let sorted_by = config.curriculum.as_ref().map(|curriculum| WantedField {
+            key: "curriculum",
+            name: curriculum.field.clone(),
+            is_there: false,
+        });
+        Self { wanted: wanted.chain(sorted_by).collect(), found: Vec::new(), has_rows: false }
     }
 
     /// Looks at the fields of a row.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
+use super::line::Line;
 use crate::bad_rows::{RowProblem, RowRefusal};
 use crate::error::RolloutError;
 
@@ -30,15 +31,6 @@ const FOREIGN: [(&[u8], &str); 9] = [
     (b"GGUF", "a GGUF model"),
     (b"SQLite", "an SQLite database: export its table as JSON lines"),
 ];
-
-/// One row as it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    /// The line that it begins on, counted from 1.
-    pub number: usize,
-    /// Its text, or why it has none.
-    pub text: Result<String, RowRefusal>,
-}
 
 /// A file whose rows are read one after the other.
 pub struct RowFile {
@@ -106,7 +98,7 @@ impl RowFile {
                 return Ok(self.elements.pop());
             }
             self.begun = true;
-            return Ok(Some(Line { number, text: text(std::mem::take(&mut bytes)) }));
+            return Ok(Some(Line::of_text(number, text(std::mem::take(&mut bytes)))));
         }
     }
 }
@@ -185,7 +177,7 @@ fn elements(bytes: Vec<u8>, first: usize) -> Result<Vec<Line>, (usize, String)> 
         let value = values.next();
         let end = at + values.byte_offset();
         match value {
-            Some(Ok(_)) => lines.push(Line { number, text: Ok(whole[at..end].to_string()) }),
+            Some(Ok(_)) => lines.push(Line::of_text(number, Ok(whole[at..end].to_string()))),
             Some(Err(error)) => return broken(format!("{error}, counted from the row's beginning")),
             None => return broken("the array does not end".to_string()),
         }
@@ -214,7 +206,7 @@ mod tests {
 
     fn good(bytes: &[u8]) -> Vec<(usize, String)> {
         let rows = read(bytes).expect("a format that is read").into_iter();
-        rows.map(|Line { number, text }| (number, text.expect("a text"))).collect()
+        rows.map(|Line { number, text, .. }| (number, text.expect("a text"))).collect()
     }
 
     const TWO: &str = "{\"a\": \"é\u{2028}\"}\r\n\n  \n{\"b\": 2}";

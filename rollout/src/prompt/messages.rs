@@ -63,6 +63,11 @@ pub(super) fn ends_with_assistant(messages: &[Value]) -> bool {
     messages.last().is_some_and(is_assistant)
 }
 
+/// Whether it is what the system says, under either of its names.
+pub(super) fn is_system(message: &Value) -> bool {
+    message["role"] == "system" || message["role"] == "developer"
+}
+
 pub(super) fn is_assistant(message: &Value) -> bool {
     message["role"] == "assistant"
 }

@@ -4,14 +4,16 @@
 use rewards::reference_behind_thoughts;
 use serde_json::{Map, Value};
 
-use super::config::{JsonlConfig, LastAssistant};
+use super::config::LastAssistant;
+use super::mapping::Mapping;
 use super::messages;
-use crate::bad_rows::{RowProblem, RowRefusal};
+use crate::bad_rows::{RowProblem, RowRefusal, RowUnit};
 
 /// One row, checked in its form.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) line: usize,
+    pub(super) unit: RowUnit,
     pub(super) question: Question,
     /// Whether it has `messages` beside the field that its prompt is from.
     pub(super) has_two_prompts: bool,
@@ -37,15 +39,20 @@ pub(super) enum Completion {
 
 impl Row {
     pub(super) fn read(
-        config: &JsonlConfig,
+        mapping: &Mapping,
         line: usize,
+        unit: RowUnit,
         mut fields: Map<String, Value>,
     ) -> Result<Self, RowRefusal> {
-        let question = question(config, &mut fields)?;
+        let config = mapping.config();
+        let question = question(mapping, &mut fields)?;
         let has_two_prompts = has_list(&fields, "messages");
         let mut references = match take(&mut fields, config.answer_field()) {
             None => Vec::new(),
-            Some(value) => references(config.answer_field(), value)?,
+            Some(value) => {
+                let whole = references(config.answer_field(), value)?;
+                whole.into_iter().map(|text| mapping.reference(text)).collect::<Result<_, _>>()?
+            }
         };
         let is_cut = |text: &String| reference_behind_thoughts(text).is_none_or(|rest| rest != text);
         let mut has_thoughts = references.iter().any(is_cut);
@@ -73,7 +80,7 @@ impl Row {
                 return Err(RowProblem::Completion.because(reason));
             }
         };
-        Ok(Row { line, question, has_two_prompts, references, has_thoughts, completion, fields })
+        Ok(Row { line, unit, question, has_two_prompts, references, has_thoughts, completion, fields })
     }
 
     /// The roles in its messages that chat templates seldom know.
@@ -100,8 +107,11 @@ impl Row {
     }
 }
 
-fn question(config: &JsonlConfig, fields: &mut Map<String, Value>) -> Result<Question, RowRefusal> {
-    let prompt_field = config.prompt_field();
+fn question(mapping: &Mapping, fields: &mut Map<String, Value>) -> Result<Question, RowRefusal> {
+    if let Some(text) = mapping.templated(fields)? {
+        return Ok(Question::Text(text));
+    }
+    let prompt_field = mapping.config().prompt_field();
     let named = [prompt_field, "messages"];
     let found = named.into_iter().find_map(|name| take(fields, name).map(|value| (name, value)));
     match found {
@@ -135,7 +145,7 @@ fn no_prompt(prompt_field: &str, fields: &Map<String, Value>) -> String {
     let listed = fields.keys().take(FIELDS_LISTED_MAX).map(|name| format!("`{name}`"));
     let listed = listed.collect::<Vec<_>>().join(", ");
     let more = if fields.len() > FIELDS_LISTED_MAX { " and others" } else { "" };
-    format!("{missing}: the row has {listed}{more}; name the one with the prompt in data.prompt_field")
+    format!("{missing}: the row has {listed}{more}; name the one with the prompt in data.prompt")
 }
 
 fn has_list(fields: &Map<String, Value>, name: &str) -> bool {
@@ -174,11 +184,35 @@ fn take(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
     take(fields.get_mut(first)?.as_object_mut()?, rest)
 }
 
+/// A field by its own name or by a path into objects.
+pub(super) fn at<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    fields.get(name).or_else(|| {
+        let (first, rest) = name.split_once('.')?;
+        at(fields.get(first)?.as_object()?, rest)
+    })
+}
+
+/// A field that is a text or a number, as a text.
+pub(super) fn text_at(fields: &Map<String, Value>, name: &str) -> Option<String> {
+    match at(fields, name)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A field that is a finite number, or the text of one.
+pub(super) fn number_at(fields: &Map<String, Value>, name: &str) -> Result<f64, RowRefusal> {
+    let text = text_at(fields, name).ok_or_else(|| {
+        RowProblem::Field
+            .because(format!("`{name}`, which data.curriculum sorts by, is missing or no number"))
+    })?;
+    text.trim().parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| {
+        RowProblem::Field.because(format!("`{name}`, which data.curriculum sorts by, is no number: {text:?}"))
+    })
+}
+
 /// Whether there is a field of this name, be it `null`.
 pub(super) fn has(fields: &Map<String, Value>, name: &str) -> bool {
-    fields.contains_key(name)
-        || name
-            .split_once('.')
-            .and_then(|(first, rest)| has(fields.get(first)?.as_object()?, rest).then_some(()))
-            .is_some()
+    at(fields, name).is_some()
 }

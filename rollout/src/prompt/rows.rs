@@ -5,15 +5,19 @@ use std::path::Path;
 
 use rewards::Answer;
 use serde_json::{Map, Value};
+use trajectory::random::{fraction, key_of_text};
 
 use super::census::FieldCensus;
-use super::config::{BadRowsPolicy, JsonlConfig, LastAssistant, Learn};
-use super::file::{Line, RowFile};
+use super::config::{BadRowsPolicy, JsonlConfig, LastAssistant, Learn, SplitName};
+use super::file::RowFile;
+use super::framing::{Framed, Framing};
+use super::line::Line;
+use super::mapping::Mapping;
 use super::messages::{self, Renderer};
-use super::row::{Completion, Question, Row};
+use super::row::{Completion, Question, Row, number_at};
 use super::supervised::Demonstration;
-use super::survey::{DemonstrationNeeds, Needs, PromptLengths, Survey, refusal_of};
-use crate::bad_rows::{BadRow, BadRows, RowProblem, RowRefusal};
+use super::survey::{DemonstrationNeeds, LeftOut, Needs, PromptLengths, Survey, refusal_of};
+use crate::bad_rows::{BadRow, BadRows, RowProblem, RowRefusal, RowUnit};
 use crate::error::RolloutError;
 use crate::json;
 use crate::text::{ChatEnding, Text};
@@ -23,10 +27,14 @@ const ENDS_WITH_ANSWER: &str = "the last message is the assistant's: an answer i
 
 const ONLY_THOUGHTS: &str = "the assistant's last message holds nothing but thoughts, so data.last_assistant = \"answer\" finds no answer in it";
 
+/// Keeps the numbers of splits apart from those of shuffles under one seed.
+const SPLIT_STREAM: u64 = 0x5711;
+
 /// The usable rows of a file.
 #[derive(Debug)]
 pub(super) struct Rows {
-    config: JsonlConfig,
+    mapping: Mapping,
+    framing: Framing,
     rows: Vec<UsableRow>,
 }
 
@@ -36,12 +44,29 @@ struct UsableRow {
     row: Row,
     /// The tokens of its prompt.
     prompt_tokens: usize,
+    /// What a curriculum sorts by; 0 without one.
+    number: f64,
 }
 
 /// A row of a file, if it has the form of one.
 struct ReadRow {
     line: usize,
-    row: Result<Row, RowRefusal>,
+    unit: RowUnit,
+    row: Result<NumberedRow, RowRefusal>,
+}
+
+/// A row with what a curriculum sorts by.
+struct NumberedRow {
+    row: Row,
+    number: f64,
+}
+
+/// What became of a row that is not bad.
+enum Looked {
+    Usable(usize),
+    Short,
+    Long,
+    Example,
 }
 
 /// What a row asks, as verifiers and as the policy see it.
@@ -57,32 +82,52 @@ impl Rows {
         needs: &Needs<'_>,
         text: &Text,
     ) -> Result<(Self, Survey), RolloutError> {
-        let path = &config.path;
-        let read = read_rows(config, needs)?;
-        let (all, mut bad, mut good) = (read.len(), Vec::new(), Vec::new());
-        for ReadRow { line, row } in read {
-            let looked_at = row.and_then(|row| {
-                let prompt_tokens = look_at(config, &row, needs, text)?;
-                Ok(UsableRow { row, prompt_tokens })
+        let mapping = Mapping::new(config)?;
+        let framing = Framing::new(&mapping)?;
+        let mut rows = Self { mapping, framing, rows: Vec::new() };
+        let path = rows.path().to_path_buf();
+        let (read, mut left_out) = rows.read(needs)?;
+        let (all, mut bad) = (read.len(), Vec::new());
+        for ReadRow { line, unit, row } in read {
+            let looked_at = row.and_then(|NumberedRow { row, number }| {
+                let looked = rows.look_at(&row, needs, text)?;
+                Ok((looked, row, number))
             });
             match looked_at {
-                Ok(row) => good.push(row),
-                Err(refusal) => bad.push(BadRow::new(path, line, refusal)),
+                Ok((Looked::Usable(prompt_tokens), row, number)) => {
+                    rows.rows.push(UsableRow { row, prompt_tokens, number });
+                }
+                Ok((Looked::Short, ..)) => left_out.short += 1,
+                Ok((Looked::Long, ..)) => left_out.long += 1,
+                Ok((Looked::Example, ..)) => left_out.examples += 1,
+                Err(refusal) => bad.push(BadRow::new(&path, line, unit, refusal)),
             }
         }
         let skipped = (!bad.is_empty()).then_some(BadRows { rows: all, bad });
-        let lengths = PromptLengths::of(good.iter().map(|row| row.prompt_tokens).collect());
+        let survey = rows.survey(skipped, left_out, needs)?;
+        Ok((rows, survey))
+    }
+
+    /// What was found, or why nothing of it can be used.
+    fn survey(
+        &self,
+        skipped: Option<BadRows>,
+        left_out: LeftOut,
+        needs: &Needs<'_>,
+    ) -> Result<Survey, RolloutError> {
+        let (config, path) = (self.mapping.config(), self.path());
+        let lengths = PromptLengths::of(self.prompt_lengths().collect());
         let (lengths, skipped) = match (lengths, skipped) {
-            (_, Some(bad)) if config.bad_rows == BadRowsPolicy::Stop || good.is_empty() => {
+            (_, Some(bad)) if config.bad_rows == BadRowsPolicy::Stop || self.rows.is_empty() => {
                 return Err(RolloutError::Rows(Box::new(bad)));
             }
-            (None, _) => return Err(holds_no_prompts(path)),
+            (None, _) => return Err(holds_no_prompts(path, left_out)),
             (Some(lengths), skipped) => (lengths, skipped),
         };
-        let rows = || good.iter().map(|usable| &usable.row);
-        let survey = Survey {
+        let rows = || self.rows.iter().map(|usable| &usable.row);
+        Ok(Survey {
             source: path.display().to_string(),
-            prompts: good.len(),
+            prompts: self.rows.len(),
             is_whole: true,
             lengths,
             answered: rows().filter(|row| row.is_answered()).count(),
@@ -94,8 +139,23 @@ impl Rows {
             },
             notes: notes(config, rows()),
             skipped,
-        };
-        Ok((Self { config: config.clone(), rows: good }, survey))
+            left_out,
+            files: Vec::new(),
+        })
+    }
+
+    /// The file.
+    fn path(&self) -> &Path {
+        self.mapping.config().path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    pub(super) fn prompt_lengths(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().map(|row| row.prompt_tokens)
+    }
+
+    /// What a curriculum sorts by.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = f64> {
+        self.rows.iter().map(|row| row.number)
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -104,7 +164,8 @@ impl Rows {
 
     /// File and line.
     pub(super) fn id(&self, place: usize) -> String {
-        format!("{}:{}", self.config.path.display(), self.rows[place].row.line)
+        let Row { line, unit, .. } = self.rows[place].row;
+        unit.place(self.path(), line)
     }
 
     pub(super) fn prompt_tokens(&self, place: usize) -> usize {
@@ -112,7 +173,7 @@ impl Rows {
     }
 
     pub(super) fn asked(&self, place: usize, text: &Text) -> Result<Asked, RowRefusal> {
-        asked(&self.config, &self.rows[place].row, self.config.last_assistant, text)
+        self.asked_of(&self.rows[place].row, self.mapping.config().last_assistant, text)
     }
 
     /// The reference answers and the other fields.
@@ -127,8 +188,158 @@ impl Rows {
         learn: Learn,
         text: &Text,
     ) -> Result<Demonstration, RowRefusal> {
-        demonstrated(&self.config, &self.rows[place].row, learn, text)
+        self.demonstrated(&self.rows[place].row, learn, text)
     }
+
+    /// All rows of the file in their form, good and bad, without those of the other part of a split.
+    fn read(&self, needs: &Needs<'_>) -> Result<(Vec<ReadRow>, LeftOut), RolloutError> {
+        let (config, path) = (self.mapping.config(), self.path());
+        let mut file = RowFile::open(path)?;
+        let mut census = FieldCensus::new(config, needs);
+        let (mut rows, mut left_out) = (Vec::new(), LeftOut::default());
+        while let Some(Line { number: line, unit, text }) = file.next_row()? {
+            let fields = text.and_then(|written| {
+                json::object(&written).map_err(|reason| RowProblem::Json.because(reason))
+            });
+            if let Ok(fields) = &fields {
+                census.look_at(fields);
+                if is_of_other_split(config, fields) {
+                    left_out.other_split += 1;
+                    continue;
+                }
+            }
+            let row = fields.and_then(|fields| {
+                let number = match &config.curriculum {
+                    Some(curriculum) => number_at(&fields, &curriculum.field)?,
+                    None => 0.0,
+                };
+                Ok(NumberedRow { row: Row::read(&self.mapping, line, unit, fields)?, number })
+            });
+            rows.push(ReadRow { line, unit, row });
+        }
+        if rows.is_empty() {
+            return Err(holds_no_prompts(path, left_out));
+        }
+        census.check(path)?;
+        Ok((rows, left_out))
+    }
+
+    /// The tokens of a row's prompt, if the row has what it needs and the config does not leave it out.
+    fn look_at(&self, row: &Row, needs: &Needs<'_>, text: &Text) -> Result<Looked, RowRefusal> {
+        if self.framing.has_example(&row.question) {
+            return Ok(Looked::Example);
+        }
+        if let Some(DemonstrationNeeds { learn, tokens_max }) = needs.demonstrations {
+            let demonstration = self.demonstrated(row, learn, text)?;
+            let tokens = demonstration.prompt_tokens.len();
+            let looked = self.within_limits(tokens);
+            if !matches!(looked, Looked::Usable(_)) {
+                return Ok(looked);
+            }
+            needs.room_for(tokens)?;
+            let whole = tokens + demonstration.target_tokens.len();
+            if whole > tokens_max {
+                let reason = format!(
+                    "has {whole} tokens with its completion, but the model has {tokens_max} positions"
+                );
+                return Err(RowProblem::Long.because(reason));
+            }
+            return Ok(looked);
+        }
+        let config = self.mapping.config();
+        let Asked { text, tokens } = self.asked_of(row, config.last_assistant, text)?;
+        let looked = self.within_limits(tokens.len());
+        if !matches!(looked, Looked::Usable(_)) {
+            return Ok(looked);
+        }
+        needs.room_for(tokens.len())?;
+        if config.last_assistant == Some(LastAssistant::Answer)
+            && row.has_thoughts
+            && row.references.is_empty()
+        {
+            return Err(RowProblem::Answer.because(ONLY_THOUGHTS));
+        }
+        if let Some(rewards) = needs.rewards {
+            let question = Answer {
+                prompt: &text,
+                completion: "",
+                references: &row.references,
+                fields: &row.fields,
+                tokens: 0,
+                truncated: false,
+            };
+            rewards.check(&question).map_err(|error| refusal_of(&error, config.answer_field()))?;
+        }
+        Ok(looked)
+    }
+
+    /// Whether the config leaves a prompt out for its length.
+    fn within_limits(&self, tokens: usize) -> Looked {
+        let config = self.mapping.config();
+        match (config.prompt_tokens_min, config.prompt_tokens_max) {
+            (Some(min), _) if tokens < min => Looked::Short,
+            (_, Some(max)) if tokens > max => Looked::Long,
+            _ => Looked::Usable(tokens),
+        }
+    }
+
+    fn demonstrated(&self, row: &Row, learn: Learn, text: &Text) -> Result<Demonstration, RowRefusal> {
+        let Framed { question, .. } = self.framing.framed(&row.question)?;
+        if let Some(demonstration) =
+            Demonstration::of_row(self.mapping.config(), row, &question, learn, text)?
+        {
+            return Ok(demonstration);
+        }
+        let Some(Completion::Text(target)) = &row.completion else {
+            return Err(RowProblem::Completion.because("no completion to learn from"));
+        };
+        // The completion goes on with a turn that is begun; data.last_assistant is about prompts without one.
+        let asked = self.asked_of(row, Some(LastAssistant::Continue), text)?;
+        Demonstration::of_text(asked.tokens, target, text)
+    }
+
+    /// What a row asks.
+    fn asked_of(
+        &self,
+        row: &Row,
+        last_assistant: Option<LastAssistant>,
+        text: &Text,
+    ) -> Result<Asked, RowRefusal> {
+        let refused = RolloutError::refusing_row;
+        let Framed { question, own } = self.framing.framed(&row.question)?;
+        let messages = match &*question {
+            Question::Text(question) => {
+                let tokens = text.encode(question).map_err(refused)?;
+                return Ok(Asked { text: own.unwrap_or(question).to_owned(), tokens });
+            }
+            Question::Messages(messages) => &messages[..],
+        };
+        let (messages, ending) = match (messages::ends_with_assistant(messages), last_assistant) {
+            (false, _) => (messages, ChatEnding::GenerationPrompt),
+            (true, None) => return Err(RowProblem::Messages.because(ENDS_WITH_ANSWER)),
+            (true, Some(LastAssistant::Continue)) => (messages, ChatEnding::Continued),
+            (true, Some(LastAssistant::Drop | LastAssistant::Answer)) => {
+                let rest = &messages[..messages.len() - 1];
+                if rest.is_empty() || messages::ends_with_assistant(rest) {
+                    let reason = "without the assistant's last message there is no question left";
+                    return Err(RowProblem::Messages.because(reason));
+                }
+                (rest, ChatEnding::GenerationPrompt)
+            }
+        };
+        let renderer = Renderer::new(&row.fields, &self.mapping.config().template, text)?;
+        let templated = renderer.render(messages, ending).map_err(refused)?;
+        let tokens = text.encode_fragment(&templated).map_err(refused)?;
+        Ok(Asked { text: messages::last_of_user(messages), tokens })
+    }
+}
+
+/// Whether a row is of the part that the config does not take: by its content alone.
+fn is_of_other_split(config: &JsonlConfig, fields: &Map<String, Value>) -> bool {
+    let Some(split) = &config.split else { return false };
+    let content = serde_json::to_string(fields).expect("a map of JSON values is JSON");
+    let is_train = fraction(&[split.seed, SPLIT_STREAM, key_of_text(&content)]) < split.fraction;
+    is_train != (split.name == SplitName::Train)
 }
 
 /// What a person may not expect of rows that are used.
@@ -151,120 +362,18 @@ fn notes<'a>(config: &JsonlConfig, rows: impl Iterator<Item = &'a Row>) -> Vec<S
         let (prompt, rows) = (config.prompt_field(), if two_prompts == 1 { "row has" } else { "rows have" });
         notes.push(format!(
             "{two_prompts} {rows} `{prompt}` and `messages`: `{prompt}` is the prompt, and `messages` is not read; \
-             data.prompt_field = \"messages\" takes the other"
+             data.prompt = \"messages\" takes the other"
         ));
     }
     notes
 }
 
-fn holds_no_prompts(path: &Path) -> RolloutError {
-    RolloutError::content(path, "holds no prompts")
-}
-
-/// All rows of a file in their form, good and bad.
-fn read_rows(config: &JsonlConfig, needs: &Needs<'_>) -> Result<Vec<ReadRow>, RolloutError> {
-    let path = &config.path;
-    let mut file = RowFile::open(path)?;
-    let mut census = FieldCensus::new(config, needs);
-    let mut rows = Vec::new();
-    while let Some(Line { number: line, text }) = file.next_row()? {
-        let fields = text
-            .and_then(|written| json::object(&written).map_err(|reason| RowProblem::Json.because(reason)));
-        let row = fields.and_then(|fields| {
-            census.look_at(&fields);
-            Row::read(config, line, fields)
-        });
-        rows.push(ReadRow { line, row });
-    }
-    if rows.is_empty() {
-        return Err(holds_no_prompts(path));
-    }
-    census.check(path)?;
-    Ok(rows)
-}
-
-/// The tokens of a row's prompt, if the row has what it needs.
-fn look_at(config: &JsonlConfig, row: &Row, needs: &Needs<'_>, text: &Text) -> Result<usize, RowRefusal> {
-    if let Some(DemonstrationNeeds { learn, tokens_max }) = needs.demonstrations {
-        let demonstration = demonstrated(config, row, learn, text)?;
-        let tokens = demonstration.prompt_tokens.len();
-        needs.room_for(tokens)?;
-        let whole = tokens + demonstration.target_tokens.len();
-        if whole > tokens_max {
-            let reason =
-                format!("has {whole} tokens with its completion, but the model has {tokens_max} positions");
-            return Err(RowProblem::Long.because(reason));
-        }
-        return Ok(tokens);
-    }
-    let Asked { text, tokens } = asked(config, row, config.last_assistant, text)?;
-    needs.room_for(tokens.len())?;
-    if config.last_assistant == Some(LastAssistant::Answer) && row.has_thoughts && row.references.is_empty() {
-        return Err(RowProblem::Answer.because(ONLY_THOUGHTS));
-    }
-    if let Some(rewards) = needs.rewards {
-        let question = Answer {
-            prompt: &text,
-            completion: "",
-            references: &row.references,
-            fields: &row.fields,
-            tokens: 0,
-            truncated: false,
-        };
-        rewards.check(&question).map_err(|error| refusal_of(&error, config.answer_field()))?;
-    }
-    Ok(tokens.len())
-}
-
-fn demonstrated(
-    config: &JsonlConfig,
-    row: &Row,
-    learn: Learn,
-    text: &Text,
-) -> Result<Demonstration, RowRefusal> {
-    if let Some(demonstration) = Demonstration::of_row(config, row, learn, text)? {
-        return Ok(demonstration);
-    }
-    let Some(Completion::Text(target)) = &row.completion else {
-        return Err(RowProblem::Completion.because("no completion to learn from"));
-    };
-    // The completion goes on with a turn that is begun; data.last_assistant is about prompts without one.
-    let asked = asked(config, row, Some(LastAssistant::Continue), text)?;
-    Demonstration::of_text(asked.tokens, target, text)
-}
-
-/// What a row asks.
-fn asked(
-    config: &JsonlConfig,
-    row: &Row,
-    last_assistant: Option<LastAssistant>,
-    text: &Text,
-) -> Result<Asked, RowRefusal> {
-    let refused = RolloutError::refusing_row;
-    let messages = match &row.question {
-        Question::Text(question) => {
-            let tokens = text.encode(question).map_err(refused)?;
-            return Ok(Asked { text: question.clone(), tokens });
-        }
-        Question::Messages(messages) => &messages[..],
-    };
-    let (messages, ending) = match (messages::ends_with_assistant(messages), last_assistant) {
-        (false, _) => (messages, ChatEnding::GenerationPrompt),
-        (true, None) => return Err(RowProblem::Messages.because(ENDS_WITH_ANSWER)),
-        (true, Some(LastAssistant::Continue)) => (messages, ChatEnding::Continued),
-        (true, Some(LastAssistant::Drop | LastAssistant::Answer)) => {
-            let rest = &messages[..messages.len() - 1];
-            if rest.is_empty() || messages::ends_with_assistant(rest) {
-                let reason = "without the assistant's last message there is no question left";
-                return Err(RowProblem::Messages.because(reason));
-            }
-            (rest, ChatEnding::GenerationPrompt)
-        }
-    };
-    let renderer = Renderer::new(&row.fields, &config.template, text)?;
-    let templated = renderer.render(messages, ending).map_err(refused)?;
-    let tokens = text.encode_fragment(&templated).map_err(refused)?;
-    Ok(Asked { text: messages::last_of_user(messages), tokens })
+fn holds_no_prompts(path: &Path, left_out: LeftOut) -> RolloutError {
+    let counts = left_out.counts();
+    let counts: Vec<String> = counts.iter().map(|(count, reason)| format!("{count} are {reason}")).collect();
+    let because =
+        if counts.is_empty() { String::new() } else { format!(": of its rows {}", counts.join(", ")) };
+    RolloutError::content(path, format!("holds no prompts{because}"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::config::{JsonlConfig, Learn};
-use super::messages::{Renderer, ends_with_assistant, is_assistant};
+use super::messages::{Renderer, ends_with_assistant, is_assistant, is_system};
 use super::row::{Completion, Question, Row};
 use crate::bad_rows::{RowProblem, RowRefusal};
 use crate::error::RolloutError;
@@ -48,10 +48,11 @@ impl Demonstration {
     pub(super) fn of_row(
         config: &JsonlConfig,
         row: &Row,
+        question: &Question,
         learn: Learn,
         text: &Text,
     ) -> Result<Option<Self>, RowRefusal> {
-        let (messages, learned_from) = match (&row.question, &row.completion) {
+        let (messages, learned_from) = match (question, &row.completion) {
             (_, Some(Completion::Text(_))) => return Ok(None),
             (Question::Messages(prompt), Some(Completion::Messages(completion))) => {
                 if !ends_with_assistant(completion) {
@@ -64,7 +65,16 @@ impl Demonstration {
                 return Err(RowProblem::Completion
                     .because("the completion is a list of messages, but the prompt is a text"));
             }
-            (Question::Messages(messages), None) if ends_with_assistant(messages) => (messages.clone(), 0),
+            (Question::Messages(messages), None) if ends_with_assistant(messages) => {
+                // What the config adds stands before the row's own messages, but behind a system message of theirs, and
+                // is given.
+                let own = match &row.question {
+                    Question::Messages(own) => &own[..],
+                    Question::Text(_) => &[],
+                };
+                let added = messages.len() - own.len();
+                (messages.clone(), added + usize::from(own.first().is_some_and(is_system)))
+            }
             (_, None) => return Err(RowProblem::Completion.because("no completion to learn from")),
         };
         let all = (learned_from..messages.len()).filter(|&place| is_assistant(&messages[place]));

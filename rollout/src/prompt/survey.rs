@@ -48,6 +48,8 @@ pub struct PromptLengths {
     pub min: usize,
     /// Of the one in the middle.
     pub median: usize,
+    /// Nineteen of twenty are not longer.
+    pub p95: usize,
     /// Of the longest one.
     pub max: usize,
 }
@@ -57,7 +59,43 @@ impl PromptLengths {
     pub(super) fn of(mut lengths: Vec<usize>) -> Option<Self> {
         lengths.sort_unstable();
         let (min, max) = (*lengths.first()?, *lengths.last()?);
-        Some(Self { min, median: lengths[lengths.len() / 2], max })
+        let p95 = lengths[(lengths.len() * 19).div_ceil(20) - 1];
+        Some(Self { min, median: lengths[lengths.len() / 2], p95, max })
+    }
+}
+
+/// Rows that can be used and are not, because the config leaves them out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Those of the other part of `data.split`.
+    pub other_split: usize,
+    /// Those with fewer tokens than `data.prompt_tokens_min`.
+    pub short: usize,
+    /// Those with more tokens than `data.prompt_tokens_max`.
+    pub long: usize,
+    /// Those that ask what an example of `data.few_shot` answers.
+    pub examples: usize,
+}
+
+impl LeftOut {
+    /// The counts that are not 0, each with its reason.
+    pub fn counts(&self) -> Vec<(usize, &'static str)> {
+        let all = [
+            (self.other_split, "of the other part of data.split"),
+            (self.short, "shorter than data.prompt_tokens_min"),
+            (self.long, "longer than data.prompt_tokens_max"),
+            (self.examples, "among the examples of data.few_shot"),
+        ];
+        all.into_iter().filter(|(count, _)| *count > 0).collect()
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            other_split: self.other_split + other.other_split,
+            short: self.short + other.short,
+            long: self.long + other.long,
+            examples: self.examples + other.examples,
+        }
     }
 }
 
@@ -81,11 +119,43 @@ pub struct Survey {
     /// What a person may not expect of the rows that are used: roles that chat templates seldom know, fields that are
     /// not read.
     pub notes: Vec<String>,
-    /// The rows that are left out, if there are any.
+    /// The rows that cannot be used and are left out, if there are any.
     pub skipped: Option<BadRows>,
+    /// The rows that can be used and are left out.
+    pub left_out: LeftOut,
+    /// Each file with its prompts, where there are several.
+    pub files: Vec<(String, usize)>,
 }
 
 impl Survey {
+    /// Of several files together, whose prompts have these lengths.
+    pub(super) fn joined(surveys: Vec<Self>, lengths: Vec<usize>) -> Option<Self> {
+        let mut whole: Option<Self> = None;
+        let files = surveys.iter().map(|survey| (survey.source.clone(), survey.prompts)).collect();
+        for next in surveys {
+            let Some(so_far) = &mut whole else {
+                whole = Some(next);
+                continue;
+            };
+            so_far.source = format!("{}, {}", so_far.source, next.source);
+            so_far.prompts += next.prompts;
+            so_far.answered += next.answered;
+            so_far.thought_answers += next.thought_answers;
+            so_far.last_assistant += next.last_assistant;
+            so_far.notes.extend(next.notes.into_iter().map(|note| format!("{}: {note}", next.source)));
+            so_far.left_out = so_far.left_out.plus(next.left_out);
+            let Some(more) = next.skipped else { continue };
+            match &mut so_far.skipped {
+                Some(skipped) => {
+                    skipped.rows += more.rows;
+                    skipped.bad.extend(more.bad);
+                }
+                None => so_far.skipped = Some(more),
+            }
+        }
+        Some(Self { lengths: PromptLengths::of(lengths)?, files, ..whole? })
+    }
+
     /// How many rows are left out.
     pub fn rows_skipped(&self) -> usize {
         self.skipped.as_ref().map_or(0, |skipped| skipped.bad.len())

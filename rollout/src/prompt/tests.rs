@@ -1,6 +1,8 @@
 //! Files of prompts: what a row becomes, what is refused, what the survey counts.
 
 mod completions;
+mod mapping;
+mod selection;
 mod thoughts;
 
 use std::sync::Arc;
@@ -97,8 +99,8 @@ fn fields_may_lie_in_objects() {
     let line = r#"{"q": {"text": "ab"}, "reward_model": {"style": "rule", "ground_truth": 3}}"#;
     let nested = |answer: &str| {
         open_as(line, &ROOM, |config| {
-            config.prompt_field = Some("q.text".to_string());
-            config.answer_field = Some(answer.to_string());
+            config.prompt = Some("q.text".to_string());
+            config.answer = Some(AnswerConfig::Field(answer.to_string()));
         })
     };
     let (source, survey) = nested("reward_model.ground_truth").expect("a path");
@@ -109,7 +111,7 @@ fn fields_may_lie_in_objects() {
     let error = nested("reward_model.truth").expect_err("no such field").to_string();
     assert!(
         error.ends_with(
-            "no row has the field `reward_model.truth` that data.answer_field names; rows have `q`, `reward_model`"
+            "no row has the field `reward_model.truth` that data.answer names; rows have `q`, `reward_model`"
         ),
         "{error}"
     );
@@ -119,12 +121,12 @@ fn fields_may_lie_in_objects() {
 fn a_named_field_must_be_there() {
     let named = |lines: &str, needs: &Needs<'_>, key: &str, name: &str| {
         open_as(lines, needs, |config| {
-            let field = match key {
-                "prompt" => &mut config.prompt_field,
-                "answer" => &mut config.answer_field,
-                _ => &mut config.completion_field,
-            };
-            *field = Some(name.to_string());
+            let name = Some(name.to_string());
+            match key {
+                "prompt" => config.prompt = name,
+                "answer" => config.answer = name.map(AnswerConfig::Field),
+                _ => config.completion = name,
+            }
             config.last_assistant = Some(LastAssistant::Answer);
             config.bad_rows = BadRowsPolicy::Skip;
         })
@@ -145,7 +147,7 @@ fn a_named_field_must_be_there() {
     ] {
         let error = named(rows, needs, key, name).expect_err(name);
         let said = format!(
-            "rows.jsonl: no row has the field `{name}` that data.{key}_field names; rows have `messages`, `gold`"
+            "rows.jsonl: no row has the field `{name}` that data.{key} names; rows have `messages`, `gold`"
         );
         assert!(error.ends_with(&said), "{error}");
     }
@@ -242,7 +244,7 @@ fn every_bad_row_is_named_or_left_out() {
     let skip = |config: &mut JsonlConfig| config.bad_rows = BadRowsPolicy::Skip;
     let (source, survey) = open_as(lines, &ROOM, skip).expect("two good rows");
     assert_eq!((source.epoch_prompts(), survey.prompts, survey.rows_skipped()), (Some(2), 2, 3));
-    assert_eq!(survey.lengths, PromptLengths { min: 1, median: 2, max: 2 });
+    assert_eq!(survey.lengths, PromptLengths { min: 1, median: 2, p95: 2, max: 2 });
     let ids: Vec<String> = (0..2).map(|index| source.prompt(index).expect("good").id).collect();
     assert!(ids.iter().any(|id| id.ends_with(":1")) && ids.iter().any(|id| id.ends_with(":4")), "{ids:?}");
     assert!(open_as("{\n", &ROOM, skip).is_err(), "nothing is left");
@@ -260,7 +262,7 @@ fn rows_have_what_their_rewards_need() {
 {"prompt": "a", "least": 2}
 {"prompt": "a", "gold": "1"}
 {"prompt": "a", "gold": " ", "least": 2}"#;
-    let gold = |config: &mut JsonlConfig| config.answer_field = Some("gold".to_string());
+    let gold = |config: &mut JsonlConfig| config.answer = Some(AnswerConfig::Field("gold".to_string()));
     let Err(RolloutError::Rows(bad)) = open_as(lines, &needs, gold) else { panic!("three rows are bad") };
     let found: Vec<(usize, RowProblem)> = bad.bad.iter().map(|row| (row.line, row.refusal.problem)).collect();
     assert_eq!(found, [(2, RowProblem::Answer), (3, RowProblem::Field), (4, RowProblem::Answer)]);
@@ -489,7 +491,7 @@ fn the_config_is_tagged_and_strict() {
     let DataConfig::Jsonl(config) = config.expect("known keys") else { panic!("kind is jsonl") };
     assert_eq!((config.prompt_field(), config.answer_field()), ("prompt", "gold"));
     let written = serde_json::to_string(&config).expect("plain values");
-    assert!(written.contains("\"answer_field\":\"gold\"") && !written.contains("prompt_field"), "{written}");
+    assert!(written.contains("\"answer\":\"gold\"") && !written.contains("prompt"), "{written}");
     assert_eq!((config.bad_rows, config.last_assistant), (BadRowsPolicy::Skip, None));
     let error = parse(r#"{"kind": "jsonl", "path": "p", "anwser_field": "gold"}"#).expect_err("a typo");
     assert!(error.to_string().contains("anwser_field"), "{error}");

@@ -142,7 +142,7 @@ fn environment(text: &str) -> Result<Environment<'static>, minijinja::Error> {
 }
 
 /// Prints as `str` does.
-fn printed(
+pub(super) fn printed(
     out: &mut Output<'_>,
     state: &mut State<'_, '_>,
     value: &minijinja::Value,
@@ -159,7 +159,7 @@ fn printed(
 }
 
 /// The reason and the line of the template.
-fn described(error: &minijinja::Error) -> String {
+pub(super) fn described(error: &minijinja::Error) -> String {
     let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     match error.line() {
         Some(line) => format!("line {line}: {reason}"),

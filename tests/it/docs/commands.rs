@@ -76,6 +76,10 @@ const COMMANDS: &[(&str, Entry)] = &[
     ),
     // docs/guide/your-own-model.md
     // The stub is the quickstart's model, which has 1024 positions.
+    // docs/guide/data.md
+    ("longhaul data my.toml --show 3", Run("--set rollout.output_tokens_max=64")),
+    ("longhaul data configs/quickstart.toml --show 2", Run("")),
+    ("longhaul filter my.toml --samples 8 --min 1 --max 7 --output filtered.jsonl", Run(MINE)),
     ("longhaul check my.toml", Run("--set rollout.output_tokens_max=64")),
     ("longhaul eval my.toml --model models/smollm2", Run(EVALUATED)),
     (
