@@ -188,7 +188,10 @@ def same_bytes(whole, broken):
             yield f"metrics.jsonl, step {one['step']}: {sorted(tag for tag in tags if not tag.startswith(UNCOMPARED))}"
     names = {os.path.relpath(path, whole.folder) for path in glob.glob(os.path.join(whole.folder, "rollouts", "*"))}
     last = whole.last_checkpoint()
-    weights = ["model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.json"]
+    whole_files = ["model.safetensors", "config.json"]
+    adapters = ["adapter_model.safetensors", "adapter_config.json"]
+    trained = adapters if os.path.exists(os.path.join(whole.folder, last, adapters[0])) else whole_files
+    weights = trained + ["optimizer.safetensors", "trainer_state.json"]
     for name in sorted(names) + [os.path.join(last, file) for file in weights]:
         try:
             if whole.read(name) != broken.read(name):

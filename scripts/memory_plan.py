@@ -95,6 +95,7 @@ DETERMINISTIC = "run.schedule=deterministic"
 IN_FLIGHT = "rollout.in_flight_updates=true"
 BF16 = ["rollout.precision=bf16", "rollout.kv_cache=bf16"]
 LONG = ["rollout.output_tokens_max=64", "rollout.segments_max=2", STOP, "rollout.min_tokens=48"]
+ADAPTERS = ["learner.lora.rank=16", "learner.lora.alpha=32.0", "learner.lora.target_modules=all-linear"]
 KEPT_NOTHING = ["learner.gradients.attention_kept_mib=0", "learner.gradients.activations_kept_mib=0"]
 MIDDLE = ["rollout.group_size=4", "rollout.trajectories_open_max=24", "learner.groups_per_step=4", "queue.groups_max=8"]
 LARGE = ["rollout.group_size=8", "rollout.trajectories_open_max=64", "learner.groups_per_step=8", "queue.groups_max=16"]
@@ -119,7 +120,9 @@ ROWS = {
     "async, 4 groups of 4": [*MIDDLE, *LENGTHS],
     "async, 8 groups of 8": [*LARGE, *LENGTHS],
     "async, gsm8k": LONG,
+    "async, adapters": [*ADAPTERS, *LENGTHS],
     "lockstep": [LOCKSTEP, *LENGTHS],
+    "lockstep, adapters": [LOCKSTEP, *ADAPTERS, *LENGTHS],
     "lockstep, random weights": [LOCKSTEP],
     "lockstep, in-flight updates": [LOCKSTEP, IN_FLIGHT, *LENGTHS],
     "lockstep, bf16 actors and caches": [LOCKSTEP, *BF16, *LENGTHS],

@@ -191,9 +191,12 @@ pub struct SftArgs {
 pub struct EvalArgs {
     /// The config file; its sections data, rollout, rewards and eval are read
     pub config: PathBuf,
-    /// The model: a Hugging Face directory
+    /// The model: a Hugging Face directory, or one of an adapter in peft's format
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// The base of an adapter, in the place of the one that the adapter names
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
     /// Prints one JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -209,9 +212,12 @@ pub struct EvalArgs {
                   Without --set: rollout.output_tokens_max = 1024, rollout.temperature = 1, run.seed = 0."
 )]
 pub struct GenerateArgs {
-    /// The model: a Hugging Face directory
+    /// The model: a Hugging Face directory, or one of an adapter in peft's format
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// The base of an adapter, in the place of the one that the adapter names
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
     /// The prompt, given to the model as it stands
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
@@ -232,9 +238,12 @@ pub struct GenerateArgs {
                   The files in rollouts/ of a run are read too: the tokens are those of the prompt and the completion."
 )]
 pub struct LogprobsArgs {
-    /// The model: a Hugging Face directory
+    /// The model: a Hugging Face directory, or one of an adapter in peft's format
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// The base of an adapter, in the place of the one that the adapter names
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
     /// JSON lines, each with `tokens`, or with `prompt_tokens` and `completion_tokens`
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,

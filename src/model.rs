@@ -1,5 +1,6 @@
-//! What surrounds a model's weights: its engine, its tokenizer, and a new one made for the tasks.
+//! What surrounds a model's weights: its engine, its tokenizer, its adapters, and a new one made for the tasks.
 
+pub mod adapters;
 pub mod engine;
 pub mod policy;
 pub mod generator;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use kernels::model::families::{self, Family};
-use kernels::{Decoder, DecoderConfig, Device};
+use kernels::{Decoder, DecoderConfig, Device, Lora, ModelPlace};
 use learner::checkpoint::ExtraFile;
 use learner::config::KlConfig;
 use rollout::Text;
@@ -52,7 +53,7 @@ pub struct Model {
 
 /// A model's small files, checked against each other: what is wrong with them is said before gigabytes are read.
 pub struct ModelFiles {
-    dir: PathBuf,
+    place: ModelPlace,
     families: Vec<&'static Family>,
     /// What the weights are like.
     pub decoder: DecoderConfig,
@@ -63,34 +64,35 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Reads a Hugging Face directory but for its weights.
+    /// Reads a Hugging Face directory but for its weights, or that of an adapter with its base: the one that is given, or
+    /// else the one that the adapter names.
     ///
     /// # Errors
     /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
-    pub fn read(dir: &Path) -> Result<Self> {
-        Self::read_as(dir, &families::ALL)
+    pub fn read(dir: &Path, base: Option<&Path>) -> Result<Self> {
+        refuse_other_formats(dir)?;
+        Self::read_at(ModelPlace::find(dir, base)?, &families::ALL)
     }
 
     /// [`ModelFiles::read`] of a model of one of these families.
     ///
     /// # Errors
     /// As there.
-    pub fn read_as(dir: &Path, families: Families<'_>) -> Result<Self> {
-        if let Some(gguf) = gguf_in(dir) {
-            bail!(
-                "{}: GGUF is not read; convert it to a Hugging Face directory first (transformers' from_pretrained \
-                 with gguf_file, then save_pretrained)",
-                gguf.display()
-            );
-        }
-        if let Some(newest) = RunFolder::newest_checkpoint(dir).filter(|_| !dir.join("config.json").exists())
-        {
-            bail!("{}: this is the folder of a run; the model is in {}", dir.display(), newest.display());
-        }
+    pub fn read_at(place: ModelPlace, families: Families<'_>) -> Result<Self> {
+        let dir = &place.base;
+        refuse_other_formats(dir)?;
         let decoder = DecoderConfig::read_as(dir, families)?;
         let text = Text::load(dir)?.for_rows(decoder.vocabulary)?;
-        let (dir, families, notes) = (dir.to_owned(), families.to_vec(), text.notes().to_vec());
-        Ok(Self { dir, families, decoder, text: Arc::new(text), notes })
+        let mut notes = text.notes().to_vec();
+        notes.extend(place.adapter.as_deref().and_then(|adapter| other_text(adapter, dir)));
+        let families = families.to_vec();
+        Ok(Self { place, families, decoder, text: Arc::new(text), notes })
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn place(&self) -> &ModelPlace {
+        &self.place
     }
 
     /// The same model for sequences of so many tokens, where the number is given.
@@ -105,26 +107,58 @@ impl ModelFiles {
     /// # Errors
     /// Names the file that is missing or wrong.
     pub fn load(self, device: &Device) -> Result<Model> {
-        let mut decoder = Decoder::load_as(&self.dir, &self.families, device)?;
+        let mut decoder = Decoder::load_at(&self.place, &self.families, device)?;
         decoder.config.max_positions = self.decoder.max_positions;
         Ok(Model {
             decoder,
             text: self.text,
-            tokenizer_files: tokenizer_files(&self.dir)?,
+            tokenizer_files: tokenizer_files(&self.place.base)?,
             notes: self.notes,
         })
     }
 }
 
-/// The frozen model that a penalty measures the distance from, where there is one.
+/// The frozen model that a penalty measures the distance from, where there is one. Where it is the base of adapters that
+/// are trained, it is that one without them, shared.
 ///
 /// # Errors
 /// Names the file that is missing or wrong.
-pub fn reference(kl: &KlConfig, families: Families<'_>, device: &Device) -> Result<Option<Decoder>> {
-    match (kl.enabled, &kl.reference) {
-        (true, Some(path)) => Ok(Some(Decoder::load_as(path, families, device)?)),
-        _ => Ok(None),
+pub fn reference(kl: &KlConfig, families: Families<'_>, decoder: &Decoder) -> Result<Option<Decoder>> {
+    let Some(path) = kl.reference.as_ref().filter(|_| kl.enabled) else { return Ok(None) };
+    let is_base = |lora: &Lora| path.canonicalize().ok() == lora.base.canonicalize().ok();
+    if decoder.lora.as_ref().is_some_and(is_base) {
+        return Ok(Some(decoder.frozen()));
     }
+    Ok(Some(Decoder::load_as(path, families, &decoder.device())?))
+}
+
+/// Says what a directory is that is no model of Hugging Face's.
+fn refuse_other_formats(dir: &Path) -> Result<()> {
+    if let Some(gguf) = gguf_in(dir) {
+        bail!(
+            "{}: GGUF is not read; convert it to a Hugging Face directory first (transformers' from_pretrained \
+             with gguf_file, then save_pretrained)",
+            gguf.display()
+        );
+    }
+    if let Some(newest) = RunFolder::newest_checkpoint(dir).filter(|_| !dir.join("config.json").exists()) {
+        bail!("{}: this is the folder of a run; the model is in {}", dir.display(), newest.display());
+    }
+    Ok(())
+}
+
+/// Files of a tokenizer beside an adapter that are not those of its base, which are the ones that are used.
+fn other_text(adapter: &Path, base: &Path) -> Option<String> {
+    let differs = |name: &&&str| {
+        let own = std::fs::read(adapter.join(name)).ok();
+        own.is_some_and(|own| std::fs::read(base.join(name)).ok() != Some(own))
+    };
+    let name = ["tokenizer.json", "chat_template.jinja"].iter().find(differs)?;
+    Some(format!(
+        "{}: is not that of the base {}, which is used; copy it there if the adapter was trained with it",
+        adapter.join(name).display(),
+        base.display()
+    ))
 }
 
 /// A model in llama.cpp's format, where a directory was expected.
@@ -141,12 +175,12 @@ fn gguf_in(path: &Path) -> Option<PathBuf> {
 }
 
 impl Model {
-    /// Reads a Hugging Face directory.
+    /// Reads a Hugging Face directory, or that of an adapter with the base that it names.
     ///
     /// # Errors
     /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        ModelFiles::read(dir)?.load(device)
+        ModelFiles::read(dir, None)?.load(device)
     }
 
     /// Says in the log what a person should know about the model.

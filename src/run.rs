@@ -4,6 +4,7 @@ pub mod prompts;
 pub mod request;
 pub mod eval_report;
 pub mod evaluator;
+pub mod model_source;
 pub mod checkpoints;
 pub mod start;
 pub mod schedule;

@@ -15,6 +15,7 @@ use crate::gemm::Precision;
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
+use crate::model::lora::Lora;
 use crate::operations::Operations;
 use crate::sampling::SamplingConfig;
 use crate::streambp::{ChunkPlan, GradientPath, Slopes, TokenStats};
@@ -110,6 +111,10 @@ pub trait Engine: TrainingEngine + 'static {
     /// [`KernelError::Input`] if the precision is not among [`Capabilities::weights`].
     fn prepare(&self, decoder: &Decoder, precision: Precision) -> Result<Self::Weights, KernelError>;
 
+    /// The same model with other adapters, at the precision of these weights. Whatever is no adapter is shared where the
+    /// engine keeps adapters apart.
+    fn adapt(&self, weights: &Self::Weights, lora: &Lora) -> Self::Weights;
+
     /// Slots for contexts of one model shape.
     ///
     /// # Errors
@@ -155,7 +160,8 @@ pub trait EngineWeights: fmt::Debug + Send + Sync + 'static {
     fn config(&self) -> &DecoderConfig;
 
     /// Writes a Hugging Face directory with the weights in f32, as they are rounded: read and prepared at the same
-    /// precision again, they are the same to the bit.
+    /// precision again, they are the same to the bit. Of weights with adapters, writes the adapters alone, as
+    /// [`crate::Lora::save`] does.
     ///
     /// # Errors
     /// As [`Decoder::save`].

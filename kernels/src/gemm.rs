@@ -63,6 +63,17 @@ pub(crate) fn multiply_panels(
     run::<false>(rows, a, b, panels, c);
 }
 
+/// Adds the columns to `c`, otherwise as [`multiply_panels`].
+pub(crate) fn add_multiply_panels(
+    rows: usize,
+    a: Left<'_>,
+    b: &PackedMatrix,
+    panels: Range<usize>,
+    c: &mut [f32],
+) {
+    run::<true>(rows, a, b, panels, c);
+}
+
 #[inline(never)]
 fn run<const ADD: bool>(rows: usize, a: Left<'_>, b: &PackedMatrix, panels: Range<usize>, c: &mut [f32]) {
     let columns = b.columns.min(panels.end * b.width) - panels.start * b.width;

@@ -45,6 +45,8 @@ pub use model::{
     config::{DecoderConfig, LlamaShape},
     gradients::GradientSink,
     linear::{Adapters, LowRank},
+    lora::{ADAPTER_CONFIG_FILE, Lora, LoraConfig, ModelPlace, TargetModules},
+    trained::{GradientSums, Trained},
     weights::{Block, FeedForwardWeights, GatedWeights, Weights},
 };
 pub use operations::Operations;

@@ -14,13 +14,15 @@ pub(crate) mod files;
 pub mod gradients;
 pub mod keys;
 pub mod linear;
+pub mod lora;
 mod rotary;
 pub mod spec;
+pub mod trained;
 pub mod weights;
 
 use config::DecoderConfig;
 use families::Family;
-use linear::Adapters;
+use lora::{Lora, ModelPlace};
 use weights::Weights;
 
 /// A model: what its files say and its parameters on a device. A clone shares the parameters.
@@ -31,11 +33,12 @@ pub struct Decoder {
     /// Parameters, without autodiff.
     pub weights: Weights<Tensor<2>>,
     /// What is added to projections, where adapters are trained and not the parameters.
-    pub adapters: Option<Adapters>,
+    pub lora: Option<Lora>,
 }
 
 impl Decoder {
-    /// Reads a Hugging Face directory: `config.json` and `model.safetensors` or its shards.
+    /// Reads a Hugging Face directory, `config.json` and `model.safetensors` or its shards; or a directory of an adapter in
+    /// peft's format with the base that it names ([`ModelPlace::find`]).
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing, misshapen or not supported.
@@ -48,9 +51,36 @@ impl Decoder {
     /// # Errors
     /// As there.
     pub fn load_as(dir: &Path, families: &[&'static Family], device: &Device) -> Result<Self, KernelError> {
-        let config = DecoderConfig::read_as(dir, families)?;
-        let weights = files::load(dir, &config, device)?;
-        Ok(Self { config, weights, adapters: None })
+        Self::load_at(&ModelPlace::find(dir, None)?, families, device)
+    }
+
+    /// [`Decoder::load_as`] of a base and an adapter.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_at(
+        place: &ModelPlace,
+        families: &[&'static Family],
+        device: &Device,
+    ) -> Result<Self, KernelError> {
+        let config = DecoderConfig::read_as(&place.base, families)?;
+        let adapter = place.adapter.as_ref();
+        let lora = adapter.map(|dir| Lora::load(dir, &place.base, &config, device)).transpose()?;
+        let weights = files::load(&place.base, &config, device)?;
+        Ok(Self { config, weights, lora })
+    }
+
+    /// The model without its adapters: its own parameters, shared.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        Self { config: self.config.clone(), weights: self.weights.clone(), lora: None }
+    }
+
+    /// The model with its adapters added to its matrices.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        let weights = self.effective_weights().into_owned();
+        Self { config: self.config, weights, lora: None }
     }
 
     /// Whether a directory holds the weights of this config, by the headers of its files. Numbers are read only of a
@@ -71,10 +101,22 @@ impl Decoder {
         files::save(dir, &self.config, &self.effective_weights())
     }
 
+    /// Writes what is trained, so that [`Decoder::load`] finds it again: the adapters in peft's format where there are some,
+    /// and otherwise all weights as [`Decoder::save`] does.
+    ///
+    /// # Errors
+    /// Names the file that cannot be written.
+    pub fn save_trained(&self, dir: &Path) -> Result<(), KernelError> {
+        match &self.lora {
+            Some(lora) => lora.save(dir, &self.config),
+            None => files::save(dir, &self.config, &self.weights),
+        }
+    }
+
     /// A model with random parameters, equal for equal seeds on every device.
     pub fn random(config: DecoderConfig, seed: u64, device: &Device) -> Self {
         let weights = files::random(&config, seed, device);
-        Self { config, weights, adapters: None }
+        Self { config, weights, lora: None }
     }
 
     /// The device of the parameters.
@@ -84,9 +126,9 @@ impl Decoder {
 
     /// The parameters with what adapters add to them.
     pub fn effective_weights(&self) -> Cow<'_, Weights<Tensor<2>>> {
-        let Some(adapters) = &self.adapters else { return Cow::Borrowed(&self.weights) };
+        let Some(lora) = &self.lora else { return Cow::Borrowed(&self.weights) };
         let mut weights = self.weights.clone();
-        for (weight, (_, adapter)) in weights.values_mut().into_iter().zip(adapters.named()) {
+        for (weight, (_, adapter)) in weights.values_mut().into_iter().zip(lora.adapters.named()) {
             if let Some(adapter) = adapter {
                 *weight = weight.clone() + adapter.product();
             }

@@ -203,8 +203,8 @@ pub(crate) fn tape_gradients(
             // Tapes give the gradients of whole matrices, of which those of the adapters are made.
             let mut gradients = decoder.weights.zeros_like(operations);
             let stats = pass(&mut gradients);
-            let adapters = decoder.adapters.as_ref();
-            sums.add_projected(adapters.expect("a decoder whose adapters are trained has some"), &gradients);
+            let lora = decoder.lora.as_ref().expect("a decoder whose adapters are trained has some");
+            sums.add_projected(&lora.adapters, &gradients);
             stats
         }
     })

@@ -1,12 +1,14 @@
 //! Tensors and comparisons for the tests of this crate.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::model::families::{self, Family};
 use crate::model::spec::{AttentionVariant, ModelSpec};
 use crate::rope::{Rope, RopeScaling};
 use crate::sampling::{key, uniform};
-use crate::{Decoder, DecoderConfig, LlamaShape};
+use crate::{Decoder, DecoderConfig, LlamaShape, Lora, LoraConfig, TargetModules};
 
 /// Numbers between -1 and 1 that depend on the seed alone.
 pub(crate) fn noise<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
@@ -117,6 +119,23 @@ pub(crate) fn odd_shapes() -> Vec<DecoderConfig> {
         DecoderConfig { layers: 3, head_width: 18, ..wide(&families::gemma::GEMMA3) },
         gemma_with_a_window(70),
     ]
+}
+
+/// The decoder with adapters for these modules, of which none is 0.
+pub(crate) fn adapted(mut decoder: Decoder, targets: TargetModules) -> Decoder {
+    let form = LoraConfig { rank: 3, alpha: 4.5, target_modules: targets, use_rslora: false };
+    let device = decoder.device();
+    let mut lora = Lora::new(form, &decoder.config, Path::new("base"), 11, &device).unwrap();
+    for (number, adapter) in lora.adapters.values_mut().into_iter().flatten().enumerate() {
+        adapter.b = noise(adapter.b.dims(), 100 + number as u64) * 0.2;
+    }
+    decoder.lora = Some(lora);
+    decoder
+}
+
+/// Some modules of every model, of each kind of product one.
+pub(crate) fn some_modules() -> TargetModules {
+    TargetModules::Named(["v_proj", "o_proj", "up_proj"].map(str::to_owned).to_vec())
 }
 
 /// Weights of which none is what a fresh model begins with.

@@ -62,7 +62,7 @@ fn plain(odd: &Decoder) -> Decoder {
     for block in &mut weights.blocks {
         block.feed_forward_norm = block.feed_forward_norm.clone().add_scalar(0.5);
     }
-    Decoder { config, weights, adapters: None }
+    Decoder { config, weights, lora: None }
 }
 
 fn plan(path: GradientPath) -> ChunkPlan {

@@ -1,5 +1,5 @@
-//! A learner on disk: a Hugging Face directory with the weights, beside them the optimizer's moments and
-//! counters. Written to a temporary name, with a manifest of checksums last, synced and renamed, so a directory
+//! A learner on disk: a Hugging Face directory with the weights, or a directory of peft's with the adapters where these
+//! alone are trained; beside them the optimizer's moments and counters. Written to a temporary name, with a manifest of checksums last, synced and renamed, so a directory
 //! of the right name is whole; what a disk did to it later, [`manifest::verify`] finds.
 
 use std::fs::{self, File};
@@ -100,7 +100,7 @@ fn fill(
     extra: &[ExtraFile],
 ) -> Result<u64, LearnerError> {
     fs::create_dir_all(temporary).map_err(|error| LearnerError::file(temporary, error))?;
-    state.decoder.save(temporary)?;
+    state.decoder.save_trained(temporary)?;
     for file in extra {
         add_extra(temporary, file)?;
     }
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::state::{MOMENTS_FILE, STATE_FILE};
     use crate::config::{AdvantageConfig, MismatchConfig, SftConfig, Surrogates};
-    use crate::testing::{cpu, decoder, groups, learner_config, optimizer_config, weights_in, weights_of};
+    use crate::testing::{cpu, decoder, groups, learner_config, numbers_in, optimizer_config, weights_of};
 
     fn learner(decoder: Decoder, kind: &str) -> Trainer {
         Trainer::new(cpu(), decoder, learner_config(), optimizer_config(kind), 1.0, 10, None).unwrap()
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!((forked.version(), forked.state.optimizer.updates), (0, 5));
         assert_eq!(state.settings["learner"]["streambp"]["layer_chunk_tokens"], 1024);
         let moments =
-            |trainer: &Trainer| weights_in(&trainer.state.optimizer.moments.as_ref().unwrap().first);
+            |trainer: &Trainer| numbers_in(&trainer.state.optimizer.moments.as_ref().unwrap().first);
         assert_eq!(moments(&forked), moments(&trained));
     }
 
@@ -337,7 +337,7 @@ mod tests {
         save(&dir, &learner(decoder(1), "sgd"), &[]).unwrap();
         assert!(!dir.join(MOMENTS_FILE).exists());
 
-        let config = SftConfig { batch_tokens_max: 64, gradients: Default::default() };
+        let config = SftConfig { batch_tokens_max: 64, gradients: Default::default(), lora: None };
         let sft =
             || Trainer::supervised(cpu(), decoder(1), config.clone(), optimizer_config("adamw"), 5).unwrap();
         let mut trained = sft();

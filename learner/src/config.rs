@@ -15,11 +15,14 @@ mod policy;
 mod mpt;
 mod kl;
 mod gradients;
+mod lora;
 mod sft;
 
 pub use advantage::{AdvantageConfig, Combine, Surrogates};
 pub use gradients::{GradientsConfig, LayerInputsPlace, StreambpConfig};
 pub use kl::{KlConfig, KlEstimator};
+pub use lora::LoraSection;
+pub(crate) use lora::check_trained;
 pub use mpt::{MptConfig, MptPositive, MptScope};
 pub use policy::{ClipConfig, ImportanceConfig, ImportanceKind, MismatchConfig};
 pub use sampling::DynamicSampling;
@@ -61,6 +64,9 @@ pub struct LearnerConfig {
     /// Penalty for leaving a reference model.
     #[serde(default)]
     pub kl: KlConfig,
+    /// Adapters that are trained in the place of the weights; absent trains all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSection>,
 }
 
 impl LearnerConfig {
@@ -97,7 +103,8 @@ impl LearnerConfig {
         self.clip.check()?;
         self.mpt.check()?;
         self.gradients.check()?;
-        self.kl.check()
+        self.lora.as_ref().map_or(Ok(()), LoraSection::check)?;
+        self.kl.check(self.lora.is_some())
     }
 }
 

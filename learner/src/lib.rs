@@ -18,6 +18,7 @@ mod advantage_batch;
 mod refill;
 mod step_stats;
 mod ranks;
+mod base;
 mod train_state;
 mod trainer;
 pub mod sft;
@@ -25,6 +26,7 @@ pub mod checkpoint;
 #[cfg(test)]
 mod testing;
 
+pub use base::BaseModel;
 pub use checkpoint::manifest;
 pub use config::LearnerConfig;
 pub use error::LearnerError;

@@ -2,7 +2,7 @@
 //! `f32` on the device; knows nothing of groups.
 
 use burn::tensor::Tensor;
-use kernels::{AdamW, Operations, Weights};
+use kernels::{AdamW, Operations, Trained};
 use serde::{Deserialize, Serialize};
 
 use crate::config::within;
@@ -92,9 +92,9 @@ impl OptimizerConfig {
         }
     }
 
-    /// The decay of a parameter. Norms and biases are `[1, n]` and do not decay.
-    fn decay_of(&self, weight: &Tensor<2>) -> f64 {
-        if weight.dims()[0] == 1 { 0.0 } else { self.weight_decay }
+    /// The decay of a parameter. Norms and biases do not decay.
+    fn decay_of<T>(&self, parameter: &Trained<T>) -> f64 {
+        if parameter.is_matrix { self.weight_decay } else { 0.0 }
     }
 
     /// The learning rate of a step, counted from 0, in a run of `steps_total` steps.
@@ -115,11 +115,11 @@ impl OptimizerConfig {
     }
 }
 
-/// AdamW's running means of the gradient and of its square.
+/// AdamW's running means of the gradient and of its square, one a trained parameter, in their order.
 #[derive(Clone, Debug)]
 pub(crate) struct Moments {
-    pub(crate) first: Weights<Tensor<2>>,
-    pub(crate) second: Weights<Tensor<2>>,
+    pub(crate) first: Vec<Tensor<2>>,
+    pub(crate) second: Vec<Tensor<2>>,
 }
 
 /// The optimizer's state: what must come back with a checkpoint.
@@ -145,8 +145,12 @@ pub(crate) struct Rates {
 }
 
 impl Optimizer {
-    pub(crate) fn new(config: OptimizerConfig, weights: &Weights<Tensor<2>>, operations: Operations) -> Self {
-        let zeros = || weights.zeros_like(operations);
+    pub(crate) fn new(
+        config: OptimizerConfig,
+        parameters: &[Trained<&Tensor<2>>],
+        operations: Operations,
+    ) -> Self {
+        let zeros = || parameters.iter().map(|parameter| operations.zeros_like(parameter.value)).collect();
         let moments = match config.kind {
             OptimizerKind::Adamw => Some(Moments { first: zeros(), second: zeros() }),
             OptimizerKind::Sgd => None,
@@ -165,41 +169,41 @@ impl Optimizer {
         self.config.weight_decay == 0.0 && (self.moments.is_none() || !self.has_moved)
     }
 
-    /// Moves the weights one update along the gradients. Returns tensors of their shapes whose numbers nobody needs.
+    /// Moves the parameters one update along their gradients, which are of the same order. What is left in the place of
+    /// the gradients has their shapes and numbers that nobody needs.
     pub(crate) fn update(
         &mut self,
-        weights: &mut Weights<Tensor<2>>,
-        mut gradients: Weights<Tensor<2>>,
+        parameters: Vec<Trained<&mut Tensor<2>>>,
+        gradients: Vec<&mut Tensor<2>>,
         rates: Rates,
-    ) -> Weights<Tensor<2>> {
+    ) {
+        assert_eq!(parameters.len(), gradients.len(), "one gradient a trained parameter");
         self.updates += 1;
         self.has_moved = true;
-        let parameters = weights.values_mut().into_iter().zip(gradients.values_mut());
+        let parameters = parameters.into_iter().zip(gradients);
         match &mut self.moments {
             None => {
-                for (weight, gradient) in parameters {
+                for (parameter, gradient) in parameters {
                     let factor = rates.learning_rate * rates.gradient_scale;
-                    let kept = 1.0 - rates.learning_rate * self.config.decay_of(weight);
-                    *gradient = self.operations.descend(weight, take(gradient), kept, factor);
+                    let kept = 1.0 - rates.learning_rate * self.config.decay_of(&parameter);
+                    *gradient = self.operations.descend(parameter.value, take(gradient), kept, factor);
                 }
             }
-            Some(moments) => {
-                let first = moments.first.values_mut();
-                let moments = first.into_iter().zip(moments.second.values_mut());
-                for ((weight, gradient), moments) in parameters.zip(moments) {
+            Some(Moments { first, second }) => {
+                let moments = first.iter_mut().zip(second);
+                for ((parameter, gradient), moments) in parameters.zip(moments) {
                     let rule = AdamW {
                         learning_rate: rates.learning_rate,
                         betas: self.config.betas,
                         eps: self.config.eps,
-                        weight_decay: self.config.decay_of(weight),
+                        weight_decay: self.config.decay_of(&parameter),
                         updates: self.updates,
                         gradient_scale: rates.gradient_scale,
                     };
-                    *gradient = self.operations.adamw(&rule, weight, take(gradient), moments);
+                    *gradient = self.operations.adamw(&rule, parameter.value, take(gradient), moments);
                 }
             }
         }
-        gradients
     }
 }
 
@@ -211,16 +215,17 @@ fn take(place: &mut Tensor<2>) -> Tensor<2> {
 
 /// The norm over all gradients together; one read from the device.
 ///
-/// # Shapes
-/// `gradients` as the weights: matrices `[out, in]`, biases and norms `[1, width]`.
-///
 /// # Errors
 /// The name of the first parameter whose gradient holds a number that is not finite.
-pub(crate) fn gradient_norm(gradients: &Weights<Tensor<2>>, operations: Operations) -> Result<f64, String> {
-    let (names, tensors) = gradients.named().into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
-    let squares = operations.sums_of_squares(&tensors);
+pub(crate) fn gradient_norm(
+    parameters: &[Trained<&Tensor<2>>],
+    gradients: &[&Tensor<2>],
+    operations: Operations,
+) -> Result<f64, String> {
+    assert_eq!(parameters.len(), gradients.len(), "one gradient a trained parameter");
+    let squares = operations.sums_of_squares(gradients);
     match squares.iter().position(|square| !square.is_finite()) {
-        Some(place) => Err(names[place].clone()),
+        Some(place) => Err(parameters[place].name.clone()),
         None => Ok(squares.iter().sum::<f64>().sqrt()),
     }
 }
@@ -230,26 +235,45 @@ mod tests {
     use burn::tensor::{Device, TensorData};
 
     use super::*;
-    use crate::testing::{decoder, optimizer_config};
+    use kernels::{Decoder, GradientSums};
+
+    use crate::testing::{adapted, decoder, optimizer_config};
 
     fn matrix<const R: usize, const C: usize>(values: [[f32; C]; R]) -> Tensor<2> {
         Tensor::from_data(TensorData::from(values), &Device::flex())
     }
 
-    /// Weights of which only a matrix and a norm matter here.
-    fn two_parameters(matrix_values: [[f32; 2]; 2], norm_values: [f32; 2]) -> Weights<Tensor<2>> {
-        Weights {
-            embedding: matrix(matrix_values),
-            blocks: Vec::new(),
-            final_norm: matrix([norm_values]),
-            head: None,
-        }
+    /// A matrix and a norm.
+    fn two_parameters(matrix_values: [[f32; 2]; 2], norm_values: [f32; 2]) -> [Tensor<2>; 2] {
+        [matrix(matrix_values), matrix([norm_values])]
     }
 
-    fn values(weights: &Weights<Tensor<2>>) -> Vec<f32> {
-        let mut values = Vec::new();
-        weights.for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
-        values
+    /// The same as what is trained.
+    fn trained<T>([matrix, norm]: [T; 2]) -> Vec<Trained<T>> {
+        let parameter = |name: &str, value, is_matrix| Trained { name: name.to_owned(), value, is_matrix };
+        vec![parameter("matrix", matrix, true), parameter("norm", norm, false)]
+    }
+
+    fn optimizer(config: OptimizerConfig, weights: &[Tensor<2>; 2]) -> Optimizer {
+        Optimizer::new(config, &trained(weights.each_ref()), Operations::Fused)
+    }
+
+    fn update(
+        optimizer: &mut Optimizer,
+        weights: &mut [Tensor<2>; 2],
+        mut gradients: [Tensor<2>; 2],
+        rates: Rates,
+    ) {
+        optimizer.update(trained(weights.each_mut()), gradients.iter_mut().collect(), rates);
+    }
+
+    fn norm(weights: &[Tensor<2>; 2], gradients: &[Tensor<2>; 2]) -> Result<f64, String> {
+        let gradients: Vec<_> = gradients.iter().collect();
+        gradient_norm(&trained(weights.each_ref()), &gradients, Operations::Fused)
+    }
+
+    fn values(weights: &[Tensor<2>; 2]) -> Vec<f32> {
+        weights.iter().flat_map(|tensor| tensor.to_data().iter::<f32>().collect::<Vec<_>>()).collect()
     }
 
     fn assert_close(actual: &[f32], expected: &[f32]) {
@@ -270,7 +294,7 @@ mod tests {
         config.betas = [0.9, 0.95];
         config.weight_decay = 0.1;
         let mut weights = two_parameters([[1.0, -2.0], [0.5, 3.0]], [1.0, -1.0]);
-        let mut optimizer = Optimizer::new(config, &weights, Operations::Fused);
+        let mut optimizer = optimizer(config, &weights);
         let steps = [
             (([[0.1, -0.2], [0.0, 1.0]], [0.5, 0.01]), [0.989, -1.988, 0.4995, 2.987, 0.99, -1.01]),
             (
@@ -283,7 +307,7 @@ mod tests {
             ),
         ];
         for ((matrix, norm), expected) in steps {
-            optimizer.update(&mut weights, two_parameters(matrix, norm), plain(0.01));
+            update(&mut optimizer, &mut weights, two_parameters(matrix, norm), plain(0.01));
             assert_close(&values(&weights), &expected);
         }
         assert_eq!(optimizer.updates, 3);
@@ -294,42 +318,41 @@ mod tests {
         let mut weights = two_parameters([[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0]);
         let gradients = || two_parameters([[1.0, 0.0], [-1.0, 2.0]], [1.0, -1.0]);
         let mut config = optimizer_config("sgd");
-        Optimizer::new(config.clone(), &weights, Operations::Fused).update(
-            &mut weights,
-            gradients(),
-            plain(0.5),
-        );
+        update(&mut optimizer(config.clone(), &weights), &mut weights, gradients(), plain(0.5));
         assert_close(&values(&weights), &[0.5, 2.0, 3.5, 3.0, 4.5, 6.5]);
         config.weight_decay = 0.2;
-        Optimizer::new(config, &weights, Operations::Fused).update(&mut weights, gradients(), plain(0.5));
+        update(&mut optimizer(config, &weights), &mut weights, gradients(), plain(0.5));
         assert_close(&values(&weights), &[-0.05, 1.8, 3.65, 1.7, 4.0, 7.0]);
     }
 
     #[test]
     fn the_limit_is_on_the_norm_over_all_parameters() {
         let gradients = two_parameters([[2.0, 0.0], [0.0, 2.0]], [2.0, 2.0]);
-        assert_eq!(gradient_norm(&gradients, Operations::Fused), Ok(4.0));
+        assert_eq!(norm(&gradients, &gradients), Ok(4.0));
         let mut config = optimizer_config("sgd");
         config.clip_norm = Some(1.0);
         let mut weights = two_parameters([[0.0; 2]; 2], [0.0; 2]);
-        let mut optimizer = Optimizer::new(config, &weights, Operations::Fused);
+        let mut optimizer = optimizer(config, &weights);
         assert_eq!(optimizer.gradient_scale(0.5), 1.0);
         let rates = Rates { learning_rate: 1.0, gradient_scale: optimizer.gradient_scale(4.0) };
-        optimizer.update(&mut weights, gradients, rates);
+        update(&mut optimizer, &mut weights, gradients, rates);
         assert_close(&values(&weights), &[-0.5, 0.0, 0.0, -0.5, -0.5, -0.5]);
     }
 
     // Invariant 8: the tensor is named.
     #[test]
     fn a_gradient_that_is_not_finite_is_named() {
-        let mut gradients = decoder(1).weights.zeros_like(Operations::Fused);
-        let named = "model.layers.1.mlp.up_proj.weight";
-        gradients.for_each_mut(|name, gradient| {
-            if name == named {
-                *gradient = gradient.clone().add_scalar(f32::INFINITY);
-            }
-        });
-        assert_eq!(gradient_norm(&gradients, Operations::Fused), Err(named.to_owned()));
+        let spoiled = |decoder: Decoder, name: &str| {
+            let mut gradients = GradientSums::zeros_of(&decoder, Operations::Fused);
+            let place = decoder.trained().iter().position(|parameter| parameter.name == name).unwrap();
+            let gradient = gradients.values_mut().swap_remove(place);
+            *gradient = gradient.clone().add_scalar(f32::INFINITY);
+            let named = gradient_norm(&decoder.trained(), &gradients.values(), Operations::Fused);
+            assert_eq!(named, Err(name.to_owned()));
+        };
+        spoiled(decoder(1), "model.layers.1.mlp.up_proj.weight");
+        let name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight";
+        spoiled(adapted(decoder(1), &["up_proj", "q_proj"]), name);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use collective::Collective;
-use kernels::{Block, Weights};
+use kernels::GradientSums;
 
 use crate::advantage::{GroupOutcome, GroupStanding};
 use crate::batch::SequenceCost;
@@ -88,30 +88,18 @@ pub(crate) fn standings_of_numbers(numbers: &[f64]) -> Vec<GroupStanding> {
 /// pass; each number once, in the order of the ranks.
 ///
 /// # Shapes
-/// `gradients` as the weights, the same on every rank.
+/// `gradients` as what is trained, the same on every rank.
 pub(crate) fn sum_gradients(
     collective: &dyn Collective,
     step: u64,
-    gradients: &mut Weights<Tensor<2>>,
+    gradients: &mut GradientSums,
 ) -> Result<(), LearnerError> {
     if collective.ranks() == 1 {
         return Ok(());
     }
-    let sum = |tensors: Vec<&mut Tensor<2>>| {
-        sum_tensors(collective, tensors).map_err(|source| LearnerError::Collective { step, source })
-    };
-    let Weights { embedding, blocks, final_norm, head } = gradients;
-    sum(head.iter_mut().chain([final_norm]).collect())?;
-    for block in blocks.iter_mut().rev() {
-        sum(tensors_of(block))?;
-    }
-    sum(vec![embedding])
-}
-
-fn tensors_of(block: &mut Block<Tensor<2>>) -> Vec<&mut Tensor<2>> {
-    let mut tensors = Vec::new();
-    block.for_each_mut(&mut |_, tensor| tensors.push(tensor));
-    tensors
+    gradients.parts_mut().into_iter().try_for_each(|part| {
+        sum_tensors(collective, part).map_err(|source| LearnerError::Collective { step, source })
+    })
 }
 
 fn sum_tensors(

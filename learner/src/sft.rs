@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kernels::{Decoder, TrainingEngine};
 
-use crate::config::{Settings, SftConfig, at_least_one};
+use crate::config::{Settings, SftConfig, at_least_one, check_trained};
 use crate::error::LearnerError;
 use crate::loss::CrossEntropy;
 use crate::optimizer::OptimizerConfig;
@@ -58,6 +58,7 @@ impl Trainer<Supervised> {
     ) -> Result<Self, LearnerError> {
         at_least_one("sft.batch_tokens_max", config.batch_tokens_max)?;
         config.gradients.check()?;
+        check_trained("sft.lora", config.lora.as_ref(), &decoder)?;
         let key = "sft.gradients.layer_inputs_dir";
         let state = TrainState::new(decoder, optimizer, steps_total, engine.operations())?;
         let gradients = config.gradients.clone();
@@ -95,7 +96,7 @@ mod tests {
     fn learner(batch_tokens_max: usize, kind: &str) -> Trainer<Supervised> {
         let chunks =
             StreambpConfig { layer_chunk_tokens: 3, head_chunk_tokens: 2, ..StreambpConfig::default() };
-        let config = SftConfig { batch_tokens_max, gradients: GradientsConfig::Streambp(chunks) };
+        let config = SftConfig { batch_tokens_max, gradients: GradientsConfig::Streambp(chunks), lora: None };
         Trainer::supervised(cpu(), decoder(3), config, optimizer_config(kind), 100).unwrap()
     }
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
-use kernels::{Cpu, Decoder, DecoderConfig, TrainingEngine, Weights};
+use burn::tensor::{Device, Tensor, TensorData};
+use kernels::{Cpu, Decoder, DecoderConfig, Lora, TrainingEngine};
 use serde_json::json;
 use trajectory::Group;
 use trajectory::random::Random;
 
-use crate::config::LearnerConfig;
+use crate::config::{LearnerConfig, LoraSection};
 use crate::optimizer::OptimizerConfig;
 
 pub(crate) const VOCABULARY: u32 = 24;
@@ -31,16 +31,40 @@ pub(crate) fn decoder(seed: u64) -> Decoder {
     Decoder::random(config, seed, &Device::flex())
 }
 
-/// All parameters, one after the other.
-pub(crate) fn weights_of(decoder: &Decoder) -> Vec<f32> {
-    weights_in(&decoder.weights)
+/// The form of adapters for these modules.
+pub(crate) fn lora_section(targets: &[&str]) -> LoraSection {
+    let section = json!({"rank": 3, "alpha": 6.0, "target_modules": targets});
+    serde_json::from_value(section).unwrap()
 }
 
-/// All numbers of tensors by parameter, one after the other.
-pub(crate) fn weights_in(weights: &Weights<Tensor<2>>) -> Vec<f32> {
+/// The same model with adapters that change what it computes.
+pub(crate) fn adapted(mut decoder: Decoder, targets: &[&str]) -> Decoder {
+    let (form, device) = (lora_section(targets).form(), Device::flex());
+    let mut lora = Lora::new(form, &decoder.config, Path::new("base"), 5, &device).unwrap();
+    for (place, adapter) in lora.adapters.values_mut().into_iter().flatten().enumerate() {
+        let shape = adapter.b.dims();
+        let numbers = (0..shape[0] * shape[1]).map(|at| ((at * 7 + place) % 11) as f32 / 40.0 - 0.125);
+        adapter.b = Tensor::from_data(TensorData::new(numbers.collect::<Vec<f32>>(), shape), &device);
+    }
+    decoder.lora = Some(lora);
+    decoder
+}
+
+/// All parameters, one after the other.
+pub(crate) fn weights_of(decoder: &Decoder) -> Vec<f32> {
     let mut values = Vec::new();
-    weights.for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
+    decoder.weights.for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
     values
+}
+
+/// What is trained, one after the other.
+pub(crate) fn trained_of(decoder: &Decoder) -> Vec<f32> {
+    decoder.trained().iter().flat_map(|own| own.value.to_data().iter::<f32>().collect::<Vec<_>>()).collect()
+}
+
+/// All numbers of tensors, one after the other.
+pub(crate) fn numbers_in(tensors: &[Tensor<2>]) -> Vec<f32> {
+    tensors.iter().flat_map(|tensor| tensor.to_data().iter::<f32>().collect::<Vec<_>>()).collect()
 }
 
 /// A completion of a group: whether it is right, its surrogate reward, its tokens.

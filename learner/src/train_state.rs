@@ -1,8 +1,8 @@
 //! The weights in training with their optimizer.
 
-use burn::tensor::Tensor;
-use kernels::{Decoder, Operations, Weights};
+use kernels::{Decoder, GradientSums, Operations};
 
+use crate::base::BaseModel;
 use crate::error::LearnerError;
 use crate::optimizer::{Optimizer, OptimizerConfig, Rates, gradient_norm};
 
@@ -14,7 +14,9 @@ pub(crate) struct TrainState {
     pub(crate) version: u64,
     steps_total: u64,
     /// What the last update left over: the memory of the next gradients.
-    spare: Option<Weights<Tensor<2>>>,
+    spare: Option<GradientSums>,
+    /// What adapters belong to, where they are trained.
+    pub(crate) base: Option<BaseModel>,
 }
 
 /// The numbers of one update.
@@ -32,8 +34,8 @@ impl TrainState {
         operations: Operations,
     ) -> Result<Self, LearnerError> {
         optimizer.check()?;
-        let optimizer = Optimizer::new(optimizer, &decoder.weights, operations);
-        Ok(Self { decoder, optimizer, version: 0, steps_total, spare: None })
+        let optimizer = Optimizer::new(optimizer, &decoder.trained(), operations);
+        Ok(Self { decoder, optimizer, version: 0, steps_total, spare: None, base: None })
     }
 
     /// One optimizer step of a gradient that is 0, to the bit as [`TrainState::update`] makes it.
@@ -44,18 +46,18 @@ impl TrainState {
         } else {
             let gradients = self.gradients();
             let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(0.0) };
-            self.spare = Some(self.optimizer.update(&mut self.decoder.weights, gradients, rates));
+            self.descend(gradients, rates);
         }
         Update { grad_norm: 0.0, learning_rate }
     }
 
     /// Zeros, one a parameter: where a step's gradients are summed. They have the same memory in every step, so that a
     /// step asks for none, and none is kept back between pieces that are in use.
-    pub(crate) fn gradients(&mut self) -> Weights<Tensor<2>> {
+    pub(crate) fn gradients(&mut self) -> GradientSums {
         let operations = self.optimizer.operations;
         match self.spare.take() {
             Some(spare) => spare.into_zeros(operations),
-            None => self.decoder.weights.zeros_like(operations),
+            None => GradientSums::zeros_of(&self.decoder, operations),
         }
     }
 
@@ -65,15 +67,20 @@ impl TrainState {
     /// [`LearnerError::Gradient`], before any weight changes, where a gradient is not finite.
     pub(crate) fn update(
         &mut self,
-        gradients: Weights<Tensor<2>>,
+        gradients: GradientSums,
         prompts: impl FnOnce() -> String,
     ) -> Result<Update, LearnerError> {
-        let norm = gradient_norm(&gradients, self.optimizer.operations);
+        let norm = gradient_norm(&self.decoder.trained(), &gradients.values(), self.optimizer.operations);
         let grad_norm =
             norm.map_err(|tensor| LearnerError::Gradient { step: self.version, tensor, prompts: prompts() })?;
         let learning_rate = self.optimizer.config.learning_rate_at(self.version, self.steps_total);
         let rates = Rates { learning_rate, gradient_scale: self.optimizer.gradient_scale(grad_norm) };
-        self.spare = Some(self.optimizer.update(&mut self.decoder.weights, gradients, rates));
+        self.descend(gradients, rates);
         Ok(Update { grad_norm, learning_rate })
+    }
+
+    fn descend(&mut self, mut gradients: GradientSums, rates: Rates) {
+        self.optimizer.update(self.decoder.trained_mut(), gradients.values_mut(), rates);
+        self.spare = Some(gradients);
     }
 }

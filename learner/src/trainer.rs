@@ -7,10 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::Tensor;
 use collective::{Alone, Collective};
-use kernels::{ChunkPlan, Decoder, Packed, TokenStats, TrainingEngine, Weights};
+use kernels::{ChunkPlan, Decoder, GradientSums, Packed, TokenStats, TrainingEngine};
 
+use crate::base::BaseModel;
 use crate::batch::{MicroBatch, PackedCompletion, PackingLimits, SequenceCost, micro_batches};
 use crate::config::{GradientsConfig, Settings};
 use crate::error::LearnerError;
@@ -23,6 +23,8 @@ mod policy_gradient;
 mod plan;
 #[cfg(test)]
 mod context_tests;
+#[cfg(test)]
+mod lora_tests;
 #[cfg(test)]
 mod rank_tests;
 #[cfg(test)]
@@ -181,6 +183,13 @@ impl<O> Trainer<O> {
         self
     }
 
+    /// Tells which model the adapters belong to that this trainer trains: checkpoints say it, and others are refused.
+    #[must_use]
+    pub fn with_base(mut self, base: Option<BaseModel>) -> Self {
+        self.state.base = base;
+        self
+    }
+
     /// The weights in training.
     #[must_use]
     pub fn decoder(&self) -> &Decoder {
@@ -248,7 +257,7 @@ impl<O> Trainer<O> {
         units: &[Unit<'_>],
         loss: StepLoss<'_>,
         token_share: f64,
-        gradients: &mut Weights<Tensor<2>>,
+        gradients: &mut GradientSums,
     ) -> Result<UnitSums, LearnerError> {
         let mut sums = UnitSums { loss: 0.0, entropy: 0.0 };
         for batch in batches {
@@ -278,7 +287,7 @@ impl<O> Trainer<O> {
         units: &[Unit<'_>],
         loss: StepLoss<'_>,
         reference: Option<&TokenStats>,
-        gradients: &mut Weights<Tensor<2>>,
+        gradients: &mut GradientSums,
         observe: &mut Observer<'_>,
     ) -> Result<(), LearnerError> {
         let mut failure = None;
@@ -301,7 +310,7 @@ impl<O> Trainer<O> {
         let (step, key) = (self.version(), self.passes.layer_inputs_key);
         let engine = &self.passes.engine;
         engine
-            .gradients(self.decoder(), &batch.packed, &chunks, gradients.into(), &mut slopes)
+            .gradients(self.decoder(), &batch.packed, &chunks, gradients.sink(), &mut slopes)
             .map_err(|source| LearnerError::LayerInputs { step, key, source })?;
         failure.map_or(Ok(()), Err)
     }

@@ -6,14 +6,15 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Result;
-use kernels::{Decoder, DecoderConfig};
+use kernels::{Decoder, DecoderConfig, ModelPlace};
 use rewards::RewardKind;
 use rollout::{Ends, Survey, Text};
 
 use crate::cli::CheckArgs;
-use crate::commands::sft::SftPrompts;
+use crate::commands::sft::{self, SftPrompts};
 use crate::config::{Config, OUTPUT_TOKENS_KEY, RunConfig, SftRunConfig, stand_ins};
 use crate::model::ModelFiles;
+use crate::model::adapters::LoraRequest;
 use crate::model::memory::{RunMemory, RunPrompts, memory_limit};
 use crate::run::prompts::{JudgedPrompts, prompt_tokens_max, same_file};
 
@@ -85,7 +86,9 @@ impl fmt::Display for Findings {
 /// # Errors
 /// As `train` ends before its first step.
 fn of_train(config: &RunConfig) -> Result<Findings> {
-    let model = ModelFiles::read(&config.model.path)?.with_positions(config.model.positions_max);
+    let model = ModelFiles::read(&config.model.path, config.model.base.as_deref())?;
+    let model = model.with_positions(config.model.positions_max);
+    let adapters = LoraRequest::of_learner(&config.learner, config.run.seed, false);
     let custom = || stand_ins(&config.rewards);
     let prompts = JudgedPrompts::of_training(config, &model, &custom)?;
     let evaluation = config.evaluation();
@@ -94,15 +97,18 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
         .as_ref()
         .map(|evaluation| JudgedPrompts::held_out(evaluation, &model.text, &model.decoder, &custom))
         .transpose()?;
-    Decoder::check_files(&config.model.path, &model.decoder)?;
+    Decoder::check_files(&model.place().base, &model.decoder)?;
+    let trained = adapters.looked_at(&model)?;
     Ends::new(Arc::clone(&model.text), config.rollout.stops(), model.decoder.vocabulary)?;
     if let (true, Some(path)) = (config.learner.kl.enabled, &config.learner.kl.reference) {
-        let reference = DecoderConfig::read(path)?;
-        Decoder::check_files(path, &reference)?;
+        let place = ModelPlace::find(path, None)?;
+        let reference = DecoderConfig::read(&place.base)?;
+        Decoder::check_files(&place.base, &reference)?;
         config.learner.kl.check_vocabulary(reference.vocabulary, model.decoder.vocabulary)?;
     }
     let room = prompt_tokens_max(&model.decoder, config.rollout.output_tokens_max, OUTPUT_TOKENS_KEY)?;
     let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
+    describe_trained(&mut summary, &adapters, trained, &model.decoder);
     describe_custom(&mut summary, config);
     describe(&mut summary, "Training data", &prompts.survey, Some(room), true);
     if let Some(held_out) = &held_out {
@@ -126,11 +132,15 @@ fn of_sft(config: &SftRunConfig) -> Result<String> {
         // A new model has no files, and its data is a task.
         return Ok(String::new());
     };
-    let model = ModelFiles::read(path)?.with_positions(config.model.positions_max);
+    let model = ModelFiles::read(path, config.model.base.as_deref())?;
+    let model = model.with_positions(config.model.positions_max);
     let SftPrompts { demonstrations, survey, held_out } =
         SftPrompts::open(config, &model.text, &model.decoder)?;
-    Decoder::check_files(path, &model.decoder)?;
+    Decoder::check_files(&model.place().base, &model.decoder)?;
+    let adapters = sft::adapters_of(config);
+    let trained = adapters.looked_at(&model)?;
     let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
+    describe_trained(&mut summary, &adapters, trained, &model.decoder);
     describe(&mut summary, "Training data", &survey, None, false);
     if let Some(held_out) = &held_out {
         describe(&mut summary, "Held-out data", &held_out.survey, None, true);
@@ -139,6 +149,19 @@ fn of_sft(config: &SftRunConfig) -> Result<String> {
     show(&mut summary, "the first prompt", &first.prompt_tokens, &model.text)?;
     show(&mut summary, "its target", &first.target_tokens, &model.text)?;
     Ok(summary)
+}
+
+/// Says how much of the model is trained, where it is not all of it.
+fn describe_trained(summary: &mut String, adapters: &LoraRequest<'_>, trained: usize, model: &DecoderConfig) {
+    if let Some(section) = adapters.section {
+        let total = model.parameters();
+        let share = 100.0 * trained as f64 / total as f64;
+        let _ = writeln!(
+            summary,
+            "\n# Trained: {trained} numbers of adapters of rank {} beside {total} frozen parameters, {share:.2} % of them",
+            section.rank
+        );
+    }
 }
 
 /// Says that rewards of a program around longhaul are there in that program only.

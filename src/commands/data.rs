@@ -98,7 +98,8 @@ struct Shown {
 fn look(args: &DataArgs, config: &Config) -> Result<Look> {
     match config {
         Config::Train(config) => {
-            let model = ModelFiles::read(&config.model.path)?.with_positions(config.model.positions_max);
+            let model = ModelFiles::read(&config.model.path, config.model.base.as_deref())?
+                .with_positions(config.model.positions_max);
             let evaluation = config.evaluation();
             let (prompts, tokens_max) = match (args.split, &evaluation) {
                 (DataSplit::Train, _) => {
@@ -128,7 +129,8 @@ fn look_at_demonstrations(args: &DataArgs, config: &SftRunConfig) -> Result<Look
     let Some(path) = &config.model.path else {
         bail!("{}: [model.create] makes a new model, which has no tokenizer yet", args.config.display());
     };
-    let model = ModelFiles::read(path)?.with_positions(config.model.positions_max);
+    let model =
+        ModelFiles::read(path, config.model.base.as_deref())?.with_positions(config.model.positions_max);
     let positions = model.decoder.max_positions;
     let tokens_max = config.sft.output_tokens_max;
     if args.split == DataSplit::HeldOut {

@@ -30,7 +30,7 @@ fn eval_on<E: Engine>(engine: &Arc<E>, args: &EvalArgs, config: &Config) -> Resu
     let Some(evaluation) = config.evaluation() else {
         bail!("{}: eval.data names no held-out file", args.config.display());
     };
-    let files = ModelFiles::read(&args.model)?.with_positions(config.positions_max());
+    let files = ModelFiles::read(&args.model, args.base.as_deref())?.with_positions(config.positions_max());
     let model = files.load(&engine.device())?;
     model.tell();
     let (text, decoder) = (&model.text, &model.decoder);

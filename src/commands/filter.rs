@@ -53,7 +53,8 @@ fn filter_on<E: Engine>(engine: &Arc<E>, args: &FilterArgs, mut config: RunConfi
     if let Some(model) = &args.model {
         config.model.path.clone_from(model);
     }
-    let files = ModelFiles::read(&config.model.path)?.with_positions(config.model.positions_max);
+    let files = ModelFiles::read(&config.model.path, config.model.base.as_deref())?
+        .with_positions(config.model.positions_max);
     let prompts = JudgedPrompts::of_training(&config, &files, &no_custom_verifiers)?;
     tell(&prompts.survey);
     let rows = prompts.source.epoch_prompts().context("data.kind = \"task\" has no rows to keep")?;

@@ -26,7 +26,8 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
 
 fn generate_on<E: Engine>(engine: &E, args: &GenerateArgs, config: &ToolConfig) -> Result<()> {
     let _log = start_log(None, true)?;
-    let files = ModelFiles::read(&args.model)?.with_positions(config.model.positions_max);
+    let files =
+        ModelFiles::read(&args.model, args.base.as_deref())?.with_positions(config.model.positions_max);
     let model = files.load(&engine.device())?;
     model.tell();
     let mut context = if args.chat {

@@ -3,10 +3,11 @@
 use std::fs::File;
 
 use anyhow::{Context, Result, bail};
+use kernels::model::families;
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
     CachePrecision, CacheRoom, ChunkPlan, Decoder, Engine, EngineWeights, Feed, GradientPath, LayerInputs,
-    Packed, Precision, TokenStats,
+    ModelPlace, Packed, Precision, TokenStats,
 };
 use rollout::{RowFile, RowRefusal};
 use serde::{Deserialize, Serialize};
@@ -47,11 +48,13 @@ pub fn logprobs(args: &LogprobsArgs) -> Result<()> {
 fn logprobs_on<E: Engine>(engine: &E, args: &LogprobsArgs, config: &ToolConfig) -> Result<()> {
     let mut inputs = Inputs::default();
     inputs.note(&args.model);
+    args.base.iter().for_each(|base| inputs.note(base));
     let input = inputs.open(&args.input)?;
     // What cannot be written is said before gigabytes are read.
     let mut output = Output::create(&args.output, &inputs)?;
     let _log = start_log(None, true)?;
-    let mut decoder = Decoder::load(&args.model, &engine.device())?;
+    let place = ModelPlace::find(&args.model, args.base.as_deref())?;
+    let mut decoder = Decoder::load_at(&place, &families::ALL, &engine.device())?;
     if let Some(note) = set_positions(&mut decoder.config, config.model.positions_max) {
         tracing::warn!("{note}");
     }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use kernels::model::families;
-use kernels::{Decoder, TrainingEngine};
+use kernels::{Decoder, ModelPlace, TrainingEngine};
+use learner::checkpoint::ExtraFile;
 use learner::{StepReport, Trainer, further_groups};
 use rollout::{Group, read_groups};
 
 use crate::cli::ReplayArgs;
 use crate::config::ReplayConfig;
+use crate::model::adapters::LoraRequest;
 use crate::model::engine::with_engine;
 use crate::model::{reference, set_positions, tell, tokenizer_files};
 use crate::records::folder::RunFolder;
@@ -28,6 +30,8 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     let config = ReplayConfig::load(&args.config, &args.overrides.set)?;
     let mut read = vec![args.config.as_path(), &args.rollouts, &config.model.path];
     read.extend(config.learner.kl.reference.as_deref());
+    read.extend(config.model.base.as_deref());
+    read.extend(config.learner.lora.as_ref().and_then(|lora| lora.adapter.as_deref()));
     keep_apart(args.place.run.as_deref(), args.place.overwrite, &read)?;
     with_engine!(config.run.device, config.run.threads, |engine| replay_on(engine, args, &config))
 }
@@ -35,14 +39,17 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
 fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &ReplayConfig) -> Result<()> {
     let device = engine.device();
     // Ids are given, so the model needs no tokenizer.
-    let mut decoder = Decoder::load(&config.model.path, &device)?;
+    let place = ModelPlace::find(&config.model.path, config.model.base.as_deref())?;
+    let mut decoder = Decoder::load_at(&place, &families::ALL, &device)?;
     // The checkpoint says what the model was used for.
     let note = set_positions(&mut decoder.config, config.model.positions_max);
     let groups = read_groups(&args.rollouts)?;
     if groups.is_empty() {
         bail!("{}: no completions", args.rollouts.display());
     }
-    let reference = reference(&config.learner.kl, &families::ALL, &device)?;
+    let adapters = LoraRequest::of_learner(&config.learner, config.run.seed, false);
+    let (decoder, base) = adapters.prepare(decoder, &place)?;
+    let reference = reference(&config.learner.kl, &families::ALL, &decoder)?;
     let batches = batches(groups, config);
     let learner = Trainer::new(
         engine,
@@ -53,13 +60,13 @@ fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &Replay
         batches.steps.len() as u64,
         reference,
     )?;
-    let learner = learner.with_reward_weights(reward_weights(&config.rewards));
-    let place = &args.place;
-    let folder = RunFolder::create(place.run.as_deref(), "replay", place.overwrite, &config.resolved())?;
+    let learner = learner.with_reward_weights(reward_weights(&config.rewards)).with_base(base);
+    let to = &args.place;
+    let folder = RunFolder::create(to.run.as_deref(), "replay", to.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder), true)?;
     tell(&config.notes);
     tell(note.as_slice());
-    run(config, learner, batches, &folder)
+    run(config, learner, batches, &folder, tokenizer_files(&place.base)?)
 }
 
 /// The groups of each step, in the order of the file. A step that refills takes the groups that follow in the place of
@@ -98,9 +105,14 @@ struct Batches {
     left: usize,
 }
 
-fn run(config: &ReplayConfig, mut learner: Trainer, batches: Batches, folder: &RunFolder) -> Result<()> {
+fn run(
+    config: &ReplayConfig,
+    mut learner: Trainer,
+    batches: Batches,
+    folder: &RunFolder,
+    tokenizer_files: Vec<ExtraFile>,
+) -> Result<()> {
     let mut metrics = MetricsWriter::create(folder.path())?;
-    let tokenizer_files = tokenizer_files(&config.model.path)?;
     if batches.left > 0 {
         tracing::info!(
             "run.steps ends before the recording does: {} of its groups are not replayed",

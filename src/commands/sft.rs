@@ -14,7 +14,8 @@ use rewards::{DemonstrationConfig, Split};
 use rollout::{DataConfig, Demonstration, DemonstrationNeeds, Learn, Needs, PromptSource, Survey, Text};
 
 use crate::cli::SftArgs;
-use crate::config::SftRunConfig;
+use crate::config::{SftRunConfig, SftSection};
+use crate::model::adapters::{LoraRequest, parameters, parameters_line};
 use crate::model::engine::with_engine;
 use crate::model::policy::Policy;
 use crate::model::{Model, ModelFiles};
@@ -48,10 +49,13 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
     let (place, device) = (&args.place, engine.device());
     let name = args.config.file_stem().map_or("sft".into(), |stem| stem.to_string_lossy());
     // A model that cannot be read must not cost the run that --overwrite replaces.
-    let files = config.model.path.as_ref().map(|path| ModelFiles::read(path)).transpose()?;
+    let base = config.model.base.as_deref();
+    let files = config.model.path.as_ref().map(|path| ModelFiles::read(path, base)).transpose()?;
     let files = files.map(|files| files.with_positions(config.model.positions_max));
+    files.as_ref().map(|files| adapters_of(config).looked_at(files)).transpose()?;
     let looked_at = files.as_ref().map(|files| SftPrompts::open(config, &files.text, &files.decoder));
     let looked_at = looked_at.transpose()?;
+    let model_place = files.as_ref().map(|files| files.place().clone());
     let given = files.map(|files| files.load(&device)).transpose()?;
     let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder), true)?;
@@ -76,12 +80,17 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
         }
         None => None,
     };
-    let gradients = config.sft.gradients.clone();
-    let cuts = SftConfig { batch_tokens_max: config.sft.batch_tokens_max, gradients };
-    let steps = config.sft.steps_max;
+    let SftSection { batch_tokens_max, gradients, lora, steps_max, .. } = config.sft.clone();
+    let cuts = SftConfig { batch_tokens_max, gradients, lora };
     let Model { decoder, tokenizer_files, .. } = model;
-    let learner =
-        Trainer::supervised(Arc::clone(&engine) as _, decoder, cuts, config.optimizer.clone(), steps)?;
+    let (decoder, base) = match &model_place {
+        Some(place) => adapters_of(config).prepare(decoder, place)?,
+        // A new model is trained whole, as the config's check has seen to.
+        None => (decoder, None),
+    };
+    let optimizer = config.optimizer.clone();
+    let learner = Trainer::supervised(Arc::clone(&engine) as _, decoder, cuts, optimizer, steps_max)?;
+    let learner = learner.with_base(base);
     let demonstrations = prompts.demonstrations;
     let metrics = MetricsWriter::create(folder.path())?;
     let shutdown = Shutdown::listen(|| {})?;
@@ -97,6 +106,12 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
         rows_skipped,
     }
     .run(&shutdown)
+}
+
+/// The adapters that an sft run trains.
+pub(crate) fn adapters_of(config: &SftRunConfig) -> LoraRequest<'_> {
+    let section = config.sft.lora.as_ref();
+    LoraRequest { key: "sft.lora", section, seed: config.run.seed, resumes: false }
 }
 
 /// What an sft run learns from and is measured on, all looked at.
@@ -216,9 +231,8 @@ struct WarmStart<'a, E> {
 impl<E: Engine> WarmStart<'_, E> {
     fn run(mut self, shutdown: &Shutdown) -> Result<()> {
         let steps = self.config.sft.steps_max;
-        let parameters = self.learner.decoder().weights.count() as f64 / 1e6;
         let facts = [
-            ("model", format!("{parameters:.2} M parameters")),
+            ("model", parameters_line(self.learner.decoder())),
             ("step", format!("{} demonstrations", self.config.sft.batch_size)),
             ("run", self.folder.path().display().to_string()),
         ];
@@ -263,6 +277,11 @@ impl<E: Engine> WarmStart<'_, E> {
             ("training/target_tokens".to_owned(), report.target_tokens as f64),
             ("timing_s/step".to_owned(), report.seconds),
         ];
+        if step == 1 {
+            let decoder = self.learner.decoder();
+            metrics.push(("training/parameters/trained".to_owned(), decoder.trained_count() as f64));
+            metrics.push(("training/parameters/total".to_owned(), parameters(decoder) as f64));
+        }
         if self.rows_skipped > 0 {
             metrics.push(("data/rows_skipped".to_owned(), self.rows_skipped as f64));
         }

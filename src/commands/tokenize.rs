@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kernels::ModelPlace;
 use rollout::{Chat, ChatEnding, ChatFields, RowFile, TemplateVariables, Text};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -26,7 +27,7 @@ struct Tokenized {
 /// Names the file and the line that is wrong.
 pub fn tokenize(args: &TokenizeArgs) -> Result<()> {
     let config = ToolConfig::for_tokenize(&args.set)?;
-    let text = Text::load(&args.model)?;
+    let text = Text::load(&ModelPlace::find(&args.model, None)?.base)?;
     let mut inputs = Inputs::default();
     inputs.note(&args.model);
     let input = inputs.open(&args.input)?;

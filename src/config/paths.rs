@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use learner::config::GradientsConfig;
+use learner::config::{GradientsConfig, LoraSection};
 use rewards::{ProcessConfig, RewardConfig, RewardKind};
 use rollout::DataConfig;
 
@@ -32,6 +32,11 @@ impl<'a> ConfigPath<'a> {
     /// The folder of the layers' inputs, where gradients keep them in a file.
     pub(super) fn of_gradients(key: &'static str, gradients: &'a mut GradientsConfig) -> Option<Self> {
         Self::given(key, &mut gradients.streambp_mut()?.layer_inputs_dir)
+    }
+
+    /// The adapter that training goes on with, where one is given.
+    pub(super) fn of_adapter(key: &'static str, lora: &'a mut Option<LoraSection>) -> Option<Self> {
+        Self::given(key, &mut lora.as_mut()?.adapter)
     }
 
     /// The files of the prompts, where they are read from some.

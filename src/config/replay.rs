@@ -96,6 +96,8 @@ impl Sections for ReplayConfig {
             &mut self.learner.gradients,
         ));
         paths.extend(ConfigPath::given("learner.kl.reference", &mut self.learner.kl.reference));
+        paths.extend(ConfigPath::given("model.base", &mut self.model.base));
+        paths.extend(ConfigPath::of_adapter("learner.lora.adapter", &mut self.learner.lora));
         paths
     }
 }

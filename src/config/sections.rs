@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kernels::LlamaShape;
-use learner::config::GradientsConfig;
+use learner::config::{GradientsConfig, LoraSection};
 use rewards::{DemonstrationConfig, RewardConfig};
 use rollout::{Learn, Sampling, Schedule, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
@@ -35,8 +35,12 @@ pub struct RunSection {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Hugging Face directory.
+    /// A Hugging Face directory, or one of an adapter in peft's format. Training goes on with the adapter where
+    /// `[learner.lora]` is given, and otherwise with all weights of their sum.
     pub path: PathBuf,
+    /// The base of an adapter in `path`, in the place of the one that the adapter names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
     /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions_max: Option<usize>,
@@ -237,9 +241,13 @@ pub struct SftRunSection {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SftModelSection {
-    /// A Hugging Face directory.
+    /// A Hugging Face directory, or one of an adapter in peft's format. Training goes on with the adapter where `[sft.lora]`
+    /// is given, and otherwise with all weights of their sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// The base of an adapter in `path`, in the place of the one that the adapter names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
     /// `[model.create]`: a new Llama, whose vocabulary is the alphabet of the tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create: Option<CreateSection>,
@@ -322,6 +330,9 @@ pub struct SftSection {
     /// `[sft.gradients]`: as `[learner.gradients]`.
     #[serde(default)]
     pub gradients: GradientsConfig,
+    /// `[sft.lora]`: as `[learner.lora]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSection>,
     /// `[[sft.phases]]`: what comes before the rest, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<SftPhase>,

@@ -71,6 +71,10 @@ impl Sections for SftRunConfig {
         let cuts =
             self.sft.gradients.check().map_err(|error| error.to_string().replacen("learner.", "sft.", 1));
         complain(document, "", cuts)?;
+        if let Some(lora) = &self.sft.lora {
+            let checked = lora.check().map_err(|error| error.to_string().replacen("learner.", "sft.", 1));
+            complain(document, "", checked)?;
+        }
         layer_inputs(document, "sft", &self.sft.gradients, self.run.device)?;
         complain(document, "", self.optimizer.check())?;
         data(document, &self.data)?;
@@ -97,6 +101,8 @@ impl Sections for SftRunConfig {
         let mut paths: Vec<_> = ConfigPath::given("model.path", &mut self.model.path).into_iter().collect();
         paths.extend(ConfigPath::of_data(&mut self.data));
         paths.extend(ConfigPath::of_gradients("sft.gradients.layer_inputs_dir", &mut self.sft.gradients));
+        paths.extend(ConfigPath::given("model.base", &mut self.model.base));
+        paths.extend(ConfigPath::of_adapter("sft.lora.adapter", &mut self.sft.lora));
         paths.extend(ConfigPath::given("eval.data", &mut self.eval.data));
         paths
     }
@@ -126,7 +132,9 @@ impl SftRunConfig {
     /// The files and folders that a run reads.
     #[must_use]
     pub fn files_read(&self) -> Vec<&Path> {
-        let further = self.eval.data.as_deref().into_iter().chain(self.data.files());
+        let adapter = self.sft.lora.as_ref().and_then(|lora| lora.adapter.as_deref());
+        let models = self.model.base.as_deref().into_iter().chain(adapter);
+        let further = models.chain(self.eval.data.as_deref()).chain(self.data.files());
         self.model.path.as_deref().into_iter().chain(further).collect()
     }
 
@@ -142,6 +150,11 @@ impl SftRunConfig {
 fn starting_model(document: &Document, config: &SftRunConfig) -> Result<(), ConfigError> {
     let create = match (&config.model.path, &config.model.create) {
         (Some(_), None) => return Ok(()),
+        (None, Some(_)) if config.sft.lora.is_some() => {
+            let message =
+                "sft.lora: a new model has nothing to keep; leave it out, and all weights are trained";
+            return Err(document.error("sft.lora", message));
+        }
         (None, Some(_)) if config.model.positions_max.is_some() => {
             let key = "model.positions_max";
             let message = format!("{key}: a new model has model.create.max_positions; leave it out");

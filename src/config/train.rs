@@ -130,6 +130,8 @@ impl Sections for RunConfig {
             &mut self.learner.gradients,
         ));
         paths.extend(ConfigPath::given("learner.kl.reference", &mut self.learner.kl.reference));
+        paths.extend(ConfigPath::given("model.base", &mut self.model.base));
+        paths.extend(ConfigPath::of_adapter("learner.lora.adapter", &mut self.learner.lora));
         paths
     }
 
@@ -161,7 +163,9 @@ impl RunConfig {
     #[must_use]
     pub fn files_read(&self) -> Vec<&Path> {
         let reference = self.learner.kl.reference.as_deref();
-        let further = reference.into_iter().chain(self.eval.data.as_deref()).chain(self.data.files());
+        let adapter = self.learner.lora.as_ref().and_then(|lora| lora.adapter.as_deref());
+        let models = reference.into_iter().chain(adapter).chain(self.model.base.as_deref());
+        let further = models.chain(self.eval.data.as_deref()).chain(self.data.files());
         std::iter::once(self.model.path.as_path()).chain(further).collect()
     }
 

@@ -9,6 +9,7 @@ mod measured;
 mod prompts;
 
 use std::fmt;
+use std::path::PathBuf;
 
 use kernels::{CachePrecision, Capabilities, DecodeMemory, DecoderConfig, MemoryPlan, Precision};
 use learner::optimizer::OptimizerKind;
@@ -136,16 +137,32 @@ impl Planned<'_> {
         4 * self.decoder.parameters() as u64
     }
 
+    /// Bytes of the adapters, where these are trained.
+    fn adapters(&self) -> Option<u64> {
+        let form = self.config.learner.lora.as_ref()?.form();
+        // Who plans has looked at the section before.
+        Some(4 * form.parameters(self.decoder).unwrap_or(0) as u64)
+    }
+
+    /// Bytes of what is trained.
+    fn trained(&self) -> u64 {
+        self.adapters().unwrap_or_else(|| self.weights())
+    }
+
     /// What is there from the beginning to the end.
     fn always(&self) -> Vec<(String, u64)> {
         let (learner, weights) = (&self.config.learner, self.weights());
         let moments = if self.config.optimizer.kind == OptimizerKind::Adamw { 2 } else { 0 };
-        let reference = u64::from(learner.kl.enabled && learner.kl.reference.is_some());
-        vec![
-            ("weights".to_owned(), weights * (1 + reference)),
-            ("moments of the optimizer".to_owned(), moments * weights),
+        // The base of adapters is its own reference.
+        let is_other = |path: &PathBuf| learner.lora.is_none() || *path != self.config.model.path;
+        let reference = u64::from(learner.kl.enabled && learner.kl.reference.as_ref().is_some_and(is_other));
+        let mut parts = vec![("weights".to_owned(), weights * (1 + reference))];
+        parts.extend(self.adapters().map(|bytes| ("adapters".to_owned(), bytes)));
+        parts.extend([
+            ("moments of the optimizer".to_owned(), moments * self.trained()),
             ("the program and the tokenizer".to_owned(), self.program()),
-        ]
+        ]);
+        parts
     }
 
     fn program(&self) -> u64 {
@@ -157,7 +174,7 @@ impl Planned<'_> {
         let tokens = self.micro_batch_rows();
         let Some(memory) = self.micro_batch() else { return Vec::new() };
         vec![
-            ("gradients".to_owned(), memory.gradients),
+            ("gradients".to_owned(), self.trained()),
             (format!("a micro-batch of {tokens} tokens: inputs of the layers"), memory.layer_inputs),
             ("  results of attention".to_owned(), memory.attention_kept),
             ("  other activations".to_owned(), memory.activations_kept),
@@ -279,6 +296,10 @@ impl Planned<'_> {
         let packed = DecodeMemory::packed_at(self.decoder, bits);
         let rows = 4 * (self.decoder.vocabulary * self.decoder.hidden) as u64;
         let looked_up = if self.decoder.tied && bits == Precision::F32 { 0 } else { rows };
+        // Versions of adapters share one base: each has its matrices, and the same as products read them.
+        if let Some(adapters) = self.adapters() {
+            return packed + versions * 3 * adapters;
+        }
         versions * packed + versions.saturating_sub(1) * looked_up
     }
 

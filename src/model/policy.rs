@@ -1,14 +1,15 @@
 //! The weights of one policy version as actors take them: in the form that decoding reads, and in no other.
 //!
 //! Packing takes as long as some decode steps, so whoever publishes weights packs them before: an actor that begins
-//! a segment takes a reference and nothing else. All actors, and an evaluation at the same precision, share what is
+//! a segment takes a reference and nothing else. Where adapters are trained, all versions share what is packed of their
+//! base, and a version is its adapters alone. All actors, and an evaluation at the same precision, share what is
 //! packed, and it goes with the last of them. The decoder that it was made of is the learner's alone, who changes it
 //! in place.
 
 use std::sync::Arc;
 
 use kernels::sampling::SamplingConfig;
-use kernels::{Decoder, Engine, KernelError, Precision};
+use kernels::{Decoder, Engine, KernelError, Lora, Precision};
 use rollout::Sampling;
 
 /// The weights of one policy version.
@@ -25,6 +26,23 @@ impl<E: Engine> Policy<E> {
     /// If the engine does not decode with weights of the precision.
     pub fn new(engine: &E, decoder: &Decoder, precision: Precision) -> Result<Self, KernelError> {
         Ok(Self { weights: Arc::new(engine.prepare(decoder, precision)?), precision })
+    }
+
+    /// The next version of these weights: what a decoder's training has not changed is shared.
+    ///
+    /// # Errors
+    /// As [`Policy::new`].
+    pub fn next(&self, engine: &E, decoder: &Decoder) -> Result<Self, KernelError> {
+        match &decoder.lora {
+            Some(lora) => Ok(self.adapted(engine, lora)),
+            None => Self::new(engine, decoder, self.precision),
+        }
+    }
+
+    /// The same model with other adapters.
+    #[must_use]
+    pub fn adapted(&self, engine: &E, lora: &Lora) -> Self {
+        Self { weights: Arc::new(engine.adapt(&self.weights, lora)), precision: self.precision }
     }
 
     /// The precision of the weights.

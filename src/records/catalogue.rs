@@ -162,6 +162,16 @@ pub const FAMILIES: &[Family] = &[
                 "Groups of equal rewards with wrong answers alone.",
             ),
             metric("training/groups_all_equal", "groups", "Other groups of equal rewards."),
+            metric(
+                "training/parameters/trained",
+                "parameters",
+                "Numbers that training changes, said at the first step.",
+            ),
+            metric(
+                "training/parameters/total",
+                "parameters",
+                "Numbers of the model with its adapters, said at the first step.",
+            ),
             metric("training/updated", "0 or 1", "Whether the step changed the weights."),
             metric("training/completion_tokens", "tokens", "Tokens of the completions in the loss."),
             metric(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use kernels::{CacheRoom, Decoder, Engine, TrainingEngine};
-use learner::Trainer;
 use learner::checkpoint::Restore;
+use learner::{BaseModel, Trainer};
 use rollout::{
     Actor, ActorContext, Ends, Heartbeats, LocalLedger, Notify, Pacing, RolloutMode, Scorer, Text,
     WeightsCell,
@@ -14,6 +14,7 @@ use rollout::{
 use rollout::{faults, modes};
 
 use crate::config::{Console, PROMPT_TOKENS, RunConfig, Schedule, cache_precision, weights_precision};
+use crate::model::adapters::LoraRequest;
 use crate::model::engine::with_engine;
 use crate::model::generator::{DecoderGenerator, Generators, GivenLengths};
 use crate::model::policy::{Policy, sampling};
@@ -115,7 +116,7 @@ struct ModelRest {
 
 impl<E: Engine> RunParts<E> {
     fn new(engine: &Arc<E>, config: &RunConfig, request: &RunRequest<'_>, start: &RunStart) -> Result<Self> {
-        let files = ModelFiles::read_as(&start.model, request.families)?;
+        let files = ModelFiles::read_at(start.model.clone(), request.families)?;
         let files = files.with_positions(config.model.positions_max);
         let prompts = JudgedPrompts::of_training(config, &files, request.verifiers)?;
         let evaluation = config.evaluation();
@@ -126,7 +127,10 @@ impl<E: Engine> RunParts<E> {
             None => None,
         };
         let surveys = Surveys::of(config, &prompts, held_out.as_ref());
-        let model = files.load(&engine.device())?;
+        let mut model = files.load(&engine.device())?;
+        let adapters = LoraRequest::of_learner(&config.learner, config.run.seed, start.point.is_some());
+        let base;
+        (model.decoder, base) = adapters.prepare(model.decoder, &start.model)?;
         let mode = request.mode.clone().unwrap_or_else(|| modes::of_config(&config.rollout.mode));
         let of_actors = Arc::clone(&mode);
         let actors = Actors::new(engine, config, &model, start, prompts, of_actors, &request.bench)?;
@@ -138,22 +142,30 @@ impl<E: Engine> RunParts<E> {
             None => None,
         };
         let Model { decoder, tokenizer_files, notes, .. } = model;
-        let learner = new_learner(Arc::clone(engine) as _, config, request, decoder, start)?;
+        let trained = TrainedModel { decoder, base };
+        let learner = new_learner(Arc::clone(engine) as _, config, request, trained, start)?;
         Ok(Self { learner, evaluator, actors, model: ModelRest { tokenizer_files, notes }, surveys })
     }
+}
+
+/// A model whose weights, or whose adapters to a base, are trained.
+struct TrainedModel {
+    decoder: Decoder,
+    base: Option<BaseModel>,
 }
 
 fn new_learner(
     engine: Arc<dyn TrainingEngine>,
     config: &RunConfig,
     request: &RunRequest<'_>,
-    decoder: Decoder,
+    TrainedModel { decoder, base }: TrainedModel,
     start: &RunStart,
 ) -> Result<Trainer> {
-    let reference = model::reference(&config.learner.kl, request.families, &engine.device())?;
+    let reference = model::reference(&config.learner.kl, request.families, &decoder)?;
     let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
     let (temperature, steps) = (config.rollout.temperature, config.run.steps);
-    let mut learner = Trainer::new(engine, decoder, learner, optimizer, temperature, steps, reference)?;
+    let learner = Trainer::new(engine, decoder, learner, optimizer, temperature, steps, reference)?;
+    let mut learner = learner.with_base(base);
     if let Some(loss) = &request.loss {
         learner = learner.with_loss(Arc::clone(loss));
     }

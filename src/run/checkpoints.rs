@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! checkpoints/step-12/
-//!   config.json, model.safetensors, tokenizer.json, ..   a Hugging Face directory
+//!   config.json, model.safetensors, tokenizer.json, ..   a Hugging Face directory, or in the place of the first two
+//!   adapter_config.json, adapter_model.safetensors       adapters in peft's format
 //!   optimizer.safetensors, trainer_state.json            the learner
 //!   rollout.bin                                          queue, groups, trajectories, counters
 //!   policy-11/                                           older weights that open segments still need
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kernels::{Decoder, Device, Engine, KernelError, Precision};
+use kernels::{Engine, KernelError};
 use learner::checkpoint::ExtraFile;
 use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutCheckpoint, RolloutState, Versioned};
 use serde::{Deserialize, Serialize};
@@ -26,12 +27,12 @@ use crate::config::{
     AlarmsSection, Best, CheckpointSection, DeviceKind, EvalSection, MetricsSection, RunConfig,
     WatchdogSection,
 };
-use crate::model::Families;
 use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 use crate::records::reader::MetricsReader;
 use crate::records::writer::MetricsPlace;
 use crate::run::eval_report::EvalReport;
+use crate::run::model_source::{ModelSource, OlderWeights};
 use crate::watch::alarms::Alarms;
 
 const ROLLOUT_FILE: &str = "rollout.bin";
@@ -108,14 +109,14 @@ pub fn clean_up(folder: &RunFolder) -> Result<()> {
 pub struct ResumePoint {
     /// The step.
     pub step: u64,
-    /// Its folder, a Hugging Face directory.
+    /// Its folder, that of a model.
     pub folder: PathBuf,
     /// The rollout's side.
     pub rollout: RolloutState,
     /// The run's own state.
     pub run: RunState,
     /// Older weights that open segments need.
-    pub weights: BTreeMap<u64, Decoder>,
+    pub weights: BTreeMap<u64, OlderWeights>,
 }
 
 impl ResumePoint {
@@ -124,16 +125,11 @@ impl ResumePoint {
     ///
     /// # Errors
     /// If the checkpoints cannot be listed, or there are some and none is whole.
-    pub fn find(
-        folder: &RunFolder,
-        step_max: u64,
-        families: Families<'_>,
-        device: &Device,
-    ) -> Result<Option<Self>> {
+    pub fn find(folder: &RunFolder, step_max: u64, models: &ModelSource<'_>) -> Result<Option<Self>> {
         let steps = folder.checkpoint_steps()?;
         let mut damaged = None;
         for step in steps.into_iter().filter(|step| *step <= step_max) {
-            match Self::read(&folder.checkpoint(step), step, families, device) {
+            match Self::read(&folder.checkpoint(step), step, models) {
                 Ok(Some(point)) => return Ok(Some(point)),
                 Ok(None) => {
                     let path = folder.checkpoint(step);
@@ -159,7 +155,7 @@ impl ResumePoint {
     }
 
     /// `None` where the checkpoint holds weights alone.
-    fn read(folder: &Path, step: u64, families: Families<'_>, device: &Device) -> Result<Option<Self>> {
+    fn read(folder: &Path, step: u64, models: &ModelSource<'_>) -> Result<Option<Self>> {
         learner::manifest::verify(folder)?;
         let path = folder.join(RUN_FILE);
         if !path.exists() {
@@ -170,26 +166,28 @@ impl ResumePoint {
         let rollout = RolloutState::read(&folder.join(ROLLOUT_FILE))?;
         let mut weights = BTreeMap::new();
         for version in rollout.versions_needed().into_iter().filter(|version| *version != step) {
-            let older = Decoder::load_as(&folder.join(policy(version)), families, device)?;
-            weights.insert(version, older);
+            weights.insert(version, models.older(folder, &folder.join(policy(version)))?);
         }
         Ok(Some(Self { step, folder: folder.to_owned(), rollout, run, weights }))
     }
 
-    /// Takes the older weights as the actors have them, packed, and leaves none.
+    /// Takes the older weights as the actors have them, packed as the newest are, and leaves none.
     ///
     /// # Errors
     /// If the engine does not decode at the precision.
     pub fn take_policies<E: Engine>(
         &mut self,
         engine: &E,
-        precision: Precision,
+        newest: &Policy<E>,
     ) -> Result<Vec<Versioned<Policy<E>>>, KernelError> {
         std::mem::take(&mut self.weights)
             .into_iter()
-            .map(|(version, decoder)| {
-                let policy = Policy::new(engine, &decoder, precision);
-                policy.map(|policy| Versioned { version, weights: Arc::new(policy) })
+            .map(|(version, weights)| {
+                let policy = match weights {
+                    OlderWeights::Whole(decoder) => Policy::new(engine, &decoder, newest.precision())?,
+                    OlderWeights::Adapters(lora) => newest.adapted(engine, &lora),
+                };
+                Ok(Versioned { version, weights: Arc::new(policy) })
             })
             .collect()
     }
@@ -247,6 +245,8 @@ fn what_is_learned(config: &RunConfig) -> RunConfig {
     config.metrics = MetricsSection::default();
     config.watchdog = WatchdogSection::default();
     config.alarms = AlarmsSection::default();
+    // That it is the same base as before is seen by its digest.
+    config.model.base = None;
     if let DataConfig::Jsonl(data) = &mut config.data {
         // Where no row was bad it changes nothing, and groups on their way know their prompts.
         data.bad_rows = BadRowsPolicy::default();

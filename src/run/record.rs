@@ -10,6 +10,7 @@ use rollout::{ActorReport, CompletionRecord, Group, QueueReport};
 
 use crate::cause::{one_line, with_consequence};
 use crate::config::RunConfig;
+use crate::model::adapters::{parameters, parameters_line};
 use crate::model::memory::peak_bytes;
 use crate::records::step_metrics::{StepMetrics, nothing_learned};
 use crate::records::writer::completion_markdown;
@@ -52,6 +53,11 @@ impl<E: Engine> Run<'_, E> {
         metrics.add("perf/checkpoint_bytes", saved.bytes as f64);
         if let Some(bytes) = peak_bytes() {
             metrics.add("perf/memory_peak_bytes", bytes as f64);
+        }
+        if step == 1 {
+            let decoder = self.learner.decoder();
+            metrics.add("training/parameters/trained", decoder.trained_count() as f64);
+            metrics.add("training/parameters/total", parameters(decoder) as f64);
         }
         if self.rows_skipped > 0 {
             metrics.add("data/rows_skipped", self.rows_skipped as f64);
@@ -152,8 +158,7 @@ impl<E: Engine> Run<'_, E> {
 /// What the header of a run says.
 pub(super) fn facts(config: &RunConfig, decoder: &Decoder, folder: &Path) -> Vec<(&'static str, String)> {
     let rollout = &config.rollout;
-    let parameters = decoder.weights.count() as f64 / 1e6;
-    let model = format!("{}, {parameters:.2} M parameters", config.model.path.display());
+    let model = format!("{}, {}", config.model.path.display(), parameters_line(decoder));
     let outputs = format!("up to {} tokens in {} segments", rollout.output_tokens_max, rollout.segments_max);
     let step = format!("{} groups of {} completions", config.learner.groups_per_step, rollout.group_size);
     vec![("model", model), ("outputs", outputs), ("step", step), ("run", folder.display().to_string())]

@@ -40,7 +40,7 @@ impl<E: Engine> ActiveSchedule<E> {
     ) -> Result<Self> {
         let newest = actors[0].context().weights.latest();
         let older = match point.as_deref_mut() {
-            Some(point) => point.take_policies(&*generators.engine, newest.weights.precision())?,
+            Some(point) => point.take_policies(&*generators.engine, &newest.weights)?,
             None => Vec::new(),
         };
         let point = point.as_deref();

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use kernels::Device;
+use kernels::{ADAPTER_CONFIG_FILE, Device, ModelPlace};
 use learner::manifest;
 use rollout::{Journal, RolloutState};
 
@@ -14,13 +14,14 @@ use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::writer::MetricsWriter;
 use crate::run::checkpoints::{self, ResumePoint, check_config};
+use crate::run::model_source::ModelSource;
 use crate::run::request::{RunRequest, StartFrom};
 use crate::watch::log::{LogGuard, start_log};
 
 /// Where a training run starts.
 pub struct RunStart {
-    /// The Hugging Face directory of the first weights.
-    pub model: PathBuf,
+    /// Where the first weights are.
+    pub model: ModelPlace,
     /// The checkpoint that the run is resumed at, if it had made one.
     pub point: Option<ResumePoint>,
     /// A checkpoint whose moments the optimizer takes.
@@ -31,6 +32,16 @@ pub struct RunStart {
     learns_otherwise: bool,
     /// What a person is told when the run begins.
     pub notes: Vec<String>,
+}
+
+/// Makes a checkpoint the model of a config, with its adapters where it holds these.
+fn fork_model(config: &mut RunConfig, checkpoint: PathBuf) {
+    if checkpoint.join(ADAPTER_CONFIG_FILE).exists()
+        && let Some(lora) = &mut config.learner.lora
+    {
+        lora.adapter = None;
+    }
+    config.model.path = checkpoint;
 }
 
 /// The folder of a run that is resumed, with its log.
@@ -63,14 +74,14 @@ impl RunStart {
                 let fork = ForkedCheckpoint::find(from)?;
                 notes = fork.passed_over;
                 moments = with_optimizer.then(|| fork.checkpoint.clone());
-                config.model.path = fork.checkpoint;
+                fork_model(config, fork.checkpoint);
             }
             StartFrom::Resume { from, allow_config_change } => {
                 return Self::resume(config, request, from.as_deref(), *allow_config_change, device);
             }
         }
         keep_apart(request.folder.as_deref(), request.overwrite, &config.files_read())?;
-        let model = config.model.path.clone();
+        let model = ModelPlace::find(&config.model.path, config.model.base.as_deref())?;
         Ok(Self { model, point: None, moments, resumed: None, learns_otherwise: false, notes })
     }
 
@@ -94,7 +105,9 @@ impl RunStart {
             refuse_later_checkpoints(&folder, step, request.overwrite)?;
         }
         let step_max = step.unwrap_or(u64::MAX);
-        let point = ResumePoint::find(&folder, step_max, request.families, device)?;
+        let base = config.model.base.as_deref();
+        let models = ModelSource { families: request.families, device, base };
+        let point = ResumePoint::find(&folder, step_max, &models)?;
         let at = point.as_ref().map_or(0, |point| point.step);
         if let Some(step) = step.filter(|step| *step != at) {
             bail!("{}: there is no whole checkpoint of step {step}", folder.path().display());
@@ -106,7 +119,10 @@ impl RunStart {
             Some(point) => format!("resumed at step {at}, from {}", point.folder.display()),
             None => format!("resumed before its first checkpoint: {}", folder.path().display()),
         });
-        let model = point.as_ref().map_or_else(|| config.model.path.clone(), |point| point.folder.clone());
+        let model = match &point {
+            Some(point) => models.place(&point.folder)?,
+            None => ModelPlace::find(&config.model.path, base)?,
+        };
         let resumed = Some(OpenRun { folder, log });
         Ok(Self { model, point, moments: None, resumed, learns_otherwise: changes.are_unsafe, notes })
     }

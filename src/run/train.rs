@@ -12,7 +12,7 @@ use learner::{StepReport, Trainer};
 use rollout::faults::{self, Point};
 use rollout::{ActorReport, Group, Heartbeat, ReplayQueue, StepRequest, WeightsCell};
 
-use crate::config::{RunConfig, weights_precision};
+use crate::config::RunConfig;
 use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 use crate::records::writer::MetricsWriter;
@@ -193,8 +193,7 @@ impl<E: Engine> Run<'_, E> {
     /// Gives the weights to the actors, who go on decoding under those that they have while the newest are packed.
     fn publish(&mut self) -> Result<()> {
         let began = Instant::now();
-        let precision = weights_precision(self.config.rollout.precision);
-        let policy = Policy::new(&*self.engine, self.learner.decoder(), precision)?;
+        let policy = self.weights.latest().weights.next(&self.engine, self.learner.decoder())?;
         self.history.packing_s = began.elapsed().as_secs_f64();
         self.weights.publish(self.learner.version(), Arc::new(policy));
         self.heartbeat.progressed();

@@ -3,6 +3,7 @@
 // A test that cannot go on says where; that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
 mod bad_input;
 mod bad_rows;
 mod binary;
@@ -14,6 +15,7 @@ mod embedding;
 mod end_to_end;
 mod faults;
 mod interface;
+mod lora;
 mod memory;
 mod mismatch;
 mod nothing_learned;

@@ -113,6 +113,7 @@ struct Measured {
     planned: f64,
     peak: f64,
     policy: f64,
+    program: f64,
 }
 
 fn measured(home: &Path, set: &[&str]) -> Measured {
@@ -131,17 +132,51 @@ fn measured(home: &Path, set: &[&str]) -> Measured {
         planned: mebibytes("at most at one time") - program,
         peak: peak - program,
         policy: mebibytes("a policy in the form that decoding reads"),
+        program,
+    }
+}
+
+/// A model and the config of a run on it, in a folder.
+fn made() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("create.toml"), CREATE).unwrap();
+    std::fs::write(home.path().join("run.toml"), RUN).unwrap();
+    let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    success(&["sft", &at("create.toml"), "--run", &at("made")]);
+    home
+}
+
+/// Adapters of every projection, in a run whose reference is their base.
+const ADAPTERS: [&str; 5] = [
+    "learner.lora.rank=8",
+    "learner.lora.alpha=16.0",
+    "learner.lora.target_modules=all-linear",
+    "learner.kl.enabled=true",
+    "learner.kl.coefficient=0.01",
+];
+
+#[test]
+fn a_run_of_adapters_stays_within_its_plan_and_shares_its_base() {
+    let home = made();
+    let schedule = "run.schedule=lockstep";
+    let whole = measured(home.path(), &[schedule]);
+    for schedule in [schedule, "run.schedule=deterministic", "run.schedule=async"] {
+        let Measured { planned, peak, policy, program } =
+            measured(home.path(), &[&[schedule][..], &ADAPTERS].concat());
+        // Of so small a model the program itself is a large part.
+        assert!(
+            peak <= 1.05 * planned && planned + program <= 1.2 * (peak + program),
+            "{schedule}: {planned} MiB planned, {peak} held"
+        );
+        assert!(peak <= 0.55 * whole.peak, "{schedule}: {peak} MiB, and {} with all weights", whole.peak);
+        assert!(8.0 * policy < whole.policy, "a version of {policy} MiB, not {}", whole.policy);
     }
 }
 
 // The bar of docs and of `scripts/memory_plan.py`, which measures a real model.
 #[test]
 fn a_run_stays_within_its_plan() {
-    let home = tempfile::tempdir().unwrap();
-    std::fs::write(home.path().join("create.toml"), CREATE).unwrap();
-    std::fs::write(home.path().join("run.toml"), RUN).unwrap();
-    let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
-    success(&["sft", &at("create.toml"), "--run", &at("made")]);
+    let home = made();
     let in_flight = "rollout.in_flight_updates=true";
     let bf16 = ["rollout.precision=bf16", "rollout.kv_cache=bf16"];
     for set in [
@@ -159,7 +194,7 @@ fn a_run_stays_within_its_plan() {
     }
     // How many versions are open at a time follows how actors and learner meet, so one may be missing.
     for set in [&["run.schedule=async"][..], &["run.schedule=async", bf16[0], bf16[1]]] {
-        let Measured { planned, peak, policy } = measured(home.path(), set);
+        let Measured { planned, peak, policy, .. } = measured(home.path(), set);
         assert!(
             peak <= 1.05 * planned && planned - policy <= 1.15 * peak,
             "{set:?}: {planned} MiB planned, {peak} held"

@@ -12,7 +12,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
     Adapters, CachePrecision, CacheRoom, ChunkPlan, Cpu, Decoder, Engine, EngineSlots, Feed, GradientPath,
-    GradientSink, LayerInputs, LowRank, OnDevice, Packed, Precision, Slopes, TokenStats, TrainingEngine,
+    GradientSink, LayerInputs, Lora, LoraConfig, LowRank, OnDevice, Packed, Precision, Slopes, TargetModules,
+    TokenStats, TrainingEngine,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -21,10 +22,10 @@ use serde_json::Value;
 const TOLERANCE: f32 = 1e-4;
 
 /// One sequence with what PyTorch says of it; entry k belongs to token k+1.
-struct Sequence {
-    tokens: Vec<u32>,
-    logprobs: Vec<f32>,
-    entropies: Vec<f32>,
+pub(crate) struct Sequence {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) logprobs: Vec<f32>,
+    pub(crate) entropies: Vec<f32>,
 }
 
 fn cases() -> Vec<PathBuf> {
@@ -36,7 +37,7 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-fn sequences(case: &Path) -> Vec<Sequence> {
+pub(crate) fn sequences(case: &Path) -> Vec<Sequence> {
     let text = std::fs::read_to_string(case.join("expected.json")).unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     let floats =
@@ -54,11 +55,11 @@ fn load(case: &Path) -> Decoder {
 }
 
 /// On the CPU, and on a device, which here is burn's CPU backend in burn's own operations.
-fn engines() -> [Box<dyn TrainingEngine>; 2] {
+pub(crate) fn engines() -> [Box<dyn TrainingEngine>; 2] {
     [Box::new(Cpu::default()), Box::new(on_device())]
 }
 
-fn on_device() -> OnDevice {
+pub(crate) fn on_device() -> OnDevice {
     OnDevice::new(Device::flex())
 }
 
@@ -66,7 +67,7 @@ fn room(slots: usize, positions: usize) -> CacheRoom {
     CacheRoom { slots, positions, precision: CachePrecision::F32 }
 }
 
-fn whole() -> ChunkPlan {
+pub(crate) fn whole() -> ChunkPlan {
     ChunkPlan {
         path: GradientPath::Unchunked,
         layer_chunk_tokens: 1 << 20,
@@ -78,12 +79,12 @@ fn whole() -> ChunkPlan {
     }
 }
 
-fn packed(sequences: &[Sequence]) -> Packed {
+pub(crate) fn packed(sequences: &[Sequence]) -> Packed {
     Packed::new(sequences.iter().map(|sequence| sequence.tokens.as_slice()))
 }
 
 /// The part of packed statistics that belongs to each sequence, without its meaningless last entry.
-fn split(stats: &TokenStats, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
+pub(crate) fn split(stats: &TokenStats, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
     let mut start = 0;
     let parts = sequences.iter().map(|sequence| {
         let range = start..start + sequence.tokens.len() - 1;
@@ -93,7 +94,7 @@ fn split(stats: &TokenStats, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)
     parts.collect()
 }
 
-fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+pub(crate) fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (position, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (found - expected).abs();
@@ -140,7 +141,11 @@ fn the_training_forward_gives_the_logprobs_of_pytorch() {
 
 /// Log-probs and entropies by cached decode: every sequence in its own slot from its first token on, all
 /// slots that have tokens left in one step.
-fn cached<E: Engine>(engine: &E, decoder: &Decoder, sequences: &[Sequence]) -> Vec<(Vec<f32>, Vec<f32>)> {
+pub(crate) fn cached<E: Engine>(
+    engine: &E,
+    decoder: &Decoder,
+    sequences: &[Sequence],
+) -> Vec<(Vec<f32>, Vec<f32>)> {
     let longest = sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap();
     let weights = engine.prepare(decoder, Precision::F32).unwrap();
     let mut slots = engine.slots(&decoder.config, room(sequences.len(), longest)).unwrap();
@@ -219,7 +224,7 @@ fn a_prefilled_context_goes_on<E: Engine>(engine: &E) {
 const GRADIENT_TOLERANCE: f64 = 1e-3;
 
 /// Gradients of `sum_k sin(0.9 k) logprob_k` over each sequence of a case.
-fn add_gradients(
+pub(crate) fn add_gradients(
     engine: &dyn TrainingEngine,
     decoder: &Decoder,
     sequences: &[Sequence],
@@ -245,7 +250,7 @@ fn assert_gradient(found: &Tensor<2>, expected: &[f32], what: &str) {
     assert!(error <= GRADIENT_TOLERANCE * size, "{what}: off by {error:e} of {size:e}");
 }
 
-const PATHS: [GradientPath; 3] =
+pub(crate) const PATHS: [GradientPath; 3] =
     [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp];
 
 /// The cases whose gradients are kept, and what is kept of them.
@@ -291,7 +296,9 @@ fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
             Some(LowRank { a: tensor(a), b: tensor(b), scale: 0.75 })
         });
         let zeros = adapters.zeros_like();
-        decoder.adapters = Some(adapters);
+        let targets = TargetModules::Named(vec!["q_proj".to_owned(), "down_proj".to_owned()]);
+        let config = LoraConfig { rank: 3, alpha: 2.25, target_modules: targets, use_rslora: false };
+        decoder.lora = Some(Lora { config, base: case.clone(), adapters });
         for (path, engine) in PATHS.into_iter().flat_map(|path| engines().map(|engine| (path, engine))) {
             let mut gradients = zeros.clone();
             add_gradients(&*engine, &decoder, &sequences, path, (&mut gradients).into());
@@ -328,13 +335,13 @@ fn tensors(dir: &Path) -> BTreeMap<String, Stored> {
 
 /// A tensor of a file.
 #[derive(Debug, PartialEq)]
-struct Stored {
-    shape: Vec<usize>,
-    values: Vec<f32>,
+pub(crate) struct Stored {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
 }
 
 /// Every tensor of a file.
-fn tensors_of(file: &Path) -> BTreeMap<String, Stored> {
+pub(crate) fn tensors_of(file: &Path) -> BTreeMap<String, Stored> {
     let mut tensors = BTreeMap::new();
     let bytes = std::fs::read(file).unwrap();
     for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {

@@ -15,6 +15,7 @@ use crate::error::KernelError;
 use crate::gemm::Precision;
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
+use crate::model::lora::Lora;
 use crate::model::{Decoder, files};
 use crate::operations::Operations;
 use crate::sampling::SamplingConfig;
@@ -122,6 +123,10 @@ impl Engine for Cpu {
         Ok(PackedDecoder::new(decoder, precision))
     }
 
+    fn adapt(&self, weights: &PackedDecoder, lora: &Lora) -> PackedDecoder {
+        weights.adapted(lora)
+    }
+
     fn slots(&self, config: &DecoderConfig, room: CacheRoom) -> Result<CpuSlots, KernelError> {
         Ok(CpuSlots::new(config, room.slots, room.positions, room.precision))
     }
@@ -156,7 +161,10 @@ impl EngineWeights for PackedDecoder {
 
     /// A few rows of a parameter are unpacked at a time.
     fn save(&self, dir: &Path) -> Result<(), KernelError> {
-        files::save_parts(dir, &self.config, &self.weights(), Unpacked::in_parts)
+        match self.lora() {
+            Some(lora) => lora.save(dir, &self.config),
+            None => files::save_parts(dir, &self.config, &self.weights(), Unpacked::in_parts),
+        }
     }
 
     fn bytes(&self) -> usize {

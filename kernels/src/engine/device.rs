@@ -16,6 +16,7 @@ use crate::gemm::Precision;
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
+use crate::model::lora::Lora;
 use crate::operations::Operations;
 use crate::sampling::SamplingConfig;
 use crate::streambp::{ChunkPlan, GradientPath, Slopes, TokenStats, tape_gradients, tensor_statistics};
@@ -57,7 +58,17 @@ impl OnDevice {
 
 /// A model's parameters, with what adapters add to them.
 #[derive(Debug)]
-pub struct DeviceWeights(Decoder);
+pub struct DeviceWeights {
+    decoder: Decoder,
+    /// The same without adapters, which decoding reads.
+    sum: Decoder,
+}
+
+impl DeviceWeights {
+    fn new(decoder: Decoder) -> Self {
+        Self { sum: decoder.clone().merged(), decoder }
+    }
+}
 
 impl TrainingEngine for OnDevice {
     fn device(&self) -> Device {
@@ -102,12 +113,15 @@ impl Engine for OnDevice {
     type Weights = DeviceWeights;
     type Slots = DeviceSlots;
 
-    /// The parameters are shared with the decoder.
+    /// The parameters are shared with the decoder, but for matrices with an adapter, which is added to them.
     fn prepare(&self, decoder: &Decoder, precision: Precision) -> Result<DeviceWeights, KernelError> {
         self.check(decoder);
         only_f32("weights", precision, precision == Precision::F32)?;
-        let weights = decoder.effective_weights().into_owned();
-        Ok(DeviceWeights(Decoder { config: decoder.config.clone(), weights, adapters: None }))
+        Ok(DeviceWeights::new(decoder.clone()))
+    }
+
+    fn adapt(&self, weights: &DeviceWeights, lora: &Lora) -> DeviceWeights {
+        DeviceWeights::new(Decoder { lora: Some(lora.clone()), ..weights.decoder.clone() })
     }
 
     fn slots(&self, config: &DecoderConfig, room: CacheRoom) -> Result<DeviceSlots, KernelError> {
@@ -116,7 +130,7 @@ impl Engine for OnDevice {
     }
 
     fn prefill(&self, slots: &mut DeviceSlots, weights: &DeviceWeights, contexts: &[Feed<'_>]) {
-        slots.prefill(&weights.0, contexts);
+        slots.prefill(&weights.sum, contexts);
     }
 
     fn decode(
@@ -131,17 +145,17 @@ impl Engine for OnDevice {
     }
 
     fn logits(&self, slots: &mut DeviceSlots, weights: &DeviceWeights, feeds: &[Feed<'_>]) -> Vec<f32> {
-        if feeds.is_empty() { Vec::new() } else { slots.step(&weights.0, feeds) }
+        if feeds.is_empty() { Vec::new() } else { slots.step(&weights.sum, feeds) }
     }
 }
 
 impl EngineWeights for DeviceWeights {
     fn config(&self) -> &DecoderConfig {
-        &self.0.config
+        &self.sum.config
     }
 
     fn save(&self, dir: &Path) -> Result<(), KernelError> {
-        self.0.save(dir)
+        self.decoder.save_trained(dir)
     }
 
     fn bytes(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The laws that every engine obeys, stated once and run on all: on the CPU, and on a device, which here is burn's CPU
 //! backend in burn's own operations.
 
+mod adapters;
 mod decoding;
 pub(crate) mod gradients;
 mod reference;

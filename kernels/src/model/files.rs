@@ -384,10 +384,10 @@ impl<'a> Shard<'a> {
 }
 
 /// Bytes of a file to numbers.
-type Convert = fn(&[u8]) -> Vec<f32>;
+pub(super) type Convert = fn(&[u8]) -> Vec<f32>;
 
 /// How the bytes of a type become f32; `None` for types that are no plain floats.
-fn converter(dtype: Dtype) -> Option<Convert> {
+pub(super) fn converter(dtype: Dtype) -> Option<Convert> {
     match dtype {
         Dtype::F32 => {
             Some(|bytes| bytes.as_chunks().0.iter().map(|each| f32::from_le_bytes(*each)).collect())
@@ -438,7 +438,7 @@ fn write_safetensors<T>(
 
 /// Writes a file under a temporary name, makes sure that it is on disk, and renames it: a reader sees
 /// the old file or the new one, never half of one.
-fn write_whole(
+pub(super) fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> Result<(), KernelError> {

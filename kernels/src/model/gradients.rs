@@ -1,13 +1,14 @@
 //! Where gradients are added: to one number a parameter, or to the adapters of some projections alone.
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
 use super::linear::{Adapters, Linear, LowRank};
 use super::weights::Weights;
 use crate::flex::{Sum, take};
 use crate::gemm::{PackedMatrix, multiply};
 use crate::panel::Left;
-use crate::rows::{WeightGradient, add_columns, add_row_sums, add_weight_gradients};
+use crate::rows::{TASK_BLOCKS, WeightGradient, add_columns, add_row_sums, add_weight_gradients, block_rows};
 
 /// What a backward pass adds to. What is trained need not be what is stored.
 pub enum GradientSink<'a> {
@@ -144,50 +145,58 @@ pub(crate) struct ProjectionGradient<'a> {
 
 /// Adds to the gradients of some projections at once.
 pub(crate) fn add_projection_gradients<const N: usize>(gradients: [ProjectionGradient<'_>; N]) {
-    let mut whole = Vec::with_capacity(N);
-    for ProjectionGradient { sum, linear, dy, x, packed } in gradients {
-        match (sum, &linear.adapter) {
+    let between = gradients.each_ref().map(LowRankRows::of);
+    let mut products = Vec::with_capacity(2 * N);
+    for (ProjectionGradient { sum, linear, dy, packed, .. }, between) in gradients.into_iter().zip(&between) {
+        match (sum, between) {
             (GradientSum::Full(sum), _) => {
-                whole.push(WeightGradient { sum: sum.slice_mut(), dy, out: linear.outputs(), x: packed });
+                products.push(WeightGradient { sum: sum.slice_mut(), dy, out: linear.outputs(), x: packed });
             }
-            (GradientSum::LowRank(sum), Some(adapter)) => {
-                LowRankRows::new(linear, adapter, dy, x).add(sum, linear.outputs(), dy, packed);
+            (GradientSum::LowRank(sum), Some(LowRankRows { rank, xa, dyb })) => {
+                // `dB += dy^T (s x A^T)`, `dA += (s dy B)^T x`.
+                products.push(WeightGradient { sum: sum.b.slice_mut(), dy, out: linear.outputs(), x: xa });
+                products.push(WeightGradient { sum: sum.a.slice_mut(), dy: dyb, out: *rank, x: packed });
             }
             (GradientSum::LowRank(_) | GradientSum::Frozen, _) => {}
         }
     }
-    add_weight_gradients(whole);
+    add_weight_gradients(products);
 }
 
 /// Rows between the two matrices of an adapter, times its scale.
 struct LowRankRows {
     rank: usize,
     /// `scale x A^T`, `[rows, rank]`.
-    xa: Vec<f32>,
+    xa: PackedMatrix,
     /// `scale dy B`, `[rows, rank]`.
     dyb: Vec<f32>,
 }
 
 impl LowRankRows {
-    fn new(linear: &Linear, adapter: &LowRank<crate::flex::Rows>, dy: &[f32], x: &[f32]) -> Self {
-        let (inner, outputs) = (linear.inner(), linear.outputs());
-        let (a, b) = (adapter.a.slice(), adapter.b.slice());
-        let (rank, rows) = (a.len() / inner, x.len() / inner);
-        let (mut xa, mut dyb) = (vec![0.0; rows * rank], vec![0.0; rows * rank]);
-        multiply(rows, Left::Rows(x, inner), &PackedMatrix::transposed(a, inner, rank), &mut xa);
-        multiply(rows, Left::Rows(dy, outputs), &PackedMatrix::rows(b, outputs, rank), &mut dyb);
-        for number in xa.iter_mut().chain(&mut dyb) {
-            *number *= adapter.scale as f32;
-        }
-        Self { rank, xa, dyb }
+    /// Of a projection whose adapter is trained.
+    fn of(gradient: &ProjectionGradient<'_>) -> Option<Self> {
+        let ProjectionGradient { sum: GradientSum::LowRank(_), linear, dy, x, .. } = gradient else {
+            return None;
+        };
+        let LowRank { a, b, scale } = linear.adapter.as_ref()?;
+        let (inner, outputs, scale) = (linear.inner(), linear.outputs(), *scale as f32);
+        let (rank, rows) = (a.slice().len() / inner, x.len() / inner);
+        let xa = scaled_rows(x, &PackedMatrix::transposed(a.slice(), inner, rank), scale);
+        let dyb = scaled_rows(dy, &PackedMatrix::rows(b.slice(), outputs, rank), scale);
+        Some(Self { rank, xa: PackedMatrix::rows(&xa, rows, rank), dyb })
     }
+}
 
-    /// `dB += dy^T (s x A^T)`, `dA += (s dy B)^T x`.
-    fn add(&self, sum: &mut LowRank<Sum>, outputs: usize, dy: &[f32], x: &PackedMatrix) {
-        let xa = PackedMatrix::rows(&self.xa, self.xa.len() / self.rank, self.rank);
-        add_weight_gradients([
-            WeightGradient { sum: sum.b.slice_mut(), dy, out: outputs, x: &xa },
-            WeightGradient { sum: sum.a.slice_mut(), dy: &self.dyb, out: self.rank, x },
-        ]);
-    }
+/// `scale left right`, by blocks of rows.
+fn scaled_rows(left: &[f32], right: &PackedMatrix, scale: f32) -> Vec<f32> {
+    let (inner, columns) = (right.inner(), right.columns());
+    let rows = left.len() / inner;
+    let each = block_rows(rows);
+    let mut product = vec![0.0; rows * columns];
+    let blocks = product.par_chunks_mut(each * columns).zip(left.par_chunks(each * inner));
+    blocks.with_max_len(TASK_BLOCKS).for_each(|(product, left)| {
+        multiply(left.len() / inner, Left::Rows(left, inner), right, product);
+        product.iter_mut().for_each(|number| *number *= scale);
+    });
+    product
 }

@@ -1,17 +1,14 @@
 //! The one form of a projection on the CPU: stored numbers, a bias where there is one, and a low-rank adapter where
 //! one is trained.
 //!
-//! Whoever packs a projection gets `W + scale B A`, so that no engine knows of adapters; what their gradients are is
-//! said by [`super::gradients`].
-
-use std::borrow::Cow;
+//! A product with an adapter is `x W^T + s (x A^T) B^T`: the stored matrix stays as it is, so that its packed form serves
+//! every adapter, and `W + s B A` is made nowhere. What the gradients of adapters are is said by [`super::gradients`].
 
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
 use super::weights::Weights;
 use crate::flex::Rows;
-use crate::gemm::{PackedMatrix, add_multiply};
+use crate::gemm::{PackedMatrix, add_multiply, multiply};
 use crate::panel::Left;
 use crate::rows::add_bias;
 
@@ -22,7 +19,7 @@ pub struct LowRank<T = Tensor<2>> {
     pub a: T,
     /// `[out, rank]`.
     pub b: T,
-    /// `alpha / rank`.
+    /// `alpha / rank`, or `alpha / sqrt(rank)` (arXiv 2312.03732).
     pub scale: f64,
 }
 
@@ -75,32 +72,80 @@ impl Linear {
         self.stored.slice().len() / self.inner
     }
 
-    /// The matrix that rows are multiplied with, `[out, in]`.
-    pub(crate) fn weight(&self) -> Cow<'_, [f32]> {
-        let stored = self.stored.slice();
-        let Some(LowRank { a, b, scale }) = &self.adapter else { return Cow::Borrowed(stored) };
-        let rank = a.slice().len() / self.inner;
-        let scaled: Vec<f32> = a.slice().iter().map(|a| a * *scale as f32).collect();
-        let scaled = PackedMatrix::rows(&scaled, rank, self.inner);
-        let mut weight = stored.to_vec();
-        weight.par_chunks_mut(self.inner).zip(b.slice().par_chunks(rank)).for_each(|(row, b)| {
-            add_multiply(1, Left::Rows(b, rank), &scaled, row);
+    /// The stored matrix, `[out, in]`, without what the adapter adds.
+    pub(crate) fn stored(&self) -> &[f32] {
+        self.stored.slice()
+    }
+
+    /// The right factors of `x W^T`.
+    pub(crate) fn forward(&self) -> Factors {
+        let (inner, outputs) = (self.inner, self.outputs());
+        let thin = self.adapter.as_ref().map(|LowRank { a, b, scale }| {
+            let rank = a.slice().len() / inner;
+            Thin {
+                first: PackedMatrix::transposed(a.slice(), inner, rank),
+                second: PackedMatrix::transposed(b.slice(), rank, outputs),
+                scale: *scale as f32,
+            }
         });
-        Cow::Owned(weight)
+        Factors { stored: PackedMatrix::transposed(self.stored(), inner, outputs), thin }
     }
 
-    /// The right factor of `x W^T`.
-    pub(crate) fn forward(&self) -> PackedMatrix {
-        PackedMatrix::transposed(&self.weight(), self.inner, self.outputs())
-    }
-
-    /// The right factor of `dy W`.
-    pub(crate) fn backward(&self) -> PackedMatrix {
-        PackedMatrix::rows(&self.weight(), self.outputs(), self.inner)
+    /// The right factors of `dy W`.
+    pub(crate) fn backward(&self) -> Factors {
+        let (inner, outputs) = (self.inner, self.outputs());
+        let thin = self.adapter.as_ref().map(|LowRank { a, b, scale }| {
+            let rank = a.slice().len() / inner;
+            Thin {
+                first: PackedMatrix::rows(b.slice(), outputs, rank),
+                second: PackedMatrix::rows(a.slice(), rank, inner),
+                scale: *scale as f32,
+            }
+        });
+        Factors { stored: PackedMatrix::rows(self.stored(), outputs, inner), thin }
     }
 
     /// Adds the bias to rows of results, if there is one.
     pub(crate) fn add_bias(&self, y: &mut [f32]) {
         add_bias(y, self.bias.as_ref().map(Rows::slice));
+    }
+}
+
+/// A projection as the right factor of its products, in one direction.
+pub(crate) struct Factors {
+    stored: PackedMatrix,
+    thin: Option<Thin>,
+}
+
+/// The two matrices of an adapter in the order in which rows go through them.
+struct Thin {
+    first: PackedMatrix,
+    second: PackedMatrix,
+    /// Of the rows between them.
+    scale: f32,
+}
+
+impl Factors {
+    /// `y = x W^T`, or `dy W`.
+    ///
+    /// # Shapes
+    /// `left` and `y` are row-major, `[rows, in]` and `[rows, out]`, or the other way round.
+    pub(crate) fn multiply(&self, rows: usize, left: &[f32], y: &mut [f32]) {
+        multiply(rows, Left::Rows(left, self.stored.inner()), &self.stored, y);
+        self.add_thin(rows, left, y);
+    }
+
+    /// Adds the product to `y`, otherwise as [`Factors::multiply`].
+    pub(crate) fn add_multiply(&self, rows: usize, left: &[f32], y: &mut [f32]) {
+        add_multiply(rows, Left::Rows(left, self.stored.inner()), &self.stored, y);
+        self.add_thin(rows, left, y);
+    }
+
+    fn add_thin(&self, rows: usize, left: &[f32], y: &mut [f32]) {
+        let Some(Thin { first, second, scale }) = &self.thin else { return };
+        let mut between = vec![0.0; rows * first.columns()];
+        multiply(rows, Left::Rows(left, first.inner()), first, &mut between);
+        between.iter_mut().for_each(|number| *number *= scale);
+        add_multiply(rows, Left::Rows(&between, second.inner()), second, y);
     }
 }

@@ -8,12 +8,11 @@ use super::linear::linear;
 use super::norm::{Norm, normed};
 use super::residual::Join;
 use crate::flex::Rows;
-use crate::gemm::{PackedMatrix, add_multiply, multiply};
+use crate::gemm::PackedMatrix;
 use crate::model::config::DecoderConfig;
-use crate::model::linear::Linear;
+use crate::model::linear::{Factors, Linear};
 use crate::model::spec::NormSpec;
 use crate::model::weights::Block;
-use crate::panel::Left;
 use crate::rotary::{Angles, rotate_head, rotate_rows};
 use crate::simd;
 
@@ -103,18 +102,18 @@ pub(crate) struct Attention {
 
 /// Its weights as right factors of `x w^T`.
 pub(crate) struct AttentionForward {
-    query: PackedMatrix,
-    key: PackedMatrix,
-    value: PackedMatrix,
-    output: PackedMatrix,
+    query: Factors,
+    key: Factors,
+    value: Factors,
+    output: Factors,
 }
 
 /// Its weights as right factors of `dy w`.
 pub(crate) struct AttentionBackward {
-    query: PackedMatrix,
-    key: PackedMatrix,
-    value: PackedMatrix,
-    output: PackedMatrix,
+    query: Factors,
+    key: Factors,
+    value: Factors,
+    output: Factors,
 }
 
 /// Cosines and sines of some rows, `[rows, D / 2]` each.
@@ -163,7 +162,7 @@ impl Attention {
         raw: &mut [f32],
     ) {
         let rows = x.len() / self.query.inner();
-        multiply(rows, Left::Rows(x, self.query.inner()), &weights.query, query);
+        weights.query.multiply(rows, x, query);
         self.query.add_bias(query);
         if self.query_norm.is_some() {
             raw.copy_from_slice(query);
@@ -180,8 +179,8 @@ impl Attention {
         (key, value): (&mut [f32], &mut [f32]),
     ) {
         let rows = x.len() / self.key.inner();
-        multiply(rows, Left::Rows(x, self.key.inner()), &weights.key, key);
-        multiply(rows, Left::Rows(x, self.value.inner()), &weights.value, value);
+        weights.key.multiply(rows, x, key);
+        weights.value.multiply(rows, x, value);
         self.key.add_bias(key);
         self.value.add_bias(value);
         norm_rope_heads(key, rows, self.key_norm.as_ref(), angles);
@@ -206,13 +205,12 @@ impl Attention {
 
     /// From the gradient of the output projection's result to that of what attention gives.
     pub(crate) fn output_backward(&self, weights: &AttentionBackward, dy: &[f32], dmixed: &mut [f32]) {
-        let width = self.output.outputs();
-        multiply(dy.len() / width, Left::Rows(dy, width), &weights.output, dmixed);
+        weights.output.multiply(dy.len() / self.output.outputs(), dy, dmixed);
     }
 
     /// Keys as they come from their projection, which only a norm's gradient needs.
     fn raw_keys(&self, weights: &AttentionForward, x: &[f32], raw_key: &mut [f32]) {
-        multiply(x.len() / self.key.inner(), Left::Rows(x, self.key.inner()), &weights.key, raw_key);
+        weights.key.multiply(x.len() / self.key.inner(), x, raw_key);
         self.key.add_bias(raw_key);
     }
 
@@ -242,9 +240,9 @@ impl Attention {
             self.raw_keys(forward(), x, raw_key);
             norm.backward(raw_key, key, key_norm);
         }
-        multiply(rows, Left::Rows(query, width), &backward.query, dx);
-        add_multiply(rows, Left::Rows(key, key_width), &backward.key, dx);
-        add_multiply(rows, Left::Rows(value, key_width), &backward.value, dx);
+        backward.query.multiply(rows, query, dx);
+        backward.key.add_multiply(rows, key, dx);
+        backward.value.add_multiply(rows, value, dx);
     }
 }
 

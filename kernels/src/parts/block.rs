@@ -112,8 +112,8 @@ impl DecoderSlices {
     pub(crate) fn new(decoder: &Decoder) -> Self {
         let config = &decoder.config;
         let weights = decoder.weights.map(|_, weight| Rows::of_tensor(weight));
-        let adapters = decoder.adapters.as_ref().map(|adapters| {
-            adapters.map(|_, adapter| adapter.as_ref().map(|adapter| adapter.map(Rows::of_tensor)))
+        let adapters = decoder.lora.as_ref().map(|lora| {
+            lora.adapters.map(|_, adapter| adapter.as_ref().map(|adapter| adapter.map(Rows::of_tensor)))
         });
         let mut adapters = adapters.map(|adapters| adapters.blocks.into_iter());
         let blocks = weights.blocks.into_iter().map(|block| {

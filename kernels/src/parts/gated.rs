@@ -8,11 +8,10 @@ use super::linear::linear;
 use super::norm::{Norm, normed};
 use super::residual::Join;
 use crate::activation::{Activation, backward_in_place, forward_in_place};
-use crate::gemm::{PackedMatrix, add_multiply, multiply};
-use crate::model::linear::Linear;
+use crate::gemm::PackedMatrix;
+use crate::model::linear::{Factors, Linear};
 use crate::model::spec::FeedForward;
 use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
-use crate::panel::Left;
 
 impl Block<Tensor<2>> {
     /// The second half of the block, with its residual.
@@ -46,17 +45,17 @@ pub(crate) struct Gated {
 
 /// Its weights as right factors of `x w^T`.
 pub(crate) struct GatedForward {
-    gate: PackedMatrix,
-    up: PackedMatrix,
+    gate: Factors,
+    up: Factors,
     /// Only what goes on to the block's output needs it, and a norm of it on the way back.
-    down: Option<PackedMatrix>,
+    down: Option<Factors>,
 }
 
 /// Its weights as right factors of `dy w`.
 pub(crate) struct GatedBackward {
-    gate: PackedMatrix,
-    up: PackedMatrix,
-    down: PackedMatrix,
+    gate: Factors,
+    up: Factors,
+    down: Factors,
 }
 
 /// Rows of both projections. The gate becomes the activation on the way forward; both become their gradients on the
@@ -89,8 +88,8 @@ impl Gated {
 
     /// Both projections of normed rows.
     pub(crate) fn project(&self, weights: &GatedForward, rows: usize, x: &[f32], to: &mut GateUp<'_>) {
-        multiply(rows, Left::Rows(x, self.gate.inner()), &weights.gate, to.gate);
-        multiply(rows, Left::Rows(x, self.up.inner()), &weights.up, to.up);
+        weights.gate.multiply(rows, x, to.gate);
+        weights.up.multiply(rows, x, to.up);
     }
 
     /// From both projections to the block's output: adds to rows of the residual stream.
@@ -128,10 +127,10 @@ impl Gated {
         dx: &mut [f32],
     ) {
         let rows = dy.len() / self.down.outputs();
-        multiply(rows, Left::Rows(dy, self.down.outputs()), &weights.down, dactive);
+        weights.down.multiply(rows, dy, dactive);
         backward_in_place(on.gate, on.up, dactive, active, self.activation);
-        multiply(rows, Left::Rows(on.gate, self.gate.outputs()), &weights.gate, dx);
-        add_multiply(rows, Left::Rows(on.up, self.up.outputs()), &weights.up, dx);
+        weights.gate.multiply(rows, on.gate, dx);
+        weights.up.add_multiply(rows, on.up, dx);
     }
 }
 

@@ -2,9 +2,7 @@
 //! and the sum.
 
 use super::norm::Norm;
-use crate::gemm::{PackedMatrix, add_multiply, multiply};
-use crate::model::linear::Linear;
-use crate::panel::Left;
+use crate::model::linear::{Factors, Linear};
 use crate::rows::add_columns;
 
 /// The end of a half of a block.
@@ -13,7 +11,7 @@ pub(crate) struct Join<'a> {
     /// The last projection.
     pub(crate) linear: &'a Linear,
     /// The same as the right factor of `left W^T`.
-    pub(crate) weight: &'a PackedMatrix,
+    pub(crate) weight: &'a Factors,
     /// The norm of its result.
     pub(crate) norm: Option<&'a Norm>,
 }
@@ -22,7 +20,7 @@ impl Join<'_> {
     /// Adds `norm(left W^T + bias)` to rows of the residual stream.
     pub(crate) fn add(self, rows: usize, left: &[f32], x: &mut [f32]) {
         let Some(norm) = self.norm else {
-            add_multiply(rows, Left::Rows(left, self.linear.inner()), self.weight, x);
+            self.weight.add_multiply(rows, left, x);
             self.linear.add_bias(x);
             return;
         };
@@ -43,7 +41,7 @@ impl Join<'_> {
     /// `left W^T + bias`.
     fn projected(self, rows: usize, left: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; rows * self.linear.outputs()];
-        multiply(rows, Left::Rows(left, self.linear.inner()), self.weight, &mut y);
+        self.weight.multiply(rows, left, &mut y);
         self.linear.add_bias(&mut y);
         y
     }

@@ -2,12 +2,13 @@
 //! manifest fits is whole, and one that was cut off or damaged is known as such.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::base::{FileDigest, hexadecimal};
 use crate::error::LearnerError;
 
 /// The manifest's own name.
@@ -87,15 +88,8 @@ fn text_of(files: BTreeMap<String, Entry>) -> serde_json::Result<Vec<u8>> {
 }
 
 fn entry(path: &Path) -> Result<Entry, LearnerError> {
-    let failed = |error| LearnerError::file(path, error);
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hasher = Sha256::new();
-    let bytes = std::io::copy(&mut file, &mut hasher).map_err(failed)?;
-    Ok(Entry { bytes, sha256: hexadecimal(&hasher.finalize()) })
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let FileDigest { bytes, sha256 } = FileDigest::of(path)?;
+    Ok(Entry { bytes, sha256 })
 }
 
 /// All files below a directory but its manifest.

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
-use kernels::{StoredNumbers, Weights};
+use kernels::{StoredNumbers, Trained};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::base::BaseModel;
 use crate::config::Settings;
 use crate::error::LearnerError;
 use crate::optimizer::OptimizerConfig;
@@ -41,6 +42,9 @@ pub struct TrainerState {
     pub updates: u64,
     /// The optimizer's settings when the checkpoint was written.
     pub optimizer: OptimizerConfig,
+    /// The frozen model that the checkpoint's adapters belong to; absent where a checkpoint holds all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseModel>,
     /// The learner's settings when the checkpoint was written, by the keys of the version that wrote it.
     pub settings: Value,
 }
@@ -57,6 +61,7 @@ pub(super) fn write(dir: &Path, state: &TrainState, settings: Settings) -> Resul
             version: state.version,
             updates: optimizer.updates,
             optimizer: optimizer.config.clone(),
+            base: state.base.clone(),
             settings,
         })
     };
@@ -92,9 +97,10 @@ fn save_moments(path: &Path, state: &TrainState) -> Result<(), LearnerError> {
     let Some(moments) = &state.optimizer.moments else {
         return Ok(());
     };
+    let parameters = state.decoder.trained();
     let mut stored = Vec::new();
-    for (part, weights) in [("first", &moments.first), ("second", &moments.second)] {
-        for (name, tensor) in weights.named() {
+    for (part, tensors) in [("first", &moments.first), ("second", &moments.second)] {
+        for (Trained { name, .. }, tensor) in parameters.iter().zip(tensors) {
             let numbers = StoredNumbers::of(tensor);
             stored.push((format!("{part}.{name}"), Stored { numbers, shape: tensor.dims() }));
         }
@@ -112,13 +118,15 @@ pub(super) fn read(dir: &Path, to: &mut TrainState) -> Result<TrainerState, Lear
         let reason = format!("optimizer.kind was {:?} and is now {kind:?}", stored.optimizer.kind);
         return Err(LearnerError::checkpoint(&path, reason));
     }
+    require_base(&path, to.base.as_ref(), stored.base.as_ref())?;
+    let parameters = to.decoder.trained();
     if let Some(moments) = &mut to.optimizer.moments {
         let path = dir.join(MOMENTS_FILE);
         let bytes = fs::read(&path).map_err(|error| LearnerError::file(&path, error))?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
-        let first = read_moment(&path, &file, "first", &moments.first)?;
-        let second = read_moment(&path, &file, "second", &moments.second)?;
+        let first = read_moment(&path, &file, "first", &parameters)?;
+        let second = read_moment(&path, &file, "second", &parameters)?;
         (moments.first, moments.second) = (first, second);
     }
     to.optimizer.updates = stored.updates;
@@ -147,9 +155,9 @@ fn read_moment(
     path: &Path,
     file: &SafeTensors<'_>,
     part: &str,
-    like: &Weights<Tensor<2>>,
-) -> Result<Weights<Tensor<2>>, LearnerError> {
-    like.try_map(|name, tensor| {
+    parameters: &[Trained<&Tensor<2>>],
+) -> Result<Vec<Tensor<2>>, LearnerError> {
+    let read = |Trained { name, value: tensor, .. }: &Trained<&Tensor<2>>| {
         let name = format!("{part}.{name}");
         let stored = file.tensor(&name).map_err(|error| LearnerError::checkpoint(path, error.to_string()))?;
         let shape = tensor.dims();
@@ -160,5 +168,30 @@ fn read_moment(
         let (numbers, _) = stored.data().as_chunks::<4>();
         let values: Vec<f32> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         Ok(Tensor::from_data(TensorData::new(values, shape), &tensor.device()))
-    })
+    };
+    parameters.iter().map(read).collect()
+}
+
+/// Adapters and their moments are of one base.
+fn require_base(
+    path: &Path,
+    own: Option<&BaseModel>,
+    stored: Option<&BaseModel>,
+) -> Result<(), LearnerError> {
+    let reason = match (own, stored) {
+        (Some(own), Some(stored)) if own.sha256 != stored.sha256 => format!(
+            "its adapters belong to the model of {} (sha256 {}), and the one of {} is another (sha256 {})",
+            stored.path.display(),
+            stored.sha256,
+            own.path.display(),
+            own.sha256
+        ),
+        (Some(_), None) => "it is of a run that trained all weights, and this one trains adapters".to_owned(),
+        (None, Some(stored)) => format!(
+            "it is of a run that trained adapters to the model of {}, and this one trains all weights",
+            stored.path.display()
+        ),
+        (Some(_), Some(_)) | (None, None) => return Ok(()),
+    };
+    Err(LearnerError::checkpoint(path, reason))
 }

@@ -18,7 +18,8 @@ pub struct KlConfig {
     /// Estimator of the divergence, at each token.
     #[serde(default)]
     pub estimator: KlEstimator,
-    /// Directory of the reference model.
+    /// Directory of the reference model. With `[learner.lora]` it may be left out: the reference is then the frozen model
+    /// without its adapters, which takes no memory of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<PathBuf>,
 }
@@ -38,12 +39,13 @@ pub enum KlEstimator {
 }
 
 impl KlConfig {
-    pub(super) fn check(&self) -> Result<(), LearnerError> {
+    /// A model whose adapters are trained has a reference of its own: itself without them.
+    pub(super) fn check(&self, has_adapters: bool) -> Result<(), LearnerError> {
         if !self.coefficient.is_finite() || self.coefficient < 0.0 {
             let reason = format!("{} is not a weight of at least 0", self.coefficient);
             return Err(LearnerError::config("learner.kl.coefficient", reason));
         }
-        if self.enabled && self.reference.is_none() {
+        if self.enabled && self.reference.is_none() && !has_adapters {
             let reason = "is missing: a penalty that is enabled needs the directory of its reference model";
             return Err(LearnerError::config("learner.kl.reference", reason));
         }

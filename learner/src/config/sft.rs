@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{GradientsConfig, LearnerConfig};
+use crate::config::{GradientsConfig, LearnerConfig, LoraSection};
 
 /// How supervised steps are cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +13,9 @@ pub struct SftConfig {
     /// How gradients are computed.
     #[serde(default)]
     pub gradients: GradientsConfig,
+    /// Adapters that are trained in the place of the weights; absent trains all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSection>,
 }
 
 /// The settings of whoever wrote a checkpoint.

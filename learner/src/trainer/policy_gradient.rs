@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::Tensor;
-use kernels::{Decoder, TrainingEngine, Weights};
+use kernels::{Decoder, GradientSums, TrainingEngine};
 use trajectory::Group;
 
 use super::plan::{PlannedStep, StepPlan, StepTotals, units_of};
@@ -13,7 +12,7 @@ use super::{Objective, Passes, StepLoss, Trainer};
 use crate::advantage::{self, GroupOutcome, GroupRole, GroupStanding};
 use crate::advantage_batch::{AdvantageBatch, TrainedCompletion, check_groups, outcomes};
 use crate::batch::MicroBatch;
-use crate::config::{LearnerConfig, MptScope, Settings};
+use crate::config::{LearnerConfig, MptScope, Settings, check_trained};
 use crate::error::LearnerError;
 use crate::loss::{self, CompletionStats, KlPenalty, Loss, Mask, MptRule, RegularisedLoss, TokenLoss};
 use crate::optimizer::OptimizerConfig;
@@ -43,7 +42,8 @@ impl Trainer {
     /// A trainer at version 0.
     ///
     /// `temperature` is the one that completions are drawn at; 0, greedy, counts as 1, as it does for the
-    /// log-probabilities that actors store. `reference` is the frozen model of the penalty.
+    /// log-probabilities that actors store. `reference` is the frozen model of the penalty; where it is absent and adapters are
+    /// trained, it is the model without them.
     ///
     /// # Errors
     /// [`LearnerError::Config`] for an invalid value, or a reference that is missing or does not fit.
@@ -57,10 +57,13 @@ impl Trainer {
         reference: Option<Decoder>,
     ) -> Result<Self, LearnerError> {
         config.check()?;
+        check_trained("learner.lora", config.lora.as_ref(), &decoder)?;
         if !temperature.is_finite() || temperature < 0.0 {
             let reason = format!("{temperature} is not a temperature of at least 0");
             return Err(LearnerError::config("rollout.temperature", reason));
         }
+        // A model whose adapters are trained is its own reference without them.
+        let reference = reference.or_else(|| decoder.lora.is_some().then(|| decoder.frozen()));
         let reference = reference.filter(|_| config.kl.enabled);
         if config.kl.enabled {
             let vocabulary = reference.as_ref().map_or(0, |reference| reference.config.vocabulary);
@@ -216,7 +219,7 @@ impl Trainer {
         &self,
         plan: &StepPlan<'_>,
         measure: StepMeasure,
-        gradients: &mut Weights<Tensor<2>>,
+        gradients: &mut GradientSums,
         seconds: &mut StepSeconds,
     ) -> Result<StepStats, LearnerError> {
         let regularised = self.objective.regularised(measure.mask);

@@ -9,7 +9,8 @@ use crate::config::{AdvantageConfig, DynamicSampling, ImportanceKind, LearnerCon
 use crate::loss::CrossEntropy;
 use crate::report::StepReport;
 use crate::testing::{
-    cpu, decoder, group, groups, learner_config, optimizer_config, relative_error, weights_of,
+    adapted, cpu, decoder, group, groups, learner_config, lora_section, optimizer_config, relative_error,
+    trained_of,
 };
 
 /// Largest difference of the weights after the steps, relative to the largest weight.
@@ -28,12 +29,18 @@ fn configs() -> Vec<LearnerConfig> {
     full.kl = serde_json::from_value(kl).unwrap();
     let mut over_step = full.clone();
     over_step.mpt.scope = MptScope::Batch;
-    vec![plain, full, over_step]
+    let mut adapters = full.clone();
+    adapters.lora = Some(lora_section(&["q_proj", "o_proj", "down_proj"]));
+    vec![plain, full, over_step, adapters]
 }
 
 fn trainer(config: &LearnerConfig) -> Trainer {
     let reference = config.kl.enabled.then(|| decoder(2));
-    Trainer::new(cpu(), decoder(1), config.clone(), optimizer_config("sgd"), 0.85, 10, reference).unwrap()
+    let decoder = match &config.lora {
+        Some(_) => adapted(decoder(1), &["q_proj", "o_proj", "down_proj"]),
+        None => decoder(1),
+    };
+    Trainer::new(cpu(), decoder, config.clone(), optimizer_config("sgd"), 0.85, 10, reference).unwrap()
 }
 
 /// Five groups, of which the second, all right, and the third, all wrong, teach nothing to plain GRPO.
@@ -77,14 +84,14 @@ fn several_ranks_make_the_update_of_one() {
         let mut one = trainer(&config);
         let all = five_groups();
         let expected = one.step(&all).unwrap().update.unwrap();
-        let (weights, before) = (weights_of(one.decoder()), weights_of(&decoder(1)));
+        let (weights, before) = (trained_of(one.decoder()), trained_of(trainer(&config).decoder()));
         assert!(relative_error(&weights, &before) > 1e-3, "the step moves the weights");
         // In two, in four of which the last has nothing to train on, and in four of which two have no group.
         let cuts: [&[&[usize]]; 3] =
             [&[&[0, 3], &[1, 2, 4]], &[&[4], &[0], &[3], &[1, 2]], &[&[], &[3, 0, 2], &[], &[1, 4]]];
         for cut in cuts {
             let ranks = on_ranks(&config, &parts(cut), 1);
-            let replica = weights_of(ranks[0].0.decoder());
+            let replica = trained_of(ranks[0].0.decoder());
             let error = relative_error(&replica, &weights);
             assert!(error < RELATIVE_ERROR_MAX, "{cut:?}: {error}");
             for (trainer, mut reports) in ranks {
@@ -100,7 +107,7 @@ fn bits_of(weights: &[f32]) -> Vec<u32> {
 }
 
 fn bits(trainer: &Trainer) -> Vec<u32> {
-    bits_of(&weights_of(trainer.decoder()))
+    bits_of(&trained_of(trainer.decoder()))
 }
 
 /// What a rank reports of the update is of the whole step.
@@ -149,7 +156,7 @@ fn a_step_of_dead_groups_on_all_ranks_leaves_the_weights() {
     let ranks = on_ranks(&config, &parts(&[&[1], &[2]]), 2);
     for (trainer, reports) in ranks {
         assert!(reports.into_iter().all(|report| report.unwrap().update.is_none()));
-        assert_eq!((trainer.version(), weights_of(trainer.decoder())), (2, weights_of(&decoder(1))));
+        assert_eq!((trainer.version(), trained_of(trainer.decoder())), (2, trained_of(&decoder(1))));
     }
 }
 
@@ -171,7 +178,7 @@ fn what_one_rank_finds_wrong_stops_the_step_on_all() {
         assert_eq!(messages[0], "step 0: rank 1 could not make the step; its own error says why");
         assert!(messages[1].contains(reason), "{messages:?}");
         for (trainer, _) in ranks {
-            assert_eq!((trainer.version(), weights_of(trainer.decoder())), (0, weights_of(&decoder(1))));
+            assert_eq!((trainer.version(), trained_of(trainer.decoder())), (0, trained_of(&decoder(1))));
         }
     }
 }
@@ -182,14 +189,15 @@ fn written_units_are_summed_over_ranks() {
     let sequences: [(&[u32], &[u32]); 3] = [(&[1, 2, 3], &[4, 5, 6, 7]), (&[9], &[8, 8]), (&[3, 3], &[1])];
     let units: Vec<Unit<'_>> =
         sequences.map(|(prompt, ids)| Unit::of(UnitCompletion::written(prompt, ids))).to_vec();
-    let config = crate::config::SftConfig { batch_tokens_max: 9, gradients: GradientsConfig::default() };
+    let config =
+        crate::config::SftConfig { batch_tokens_max: 9, gradients: GradientsConfig::default(), lora: None };
     let new = || Trainer::supervised(cpu(), decoder(3), config.clone(), optimizer_config("sgd"), 10).unwrap();
     let mut one = new();
     let expected = one.step_units(&units, &CrossEntropy).unwrap();
     let parts = [&units[..2], &units[2..], &units[..0]];
     let rank = |rank: Threads, units: &[Unit<'_>]| {
         let mut trainer = new().with_collective(Arc::new(rank));
-        (trainer.step_units(units, &CrossEntropy).unwrap(), weights_of(trainer.decoder()))
+        (trainer.step_units(units, &CrossEntropy).unwrap(), trained_of(trainer.decoder()))
     };
     let rank = &rank;
     let found: Vec<_> = std::thread::scope(|scope| {
@@ -201,7 +209,7 @@ fn written_units_are_summed_over_ranks() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     for (report, weights) in &found {
-        assert!(relative_error(weights, &weights_of(one.decoder())) < RELATIVE_ERROR_MAX);
+        assert!(relative_error(weights, &trained_of(one.decoder())) < RELATIVE_ERROR_MAX);
         assert_eq!(weights, &found[0].1);
         assert!(
             (report.loss - expected.loss).abs() < 1e-6 && (report.entropy - expected.entropy).abs() < 1e-6

@@ -67,7 +67,7 @@ fn units(pairs: &[[Recorded; 2]]) -> Vec<Unit<'_>> {
 
 fn trainer(before: &Decoder, batch_tokens_max: usize) -> Trainer<Supervised> {
     let chunks = StreambpConfig { layer_chunk_tokens: 7, head_chunk_tokens: 5, ..StreambpConfig::default() };
-    let config = SftConfig { batch_tokens_max, gradients: GradientsConfig::Streambp(chunks) };
+    let config = SftConfig { batch_tokens_max, gradients: GradientsConfig::Streambp(chunks), lora: None };
     let trainer = Trainer::supervised(cpu(), before.clone(), config, plain_descent(), 1).unwrap();
     trainer.with_reference(decoder("reference"))
 }

@@ -115,11 +115,15 @@ fn shown(types: &Types, owner: &Type, field: &Field, expression: &str) -> String
 
 /// A variant's word in a config.
 pub(super) fn word(variant: &str, serde: &str) -> String {
-    let is_snake = attribute(serde, "rename_all") == Some("snake_case");
+    let between = match attribute(serde, "rename_all") {
+        Some("snake_case") => Some('_'),
+        Some("kebab-case") => Some('-'),
+        _ => None,
+    };
     let mut word = String::new();
     for (index, c) in variant.chars().enumerate() {
-        if is_snake && index > 0 && c.is_uppercase() {
-            word.push('_');
+        if index > 0 && c.is_uppercase() {
+            word.extend(between);
         }
         word.extend(c.to_lowercase());
     }

@@ -74,6 +74,25 @@ const COMMANDS: &[(&str, Entry)] = &[
          configs/quickstart.toml",
         Instead(&[("delay=200", "delay=1")], SMALL),
     ),
+    // docs/guide/lora.md
+    (
+        "longhaul check configs/quickstart.toml --set learner.lora.rank=8 --set learner.lora.alpha=16.0 --set \
+         learner.lora.target_modules=all-linear",
+        Run(""),
+    ),
+    (
+        "longhaul train configs/quickstart.toml --run runs/lora --set learner.lora.rank=8 --set learner.lora.alpha=16.0 \
+         --set learner.lora.target_modules=all-linear --set optimizer.learning_rate=1e-3",
+        Run(SMALL),
+    ),
+    (
+        "longhaul generate --model runs/lora/checkpoints/step-30 --prompt '4+3*2-5=' --set rollout.temperature=0",
+        Run("--set rollout.output_tokens_max=8"),
+    ),
+    (
+        "longhaul eval configs/quickstart.toml --model runs/lora/checkpoints/step-30 --base models/quickstart",
+        Run(EVALUATED),
+    ),
     // docs/guide/your-own-model.md
     // The stub is the quickstart's model, which has 1024 positions.
     // docs/guide/data.md

@@ -4,6 +4,7 @@
 //! was cut into calls, or on threads, to the last bit: every number is one sum in one order. A run that is
 //! resumed fills its caches again and must then draw what it would have drawn.
 
+mod adapters;
 mod attention;
 pub(crate) mod cache;
 pub(crate) mod packed;

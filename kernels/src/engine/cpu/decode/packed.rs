@@ -1,22 +1,34 @@
-//! A model's weights as the products of decoding read them.
+//! A model's weights as the products of decoding read them: packed once for all policies that have them, with the adapters
+//! of one policy beside them.
 
-use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::adapters::BlockAdapters;
 use crate::flex::Rows;
 use crate::gemm::{Factor, PackedMatrix, Precision};
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::files::WriteNumbers;
+use crate::model::lora::Lora;
 use crate::model::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
 use crate::parts::attention::PackedAttention;
 use crate::parts::block::{BlockSlices, DecoderSlices};
 use crate::parts::gated::PackedGated;
 use crate::parts::norm::Norm;
 
-/// The weights of one policy version, packed once for all its steps.
+/// The weights of one policy version, packed once for all its steps. Versions that differ by their adapters share the rest.
 pub struct PackedDecoder {
+    packed: Arc<PackedWeights>,
+    /// The adapters of each block, and what they were packed of.
+    adapters: Option<(Vec<BlockAdapters>, Lora)>,
+    number: u64,
+}
+
+/// A model's parameters without adapters.
+pub struct PackedWeights {
     pub(crate) config: DecoderConfig,
     /// `None` where it is the head as it is.
     embedding: Option<Rows>,
@@ -25,7 +37,6 @@ pub struct PackedDecoder {
     pub(super) head: PackedMatrix,
     bytes: usize,
     numbers: usize,
-    number: u64,
 }
 
 /// Numbers of a part of a parameter that is unpacked: enough for all threads, and nothing beside the weights.
@@ -46,30 +57,83 @@ pub(super) struct PackedBlock {
 
 impl fmt::Debug for PackedDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PackedDecoder").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("PackedDecoder").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PackedWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedWeights").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Deref for PackedDecoder {
+    type Target = PackedWeights;
+
+    fn deref(&self) -> &PackedWeights {
+        &self.packed
     }
 }
 
 impl PackedDecoder {
-    /// Packs the weights of a decoder on the CPU. The precision is that of the matrices; the embedding's rows, norms
-    /// and biases stay in f32. What is packed holds nothing of the decoder but these.
+    /// Packs the weights of a decoder on the CPU. The precision is that of the matrices; the embedding's rows, norms,
+    /// biases and adapters stay in f32. What is packed holds nothing of the decoder but these.
     pub(crate) fn new(decoder: &Decoder, precision: Precision) -> Self {
+        Self::beside(Arc::new(PackedWeights::new(decoder, precision)), decoder.lora.as_ref())
+    }
+
+    /// The same parameters, shared, with these adapters.
+    pub(crate) fn adapted(&self, lora: &Lora) -> Self {
+        Self::beside(Arc::clone(&self.packed), Some(lora))
+    }
+
+    fn beside(packed: Arc<PackedWeights>, lora: Option<&Lora>) -> Self {
+        let adapters = lora.map(|lora| (BlockAdapters::of(lora, &packed.config), lora.clone()));
+        Self { packed, adapters, number: PACKED.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// The adapters of a layer.
+    pub(super) fn adapters(&self, layer: usize) -> Option<&BlockAdapters> {
+        self.adapters.as_ref().map(|(blocks, _)| &blocks[layer])
+    }
+
+    /// Whether both have the same parameters in one place of memory.
+    #[cfg(test)]
+    pub(super) fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.packed, &other.packed)
+    }
+
+    /// What the adapters were packed of.
+    pub(crate) fn lora(&self) -> Option<&Lora> {
+        self.adapters.as_ref().map(|(_, lora)| lora)
+    }
+
+    /// Tells these weights from all others, so that what they computed is not taken for what others would.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Memory of the packed weights and of the adapters.
+    pub(crate) fn bytes(&self) -> usize {
+        let adapters = self.adapters.iter().flat_map(|(blocks, _)| blocks);
+        self.packed.bytes + adapters.map(BlockAdapters::bytes).sum::<usize>()
+    }
+}
+
+impl PackedWeights {
+    fn new(decoder: &Decoder, precision: Precision) -> Self {
         let config = decoder.config.clone();
         let weights = DecoderSlices::new(decoder);
-        let projections: Vec<[Vec<Cow<'_, [f32]>>; 5]> =
-            weights.blocks.iter().map(PackedBlock::projections_of).collect();
         let inners = PackedBlock::inners(&config);
-        let mut factors: Vec<Factor<'_>> = projections
+        let mut factors: Vec<Factor<'_>> = weights
+            .blocks
             .iter()
-            .flat_map(|block| block.iter().zip(inners))
-            .map(|(weights, inner)| Factor {
-                weights: weights.iter().map(|weight| &**weight).collect(),
-                inner,
-            })
+            .flat_map(|block| PackedBlock::projections_of(block).into_iter().zip(inners))
+            .map(|(weights, inner)| Factor { weights, inner })
             .collect();
         factors.push(Factor { weights: vec![weights.head().slice()], inner: config.hidden });
         let mut packed = PackedMatrix::of_weights(&factors, precision).into_iter();
-        drop(projections);
+        drop(factors);
         let sum = |of: fn(&PackedMatrix) -> usize| packed.as_slice().iter().map(of).sum();
         let (bytes, numbers) = (sum(PackedMatrix::bytes), sum(PackedMatrix::numbers));
         let blocks = weights.blocks.into_iter().enumerate();
@@ -86,7 +150,6 @@ impl PackedDecoder {
             head,
             bytes,
             numbers,
-            number: PACKED.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -115,32 +178,22 @@ impl PackedDecoder {
         }
     }
 
-    /// Tells these weights from all others, so that what they computed is not taken for what others would.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Multiplications that a token takes, but for attention.
     pub(crate) fn numbers(&self) -> usize {
         self.numbers
     }
-
-    /// Memory of the packed weights.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
 impl PackedBlock {
-    /// What is packed of a block, with what adapters add, in the order in which [`PackedBlock::new`] takes it.
-    fn projections_of(block: &BlockSlices) -> [Vec<Cow<'_, [f32]>>; 5] {
+    /// What is packed of a block, in the order in which [`PackedBlock::new`] takes it.
+    fn projections_of(block: &BlockSlices) -> [Vec<&[f32]>; 5] {
         let (attention, gated) = (&block.attention, &block.feed_forward);
         [
-            vec![attention.query.weight(), attention.key.weight(), attention.value.weight()],
-            vec![attention.output.weight()],
-            vec![gated.gate.weight()],
-            vec![gated.up.weight()],
-            vec![gated.down.weight()],
+            vec![attention.query.stored(), attention.key.stored(), attention.value.stored()],
+            vec![attention.output.stored()],
+            vec![gated.gate.stored()],
+            vec![gated.up.stored()],
+            vec![gated.down.stored()],
         ]
     }
 

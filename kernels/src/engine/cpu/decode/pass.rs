@@ -10,12 +10,13 @@ use std::sync::{RwLock, RwLockWriteGuard};
 
 use rayon::Scope;
 
+use super::adapters::{BlockAdapters, PackedAdapter};
 use super::attention::{QUERIES_MAX, Queries, attend};
 use super::cache::{Context, HeadAt, Shape};
 use super::packed::{PackedBlock, PackedDecoder};
 use super::team::Team;
 use crate::activation::forward_in_place;
-use crate::gemm::{PackedMatrix, multiply_panels};
+use crate::gemm::{PackedMatrix, add_multiply_panels, multiply_panels};
 use crate::panel::Left;
 use crate::parts::attention::{ProjectedRow, RowAngles, score_scale};
 use crate::parts::gated::PackedGated;
@@ -48,6 +49,8 @@ pub(super) struct Workspace {
     /// `[rows, H D]`.
     mixed: Vec<f32>,
     active: Vec<f32>,
+    /// Rows between the two matrices of the adapters of the next product.
+    between: Vec<f32>,
     /// Results of a step's pieces.
     results: Vec<RwLock<PieceResult>>,
 }
@@ -97,10 +100,10 @@ struct Task {
 /// What the team does the pieces of.
 #[derive(Clone, Copy)]
 enum Step<'a> {
-    /// A weight's product with the rows of a buffer.
-    Product(Source, &'a PackedMatrix),
-    /// The activation of a block's feed-forward part.
-    Gated(&'a PackedBlock),
+    /// A weight's product with the rows of a buffer, and what adapters add to it.
+    Product(Source, &'a PackedMatrix, Option<&'a PackedAdapter>),
+    /// The activation of a block's feed-forward part, and what adapters add to its two products.
+    Gated(&'a PackedBlock, Option<&'a PackedAdapter>),
     /// Attention in a layer.
     Attend(usize),
 }
@@ -143,6 +146,21 @@ impl<'p, 'a> PassState<'p, 'a> {
         let inner = weight.inner();
         Left::Rows(&values[..self.rows * inner], inner)
     }
+
+    /// Adds what adapters make of some panels of a product, whose rows between their matrices are there.
+    fn add_thin(
+        &self,
+        adapter: Option<&PackedAdapter>,
+        product: usize,
+        panels: Range<usize>,
+        to: &mut [f32],
+    ) {
+        if let Some(PackedAdapter { scales, seconds, .. }) = adapter {
+            let between = &self.workspace.between[..self.rows * scales.len()];
+            let left = Left::Rows(between, scales.len());
+            add_multiply_panels(self.rows, left, &seconds[product], panels, to);
+        }
+    }
 }
 
 /// Why no lock is found poisoned.
@@ -155,19 +173,22 @@ impl<'p> DecodePass<'p> {
         let piece = pieces - number;
         let PieceResult { values, up } = &mut *state.workspace.results[piece].write().expect(WHOLE);
         match step {
-            Step::Product(source, weight) => {
+            Step::Product(source, weight, adapter) => {
                 let left = state.left(source, weight);
                 let (panels, columns) = self.share(weight, piece);
                 let values = sized(values, state.rows * columns);
-                multiply_panels(state.rows, left, weight, panels, values);
+                multiply_panels(state.rows, left, weight, panels.clone(), values);
+                state.add_thin(adapter, 0, panels, values);
             }
-            Step::Gated(block) => {
+            Step::Gated(block, adapter) => {
                 let PackedGated { gate: gate_weight, up: up_weight, activation, .. } = &block.feed_forward;
                 let left = state.left(Source::Normed, gate_weight);
                 let (panels, columns) = self.share(gate_weight, piece);
                 let (gate, up) = (sized(values, state.rows * columns), sized(up, state.rows * columns));
                 multiply_panels(state.rows, left, gate_weight, panels.clone(), gate);
-                multiply_panels(state.rows, left, up_weight, panels, up);
+                multiply_panels(state.rows, left, up_weight, panels.clone(), up);
+                state.add_thin(adapter, 0, panels.clone(), gate);
+                state.add_thin(adapter, 1, panels, up);
                 forward_in_place(gate, up, *activation);
             }
             Step::Attend(layer) => {
@@ -273,24 +294,31 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         state.rows = rows;
         self.embed(&mut state);
         self.set_tasks(&mut state);
-        for (layer, block) in self.pass.model.blocks.iter().enumerate() {
+        let model: &'p PackedDecoder = self.pass.model;
+        for (layer, block) in model.blocks.iter().enumerate() {
             let (attention, feed_forward) = (&block.attention, &block.feed_forward);
+            let adapters = model.adapters(layer);
+            let adapter =
+                |of: fn(&BlockAdapters) -> &Option<PackedAdapter>| adapters.and_then(|all| of(all).as_ref());
             self.norm(rows, state.workspace, &block.input_norm);
-            state = self.product(state, Source::Normed, &attention.query_key_value);
+            let query_key_value = adapter(|all| &all.query_key_value);
+            state = self.product(state, Source::Normed, &attention.query_key_value, query_key_value);
             let Workspace { results, projected, .. } = &mut *state.workspace;
             self.collect(rows, results, &attention.query_key_value, projected);
             self.place(&mut state, layer, block);
             let tasks = state.tasks.len();
             state = self.step(state, Step::Attend(layer), tasks);
             self.collect_mixed(&mut state);
-            state = self.product(state, Source::Mixed, &attention.output);
+            state = self.product(state, Source::Mixed, &attention.output, adapter(|all| &all.output));
             let (bias, norm) = (attention.output_bias.as_ref(), attention.output_norm.as_ref());
             self.add(rows, state.workspace, &attention.output, bias, norm);
             self.norm(rows, state.workspace, &block.feed_forward_norm);
-            state = self.step(state, Step::Gated(block), self.pieces(&feed_forward.gate));
+            let gate_up = adapter(|all| &all.gate_up);
+            self.between(&mut state, Source::Normed, gate_up);
+            state = self.step(state, Step::Gated(block, gate_up), self.pieces(&feed_forward.gate));
             let Workspace { results, active, .. } = &mut *state.workspace;
             self.collect(rows, results, &feed_forward.gate, active);
-            state = self.product(state, Source::Active, &feed_forward.down);
+            state = self.product(state, Source::Active, &feed_forward.down, adapter(|all| &all.down));
             self.add(rows, state.workspace, &feed_forward.down, None, feed_forward.output_norm.as_ref());
         }
         let PassState { spans, parts, .. } = &mut *state;
@@ -317,14 +345,16 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         shared.write().expect(WHOLE)
     }
 
-    /// `rows w^T` by blocks of columns.
+    /// `rows w^T` by blocks of columns, with what adapters add.
     fn product(
         &self,
-        state: Guard<'scope, 'p, 'a>,
+        mut state: Guard<'scope, 'p, 'a>,
         source: Source,
         weight: &'p PackedMatrix,
+        adapter: Option<&'p PackedAdapter>,
     ) -> Guard<'scope, 'p, 'a> {
-        self.step(state, Step::Product(source, weight), self.pieces(weight))
+        self.between(&mut state, source, adapter);
+        self.step(state, Step::Product(source, weight, adapter), self.pieces(weight))
     }
 
     /// How many pieces a product with a weight has.
@@ -410,7 +440,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         }
         state.rows = rows;
         self.norm(rows, state.workspace, &model.final_norm);
-        state = self.product(state, Source::Normed, &model.head);
+        state = self.product(state, Source::Normed, &model.head, None);
         let PassState { parts, spans, workspace, .. } = &mut *state;
         let width = self.pass.columns(&model.head);
         let mut row = 0;

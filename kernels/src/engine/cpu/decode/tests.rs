@@ -8,8 +8,8 @@ use super::packed::PackedDecoder;
 use super::{CpuSlots, Feed, Sharing};
 use crate::gemm::Precision;
 use crate::model::families;
-use crate::test_tensors::{odd_decoder, odd_shapes};
-use crate::{Decoder, DecoderConfig};
+use crate::test_tensors::{adapted, odd_decoder, odd_shapes, some_modules};
+use crate::{Decoder, DecoderConfig, TargetModules};
 
 fn text(length: usize, vocabulary: usize) -> Vec<u32> {
     (0..length).map(|t| ((t * 7 + t * t) % vocabulary) as u32).collect()
@@ -35,11 +35,17 @@ proptest! {
         shape in 0_usize..8,
         threads in 1_usize..4,
         columns in proptest::bool::ANY,
+        adapters in 0_usize..3,
         precision in proptest::sample::select(&[Precision::F32, Precision::Bf16, Precision::I8][..]),
         cache in proptest::sample::select(&[CachePrecision::F32, CachePrecision::Bf16][..]),
         cuts in proptest::collection::vec((0_usize..3, 1_usize..90), 1..9),
     ) {
         let decoder = odd_decoder(odd_shapes().swap_remove(shape));
+        let decoder = match adapters {
+            0 => decoder,
+            1 => adapted(decoder, some_modules()),
+            _ => adapted(decoder, TargetModules::AllLinear),
+        };
         let packed = PackedDecoder::new(&decoder, precision);
         let vocabulary = decoder.config.vocabulary;
         let texts: Vec<Vec<u32>> =
@@ -65,6 +71,25 @@ proptest! {
                 fed[slot] = end;
             }
         }
+    }
+}
+
+/// A version that differs by its adapters has no parameters of its own, and decodes as if it had.
+#[test]
+fn versions_of_adapters_share_what_is_packed() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::I8] {
+        let first = adapted(odd_decoder(odd_shapes().swap_remove(0)), TargetModules::AllLinear);
+        let mut second = first.clone();
+        for adapter in second.lora.as_mut().unwrap().adapters.values_mut().into_iter().flatten() {
+            adapter.b = adapter.b.clone() * -2.0;
+        }
+        let packed = PackedDecoder::new(&first, precision);
+        let next = packed.adapted(second.lora.as_ref().unwrap());
+        assert!(packed.shares(&next) && packed.number() != next.number());
+        let text = text(20, first.config.vocabulary);
+        let logits = |packed: &PackedDecoder| alone(packed, CachePrecision::F32, &text);
+        assert_ne!(logits(&packed), logits(&next));
+        assert_eq!(logits(&next), logits(&PackedDecoder::new(&second, precision)));
     }
 }
 

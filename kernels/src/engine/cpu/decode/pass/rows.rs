@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::{Lead, PassState, ROWS_SHARED, Results, WHOLE, Workspace, sized};
+use super::{Lead, PackedAdapter, PassState, ROWS_SHARED, Results, Source, WHOLE, Workspace, sized};
 use crate::flex::Rows;
-use crate::gemm::PackedMatrix;
+use crate::gemm::{PackedMatrix, multiply};
+use crate::panel::Left;
 use crate::parts::norm::Norm;
 use crate::rows::add_columns;
 
@@ -24,6 +25,31 @@ impl Lead<'_, '_, '_, '_> {
         let len = ROWS_SHARED * hidden;
         self.parts(sized(&mut workspace.normed, x.len()), len, |number, y| {
             norm.forward(&x[number * len..][..y.len()], y);
+        });
+    }
+
+    /// The rows between the two matrices of adapters, times their scales.
+    pub(super) fn between(
+        &self,
+        state: &mut PassState<'_, '_>,
+        source: Source,
+        adapter: Option<&PackedAdapter>,
+    ) {
+        let Some(PackedAdapter { first, scales, .. }) = adapter else { return };
+        let Workspace { normed, mixed, active, between, .. } = &mut *state.workspace;
+        let left = match source {
+            Source::Normed => normed,
+            Source::Mixed => mixed,
+            Source::Active => active,
+        };
+        let (inner, ranks) = (first.inner(), scales.len());
+        self.parts(sized(between, state.rows * ranks), ROWS_SHARED * ranks, |number, to| {
+            let rows = to.len() / ranks;
+            let left = &left[number * ROWS_SHARED * inner..][..rows * inner];
+            multiply(rows, Left::Rows(left, inner), first, to);
+            for row in to.chunks_exact_mut(ranks) {
+                row.iter_mut().zip(scales).for_each(|(number, scale)| *number *= scale);
+            }
         });
     }
 
