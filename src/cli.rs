@@ -9,10 +9,14 @@ use crate::cause::{Refused, Remedy};
 
 mod bench;
 mod data;
+mod files;
 mod simulate;
 
 pub use bench::{Bench, BenchDecodeArgs, BenchSegmentsArgs, BenchStreambpArgs, Errors};
 pub use data::{DataArgs, DataSplit, FilterArgs};
+pub use files::{
+    ExportArgs, FloatWord, GgufWord, Import, ImportGgufArgs, ImportPeftArgs, ModelPlace, ReadingWord,
+};
 pub use simulate::{CostArgs, SimulateArgs};
 
 /// Reinforcement-learning fine-tuning of language models whose outputs are very long.
@@ -51,6 +55,11 @@ pub enum Command {
     Filter(FilterArgs),
     /// Runs the scheduler and the queue on a virtual clock, without a model, and recommends segments and slots
     Simulate(SimulateArgs),
+    /// Makes Hugging Face directories of models of other programs
+    #[command(subcommand)]
+    Import(Import),
+    /// Writes the model of a checkpoint for other programs: in another type, in shards, as GGUF
+    Export(ExportArgs),
     /// Measures time and memory on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -354,7 +363,10 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example_that_parses() {
-        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "bench") {
+        let nested = ["bench", "import"];
+        for command in
+            Cli::command().get_subcommands().filter(|command| !nested.contains(&command.get_name()))
+        {
             let help = command.get_after_help().expect("an example").to_string();
             let example = help.lines().find(|line| line.starts_with("  longhaul")).expect("a command line");
             let words = example.split_whitespace().map(|word| word.trim_matches('\''));
@@ -381,8 +393,8 @@ mod tests {
 
     #[test]
     fn every_command_takes_set() {
-        // `docs` reads no config, and `bench` has commands of its own.
-        let without = ["bench", "docs"];
+        // `docs` reads no config, nor does what makes files of models; `bench` has commands of its own.
+        let without = ["bench", "docs", "import", "export"];
         for command in
             Cli::command().get_subcommands().filter(|command| !without.contains(&command.get_name()))
         {

@@ -12,4 +12,6 @@ pub mod check;
 pub mod data;
 pub mod filter;
 pub mod simulate;
+pub mod import;
+pub mod export;
 pub mod docs;

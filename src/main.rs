@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use longhaul::allocator;
 use longhaul::cause::one_line;
-use longhaul::cli::{Bench, Cli, Command, in_flags};
+use longhaul::cli::{Bench, Cli, Command, Import, in_flags};
 use longhaul::config::placed;
 use longhaul::watch::watchdog::{STALLED, Stalled};
 use longhaul::{bench, commands};
@@ -76,6 +76,9 @@ fn run_command(command: &Command) -> Result<()> {
         Command::Data(args) => commands::data::data(args),
         Command::Filter(args) => commands::filter::filter(args),
         Command::Simulate(args) => commands::simulate::simulate(args),
+        Command::Import(Import::Gguf(args)) => commands::import::gguf::gguf(args),
+        Command::Import(Import::Peft(args)) => commands::import::peft::peft(args),
+        Command::Export(args) => commands::export::export(args),
         Command::Bench(Bench::Streambp(args)) => bench::streambp(args),
         Command::Bench(Bench::Decode(args)) => bench::decode(args),
         Command::Bench(Bench::Segments(args)) => bench::segments(args),

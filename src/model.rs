@@ -5,6 +5,7 @@ pub mod engine;
 pub mod policy;
 pub mod generator;
 pub mod memory;
+pub mod gguf;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,8 +137,7 @@ pub fn reference(kl: &KlConfig, families: Families<'_>, decoder: &Decoder) -> Re
 fn refuse_other_formats(dir: &Path) -> Result<()> {
     if let Some(gguf) = gguf_in(dir) {
         bail!(
-            "{}: GGUF is not read; convert it to a Hugging Face directory first (transformers' from_pretrained \
-             with gguf_file, then save_pretrained)",
+            "{}: GGUF is not read where a directory is expected; make one of it first (longhaul import gguf FILE DIR)",
             gguf.display()
         );
     }

@@ -2,6 +2,7 @@
 
 mod partials;
 pub mod output;
+pub mod output_folder;
 pub mod folder;
 pub mod catalogue;
 pub mod writer;

@@ -43,6 +43,19 @@ pub use gemm::Precision;
 pub use model::{
     Decoder,
     config::{DecoderConfig, LlamaShape},
+    files::{
+        adapter::PeftAdapter,
+        directory::ModelDirectory,
+        gguf::{
+            GgufFile, GgufModel,
+            blocks::StoredType,
+            header::{Header as GgufHeader, TensorPlace},
+            metadata::{MetaValue, Metadata},
+            write::{GgufFormat, write_gguf},
+        },
+        source::{TakeNumbers, TensorSource},
+        write::{FloatType, WeightFormat, write_weights},
+    },
     gradients::GradientSink,
     linear::{Adapters, LowRank},
     lora::{ADAPTER_CONFIG_FILE, Lora, LoraConfig, ModelPlace, TargetModules},

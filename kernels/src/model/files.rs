@@ -5,6 +5,12 @@
 //! is missing, misshapen or not expected is an error, because a model that runs on half its checkpoint
 //! only looks like a bad model. `config.json` is read in [`super::config`].
 
+pub(crate) mod source;
+pub(crate) mod write;
+pub(crate) mod directory;
+pub(crate) mod gguf;
+pub(crate) mod adapter;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -12,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData, f16};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
 
 use super::config::{CONFIG_FILE, DecoderConfig};
 use super::spec::NormSpec;
@@ -412,22 +418,10 @@ fn write_safetensors<T>(
     parts: &impl Fn(&T, &mut WriteNumbers<'_>) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let mut tensors = Vec::new();
-    let mut start = 0;
     config.shapes().for_each(|name, shape| {
-        let shape = file_shape(name, *shape);
-        let end = start + 4 * shape.iter().product::<usize>();
-        let name = config.family.file_name(name);
-        tensors.push((name, TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }));
-        start = end;
+        tensors.push((config.family.file_name(name), file_shape(name, *shape)));
     });
-    // transformers looks for this entry to know that the tensors are laid out as PyTorch has them.
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), tensors).map_err(std::io::Error::other)?;
-    let mut header = serde_json::to_vec(&metadata)?;
-    // Tensors start at a multiple of eight bytes, as readers that map the file expect.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(&header)?;
+    write::write_header(file, tensors, Dtype::F32)?;
     for (_, value) in weights.named() {
         parts(value, &mut |numbers| {
             numbers.iter().try_for_each(|number| file.write_all(&number.to_le_bytes()))

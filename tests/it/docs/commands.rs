@@ -113,6 +113,20 @@ const COMMANDS: &[(&str, Entry)] = &[
     ),
     ("longhaul train my.toml --run runs/mine", Run(MINE)),
     ("longhaul train my.toml --run runs/mine --resume", Run(MINE)),
+    // docs/guide/models-in-and-out.md
+    (
+        "longhaul import gguf SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2",
+        Instead(&[("models/smollm2", "models/imported")], ""),
+    ),
+    (
+        "longhaul import peft models/smollm2 my-adapter models/merged",
+        Instead(&[("models/smollm2 my-adapter", "fixtures/parity/llama_untied_gqa fixtures/peft/plain")], ""),
+    ),
+    ("longhaul export runs/quickstart-1/checkpoints/step-30 exported --dtype bf16", Run("")),
+    (
+        "longhaul export models/smollm2 smollm2-gguf --gguf f16",
+        Instead(&[("models/smollm2", "models/imported")], ""),
+    ),
     // docs/guide/plugins.md
     (
         "echo '{\"id\":0,\"prompt\":\"1+1=\",\"completion\":\"It is 2\",\"answer\":\"2\",\"fields\":{},\"tokens\":4,\
@@ -323,6 +337,9 @@ fn prepare(folder: &Path) {
         symlink(repository().join("models/quickstart"), folder.join("models").join(model)).unwrap();
     }
     symlink(env!("CARGO_BIN_EXE_longhaul"), folder.join("bin/longhaul")).unwrap();
+    let fixtures = repository().join("tests/fixtures");
+    symlink(fixtures.join("gguf/llama_bytes.gguf"), folder.join("SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap();
+    symlink(fixtures, folder.join("fixtures")).unwrap();
     let own = Document::read(PathBuf::from("docs/guide/your-own-model.md")).blocks("toml");
     let sft = own.iter().find(|block| block.contains("[sft]")).unwrap();
     let problem = "{\"prompt\": \"1+2=\", \"answer\": \"3\"}\n{\"prompt\": \"4+3=\", \"answer\": \"7\"}\n";
