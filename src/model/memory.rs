@@ -457,13 +457,13 @@ mod tests {
                 .find_map(|(name, _)| name.strip_prefix("a learner's step beside decoding: "));
             name.unwrap().split(' ').next().unwrap().parse::<u64>().unwrap()
         };
-        let (versions, no_refill) = ("rollout.versions_open_max=9", "learner.dynamic_sampling=drop");
-        assert_eq!(open(&[versions, no_refill]), 9, "the queue has room for one step's groups");
-        let room = [versions, no_refill, "queue.groups_max=80"];
+        let versions = "rollout.versions_open_max=9";
+        assert_eq!(open(&[versions]), 9, "the queue has room for one step's groups");
+        let room = [versions, "queue.groups_max=80"];
         assert_eq!(open(&room), 4);
         assert_eq!(open(&[&room[..], &["queue.staleness_versions_max=0"]].concat()), 1);
         // A step that refills may take four times as many groups.
-        assert_eq!(open(&[versions, "queue.groups_max=80"]), 9);
+        assert_eq!(open(&[&room[..], &["learner.dynamic_sampling=refill"]].concat()), 9);
         assert_eq!(open(&[]), 2);
     }
 }
