@@ -39,10 +39,13 @@ fn name_bad_rows(error: &anyhow::Error) {
 
 /// A reader of the output that has seen enough, as `head` has, is no error: what is printed to it ends the program. Output
 /// that cannot be written otherwise, as to a full disk, is one. The progress of a run is not printed this way and goes on
-/// without a reader.
+/// without a reader. A panic that becomes an error of a file is told as that error.
 fn end_where_nothing_can_be_printed() {
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if rollout::panic_is_caught() {
+            return;
+        }
         let message = panic.payload_as_str().unwrap_or_default();
         match message.strip_prefix("failed printing to stdout: ") {
             Some(reason) if reason.contains("Broken pipe") => std::process::exit(0),

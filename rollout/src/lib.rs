@@ -58,8 +58,8 @@ pub use modes::{ModeConfig, Next, Reply, RolloutMode, Single, Ticket};
 pub use prompt::{
     AnswerConfig, AnswerRule, BadRowsPolicy, ChatFields, CurriculumConfig, CurriculumOrder, DataConfig,
     Demonstration, DemonstrationNeeds, Example, FewShotConfig, FewShotFile, JsonlConfig, LastAssistant,
-    Learn, LeftOut, Line, Needs, PromptLengths, PromptSource, RowFile, SourceConfig, SplitConfig, SplitName,
-    Survey, references,
+    Learn, LeftOut, Line, Needs, PromptLengths, PromptSource, RowFile, RowFormat, SourceConfig, SplitConfig,
+    SplitName, Survey, panic_is_caught, references,
 };
 pub use report::ActorReport;
 pub use resume::{RolloutCheckpoint, restore};

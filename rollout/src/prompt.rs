@@ -5,6 +5,7 @@ mod order;
 mod config;
 mod survey;
 mod line;
+mod columns;
 mod file;
 mod chat_fields;
 mod messages;
@@ -29,9 +30,11 @@ use crate::error::RolloutError;
 use crate::text::Text;
 
 pub use chat_fields::ChatFields;
+pub use columns::panic_is_caught;
 pub use config::{
     AnswerConfig, AnswerRule, BadRowsPolicy, CurriculumConfig, CurriculumOrder, DataConfig, Example,
-    FewShotConfig, FewShotFile, JsonlConfig, LastAssistant, Learn, SourceConfig, SplitConfig, SplitName,
+    FewShotConfig, FewShotFile, JsonlConfig, LastAssistant, Learn, RowFormat, SourceConfig, SplitConfig,
+    SplitName,
 };
 pub use file::RowFile;
 pub use line::Line;

@@ -289,7 +289,7 @@ fn write_rows(args: &FilterArgs, data: &JsonlConfig, keep: &Keep, progress: &Pro
         progress.measured.iter().map(|measured| (measured.id.as_str(), measured.right)).collect();
     let mut output = Output::create(&args.output, &inputs)?;
     let mut kept = 0;
-    let mut rows = RowFile::open(path)?;
+    let mut rows = RowFile::open_as(path, data.format)?;
     while let Some(line) = rows.next_row()? {
         let right = right_of.get(line.place(path).as_str()).copied().flatten();
         let Some(right) = right.filter(|right| (keep.min..=keep.max).contains(right)) else { continue };

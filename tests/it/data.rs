@@ -1,5 +1,5 @@
-//! What becomes of data: a mapping is the config's, a look shows what the model will see, and a filter
-//! goes on after a kill.
+//! What becomes of data: columns are rows, a mapping is the config's, a look shows what the model will see, and a filter
+//! goes on after a kill. Damaged data is one line of error.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -8,6 +8,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::bad_input::{Place, TRAIN};
+use crate::binary::repository;
+
+/// The number of rows of the fixtures, which `make_columns_fixtures.py` beside them writes.
+const ROWS: usize = 8;
+
+fn copy_fixture(place: &Place, name: &str) {
+    fs::copy(repository().join("tests/fixtures/columns").join(name), place.path(name)).unwrap();
+}
 
 fn json(place: &Place, arguments: &[&str]) -> Value {
     let output = place.longhaul(arguments);
@@ -66,6 +74,33 @@ fn a_look_shows_what_the_model_will_see() {
 }
 
 #[test]
+fn rows_of_columns_train_as_lines_do() {
+    let place = Place::new();
+    for name in ["rows.parquet", "rows.arrow", "rows.jsonl"] {
+        copy_fixture(&place, name);
+    }
+    place.change(
+        "a.toml",
+        "[rollout]",
+        "prompt = \"question\"\nanswer = \"reward_model.ground_truth\"\n[rollout]",
+    );
+    let mut runs = Vec::new();
+    for name in ["rows.jsonl", "rows.parquet", "rows.arrow"] {
+        let path = format!("data.path={name}");
+        let look = json(&place, &["data", "a.toml", "--json", "--show", "100", "--set", &path]);
+        assert_eq!(look["prompts"], ROWS, "{name}");
+        let run = format!("run-{name}");
+        let output = place.longhaul(&["train", "a.toml", "--run", &run, "--set", &path]);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let rollouts = fs::read_to_string(place.path(&run).join("rollouts/step-000001.jsonl")).unwrap();
+        let unnamed = rollouts.replace(":row ", ":").replace(name, "rows");
+        runs.push((look["prompt_tokens"].clone(), unnamed));
+    }
+    assert_eq!(runs[0], runs[1]);
+    assert_eq!(runs[0], runs[2]);
+}
+
+#[test]
 fn faults_of_a_mapping_name_file_and_line() {
     let refused = |old: &str, new: &str, named: &[&str]| {
         let place = Place::new();
@@ -107,7 +142,7 @@ fn faults_of_a_mapping_name_file_and_line() {
         &with("promt = \"question\""),
         &["a.toml:9: unknown key `data.promt`; the nearest known key is `prompt`"],
     );
-    refused(path, "shuffle = true", &["a.toml:6: data.path: is missing"]);
+    refused(path, "format = \"parquet\"", &["a.toml:6: data.path: is missing"]);
     refused(
         path,
         "[[data.sources]]\npath = \"prompts.jsonl\"\nweigth = 1",
@@ -184,4 +219,40 @@ fn a_filter_refuses_what_it_cannot_measure() {
     // Numbers of other settings are not mixed.
     place.write("out.jsonl.progress", "{\"samples\": 3, \"data_bytes\": 1, \"config\": {}}\n");
     assert!(filter(&[]).contains("out.jsonl.progress: was measured with other settings"));
+}
+
+/// Every tenth of these is cut, every other one has bytes changed.
+#[test]
+fn damaged_data_is_one_line_of_error() {
+    let place = Place::new();
+    for name in ["rows.parquet", "rows.arrow"] {
+        copy_fixture(&place, name);
+    }
+    place.change(
+        "a.toml",
+        "[rollout]",
+        "prompt = \"question\"\nanswer = \"reward_model.ground_truth\"\n[rollout]",
+    );
+    let mut refused = 0;
+    for name in ["rows.parquet", "rows.arrow"] {
+        let good = fs::read(place.path(name)).unwrap();
+        for case in 0..20usize {
+            let mut bytes = good.clone();
+            let at = case * good.len() / 20;
+            match case % 10 {
+                0 => bytes.truncate(at),
+                _ => bytes[at..].iter_mut().step_by(97).for_each(|byte| *byte ^= 0x55),
+            }
+            fs::write(place.path(name), bytes).unwrap();
+            let path = format!("data.path={name}");
+            let output = place.longhaul(&["data", "a.toml", "--set", &path]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                !said.contains("panicked") && output.status.code().is_some_and(|code| code <= 1),
+                "{case}: {said}"
+            );
+            refused += usize::from(!output.status.success() && said.contains(name));
+        }
+    }
+    assert!(refused >= 30, "{refused} of 40");
 }

@@ -150,7 +150,7 @@ fn merge(base: &mut toml::Table, fragment: toml::Table) {
 #[test]
 fn configs_in_the_guide_load() {
     let folder = tempfile::tempdir().unwrap();
-    for file in ["train.jsonl", "test.jsonl", "demonstrations.jsonl"] {
+    for file in ["train.jsonl", "train.parquet", "test.jsonl", "demonstrations.jsonl"] {
         fs::write(folder.path().join(file), "").unwrap();
     }
     let model = repository().join("models/quickstart");

@@ -46,7 +46,7 @@ fn over_a_file(folder: &Path) -> Vec<String> {
     let data = format!(
         "data={{kind=\"jsonl\",path={path},prompt_field=\"question\",answer_field=\"solution\",\
          completion_field=\"worked\",chat=true,system_prompt=\"be brief\",prompt_tokens_min=1,prompt_tokens_max=60,\
-         shuffle_seed=4,split={{name=\"train\",fraction=0.5,seed=1}},last_assistant=\"drop\",bad_rows=\"skip\",template={{enable_thinking=true}}}}"
+         shuffle_seed=4,split={{name=\"train\",fraction=0.5,seed=1}},format=\"jsonl\",last_assistant=\"drop\",bad_rows=\"skip\",template={{enable_thinking=true}}}}"
     );
     let more = [
         data,

@@ -22,7 +22,7 @@ pub enum DataConfig {
     /// Endless problems of a task.
     Task(TaskConfig),
     /// The rows of a file, or of several, in another order in each epoch; `kind = "file"` is the same.
-    #[serde(alias = "file", alias = "json")]
+    #[serde(alias = "file", alias = "json", alias = "parquet", alias = "arrow")]
     Jsonl(JsonlConfig),
 }
 
@@ -33,6 +33,9 @@ pub struct JsonlConfig {
     /// The file. Where there are several, each has its own in `[[data.sources]]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// The format of the file, in place of the one that its name says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<RowFormat>,
     /// The field with the prompt, a text or a list of chat messages; `prompt` where it is left out. A row without it may
     /// hold `messages`. One that is named must be in the file.
     #[serde(default, alias = "prompt_field", skip_serializing_if = "Option::is_none")]
@@ -104,6 +107,20 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
+/// The format of a file of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowFormat {
+    /// A JSON object a line.
+    Jsonl,
+    /// One JSON array of objects.
+    Json,
+    /// Parquet.
+    Parquet,
+    /// Arrow's file or stream of messages.
+    Arrow,
+}
+
 /// What becomes of a last turn of the assistant: it is an answer, which a prompt does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -147,7 +164,7 @@ impl DataConfig {
         match (path, &mut config.split) {
             (Some(path), _) => {
                 config.path = Some(path.to_path_buf());
-                (config.split, config.curriculum) = (None, None);
+                (config.format, config.split, config.curriculum) = (None, None, None);
                 config.sources.clear();
             }
             (None, Some(split)) => {
@@ -199,6 +216,7 @@ impl JsonlConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: Some(path.into()),
+            format: None,
             prompt: None,
             prompt_template: None,
             answer: None,

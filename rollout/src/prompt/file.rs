@@ -1,6 +1,6 @@
-//! Files of JSON rows as people have them: JSON Lines, with or without a byte-order mark, in UTF-8 or UTF-16, or one JSON
-//! array. Other formats are told by their first bytes. A row whose text is no JSON is the matter of its reader; an array
-//! that is none is an error here, as nobody knows how many rows it would have had.
+//! Files of rows as people have them: JSON Lines, with or without a byte-order mark, in UTF-8 or UTF-16, one JSON array,
+//! Parquet or Arrow. The format is told by the file's name, or by what the config says. A row whose text is no JSON is the
+//! matter of its reader; an array that is none is an error here, as nobody knows how many rows it would have had.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
+use super::columns::{ARROW_MAGIC, ColumnFile, Columns, PARQUET_MAGIC, STREAM_MAGIC};
+use super::config::RowFormat;
 use super::line::Line;
 use crate::bad_rows::{RowProblem, RowRefusal};
 use crate::error::RolloutError;
@@ -15,14 +17,10 @@ use crate::error::RolloutError;
 /// Bytes that tell a format: the longest magic number has six.
 const MAGIC_BYTES: usize = 8;
 
-/// What is not read, by its first bytes, and what makes a file of JSON lines of it.
+/// What is no file of JSON, by its first bytes, and what to do with it.
 const FOREIGN: [(&[u8], &str); 9] = [
-    (
-        b"PAR1",
-        "a Parquet file: convert it, for example with pandas.read_parquet(..).to_json(.., orient=\"records\", \
-               lines=True)",
-    ),
-    (b"ARROW1", "an Arrow file: convert it to JSON lines, for example with `datasets`' to_json"),
+    (PARQUET_MAGIC, "a Parquet file: let its name end with .parquet, or set data.format = \"parquet\""),
+    (ARROW_MAGIC, "an Arrow file: let its name end with .arrow, or set data.format = \"arrow\""),
     (b"\x1f\x8b", "packed with gzip: unpack it with `gunzip`"),
     (b"PK\x03\x04", "a zip archive: unpack it"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd: unpack it with `zstd -d`"),
@@ -33,7 +31,94 @@ const FOREIGN: [(&[u8], &str); 9] = [
 ];
 
 /// A file whose rows are read one after the other.
-pub struct RowFile {
+pub struct RowFile(Form);
+
+enum Form {
+    Text(TextFile),
+    Columns(Box<ColumnFile>),
+}
+
+impl RowFile {
+    /// Opens a file, in the format that its name says.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is of a format that is not read.
+    pub fn open(path: &Path) -> Result<Self, RolloutError> {
+        Self::open_as(path, None)
+    }
+
+    /// Opens a file in a format; without one in the format that its name says.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is of another format or one that is not read.
+    pub fn open_as(path: &Path, format: Option<RowFormat>) -> Result<Self, RolloutError> {
+        let file = File::open(path).map_err(|error| RolloutError::file(path, error))?;
+        match columns(path, format) {
+            Some(columns) => Self::of_columns(path, columns),
+            None => Ok(Self(Form::Text(TextFile::of(path, file)?))),
+        }
+    }
+
+    /// Reads what was opened as `path`. A file whose name says that it has columns is opened once more, since these are
+    /// not read from the beginning to the end.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is of a format that is not read.
+    pub fn of(path: &Path, input: impl Read + Send + 'static) -> Result<Self, RolloutError> {
+        match columns(path, None) {
+            Some(columns) => Self::of_columns(path, columns),
+            None => Ok(Self(Form::Text(TextFile::of(path, input)?))),
+        }
+    }
+
+    fn of_columns(path: &Path, columns: Columns) -> Result<Self, RolloutError> {
+        let failed = |error| RolloutError::file(path, error);
+        let mut head = Vec::new();
+        let file = File::open(path).map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            let reason = "is no regular file, and a file of columns is read in pieces from all of its places";
+            return Err(RolloutError::content(path, reason));
+        }
+        file.take(MAGIC_BYTES as u64).read_to_end(&mut head).map_err(failed)?;
+        let (name, is_such) = match columns {
+            Columns::Parquet => ("a Parquet file", head.starts_with(PARQUET_MAGIC)),
+            Columns::Arrow => {
+                ("an Arrow file or stream", head.starts_with(ARROW_MAGIC) || head.starts_with(STREAM_MAGIC))
+            }
+        };
+        if !is_such {
+            let remedy = "give it the ending of its format, or set data.format";
+            return Err(RolloutError::content(path, format!("does not begin as {name} does: {remedy}")));
+        }
+        Ok(Self(Form::Columns(Box::new(ColumnFile::open(path, columns)?))))
+    }
+
+    /// The next row that is not blank. At the end of the file the log says how many lines were.
+    ///
+    /// # Errors
+    /// If the file cannot be read on, or is an array that is not JSON.
+    pub fn next_row(&mut self) -> Result<Option<Line>, RolloutError> {
+        match &mut self.0 {
+            Form::Text(file) => file.next_row(),
+            Form::Columns(file) => file.next_row(),
+        }
+    }
+}
+
+/// The format of columns that a file has, if it has one.
+fn columns(path: &Path, format: Option<RowFormat>) -> Option<Columns> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    match (format, ending.as_deref()) {
+        (Some(RowFormat::Parquet), _) | (None, Some("parquet" | "pq")) => Some(Columns::Parquet),
+        (Some(RowFormat::Arrow), _) | (None, Some("arrow" | "arrows" | "feather" | "ipc")) => {
+            Some(Columns::Arrow)
+        }
+        _ => None,
+    }
+}
+
+/// JSON lines, or a JSON array.
+struct TextFile {
     path: PathBuf,
     input: Box<dyn BufRead + Send>,
     number: usize,
@@ -45,30 +130,13 @@ pub struct RowFile {
     elements: Vec<Line>,
 }
 
-impl RowFile {
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// If it cannot be opened, or is of a format that is not read.
-    pub fn open(path: &Path) -> Result<Self, RolloutError> {
-        let file = File::open(path).map_err(|error| RolloutError::file(path, error))?;
-        Self::of(path, file)
-    }
-
-    /// Reads what was opened as `path`.
-    ///
-    /// # Errors
-    /// If it cannot be read, or is of a format that is not read.
-    pub fn of(path: &Path, input: impl Read + Send + 'static) -> Result<Self, RolloutError> {
+impl TextFile {
+    fn of(path: &Path, input: impl Read + Send + 'static) -> Result<Self, RolloutError> {
         let input = decoded(path, BufReader::new(input))?;
         Ok(Self { path: path.to_path_buf(), input, number: 0, blank: 0, begun: false, elements: Vec::new() })
     }
 
-    /// The next row that is not blank. At the end of the file the log says how many lines were.
-    ///
-    /// # Errors
-    /// If the file cannot be read on, or is an array that is not JSON.
-    pub fn next_row(&mut self) -> Result<Option<Line>, RolloutError> {
+    fn next_row(&mut self) -> Result<Option<Line>, RolloutError> {
         if let Some(element) = self.elements.pop() {
             return Ok(Some(element));
         }

@@ -194,7 +194,7 @@ impl Rows {
     /// All rows of the file in their form, good and bad, without those of the other part of a split.
     fn read(&self, needs: &Needs<'_>) -> Result<(Vec<ReadRow>, LeftOut), RolloutError> {
         let (config, path) = (self.mapping.config(), self.path());
-        let mut file = RowFile::open(path)?;
+        let mut file = RowFile::open_as(path, config.format)?;
         let mut census = FieldCensus::new(config, needs);
         let (mut rows, mut left_out) = (Vec::new(), LeftOut::default());
         while let Some(Line { number: line, unit, text }) = file.next_row()? {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::JsonlConfig;
 use super::mapping::{AnswerConfig, FewShotConfig};
+use super::{JsonlConfig, RowFormat};
 use crate::error::RolloutError;
 use crate::prompt::order::quotas;
 
@@ -78,6 +78,9 @@ pub struct SourceConfig {
     /// The file. It must be given.
     #[serde(default)]
     pub path: PathBuf,
+    /// Its format, in place of the one that its name says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<RowFormat>,
     /// Its share of the prompts, as a ratio to the weights of the others. Without weights every row is as frequent as any
     /// other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +118,7 @@ impl SourceConfig {
         };
         JsonlConfig {
             path: Some(self.path.clone()),
+            format: self.format.or(shared.format),
             prompt,
             prompt_template,
             answer: self.answer.clone().or_else(|| shared.answer.clone()),

@@ -79,8 +79,8 @@ fn what_is_held_out_is_the_rest_of_a_split_or_a_file() {
     let data = |keys: Value| DataConfig::Jsonl(serde_json::from_value(keys).expect("known keys"));
     let split = |name: &str| json!({"name": name, "fraction": 0.5});
     let training = data(json!({"path": "p", "chat": true, "split": split("train"),
-        "curriculum": {"field": "level"}}));
-    let rest = data(json!({"path": "p", "chat": true, "split": split("held_out")}));
+        "curriculum": {"field": "level"}, "format": "parquet"}));
+    let rest = data(json!({"path": "p", "chat": true, "split": split("held_out"), "format": "parquet"}));
     assert_eq!(training.held_out(None), Some(rest));
     let other = data(json!({"path": "q", "chat": true}));
     assert_eq!(training.held_out(Some("q".as_ref())), Some(other));
