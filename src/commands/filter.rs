@@ -200,6 +200,8 @@ struct Measured {
     id: String,
     /// Right answers; none where a verifier gave no verdict.
     right: Option<usize>,
+    /// Answers that the output limit cut off, which are wrong.
+    cut: usize,
 }
 
 /// What was measured so far, in memory and beside the output.
@@ -264,7 +266,10 @@ impl Progress {
                 let completions = group.completions.iter();
                 completions.filter(|scored| scored.reward.correctness == Some(1)).count()
             });
-            let measured = Measured { index: prompt.index, id: prompt.id.clone(), right };
+            let cut = group.map_or(0, |group| {
+                group.completions.iter().filter(|scored| scored.completion.truncated()).count()
+            });
+            let measured = Measured { index: prompt.index, id: prompt.id.clone(), right, cut };
             lines.push_str(&serde_json::to_string(&measured)?);
             lines.push('\n');
             self.measured.push(measured);
@@ -333,6 +338,13 @@ fn summary(keep: &Keep, progress: &Progress, kept: usize) -> String {
     let share = 100.0 * solved as f64 / answers.max(1) as f64;
     let measured = progress.measured.len();
     text.push_str(&format!("{kept} of {measured} prompts are kept; {share:.1} % of all answers are right\n"));
+    let cut: usize = progress.measured.iter().map(|measured| measured.cut).sum();
+    if cut > 0 {
+        let share = 100.0 * cut as f64 / answers.max(1) as f64;
+        text.push_str(&format!(
+            "{share:.1} % of all answers are cut off at rollout.output_tokens_max and count as wrong\n"
+        ));
+    }
     if unscored > 0 {
         text.push_str(&format!("{unscored} prompts have no verdict and are not kept\n"));
     }

@@ -166,7 +166,10 @@ fn a_filter_keeps_what_is_solved_sometimes_and_goes_on_after_a_kill() {
     let whole = filter("whole.jsonl").output().unwrap();
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     let summary = String::from_utf8(whole.stdout).unwrap();
-    assert!(summary.contains("of 60 prompts are kept"), "{summary}");
+    assert!(
+        summary.contains("of 60 prompts are kept") && summary.contains("are cut off at rollout"),
+        "{summary}"
+    );
     let expected = fs::read_to_string(place.path("whole.jsonl")).unwrap();
     for line in expected.lines() {
         let row: Value = serde_json::from_str(line).unwrap();
