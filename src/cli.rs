@@ -37,6 +37,8 @@ pub enum Command {
     Sft(SftArgs),
     /// Measures a model on held-out prompts
     Eval(EvalArgs),
+    /// Compares what two models answered to the same held-out prompts
+    Compare(CompareArgs),
     /// Streams a model's answer to a prompt
     Generate(GenerateArgs),
     /// Writes the log-probability and entropy of every given token
@@ -195,7 +197,11 @@ pub struct SftArgs {
 /// `longhaul eval`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-30 --json"
+    after_help = "Examples:\n  longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-30 --json\n  \
+                  longhaul eval configs/quickstart.toml --model models/quickstart --output answers.jsonl --json numbers.json\n\n\
+                  A line of the output is a prompt: `set`, `prompt_id`, `prompt`, `answer` and `completions`, a list with \
+                  `completion`,\n`tokens`, `finish`, `stop_reason`, `reward`, `correctness`, `parts` and `extracted`, the final \
+                  answer."
 )]
 pub struct EvalArgs {
     /// The config file; its sections data, rollout, rewards and eval are read
@@ -206,12 +212,37 @@ pub struct EvalArgs {
     /// The base of an adapter, in the place of the one that the adapter names
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
-    /// Prints one JSON object instead of text
-    #[arg(long)]
-    pub json: bool,
+    /// Where the answers are written, one JSON object a prompt
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Prints one JSON object instead of text, or writes it to a file
+    #[arg(long, value_name = "FILE|-", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<PathBuf>,
     /// Changes to the config.
     #[command(flatten)]
     pub overrides: Overrides,
+}
+
+/// `longhaul compare`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  longhaul compare runs/quickstart-1/evals/step-0 runs/quickstart-1/evals/step-30\n\n\
+                  Prompts are paired by their ids. One answer to each: McNemar's exact test; several: the permutation of the two\n\
+                  models at each prompt. Sets, prompts or numbers of answers that differ are refused."
+)]
+pub struct CompareArgs {
+    /// The answers of the first model: a file of `longhaul eval --output`, or a folder evals/step-N of a run
+    #[arg(value_name = "BEFORE")]
+    pub before: PathBuf,
+    /// Those of the second one
+    #[arg(value_name = "AFTER")]
+    pub after: PathBuf,
+    /// The seed of the resamples behind intervals and tests
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Prints one JSON object instead of text, or writes it to a file
+    #[arg(long, value_name = "FILE|-", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<PathBuf>,
 }
 
 /// `longhaul generate`.
@@ -393,8 +424,8 @@ mod tests {
 
     #[test]
     fn every_command_takes_set() {
-        // `docs` reads no config, nor does what makes files of models; `bench` has commands of its own.
-        let without = ["bench", "docs", "import", "export"];
+        // `docs` and `compare` read no config, nor does what makes files of models; `bench` has commands of its own.
+        let without = ["bench", "compare", "docs", "import", "export"];
         for command in
             Cli::command().get_subcommands().filter(|command| !without.contains(&command.get_name()))
         {

@@ -10,6 +10,7 @@ mod document;
 mod check;
 mod paths;
 mod shape;
+mod evaluation;
 mod train;
 mod sft;
 mod replay;
@@ -20,8 +21,7 @@ use std::path::Path;
 
 use learner::config::{ClipConfig, KlConfig, MptConfig, StreambpConfig};
 use learner::{LearnerConfig, OptimizerConfig};
-use rewards::RewardConfig;
-use rollout::{DataConfig, ModeConfig, QueueConfig, RolloutConfig, RolloutError, StopConfig};
+use rollout::{QueueConfig, RolloutConfig, RolloutError};
 use serde::Serialize;
 
 use document::{Document, Place};
@@ -29,13 +29,13 @@ use paths::{ConfigPath, Finder, RewardAt};
 
 pub(crate) use check::stand_ins;
 pub use engine::{DeviceKind, cache_precision, weights_precision};
+pub use evaluation::{EvalSection, EvalSet, Evaluation};
 pub use replay::ReplayConfig;
 pub use rollout::Schedule;
 pub use score::ScoreConfig;
 pub use sections::{
-    AlarmsSection, Best, CheckpointSection, Console, CreateSection, EvalSection, MetricsSection,
-    ModelSection, RunSection, SftModelSection, SftPhase, SftRunSection, SftSection, ToolData, ToolModel,
-    ToolSampling, WatchdogSection,
+    AlarmsSection, Best, CheckpointSection, Console, CreateSection, MetricsSection, ModelSection, RunSection,
+    SftModelSection, SftPhase, SftRunSection, SftSection, ToolData, ToolModel, ToolSampling, WatchdogSection,
 };
 pub use sft::SftRunConfig;
 pub use shape::{ShapeFault, check_shape};
@@ -116,12 +116,12 @@ impl Config {
         }
     }
 
-    /// What `longhaul eval` is to measure; `None` where there is no held-out data.
+    /// What `longhaul eval` is to measure, set by set; nothing where there is no held-out data.
     #[must_use]
-    pub fn evaluation(&self) -> Option<Evaluation> {
+    pub fn evaluations(&self) -> Vec<Evaluation> {
         match self {
-            Self::Train(config) => config.evaluation(),
-            Self::Sft(config) => config.evaluation(),
+            Self::Train(config) => config.evaluations(),
+            Self::Sft(config) => config.evaluations(),
         }
     }
 
@@ -207,48 +207,6 @@ fn from_document<C: Sections>(mut document: Document, file: &Path) -> Result<C, 
     }
     finder.commands(config.rewards())?;
     Ok(config)
-}
-
-/// Everything that an evaluation needs to know, whichever config it comes from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Evaluation {
-    /// Where the held-out prompts come from: the other split of a task, the file of `eval.data`, or what `data.split` leaves.
-    pub data: DataConfig,
-    /// What answers are worth.
-    pub rewards: Vec<RewardConfig>,
-    /// The most tokens of an answer.
-    pub output_tokens_max: usize,
-    /// The key that says so.
-    pub output_tokens_key: &'static str,
-    /// What ends an answer before that: the stops of `[rollout]`.
-    pub stops: StopConfig,
-    /// How an answer goes on when the policy has come to an end.
-    pub mode: ModeConfig,
-    /// `[eval]`
-    pub eval: EvalSection,
-}
-
-impl Evaluation {
-    /// `None` where there is no held-out data.
-    fn of(
-        data: &DataConfig,
-        eval: &EvalSection,
-        rewards: &[RewardConfig],
-        output_tokens_max: usize,
-        output_tokens_key: &'static str,
-        stops: StopConfig,
-    ) -> Option<Self> {
-        let data = data.held_out(eval.data.as_deref())?;
-        let (rewards, eval) = (rewards.to_vec(), eval.clone());
-        let mode = ModeConfig::default();
-        Some(Self { data, rewards, output_tokens_max, output_tokens_key, stops, mode, eval })
-    }
-}
-
-/// `[eval]` with its `[[eval.rewards]]`, each read on its own, as those of training are.
-fn eval_section(document: &mut Document) -> Result<EvalSection, ConfigError> {
-    let rewards = document.sections_in("eval", "rewards")?;
-    Ok(EvalSection { rewards, ..document.section("eval")? })
 }
 
 fn open(file: &Path, set: &[String]) -> Result<Document, ConfigError> {

@@ -8,6 +8,7 @@
 pub mod allocator;
 pub mod cause;
 mod median;
+pub mod statistics;
 pub mod config;
 pub mod records;
 pub mod watch;

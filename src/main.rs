@@ -70,6 +70,7 @@ fn run_command(command: &Command) -> Result<()> {
         Command::Train(args) => commands::train::train(args),
         Command::Sft(args) => commands::sft::sft(args),
         Command::Eval(args) => commands::eval::eval(args),
+        Command::Compare(args) => commands::compare::compare(args),
         Command::Generate(args) => commands::generate::generate(args),
         Command::Logprobs(args) => commands::logprobs::logprobs(args),
         Command::Tokenize(args) => commands::tokenize::tokenize(args),

@@ -3,11 +3,14 @@
 pub mod prompts;
 pub mod request;
 pub mod eval_report;
+pub mod eval_table;
+pub mod comparison;
 pub mod evaluator;
 pub mod model_source;
 pub mod checkpoints;
 pub mod start;
 pub mod schedule;
+mod evaluations;
 mod train;
 mod record;
 mod evaluate;

@@ -8,14 +8,15 @@ use crate::attention::Span;
 /// Sequences of tokens one after the other, without padding.
 ///
 /// Sequences that begin with the same tokens may share this prefix: it is a sequence of its own that stands before
-/// them, its rows go through the model once, and each of the others attends to them as if they were its own.
+/// them, its rows go through the model once, and each of the others attends to them as if they were its own. A prefix may
+/// have a prefix itself: a text that all prompts begin with, then a prompt, then its completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
     /// The tokens of all sequences.
     pub ids: Vec<u32>,
     /// The length of each sequence; their sum is the number of ids, and none is 0.
     pub lengths: Vec<usize>,
-    /// For each sequence the one before it that is its beginning, if there is one; that one has none itself.
+    /// For each sequence the one before it that is its beginning, if there is one.
     pub prefixes: Vec<Option<usize>>,
 }
 
@@ -41,7 +42,7 @@ impl Packed {
     /// Appends a sequence, without the tokens of its prefix; returns its place among the sequences.
     ///
     /// # Panics
-    /// If it is empty, or the prefix is not there or has a prefix itself.
+    /// If it is empty, or the prefix is not there.
     pub fn push(&mut self, sequence: &[u32], prefix: Option<usize>) -> usize {
         self.push_tokens(sequence.iter().copied(), prefix)
     }
@@ -51,7 +52,10 @@ impl Packed {
     /// # Panics
     /// As [`Packed::push`].
     pub fn push_tokens(&mut self, sequence: impl IntoIterator<Item = u32>, prefix: Option<usize>) -> usize {
-        assert!(prefix.is_none_or(|prefix| self.prefixes[prefix].is_none()), "a prefix is whole");
+        assert!(
+            prefix.is_none_or(|prefix| prefix < self.lengths.len()),
+            "a prefix stands before what it begins"
+        );
         let start = self.ids.len();
         self.ids.extend(sequence);
         assert!(self.ids.len() > start, "a sequence has at least one token");
@@ -68,7 +72,7 @@ impl Packed {
     /// The position of every token in its sequence.
     pub(crate) fn positions(&self) -> Vec<u32> {
         self.parts()
-            .flat_map(|part| (0..part.rows.len()).map(move |row| (part.prefix.len() + row) as u32))
+            .flat_map(|part| (part.prefix_len()..part.keys.len()).map(|position| position as u32))
             .collect()
     }
 
@@ -87,12 +91,14 @@ impl Packed {
     /// Where the rows of every sequence lie, and the rows of its keys.
     pub(crate) fn parts(&self) -> impl Iterator<Item = SequenceRows> {
         let (mut row, mut key) = (0, 0);
-        let mut rows = Vec::with_capacity(self.lengths.len());
+        // The rows of each sequence from its beginning on, those of its prefixes first.
+        let mut whole: Vec<Vec<Range<usize>>> = Vec::with_capacity(self.lengths.len());
         self.lengths.iter().zip(&self.prefixes).map(move |(length, prefix)| {
-            rows.push(row..row + length);
-            let prefix = prefix.map_or(0..0, |prefix| rows[prefix].clone());
-            let part =
-                SequenceRows { rows: row..row + length, keys: key..key + prefix.len() + length, prefix };
+            let prefix = prefix.map_or_else(Vec::new, |prefix| whole[prefix].clone());
+            let rows = row..row + length;
+            let before: usize = prefix.iter().map(Range::len).sum();
+            let part = SequenceRows { keys: key..key + before + length, rows, prefix };
+            whole.push(part.prefix.iter().cloned().chain([part.rows.clone()]).collect());
             (row, key) = (part.rows.end, part.keys.end);
             part
         })
@@ -118,6 +124,15 @@ impl Packed {
     }
 }
 
+/// Rows of a prefix that lie together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PrefixRows {
+    /// The rows among those of the batch.
+    pub(crate) rows: Range<usize>,
+    /// The key row that the first of them has in the sequence behind the prefix; the others follow.
+    pub(crate) key: usize,
+}
+
 /// Where one sequence of a batch lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SequenceRows {
@@ -125,8 +140,9 @@ pub(crate) struct SequenceRows {
     pub(crate) rows: Range<usize>,
     /// The rows of its keys: those of the prefix, then its own.
     pub(crate) keys: Range<usize>,
-    /// The rows of the prefix among those of the batch; empty where there is none.
-    pub(crate) prefix: Range<usize>,
+    /// The rows of the prefix among those of the batch, in order and behind those of its own prefix; empty where there is
+    /// none.
+    pub(crate) prefix: Vec<Range<usize>>,
 }
 
 impl SequenceRows {
@@ -135,8 +151,18 @@ impl SequenceRows {
         self.keys.end - (self.rows.end - row)
     }
 
-    /// The key row of one of the prefix's rows.
-    pub(crate) fn key_of_prefix(&self, row: usize) -> usize {
-        self.keys.start + (row - self.prefix.start)
+    /// Rows of the prefix.
+    pub(crate) fn prefix_len(&self) -> usize {
+        self.keys.len() - self.rows.len()
+    }
+
+    /// The rows of the prefix, each range with the key row of its first.
+    pub(crate) fn prefix_keys(&self) -> impl Iterator<Item = PrefixRows> + '_ {
+        let mut key = self.keys.start;
+        self.prefix.iter().map(move |rows| {
+            let at = PrefixRows { rows: rows.clone(), key };
+            key += rows.len();
+            at
+        })
     }
 }

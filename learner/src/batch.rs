@@ -150,9 +150,13 @@ pub struct PackingLimits {
     /// Tokens, prompts included, of one micro-batch. A longer unit is a micro-batch of its own.
     pub tokens_max: usize,
     /// Whether the sequences of a micro-batch whose prompts are equal have them in common, but for the last token: what
-    /// follows it differs, and so it is a row of each.
+    /// follows it differs, and so it is a row of each. What all prompts of the micro-batch begin with they have in common too.
     pub share_prompts: bool,
 }
+
+/// Tokens that the prompts of a micro-batch begin with, below which they are not laid apart: a chat template's first marks
+/// alone save less than a further sequence takes.
+const COMMON_TOKENS_MIN: usize = 8;
 
 /// Packs the units of a step into micro-batches. There are as many as first fit makes, longest first, and the costliest
 /// costs at most as much as there. The same units always lie in the same way.
@@ -196,13 +200,17 @@ fn lay(units: &[Unit<'_>], members: &[usize], share_prompts: bool) -> MicroBatch
     for &at in &places {
         of_prompt.entry(sequence(at).prompt).or_default().push(at);
     }
+    let common: Vec<u32> =
+        if share_prompts { common_prefix(of_prompt.keys().copied()).to_vec() } else { Vec::new() };
+    let begins = (!common.is_empty()).then(|| batch.packed.push(&common, None));
     let mut laid = Vec::new();
     for &first in &places {
         // All sequences of a prompt are laid when the first of them is met.
         let Some(members) = of_prompt.remove(sequence(first).prompt) else { continue };
         let (last, before) = sequence(first).prompt.split_last().expect("a prompt has at least one token");
+        let before = &before[common.len()..];
         let shares = share_prompts && members.len() > 1 && !before.is_empty();
-        let prefix = shares.then(|| batch.packed.push(before, None));
+        let prefix = if shares { Some(batch.packed.push(before, begins)) } else { begins };
         for at in members {
             let own_prompt = if shares { &[] } else { before };
             let start = batch.packed.ids.len() + own_prompt.len();
@@ -216,6 +224,20 @@ fn lay(units: &[Unit<'_>], members: &[usize], share_prompts: bool) -> MicroBatch
     }
     batch.completions = completions_of(laid);
     batch
+}
+
+/// What several prompts all begin with, without the last token of any; nothing where there is one prompt, or where it is
+/// too little.
+fn common_prefix<'p>(prompts: impl Iterator<Item = &'p [u32]>) -> &'p [u32] {
+    let mut common: &[u32] = &[];
+    let mut count = 0;
+    for prompt in prompts {
+        let before = &prompt[..prompt.len() - 1];
+        let same = common.iter().zip(before).take_while(|(one, other)| one == other).count();
+        common = if count == 0 { before } else { &common[..same] };
+        count += 1;
+    }
+    if count > 1 && common.len() >= COMMON_TOKENS_MIN { common } else { &[] }
 }
 
 /// The completions that these are the sequences of, in the order in which their first ones lie.

@@ -112,6 +112,18 @@ pub trait Verifier: Send + Sync {
         Ok(())
     }
 
+    /// The final answer that a completion gives, for a majority vote among several; `None` where it gives none, and from a
+    /// verifier that reads none.
+    fn final_answer(&self, answer: &Answer<'_>) -> Option<String> {
+        let _ = answer;
+        None
+    }
+
+    /// Whether two final answers of one prompt are votes for the same one.
+    fn is_same_answer(&self, one: &str, other: &str) -> bool {
+        one == other
+    }
+
     /// Counters since the verifier was made (timeouts, restarts), for the metrics; they only rise.
     fn counters(&self) -> BTreeMap<String, u64> {
         BTreeMap::new()

@@ -137,6 +137,16 @@ impl Verifier for MathVerifier {
     fn check(&self, question: &Answer<'_>) -> Result<(), RewardError> {
         references(question).map(drop)
     }
+
+    fn final_answer(&self, answer: &Answer<'_>) -> Option<String> {
+        extract_answer(answer.completion, &self.config.extract).map(Cow::into_owned)
+    }
+
+    fn is_same_answer(&self, one: &str, other: &str) -> bool {
+        // Neither of the two is a reference that says how far an answer must be worked out.
+        let as_values = MathConfig { final_form: false, ..self.config.clone() };
+        one == other || is_equivalent(one, other, &as_values)
+    }
 }
 
 /// The answers that the references end with, any of which is right. Thoughts before them are no answer.

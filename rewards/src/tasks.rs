@@ -1,20 +1,24 @@
 //! Tasks that make their own problems: endless, seeded, verifiable, with a difficulty dial that scales the length
 //! of the working. A task is one file that implements [`Rules`] and one line in [`TaskName`] and `rules`.
 //!
-//! A completion is `step;step;step;#answer`. Only what follows the last `#` is judged; the working is free.
+//! A completion is `step;step;step;#answer`. Only what follows the last `#` is judged; the working is free. Where a template
+//! puts an addition into a text, the answer is the completion's first line.
 
 mod machine;
 mod addition;
+mod template;
 mod sorting;
 mod countdown;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Answer, RewardError, Verdict, Verifier};
+use template::Template;
 use trajectory::random::{Random, key_of, key_of_text};
 
 /// Every character that occurs in a prompt, a demonstration or a right answer of any task.
@@ -122,6 +126,18 @@ pub struct TaskConfig {
     pub difficulty_min: usize,
     /// Greatest difficulty.
     pub difficulty_max: usize,
+    /// The text of a prompt of `addition`, with `{left}` and `{right}` where the numbers stand; a completion then begins with
+    /// the sum on its first line. Without it prompts and answers are the task's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+}
+
+impl TaskConfig {
+    /// A task with prompts of its own.
+    pub fn new(name: TaskName, difficulties: RangeInclusive<usize>) -> Self {
+        let (difficulty_min, difficulty_max) = difficulties.into_inner();
+        Self { name, difficulty_min, difficulty_max, template: None }
+    }
 }
 
 /// Training problems and held-out problems never share a prompt text, whatever their seeds.
@@ -220,13 +236,14 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     config: TaskConfig,
+    template: Option<Template>,
 }
 
 impl Task {
     /// Checks the config.
     ///
     /// # Errors
-    /// Names the difficulty that the task does not have, or that is below the other.
+    /// Names the difficulty that the task does not have, or that is below the other, or what the template lacks.
     pub fn new(config: TaskConfig) -> Result<Self, RewardError> {
         let known = config.name.difficulties();
         for (key, value) in
@@ -244,7 +261,14 @@ impl Task {
                 format!("{} is above difficulty_max = {}", config.difficulty_min, config.difficulty_max);
             return Err(RewardError::config("difficulty_min", reason));
         }
-        Ok(Task { config })
+        let template = match &config.template {
+            Some(_) if config.name != TaskName::Addition => {
+                let reason = format!("is for the task `addition`, not `{}`", config.name.as_str());
+                return Err(RewardError::config("template", reason));
+            }
+            template => template.as_deref().map(Template::new).transpose()?,
+        };
+        Ok(Task { config, template })
     }
 
     /// The config that this task was made from.
@@ -270,6 +294,7 @@ impl Task {
             .find(|prompt| split_of(prompt) == split)
             .expect("both splits hold prompts at every difficulty, as a test of each task shows");
         let answer = rules.work(&prompt).expect("a task can work its own prompts").answer;
+        let prompt = self.template.as_ref().map_or_else(|| prompt.clone(), |template| template.text(&prompt));
         Problem { prompt, answer, difficulty, key }
     }
 
@@ -285,14 +310,18 @@ impl Task {
     /// The problem's demonstration in a given style, without the prompt.
     pub fn demonstration_in(&self, problem: &Problem, style: Style) -> String {
         let rules = self.config.name.rules();
-        let right = rules.work(&problem.prompt).expect("a problem's prompt is one of its task's");
+        let prompt = self.own_prompt(&problem.prompt).expect("a problem's prompt is one of its task's");
+        let right = rules.work(&prompt).expect("a problem's prompt is one of its task's");
         let working = match style {
             Style::Careful | Style::Verbose => right,
             Style::Hasty => {
                 let mut random = Random::new(key_of(&[problem.key, WORKING_STREAM]));
-                rules.hurry(&problem.prompt, right, &mut random)
+                rules.hurry(&prompt, right, &mut random)
             }
         };
+        if self.template.is_some() {
+            return format!(" {}", working.answer);
+        }
         let mut text = String::new();
         for step in &working.steps {
             text.push_str(step);
@@ -310,6 +339,9 @@ impl Task {
     /// An upper bound of a demonstration's length in characters, to be compared with the output limit.
     pub fn longest_working(&self, style: Style, difficulty: usize) -> usize {
         let extent = self.config.name.rules().extent(difficulty);
+        if self.template.is_some() {
+            return 1 + extent.answer_characters;
+        }
         let answer = ANSWER_MARK.len_utf8() + extent.answer_characters;
         match style {
             // A hasty working is at most the start of the careful one.
@@ -320,9 +352,13 @@ impl Task {
 
     /// The answer of a completion, if the completion ends with an answer in the form of this task.
     ///
-    /// The answer is what follows the last `#`, without white space at the end of the text.
+    /// The answer is what follows the last `#`, without white space at the end of the text; with a template it is the first
+    /// line.
     pub fn answer_line<'a>(&self, completion: &'a str) -> Option<&'a str> {
-        let (_, answer) = completion.trim_end().rsplit_once(ANSWER_MARK)?;
+        let answer = match self.template {
+            Some(_) => template::first_line(completion),
+            None => completion.trim_end().rsplit_once(ANSWER_MARK)?.1,
+        };
         self.config.name.rules().is_answer_form(answer).then_some(answer)
     }
 
@@ -334,7 +370,17 @@ impl Task {
         let rules = self.config.name.rules();
         // An empty answer has no task's form, so it is wrong; it is still asked, to notice a foreign prompt.
         let answer = self.answer_line(completion).unwrap_or_default();
-        rules.is_right(prompt, answer).ok_or(RewardError::ForeignPrompt { task: self.config.name.as_str() })
+        let prompt = self.own_prompt(prompt);
+        let right = prompt.and_then(|prompt| rules.is_right(&prompt, answer));
+        right.ok_or(RewardError::ForeignPrompt { task: self.config.name.as_str() })
+    }
+
+    /// The prompt as the task itself writes it, or `None` if the template did not make it.
+    fn own_prompt<'a>(&self, prompt: &'a str) -> Option<Cow<'a, str>> {
+        match &self.template {
+            Some(template) => template.own(prompt).map(Cow::Owned),
+            None => Some(Cow::Borrowed(prompt)),
+        }
     }
 }
 
@@ -363,5 +409,9 @@ impl TaskVerifier {
 impl Verifier for TaskVerifier {
     fn verify(&self, answer: &Answer<'_>) -> Result<Verdict, RewardError> {
         self.task.is_right(answer.prompt, answer.completion).map(Verdict::from)
+    }
+
+    fn final_answer(&self, answer: &Answer<'_>) -> Option<String> {
+        self.task.answer_line(answer.completion).map(str::to_string)
     }
 }

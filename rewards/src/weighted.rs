@@ -128,6 +128,19 @@ impl WeightedSum {
         self.terms.iter().find(|term| term.correctness).map(|term| term.name.as_str())
     }
 
+    /// The final answer that the reward with the correctness reads in a completion, if it reads one. What the output limit
+    /// cut off has none: it is not asked about.
+    pub fn final_answer(&self, answer: &Answer<'_>) -> Option<String> {
+        let term = self.terms.iter().find(|term| term.correctness).filter(|_| !answer.truncated)?;
+        term.verifier.final_answer(answer).filter(|text| !text.trim().is_empty())
+    }
+
+    /// Whether two final answers of one prompt are the same one to the reward with the correctness.
+    pub fn is_same_answer(&self, one: &str, other: &str) -> bool {
+        let term = self.terms.iter().find(|term| term.correctness);
+        term.is_some_and(|term| term.verifier.is_same_answer(one, other))
+    }
+
     /// Name and weight of each reward, in the config's order.
     pub fn weights(&self) -> Vec<(String, f64)> {
         self.terms.iter().map(|term| (term.name.clone(), term.weight)).collect()

@@ -2,6 +2,7 @@
 //! slots and the same segments as in training, but no pacing, no queue and no newer weights.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use trajectory::{Group, OutputLimits, Prompt};
 
@@ -35,6 +36,8 @@ pub struct EvaluationParts<'a> {
     pub mode: &'a Arc<dyn RolloutMode>,
     /// Makes progress with every decode step.
     pub heartbeat: &'a Heartbeat,
+    /// Ends the evaluation before its next decode step, once it is set.
+    pub stop: &'a AtomicBool,
 }
 
 /// Answers and scores the prompts; the groups come in the order of the prompts and are numbered by their
@@ -42,7 +45,8 @@ pub struct EvaluationParts<'a> {
 /// All slots of the generator must be free, and are free again afterwards.
 ///
 /// # Errors
-/// If decoding fails, an answer has no text, or a verifier fails without leave to leave its group out.
+/// If decoding fails, an answer has no text, or a verifier fails without leave to leave its group out;
+/// [`RolloutError::Closed`] where it was stopped.
 pub fn evaluate<G: Generator>(
     generator: &mut G,
     weights: &Versioned<G::Weights>,
@@ -59,6 +63,9 @@ pub fn evaluate<G: Generator>(
     let mut unfinished = UnfinishedGroups::new(plan.group_size);
     let mut finished = Vec::new();
     loop {
+        if parts.stop.load(Ordering::Relaxed) {
+            return Err(RolloutError::Closed);
+        }
         decoding.begin_segments(|| weights.clone(), |_, _| None)?;
         let step = decoding.step(parts.scorer.ends())?;
         if step.tokens == 0 && decoding.scheduler.awaits_answers() {
@@ -101,8 +108,8 @@ mod tests {
         let plan = EvaluationPlan { limits, group_size: 2, seed: 1 };
         let scorer = Scorer::new(text(), letters());
         let mode: Arc<dyn RolloutMode> = Arc::new(Single);
-        let heartbeat = Heartbeat::default();
-        let parts = EvaluationParts { scorer: &scorer, mode: &mode, heartbeat: &heartbeat };
+        let (heartbeat, stop) = (Heartbeat::default(), AtomicBool::new(false));
+        let parts = EvaluationParts { scorer: &scorer, mode: &mode, heartbeat: &heartbeat, stop: &stop };
         let groups = evaluate(&mut script, &weights, &prompts, &plan, parts).expect("no failure");
         assert_eq!(groups.iter().map(|group| group.id).collect::<Vec<_>>(), [7, 2, 5, 0]);
         for group in &groups {
@@ -115,5 +122,8 @@ mod tests {
         }
         // The slots are free again: a second evaluation gives the same.
         assert_eq!(evaluate(&mut script, &weights, &prompts, &plan, parts).expect("no failure"), groups);
+        stop.store(true, Ordering::Relaxed);
+        let stopped = evaluate(&mut script, &weights, &prompts, &plan, parts);
+        assert!(matches!(stopped, Err(RolloutError::Closed)), "{stopped:?}");
     }
 }

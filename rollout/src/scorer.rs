@@ -63,6 +63,16 @@ impl Scorer {
         self.rewards.counters()
     }
 
+    /// The final answer of a completion that a majority can vote for, if the verifier of the correctness reads one.
+    pub fn final_answer(&self, completion: &Completion) -> Option<String> {
+        self.rewards.final_answer(&answer(completion))
+    }
+
+    /// Whether two final answers of one prompt are the same one.
+    pub fn is_same_answer(&self, one: &str, other: &str) -> bool {
+        self.rewards.is_same_answer(one, other)
+    }
+
     /// Scores finished groups, in their order.
     ///
     /// # Errors

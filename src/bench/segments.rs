@@ -105,7 +105,7 @@ impl<'a> MeasurementPlan<'a> {
         }
         let evaluates = lengths.is_none()
             && (eval.before || eval.after || eval.every_steps > 0)
-            && base.evaluation().is_some();
+            && !base.evaluations().is_empty();
         let row = |segments: &usize| {
             let mut config = row_config(&base, *segments, args.slots);
             config.metrics.rollouts = false;
@@ -274,12 +274,13 @@ fn row(args: &BenchSegmentsArgs) -> Result<SegmentRow> {
 
 /// The held-out accuracy of a model.
 fn accuracy<E: Engine>(engine: &Arc<E>, config: &RunConfig, model: &Path) -> Result<Option<f64>> {
-    let evaluation = config.evaluation().context("the config has no held-out problems")?;
+    let evaluations = config.evaluations();
+    let evaluation = evaluations.first().context("the config has no held-out problems")?;
     let model = Model::load(model, &engine.device())?;
     let (text, decoder) = (&model.text, &model.decoder);
-    let mut evaluator = Evaluator::new(engine, &evaluation, text, decoder, &no_custom_verifiers)?;
+    let mut evaluator = Evaluator::new(engine, evaluation, text, decoder, &no_custom_verifiers)?;
     let policy = Policy::new(&**engine, decoder, Precision::F32)?;
-    Ok(evaluator.run(Arc::new(policy), 0)?.accuracy)
+    Ok(evaluator.run(Arc::new(policy), 0)?.report.accuracy)
 }
 
 #[cfg(test)]

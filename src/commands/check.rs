@@ -1,7 +1,7 @@
 //! `longhaul check`: what a run needs from outside, looked at as `train` and `sft` do before their first step: the
 //! model's small files, all rows of the data, the rewards, the programs of plugins. So `check` fails where they would.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use rollout::{Ends, Survey, Text};
 
 use crate::cli::CheckArgs;
 use crate::commands::sft::{self, SftPrompts};
-use crate::config::{Config, OUTPUT_TOKENS_KEY, RunConfig, SftRunConfig, stand_ins};
+use crate::config::{Config, Evaluation, OUTPUT_TOKENS_KEY, RunConfig, SftRunConfig, stand_ins};
 use crate::model::ModelFiles;
 use crate::model::adapters::LoraRequest;
 use crate::model::memory::{RunMemory, RunPrompts, memory_limit};
@@ -38,7 +38,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         }
         Config::Sft(config) => {
             print!("{}", of_sft(&config)?);
-            if let Some(warning) = same_file(&config.data, config.eval.data.as_deref()) {
+            if let Some(warning) = same_file(&config.data, &config.eval) {
                 eprintln!("warning: {warning}");
             }
         }
@@ -91,12 +91,12 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
     let adapters = LoraRequest::of_learner(&config.learner, config.run.seed, false);
     let custom = || stand_ins(&config.rewards);
     let prompts = JudgedPrompts::of_training(config, &model, &custom)?;
-    let evaluation = config.evaluation();
-    let custom = || evaluation.as_ref().map_or_else(BTreeMap::new, |it| stand_ins(&it.rewards));
-    let held_out = evaluation
-        .as_ref()
-        .map(|evaluation| JudgedPrompts::held_out(evaluation, &model.text, &model.decoder, &custom))
-        .transpose()?;
+    let evaluations = config.evaluations();
+    let mut held_out = Vec::new();
+    for evaluation in &evaluations {
+        let custom = || stand_ins(&evaluation.rewards);
+        held_out.push(JudgedPrompts::held_out(evaluation, &model.text, &model.decoder, &custom)?);
+    }
     Decoder::check_files(&model.place().base, &model.decoder)?;
     let trained = adapters.looked_at(&model)?;
     Ends::new(Arc::clone(&model.text), config.rollout.stops(), model.decoder.vocabulary)?;
@@ -111,15 +111,15 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
     describe_trained(&mut summary, &adapters, trained, &model.decoder);
     describe_custom(&mut summary, config);
     describe(&mut summary, "Training data", &prompts.survey, Some(room), true);
-    if let Some(held_out) = &held_out {
-        describe(&mut summary, "Held-out data", &held_out.survey, None, true);
+    for (evaluation, held_out) in evaluations.iter().zip(&held_out) {
+        describe(&mut summary, &held_out_name(evaluation), &held_out.survey, None, true);
     }
     let first = prompts.source.prompt(0)?;
     show(&mut summary, &first.id, &first.tokens, &model.text)?;
-    let measured = held_out.as_ref().zip(evaluation.as_ref());
+    let measured = held_out.iter().zip(&evaluations);
     let measured = measured.map(|(held_out, evaluation)| (&held_out.source, evaluation.eval.problems));
     let run_prompts = RunPrompts::of(&prompts.source, measured)?;
-    let warnings = same_file(&config.data, config.eval.data.as_deref()).into_iter().collect();
+    let warnings = same_file(&config.data, &config.eval).into_iter().collect();
     Ok(Findings { decoder: model.decoder, prompts: run_prompts, summary, warnings })
 }
 
@@ -142,8 +142,8 @@ fn of_sft(config: &SftRunConfig) -> Result<String> {
     let mut summary: String = model.notes.iter().map(|note| format!("\n# {note}\n")).collect();
     describe_trained(&mut summary, &adapters, trained, &model.decoder);
     describe(&mut summary, "Training data", &survey, None, false);
-    if let Some(held_out) = &held_out {
-        describe(&mut summary, "Held-out data", &held_out.survey, None, true);
+    for (evaluation, held_out) in config.evaluations().iter().zip(&held_out) {
+        describe(&mut summary, &held_out_name(evaluation), &held_out.survey, None, true);
     }
     let first = demonstrations.first()?;
     show(&mut summary, "the first prompt", &first.prompt_tokens, &model.text)?;
@@ -164,12 +164,19 @@ fn describe_trained(summary: &mut String, adapters: &LoraRequest<'_>, trained: u
     }
 }
 
+/// What the prompts of a set are called.
+fn held_out_name(evaluation: &Evaluation) -> String {
+    let set = evaluation.set.as_ref();
+    set.map_or_else(|| "Held-out data".to_owned(), |set| format!("Held-out data of the set {set}"))
+}
+
 /// Says that rewards of a program around longhaul are there in that program only.
 fn describe_custom(summary: &mut String, config: &RunConfig) {
     let custom: BTreeSet<&str> = config
         .rewards
         .iter()
         .chain(&config.eval.rewards)
+        .chain(config.eval.sets.iter().flat_map(|set| &set.rewards))
         .filter(|reward| reward.kind == (RewardKind::Custom {}))
         .map(|reward| reward.name.as_str())
         .collect();

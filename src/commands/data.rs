@@ -100,7 +100,7 @@ fn look(args: &DataArgs, config: &Config) -> Result<Look> {
         Config::Train(config) => {
             let model = ModelFiles::read(&config.model.path, config.model.base.as_deref())?
                 .with_positions(config.model.positions_max);
-            let evaluation = config.evaluation();
+            let evaluation = config.evaluations().into_iter().next();
             let (prompts, tokens_max) = match (args.split, &evaluation) {
                 (DataSplit::Train, _) => {
                     let custom = || stand_ins(&config.rewards);
@@ -134,7 +134,7 @@ fn look_at_demonstrations(args: &DataArgs, config: &SftRunConfig) -> Result<Look
     let positions = model.decoder.max_positions;
     let tokens_max = config.sft.output_tokens_max;
     if args.split == DataSplit::HeldOut {
-        let Some(evaluation) = config.evaluation() else { bail!(nothing_held_out(args)) };
+        let Some(evaluation) = config.evaluations().into_iter().next() else { bail!(nothing_held_out(args)) };
         let custom = || stand_ins(&evaluation.rewards);
         let prompts = JudgedPrompts::held_out(&evaluation, &model.text, &model.decoder, &custom)?;
         let shown = shown(&prompts.source, args.show, &model.text)?;

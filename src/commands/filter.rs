@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -151,8 +152,8 @@ fn measure<E: Engine>(
             DecoderGenerator::new(Arc::clone(engine), shape, room, sampling(rollout.sampling()))
                 .with_min_tokens(min_tokens.clone());
         let weights = Versioned { version: 0, weights: Arc::clone(&policy) };
-        let heartbeat = Heartbeat::default();
-        let parts = EvaluationParts { scorer: &scorer, mode: &mode, heartbeat: &heartbeat };
+        let (heartbeat, stop) = (Heartbeat::default(), AtomicBool::new(false));
+        let parts = EvaluationParts { scorer: &scorer, mode: &mode, heartbeat: &heartbeat, stop: &stop };
         let groups = evaluate(&mut generator, &weights, &prompts, &plan, parts)?;
         progress.add(&prompts, &groups)?;
         done += indices.len();

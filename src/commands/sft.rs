@@ -19,12 +19,13 @@ use crate::model::adapters::{LoraRequest, parameters, parameters_line};
 use crate::model::engine::with_engine;
 use crate::model::policy::Policy;
 use crate::model::{Model, ModelFiles};
+use crate::records::answers::write_in;
 use crate::records::folder::RunFolder;
 use crate::records::output::keep_apart;
 use crate::records::writer::MetricsWriter;
 use crate::run::checkpoints;
 use crate::run::eval_report::EvalReport;
-use crate::run::evaluator::Evaluator;
+use crate::run::evaluator::{Evaluated, Evaluator};
 use crate::run::prompts::{JudgedPrompts, no_custom_verifiers, same_file, tell};
 use crate::watch::log::start_log;
 use crate::watch::progress::{Progress, Summary};
@@ -70,16 +71,14 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
         Some(prompts) => prompts,
         None => SftPrompts::open(config, &model.text, &model.decoder.config)?,
     };
-    same_file(&config.data, config.eval.data.as_deref()).iter().for_each(|note| tracing::warn!("{note}"));
+    same_file(&config.data, &config.eval).iter().for_each(|note| tracing::warn!("{note}"));
     tell(&prompts.survey);
     let rows_skipped = prompts.survey.rows_skipped();
-    let evaluator = match config.evaluation().zip(prompts.held_out) {
-        Some((evaluation, held_out)) => {
-            tell(&held_out.survey);
-            Some(Evaluator::of(&engine, &evaluation, held_out, &model.text, &model.decoder)?)
-        }
-        None => None,
-    };
+    let evaluators = config.evaluations().into_iter().zip(prompts.held_out).map(|(evaluation, held_out)| {
+        tell(&held_out.survey);
+        Evaluator::of(&engine, &evaluation, held_out, &model.text, &model.decoder)
+    });
+    let evaluators = evaluators.collect::<Result<Vec<_>>>()?;
     let SftSection { batch_tokens_max, gradients, lora, steps_max, .. } = config.sft.clone();
     let cuts = SftConfig { batch_tokens_max, gradients, lora };
     let Model { decoder, tokenizer_files, .. } = model;
@@ -98,7 +97,7 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
         engine,
         config,
         learner,
-        evaluator,
+        evaluators,
         tokenizer_files,
         folder,
         metrics,
@@ -118,16 +117,18 @@ pub(crate) fn adapters_of(config: &SftRunConfig) -> LoraRequest<'_> {
 pub(crate) struct SftPrompts {
     pub(crate) demonstrations: Demonstrations,
     pub(crate) survey: Survey,
-    pub(crate) held_out: Option<JudgedPrompts>,
+    /// One for each set.
+    pub(crate) held_out: Vec<JudgedPrompts>,
 }
 
 impl SftPrompts {
     pub(crate) fn open(config: &SftRunConfig, text: &Arc<Text>, decoder: &DecoderConfig) -> Result<Self> {
         let (demonstrations, survey) = Demonstrations::new(config, text, decoder.max_positions)?;
-        let held_out = config
-            .evaluation()
-            .map(|evaluation| JudgedPrompts::held_out(&evaluation, text, decoder, &no_custom_verifiers));
-        Ok(Self { demonstrations, survey, held_out: held_out.transpose()? })
+        let evaluations = config.evaluations();
+        let held_out = evaluations
+            .iter()
+            .map(|evaluation| JudgedPrompts::held_out(evaluation, text, decoder, &no_custom_verifiers));
+        Ok(Self { demonstrations, survey, held_out: held_out.collect::<Result<_>>()? })
     }
 }
 
@@ -219,7 +220,7 @@ struct WarmStart<'a, E> {
     engine: Arc<E>,
     config: &'a SftRunConfig,
     learner: Trainer<Supervised>,
-    evaluator: Option<Evaluator<E>>,
+    evaluators: Vec<Evaluator<E>>,
     tokenizer_files: Vec<ExtraFile>,
     folder: RunFolder,
     metrics: MetricsWriter,
@@ -237,13 +238,13 @@ impl<E: Engine> WarmStart<'_, E> {
             ("run", self.folder.path().display().to_string()),
         ];
         let progress = Progress::start(self.config.metrics.console, "longhaul sft", &facts, steps);
-        let before = if self.config.eval.before { self.evaluate(&progress)? } else { None };
+        let before = if self.config.eval.before { self.evaluate(&progress)? } else { Vec::new() };
         let start = Instant::now();
-        let mut last = None;
+        let mut last = Vec::new();
         while self.learner.version() < steps && !shutdown.requested() {
             let found = self.step(&progress, start)?;
-            let accuracy = found.as_ref().and_then(|report| report.accuracy);
-            last = found.or(last);
+            let accuracy = accuracy(&found);
+            last = if found.is_empty() { last } else { found };
             if let (Some(accuracy), Some(wanted)) = (accuracy, self.config.sft.stop_accuracy)
                 && accuracy >= wanted
             {
@@ -255,17 +256,17 @@ impl<E: Engine> WarmStart<'_, E> {
             steps: self.learner.version(),
             seconds: start.elapsed().as_secs_f64(),
             stopped: shutdown.requested(),
-            accuracy_before: before.as_ref().and_then(|report| report.accuracy),
-            accuracy_after: last.as_ref().and_then(|report| report.accuracy),
-            problems: before.as_ref().or(last.as_ref()).map_or(0, |report| report.problems),
+            accuracy_before: accuracy(&before),
+            accuracy_after: accuracy(&last),
+            problems: before.first().or(last.first()).map_or(0, |report| report.problems),
             run_folder: self.folder.path().to_owned(),
             model,
         });
         Ok(())
     }
 
-    /// One step; what was found, where the step ended with an evaluation.
-    fn step(&mut self, progress: &Progress, start: Instant) -> Result<Option<EvalReport>> {
+    /// One step; what was found in each set, where the step ended with an evaluation.
+    fn step(&mut self, progress: &Progress, start: Instant) -> Result<Vec<EvalReport>> {
         let steps = self.config.sft.steps_max;
         let report = self.learner.step(&self.demonstrations.batch(self.learner.version())?)?;
         let step = report.version;
@@ -297,7 +298,8 @@ impl<E: Engine> WarmStart<'_, E> {
         }
         let eval = &self.config.eval;
         let on_the_way = eval.every_steps > 0 && step.is_multiple_of(eval.every_steps) && step < steps;
-        let found = if on_the_way || (step == steps && eval.after) { self.evaluate(progress)? } else { None };
+        let found =
+            if on_the_way || (step == steps && eval.after) { self.evaluate(progress)? } else { Vec::new() };
         metrics.extend(found.iter().flat_map(EvalReport::metrics));
         self.metrics.record(step, &metrics, &[])?;
         if self.config.checkpoint.every_steps > 0 && step % self.config.checkpoint.every_steps == 0 {
@@ -306,13 +308,22 @@ impl<E: Engine> WarmStart<'_, E> {
         Ok(found)
     }
 
-    fn evaluate(&mut self, progress: &Progress) -> Result<Option<EvalReport>> {
-        let Some(evaluator) = &mut self.evaluator else { return Ok(None) };
-        let policy = Policy::new(&*self.engine, self.learner.decoder(), Precision::F32)?;
+    fn evaluate(&mut self, progress: &Progress) -> Result<Vec<EvalReport>> {
+        if self.evaluators.is_empty() {
+            return Ok(Vec::new());
+        }
+        let policy = Arc::new(Policy::new(&*self.engine, self.learner.decoder(), Precision::F32)?);
         let version = self.learner.version();
-        let report = evaluator.run(Arc::new(policy), version)?;
-        progress.note(&format!("held-out problems at step {version}: {}", report.line()));
-        Ok(Some(report))
+        let mut reports = Vec::new();
+        for evaluator in &mut self.evaluators {
+            let Evaluated { report, answers } = evaluator.run(Arc::clone(&policy), version)?;
+            progress.note(&format!("held-out problems at step {version}: {}", report.line()));
+            if self.config.metrics.evals && !answers.is_empty() {
+                write_in(&self.folder.evaluation(version), evaluator.set(), &answers)?;
+            }
+            reports.push(report);
+        }
+        Ok(reports)
     }
 
     fn save(&self) -> Result<PathBuf> {
@@ -321,4 +332,9 @@ impl<E: Engine> WarmStart<'_, E> {
         checkpoints::prune(&self.folder, &self.config.checkpoint)?;
         Ok(path)
     }
+}
+
+/// The accuracy in the first set, which is the one that a run is told by.
+fn accuracy(reports: &[EvalReport]) -> Option<f64> {
+    reports.first().and_then(|report| report.accuracy)
 }

@@ -17,10 +17,7 @@ use rollout::{DataConfig, DecodePrecision, KvCache, RolloutConfig, Room};
 
 use super::document::Document;
 use super::engine::{cache_precision, weights_precision};
-use super::{AlarmsSection, ConfigError, DeviceKind, EvalSection, PROMPT_TOKENS, WatchdogSection};
-
-/// The most problems of an evaluation, answers to each, and answers at a time.
-const EVAL_MAX: usize = 1 << 20;
+use super::{AlarmsSection, ConfigError, DeviceKind, PROMPT_TOKENS, WatchdogSection};
 
 /// Refuses a number of positions that nothing can have.
 pub(super) fn positions(document: &Document, positions_max: Option<usize>) -> Result<(), ConfigError> {
@@ -206,60 +203,6 @@ pub(super) fn kl(document: &Document, learner: &LearnerConfig) -> Result<(), Con
         let message = "learner.kl.coefficient: must be above 0 where learner.kl.enabled = true";
         return Err(document.error("learner.kl.coefficient", message));
     }
-    Ok(())
-}
-
-pub(super) fn eval(
-    document: &Document,
-    data: &DataConfig,
-    eval: &mut EvalSection,
-) -> Result<(), ConfigError> {
-    match (data, &eval.data) {
-        (DataConfig::Task(_), Some(_)) => {
-            let message = "eval.data: data.kind = \"task\" makes its own held-out problems; leave it out";
-            return Err(document.error("eval.data", message));
-        }
-        (DataConfig::Jsonl(file), None) if file.split.is_none() => nothing_held_out(document, eval)?,
-        _ => {}
-    }
-    at_least_one(document, "eval.problems", eval.problems)?;
-    at_least_one(document, "eval.pass_k", eval.pass_k)?;
-    at_least_one(document, "eval.trajectories_open_max", eval.trajectories_open_max)?;
-    for (key, value) in [
-        ("eval.problems", eval.problems),
-        ("eval.pass_k", eval.pass_k),
-        ("eval.trajectories_open_max", eval.trajectories_open_max),
-    ] {
-        if value > EVAL_MAX {
-            return Err(document.error(key, format!("{key}: must be at most {EVAL_MAX}, got {value}")));
-        }
-    }
-    sampling(document, "eval", eval.temperature, eval.top_p)?;
-    if eval.pass_k > 1 && eval.temperature == 0.0 {
-        let message = format!(
-            "eval.pass_k = {}: at eval.temperature = 0 all answers to a prompt are the same; raise the temperature",
-            eval.pass_k
-        );
-        return Err(document.error("eval.pass_k", message));
-    }
-    Ok(())
-}
-
-/// Without held-out data the measurements that are on by default are off; one that was asked for is refused.
-fn nothing_held_out(document: &Document, eval: &mut EvalSection) -> Result<(), ConfigError> {
-    let asked = [
-        ("eval.before", eval.before),
-        ("eval.after", eval.after),
-        ("eval.every_steps", eval.every_steps > 0),
-    ];
-    for (key, is_on) in asked {
-        if is_on && document.is_given(key) {
-            let message =
-                format!("{key}: there is nothing to measure on; name held-out prompts with eval.data");
-            return Err(document.error(key, message));
-        }
-    }
-    (eval.before, eval.after) = (false, false);
     Ok(())
 }
 

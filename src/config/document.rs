@@ -2,6 +2,7 @@
 //!
 //! It knows no key of longhaul: a caller takes one section after the other out of it, as any serde type.
 
+mod lists;
 mod nested;
 mod numbers;
 mod renamed;

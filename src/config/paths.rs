@@ -1,7 +1,6 @@
 //! Paths of a config, made absolute: from the current directory first, then from the config file's own folder. The
 //! programs of plugins are looked for as the system will look for them.
 
-use std::borrow::Cow;
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -16,16 +15,16 @@ use super::document::Document;
 
 /// A path that a config gives.
 pub(super) struct ConfigPath<'a> {
-    key: Cow<'static, str>,
+    key: String,
     path: &'a mut PathBuf,
 }
 
 impl<'a> ConfigPath<'a> {
-    pub(super) fn new(key: &'static str, path: &'a mut PathBuf) -> Self {
-        Self { key: Cow::Borrowed(key), path }
+    pub(super) fn new(key: impl Into<String>, path: &'a mut PathBuf) -> Self {
+        Self { key: key.into(), path }
     }
 
-    pub(super) fn given(key: &'static str, path: &'a mut Option<PathBuf>) -> Option<Self> {
+    pub(super) fn given(key: impl Into<String>, path: &'a mut Option<PathBuf>) -> Option<Self> {
         path.as_mut().map(|path| Self::new(key, path))
     }
 
@@ -39,9 +38,10 @@ impl<'a> ConfigPath<'a> {
         Self::given(key, &mut lora.as_mut()?.adapter)
     }
 
-    /// The files of the prompts, where they are read from some.
-    pub(super) fn of_data(data: &'a mut DataConfig) -> impl Iterator<Item = Self> {
-        data.paths().into_iter().map(|(key, path)| Self { key: Cow::Owned(key), path })
+    /// The files of the prompts of a section, where they are read from some.
+    pub(super) fn of_data(section: &str, data: &'a mut DataConfig) -> Vec<Self> {
+        let named = |key: String| key.replacen("data", section, 1);
+        data.paths().into_iter().map(|(key, path)| Self::new(named(key), path)).collect()
     }
 }
 

@@ -12,8 +12,8 @@ use super::document::Document;
 use super::paths::ConfigPath;
 use super::train::RUN_SECTIONS;
 use super::{
-    AlarmsSection, CheckpointSection, ConfigError, MetricsSection, ModelSection, RunSection, Sections,
-    WatchdogSection, eval_section, load, to_toml,
+    AlarmsSection, CheckpointSection, ConfigError, EvalSection, MetricsSection, ModelSection, RunSection,
+    Sections, WatchdogSection, load, to_toml,
 };
 
 /// The part of a train config that `longhaul replay` needs; the other sections may be there or not.
@@ -52,7 +52,7 @@ impl Sections for ReplayConfig {
         let _: Option<QueueConfig> = document.optional("queue")?;
         let _: Option<WatchdogSection> = document.optional("watchdog")?;
         let _: Option<AlarmsSection> = document.optional("alarms")?;
-        eval_section(document)?;
+        EvalSection::read(document)?;
         Ok(Self {
             run: document.section("run")?,
             model: document.section("model")?,

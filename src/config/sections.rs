@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kernels::LlamaShape;
 use learner::config::{GradientsConfig, LoraSection};
-use rewards::{DemonstrationConfig, RewardConfig};
+use rewards::DemonstrationConfig;
 use rollout::{Learn, Sampling, Schedule, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
@@ -44,66 +44,6 @@ pub struct ModelSection {
     /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions_max: Option<usize>,
-}
-
-/// `[eval]`: what is measured on held-out prompts, and when.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvalSection {
-    /// Measures after every so many steps; 0 is never between the first and the last.
-    pub every_steps: u64,
-    /// Measures before the first step; false by default where `data.kind = "jsonl"` has no `eval.data`.
-    pub before: bool,
-    /// Measures after the last step; false by default where `data.kind = "jsonl"` has no `eval.data`.
-    pub after: bool,
-    /// How many prompts are asked.
-    pub problems: usize,
-    /// The temperature of the answers; 0 takes the likeliest token each time.
-    pub temperature: f64,
-    /// The probability mass that tokens are drawn from; 1 is all of it.
-    pub top_p: f64,
-    /// The number of likeliest tokens that are drawn from; 0 is all of them.
-    pub top_k: usize,
-    /// Answers to each prompt, for pass@k.
-    pub pass_k: usize,
-    /// Answers that are decoded side by side.
-    pub trajectories_open_max: usize,
-    /// Which held-out problems of a task, and which draws. It is not the run's, so that all runs are measured on
-    /// the same problems.
-    pub seed: u64,
-    /// Held-out prompts, where the training data is JSONL. A task makes its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data: Option<PathBuf>,
-    /// `[[eval.rewards]]`: what answers are judged by, where it is not the rewards of training. So a run without
-    /// labels is measured on problems that have them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rewards: Vec<RewardConfig>,
-}
-
-impl EvalSection {
-    /// How tokens are drawn.
-    pub fn sampling(&self) -> Sampling {
-        Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k }
-    }
-}
-
-impl Default for EvalSection {
-    fn default() -> Self {
-        Self {
-            every_steps: 0,
-            before: true,
-            after: true,
-            problems: 256,
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            pass_k: 1,
-            trajectories_open_max: 32,
-            seed: 0,
-            data: None,
-            rewards: Vec::new(),
-        }
-    }
 }
 
 /// `[checkpoint]`: when the run is written down. The last step always is.
@@ -150,6 +90,8 @@ pub struct MetricsSection {
     pub completions_every_steps: u64,
     /// Writes the completions of every step into `rollouts/`.
     pub rollouts: bool,
+    /// Writes the answers of every evaluation into `evals/`.
+    pub evals: bool,
     /// What the terminal shows.
     pub console: Console,
 }
@@ -161,6 +103,7 @@ impl Default for MetricsSection {
             completions_logged: 2,
             completions_every_steps: 10,
             rollouts: true,
+            evals: true,
             console: Console::Auto,
         }
     }

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use learner::OptimizerConfig;
 use rewards::{MathConfig, RewardConfig, RewardKind};
-use rollout::{DataConfig, StopConfig};
+use rollout::{DataConfig, ModeConfig, StopConfig};
 use serde::Serialize;
 
-use super::check::{at_least_one, complain, data, device, eval, layer_inputs, positions, rewards, writing};
+use super::check::{at_least_one, complain, data, device, layer_inputs, positions, rewards, writing};
 use super::document::Document;
+use super::evaluation;
 use super::paths::{ConfigPath, RewardAt};
 use super::{
     CheckpointSection, ConfigError, CreateSection, EvalSection, Evaluation, MetricsSection, Sections,
-    SftModelSection, SftRunSection, SftSection, ShapeFault, check_shape, eval_section, load, to_toml,
+    SftModelSection, SftRunSection, SftSection, ShapeFault, check_shape, load, to_toml,
 };
 
 /// The config of `longhaul sft`, checked.
@@ -53,7 +54,7 @@ impl Sections for SftRunConfig {
             sft: document.section("sft")?,
             rewards: document.sections("rewards")?,
             optimizer: document.section("optimizer")?,
-            eval: eval_section(document)?,
+            eval: EvalSection::read(document)?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
             notes: Vec::new(),
@@ -88,7 +89,7 @@ impl Sections for SftRunConfig {
             let message = "eval.rewards: an sft config is measured by its [[rewards]]; write them there";
             return Err(document.error("eval.rewards", message));
         }
-        eval(document, &self.data, &mut self.eval)?;
+        evaluation::check(document, &self.data, &self.rewards, &mut self.eval)?;
         stop_accuracy(document, self)?;
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
     }
@@ -99,16 +100,18 @@ impl Sections for SftRunConfig {
 
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {
         let mut paths: Vec<_> = ConfigPath::given("model.path", &mut self.model.path).into_iter().collect();
-        paths.extend(ConfigPath::of_data(&mut self.data));
+        paths.extend(ConfigPath::of_data("data", &mut self.data));
         paths.extend(ConfigPath::of_gradients("sft.gradients.layer_inputs_dir", &mut self.sft.gradients));
         paths.extend(ConfigPath::given("model.base", &mut self.model.base));
         paths.extend(ConfigPath::of_adapter("sft.lora.adapter", &mut self.sft.lora));
-        paths.extend(ConfigPath::given("eval.data", &mut self.eval.data));
+        paths.extend(self.eval.paths());
         paths
     }
 
     fn rewards(&mut self) -> Vec<RewardAt<'_>> {
-        RewardAt::all("rewards", &mut self.rewards)
+        let mut rewards = RewardAt::all("rewards", &mut self.rewards);
+        rewards.extend(self.eval.rewards_at());
+        rewards
     }
 }
 
@@ -134,16 +137,23 @@ impl SftRunConfig {
     pub fn files_read(&self) -> Vec<&Path> {
         let adapter = self.sft.lora.as_ref().and_then(|lora| lora.adapter.as_deref());
         let models = self.model.base.as_deref().into_iter().chain(adapter);
-        let further = models.chain(self.eval.data.as_deref()).chain(self.data.files());
+        let further = models.chain(self.eval.files()).chain(self.data.files());
         self.model.path.as_deref().into_iter().chain(further).collect()
     }
 
-    /// What is measured on held-out prompts; `None` where there is no held-out data.
+    /// What is measured on held-out prompts, set by set; nothing where there is no held-out data.
     #[must_use]
-    pub fn evaluation(&self) -> Option<Evaluation> {
-        let tokens_max = self.sft.output_tokens_max;
-        let (key, stops) = ("sft.output_tokens_max", StopConfig::default());
-        Evaluation::of(&self.data, &self.eval, &self.rewards, tokens_max, key, stops)
+    pub fn evaluations(&self) -> Vec<Evaluation> {
+        Evaluation::sets(&Evaluation {
+            set: None,
+            data: self.data.clone(),
+            rewards: self.rewards.clone(),
+            output_tokens_max: self.sft.output_tokens_max,
+            output_tokens_key: "sft.output_tokens_max",
+            stops: StopConfig::default(),
+            mode: ModeConfig::default(),
+            eval: self.eval.clone(),
+        })
     }
 }
 

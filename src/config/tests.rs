@@ -5,10 +5,12 @@ use std::fs;
 use proptest::prelude::{prop_assert_eq, proptest};
 
 use learner::config::MismatchConfig;
-use rewards::RewardKind;
+use rewards::{RewardConfig, RewardKind};
+use rollout::DataConfig;
 
 use super::*;
 
+mod evaluation;
 mod sft;
 
 use sft::{SFT, load_sft};
@@ -364,7 +366,7 @@ fn paths_are_found_beside_the_config_and_made_absolute() {
 fn jsonl_is_measured_only_on_held_out_data() {
     let jsonl = ["data={kind = \"jsonl\", path = \"prompts.jsonl\"}", "rewards[0].kind=math"];
     let config = load(TRAIN, &jsonl).unwrap();
-    assert_eq!(config.evaluation(), None);
+    assert_eq!(config.evaluations(), []);
     assert!(!config.eval.before && !config.eval.after);
 
     let asked = [&jsonl[..], &["eval.every_steps=5"]].concat();
@@ -372,9 +374,9 @@ fn jsonl_is_measured_only_on_held_out_data() {
     assert!(message.contains("eval.every_steps: there is nothing to measure on"), "{message}");
 
     let held_out = [&jsonl[..], &["eval.data=prompts.jsonl"]].concat();
-    let evaluation = load(TRAIN, &held_out).unwrap().evaluation().unwrap();
-    let DataConfig::Jsonl(data) = evaluation.data else { panic!("data is JSONL") };
-    assert!(data.path.is_some_and(|path| path.ends_with("prompts.jsonl")));
+    let [evaluation] = &load(TRAIN, &held_out).unwrap().evaluations()[..] else { panic!("one set") };
+    let DataConfig::Jsonl(data) = &evaluation.data else { panic!("data is JSONL") };
+    assert!(data.path.as_ref().is_some_and(|path| path.ends_with("prompts.jsonl")));
 }
 
 /// A run that is paid without labels is still measured by them.
@@ -386,13 +388,13 @@ fn evaluation_has_rewards_of_its_own() {
         .replace("enabled = true", "enabled = true\npositive = \"advantage\"");
     let labels = |reward: &str| format!("{surrogate}\n[eval]\nproblems = 9\n[[eval.rewards]]\n{reward}\n");
     let config = load(&labels("kind = \"task\"\ncorrectness = true"), &[]).unwrap();
-    let evaluation = config.evaluation().unwrap();
-    assert_eq!(evaluation.rewards, [RewardConfig::new(RewardKind::Task {}, 1.0, true)]);
+    let evaluations = config.evaluations();
+    assert_eq!(evaluations[0].rewards, [RewardConfig::new(RewardKind::Task {}, 1.0, true)]);
     assert_eq!(load(&config.resolved(), &["model.path=model"]).unwrap().eval, config.eval);
     assert!(config.rewards.iter().all(|reward| !reward.correctness));
 
     let without = load(&surrogate, &[]).unwrap();
-    assert_eq!(without.evaluation().unwrap().rewards, without.rewards);
+    assert_eq!(without.evaluations()[0].rewards, without.rewards);
 
     let message = |reward: &str| load(&labels(reward), &[]).unwrap_err();
     let line = surrogate.lines().count() + 6;

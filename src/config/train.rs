@@ -4,18 +4,19 @@ use std::path::Path;
 
 use learner::{LearnerConfig, OptimizerConfig};
 use rewards::RewardConfig;
-use rollout::{DataConfig, QueueConfig, RolloutConfig};
+use rollout::{DataConfig, QueueConfig, RolloutConfig, Schedule};
 use serde::Serialize;
 
 use super::check::{
-    complain, correctness, data, device, eval, kl, kv_cache, layer_inputs, mismatch, positions, precision,
-    rewards, watching, writing,
+    complain, correctness, data, device, kl, kv_cache, layer_inputs, mismatch, positions, precision, rewards,
+    watching, writing,
 };
 use super::document::Document;
+use super::evaluation;
 use super::paths::{ConfigPath, RewardAt};
 use super::{
     AlarmsSection, CheckpointSection, ConfigError, EvalSection, Evaluation, MetricsSection, ModelSection,
-    OUTPUT_TOKENS_KEY, RunSection, Sections, WatchdogSection, eval_section, load, to_toml,
+    OUTPUT_TOKENS_KEY, RunSection, Sections, WatchdogSection, load, to_toml,
 };
 
 /// The sections of a train config.
@@ -82,7 +83,7 @@ impl Sections for RunConfig {
             rewards: document.sections("rewards")?,
             learner: document.section("learner")?,
             optimizer: document.section("optimizer")?,
-            eval: eval_section(document)?,
+            eval: EvalSection::read(document)?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
             watchdog: document.section("watchdog")?,
@@ -106,13 +107,10 @@ impl Sections for RunConfig {
         complain(document, "", self.optimizer.check())?;
         data(document, &self.data)?;
         rewards(document, "", Some(&self.data), &self.rewards)?;
-        if !self.eval.rewards.is_empty() {
-            rewards(document, "eval.", Some(&self.data), &self.eval.rewards)?;
-        }
         correctness(document, &self.learner, &self.rewards)?;
         layer_inputs(document, "learner", &self.learner.gradients, self.run.device)?;
         kl(document, &self.learner)?;
-        eval(document, &self.data, &mut self.eval)?;
+        evaluation::check(document, &self.data, &self.rewards, &mut self.eval)?;
         watching(document, &self.watchdog, &self.alarms)?;
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
     }
@@ -123,8 +121,8 @@ impl Sections for RunConfig {
 
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {
         let mut paths = vec![ConfigPath::new("model.path", &mut self.model.path)];
-        paths.extend(ConfigPath::of_data(&mut self.data));
-        paths.extend(ConfigPath::given("eval.data", &mut self.eval.data));
+        paths.extend(ConfigPath::of_data("data", &mut self.data));
+        paths.extend(self.eval.paths());
         paths.extend(ConfigPath::of_gradients(
             "learner.gradients.layer_inputs_dir",
             &mut self.learner.gradients,
@@ -137,7 +135,7 @@ impl Sections for RunConfig {
 
     fn rewards(&mut self) -> Vec<RewardAt<'_>> {
         let mut rewards = RewardAt::all("rewards", &mut self.rewards);
-        rewards.extend(RewardAt::all("eval.rewards", &mut self.eval.rewards));
+        rewards.extend(self.eval.rewards_at());
         rewards
     }
 }
@@ -165,18 +163,28 @@ impl RunConfig {
         let reference = self.learner.kl.reference.as_deref();
         let adapter = self.learner.lora.as_ref().and_then(|lora| lora.adapter.as_deref());
         let models = reference.into_iter().chain(adapter).chain(self.model.base.as_deref());
-        let further = models.chain(self.eval.data.as_deref()).chain(self.data.files());
+        let further = models.chain(self.eval.files()).chain(self.data.files());
         std::iter::once(self.model.path.as_path()).chain(further).collect()
     }
 
-    /// What is measured on held-out prompts; `None` where there is no held-out data.
+    /// Whether training goes on while held-out prompts are answered.
     #[must_use]
-    pub fn evaluation(&self) -> Option<Evaluation> {
-        let rewards = if self.eval.rewards.is_empty() { &self.rewards } else { &self.eval.rewards };
-        let tokens_max = self.rollout.output_tokens_max;
-        let stops = self.rollout.stops();
-        let evaluation =
-            Evaluation::of(&self.data, &self.eval, rewards, tokens_max, OUTPUT_TOKENS_KEY, stops)?;
-        Some(Evaluation { mode: self.rollout.mode.clone(), ..evaluation })
+    pub fn evaluates_beside(&self) -> bool {
+        self.eval.beside.unwrap_or(self.run.schedule == Schedule::Async)
+    }
+
+    /// What is measured on held-out prompts, set by set; nothing where there is no held-out data.
+    #[must_use]
+    pub fn evaluations(&self) -> Vec<Evaluation> {
+        Evaluation::sets(&Evaluation {
+            set: None,
+            data: self.data.clone(),
+            rewards: self.rewards.clone(),
+            output_tokens_max: self.rollout.output_tokens_max,
+            output_tokens_key: OUTPUT_TOKENS_KEY,
+            stops: self.rollout.stops(),
+            mode: self.rollout.mode.clone(),
+            eval: self.eval.clone(),
+        })
     }
 }

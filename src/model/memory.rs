@@ -5,15 +5,16 @@
 //! checkpoint is written from where things are. Nothing here is measured but the two constants for the program: what
 //! is large is returned to the system as soon as it is free ([`crate::allocator`]).
 
+mod evaluation;
 mod measured;
 mod prompts;
 
 use std::fmt;
 use std::path::PathBuf;
 
-use kernels::{CachePrecision, Capabilities, DecodeMemory, DecoderConfig, MemoryPlan, Precision};
+use kernels::{Capabilities, DecodeMemory, DecoderConfig, MemoryPlan, Precision};
 use learner::optimizer::OptimizerKind;
-use rollout::{DecodePrecision, OnUpdate, Room};
+use rollout::{OnUpdate, Room};
 
 use crate::config::{RunConfig, Schedule, cache_precision, weights_precision};
 
@@ -55,8 +56,7 @@ impl RunMemory {
         let sum = |parts: &[(String, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
         let learning = sum(&always) + sum(&step) + sum(&decoding);
         let beside = if config.run.schedule == Schedule::Lockstep { "" } else { " beside decoding" };
-        // Under async the actors go on while held-out problems are answered, and end what is too old.
-        let after = if config.run.schedule == Schedule::Async { open } else { open + 1 };
+        let evaluated = plan.versions_with_evaluation(open);
         let mut stages = Vec::new();
         if let Some(evaluation) = evaluation.filter(|_| config.eval.before) {
             let name = "evaluation before the first step".to_owned();
@@ -69,10 +69,12 @@ impl RunMemory {
                 learning + plan.policies(open + 1),
             ),
         ]);
-        if let Some(evaluation) = evaluation.filter(|_| config.eval.after || config.eval.every_steps > 0) {
+        let (beside, eval) = (plan.evaluates_beside(), &config.eval);
+        if let Some(evaluation) = evaluation.filter(|_| eval.after || eval.every_steps > 0 || beside) {
+            let what = if beside { "evaluation beside a step" } else { "evaluation" };
             stages.push((
-                format!("evaluation: {}", policies(after)),
-                learning + plan.policies(after) + evaluation,
+                format!("{what}: {}", policies(evaluated)),
+                learning + plan.policies(evaluated) + evaluation,
             ));
         }
         let mut parts = [always, step, decoding].concat();
@@ -302,30 +304,6 @@ impl Planned<'_> {
         }
         versions * packed + versions.saturating_sub(1) * looked_up
     }
-
-    fn answers_at_a_time(&self) -> usize {
-        let eval = &self.config.eval;
-        eval.trajectories_open_max.min(eval.problems.saturating_mul(eval.pass_k))
-    }
-
-    /// What an evaluation holds beside the newest policy, if there is one.
-    fn evaluation(&self) -> Option<u64> {
-        let (eval, output) = (&self.config.eval, self.config.rollout.output_tokens_max);
-        self.config.evaluation().filter(|_| eval.before || eval.after || eval.every_steps > 0)?;
-        let answers = self.answers_at_a_time();
-        let longest = self.prompts.held_out.longest(1).sum::<usize>() + output;
-        let memory = DecodeMemory::new(self.decoder, answers, longest);
-        // The newest weights in f32 are those of the actors, unless these are rounded.
-        let own = if self.config.rollout.precision == DecodePrecision::F32 { 0 } else { memory.packed };
-        let cache = if self.engine.caches_grow {
-            let (prompts, tokens) = (self.prompts.held_out.longest(answers), self.engine.cache_block_tokens);
-            let blocks: usize = prompts.map(|prompt| (prompt + output - 1).div_ceil(tokens)).sum();
-            blocks as u64 * DecodeMemory::cache_block(self.decoder, CachePrecision::F32)
-        } else {
-            self.at_once(answers, longest)
-        };
-        Some(cache + own + memory.pass)
-    }
 }
 
 /// Comments of the config that is printed before it.
@@ -361,7 +339,7 @@ mod tests {
         let config = RunConfig::load(&root.join("configs/quickstart.toml"), &set).unwrap();
         let decoder = DecoderConfig::read(&config.model.path).unwrap();
         let prompts = PromptTokens::of(prompts.to_vec());
-        let prompts = RunPrompts { training: prompts.clone(), held_out: prompts };
+        let prompts = RunPrompts { training: prompts.clone(), held_out: vec![prompts] };
         RunMemory::new(&config, &decoder, &prompts)
     }
 
@@ -423,12 +401,20 @@ mod tests {
     fn the_plan_is_the_largest_stage() {
         let plain = plan(&[], &[20]);
         assert_eq!(plain.total(), plain.stages.iter().map(|(_, bytes)| *bytes).max().unwrap());
-        // An evaluation before the first step has no gradients and no open segments beside it.
-        assert!(plain.named("evaluation before") < plain.named("evaluation: "));
+        // An evaluation before the first step has no gradients and no open segments beside it at first.
+        assert!(plain.named("evaluation before") < plain.named("evaluation beside a step: 4 policies"));
+        let in_turn = plan(&["eval.beside=false"], &[20]);
+        assert!(in_turn.total() < plain.total());
+        // One after the last step alone has no step beside it.
+        let only_after = plan(&["eval.before=false", "eval.every_steps=0"], &[20]);
+        assert_eq!(only_after.named("evaluation: 2 policies"), in_turn.named("evaluation: 2 policies"));
+        // Rounded weights are those of the actors alone.
+        let rounded = plan(&["rollout.precision=bf16"], &[20]);
+        assert!(rounded.named("evaluation beside a step: 3 policies") < plain.total());
         let lockstep = plan(&["run.schedule=lockstep"], &[20]);
         let policy = lockstep.named("a policy");
         // Nothing ends the oldest segments between the update and the evaluation.
-        assert_eq!(lockstep.named("evaluation: 3") - plain.named("evaluation: 2"), policy);
+        assert_eq!(lockstep.named("evaluation: 3") - in_turn.named("evaluation: 2"), policy);
         let shown = plain.to_string();
         assert!(shown.contains("a learner's step beside decoding: 2 policies"), "{shown}");
         let never = ["eval.before=false", "eval.after=false", "eval.every_steps=0"];

@@ -323,9 +323,28 @@ pub const FAMILIES: &[Family] = &[
         name: "Evaluation",
         metrics: &[
             metric("eval/reward", "reward", "Mean total reward on held-out prompts."),
-            metric("eval/accuracy", "fraction", "Right answers on held-out prompts."),
+            metric(
+                "eval/accuracy",
+                "fraction",
+                "Right answers on held-out prompts: avg@k for `eval.pass_k` answers.",
+            ),
+            metric(
+                "eval/accuracy_{low,high}",
+                "fraction",
+                "Ends of its 95 % interval, by the bootstrap over prompts.",
+            ),
             metric("eval/pass_at_k", "fraction", "Held-out prompts with a right answer among `eval.pass_k`."),
-            metric("eval/{mean,max}_length", "tokens", "Length of the answers."),
+            metric(
+                "eval/pass_at/*",
+                "fraction",
+                "pass@k for 1, 2, 4 and so on below `eval.pass_k`, unbiased.",
+            ),
+            metric(
+                "eval/maj_at_k",
+                "fraction",
+                "Held-out prompts whose most frequent final answer is right.",
+            ),
+            metric("eval/{mean,median,max}_length", "tokens", "Length of the answers."),
             metric(
                 "eval/problems_unscored",
                 "prompts",
@@ -334,6 +353,8 @@ pub const FAMILIES: &[Family] = &[
             metric("eval/rows_skipped", "rows", "Bad rows of the held-out data that were left out."),
             metric("eval/rewards/*/*", "", "Counters of a verifier in the evaluation, as under `rewards/`."),
             metric("eval/correct_length", "tokens", "Mean length of right answers."),
+            metric("eval/incorrect_length", "tokens", "Mean length of wrong answers."),
+            metric("eval/*/**", "", "The same of one of several `[[eval.sets]]`, under its name."),
             metric("eval/clipped_ratio", "fraction", "Answers that the output limit cut off."),
             metric("eval/stopped_by/eos", "fraction", "Answers that an end of output ended."),
             metric("eval/stopped_by/stop_string", "fraction", "Answers that a stop string ended."),
@@ -352,6 +373,7 @@ pub const FAMILIES: &[Family] = &[
             metric("timing_s/gen", "seconds", "Decoding, over all actors, since the step before."),
             metric("timing_s/reward", "seconds", "Scoring, over all scorers, since the step before."),
             metric("timing_s/eval", "seconds", "An evaluation."),
+            metric("timing_s/eval/*", "seconds", "That of one of several sets, by its name."),
             metric(
                 "timing_s/checkpoint",
                 "seconds",
@@ -371,6 +393,7 @@ pub const FAMILIES: &[Family] = &[
             metric("perf/generated_tokens_per_second", "tokens/s", "Tokens drawn over the time of decoding."),
             metric("perf/trained_tokens_per_second", "tokens/s", "Packed tokens over the learner's time."),
             metric("perf/eval_tokens_per_second", "tokens/s", "Tokens of an evaluation over its time."),
+            metric("perf/eval_tokens_per_second/*", "tokens/s", "That of one of several sets, by its name."),
             metric(
                 "perf/checkpoint_bytes",
                 "bytes",

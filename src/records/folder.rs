@@ -6,10 +6,13 @@
 //!   metrics.jsonl          one object a step
 //!   tensorboard/           the same numbers, histograms and texts
 //!   rollouts/              step-000012.jsonl: the completions that step 12 had
+//!   evals/step-12/         what the model of step 12 answered to held-out prompts, one file a set
 //!   checkpoints/step-12/   a Hugging Face directory, the trainer's state and that of the rollout
 //!   journal/               the segments that ended since the last checkpoints
 //!   log                    each line of the terminal, and details, with times
 //! ```
+
+mod evaluations;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, ErrorKind, Write};
@@ -148,6 +151,7 @@ impl RunFolder {
         let written =
             |name: &str| -> Option<u64> { name.strip_prefix("step-")?.strip_suffix(".jsonl")?.parse().ok() };
         remove_matching(&self.path.join("rollouts"), |name| written(name).is_some_and(|of| of > step))?;
+        evaluations::remove_after(&self.path, step)?;
         remove_matching(&self.checkpoints(), |name| checkpoint_step(name).is_some_and(|of| of > step))
     }
 
@@ -321,6 +325,7 @@ fn remove_run(path: &Path) -> Result<()> {
     // The config goes last: what is interrupted here can still be overwritten.
     remove_matching(&path.join("tensorboard"), |name| name.contains("tfevents"))?;
     remove_matching(&path.join("rollouts"), |name| name.contains("step-") && name.ends_with(".jsonl"))?;
+    evaluations::remove_all(path)?;
     let is_checkpoint = |name: &str| checkpoint_step(name).is_some() || hidden_step(name).is_some();
     remove_matching(&path.join("checkpoints"), is_checkpoint)?;
     remove_matching(&path.join("journal"), |name| name.ends_with(".segments"))?;

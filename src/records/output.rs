@@ -16,8 +16,8 @@ use crate::cause::{Remedy, refused};
 /// Links that a path may lead through, as many as Linux follows.
 const LINKS_MAX: usize = 40;
 /// What `--overwrite` removes from a run's folder.
-const REPLACED: [&str; 7] =
-    ["config.toml", "metrics.jsonl", "log", "tensorboard", "rollouts", "checkpoints", "journal"];
+const REPLACED: [&str; 8] =
+    ["config.toml", "metrics.jsonl", "log", "tensorboard", "rollouts", "evals", "checkpoints", "journal"];
 
 /// The files that a command reads.
 #[derive(Debug, Default)]

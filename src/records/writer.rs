@@ -2,43 +2,45 @@
 //!
 //! Which numbers there are is decided by the callers; this file writes them. A tag that depends on the clock
 //! begins with one of [`TIMED_FAMILIES`], so that two runs of one seed can be compared without them.
+//!
+//! The line of a step may wait for numbers that come later, those of an evaluation; the lines of later steps wait behind
+//! it, so that they stand in the order of their steps. TensorBoard takes each as it comes.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use protobuf::{Message, RepeatedField};
 use rollout::faults::{self, Point};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use tensorboard_proto::event::Event;
-use tensorboard_proto::summary::{Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
-use tensorboard_proto::tensor::TensorProto;
-use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
-use tensorboard_proto::types::DataType;
-use tensorboard_rs::record_writer::RecordWriter;
-use tensorboard_rs::summary::{histogram_raw, scalar};
+use tensorboard_proto::summary::Summary;
+use tensorboard_rs::summary::scalar;
 
 use crate::records::catalogue;
+use crate::records::events::{EventFile, cut, cut_events, event_files, histogram, text};
 
 /// The families whose values depend on the clock; every other tag repeats exactly in a deterministic run, and
 /// in lockstep.
 pub const TIMED_FAMILIES: [&str; 3] = ["timing_s/", "time/", "perf/"];
 
-/// TensorBoard draws 30 buckets, so more would be merged before anybody sees them.
-const BUCKETS: usize = 30;
-
-/// A text of a million characters makes TensorBoard's page unusable; what is cut off stands in `rollouts/`.
-const TEXT_BYTES_MAX: usize = 64 * 1024;
+/// The line of a step that is not in `metrics.jsonl` yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldLine {
+    /// The step.
+    pub step: u64,
+    /// The line as it will be written, but for the numbers that it waits for.
+    pub text: String,
+}
 
 /// Writes the metrics of one run. It owns the files, and nothing else may write to them.
 pub struct MetricsWriter {
     lines: BufWriter<File>,
     lines_path: PathBuf,
+    /// Lines that wait: the first one for further numbers of its step, the others for the first.
+    held: Vec<HeldLine>,
     events: Option<EventFile>,
     /// Tags whose value was once not a number, which is a fault of their metric and said once.
     not_numbers: BTreeSet<String>,
@@ -83,6 +85,7 @@ impl MetricsWriter {
         };
         let file = open().with_context(|| lines_path.display().to_string())?;
         let mut writer = Self::of(file, lines_path);
+        writer.held.clone_from(&place.held);
         let directory = folder.join("tensorboard");
         match cut_events(&directory, &place.events).and_then(|()| EventFile::create(&directory)) {
             Ok(events) => writer.events = Some(events),
@@ -92,7 +95,8 @@ impl MetricsWriter {
     }
 
     fn of(lines: File, lines_path: PathBuf) -> Self {
-        Self { lines: BufWriter::new(lines), lines_path, events: None, not_numbers: BTreeSet::new() }
+        let (lines, held) = (BufWriter::new(lines), Vec::new());
+        Self { lines, lines_path, held, events: None, not_numbers: BTreeSet::new() }
     }
 
     /// How far the files have grown, for a checkpoint.
@@ -102,7 +106,8 @@ impl MetricsWriter {
     pub fn place(&self) -> Result<MetricsPlace> {
         let file = self.lines.get_ref().metadata().with_context(|| self.lines_path.display().to_string())?;
         let directory = self.lines_path.with_file_name("tensorboard");
-        Ok(MetricsPlace { lines_bytes: file.len(), events: event_files(&directory).unwrap_or_default() })
+        let (events, held) = (event_files(&directory).unwrap_or_default(), self.held.clone());
+        Ok(MetricsPlace { lines_bytes: file.len(), events, held })
     }
 
     /// Writes the numbers of one step: a line with every scalar, and an event for every scalar and histogram.
@@ -122,7 +127,79 @@ impl MetricsWriter {
         scalars: &[(S, f64)],
         histograms: &[(&str, &[f64])],
     ) -> Result<()> {
-        self.write_line(step, scalars).with_context(|| self.lines_path.display().to_string())?;
+        let line = line(step, scalars)?;
+        if self.held.is_empty() {
+            self.write_line(&line).with_context(|| self.lines_path.display().to_string())?;
+        } else {
+            self.held.push(HeldLine { step, text: line });
+        }
+        self.show(step, scalars, histograms);
+        Ok(())
+    }
+
+    /// As [`MetricsWriter::record`], but the line waits for further numbers: until [`MetricsWriter::complete`] or
+    /// [`MetricsWriter::release`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there, and if another line waits already.
+    pub fn record_waiting<S: AsRef<str>>(
+        &mut self,
+        step: u64,
+        scalars: &[(S, f64)],
+        histograms: &[(&str, &[f64])],
+    ) -> Result<()> {
+        assert!(self.held.is_empty(), "the line of step {} waits already", self.held[0].step);
+        self.held.push(HeldLine { step, text: line(step, scalars)? });
+        self.show(step, scalars, histograms);
+        Ok(())
+    }
+
+    /// Adds the numbers that the line of a step waited for, and writes it with all that waited behind it.
+    ///
+    /// # Errors
+    /// If a line cannot be written.
+    ///
+    /// # Panics
+    /// If the line of no such step waits, or has one of the numbers already.
+    pub fn complete<S: AsRef<str>>(&mut self, step: u64, scalars: &[(S, f64)]) -> Result<()> {
+        let held = self.held.first_mut().filter(|held| held.step == step);
+        let held = held.unwrap_or_else(|| panic!("no line of step {step} waits for its numbers"));
+        for (tag, _) in scalars {
+            let tag = serde_json::to_string(tag.as_ref())?;
+            assert!(!held.text.contains(&format!(",{tag}:")), "the metric {tag} is recorded twice in a step");
+        }
+        // Both are objects whose first entry is the step.
+        let added = line(step, scalars)?;
+        let same = format!("{{\"step\":{step}");
+        held.text.truncate(held.text.len() - 1);
+        held.text.push_str(&added[same.len()..]);
+        self.release()?;
+        self.show(step, scalars, &[]);
+        Ok(())
+    }
+
+    /// Writes the lines that wait as they are.
+    ///
+    /// # Errors
+    /// If a line cannot be written.
+    pub fn release(&mut self) -> Result<()> {
+        for HeldLine { text, .. } in std::mem::take(&mut self.held) {
+            self.write_line(&text).with_context(|| self.lines_path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The step whose line waits for further numbers.
+    #[must_use]
+    pub fn waiting(&self) -> Option<u64> {
+        self.held.first().map(|held| held.step)
+    }
+
+    /// Says what is no number, and gives TensorBoard what it draws.
+    fn show<S: AsRef<str>>(&mut self, step: u64, scalars: &[(S, f64)], histograms: &[(&str, &[f64])]) {
         for tag in self.new_not_numbers(scalars) {
             tracing::warn!("step {step}: the metric {tag} is not a number, which is written as null");
         }
@@ -138,8 +215,9 @@ impl MetricsWriter {
         let mut values: Vec<Summary> =
             scalars.iter().map(|(tag, value)| scalar(tag.as_ref(), *value as f32)).collect();
         values.extend(histograms.iter().filter_map(|(tag, values)| histogram(tag, values)));
-        self.write_event(step, values);
-        Ok(())
+        if !values.is_empty() {
+            self.write_event(step, values);
+        }
     }
 
     /// Shows a text, as Markdown, under `tag` in TensorBoard.
@@ -147,18 +225,9 @@ impl MetricsWriter {
         self.write_event(step, vec![text(tag, &cut(body))]);
     }
 
-    fn write_line<S: AsRef<str>>(&mut self, step: u64, scalars: &[(S, f64)]) -> Result<()> {
+    fn write_line(&mut self, line: &str) -> Result<()> {
         faults::pass(Point::Metrics)?;
-        let mut tags = BTreeSet::from(["step"]);
-        let mut line = serde_json::Serializer::new(&mut self.lines);
-        let mut object = line.serialize_map(None)?;
-        object.serialize_entry("step", &step)?;
-        for (tag, value) in scalars {
-            assert!(catalogue::knows(tag.as_ref()), "the metric {} is not in the catalogue", tag.as_ref());
-            assert!(tags.insert(tag.as_ref()), "the metric {} is recorded twice in a step", tag.as_ref());
-            object.serialize_entry(tag.as_ref(), value)?;
-        }
-        object.end()?;
+        self.lines.write_all(line.as_bytes())?;
         self.lines.write_all(b"\n")?;
         Ok(self.lines.flush()?)
     }
@@ -178,6 +247,31 @@ impl MetricsWriter {
     }
 }
 
+impl Drop for MetricsWriter {
+    /// Numbers that were measured are in the file, whatever ended the run.
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            tracing::warn!("{error:#}: lines that waited for an evaluation are lost");
+        }
+    }
+}
+
+/// The line of a step, without its end.
+fn line<S: AsRef<str>>(step: u64, scalars: &[(S, f64)]) -> Result<String> {
+    let mut tags = BTreeSet::from(["step"]);
+    let mut text = Vec::new();
+    let mut line = serde_json::Serializer::new(&mut text);
+    let mut object = line.serialize_map(None)?;
+    object.serialize_entry("step", &step)?;
+    for (tag, value) in scalars {
+        assert!(catalogue::knows(tag.as_ref()), "the metric {} is not in the catalogue", tag.as_ref());
+        assert!(tags.insert(tag.as_ref()), "the metric {} is recorded twice in a step", tag.as_ref());
+        object.serialize_entry(tag.as_ref(), value)?;
+    }
+    object.end()?;
+    Ok(String::from_utf8(text)?)
+}
+
 /// How long the files of metrics were at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -186,148 +280,14 @@ pub struct MetricsPlace {
     pub lines_bytes: u64,
     /// Bytes of each event file by name.
     pub events: BTreeMap<String, u64>,
-}
-
-/// The event files of a folder with their lengths.
-fn event_files(directory: &Path) -> Result<BTreeMap<String, u64>> {
-    let mut files = BTreeMap::new();
-    if directory.exists() {
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.contains("tfevents") {
-                files.insert(name, entry.metadata()?.len());
-            }
-        }
-    }
-    Ok(files)
-}
-
-/// Takes from the event files what was written after they had these lengths; records are appended whole, so
-/// what is left ends with one.
-fn cut_events(directory: &Path, kept: &BTreeMap<String, u64>) -> Result<()> {
-    for (name, there) in event_files(directory)? {
-        let path = directory.join(&name);
-        match kept.get(&name) {
-            Some(bytes) => File::options().write(true).open(&path)?.set_len(there.min(*bytes))?,
-            None => fs::remove_file(&path)?,
-        }
-    }
-    Ok(())
+    /// Lines that were not in `metrics.jsonl`, because an evaluation was under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldLine>,
 }
 
 /// Called at most once a run, because the writer gives the events up with it.
 fn warn_once(path: &Path, error: &anyhow::Error) {
     tracing::warn!("{}: {error:#}; the run goes on without TensorBoard", path.display());
-}
-
-/// One event file. TensorBoard reads it while it grows, so every step is flushed.
-///
-/// The record format and the summaries are tensorboard-rs's. Its `SummaryWriter` is left out: it writes in a
-/// thread of its own, and a full disk panics there.
-struct EventFile {
-    records: RecordWriter<BufWriter<File>>,
-    path: PathBuf,
-}
-
-impl EventFile {
-    fn create(directory: &Path) -> Result<Self> {
-        fs::create_dir_all(directory)?;
-        // TensorBoard takes any name with `tfevents` in it and orders the files by name, so a run that is
-        // resumed within the second in which it stopped needs the next number.
-        let files = event_files(directory)?.len();
-        let pid = std::process::id();
-        let name = format!("events.out.tfevents.{:010}.{files:04}.{pid}.longhaul", wall_time() as u64);
-        let path = directory.join(name);
-        let records = RecordWriter::new(BufWriter::new(File::create_new(&path)?));
-        let mut file = Self { records, path };
-        let mut first = Event::new();
-        first.set_wall_time(wall_time());
-        first.set_file_version("brain.Event:2".to_owned());
-        file.append(&first)?;
-        Ok(file)
-    }
-
-    fn write(&mut self, step: u64, summaries: Vec<Summary>) -> Result<()> {
-        let mut summary = Summary::new();
-        for mut one in summaries {
-            summary.mut_value().extend(one.take_value());
-        }
-        let mut event = Event::new();
-        event.set_wall_time(wall_time());
-        event.set_step(i64::try_from(step)?);
-        event.set_summary(summary);
-        self.append(&event)
-    }
-
-    fn append(&mut self, event: &Event) -> Result<()> {
-        self.records.write(&event.write_to_bytes()?)?;
-        Ok(self.records.flush()?)
-    }
-}
-
-fn wall_time() -> f64 {
-    // A clock before 1970 gives a wrong time on the axis, which is no reason to stop.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
-
-/// Buckets of equal width from the least to the greatest finite value; `None` if there is no finite value.
-fn histogram(tag: &str, values: &[f64]) -> Option<Summary> {
-    let finite: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
-    let min = finite.iter().copied().reduce(f64::min)?;
-    let max = finite.iter().copied().reduce(f64::max)?;
-    let (limits, counts) = buckets(&finite, min, max);
-    let sum: f64 = finite.iter().sum();
-    let sum_squares: f64 = finite.iter().map(|value| value * value).sum();
-    Some(histogram_raw(tag, min, max, finite.len() as f64, sum, sum_squares, &limits, &counts))
-}
-
-/// The right edge and the count of each bucket; a value on an edge belongs to the bucket on its right.
-fn buckets(values: &[f64], min: f64, max: f64) -> (Vec<f64>, Vec<f64>) {
-    let width = (max - min) / BUCKETS as f64;
-    // Equal values, and a spread that overflows or vanishes in the division, leave no width to divide by.
-    if !(width.is_finite() && width > 0.0) {
-        return (vec![max], vec![values.len() as f64]);
-    }
-    let mut limits: Vec<f64> = (1..=BUCKETS).map(|edge| min + width * edge as f64).collect();
-    limits[BUCKETS - 1] = max;
-    let mut counts = vec![0.0; BUCKETS];
-    for value in values {
-        counts[(((value - min) / width) as usize).min(BUCKETS - 1)] += 1.0;
-    }
-    (limits, counts)
-}
-
-/// The summary that TensorBoard's text plugin shows, which tensorboard-rs cannot make.
-fn text(tag: &str, body: &str) -> Summary {
-    let mut plugin = SummaryMetadata_PluginData::new();
-    plugin.set_plugin_name("text".to_owned());
-    let mut metadata = SummaryMetadata::new();
-    metadata.set_plugin_data(plugin);
-    let mut length = TensorShapeProto_Dim::new();
-    length.set_size(1);
-    let mut shape = TensorShapeProto::new();
-    shape.set_dim(RepeatedField::from_vec(vec![length]));
-    let mut tensor = TensorProto::new();
-    tensor.set_dtype(DataType::DT_STRING);
-    tensor.set_tensor_shape(shape);
-    tensor.set_string_val(RepeatedField::from_vec(vec![body.as_bytes().to_vec()]));
-    let mut value = Summary_Value::new();
-    value.set_tag(tag.to_owned());
-    value.set_metadata(metadata);
-    value.set_tensor(tensor);
-    let mut summary = Summary::new();
-    summary.set_value(RepeatedField::from_vec(vec![value]));
-    summary
-}
-
-/// A text of a bounded length, with a word about what is missing.
-fn cut(body: &str) -> Cow<'_, str> {
-    let kept = &body[..body.floor_char_boundary(TEXT_BYTES_MAX)];
-    match body.len() - kept.len() {
-        0 => kept.into(),
-        missing => format!("{kept}\n\n(cut off here: {missing} bytes more)").into(),
-    }
 }
 
 /// A prompt and its completion as TensorBoard shows them: verbatim, under a line of what they were worth.
@@ -340,7 +300,15 @@ pub fn completion_markdown(prompt: &str, completion: &str, reward: f64, tokens: 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use protobuf::Message;
+    use tensorboard_proto::event::Event;
+    use tensorboard_proto::summary::Summary_Value;
+    use tensorboard_rs::record_writer::RecordWriter;
+
     use super::*;
+    use crate::records::events::wall_time;
 
     fn lines(folder: &Path) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
@@ -389,6 +357,56 @@ mod tests {
         assert_eq!(body, b"1 + 1 = 2");
     }
 
+    #[test]
+    fn lines_behind_one_that_waits_come_in_the_order_of_their_steps() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        writer.record(1, &[("loss", 1.0)], &[]).unwrap();
+        writer.record_waiting(2, &[("loss", 0.5)], &[]).unwrap();
+        writer.record(3, &[("loss", 0.25)], &[]).unwrap();
+        assert_eq!((lines(folder.path()).len(), writer.waiting()), (1, Some(2)));
+        let place = writer.place().unwrap();
+        writer.complete(2, &[("eval/accuracy", 0.75)]).unwrap();
+        writer.record(4, &[("loss", 0.125)], &[]).unwrap();
+        let expected = [
+            serde_json::json!({"step": 1, "loss": 1.0}),
+            serde_json::json!({"step": 2, "loss": 0.5, "eval/accuracy": 0.75}),
+            serde_json::json!({"step": 3, "loss": 0.25}),
+            serde_json::json!({"step": 4, "loss": 0.125}),
+        ];
+        assert_eq!(lines(folder.path()), expected);
+        let steps: Vec<_> = events(folder.path()).iter().map(Event::get_step).collect();
+        assert_eq!(steps, [0, 1, 2, 3, 2, 4], "TensorBoard has the number at its step");
+        drop(writer);
+        // A run that goes on from the place has the lines that waited there, which wait again.
+        let json = serde_json::to_string(&place).unwrap();
+        let place: MetricsPlace = serde_json::from_str(&json).unwrap();
+        let mut again = MetricsWriter::resume(folder.path(), &place).unwrap();
+        assert_eq!((lines(folder.path()).len(), again.waiting()), (1, Some(2)));
+        again.complete(2, &[("eval/accuracy", 0.75)]).unwrap();
+        assert_eq!(lines(folder.path()), expected[..3]);
+    }
+
+    #[test]
+    fn a_line_that_waits_is_written_when_the_writer_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        writer.record_waiting::<&str>(0, &[], &[]).unwrap();
+        writer.record(1, &[("loss", 1.0)], &[]).unwrap();
+        drop(writer);
+        let expected = [serde_json::json!({"step": 0}), serde_json::json!({"step": 1, "loss": 1.0})];
+        assert_eq!(lines(folder.path()), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "the metric \"loss\" is recorded twice")]
+    fn a_tag_comes_once_in_a_line_that_waited() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = MetricsWriter::create(folder.path()).unwrap();
+        writer.record_waiting(1, &[("loss", 1.0)], &[]).unwrap();
+        let _ = writer.complete(1, &[("loss", 1.0)]);
+    }
+
     // A fault in a metric must not look like a metric that there is not.
     #[test]
     fn a_metric_that_is_not_a_number_is_said_once() {
@@ -398,43 +416,6 @@ mod tests {
         assert_eq!(said([f64::NAN, 1.0]), ["kl"]);
         assert_eq!(said([f64::NAN, f64::INFINITY]), Vec::<String>::new());
         assert_eq!(said([0.0, f64::NAN]), ["loss"]);
-    }
-
-    #[test]
-    fn a_histogram_keeps_count_sum_and_squares() {
-        let mut summary =
-            histogram("h", &[0.0, 0.1, 3.0, 3.0, f64::NAN, f64::INFINITY]).expect("four finite values");
-        let value = summary.take_value().remove(0);
-        let histogram = value.get_histo();
-        assert_eq!((histogram.get_min(), histogram.get_max(), histogram.get_num()), (0.0, 3.0, 4.0));
-        assert_eq!(histogram.get_sum(), 6.1);
-        assert!((histogram.get_sum_squares() - 18.01).abs() < 1e-12);
-        assert_eq!(histogram.get_bucket().len(), BUCKETS);
-        // Width 0.1: zero is alone in the first bucket, 0.1 opens the second, both threes close the last.
-        assert_eq!(histogram.get_bucket()[0], 1.0);
-        assert_eq!(histogram.get_bucket()[1], 1.0);
-        assert_eq!(histogram.get_bucket()[BUCKETS - 1], 2.0);
-        assert_eq!(histogram.get_bucket_limit()[BUCKETS - 1], 3.0);
-    }
-
-    #[test]
-    fn a_histogram_of_equal_values_is_one_bucket_and_of_none_is_none() {
-        let (limits, counts) = buckets(&[2.0, 2.0], 2.0, 2.0);
-        assert_eq!((limits, counts), (vec![2.0], vec![2.0]));
-        let (limits, counts) = buckets(&[-f64::MAX, f64::MAX], -f64::MAX, f64::MAX);
-        assert_eq!((limits, counts), (vec![f64::MAX], vec![2.0]));
-        assert!(histogram("h", &[f64::NAN]).is_none());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn every_finite_value_is_in_one_bucket(values in proptest::collection::vec(-1e300_f64..1e300, 1..50)) {
-            let min = values.iter().copied().fold(f64::INFINITY, f64::min);
-            let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let (limits, counts) = buckets(&values, min, max);
-            assert_eq!(counts.iter().sum::<f64>(), values.len() as f64);
-            assert!(limits.is_sorted());
-        }
     }
 
     #[test]
@@ -474,18 +455,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::create(folder.path()).unwrap();
         let _ = writer.record(1, &[("loss", 1.0), ("loss", 2.0)], &[]);
-    }
-
-    #[test]
-    fn a_long_text_is_cut_between_characters() {
-        let body = "é".repeat(TEXT_BYTES_MAX);
-        let kept = cut(&body).split_once("\n\n").unwrap().0.len();
-        assert_eq!(kept, TEXT_BYTES_MAX);
-        let shown = cut(&format!("a{body}")).into_owned();
-        let (kept, note) = shown.split_once("\n\n").unwrap();
-        assert_eq!(kept.len(), TEXT_BYTES_MAX - 1);
-        assert_eq!(note, format!("(cut off here: {} bytes more)", body.len() + 1 - kept.len()));
-        assert_eq!(cut("as it is"), "as it is");
     }
 
     #[test]

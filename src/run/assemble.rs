@@ -2,6 +2,7 @@
 //! the run folder is made.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use kernels::{CacheRoom, Decoder, Engine, TrainingEngine};
@@ -19,6 +20,7 @@ use crate::model::engine::with_engine;
 use crate::model::generator::{DecoderGenerator, Generators, GivenLengths};
 use crate::model::policy::{Policy, sampling};
 use crate::model::{self, Model, ModelFiles, tell};
+use crate::run::evaluations::Evaluations;
 use crate::run::evaluator::Evaluator;
 use crate::run::finish::RunOutcome;
 use crate::run::prompts::{JudgedPrompts, Surveys, reward_weights};
@@ -49,7 +51,7 @@ fn train_on<E: Engine>(
 ) -> Result<RunOutcome> {
     let mut start = RunStart::find(&mut config, request, &engine.device())?;
     let config = &config;
-    let RunParts { learner, evaluator, actors, model, surveys } =
+    let RunParts { learner, evaluators, actors, model, surveys } =
         RunParts::new(&engine, config, request, &start)?;
     let open = start.open(request, config)?;
     tell(&config.notes);
@@ -61,9 +63,13 @@ fn train_on<E: Engine>(
     let (heartbeat, heartbeats) = (context.heartbeats.of("learner"), context.heartbeats.clone());
     let Actors { actors, generators, ledger, weights } = actors;
     let queue = Arc::clone(ledger.queue());
-    let closed = Arc::clone(&queue);
+    let evaluations = Evaluations::new(evaluators, &heartbeats);
+    let (closed, stop) = (Arc::clone(&queue), evaluations.stop_flag());
     let shutdown = match request.owns_process {
-        true => Shutdown::listen(move || closed.close())?,
+        true => Shutdown::listen(move || {
+            stop.store(true, Ordering::Relaxed);
+            closed.close();
+        })?,
         false => Shutdown::never(),
     };
     let facts = facts(config, learner.decoder(), open.folder.path());
@@ -76,7 +82,7 @@ fn train_on<E: Engine>(
         config,
         history: History::new(learner.version()),
         learner: learner.watched_by(move || progress_of.progressed()),
-        evaluator: evaluator.map(|evaluator| evaluator.watched_by(heartbeat.clone())),
+        evaluations,
         output: RunOutput { folder: open.folder, metrics: open.metrics, progress, tokenizer_files },
         queue,
         weights,
@@ -102,7 +108,7 @@ fn train_on<E: Engine>(
 /// What a run is made of, before it has a folder.
 struct RunParts<E: Engine> {
     learner: Trainer,
-    evaluator: Option<Evaluator<E>>,
+    evaluators: Vec<Evaluator<E>>,
     actors: Actors<E>,
     model: ModelRest,
     surveys: Surveys,
@@ -119,14 +125,11 @@ impl<E: Engine> RunParts<E> {
         let files = ModelFiles::read_at(start.model.clone(), request.families)?;
         let files = files.with_positions(config.model.positions_max);
         let prompts = JudgedPrompts::of_training(config, &files, request.verifiers)?;
-        let evaluation = config.evaluation();
-        let held_out = match &evaluation {
-            Some(evaluation) => {
-                Some(JudgedPrompts::held_out(evaluation, &files.text, &files.decoder, request.verifiers)?)
-            }
-            None => None,
-        };
-        let surveys = Surveys::of(config, &prompts, held_out.as_ref());
+        let evaluations = config.evaluations();
+        let held_out =
+            |evaluation| JudgedPrompts::held_out(evaluation, &files.text, &files.decoder, request.verifiers);
+        let held_out = evaluations.iter().map(held_out).collect::<Result<Vec<_>>>()?;
+        let surveys = Surveys::of(config, &prompts, &held_out);
         let mut model = files.load(&engine.device())?;
         let adapters = LoraRequest::of_learner(&config.learner, config.run.seed, start.point.is_some());
         let base;
@@ -134,17 +137,15 @@ impl<E: Engine> RunParts<E> {
         let mode = request.mode.clone().unwrap_or_else(|| modes::of_config(&config.rollout.mode));
         let of_actors = Arc::clone(&mode);
         let actors = Actors::new(engine, config, &model, start, prompts, of_actors, &request.bench)?;
-        let evaluator = match evaluation.zip(held_out) {
-            Some((evaluation, held_out)) => {
-                let evaluator = Evaluator::of(engine, &evaluation, held_out, &model.text, &model.decoder)?;
-                Some(evaluator.with_mode(mode))
-            }
-            None => None,
-        };
+        let evaluators = evaluations.iter().zip(held_out).map(|(evaluation, held_out)| {
+            let evaluator = Evaluator::of(engine, evaluation, held_out, &model.text, &model.decoder)?;
+            Ok(evaluator.with_mode(Arc::clone(&mode)))
+        });
+        let evaluators = evaluators.collect::<Result<Vec<_>>>()?;
         let Model { decoder, tokenizer_files, notes, .. } = model;
         let trained = TrainedModel { decoder, base };
         let learner = new_learner(Arc::clone(engine) as _, config, request, trained, start)?;
-        Ok(Self { learner, evaluator, actors, model: ModelRest { tokenizer_files, notes }, surveys })
+        Ok(Self { learner, evaluators, actors, model: ModelRest { tokenizer_files, notes }, surveys })
     }
 }
 

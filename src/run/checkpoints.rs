@@ -31,7 +31,7 @@ use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 use crate::records::reader::MetricsReader;
 use crate::records::writer::MetricsPlace;
-use crate::run::eval_report::EvalReport;
+use crate::run::eval_report::{EvalReport, EvaluatedAt, reports};
 use crate::run::model_source::{ModelSource, OlderWeights};
 use crate::watch::alarms::Alarms;
 
@@ -44,11 +44,15 @@ const RUN_FILE: &str = "run_state.json";
 pub struct RunState {
     /// How far the metrics had come.
     pub metrics: MetricsPlace,
-    /// The evaluation before the first step.
-    pub before: Option<EvalReport>,
+    /// The evaluation before the first step, one report a set.
+    #[serde(default, with = "reports")]
+    pub before: Vec<EvalReport>,
     /// The evaluation after the last step, once it is made.
+    #[serde(default, with = "reports", skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<EvalReport>,
+    /// The evaluation of the checkpoint's weights, where it was not finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<EvalReport>,
+    pub evaluating: Option<EvaluatedAt>,
     /// What the alarms remember.
     #[serde(default)]
     pub alarms: Alarms,

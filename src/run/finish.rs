@@ -23,10 +23,10 @@ use crate::watch::watchdog::Stalled;
 pub struct RunOutcome {
     /// Optimizer steps that were made.
     pub steps: u64,
-    /// Evaluation before the first step, where the config asks for it.
-    pub before: Option<EvalReport>,
+    /// Evaluation before the first step, where the config asks for it: one report a set.
+    pub before: Vec<EvalReport>,
     /// Evaluation after the last step, where the config asks for it.
-    pub after: Option<EvalReport>,
+    pub after: Vec<EvalReport>,
     /// The run folder.
     pub folder: PathBuf,
     /// The last checkpoint.
@@ -39,6 +39,7 @@ impl<E: Engine> Run<'_, E> {
         let every = self.config.checkpoint.every_steps;
         let step = self.learner.version();
         if due(every, step) && step < self.config.run.steps {
+            self.settle_evaluation(step)?;
             self.heartbeat.waits("for the actors to say where they stand");
             let checkpoint = schedule.state(&self.queue, step, &self.history.last_step.actors)?;
             self.heartbeat.works(&format!("saves step {step}"));
@@ -66,6 +67,7 @@ impl<E: Engine> Run<'_, E> {
                 metrics: self.output.metrics.place()?,
                 before: self.history.before.clone(),
                 after: self.history.after.clone(),
+                evaluating: self.evaluations.unfinished().filter(|it| it.step == version).map(|it| it.at),
                 alarms: self.history.alarms.clone(),
             };
             files.extend(checkpoints::run_files(checkpoint, version, &run)?);
@@ -102,6 +104,13 @@ impl<E: Engine> Run<'_, E> {
         ended: Result<()>,
     ) -> Result<RunOutcome> {
         let stopped = shutdown.requested();
+        let ended = match ended {
+            Ok(()) if !stopped => self.await_evaluation(),
+            ended => {
+                self.stop_evaluation();
+                ended
+            }
+        };
         let failure = ended
             .err()
             .filter(|error| !(stopped && error.downcast_ref::<RolloutError>().is_some_and(is_closed)));
@@ -124,8 +133,8 @@ impl<E: Engine> Run<'_, E> {
 
     fn summarize(self, model: PathBuf, stopped: bool) -> RunOutcome {
         let (step, history) = (self.learner.version(), self.history);
-        let accuracy = |report: &Option<EvalReport>| report.as_ref().and_then(|report| report.accuracy);
-        let measured = history.before.as_ref().or(history.after.as_ref());
+        let accuracy = |reports: &[EvalReport]| reports.first().and_then(|report| report.accuracy);
+        let measured = history.before.first().or(history.after.first());
         let folder = self.output.folder.path().to_owned();
         self.output.progress.finish(&Summary {
             steps: step,

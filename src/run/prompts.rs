@@ -9,7 +9,7 @@ use kernels::DecoderConfig;
 use rewards::{RewardContext, Split, Task, TruncatedReward, Verifier, WeightedSum};
 use rollout::{DataConfig, Needs, PromptSource, RolloutError, Survey, Text};
 
-use crate::config::{Evaluation, OUTPUT_TOKENS_KEY, RunConfig};
+use crate::config::{EvalSection, Evaluation, OUTPUT_TOKENS_KEY, RunConfig};
 use crate::model::ModelFiles;
 
 /// Makes the verifiers that a program adds to those of the crate, by the name under which `[[rewards]]` with
@@ -87,14 +87,14 @@ impl JudgedPrompts {
 /// What was found in the data of a run.
 pub(crate) struct Surveys {
     training: Survey,
-    held_out: Option<Survey>,
+    held_out: Vec<Survey>,
     same_file: Option<String>,
 }
 
 impl Surveys {
-    pub(crate) fn of(config: &RunConfig, training: &JudgedPrompts, held_out: Option<&JudgedPrompts>) -> Self {
-        let held_out = held_out.map(|prompts| prompts.survey.clone());
-        let same_file = same_file(&config.data, config.eval.data.as_deref());
+    pub(crate) fn of(config: &RunConfig, training: &JudgedPrompts, held_out: &[JudgedPrompts]) -> Self {
+        let held_out = held_out.iter().map(|prompts| prompts.survey.clone()).collect();
+        let same_file = same_file(&config.data, &config.eval);
         Self { training: training.survey.clone(), held_out, same_file }
     }
 
@@ -112,16 +112,17 @@ impl Surveys {
 }
 
 /// Says that held-out prompts are those that are trained on, if they are.
-pub(crate) fn same_file(data: &DataConfig, held_out: Option<&Path>) -> Option<String> {
-    let (DataConfig::Jsonl(_), Some(held_out)) = (data, held_out) else { return None };
+pub(crate) fn same_file(data: &DataConfig, eval: &EvalSection) -> Option<String> {
     let canonical = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    data.files().iter().any(|path| canonical(path) == canonical(held_out)).then(|| {
-        format!(
-            "eval.data is the file of data.path, {}: the evaluation measures the prompts that are trained on; give it a \
-             file of other prompts",
-            held_out.display()
-        )
-    })
+    let (training, held_out) = (data.files(), eval.files());
+    let is_trained_on = |file: &&&Path| training.iter().any(|path| canonical(path) == canonical(file));
+    let same = held_out.iter().find(is_trained_on)?;
+    let key = if eval.sets.is_empty() { "eval.data is" } else { "a set of [[eval.sets]] has" };
+    Some(format!(
+        "{key} the file of data.path, {}: the evaluation measures the prompts that are trained on; give it a file of \
+         other prompts",
+        same.display()
+    ))
 }
 
 /// Says once in the log what of the data is not used as it stands.

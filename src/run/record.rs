@@ -72,18 +72,24 @@ impl<E: Engine> Run<'_, E> {
         let facts = StepFacts::of(report, &queue, &self.config.learner);
         let (values, alarms) = self.history.alarms.look(&self.config.alarms, &facts);
         metrics.extend(values);
-        if let Some(found) = self.evaluate_if_due(step)? {
-            metrics.extend(found.metrics());
+        let asked = self.evaluation_after(step);
+        match asked {
+            // There is one at a time.
+            Some(_) => self.await_evaluation()?,
+            None => self.collect_evaluation()?,
         }
-        self.write(report, metrics)?;
+        // One that a signal has stopped is followed by no other.
+        let asked = asked.filter(|_| self.evaluations.is_idle());
+        self.write(report, metrics, asked.is_some())?;
         self.keep_completions(groups, report)?;
         for alarm in alarms {
             tracing::warn!("step {step}: {alarm}");
         }
-        Ok(())
+        asked.map_or(Ok(()), |asked| self.evaluate(asked))
     }
 
-    fn write(&mut self, report: &StepReport, metrics: StepMetrics) -> Result<()> {
+    /// Writes the numbers of a step; those of an evaluation come to them where its line waits.
+    fn write(&mut self, report: &StepReport, metrics: StepMetrics, waits: bool) -> Result<()> {
         let values = &report.values;
         let histograms: [(&str, &[f64]); 4] = [
             ("histogram/lengths", &values.lengths),
@@ -92,7 +98,11 @@ impl<E: Engine> Run<'_, E> {
             ("histogram/ratios", &values.ratios),
         ];
         let histograms = if self.config.metrics.histograms { &histograms[..] } else { &[] };
-        self.output.metrics.record(report.version, &metrics.into_values(), histograms)
+        let (step, values) = (report.version, metrics.into_values());
+        match waits {
+            true => self.output.metrics.record_waiting(step, &values, histograms),
+            false => self.output.metrics.record(step, &values, histograms),
+        }
     }
 
     /// Some of the step's completions for TensorBoard, and all of them as JSON lines.

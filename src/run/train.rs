@@ -17,7 +17,7 @@ use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 use crate::records::writer::MetricsWriter;
 use crate::run::eval_report::EvalReport;
-use crate::run::evaluator::Evaluator;
+use crate::run::evaluations::Evaluations;
 use crate::run::schedule::ActiveSchedule;
 use crate::run::start::RunStart;
 use crate::watch::alarms::Alarms;
@@ -32,7 +32,7 @@ pub(super) struct Run<'a, E: Engine> {
     pub(super) engine: Arc<E>,
     pub(super) config: &'a RunConfig,
     pub(super) learner: Trainer,
-    pub(super) evaluator: Option<Evaluator<E>>,
+    pub(super) evaluations: Evaluations<E>,
     pub(super) output: RunOutput,
     pub(super) queue: Arc<ReplayQueue>,
     pub(super) weights: Arc<WeightsCell<Policy<E>>>,
@@ -62,9 +62,9 @@ pub(super) struct History {
     /// The step that the run started after.
     pub(super) first_step: u64,
     pub(super) last_step: LastStep,
-    /// Evaluation before the first step, and after the last one.
-    pub(super) before: Option<EvalReport>,
-    pub(super) after: Option<EvalReport>,
+    /// Evaluation before the first step, and after the last one, one report a set.
+    pub(super) before: Vec<EvalReport>,
+    pub(super) after: Vec<EvalReport>,
     pub(super) alarms: Alarms,
     /// Completion tokens trained on.
     pub(super) trained_tokens: u64,
@@ -97,8 +97,8 @@ impl History {
             started: now,
             first_step,
             last_step: LastStep { recorded: now, actors: ActorReport::default(), trainer_waiting_s: 0.0 },
-            before: None,
-            after: None,
+            before: Vec::new(),
+            after: Vec::new(),
             alarms: Alarms::default(),
             trained_tokens: 0,
             refill_rounds: Cell::new(0),
@@ -119,6 +119,7 @@ impl<E: Engine> Run<'_, E> {
                     self.history.after.clone_from(&point.run.after);
                 }
                 self.history.alarms.clone_from(&point.run.alarms);
+                self.evaluate_again(point.run.evaluating)?;
             }
             None => self.evaluate_before()?,
         }
@@ -137,7 +138,7 @@ impl<E: Engine> Run<'_, E> {
             let groups = self.take(schedule)?; // Blocks; an error once the queue is closed.
             let report = self.learn(&groups)?; // Advantages, batch, loss, gradients, update.
             self.publish()?; // An actor takes the weights before its next segment.
-            self.record(&groups, &report, &schedule.report())?;
+            self.record(&groups, &report, &schedule.report())?; // With an evaluation beside what follows.
             self.save_if_due(schedule)?;
         }
         Ok(())

@@ -13,6 +13,7 @@ mod docs;
 mod documents;
 mod embedding;
 mod end_to_end;
+mod evaluations;
 mod export;
 mod faults;
 mod gguf;

@@ -18,7 +18,7 @@ use crate::binary::repository;
 const ONE_KIND: [&str; 1] = ["rollout.mode.kind"];
 
 /// A config of the task's problems with the keys that the quickstart leaves out.
-const TASK: [&str; 17] = [
+const TASK: [&str; 19] = [
     "run.threads=2",
     "model.base=\"models/quickstart\"",
     "learner.lora={rank=2,alpha=4.0,target_modules=[\"q_proj\"],adapter=\"models\"}",
@@ -35,6 +35,8 @@ const TASK: [&str; 17] = [
     "checkpoint.keep_best={metric=\"loss\",least=true}",
     "optimizer.clip_norm=1.0",
     "eval.rewards=[{kind=\"task\",correctness=true}]",
+    "eval.beside=true",
+    "eval.output_tokens_max=64",
     "run.seed=3",
 ];
 
@@ -183,12 +185,14 @@ fn listed() -> BTreeSet<String> {
     keys.map(str::to_owned).collect()
 }
 
-/// The keys of the reference that a train config can have, but for those of the kinds of rewards and tasks.
+/// The keys of the reference that a train config can have, but for those of the kinds of rewards and tasks and of lists of
+/// sections.
 fn reference() -> BTreeSet<String> {
     let page = pages(repository()).unwrap().into_iter().find(|page| page.name == "config.md").unwrap();
     let train = page.text.split("## Sections of `sft`").next().unwrap();
     let keys = train.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    keys.filter(|key| !key.starts_with("rewards.") && !key.starts_with("data.")).map(str::to_owned).collect()
+    let of_entries = ["rewards.", "data.", "eval.sets."];
+    keys.filter(|key| !of_entries.iter().any(|entry| key.starts_with(entry))).map(str::to_owned).collect()
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn text() -> Arc<Text> {
 
 fn context(plan: &VirtualPlan) -> (Arc<ActorContext<u64>>, Arc<ReplayQueue>) {
     let text = text();
-    let task = TaskConfig { name: TaskName::Machine, difficulty_min: 3, difficulty_max: 4 };
+    let task = TaskConfig::new(TaskName::Machine, 3..=4);
     let rewards = [RewardConfig::new(RewardKind::Task {}, 1.0, true)];
     let judged = RewardContext {
         task: Some(Task::new(task.clone()).unwrap()),

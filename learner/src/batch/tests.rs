@@ -126,6 +126,51 @@ fn a_shared_prompt_lies_before_all_that_follow_it() {
     assert_eq!(seen, [vec![2.0, 3.0, 4.0], vec![6.0, 7.0], vec![10.0], vec![12.0], vec![14.0]]);
 }
 
+/// Ten tokens that all prompts begin with, then a prompt of its own for two completions, and one for a single completion.
+#[test]
+fn what_all_prompts_begin_with_lies_before_all_of_them() {
+    let text: Vec<u32> = (50..60).collect();
+    let with = |own: &[u32]| [&text[..], own].concat();
+    let (long, short, bare) = (with(&[1, 2, 3]), with(&[4]), with(&[]));
+    let units =
+        [one(&long, &[21, 22]), one(&short, &[23]), one(&long, &[24]), one(&bare, &[25]), one(&bare, &[26])];
+    let batches = micro_batches(&units, limits(100, true), &COST);
+    let [batch] = &batches[..] else { panic!("{} micro-batches", batches.len()) };
+    // Without the last token of the shortest prompt, which is a row of each sequence.
+    assert_eq!(batch.packed.ids[..9], text[..9]);
+    let sequences: Vec<(usize, Option<usize>)> =
+        batch.packed.lengths.iter().copied().zip(batch.packed.prefixes.iter().copied()).collect();
+    let expected = [
+        (9, None),
+        // The rest of the long prompt, and what follows its last token.
+        (3, Some(0)),
+        (3, Some(1)),
+        (2, Some(1)),
+        (3, Some(0)),
+        (2, Some(0)),
+        (2, Some(0)),
+    ];
+    assert_eq!(sequences, expected);
+    assert_eq!(batch.tokens, 15 + 14 + 12 + 11 + 11);
+    assert_eq!(batch.prompt_tokens_shared(), batch.tokens - 24);
+    let id_after = |entry: usize| batch.packed.ids.get(entry + 1).map_or(0.0, |id| *id as f32);
+    let stats = TokenStats { logprobs: (0..24).map(id_after).collect(), entropies: vec![0.0; 24] };
+    for laid in &batch.completions {
+        let tokens: Vec<f32> = match laid.unit {
+            0 => vec![21.0, 22.0],
+            unit => vec![[0.0, 23.0, 24.0, 25.0, 26.0][unit]],
+        };
+        assert_eq!(laid.logprobs(&stats).to_vec(), tokens, "{laid:?}");
+    }
+    // Fewer tokens in common are not worth a sequence, and without sharing there is none.
+    let few = [one(&[1, 2, 3, 4], &[5]), one(&[1, 2, 3, 6], &[7])];
+    for (units, share) in [(&few[..], true), (&units[..], false)] {
+        for batch in micro_batches(units, limits(100, share), &COST) {
+            assert!(batch.packed.prefixes.iter().all(Option::is_none), "{batch:?}");
+        }
+    }
+}
+
 /// Given tokens inside a completion are laid and have no entries.
 #[test]
 fn given_tokens_have_no_entry() {

@@ -8,7 +8,7 @@ use super::*;
 use crate::stopwatch::seconds;
 
 fn task(name: TaskName, difficulty_min: usize, difficulty_max: usize) -> Task {
-    Task::new(TaskConfig { name, difficulty_min, difficulty_max }).unwrap()
+    Task::new(TaskConfig::new(name, difficulty_min..=difficulty_max)).unwrap()
 }
 
 /// A task at difficulties that a test can afford.
@@ -137,7 +137,7 @@ fn a_prompt_of_another_task_is_an_error_that_names_the_task() {
 #[test]
 fn bad_configs_name_their_key() {
     let message = |difficulty_min, difficulty_max| {
-        let config = TaskConfig { name: TaskName::Countdown, difficulty_min, difficulty_max };
+        let config = TaskConfig::new(TaskName::Countdown, difficulty_min..=difficulty_max);
         Task::new(config).unwrap_err().to_string()
     };
     let least = "difficulty_min: the task `countdown` has difficulties from 3 to 8, not 2";
@@ -227,4 +227,47 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_addition_in_a_text_is_asked_judged_and_shown() {
+    let template = Some("12 + 34 = 46\n25 + 47 = 72\n{left} + {right} =".to_string());
+    let config = TaskConfig { template, ..TaskConfig::new(TaskName::Addition, 2..=2) };
+    let own = task(TaskName::Addition, 2, 2);
+    let task = Task::new(config.clone()).unwrap();
+    for index in 0..50 {
+        let (asked, plain) = (task.problem(Split::HeldOut, 3, index), own.problem(Split::HeldOut, 3, index));
+        let (left, right) = plain.prompt.trim_end_matches(':').split_once('+').unwrap();
+        assert_eq!(
+            asked.prompt,
+            format!("12 + 34 = 46\n25 + 47 = 72\n{left} + {right} ="),
+            "the same problems"
+        );
+        assert_eq!(asked.answer, plain.answer);
+        let sum = &asked.answer;
+        for (completion, right) in [
+            (format!(" {sum}"), true),
+            (format!(" {sum}\n12 + 1 = 13\n"), true),
+            (sum.clone(), true),
+            (format!(" {sum}0"), false),
+            (format!(" {sum}."), false),
+            (format!("\n{sum}"), false),
+            (format!("#{sum}"), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(task.is_right(&asked.prompt, &completion).unwrap(), right, "{completion:?}");
+        }
+        for style in [Style::Careful, Style::Hasty, Style::Verbose] {
+            let shown = task.demonstration_in(&asked, style);
+            assert!(shown.len() <= task.longest_working(style, 2), "{shown:?}");
+        }
+        assert_eq!(task.demonstration_in(&asked, Style::Careful), format!(" {sum}"));
+    }
+    assert!(task.is_right("48+97:", "145").is_err(), "that is no prompt of this template");
+    let refused = |config: TaskConfig| Task::new(config).unwrap_err().to_string();
+    let machine = TaskConfig { name: TaskName::Machine, ..config.clone() };
+    assert!(refused(machine).starts_with("template: is for the task `addition`"), "by its key");
+    assert!(
+        refused(TaskConfig { template: Some("{left}".to_string()), ..config }).starts_with("template: must")
+    );
 }

@@ -12,7 +12,7 @@ fn configs(json: &str) -> Vec<RewardConfig> {
 }
 
 fn machine() -> Task {
-    Task::new(TaskConfig { name: TaskName::Machine, difficulty_min: 1, difficulty_max: 9 }).unwrap()
+    Task::new(TaskConfig::new(TaskName::Machine, 1..=9)).unwrap()
 }
 
 fn sum(json: &str, truncated: TruncatedReward) -> Result<WeightedSum, RewardError> {
@@ -228,6 +228,31 @@ fn a_correctness_is_0_or_1() {
 fn a_failing_verifier_is_named_with_the_prompt() {
     let message = with_fixed(Err("the service is away".to_string()), false).unwrap_err().to_string();
     assert_eq!(message, "reward `mine` failed on the prompt \"4+3*2=\": the service is away");
+}
+
+#[test]
+fn the_correctness_reads_the_answers_that_are_voted_on() {
+    let fields = serde_json::Map::new();
+    let answer = |completion, truncated| Answer {
+        prompt: "4+3*2=",
+        completion,
+        references: &[],
+        fields: &fields,
+        tokens: 9,
+        truncated,
+    };
+    let task = sum(THREE, TruncatedReward::Zero).unwrap();
+    assert_eq!(task.final_answer(&answer("7;#4", false)).as_deref(), Some("4"));
+    assert_eq!(task.final_answer(&answer("7;#4", true)), None, "what was cut off has no final answer");
+    assert_eq!(task.final_answer(&answer("7;4", false)), None);
+    let math = sum(r#"[{"kind": "math", "correctness": true}]"#, TruncatedReward::Zero).unwrap();
+    let found = |completion| math.final_answer(&answer(completion, false));
+    assert_eq!(found(r"so \boxed{\frac12}").as_deref(), Some(r"\frac12"));
+    assert_eq!(found(r"\boxed{ }"), None, "an empty box is no vote");
+    assert!(math.is_same_answer(r"\frac12", "0.5") && !math.is_same_answer("1", "2"));
+    // Without a correctness there is nothing that a majority could be right about.
+    let none = sum(r#"[{"kind": "math"}]"#, TruncatedReward::Zero).unwrap();
+    assert_eq!((none.final_answer(&answer("4", false)), none.is_same_answer("4", "4")), (None, false));
 }
 
 proptest! {

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use rewards::RewardKind;
+use rewards::{RewardConfig, RewardKind};
 
 use super::{TRAIN, folder, load, shortened};
-use crate::config::{Config, RewardConfig, SftRunConfig};
+use crate::config::{Config, SftRunConfig};
 
 pub(super) const SFT: &str = r#"
 [model.create]

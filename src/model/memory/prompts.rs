@@ -16,24 +16,22 @@ pub struct PromptTokens(Vec<usize>);
 pub struct RunPrompts {
     /// Those that are trained on.
     pub training: PromptTokens,
-    /// Those that are measured on, where the run evaluates.
-    pub held_out: PromptTokens,
+    /// Those of each set that is measured on; none where the run does not evaluate.
+    pub held_out: Vec<PromptTokens>,
 }
 
 impl RunPrompts {
-    /// Of the sources of a run, and how many of the held-out prompts an evaluation takes.
+    /// Of the sources of a run, and how many of each set's held-out prompts an evaluation takes.
     ///
     /// # Errors
     /// Names the prompt that cannot be made.
-    pub fn of(
+    pub fn of<'a>(
         training: &PromptSource,
-        held_out: Option<(&PromptSource, usize)>,
+        held_out: impl Iterator<Item = (&'a PromptSource, usize)>,
     ) -> Result<Self, RolloutError> {
         let training = PromptTokens::first_of(training, u64::MAX)?;
-        let held_out = match held_out {
-            Some((source, problems)) => PromptTokens::first_of(source, problems as u64)?,
-            None => training.clone(),
-        };
+        let held_out = held_out.map(|(source, problems)| PromptTokens::first_of(source, problems as u64));
+        let held_out = held_out.collect::<Result<_, _>>()?;
         Ok(Self { training, held_out })
     }
 }

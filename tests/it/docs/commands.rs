@@ -60,6 +60,15 @@ const COMMANDS: &[(&str, Entry)] = &[
          rollout.temperature=0",
         Run("--set rollout.output_tokens_max=8"),
     ),
+    // docs/guide/evaluation.md
+    (
+        "longhaul eval my.toml --model models/smollm2 --output answers.jsonl --json numbers.json",
+        Instead(&[("answers.jsonl", "evaluated.jsonl")], EVALUATED),
+    ),
+    (
+        "longhaul compare runs/quickstart-1/evals/step-0 runs/quickstart-1/evals/step-30",
+        Instead(&[("step-30", "step-41")], ""),
+    ),
     // docs/guide/resume.md
     ("longhaul train configs/quickstart.toml --resume", Run(SMALL)),
     ("longhaul train configs/quickstart.toml --resume runs/second", Run(SMALL)),
@@ -208,6 +217,10 @@ const COMMANDS: &[(&str, Entry)] = &[
     (
         "longhaul eval configs/quickstart.toml --model runs/quickstart-1/checkpoints/step-30 --json",
         Run(EVALUATED),
+    ),
+    (
+        "longhaul eval configs/quickstart.toml --model models/quickstart --output answers.jsonl --json numbers.json",
+        Instead(&[("answers.jsonl", "evaluated.jsonl")], EVALUATED),
     ),
     (
         "longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set rollout.temperature=0",

@@ -40,8 +40,19 @@ fn assert_shared_as_whole(
     (whole_plan, shared_plan): (&ChunkPlan, &ChunkPlan),
     prefixes: &[(usize, Vec<usize>)],
 ) {
-    let (cpu, decoder) = (Cpu::default(), decoder(family, true));
     let (shared, whole, entries) = shared_and_whole(prefixes);
+    assert_same(family, [whole_plan, shared_plan], [&whole, &shared], &entries);
+}
+
+/// The gradients and statistics of whole sequences are those of ones that share prefixes; `entries` are the entries of the
+/// first for each of the second.
+fn assert_same(
+    family: &'static Family,
+    [whole_plan, shared_plan]: [&ChunkPlan; 2],
+    [whole, shared]: [&Packed; 2],
+    entries: &[Option<usize>],
+) {
+    let (cpu, decoder) = (Cpu::default(), decoder(family, true));
     let slope = |place: usize, p: f32| (place as f32 * 0.9).sin() * (0.5 - p);
     let run = |packed: &Packed, plan: &ChunkPlan, places: &[Option<usize>]| {
         let mut gradients = decoder.weights.zeros_like(cpu.operations());
@@ -56,8 +67,8 @@ fn assert_shared_as_whole(
     // A whole sequence has entries of its beginning, which have no slope among the shared ones either.
     let mut of_whole = vec![None; whole.ids.len()];
     entries.iter().flatten().for_each(|&entry| of_whole[entry] = Some(entry));
-    let (whole_stats, expected) = run(&whole, whole_plan, &of_whole);
-    let (stats, found) = run(&shared, shared_plan, &entries);
+    let (whole_stats, expected) = run(whole, whole_plan, &of_whole);
+    let (stats, found) = run(shared, shared_plan, entries);
     assert_equal_gradients(&found, &expected, 1e-5);
     for (place, entry) in entries.iter().enumerate().filter_map(|(place, entry)| Some((place, (*entry)?))) {
         let pairs = [(&stats.logprobs, &whole_stats.logprobs), (&stats.entropies, &whole_stats.entropies)];
@@ -84,6 +95,39 @@ fn a_shared_prefix_gives_the_gradients_of_whole_sequences() {
             ChunkPlan { attention_kept_bytes: 1 << 20, activations_kept_bytes: 1 << 20, ..nothing.clone() };
         assert_shared_as_whole(family, (&nothing, &all), &prefixes);
         assert_shared_as_whole(family, (&all, &nothing), &prefixes);
+    }
+}
+
+/// The same where the shared prefixes begin with one that they share.
+#[test]
+fn a_prefix_of_prefixes_gives_the_gradients_of_whole_sequences() {
+    let ids = |from: usize, length: usize| -> Vec<u32> {
+        (from..from + length).map(|t| ((t * t + 3 * t) % 31) as u32).collect()
+    };
+    let text = ids(0, 11);
+    let (mut shared, mut whole, mut entries) = (Packed::empty(), Packed::empty(), Vec::new());
+    let begins = shared.push(&text, None);
+    entries.extend(vec![None; text.len()]);
+    // Two prompts with several completions each, and a completion that follows the text at once.
+    for (number, (length, members)) in
+        [(5, vec![4, 1, 9]), (1, vec![3, 2]), (0, vec![6])].into_iter().enumerate()
+    {
+        let prompt = ids(100 * (number + 1), length);
+        let prefix = if length > 0 { shared.push(&prompt, Some(begins)) } else { begins };
+        entries.extend(vec![None; length]);
+        for (member, length) in members.into_iter().enumerate() {
+            let own = ids(100 * number + 7 * member + 50, length);
+            shared.push(&own, Some(prefix));
+            let first = whole.ids.len() + text.len() + prompt.len();
+            entries.extend((first..first + length).map(Some));
+            whole.push(&[&text[..], &prompt, &own].concat(), None);
+        }
+    }
+    for family in FAMILIES {
+        for (layer, head) in [(100, 100), (7, 11), (1, 1)] {
+            let plans = [&plan(false, 1, 1), &plan(true, layer, head)];
+            assert_same(family, plans, [&whole, &shared], &entries);
+        }
     }
 }
 

@@ -15,7 +15,8 @@ impl LiveRows {
     /// By the slopes of a batch's entries. A shared prefix is live where one of the sequences that follow it is.
     pub(super) fn new(batch: &Packed, slopes: &Slopes) -> Self {
         let mut live: Vec<bool> = batch.parts().map(|part| slopes.any(part.rows)).collect();
-        for (sequence, prefix) in batch.prefixes.iter().enumerate() {
+        // From the last on, so that a prefix of a prefix hears of it.
+        for (sequence, prefix) in batch.prefixes.iter().enumerate().rev() {
             if let Some(prefix) = prefix {
                 live[*prefix] |= live[sequence];
             }
@@ -46,6 +47,21 @@ mod tests {
     use super::LiveRows;
     use crate::batch::Packed;
     use crate::streambp::Slopes;
+
+    #[test]
+    fn a_prefix_of_a_prefix_is_live_with_what_follows_both() {
+        let mut batch = Packed::empty();
+        let common = batch.push(&[1, 2], None);
+        let prompts = [3, 4].map(|id| batch.push(&[id], Some(common)));
+        for prompt in prompts {
+            batch.push(&[5], Some(prompt));
+        }
+        let mut slopes = Slopes { logprob: vec![0.0; 6], entropy: Vec::new() };
+        slopes.logprob[5] = 1.0;
+        let live = LiveRows::new(&batch, &slopes);
+        let found: Vec<bool> = (0..6).map(|row| live.any(&(row..row + 1))).collect();
+        assert_eq!(found, [true, true, false, true, false, true]);
+    }
 
     #[test]
     fn a_sequence_is_live_as_a_whole_and_with_its_beginning() {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::LayerPass;
 use super::weights::ForwardWeights;
-use crate::batch::SequenceRows;
+use crate::batch::PrefixRows;
 use crate::rows::{TASK_BLOCKS, add_columns, block_rows, part};
 use crate::streambp::cpu::workspace::{Workspace, sized};
 
@@ -79,11 +79,12 @@ impl LayerPass<'_> {
             let (from, to) = (&from[..self.tokens() * width], sized(to, self.key_rows() * width));
             let heads = to.par_chunks_mut(self.key_rows() * head).zip(from.par_chunks(self.tokens() * head));
             heads.with_max_len(TASK_BLOCKS).for_each(|(to, from)| {
-                for SequenceRows { rows, keys, prefix } in self.parts {
-                    let to = &mut to[keys.start * head..keys.end * head];
-                    let (begin, own) = to.split_at_mut(prefix.len() * head);
-                    begin.copy_from_slice(part(from, prefix, head));
-                    own.copy_from_slice(part(from, rows, head));
+                for sequence in self.parts {
+                    for PrefixRows { rows, key } in sequence.prefix_keys() {
+                        to[key * head..][..rows.len() * head].copy_from_slice(part(from, &rows, head));
+                    }
+                    let own = &mut to[sequence.key_of(sequence.rows.start) * head..sequence.keys.end * head];
+                    own.copy_from_slice(part(from, &sequence.rows, head));
                 }
             });
         }
@@ -103,10 +104,10 @@ impl LayerPass<'_> {
                     .for_each(|(to, at)| to.copy_from_slice(&from[at..at + head]));
             }
         }
-        for member in self.parts {
-            for row in within(&member.prefix) {
+        for PrefixRows { rows, key } in self.parts.iter().flat_map(|member| member.prefix_keys()) {
+            for row in within(&rows) {
                 let to = to[(row - chunk.start) * width..][..width].chunks_exact_mut(head);
-                to.zip(heads_of(member.key_of_prefix(row)))
+                to.zip(heads_of(key + (row - rows.start)))
                     .for_each(|(to, at)| add_columns(to, &from[at..at + head]));
             }
         }
