@@ -60,7 +60,7 @@ pub use model::{
     linear::{Adapters, LowRank},
     lora::{ADAPTER_CONFIG_FILE, Lora, LoraConfig, ModelPlace, TargetModules},
     trained::{GradientSums, Trained},
-    weights::{Block, FeedForwardWeights, GatedWeights, Weights},
+    weights::{Block, ExpertsWeights, FeedForwardWeights, GatedWeights, Weights},
 };
 pub use operations::Operations;
 pub use simd::{SIMD_VARIABLE, SimdLevel};

@@ -6,6 +6,8 @@ use crate::operations::Operations;
 
 pub(crate) mod attention;
 pub(crate) mod block;
+pub(crate) mod experts;
+pub(crate) mod feed_forward;
 pub(crate) mod gated;
 pub(crate) mod head;
 pub(crate) mod linear;

@@ -6,13 +6,15 @@
 
 use burn::tensor::Tensor;
 
-use crate::activation::Activation;
-use crate::model::spec::{FeedForward, NormSpec};
-use crate::model::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
+use crate::model::spec::NormSpec;
+use crate::model::weights::{Block, Weights};
 use crate::rope::RopeScaling;
 use crate::streambp::Slopes;
 use crate::test_tensors::numbers;
 use crate::{Decoder, DecoderConfig, Packed};
+use feed_forward::Kept;
+
+mod feed_forward;
 
 /// A matrix as the list of its rows.
 pub(crate) type Matrix = Vec<Vec<f64>>;
@@ -56,11 +58,21 @@ struct BlockForward {
     /// Between attention and the feed-forward part.
     middle: Matrix,
     middle_normed: Matrix,
-    gate: Matrix,
-    up: Matrix,
-    gated: Matrix,
-    /// What the down projection gives.
+    /// Of the feed-forward part, and what it gives.
+    feed_forward: Kept,
     fed: Matrix,
+}
+
+impl Forward {
+    /// How far the routers' products of chosen experts are above those of others, at least: the choice of rows that are
+    /// nearer than roundings is not the model's.
+    pub(crate) fn margin(&self) -> f64 {
+        let margin = |block: &BlockForward| match &block.feed_forward {
+            Kept::Gated(_) => f64::INFINITY,
+            Kept::Experts(experts) => experts.margin,
+        };
+        self.blocks.iter().map(margin).fold(f64::INFINITY, f64::min)
+    }
 }
 
 impl<'a> Reference<'a> {
@@ -68,13 +80,18 @@ impl<'a> Reference<'a> {
     pub(crate) fn new(decoder: &'a Decoder, packed: &'a Packed, temperature: f64) -> Self {
         let config = &decoder.config;
         for rope in config.spec.ropes() {
-            assert_eq!(rope.scaling, RopeScaling::Default, "other frequencies are not computed here");
+            let scaling = &rope.scaling;
+            assert!(
+                matches!(scaling, RopeScaling::Default | RopeScaling::Absent),
+                "{scaling:?} is not computed here"
+            );
         }
         let weights = decoder.weights.map(|_, tensor| matrix(tensor));
         let mut starts = Vec::new();
         for &length in &packed.lengths {
             starts.extend(vec![starts.len(); length]);
         }
+        let temperature = config.spec.head_temperature(temperature);
         Self { config, weights, packed, starts, temperature }
     }
 
@@ -142,9 +159,10 @@ impl<'a> Reference<'a> {
         self.config.spec.embedding_scale.map_or(1.0, f64::from)
     }
 
-    fn activation(&self) -> Activation {
-        let FeedForward::Gated(activation) = self.config.spec.block.feed_forward;
-        activation
+    /// What a half gives, or its gradient, times the factor before it is added.
+    fn scaled(&self, half: &Matrix) -> Matrix {
+        let scale = self.config.spec.block.residual_scale.map_or(1.0, f64::from);
+        half.iter().map(|row| row.iter().map(|x| scale * x).collect()).collect()
     }
 
     /// The token after each token of its sequence.
@@ -172,19 +190,16 @@ impl<'a> Reference<'a> {
         let mixed = join_heads(&mixed, self.config.heads);
         let attended = linear(&mixed, &block.output, block.output_bias.as_ref());
         let norm_of = block.attention_output_norm.as_ref().zip(spec.attention_output_norm);
-        let middle = sum(&input, &maybe_norm(&attended, norm_of));
+        let middle = sum(&input, &self.scaled(&maybe_norm(&attended, norm_of)));
         let middle_normed = norm(&middle, &block.feed_forward_norm, spec.feed_forward_norm);
-        let FeedForwardWeights::Gated(weights) = &block.feed_forward;
-        let gate = linear(&middle_normed, &weights.gate, None);
-        let up = linear(&middle_normed, &weights.up, None);
-        let gated = gated(&gate, &up, self.activation());
-        let fed = linear(&gated, &weights.down, None);
+        let model = &self.config.spec;
+        let (feed_forward, fed) = feed_forward::forward(&block.feed_forward, model, &middle_normed);
         let norm_of = block.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
-        let output = sum(&middle, &maybe_norm(&fed, norm_of));
+        let output = sum(&middle, &self.scaled(&maybe_norm(&fed, norm_of)));
         #[rustfmt::skip] // One field a line would take a third of the function.
         let kept = BlockForward {
             input, normed, raw_query, raw_key, query, key, value, probabilities, mixed, attended, middle,
-            middle_normed, gate, up, gated, fed,
+            middle_normed, feed_forward, fed,
         };
         (kept, output)
     }
@@ -199,22 +214,18 @@ impl<'a> Reference<'a> {
     ) -> Matrix {
         let (block, spec) = (&self.weights.blocks[layer], &self.config.spec.block);
         let norm_of = block.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
-        let dfed = maybe_norm_backward(&kept.fed, norm_of, doutput, sums.feed_forward_output_norm.as_mut());
-        let FeedForwardWeights::Gated(weights) = &block.feed_forward;
-        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = &mut sums.feed_forward;
-        let dgated = linear_backward(&kept.gated, &weights.down, &dfed, down, None);
-        let (dgate, dup) = gated_backward(&kept.gate, &kept.up, &dgated, self.activation());
-        let normed = &kept.middle_normed;
-        let through_gate = linear_backward(normed, &weights.gate, &dgate, gate, None);
-        let through_up = linear_backward(normed, &weights.up, &dup, up, None);
-        let dnormed = sum(&through_gate, &through_up);
+        let (dy, weight_sum) = (self.scaled(doutput), sums.feed_forward_output_norm.as_mut());
+        let dfed = maybe_norm_backward(&kept.fed, norm_of, &dy, weight_sum);
+        let (weights, normed, model) = (&block.feed_forward, &kept.middle_normed, &self.config.spec);
+        let sum_of = &mut sums.feed_forward;
+        let dnormed = feed_forward::backward(weights, model, &kept.feed_forward, normed, &dfed, sum_of);
         let (weight, weight_sum) = (&block.feed_forward_norm, &mut sums.feed_forward_norm);
         let through = norm_backward(&kept.middle, weight, spec.feed_forward_norm, &dnormed, weight_sum);
         let dmiddle = sum(doutput, &through);
 
         let norm_of = block.attention_output_norm.as_ref().zip(spec.attention_output_norm);
         let weight_sum = sums.attention_output_norm.as_mut();
-        let dattended = maybe_norm_backward(&kept.attended, norm_of, &dmiddle, weight_sum);
+        let dattended = maybe_norm_backward(&kept.attended, norm_of, &self.scaled(&dmiddle), weight_sum);
         let bias_sum = sums.output_bias.as_mut();
         let dmixed = linear_backward(&kept.mixed, &block.output, &dattended, &mut sums.output, bias_sum);
         let dmixed = split_heads(&dmixed, self.config.head_width);
@@ -261,7 +272,9 @@ impl<'a> Reference<'a> {
 
     /// Rotates the pair `(x_i, x_{i + D/2})` of every head by `sign position theta^(-2i / D)`.
     fn rotate(&self, layer: usize, heads: &Matrix, sign: f64) -> Matrix {
-        let theta = self.config.spec.attention_of(layer).rope.theta;
+        let rope = &self.config.spec.attention_of(layer).rope;
+        // Without positions nothing is rotated.
+        let sign = if rope.scaling == RopeScaling::Absent { 0.0 } else { sign };
         let (heads_per_token, width) = (heads.len() / self.starts.len(), self.config.head_width);
         let mut rotated = heads.clone();
         for (row, y) in rotated.iter_mut().enumerate() {
@@ -269,7 +282,7 @@ impl<'a> Reference<'a> {
             let position = (token - self.starts[token]) as f64;
             for low in 0..width / 2 {
                 let high = low + width / 2;
-                let frequency = theta.powf(-2.0 * low as f64 / width as f64);
+                let frequency = rope.theta.powf(-2.0 * low as f64 / width as f64);
                 let (sine, cosine) = (sign * position * frequency).sin_cos();
                 y[low] = x[low] * cosine - x[high] * sine;
                 y[high] = x[high] * cosine + x[low] * sine;
@@ -417,35 +430,6 @@ fn linear_backward(
         }
     }
     dx
-}
-
-/// An activation and its derivative.
-fn activate(x: f64, activation: Activation) -> (f64, f64) {
-    match activation {
-        // From `sigmoid' = sigmoid (1 - sigmoid)`.
-        Activation::Silu => (x * sigmoid(x), sigmoid(x) + x * sigmoid(x) * (1.0 - sigmoid(x))),
-        Activation::GeluTanh => {
-            let root = (2.0 / std::f64::consts::PI).sqrt();
-            let tanh = (root * (x + 0.044715 * x.powi(3))).tanh();
-            let slope = root * (1.0 + 3.0 * 0.044715 * x * x);
-            (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
-        }
-    }
-}
-
-fn gated(gate: &Matrix, up: &Matrix, activation: Activation) -> Matrix {
-    zip_matrices(gate, up, |gate, up| activate(gate, activation).0 * up)
-}
-
-fn gated_backward(gate: &Matrix, up: &Matrix, dy: &Matrix, activation: Activation) -> (Matrix, Matrix) {
-    let by_gate = zip_matrices(gate, up, |gate, up| activate(gate, activation).1 * up);
-    let dgate = zip_matrices(&by_gate, dy, |x, dy| x * dy);
-    let dup = zip_matrices(gate, dy, |gate, dy| activate(gate, activation).0 * dy);
-    (dgate, dup)
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// `z - ln sum e^z` with `z = x / temperature`.

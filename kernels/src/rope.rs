@@ -21,6 +21,8 @@ pub struct Rope {
 pub enum RopeScaling {
     /// Not at all.
     Default,
+    /// There are none: every angle is 0 and nothing is rotated, in layers without positions (NoPE, arXiv 2501.18795).
+    Absent,
     /// Every frequency divided by one factor (position interpolation).
     Linear {
         /// The factor.
@@ -69,7 +71,7 @@ impl Rope {
     #[must_use]
     pub fn positions(&self, stated: usize) -> usize {
         let stretched = match &self.scaling {
-            RopeScaling::Default | RopeScaling::Llama3 { .. } => 0.0,
+            RopeScaling::Default | RopeScaling::Absent | RopeScaling::Llama3 { .. } => 0.0,
             RopeScaling::Linear { factor, original_max_positions } => {
                 original_max_positions.unwrap_or(stated) as f64 * factor
             }
@@ -95,6 +97,7 @@ impl Rope {
         let inverse = wavelengths.iter().map(|wavelength| 1.0 / wavelength);
         match &self.scaling {
             RopeScaling::Default => (inverse.collect(), 1.0),
+            RopeScaling::Absent => (vec![0.0; wavelengths.len()], 1.0),
             RopeScaling::Linear { factor, .. } => (inverse.map(|each| each / *factor as f32).collect(), 1.0),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 let bounds = (*low_freq_factor, *high_freq_factor);

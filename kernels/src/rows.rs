@@ -35,6 +35,13 @@ impl<'a> Matrix<'a> {
     fn rows(&self) -> usize {
         self.values.len() / self.width
     }
+
+    /// Takes the first rows off.
+    pub(crate) fn take_rows(&mut self, rows: usize) -> &'a mut [f32] {
+        let (first, rest) = std::mem::take(&mut self.values).split_at_mut(rows * self.width);
+        self.values = rest;
+        first
+    }
 }
 
 /// Rows of each block but the last, of so many rows. Depends on nothing else, so that results do not either.
@@ -72,9 +79,14 @@ pub(crate) fn part<'a>(values: &'a [f32], rows: &Range<usize>, width: usize) -> 
 
 /// `y += x`.
 pub(crate) fn add_columns(y: &mut [f32], x: &[f32]) {
+    add_scaled_columns(y, 1.0, x);
+}
+
+/// `y += scale x`.
+pub(crate) fn add_scaled_columns(y: &mut [f32], scale: f32, x: &[f32]) {
     simd::vectorized(
         #[inline(always)]
-        || simd::add_scaled(y, 1.0, x),
+        || simd::add_scaled(y, scale, x),
     );
 }
 

@@ -102,7 +102,7 @@ impl ChunkPlan {
 /// both parts of the feed-forward layer, and queries unless a norm of theirs has to be gone through again.
 pub(crate) fn activations(config: &DecoderConfig) -> usize {
     let query = if config.spec.block.query_key_norm.is_some() { 0 } else { config.heads };
-    (2 * config.kv_heads + query) * config.head_width + config.hidden + 2 * config.intermediate
+    (2 * config.kv_heads + query) * config.head_width + config.hidden + 2 * config.feed_forward_width()
 }
 
 /// What the model says of every token that follows another.

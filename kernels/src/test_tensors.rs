@@ -5,7 +5,8 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::model::families::{self, Family};
-use crate::model::spec::{AttentionVariant, ModelSpec};
+use crate::model::families::{granite, smollm3};
+use crate::model::spec::{AttentionVariant, ExpertsSpec, ModelSpec};
 use crate::rope::{Rope, RopeScaling};
 use crate::sampling::{key, uniform};
 use crate::{Decoder, DecoderConfig, LlamaShape, Lora, LoraConfig, TargetModules};
@@ -73,13 +74,30 @@ pub(crate) fn gemma_with_a_window(window: usize) -> DecoderConfig {
     DecoderConfig { initializer_range: 0.3, ..config }
 }
 
-/// What a family computes in a small model. Gemma's layers have a short window, but for every third.
+/// What a family computes in a small model. Gemma's layers have a short window, but for every third; a Qwen3-MoE has
+/// experts in two of three layers.
 pub(crate) fn spec_of(family: &'static Family, hidden: usize, eps: f64, theta: f64) -> ModelSpec {
     let rope = |theta| Rope { theta, scaling: RopeScaling::Default };
     let llama = ModelSpec::llama(eps, rope(theta));
     match family.model_type {
         "qwen2" => families::qwen::qwen2(llama),
         "qwen3" => families::qwen::qwen3(llama, false),
+        "qwen3_moe" => {
+            let layers = vec![true, false, true];
+            let experts = ExpertsSpec { count: 8, chosen: 2, intermediate: 12, normalised: true, layers };
+            ModelSpec { experts: Some(experts), ..families::qwen::qwen3(llama, false) }
+        }
+        "mistral" => families::llama::mistral(llama, Some(9)),
+        "smollm3" => {
+            let layers = [(None, true), (Some(7), false), (None, false)];
+            let variants = layers.map(|(window, rotates)| smollm3::variant(window, rotates, &rope(theta)));
+            ModelSpec { attention: variants.to_vec(), ..llama }
+        }
+        "granite" => {
+            let multipliers =
+                granite::Multipliers { embedding: 3.0, attention: 0.3, residual: 0.4, logits_scaling: 2.5 };
+            granite::granite(llama, multipliers)
+        }
         "gemma3_text" => {
             let sliding = AttentionVariant { window: Some(5), rope: rope(theta / 10.0) };
             let full = AttentionVariant { window: None, rope: rope(theta) };
@@ -118,6 +136,8 @@ pub(crate) fn odd_shapes() -> Vec<DecoderConfig> {
         },
         DecoderConfig { layers: 3, head_width: 18, ..wide(&families::gemma::GEMMA3) },
         gemma_with_a_window(70),
+        DecoderConfig { layers: 3, kv_heads: 1, ..wide(&families::smollm3::SMOLLM3).with_biases(true, true) },
+        DecoderConfig { tied: false, hidden: 40, ..wide(&families::granite::GRANITE) },
     ]
 }
 
@@ -136,6 +156,23 @@ pub(crate) fn adapted(mut decoder: Decoder, targets: TargetModules) -> Decoder {
 /// Some modules of every model, of each kind of product one.
 pub(crate) fn some_modules() -> TargetModules {
     TargetModules::Named(["v_proj", "o_proj", "up_proj"].map(str::to_owned).to_vec())
+}
+
+/// Shapes with experts, apart from [`odd_shapes`] because roundings that choose another expert move numbers as far as no
+/// other rounding does.
+pub(crate) fn expert_shapes() -> Vec<DecoderConfig> {
+    let mut few = wide(&families::qwen3_moe::QWEN3_MOE).with_biases(true, true);
+    let layers = vec![true];
+    few.spec.experts = Some(ExpertsSpec { count: 5, chosen: 3, intermediate: 70, normalised: false, layers });
+    vec![
+        DecoderConfig { layers: 3, ..wide(&families::qwen3_moe::QWEN3_MOE) },
+        DecoderConfig { hidden: 72, tied: false, vocabulary: 131, ..few },
+    ]
+}
+
+/// [`odd_shapes`] and [`expert_shapes`].
+pub(crate) fn all_shapes() -> Vec<DecoderConfig> {
+    odd_shapes().into_iter().chain(expert_shapes()).collect()
 }
 
 /// Weights of which none is what a fresh model begins with.

@@ -127,10 +127,7 @@ impl SequenceCost {
     /// the backward pass, and twice for the gradients. Attention's two products become five in its backward pass.
     #[must_use]
     pub fn new(config: &DecoderConfig) -> Self {
-        let mut weights = config.vocabulary * config.hidden;
-        for block in &config.shapes().blocks {
-            block.for_each(&mut |_, [rows, columns]| weights += rows * columns);
-        }
+        let weights = config.vocabulary * config.hidden + config.layer_numbers_a_token();
         let query = config.heads * config.head_width;
         Self { token: 4.0 * weights as f64, pair: 7.0 * (config.layers * query) as f64 }
     }

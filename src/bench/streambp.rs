@@ -207,7 +207,7 @@ fn compares(args: &BenchStreambpArgs, config: &DecoderConfig, tokens: usize) -> 
 /// About what the whole computation holds, gradients twice included, on the safe side: activations of the layers were
 /// measured at 12 times the width and 3 times the feed-forward width a token.
 fn whole_bytes(config: &DecoderConfig, tokens: usize) -> u64 {
-    let layer = 12 * config.hidden + 3 * config.intermediate;
+    let layer = 12 * config.hidden + 3 * config.feed_forward_width();
     let numbers = tokens * (config.layers * layer + 4 * config.vocabulary) * 5 / 4 + 3 * config.parameters();
     (numbers * size_of::<f32>()) as u64
 }

@@ -33,7 +33,7 @@ fn cases() -> Vec<PathBuf> {
     let mut cases: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
-    assert_eq!(cases.len(), 15, "a fixture is missing or not counted here");
+    assert_eq!(cases.len(), 24, "a fixture is missing or not counted here");
     cases
 }
 
@@ -262,7 +262,7 @@ fn gradient_cases() -> Vec<(PathBuf, BTreeMap<String, Stored>)> {
         (case, tensors_of(&file))
     });
     let cases: Vec<_> = cases.collect();
-    assert_eq!(cases.len(), 2, "a fixture is missing or not counted here");
+    assert_eq!(cases.len(), 8, "a fixture is missing or not counted here");
     cases
 }
 

@@ -2,25 +2,97 @@
 //!
 //! Read are the dialects of transformers 4 (`rope_theta`, `rope_scaling`) and 5 (`rope_parameters`);
 //! written is a file that both read with one meaning. What this crate does not compute is refused by
-//! name, because a key that is ignored gives a model that runs and is wrong. Weights are not here.
+//! name, because a key that is ignored gives a model that runs and is wrong. Which families there are is in
+//! [`super::families`]. Weights are not here.
 
+use std::fmt;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::families::{self, Family};
 use super::keys::Keys;
 use super::rotary;
-use super::spec::{FeedForward, ModelSpec};
-use super::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
+use super::spec::{ExpertsSpec, FeedForward, ModelSpec};
+use super::weights::{Block, ExpertsWeights, FeedForwardWeights, GatedWeights, Weights};
 use crate::KernelError;
-use crate::rope::{POSITIONS_MAX, Rope, RopeScaling};
+use crate::rope::{POSITIONS_MAX, RopeScaling};
 
 /// The name of the file in its directory.
 pub(crate) const CONFIG_FILE: &str = "config.json";
 
 /// More layers than any decoder has; a wrong number must not fill the memory with empty blocks.
-const LAYERS_MAX: usize = 4096;
+pub(super) const LAYERS_MAX: usize = 4096;
+
+/// More experts than any decoder has in all layers together: as with layers, a wrong number must not fill the memory.
+const EXPERTS_MAX: usize = 1 << 16;
+
+/// A family of decoders that share a layout of files.
+pub struct Family {
+    /// The word for it in `model_type`.
+    pub model_type: &'static str,
+    /// The class of it in `architectures`.
+    pub architecture: &'static str,
+    /// Reads a config whose `model_type` and `architectures` have been looked at; `families::read_common` does most of it.
+    pub read: fn(&Keys<'_>) -> Result<DecoderConfig, KernelError>,
+    /// Adds to the keys that all families write what this one has beside them, in its place or otherwise.
+    pub write: fn(&DecoderConfig, &mut Value),
+    /// Whether a config file of the family can say this.
+    pub supports: fn(&ModelSpec) -> bool,
+    /// Names of tensors inside a block that differ from those of [`Block::for_each`]: ours and the file's.
+    pub tensor_names: &'static [(&'static str, &'static str)],
+    /// Whether `max_position_embeddings` is what a rotary scaling has stretched already.
+    pub positions_are_stretched: bool,
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.model_type)
+    }
+}
+
+impl PartialEq for Family {
+    fn eq(&self, other: &Self) -> bool {
+        self.model_type == other.model_type
+    }
+}
+
+impl Family {
+    /// The name in files of a parameter, which [`Weights::for_each`] names.
+    #[must_use]
+    pub fn file_name(&self, name: &str) -> String {
+        for (own, in_files) in self.tensor_names {
+            if let Some(block) = name.strip_suffix(own).filter(|block| block.ends_with('.')) {
+                return format!("{block}{in_files}");
+            }
+        }
+        name.to_owned()
+    }
+
+    /// The family of a config among some, after a look at its class.
+    fn of(keys: &Keys<'_>, families: &[&'static Family]) -> Result<&'static Family, KernelError> {
+        let supported: Vec<&str> = families.iter().map(|family| family.model_type).collect();
+        let model_type = keys.required("model_type", keys.text("model_type")?)?;
+        let family = families.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
+            let supported = supported.join(", ");
+            let reason = format!("is {model_type:?}; the supported architectures are {supported}");
+            keys.wrong("model_type", reason)
+        })?;
+        // A classifier or an encoder of the same family has other tensors behind the last norm.
+        if let Some(architectures) = keys.get("architectures") {
+            let fits = architectures.as_array().is_some_and(|list| {
+                list.is_empty() || list.iter().any(|name| name.as_str() == Some(family.architecture))
+            });
+            if !fits {
+                let expected = family.architecture;
+                return Err(keys.wrong(
+                    "architectures",
+                    format!("is {architectures}; for model_type {model_type} only {expected} is supported"),
+                ));
+            }
+        }
+        Ok(family)
+    }
+}
 
 /// The shape and the constants of one decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,40 +132,6 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// A decoder of Llama with tied embeddings and no ids of its own, of this shape.
-    #[must_use]
-    pub fn llama(shape: LlamaShape) -> Self {
-        let LlamaShape { hidden, layers, heads, kv_heads, intermediate, vocabulary, .. } = shape;
-        let rope = Rope { theta: shape.rope_theta, scaling: RopeScaling::Default };
-        Self {
-            family: &families::llama::LLAMA,
-            hidden,
-            layers,
-            heads,
-            kv_heads,
-            head_width: hidden / heads,
-            intermediate,
-            vocabulary,
-            tied: true,
-            spec: ModelSpec::llama(shape.rms_eps, rope),
-            max_positions: shape.positions,
-            stated_positions: shape.positions,
-            initializer_range: 0.02,
-            eos_ids: Vec::new(),
-            bos_id: None,
-            padding_id: None,
-        }
-    }
-
-    /// Reads `config.json` of a Hugging Face directory.
-    ///
-    /// # Errors
-    /// A file that cannot be read, is not a JSON object, lacks a key, or asks for something that this
-    /// crate does not compute; the error names file and key.
-    pub fn read(dir: &Path) -> Result<Self, KernelError> {
-        Self::read_as(dir, &families::ALL)
-    }
-
     /// [`DecoderConfig::read`] of one of these families.
     ///
     /// # Errors
@@ -106,15 +144,12 @@ impl DecoderConfig {
         Self::of_family(&path, &value, families)
     }
 
-    /// Reads the content of a `config.json`; `path` is named in errors.
-    ///
-    /// # Errors
-    /// Those of [`DecoderConfig::read`] but for reading itself.
-    pub fn from_json(path: &Path, value: &Value) -> Result<Self, KernelError> {
-        Self::of_family(path, value, &families::ALL)
-    }
-
-    fn of_family(path: &Path, value: &Value, families: &[&'static Family]) -> Result<Self, KernelError> {
+    /// The content of a `config.json` of one of these families; `path` is named in errors.
+    pub(super) fn of_family(
+        path: &Path,
+        value: &Value,
+        families: &[&'static Family],
+    ) -> Result<Self, KernelError> {
         let map = value.as_object().ok_or_else(|| KernelError::content(path, "is not a JSON object"))?;
         let keys = Keys { path, section: "", map };
         let family = Family::of(&keys, families)?;
@@ -187,11 +222,22 @@ impl DecoderConfig {
         if spec.attention.is_empty() {
             return Err("`layer_types` is empty; a model has one kind of attention at least".to_owned());
         }
+        if let Some(experts) = &spec.experts {
+            check_experts(experts, self.layers)?;
+        }
         if spec.attention.iter().any(|kind| kind.window == Some(0)) {
             return Err("`sliding_window` is 0; a token sees itself".to_owned());
         }
-        if let Some(scale) = spec.block.attention_scale.filter(|scale| !(scale.is_finite() && *scale > 0.0)) {
-            return Err(format!("attention's scale is {scale}; it must be above 0"));
+        let scales = [
+            ("attention's scale", spec.block.attention_scale),
+            ("the embedding's scale", spec.embedding_scale.map(f64::from)),
+            ("the residual scale", spec.block.residual_scale.map(f64::from)),
+            ("the divisor of logits", spec.logits_divisor.map(f64::from)),
+        ];
+        for (name, scale) in scales {
+            if let Some(scale) = scale.filter(|scale| !(scale.is_finite() && *scale > 0.0)) {
+                return Err(format!("{name} is {scale}; it must be above 0"));
+            }
         }
         spec.ropes().into_iter().try_for_each(rotary::check_rope)
     }
@@ -211,7 +257,7 @@ impl DecoderConfig {
         if self.max_positions <= self.own_positions() {
             return self.stated_positions;
         }
-        match self.spec.attention[0].rope.scaling {
+        match self.spec.rope().scaling {
             // What reads the file multiplies.
             RopeScaling::Linear { factor, original_max_positions: None } => {
                 (self.max_positions as f64 / factor.max(1.0)).ceil() as usize
@@ -228,8 +274,7 @@ impl DecoderConfig {
             [id] => json!(id),
             several => json!(several),
         };
-        let (rope, FeedForward::Gated(activation)) =
-            (&self.spec.attention[0].rope, self.spec.block.feed_forward);
+        let (rope, FeedForward::Gated(activation)) = (self.spec.rope(), self.spec.block.feed_forward);
         let mut value = json!({
             "architectures": [self.family.architecture],
             "model_type": self.family.model_type,
@@ -265,6 +310,29 @@ impl DecoderConfig {
         self.shapes().named().iter().map(|(_, [rows, columns])| rows * columns).sum()
     }
 
+    /// How many numbers a token is multiplied with in the layers: of experts only those that it goes through.
+    #[must_use]
+    pub fn layer_numbers_a_token(&self) -> usize {
+        let mut total = 0;
+        for (layer, block) in self.shapes().blocks.iter().enumerate() {
+            block.for_each(&mut |_, [rows, columns]| total += rows * columns);
+            if let Some(experts) = self.spec.experts_of(layer) {
+                total -= (experts.count - experts.chosen) * 3 * self.hidden * experts.intermediate;
+            }
+        }
+        total
+    }
+
+    /// Numbers of a token between the projections of the widest layer's feed-forward part.
+    #[must_use]
+    pub fn feed_forward_width(&self) -> usize {
+        let of_layer = |layer| match self.spec.experts_of(layer) {
+            Some(experts) => experts.chosen * experts.intermediate,
+            None => self.intermediate,
+        };
+        (0..self.layers).map(of_layer).max().unwrap_or(0)
+    }
+
     /// The shape of every parameter, and which parameters there are.
     pub fn shapes(&self) -> Weights<[usize; 2]> {
         let (hidden, width, spec) = (self.hidden, self.head_width, &self.spec.block);
@@ -283,21 +351,54 @@ impl DecoderConfig {
             output_bias: spec.output_bias.then_some([1, hidden]),
             attention_output_norm: spec.attention_output_norm.map(|_| [1, hidden]),
             feed_forward_norm: [1, hidden],
-            feed_forward: FeedForwardWeights::Gated(GatedWeights {
-                gate: [self.intermediate, hidden],
-                up: [self.intermediate, hidden],
-                down: [hidden, self.intermediate],
-            }),
+            feed_forward: FeedForwardWeights::Gated(gated_shapes(hidden, self.intermediate)),
             feed_forward_output_norm: spec.feed_forward_output_norm.map(|_| [1, hidden]),
+        };
+        let of_layer = |layer| match self.spec.experts_of(layer) {
+            None => block.clone(),
+            Some(experts) => {
+                let router = [experts.count, hidden];
+                let experts = vec![gated_shapes(hidden, experts.intermediate); experts.count];
+                let feed_forward = FeedForwardWeights::Experts(ExpertsWeights { router, experts });
+                Block { feed_forward, ..block.clone() }
+            }
         };
         let matrix = [self.vocabulary, hidden];
         Weights {
             embedding: matrix,
-            blocks: vec![block; self.layers],
+            blocks: (0..self.layers).map(of_layer).collect(),
             final_norm: [1, hidden],
             head: (!self.tied).then_some(matrix),
         }
     }
+}
+
+/// Checks the numbers of experts.
+fn check_experts(experts: &ExpertsSpec, layers: usize) -> Result<(), String> {
+    let ExpertsSpec { count, chosen, intermediate, .. } = *experts;
+    let all = count.saturating_mul(layers);
+    if count == 0 || all > EXPERTS_MAX {
+        return Err(format!(
+            "`num_experts` is {count} in {layers} layers; a layer has one at least, and all layers {EXPERTS_MAX} at most"
+        ));
+    }
+    if chosen == 0 || chosen > count {
+        return Err(format!(
+            "`num_experts_per_tok` is {chosen}; it must be above 0 and at most `num_experts` {count}"
+        ));
+    }
+    if intermediate == 0 || u32::try_from(intermediate).is_err() {
+        return Err(format!("`moe_intermediate_size` is {intermediate}; it must be above 0 and below 2^32"));
+    }
+    if experts.layers.is_empty() {
+        return Err("no layer is said to have experts or none".to_owned());
+    }
+    Ok(())
+}
+
+/// The shapes of a gated part.
+fn gated_shapes(hidden: usize, intermediate: usize) -> GatedWeights<[usize; 2]> {
+    GatedWeights { gate: [intermediate, hidden], up: [intermediate, hidden], down: [hidden, intermediate] }
 }
 
 /// The sizes of a plain Llama.

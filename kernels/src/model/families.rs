@@ -2,89 +2,82 @@
 //!
 //! A family is data, in a file of its own. What many have in common in their config files is read here.
 
-use std::fmt;
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::config::DecoderConfig;
+pub use super::config::Family;
+use super::config::{DecoderConfig, LAYERS_MAX, LlamaShape};
 use super::keys::Keys;
 use super::rotary;
 use super::spec::ModelSpec;
 use crate::KernelError;
 use crate::activation::Activation;
+use crate::rope::{Rope, RopeScaling};
 
+#[cfg(test)]
+mod tests;
+mod windows;
 pub mod gemma;
+pub mod granite;
 pub mod llama;
 pub mod qwen;
+pub mod qwen3_moe;
+pub mod smollm3;
 
 /// All families that are found by `model_type`.
-pub static ALL: [&Family; 5] = [&llama::LLAMA, &llama::MISTRAL, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA3];
+pub static ALL: [&Family; 8] = [
+    &llama::LLAMA,
+    &llama::MISTRAL,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA3,
+    &smollm3::SMOLLM3,
+    &granite::GRANITE,
+    &qwen3_moe::QWEN3_MOE,
+];
 
-/// A family of decoders that share a layout of files.
-pub struct Family {
-    /// The word for it in `model_type`.
-    pub model_type: &'static str,
-    /// The class of it in `architectures`.
-    pub architecture: &'static str,
-    /// Reads a config whose `model_type` and `architectures` have been looked at; [`read_common`] does most of it.
-    pub read: fn(&Keys<'_>) -> Result<DecoderConfig, KernelError>,
-    /// Adds to the keys that all families write what this one has beside them, in its place or otherwise.
-    pub write: fn(&DecoderConfig, &mut Value),
-    /// Whether a config file of the family can say this.
-    pub supports: fn(&ModelSpec) -> bool,
-    /// Names of tensors inside a block that differ from those of [`crate::Block::for_each`]: ours and the file's.
-    pub tensor_names: &'static [(&'static str, &'static str)],
-    /// Whether `max_position_embeddings` is what a rotary scaling has stretched already.
-    pub positions_are_stretched: bool,
-}
-
-impl fmt::Debug for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.model_type)
-    }
-}
-
-impl PartialEq for Family {
-    fn eq(&self, other: &Self) -> bool {
-        self.model_type == other.model_type
-    }
-}
-
-impl Family {
-    /// The name in files of a parameter, which [`crate::Weights::for_each`] names.
+impl DecoderConfig {
+    /// A decoder of Llama with tied embeddings and no ids of its own, of this shape.
     #[must_use]
-    pub fn file_name(&self, name: &str) -> String {
-        for (own, in_files) in self.tensor_names {
-            if let Some(block) = name.strip_suffix(own).filter(|block| block.ends_with('.')) {
-                return format!("{block}{in_files}");
-            }
+    pub fn llama(shape: LlamaShape) -> Self {
+        let LlamaShape { hidden, layers, heads, kv_heads, intermediate, vocabulary, .. } = shape;
+        let rope = Rope { theta: shape.rope_theta, scaling: RopeScaling::Default };
+        Self {
+            family: &llama::LLAMA,
+            hidden,
+            layers,
+            heads,
+            kv_heads,
+            head_width: hidden / heads,
+            intermediate,
+            vocabulary,
+            tied: true,
+            spec: ModelSpec::llama(shape.rms_eps, rope),
+            max_positions: shape.positions,
+            stated_positions: shape.positions,
+            initializer_range: 0.02,
+            eos_ids: Vec::new(),
+            bos_id: None,
+            padding_id: None,
         }
-        name.to_owned()
     }
 
-    /// The family of a config among some, after a look at its class.
-    pub(super) fn of(keys: &Keys<'_>, families: &[&'static Family]) -> Result<&'static Family, KernelError> {
-        let supported: Vec<&str> = families.iter().map(|family| family.model_type).collect();
-        let model_type = keys.required("model_type", keys.text("model_type")?)?;
-        let family = families.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
-            let supported = supported.join(", ");
-            let reason = format!("is {model_type:?}; the supported architectures are {supported}");
-            keys.wrong("model_type", reason)
-        })?;
-        // A classifier or an encoder of the same family has other tensors behind the last norm.
-        if let Some(architectures) = keys.get("architectures") {
-            let fits = architectures.as_array().is_some_and(|list| {
-                list.is_empty() || list.iter().any(|name| name.as_str() == Some(family.architecture))
-            });
-            if !fits {
-                let expected = family.architecture;
-                return Err(keys.wrong(
-                    "architectures",
-                    format!("is {architectures}; for model_type {model_type} only {expected} is supported"),
-                ));
-            }
-        }
-        Ok(family)
+    /// Reads `config.json` of a Hugging Face directory.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not a JSON object, lacks a key, or asks for something that this
+    /// crate does not compute; the error names file and key.
+    pub fn read(dir: &Path) -> Result<Self, KernelError> {
+        Self::read_as(dir, &ALL)
+    }
+
+    /// Reads the content of a `config.json`; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Those of [`DecoderConfig::read`] but for reading itself.
+    pub fn from_json(path: &Path, value: &Value) -> Result<Self, KernelError> {
+        Self::of_family(path, value, &ALL)
     }
 }
 
@@ -101,12 +94,23 @@ pub struct Defaults {
     pub eos: Option<u32>,
     /// `bos_token_id`.
     pub bos: Option<u32>,
+    /// `rope_theta`.
+    pub theta: f64,
+    /// Whether the family reads `use_sliding_window`, which is refused in others.
+    pub switches_windows: bool,
 }
 
 impl Defaults {
     /// Of most families.
-    pub const MOST: Self =
-        Self { head_width: None, kv_heads_are_heads: false, tied: false, eos: None, bos: None };
+    pub const MOST: Self = Self {
+        head_width: None,
+        kv_heads_are_heads: false,
+        tied: false,
+        eos: None,
+        bos: None,
+        theta: 10_000.0,
+        switches_windows: false,
+    };
 }
 
 /// Reads what most config files have: sizes, one kind of frequencies and ids, for blocks of Llama. A family changes
@@ -119,16 +123,16 @@ pub fn read_common(
     family: &'static Family,
     defaults: &Defaults,
 ) -> Result<DecoderConfig, KernelError> {
-    refuse_other_computations(keys)?;
+    refuse_other_computations(keys, defaults)?;
     let heads = keys.required_size("num_attention_heads")?;
     let hidden = keys.required_size("hidden_size")?;
     let stated = keys.required_size("max_position_embeddings")?;
-    let rope = rotary::rope(keys, stated)?;
+    let rope = rotary::rope(keys, stated, defaults.theta)?;
     let eps = keys.number("rms_norm_eps")?.unwrap_or(1e-6);
     Ok(DecoderConfig {
         family,
         hidden,
-        layers: keys.required_size("num_hidden_layers")?,
+        layers: layers(keys)?,
         heads,
         kv_heads: kv_heads(keys, defaults, heads)?,
         head_width: head_width(keys, defaults, hidden, heads)?,
@@ -177,9 +181,10 @@ pub fn require_full_attention(keys: &Keys<'_>) -> Result<(), KernelError> {
 }
 
 /// Refuses keys under which transformers would compute something that no family does here.
-fn refuse_other_computations(keys: &Keys<'_>) -> Result<(), KernelError> {
+fn refuse_other_computations(keys: &Keys<'_>, defaults: &Defaults) -> Result<(), KernelError> {
     for key in ["mlp_bias", "use_sliding_window"] {
-        if keys.flag(key)?.unwrap_or(false) {
+        let is_read = key == "use_sliding_window" && defaults.switches_windows;
+        if !is_read && keys.flag(key)?.unwrap_or(false) {
             return Err(keys.wrong(key, "is true; only false is computed"));
         }
     }
@@ -190,6 +195,16 @@ fn refuse_other_computations(keys: &Keys<'_>) -> Result<(), KernelError> {
         return Err(keys.wrong("quantization_config", "is set; only F32, BF16 and F16 weights are read"));
     }
     Ok(())
+}
+
+/// How many layers there are: families make a list of them before a config is checked as a whole.
+fn layers(keys: &Keys<'_>) -> Result<usize, KernelError> {
+    let layers = keys.required_size("num_hidden_layers")?;
+    if layers > LAYERS_MAX {
+        let reason = format!("is {layers}; at most {LAYERS_MAX} are computed");
+        return Err(keys.wrong("num_hidden_layers", reason));
+    }
+    Ok(layers)
 }
 
 fn kv_heads(keys: &Keys<'_>, defaults: &Defaults, heads: usize) -> Result<usize, KernelError> {

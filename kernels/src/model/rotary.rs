@@ -7,8 +7,8 @@ use crate::KernelError;
 use crate::rope::{Rope, RopeScaling, yarn_attention_factor};
 
 /// Rotary frequencies with the precedence of transformers 5: a `rope_scaling` that is not empty beats
-/// `rope_parameters`, and `rope_theta` inside either beats the one beside them.
-pub(super) fn rope(keys: &Keys<'_>, max_positions: usize) -> Result<Rope, KernelError> {
+/// `rope_parameters`, and `rope_theta` inside either beats the one beside them. `theta` is the class default.
+pub(super) fn rope(keys: &Keys<'_>, max_positions: usize, theta: f64) -> Result<Rope, KernelError> {
     let nothing = Map::new();
     let (mut section, mut inner) = ("", &nothing);
     for (key, name) in [("rope_parameters", "rope_parameters."), ("rope_scaling", "rope_scaling.")] {
@@ -25,7 +25,7 @@ pub(super) fn rope(keys: &Keys<'_>, max_positions: usize) -> Result<Rope, Kernel
     }
     let theta = match inner.number("rope_theta")? {
         Some(theta) => theta,
-        None => keys.number("rope_theta")?.unwrap_or(10_000.0),
+        None => keys.number("rope_theta")?.unwrap_or(theta),
     };
     // `type` is the older spelling.
     let kind = inner.text("rope_type")?.or(inner.text("type")?).unwrap_or_else(|| "default".to_owned());
@@ -101,7 +101,7 @@ pub(super) fn check_rope(rope: &Rope) -> Result<(), String> {
         }
     };
     match &rope.scaling {
-        RopeScaling::Default => Ok(()),
+        RopeScaling::Default | RopeScaling::Absent => Ok(()),
         RopeScaling::Linear { factor, .. } => positive("factor", *factor),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             positive("factor", *factor)?;
@@ -136,7 +136,7 @@ pub(super) fn parameters_json(rope: &Rope) -> Value {
 /// The scaling as transformers 4 has it in `rope_scaling`; nothing where there is none.
 pub(super) fn scaling_json(scaling: &RopeScaling) -> Option<Value> {
     match scaling {
-        RopeScaling::Default => None,
+        RopeScaling::Default | RopeScaling::Absent => None,
         RopeScaling::Linear { factor, original_max_positions } => {
             let mut scaling = json!({"rope_type": "linear", "factor": factor});
             if let Some(original) = original_max_positions {

@@ -4,7 +4,7 @@
 //! the parts. A family (`super::families`) makes a spec of its `config.json`. Sizes are in [`super::config`].
 
 use crate::activation::Activation;
-use crate::rope::Rope;
+use crate::rope::{Rope, RopeScaling};
 
 /// A norm by the root mean square of a row: `x / sqrt(mean(x^2) + eps) * (offset + weight)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +30,26 @@ pub enum FeedForward {
     Gated(Activation),
 }
 
-/// One transformer block; all blocks of a model have this form.
+/// Experts in the place of the one feed-forward part of some layers: each is a part of [`BlockSpec::feed_forward`]'s
+/// form, and a token goes through the few that the router gives the highest probabilities.
+///
+/// The router is computed in f32 at every precision of the weights. The auxiliary loss that balances the load of experts
+/// in pre-training is not part of a model here, and not added in training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertsSpec {
+    /// How many a layer has.
+    pub count: usize,
+    /// How many of them a token goes through.
+    pub chosen: usize,
+    /// Width inside one of them.
+    pub intermediate: usize,
+    /// Whether the probabilities of those that a token goes through are divided by their sum.
+    pub normalised: bool,
+    /// Whether the layers have experts, in their order; a list that is shorter than the model begins again.
+    pub layers: Vec<bool>,
+}
+
+/// One transformer block; all blocks of a model have this form, but for experts in some.
 ///
 /// Both halves read a norm of the residual stream and are added to it, after a norm of their own where there is one.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +72,8 @@ pub struct BlockSpec {
     pub feed_forward: FeedForward,
     /// The norm of the feed-forward part's output before it is added, in families that have one.
     pub feed_forward_output_norm: Option<NormSpec>,
+    /// What both halves are multiplied by before they are added, in families that do (Granite).
+    pub residual_scale: Option<f32>,
 }
 
 impl BlockSpec {
@@ -69,6 +90,7 @@ impl BlockSpec {
             feed_forward_norm: NormSpec::rms(eps),
             feed_forward: FeedForward::Gated(Activation::Silu),
             feed_forward_output_norm: None,
+            residual_scale: None,
         }
     }
 
@@ -91,7 +113,7 @@ impl BlockSpec {
 pub struct AttentionVariant {
     /// How many positions a token sees, itself included; `None` where it sees all before it.
     pub window: Option<usize>,
-    /// Rotary frequencies.
+    /// Rotary frequencies, which may be [`RopeScaling::Absent`].
     pub rope: Rope,
 }
 
@@ -102,10 +124,14 @@ pub struct ModelSpec {
     pub embedding_scale: Option<f32>,
     /// The form of every block.
     pub block: BlockSpec,
+    /// Experts, in models that have some.
+    pub experts: Option<ExpertsSpec>,
     /// Attention of the layers in their order; a list that is shorter than the model begins again.
     pub attention: Vec<AttentionVariant>,
     /// The norm before the head.
     pub final_norm: NormSpec,
+    /// What logits are divided by, in families that do (Granite).
+    pub logits_divisor: Option<f32>,
 }
 
 impl ModelSpec {
@@ -115,14 +141,33 @@ impl ModelSpec {
         Self {
             embedding_scale: None,
             block: BlockSpec::llama(eps),
+            experts: None,
             attention: vec![AttentionVariant { window: None, rope }],
             final_norm: NormSpec::rms(eps),
+            logits_divisor: None,
         }
     }
 
     /// Attention of a layer.
     pub fn attention_of(&self, layer: usize) -> &AttentionVariant {
         &self.attention[layer % self.attention.len()]
+    }
+
+    /// The experts of a layer.
+    pub fn experts_of(&self, layer: usize) -> Option<&ExpertsSpec> {
+        self.experts.as_ref().filter(|experts| experts.layers[layer % experts.layers.len()])
+    }
+
+    /// The frequencies of the first layer that rotates; of the first one where none does.
+    pub fn rope(&self) -> &Rope {
+        let rotated = self.attention.iter().find(|variant| variant.rope.scaling != RopeScaling::Absent);
+        &rotated.unwrap_or(&self.attention[0]).rope
+    }
+
+    /// What the product with the head is divided by at a sampling temperature: the family's own divisor is one more
+    /// temperature.
+    pub fn head_temperature(&self, temperature: f64) -> f64 {
+        self.logits_divisor.map_or(temperature, |divisor| temperature * f64::from(divisor))
     }
 
     /// The different rotary frequencies of the model: tables of angles are made of these.

@@ -12,7 +12,7 @@ use crate::operations::Operations;
 
 mod feed_forward;
 
-pub use feed_forward::{FeedForwardWeights, GatedWeights};
+pub use feed_forward::{ExpertsWeights, FeedForwardWeights, GatedWeights};
 
 /// The parameters of one transformer block, each a `T`.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::TensorForm;
 use super::linear::linear;
 use super::norm::{Norm, normed};
-use super::residual::Join;
+use super::residual::{Join, Joint, scaled};
 use crate::flex::Rows;
 use crate::gemm::PackedMatrix;
 use crate::model::config::DecoderConfig;
@@ -76,10 +76,12 @@ impl Block<Tensor<2>> {
         let config = form.config;
         let mixed = mixed.clone().reshape([mixed.dims()[0], config.heads * config.head_width]);
         let output = linear(mixed, &self.output, self.output_bias.as_ref());
-        match self.attention_output_norm.as_ref().zip(config.spec.block.attention_output_norm) {
+        let norm = self.attention_output_norm.as_ref().zip(config.spec.block.attention_output_norm);
+        let output = match norm {
             Some((weight, spec)) => normed(output, weight, spec, form.operations),
             None => output,
-        }
+        };
+        scaled(output, &config.spec.block)
     }
 }
 
@@ -97,7 +99,7 @@ pub(crate) struct Attention {
     pub(crate) query_norm: Option<Norm>,
     pub(crate) key_norm: Option<Norm>,
     pub(crate) output: Linear,
-    pub(crate) output_norm: Option<Norm>,
+    pub(crate) joint: Joint,
 }
 
 /// Its weights as right factors of `x w^T`.
@@ -148,7 +150,7 @@ impl Attention {
     }
 
     fn join<'a>(&'a self, weights: &'a AttentionForward) -> Join<'a> {
-        Join { linear: &self.output, weight: &weights.output, norm: self.output_norm.as_ref() }
+        Join { linear: &self.output, weight: &weights.output, joint: &self.joint }
     }
 
     /// Queries of normed rows: as they come from their projection where a norm needs that for its gradient, in `raw`,
@@ -191,16 +193,19 @@ impl Attention {
         self.join(weights).add(rows, mixed, x);
     }
 
-    /// From the gradient of the residual stream to that of the output projection's result, in place, where a norm is
-    /// between them.
-    pub(crate) fn output_norm_backward(
+    /// From the gradient of the residual stream to that of the output projection's result, in place. `weights` are
+    /// asked for where a norm is between them.
+    pub(crate) fn joint_backward<'w>(
         &self,
-        weights: &AttentionForward,
+        weights: impl Fn() -> &'w AttentionForward,
         mixed: &[f32],
         dy: &mut [f32],
         dweight: &mut [f32],
     ) {
-        self.join(weights).backward(mixed, dy, dweight);
+        self.joint.scale_gradient(dy);
+        if self.joint.norm.is_some() {
+            self.join(weights()).backward(mixed, dy, dweight);
+        }
     }
 
     /// From the gradient of the output projection's result to that of what attention gives.
@@ -264,7 +269,7 @@ pub(crate) struct PackedAttention {
     pub(crate) key_norm: Option<Norm>,
     pub(crate) output: PackedMatrix,
     pub(crate) output_bias: Option<Rows>,
-    pub(crate) output_norm: Option<Norm>,
+    pub(crate) joint: Joint,
 }
 
 /// Query, key and value of one position.

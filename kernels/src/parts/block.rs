@@ -7,15 +7,18 @@ use burn::tensor::Tensor;
 
 use super::TensorForm;
 use super::attention::Attention;
+use super::experts::Experts;
+use super::feed_forward::FeedForwardSlices;
 use super::gated::Gated;
 use super::norm::{Norm, normed};
+use super::residual::Joint;
 use crate::attention::Span;
 use crate::flex::Rows;
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::linear::{Linear, LowRank};
 use crate::model::spec::FeedForward;
-use crate::model::weights::{Block, FeedForwardWeights};
+use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
 use crate::rotary::Angles;
 
 impl Block<Tensor<2>> {
@@ -59,7 +62,7 @@ pub(crate) struct BlockSlices {
     pub(crate) input_norm: Norm,
     pub(crate) attention: Attention,
     pub(crate) feed_forward_norm: Norm,
-    pub(crate) feed_forward: Gated,
+    pub(crate) feed_forward: FeedForwardSlices,
 }
 
 impl BlockSlices {
@@ -73,9 +76,7 @@ impl BlockSlices {
         let norm =
             |weight: Option<Rows>, spec| weight.zip(spec).map(|(weight, spec)| Norm::new(weight, spec));
         let adapters = adapters.unwrap_or_else(|| block.map(&mut |_, _| None));
-        let FeedForward::Gated(activation) = spec.feed_forward;
-        let FeedForwardWeights::Gated(gated) = block.feed_forward;
-        let FeedForwardWeights::Gated(gated_adapters) = adapters.feed_forward;
+        let joint = Joint::new(norm(block.feed_forward_output_norm, spec.feed_forward_output_norm), spec);
         Self {
             input_norm: Norm::new(block.input_norm, spec.input_norm),
             attention: Attention {
@@ -85,17 +86,57 @@ impl BlockSlices {
                 query_norm: norm(block.query_norm, spec.query_key_norm),
                 key_norm: norm(block.key_norm, spec.query_key_norm),
                 output: Linear::new(block.output, block.output_bias, adapters.output, mixed),
-                output_norm: norm(block.attention_output_norm, spec.attention_output_norm),
+                joint: Joint::new(norm(block.attention_output_norm, spec.attention_output_norm), spec),
             },
             feed_forward_norm: Norm::new(block.feed_forward_norm, spec.feed_forward_norm),
-            feed_forward: Gated {
-                gate: Linear::new(gated.gate, None, gated_adapters.gate, hidden),
-                up: Linear::new(gated.up, None, gated_adapters.up, hidden),
-                down: Linear::new(gated.down, None, gated_adapters.down, config.intermediate),
-                output_norm: norm(block.feed_forward_output_norm, spec.feed_forward_output_norm),
-                activation,
-            },
+            feed_forward: feed_forward(block.feed_forward, adapters.feed_forward, joint, config),
         }
+    }
+}
+
+/// The second half of a block.
+fn feed_forward(
+    weights: FeedForwardWeights<Rows>,
+    adapters: FeedForwardWeights<Option<LowRank<Rows>>>,
+    joint: Joint,
+    config: &DecoderConfig,
+) -> FeedForwardSlices {
+    match (weights, adapters) {
+        (FeedForwardWeights::Gated(weights), FeedForwardWeights::Gated(adapters)) => {
+            FeedForwardSlices::Gated(gated(weights, adapters, joint, config.intermediate, config))
+        }
+        (FeedForwardWeights::Experts(weights), FeedForwardWeights::Experts(adapters)) => {
+            let spec = config.spec.experts.clone().expect("a model with experts says how many");
+            let experts = weights.experts.into_iter().zip(adapters.experts);
+            let experts = experts.map(|(weights, adapters)| {
+                gated(weights, adapters, Joint { norm: None, scale: 1.0 }, spec.intermediate, config)
+            });
+            FeedForwardSlices::Experts(Experts {
+                experts: experts.collect(),
+                router: Linear::new(weights.router, None, adapters.router, config.hidden),
+                joint,
+                spec,
+            })
+        }
+        _ => unreachable!("adapters have the form of the weights"),
+    }
+}
+
+/// A gated part of some width.
+fn gated(
+    weights: GatedWeights<Rows>,
+    adapters: GatedWeights<Option<LowRank<Rows>>>,
+    joint: Joint,
+    intermediate: usize,
+    config: &DecoderConfig,
+) -> Gated {
+    let FeedForward::Gated(activation) = config.spec.block.feed_forward;
+    Gated {
+        gate: Linear::new(weights.gate, None, adapters.gate, config.hidden),
+        up: Linear::new(weights.up, None, adapters.up, config.hidden),
+        down: Linear::new(weights.down, None, adapters.down, intermediate),
+        joint,
+        activation,
     }
 }
 

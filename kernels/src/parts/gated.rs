@@ -5,32 +5,23 @@ use burn::tensor::Tensor;
 
 use super::TensorForm;
 use super::linear::linear;
-use super::norm::{Norm, normed};
-use super::residual::Join;
+use super::residual::{Join, Joint};
 use crate::activation::{Activation, backward_in_place, forward_in_place};
 use crate::gemm::PackedMatrix;
 use crate::model::linear::{Factors, Linear};
 use crate::model::spec::FeedForward;
-use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
+use crate::model::weights::GatedWeights;
 
-impl Block<Tensor<2>> {
-    /// The second half of the block, with its residual.
+impl GatedWeights<Tensor<2>> {
+    /// What the part gives for normed rows.
     ///
     /// # Shapes
     /// `x` and the result `[N, hidden]`.
-    pub(crate) fn feed_forward(&self, x: Tensor<2>, form: TensorForm<'_>) -> Tensor<2> {
-        let (spec, operations) = (&form.config.spec.block, form.operations);
-        let FeedForward::Gated(activation) = spec.feed_forward;
-        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = &self.feed_forward;
-        let input = normed(x.clone(), &self.feed_forward_norm, spec.feed_forward_norm, operations);
-        let gate = linear(input.clone(), gate, None);
-        let up = linear(input, up, None);
-        let output = linear(operations.gated(gate, up, activation), down, None);
-        let norm = self.feed_forward_output_norm.as_ref().zip(spec.feed_forward_output_norm);
-        x + match norm {
-            Some((weight, spec)) => normed(output, weight, spec, operations),
-            None => output,
-        }
+    pub(crate) fn output(&self, x: Tensor<2>, form: TensorForm<'_>) -> Tensor<2> {
+        let FeedForward::Gated(activation) = form.config.spec.block.feed_forward;
+        let gate = linear(x.clone(), &self.gate, None);
+        let up = linear(x, &self.up, None);
+        linear(form.operations.gated(gate, up, activation), &self.down, None)
     }
 }
 
@@ -39,7 +30,7 @@ pub(crate) struct Gated {
     pub(crate) gate: Linear,
     pub(crate) up: Linear,
     pub(crate) down: Linear,
-    pub(crate) output_norm: Option<Norm>,
+    pub(crate) joint: Joint,
     pub(crate) activation: Activation,
 }
 
@@ -73,7 +64,7 @@ impl Gated {
 
     /// What the backward pass needs to compute again what was not kept.
     pub(crate) fn again_weights(&self) -> GatedForward {
-        let down = self.output_norm.is_some().then(|| self.down.forward());
+        let down = self.joint.norm.is_some().then(|| self.down.forward());
         GatedForward { gate: self.gate.forward(), up: self.up.forward(), down }
     }
 
@@ -83,7 +74,7 @@ impl Gated {
 
     fn join<'a>(&'a self, weights: &'a GatedForward) -> Join<'a> {
         let weight = weights.down.as_ref().expect("the down projection is packed where it is computed");
-        Join { linear: &self.down, weight, norm: self.output_norm.as_ref() }
+        Join { linear: &self.down, weight, joint: &self.joint }
     }
 
     /// Both projections of normed rows.
@@ -98,20 +89,27 @@ impl Gated {
         self.join(weights).add(rows, on.gate, x);
     }
 
-    /// From the gradient of the residual stream to that of the down projection's result, in place, where a norm is
-    /// between them. `active` is written and read.
-    pub(crate) fn output_norm_backward(
+    /// From both projections to the down projection's result, of a part that has no norm or factor behind it.
+    pub(crate) fn output(&self, weights: &GatedForward, on: &mut GateUp<'_>, y: &mut [f32]) {
+        forward_in_place(on.gate, on.up, self.activation);
+        self.join(weights).weight.multiply(on.gate.len() / self.down.inner(), on.gate, y);
+    }
+
+    /// From the gradient of the residual stream to that of the down projection's result, in place. `weights` are asked
+    /// for, and `active` is written and read, where a norm is between them.
+    pub(crate) fn joint_backward<'w>(
         &self,
-        weights: &GatedForward,
+        weights: impl Fn() -> &'w GatedForward,
         from: &GateUp<'_>,
         active: &mut [f32],
         dy: &mut [f32],
         dweight: &mut [f32],
     ) {
-        if self.output_norm.is_some() {
+        self.joint.scale_gradient(dy);
+        if self.joint.norm.is_some() {
             active.copy_from_slice(from.gate);
             forward_in_place(active, from.up, self.activation);
-            self.join(weights).backward(active, dy, dweight);
+            self.join(weights()).backward(active, dy, dweight);
         }
     }
 
@@ -139,6 +137,6 @@ pub(crate) struct PackedGated {
     pub(crate) gate: PackedMatrix,
     pub(crate) up: PackedMatrix,
     pub(crate) down: PackedMatrix,
-    pub(crate) output_norm: Option<Norm>,
+    pub(crate) joint: Joint,
     pub(crate) activation: Activation,
 }

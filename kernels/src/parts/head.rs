@@ -19,13 +19,30 @@ pub(crate) fn head_of(weights: &Weights<Tensor<2>>) -> &Tensor<2> {
     weights.head.as_ref().unwrap_or(&weights.embedding)
 }
 
-/// Logits of rows of the last layer's output.
+/// Logits of rows of the last layer's output, before the family's divisor: whoever knows a temperature takes
+/// [`crate::model::spec::ModelSpec::head_temperature`] for it.
 ///
 /// # Shapes
 /// `x` `[N, hidden]`; the result is `[N, vocabulary]`.
-pub(crate) fn logits(x: Tensor<2>, weights: &Weights<Tensor<2>>, form: TensorForm<'_>) -> Tensor<2> {
+pub(crate) fn undivided_logits(
+    x: Tensor<2>,
+    weights: &Weights<Tensor<2>>,
+    form: TensorForm<'_>,
+) -> Tensor<2> {
     let normed = normed(x, &weights.final_norm, form.config.spec.final_norm, form.operations);
     linear(normed, head_of(weights), None)
+}
+
+/// Logits of rows of the last layer's output.
+///
+/// # Shapes
+/// As [`undivided_logits`].
+pub(crate) fn logits(x: Tensor<2>, weights: &Weights<Tensor<2>>, form: TensorForm<'_>) -> Tensor<2> {
+    let logits = undivided_logits(x, weights, form);
+    match form.config.spec.logits_divisor {
+        Some(divisor) => logits.div_scalar(divisor),
+        None => logits,
+    }
 }
 
 /// What one tile says of the tokens of a chunk.

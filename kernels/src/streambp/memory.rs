@@ -3,6 +3,8 @@
 use super::{ChunkPlan, GradientPath, LayerInputs};
 use crate::attention::mix_backward_numbers;
 use crate::model::config::DecoderConfig;
+use crate::model::spec::{ExpertsSpec, NormSpec};
+use crate::model::weights::Block;
 
 /// Bytes of the parts of one step by StreamBP on the CPU, in f32. All are held at the same time: a micro-batch leaves
 /// its buffers to the next one.
@@ -39,12 +41,13 @@ impl MemoryPlan {
         let bytes = |numbers: usize| 4 * numbers as u64;
         let shapes = config.shapes();
         let parameters = config.parameters();
-        let block: usize = shapes.blocks.first().map_or(0, |block| {
+        let numbers = |block: &Block<[usize; 2]>| {
             let mut count = 0;
             block.for_each(&mut |_, [rows, columns]| count += rows * columns);
             count
-        });
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
+        };
+        let block = shapes.blocks.iter().map(numbers).max().unwrap_or(0);
+        let (hidden, intermediate) = (config.hidden, config.feed_forward_width());
         let (query, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
         let chunk = plan.layer_chunk_tokens.min(tokens);
         // In the order of the buffers of a layer: rows of the hidden width, queries, keys, the feed-forward part,
@@ -52,9 +55,14 @@ impl MemoryPlan {
         let spec = &config.spec.block;
         let raw = usize::from(spec.query_key_norm.is_some());
         let norms = [spec.attention_output_norm, spec.feed_forward_output_norm];
-        let behind_norms = norms.into_iter().flatten().count();
+        let is_behind = |norm: &Option<NormSpec>| norm.is_some() || spec.residual_scale.is_some();
+        let behind_norms = norms.iter().filter(|norm| is_behind(norm)).count();
         let packed = 2 * hidden + query + intermediate;
-        let row = (5 + behind_norms) * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + packed;
+        // By expert there are normed rows, results and their gradients, and of the router probabilities and gradients.
+        let by_expert = |own: &ExpertsSpec| 3 * own.chosen * hidden + 2 * own.count;
+        let routed = config.spec.experts.as_ref().map_or(0, by_expert);
+        let row =
+            (5 + behind_norms) * hidden + (4 + raw) * query + 3 * key + 4 * intermediate + packed + routed;
         let mixing = mix_backward_numbers(
             &[chunk, config.heads, config.head_width],
             &[config.kv_heads, tokens, config.head_width],

@@ -15,7 +15,7 @@ use crate::model::weights::{Block, Weights};
 use crate::model::{Decoder, embed, id_tensor};
 use crate::operations::Operations;
 use crate::parts::TensorForm;
-use crate::parts::head::{head_of, logits};
+use crate::parts::head::{head_of, undivided_logits};
 use crate::parts::linear::linear;
 use crate::parts::norm::normed;
 use crate::rotary::Angles;
@@ -66,6 +66,11 @@ impl<'a> TapePass<'a> {
         self.packed.ids.len()
     }
 
+    /// What products with the head are divided by.
+    fn temperature(&self) -> f64 {
+        self.config().spec.head_temperature(self.plan.temperature)
+    }
+
     fn layer_chunks(&self) -> impl DoubleEndedIterator<Item = Range<usize>> {
         chunks(self.tokens(), self.plan.layer_chunk_tokens)
     }
@@ -113,7 +118,7 @@ impl<'a> TapePass<'a> {
     }
 
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        logits(hidden, &self.weights, self.form())
+        undivided_logits(hidden, &self.weights, self.form())
     }
 
     fn chunk_targets(&self, rows: &Range<usize>) -> Arc<[u32]> {
@@ -129,7 +134,7 @@ impl<'a> TapePass<'a> {
         for rows in self.head_chunks() {
             let logits = self.logits(hidden.clone().slice([rows.clone()]));
             let (logprobs, entropies) =
-                self.operations.row_statistics(logits, &self.chunk_targets(&rows), self.plan.temperature);
+                self.operations.row_statistics(logits, &self.chunk_targets(&rows), self.temperature());
             stats.logprobs.extend(logprobs);
             stats.entropies.extend(entropies);
         }
@@ -172,15 +177,15 @@ impl<'a> TapePass<'a> {
             let keys_values = block.keys_values(normed.clone(), self.form(), angles);
             x = block.attend(x, normed, keys_values, self.form(), angles, &spans);
         }
-        let logits = logits(x, &weights, self.form());
+        let logits = undivided_logits(x, &weights, self.form());
         let targets = self.chunk_targets(&(0..self.tokens()));
         let (logprobs, entropies) =
-            self.operations.row_statistics(logits.clone(), &targets, self.plan.temperature);
+            self.operations.row_statistics(logits.clone(), &targets, self.temperature());
         let mut stats = TokenStats { logprobs, entropies };
         zero_last(self.packed, &mut stats.logprobs);
         zero_last(self.packed, &mut stats.entropies);
         let Some(columns) = self.slope_columns(&stats, slopes) else { return stats };
-        let temperature = self.plan.temperature;
+        let temperature = self.temperature();
         let logprobs = self.operations.target_logprobs(logits.clone(), &targets, temperature);
         let mut loss = (logprobs * columns.logprob).sum();
         if let Some(column) = columns.entropy {
@@ -241,7 +246,7 @@ impl<'a> TapePass<'a> {
             let inner = normed.clone().inner();
             let logits = linear(inner.clone(), &head, None);
             let targets = self.chunk_targets(&rows);
-            let temperature = self.plan.temperature;
+            let temperature = self.temperature();
             let own = |column: &Tensor<2>| column.clone().slice([rows.clone()]);
             let slopes = own(&columns.logprob);
             let mut dlogits = self.operations.logits_gradient(logits.clone(), &targets, slopes, temperature);

@@ -6,6 +6,8 @@ use super::decode::cache::{BLOCK_POSITIONS, CachePrecision, Shape};
 use super::decode::{CACHED_BYTES_MAX, PASS_TOKENS_MAX};
 use crate::gemm::Precision;
 use crate::model::config::DecoderConfig;
+use crate::model::spec::ExpertsSpec;
+use crate::model::weights::{FeedForwardWeights, GatedWeights};
 
 /// Bytes of slots and prepared weights on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +31,16 @@ impl DecodeMemory {
     #[must_use]
     pub fn new(config: &DecoderConfig, slots: usize, positions_max: usize) -> Self {
         let bytes = |numbers: usize| 4 * numbers as u64;
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
+        let (hidden, intermediate) = (config.hidden, config.feed_forward_width());
         let (query, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
-        let block = hidden * (query + 2 * key) + query * hidden + 3 * hidden * intermediate;
         let projected = query + 2 * key;
         // The stream and its norm, queries with keys and values, their mix, and the feed-forward part, whose
         // results also lie there by blocks of columns.
         let row = 2 * hidden + projected + query + 2 * intermediate + intermediate.max(projected).max(hidden);
-        let packed = bytes(config.layers * block + config.vocabulary * hidden);
+        // Normed rows by expert, whose results also lie by pieces, and the router's products twice.
+        let by_expert = |own: &ExpertsSpec| 2 * own.chosen * hidden + 2 * own.count;
+        let row = row + config.spec.experts.as_ref().map_or(0, by_expert);
+        let packed = bytes(Packed::of(config).numbers);
         // Where a pass is cut by columns, all threads work on one pass's rows.
         let threads = if packed > CACHED_BYTES_MAX as u64 { 1 } else { current_num_threads() };
         let passes = threads * PASS_TOKENS_MAX.min(slots * positions_max) * row;
@@ -51,17 +55,52 @@ impl DecodeMemory {
     /// One version's weights at a precision.
     #[must_use]
     pub fn packed_at(config: &DecoderConfig, precision: Precision) -> u64 {
-        let whole = Self::new(config, 0, 0).packed;
-        // In 8 bits each output of a matrix has a scale.
-        let query = config.heads * config.head_width;
-        let outputs =
-            query + 2 * config.kv_heads * config.head_width + 2 * config.hidden + 2 * config.intermediate;
-        let scales = 4 * (config.layers * outputs + config.vocabulary) as u64;
+        let Packed { numbers, routers, outputs } = Packed::of(config);
+        // Routers stay in f32, and in 8 bits each output of another matrix has a scale.
+        let [rounded, routers, scales] =
+            [numbers - routers, routers, outputs].map(|numbers| 4 * numbers as u64);
         match precision {
-            Precision::F32 => whole,
-            Precision::Bf16 => whole / 2,
-            Precision::I8 => whole / 4 + scales,
+            Precision::F32 => rounded + routers,
+            Precision::Bf16 => rounded / 2 + routers,
+            Precision::I8 => rounded / 4 + scales + routers,
         }
+    }
+}
+
+/// What is packed of a decoder.
+struct Packed {
+    /// Numbers of all matrices.
+    numbers: usize,
+    /// Of these, those of routers.
+    routers: usize,
+    /// Outputs of all other matrices.
+    outputs: usize,
+}
+
+impl Packed {
+    fn of(config: &DecoderConfig) -> Self {
+        let matrix = |[outputs, inner]: [usize; 2]| Self { numbers: outputs * inner, routers: 0, outputs };
+        let head = matrix([config.vocabulary, config.hidden]);
+        let shapes = config.shapes();
+        let gated = |own: &GatedWeights<[usize; 2]>| [own.gate, own.up, own.down];
+        let matrices = shapes.blocks.iter().flat_map(|block| {
+            let mut matrices = vec![block.query, block.key, block.value, block.output];
+            match &block.feed_forward {
+                FeedForwardWeights::Gated(own) => matrices.extend(gated(own)),
+                FeedForwardWeights::Experts(own) => matrices.extend(own.experts.iter().flat_map(gated)),
+            }
+            matrices
+        });
+        let routers = shapes.blocks.iter().filter_map(|block| match &block.feed_forward {
+            FeedForwardWeights::Gated(_) => None,
+            FeedForwardWeights::Experts(own) => Some(own.router[0] * own.router[1]),
+        });
+        let routers = routers.map(|numbers| Self { numbers, routers: numbers, outputs: 0 });
+        matrices.map(matrix).chain(routers).fold(head, |sum, own| Self {
+            numbers: sum.numbers + own.numbers,
+            routers: sum.routers + own.routers,
+            outputs: sum.outputs + own.outputs,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
+use super::gradients::FAMILIES;
 use super::on_every_engine;
 use crate::engine::{
     CachePrecision, CacheRoom, Cpu, DrawRequest, Engine, EngineSlots, EngineWeights, Feed, OnDevice,
@@ -11,7 +12,7 @@ use crate::engine::{
 use crate::gemm::Precision;
 use crate::model::families;
 use crate::sampling::{SamplingConfig, draw, logprob_and_entropy, uniform};
-use crate::test_tensors::{numbers, odd_decoder, odd_shapes, wide};
+use crate::test_tensors::{all_shapes, expert_shapes, numbers, odd_decoder, odd_shapes, wide};
 use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, Packed};
 
 on_every_engine!(
@@ -57,9 +58,7 @@ fn assert_close(found: &[f32], expected: &[f32], within: f32, what: &str) {
 
 /// Guards invariant 3: cached decode and the training forward give equal log-probs.
 fn cached_decode_equals_the_training_forward(engine: &impl Engine) {
-    for family in
-        [&families::llama::LLAMA, &families::qwen::QWEN2, &families::qwen::QWEN3, &families::gemma::GEMMA3]
-    {
+    for family in FAMILIES {
         let decoder = Decoder::random(wide(family), 3, &engine.device());
         let vocabulary = decoder.config.vocabulary;
         let text = text(50, vocabulary);
@@ -107,7 +106,7 @@ fn alone<E: Engine>(engine: &E, weights: &E::Weights, text: &[u32]) -> Vec<Vec<f
 
 /// On the CPU they are the same to the bit: `logits_do_not_depend_on_neighbours_cuts_or_threads`.
 fn contexts_in_any_cut_and_company_have_the_logits_of_one_alone(engine: &impl Engine) {
-    let models: Vec<_> = odd_shapes()
+    let models: Vec<_> = all_shapes()
         .into_iter()
         .map(|config| {
             let decoder = odd_decoder(config);
@@ -118,7 +117,7 @@ fn contexts_in_any_cut_and_company_have_the_logits_of_one_alone(engine: &impl En
         })
         .collect();
     proptest!(ProptestConfig::with_cases(24), |(
-        shape in 0_usize..8,
+        shape in 0..all_shapes().len(),
         filled in proptest::collection::vec(0_usize..100, 3),
         cuts in proptest::collection::vec((0_usize..3, 1_usize..60), 1..7),
     )| {
@@ -303,6 +302,7 @@ fn prepared_weights_are_written_as_they_are_rounded(engine: &impl Engine) {
         DecoderConfig { tied: false, heads: 3, kv_heads: 1, ..DecoderConfig::small(&families::qwen::QWEN3) },
         DecoderConfig::small(&families::llama::LLAMA).with_biases(true, true),
     ];
+    let shapes: Vec<DecoderConfig> = shapes.into_iter().chain(expert_shapes()).collect();
     let precisions = engine.capabilities().weights;
     for (config, &precision) in
         shapes.iter().flat_map(|config| precisions.iter().map(move |precision| (config, precision)))
@@ -347,7 +347,7 @@ fn what_an_engine_cannot_do_is_an_error(engine: &impl Engine) {
 #[test]
 fn the_cpu_decodes_what_a_device_decodes() {
     let (cpu, device) = (Cpu::default(), OnDevice::new(Device::flex()));
-    for config in odd_shapes() {
+    for config in all_shapes() {
         let decoder = odd_decoder(config);
         let packed = cpu.prepare(&decoder, Precision::F32).unwrap();
         let plain = device.prepare(&decoder, Precision::F32).unwrap();

@@ -1,7 +1,7 @@
 //! Statistics and gradients against a computation in f64 that shares nothing, and that computation against itself.
 
 use burn::tensor::{Device, Tensor};
-use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_assume, prop_oneof, proptest};
 
 use super::on_every_engine;
 use crate::engine::{Cpu, TrainingEngine};
@@ -14,8 +14,19 @@ use crate::{Decoder, DecoderConfig, Packed, Weights};
 on_every_engine!(statistics_and_gradients_equal_those_of_the_f64_reference);
 
 /// With every form that a part has.
-const FAMILIES: [&Family; 4] =
-    [&families::llama::LLAMA, &families::qwen::QWEN2, &families::qwen::QWEN3, &families::gemma::GEMMA3];
+const FAMILIES: [&Family; 7] = [
+    &families::llama::LLAMA,
+    &families::qwen::QWEN2,
+    &families::qwen::QWEN3,
+    &families::gemma::GEMMA3,
+    &families::smollm3::SMOLLM3,
+    &families::granite::GRANITE,
+    &families::qwen3_moe::QWEN3_MOE,
+];
+
+/// How near the routers' products of an expert that is chosen and of one that is not may be: f32 may choose the other one
+/// where they are nearer, and a model is not continuous there.
+const MARGIN: f64 = 1e-4;
 
 /// A random model whose gains and biases are random as well: fresh ones are 1 and 0, which hides errors.
 fn decoder(config: DecoderConfig, seed: u64) -> Decoder {
@@ -58,13 +69,14 @@ fn distance(found: &[f64], expected: &[f64]) -> f64 {
 /// The reference's backward pass against its own forward pass, number by number of every parameter.
 #[test]
 fn gradients_of_the_f64_reference_are_slopes_of_its_loss() {
-    for family in [&families::qwen::QWEN3, &families::gemma::GEMMA3] {
-        assert_slopes(family);
+    for family in FAMILIES.into_iter().skip(2) {
+        assert_slopes(family, true);
     }
+    assert_slopes(&families::qwen3_moe::QWEN3_MOE, false);
 }
 
-fn assert_slopes(family: &'static Family) {
-    let config = DecoderConfig {
+fn assert_slopes(family: &'static Family, normalised: bool) {
+    let mut config = DecoderConfig {
         hidden: 6,
         head_width: 4,
         intermediate: 5,
@@ -73,6 +85,7 @@ fn assert_slopes(family: &'static Family) {
         initializer_range: 0.5,
         ..DecoderConfig::small(family).with_biases(true, true)
     };
+    config.spec.experts.iter_mut().for_each(|experts| experts.normalised = normalised);
     let packed = packed(&[5, 1, 4], config.vocabulary, 3);
     let decoder = decoder(config, 4);
     let slopes = slopes(&packed, 5);
@@ -116,6 +129,7 @@ fn configs() -> impl Strategy<Value = DecoderConfig> {
         let (size, rms_eps, theta) = numbers;
         let is_qwen2 = family == &families::qwen::QWEN2;
         let mut spec = spec_of(family, hidden, rms_eps, theta);
+        spec.experts.iter_mut().for_each(|experts| experts.normalised = tied);
         (spec.block.qkv_bias, spec.block.output_bias) = (bias || is_qwen2, bias && !is_qwen2);
         DecoderConfig {
             hidden,
@@ -250,6 +264,9 @@ fn statistics_and_gradients_equal_those_of_the_f64_reference(engine: &dyn Traini
         let decoder = decoder(config, seed);
         let packed = packed(&lengths, decoder.config.vocabulary, seed);
         let slopes = slopes(&packed, seed);
+        let reference = Reference::new(&decoder, &packed, plan.temperature);
+        let forward = reference.forward();
+        prop_assume!(forward.margin() > MARGIN);
         let run = || {
             let mut sums = decoder.weights.zeros_like(engine.operations());
             let mut shown = TokenStats::default();
@@ -263,8 +280,7 @@ fn statistics_and_gradients_equal_those_of_the_f64_reference(engine: &dyn Traini
         };
         let found = run();
         assert!(bits(&run()) == bits(&found), "two runs differ");
-        let reference = Reference::new(&decoder, &packed, plan.temperature);
-        let expected = reference.statistics(&reference.forward());
+        let expected = reference.statistics(&forward);
         assert_statistics(&found.0, &expected);
         assert_statistics(&engine.statistics(&decoder, &packed, &plan), &expected);
         assert_gradients(&found.1, reference, &slopes);

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::windows::{FULL, SLIDING, layer_types};
 use super::{Defaults, Family, read_common, require_activation};
 use crate::KernelError;
 use crate::activation::Activation;
@@ -28,9 +29,7 @@ pub static GEMMA3: Family = Family {
 };
 
 const DEFAULTS: Defaults =
-    Defaults { head_width: Some(256), kv_heads_are_heads: false, tied: true, eos: Some(1), bos: Some(2) };
-const FULL: &str = "full_attention";
-const SLIDING: &str = "sliding_attention";
+    Defaults { head_width: Some(256), tied: true, eos: Some(1), bos: Some(2), ..Defaults::MOST };
 
 fn read(keys: &Keys<'_>) -> Result<DecoderConfig, KernelError> {
     require_activation(keys, "hidden_activation", Activation::GeluTanh)?;
@@ -78,30 +77,30 @@ pub(crate) fn block(eps: f64, bias: bool, attention_scale: Option<f64>) -> Block
         feed_forward_norm: norm,
         feed_forward: FeedForward::Gated(Activation::GeluTanh),
         feed_forward_output_norm: Some(norm),
+        residual_scale: None,
     }
 }
 
 /// A model of these blocks.
 pub(crate) fn spec(block: BlockSpec, hidden: usize, attention: Vec<AttentionVariant>) -> ModelSpec {
     let embedding_scale = Some((hidden as f64).sqrt() as f32);
-    ModelSpec { embedding_scale, final_norm: block.input_norm, block, attention }
+    ModelSpec {
+        embedding_scale,
+        final_norm: block.input_norm,
+        block,
+        experts: None,
+        attention,
+        logits_divisor: None,
+    }
 }
 
 /// Whether the layers have a window, in their order.
 fn layer_kinds(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>, KernelError> {
-    let Some(types) = keys.get("layer_types") else {
-        let pattern = keys.size("sliding_window_pattern")?.unwrap_or(6).max(1);
-        return Ok((1..=layers).map(|layer| !layer.is_multiple_of(pattern)).collect());
-    };
-    let kinds = types.as_array().filter(|kinds| kinds.len() == layers).ok_or_else(|| {
-        keys.wrong("layer_types", format!("is no list of `num_hidden_layers` {layers} entries"))
-    })?;
-    let kind = |kind: &Value| match kind.as_str() {
-        Some(FULL) => Ok(false),
-        Some(SLIDING) => Ok(true),
-        _ => Err(keys.wrong("layer_types", format!("has {kind}; computed are {FULL} and {SLIDING}"))),
-    };
-    kinds.iter().map(kind).collect()
+    if let Some(types) = layer_types(keys, layers)? {
+        return Ok(types);
+    }
+    let pattern = keys.size("sliding_window_pattern")?.unwrap_or(6).max(1);
+    Ok((1..=layers).map(|layer| !layer.is_multiple_of(pattern)).collect())
 }
 
 /// The frequencies of full attention and of attention with a window, in the dialects of transformers 4 and 5.
@@ -120,7 +119,7 @@ fn ropes(keys: &Keys<'_>, positions: usize) -> Result<[Rope; 2], KernelError> {
         inner.entry("rope_theta").or_insert_with(|| json!(theta));
         map.insert("rope_parameters".to_owned(), Value::Object(inner));
         map.remove("rope_scaling");
-        rotary::rope(&Keys { map: &map, ..*keys }, positions)
+        rotary::rope(&Keys { map: &map, ..*keys }, positions, theta)
     };
     Ok([of_kind(FULL, "rope_theta", 1e6)?, of_kind(SLIDING, "rope_local_base_freq", 1e4)?])
 }

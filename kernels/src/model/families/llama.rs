@@ -1,7 +1,8 @@
-//! Llama 1 to 3, SmolLM and all that share the layout; and Mistral without a sliding window.
+//! Llama 1 to 3, SmolLM 1 and 2 and all that share the layout; and Mistral, with one window for all layers or none.
 
 use serde_json::{Value, json};
 
+use super::windows::{FULL, SLIDING, layer_types, window};
 use super::{Defaults, Family, read_common, require_activation, require_full_attention};
 use crate::KernelError;
 use crate::activation::Activation;
@@ -20,13 +21,13 @@ pub static LLAMA: Family = Family {
     positions_are_stretched: false,
 };
 
-/// `mistral` without a sliding window.
+/// `mistral`.
 pub static MISTRAL: Family = Family {
     model_type: "mistral",
     architecture: "MistralForCausalLM",
     read: read_mistral,
-    write: |_, value| value["sliding_window"] = Value::Null,
-    supports: |spec| *spec == biased(spec, false),
+    write: |config, value| value["sliding_window"] = json!(config.spec.attention[0].window),
+    supports: |spec| *spec == mistral(biased(spec, false), spec.attention[0].window),
     tensor_names: &[],
     positions_are_stretched: false,
 };
@@ -54,16 +55,25 @@ pub fn write(config: &DecoderConfig, value: &mut Value) {
 
 fn read_mistral(keys: &Keys<'_>) -> Result<DecoderConfig, KernelError> {
     require_activation(keys, "hidden_act", Activation::Silu)?;
-    require_full_attention(keys)?;
-    // transformers gives a Mistral without the key a window of 4096, so only a written null is safe.
-    if keys.map.get("sliding_window") != Some(&Value::Null) {
-        return Err(keys.wrong("sliding_window", "is not null; this family is computed without a window"));
+    let config = read_common(keys, &MISTRAL, &DEFAULTS)?;
+    let window = window(keys, Some(4096))?;
+    // transformers ignores the key in this family.
+    if layer_types(keys, config.layers)?.iter().flatten().any(|slides| *slides != window.is_some()) {
+        let kind = if window.is_some() { SLIDING } else { FULL };
+        let reason = format!("has other entries than {kind:?}, which `sliding_window` makes all layers");
+        return Err(keys.wrong("layer_types", reason));
     }
-    read_common(keys, &MISTRAL, &DEFAULTS)
+    Ok(DecoderConfig { spec: mistral(config.spec, window), ..config })
+}
+
+/// Makes a Mistral of a Llama.
+pub(crate) fn mistral(mut spec: ModelSpec, window: Option<usize>) -> ModelSpec {
+    spec.attention[0].window = window;
+    spec
 }
 
 /// A Llama with the epsilon and the frequencies of a spec, and biases in attention or not.
-fn biased(spec: &ModelSpec, bias: bool) -> ModelSpec {
+pub(super) fn biased(spec: &ModelSpec, bias: bool) -> ModelSpec {
     let mut llama = ModelSpec::llama(spec.final_norm.eps, spec.attention[0].rope.clone());
     (llama.block.qkv_bias, llama.block.output_bias) = (bias, bias);
     llama

@@ -11,15 +11,32 @@ pub struct GatedWeights<T> {
     pub down: T,
 }
 
+/// A router and the experts that it chooses among, each a `T`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsWeights<T> {
+    /// One row an expert, `[experts, hidden]`.
+    pub router: T,
+    /// The experts in the order of the router's rows.
+    pub experts: Vec<GatedWeights<T>>,
+}
+
 /// The second half of a block.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FeedForwardWeights<T> {
     /// One gated part that all tokens go through.
     Gated(GatedWeights<T>),
+    /// Several of which a token goes through some.
+    Experts(ExpertsWeights<T>),
 }
 
-/// What the names of the projections of a block begin with, where there is one gated part.
+/// What the names of the projections begin with, where there is one gated part.
 const GATED: &str = "mlp.";
+const ROUTER: &str = "mlp.gate.weight";
+
+/// What the names of an expert's projections begin with.
+fn expert(number: usize) -> String {
+    format!("mlp.experts.{number}.")
+}
 
 impl<T> GatedWeights<T> {
     /// Visits the projections, whose names begin with `prefix`.
@@ -51,14 +68,28 @@ impl<T> GatedWeights<T> {
 impl<T> FeedForwardWeights<T> {
     /// Visits every parameter with its name inside the block.
     pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&str, &'a T)) {
-        let Self::Gated(gated) = self;
-        gated.for_each(GATED, visit);
+        match self {
+            Self::Gated(gated) => gated.for_each(GATED, visit),
+            Self::Experts(ExpertsWeights { router, experts }) => {
+                visit(ROUTER, router);
+                for (number, own) in experts.iter().enumerate() {
+                    own.for_each(&expert(number), visit);
+                }
+            }
+        }
     }
 
     /// Visits every parameter for change, in the same order.
     pub(super) fn for_each_mut<'a>(&'a mut self, visit: &mut impl FnMut(&str, &'a mut T)) {
-        let Self::Gated(gated) = self;
-        gated.for_each_mut(GATED, visit);
+        match self {
+            Self::Gated(gated) => gated.for_each_mut(GATED, visit),
+            Self::Experts(ExpertsWeights { router, experts }) => {
+                visit(ROUTER, router);
+                for (number, own) in experts.iter_mut().enumerate() {
+                    own.for_each_mut(&expert(number), visit);
+                }
+            }
+        }
     }
 
     /// The same form with another value for each parameter.
@@ -66,7 +97,17 @@ impl<T> FeedForwardWeights<T> {
         &'a self,
         make: &mut impl FnMut(&str, &'a T) -> Result<U, E>,
     ) -> Result<FeedForwardWeights<U>, E> {
-        let Self::Gated(gated) = self;
-        Ok(FeedForwardWeights::Gated(gated.try_map(GATED, make)?))
+        Ok(match self {
+            Self::Gated(gated) => FeedForwardWeights::Gated(gated.try_map(GATED, make)?),
+            Self::Experts(ExpertsWeights { router, experts }) => {
+                let router = make(ROUTER, router)?;
+                let experts = experts.iter().enumerate();
+                let experts = experts.map(|(number, own)| own.try_map(&expert(number), make));
+                FeedForwardWeights::Experts(ExpertsWeights {
+                    router,
+                    experts: experts.collect::<Result<_, E>>()?,
+                })
+            }
+        })
     }
 }

@@ -49,7 +49,7 @@ impl SlicePass<'_> {
     }
 
     fn inverse_temperature(&self) -> f32 {
-        (1.0 / self.plan.temperature) as f32
+        (1.0 / self.decoder.config.spec.head_temperature(self.plan.temperature)) as f32
     }
 
     /// The last norm of some rows.

@@ -12,12 +12,14 @@ use crate::batch::{Packed, SequenceRows};
 use crate::model::config::DecoderConfig;
 use crate::parts::attention::{RowAngles, score_scale};
 use crate::parts::block::BlockSlices;
-use crate::parts::gated::GateUp;
+use crate::parts::feed_forward::FeedForwardSlices;
+use crate::parts::gated::{GateUp, Gated};
 use crate::rows::{Matrix, for_each_block, part};
 use crate::streambp::chunks;
 use weights::ForwardWeights;
 
 mod backward;
+mod experts;
 mod keys_values;
 mod weights;
 
@@ -74,8 +76,15 @@ impl<'a> LayerPass<'a> {
         for rows in chunks(self.tokens(), self.chunk) {
             let x = &mut x[rows.start * hidden..rows.end * hidden];
             let mixed = self.attend(ChunkInput { x, rows: &rows }, &weights, workspace);
-            let activations =
-                self.after_attention(x, &mixed.result, &weights, workspace, keep == Keep::Activations);
+            let keeps = keep == Keep::Activations;
+            let activations = match &self.block.feed_forward {
+                FeedForwardSlices::Gated(gated) => {
+                    self.after_attention(gated, x, &mixed.result, &weights, workspace, keeps)
+                }
+                FeedForwardSlices::Experts(experts) => {
+                    self.experts_after_attention(experts, x, &mixed.result, &weights, workspace, keeps)
+                }
+            };
             if keep != Keep::Nothing {
                 kept.chunks.push(KeptChunk { mixed, activations });
             }
@@ -123,6 +132,7 @@ impl<'a> LayerPass<'a> {
     /// the backward pass starts from, if it is to be kept.
     fn after_attention(
         &self,
+        gated: &Gated,
         x: &mut [f32],
         mixed: &[f32],
         weights: &ForwardWeights,
@@ -160,12 +170,12 @@ impl<'a> LayerPass<'a> {
             block.attention.add_output(&weights.attention, rows.len(), part(mixed, &rows, width), x);
             block.feed_forward_norm.forward(x, normed);
             let mut projected = GateUp { gate, up };
-            block.feed_forward.project(&weights.feed_forward, rows.len(), normed, &mut projected);
+            gated.project(weights.feed_forward.gated(), rows.len(), normed, &mut projected);
             if keeps {
                 residual_copy.copy_from_slice(x);
                 gate_copy.copy_from_slice(projected.gate);
             }
-            block.feed_forward.add_output(&weights.feed_forward, rows.len(), &mut projected, x);
+            gated.add_output(weights.feed_forward.gated(), rows.len(), &mut projected, x);
         });
         up_kept.map(|up| Activations {
             query: keeps_query.then_some(query_copy),

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::pool::BufferPool;
 use crate::attention;
+use crate::parts::experts::ExpertBuffers;
 use crate::zeros::zeros;
 
 /// Buffers of one chunk, used for every chunk of every layer.
@@ -37,6 +38,8 @@ pub(super) struct Workspace {
     pub(super) up: Vec<f32>,
     pub(super) active: Vec<f32>,
     pub(super) dactive: Vec<f32>,
+    /// Of layers with experts, whose rows by expert are also in the last four.
+    pub(super) experts: ExpertBuffers,
     /// What has served elsewhere.
     pub(super) pool: BufferPool,
 }

@@ -1,17 +1,26 @@
 //! A model's adapters as the products of decoding read them. They stand beside packed weights that all policies share:
 //! `x W^T + s (x A^T) B^T`, always in f32, whatever the weights are rounded to.
 
+use std::ops::Range;
+
 use crate::flex::Rows;
-use crate::gemm::PackedMatrix;
+use crate::gemm::{PackedMatrix, add_multiply_panels, multiply};
 use crate::model::config::DecoderConfig;
 use crate::model::linear::LowRank;
 use crate::model::lora::Lora;
 use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
+use crate::panel::Left;
 
 /// The adapters of a block, by the products that they add to.
 pub(super) struct BlockAdapters {
     pub(super) query_key_value: Option<PackedAdapter>,
     pub(super) output: Option<PackedAdapter>,
+    /// Those of the gated part, or of each expert.
+    pub(super) gated: Vec<GatedAdapters>,
+}
+
+/// The adapters of a gated part.
+pub(super) struct GatedAdapters {
     /// Those of gate and up, which are of the same rows.
     pub(super) gate_up: Option<PackedAdapter>,
     pub(super) down: Option<PackedAdapter>,
@@ -40,29 +49,37 @@ impl BlockAdapters {
     pub(super) fn of(lora: &Lora, config: &DecoderConfig) -> Vec<Self> {
         let rows =
             lora.adapters.map(|_, adapter| adapter.as_ref().map(|adapter| adapter.map(Rows::of_tensor)));
-        rows.blocks.iter().map(|block| Self::new(block, config)).collect()
+        rows.blocks.iter().enumerate().map(|(layer, block)| Self::new(layer, block, config)).collect()
     }
 
-    fn new(block: &Block<Option<LowRank<Rows>>>, config: &DecoderConfig) -> Self {
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
+    fn new(layer: usize, block: &Block<Option<LowRank<Rows>>>, config: &DecoderConfig) -> Self {
+        let hidden = config.hidden;
         let (mixed, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
         let of = |adapter, outputs, product| Part { adapter: Option::as_ref(adapter), outputs, product };
-        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = &block.feed_forward;
+        let (gated, intermediate) = match (&block.feed_forward, config.spec.experts_of(layer)) {
+            (FeedForwardWeights::Experts(own), Some(spec)) => (&own.experts[..], spec.intermediate),
+            (FeedForwardWeights::Gated(own), _) => (std::slice::from_ref(own), config.intermediate),
+            (FeedForwardWeights::Experts(_), None) => unreachable!("a layer with experts says how many"),
+        };
+        let gated = gated.iter().map(|GatedWeights { gate, up, down }| GatedAdapters {
+            gate_up: PackedAdapter::new(&[of(gate, intermediate, 0), of(up, intermediate, 1)], hidden),
+            down: PackedAdapter::new(&[of(down, hidden, 0)], intermediate),
+        });
         Self {
             query_key_value: PackedAdapter::new(
                 &[of(&block.query, mixed, 0), of(&block.key, key, 0), of(&block.value, key, 0)],
                 hidden,
             ),
             output: PackedAdapter::new(&[of(&block.output, hidden, 0)], mixed),
-            gate_up: PackedAdapter::new(&[of(gate, intermediate, 0), of(up, intermediate, 1)], hidden),
-            down: PackedAdapter::new(&[of(down, hidden, 0)], intermediate),
+            gated: gated.collect(),
         }
     }
 
     /// Memory of the packed adapters.
     pub(super) fn bytes(&self) -> usize {
-        let all = [&self.query_key_value, &self.output, &self.gate_up, &self.down];
-        all.into_iter().flatten().map(PackedAdapter::bytes).sum()
+        let gated = self.gated.iter().flat_map(|own| [&own.gate_up, &own.down]);
+        let all = [&self.query_key_value, &self.output].into_iter().chain(gated);
+        all.flatten().map(PackedAdapter::bytes).sum()
     }
 }
 
@@ -95,6 +112,23 @@ impl PackedAdapter {
         }
         let seconds = seconds.iter().map(|b| PackedMatrix::transposed(b, ranks, b.len() / ranks)).collect();
         Some(Self { first: PackedMatrix::transposed(&first, inner, ranks), scales, seconds })
+    }
+
+    /// Rows between the two matrices of the adapters, times their scales.
+    pub(super) fn between(&self, left: &[f32], to: &mut [f32]) {
+        let (inner, ranks) = (self.first.inner(), self.scales.len());
+        multiply(to.len() / ranks, Left::Rows(left, inner), &self.first, to);
+        for row in to.chunks_exact_mut(ranks) {
+            row.iter_mut().zip(&self.scales).for_each(|(number, scale)| *number *= scale);
+        }
+    }
+
+    /// Adds what adapters make of rows to some panels of a product.
+    pub(super) fn add(&self, left: &[f32], product: usize, panels: Range<usize>, to: &mut [f32]) {
+        let (rows, ranks) = (left.len() / self.first.inner(), self.scales.len());
+        let mut between = vec![0.0; rows * ranks];
+        self.between(left, &mut between);
+        add_multiply_panels(rows, Left::Rows(&between, ranks), &self.seconds[product], panels, to);
     }
 
     fn bytes(&self) -> usize {

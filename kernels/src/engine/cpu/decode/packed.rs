@@ -12,11 +12,14 @@ use crate::gemm::{Factor, PackedMatrix, Precision};
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::files::WriteNumbers;
+use crate::model::linear::Linear;
 use crate::model::lora::Lora;
-use crate::model::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
+use crate::model::weights::{Block, ExpertsWeights, FeedForwardWeights, GatedWeights, Weights};
 use crate::parts::attention::PackedAttention;
 use crate::parts::block::{BlockSlices, DecoderSlices};
-use crate::parts::gated::PackedGated;
+use crate::parts::experts::PackedExperts;
+use crate::parts::feed_forward::{FeedForwardSlices, PackedFeedForward};
+use crate::parts::gated::{Gated, PackedGated};
 use crate::parts::norm::Norm;
 
 /// The weights of one policy version, packed once for all its steps. Versions that differ by their adapters share the rest.
@@ -52,7 +55,7 @@ pub(super) struct PackedBlock {
     pub(super) input_norm: Norm,
     pub(super) attention: PackedAttention,
     pub(super) feed_forward_norm: Norm,
-    pub(super) feed_forward: PackedGated,
+    pub(super) feed_forward: PackedFeedForward,
 }
 
 impl fmt::Debug for PackedDecoder {
@@ -124,23 +127,25 @@ impl PackedWeights {
     fn new(decoder: &Decoder, precision: Precision) -> Self {
         let config = decoder.config.clone();
         let weights = DecoderSlices::new(decoder);
-        let inners = PackedBlock::inners(&config);
+        let inners = weights.blocks.iter().flat_map(PackedBlock::inners);
         let mut factors: Vec<Factor<'_>> = weights
             .blocks
             .iter()
-            .flat_map(|block| PackedBlock::projections_of(block).into_iter().zip(inners))
+            .flat_map(PackedBlock::projections_of)
+            .zip(inners)
             .map(|(weights, inner)| Factor { weights, inner })
             .collect();
         factors.push(Factor { weights: vec![weights.head().slice()], inner: config.hidden });
         let mut packed = PackedMatrix::of_weights(&factors, precision).into_iter();
         drop(factors);
-        let sum = |of: fn(&PackedMatrix) -> usize| packed.as_slice().iter().map(of).sum();
-        let (bytes, numbers) = (sum(PackedMatrix::bytes), sum(PackedMatrix::numbers));
+        let mut bytes: usize = packed.as_slice().iter().map(PackedMatrix::bytes).sum();
         let blocks = weights.blocks.into_iter().enumerate();
-        let blocks = blocks
+        let blocks: Vec<PackedBlock> = blocks
             .map(|(layer, block)| PackedBlock::new(block, config.spec.rope_of(layer), &mut packed))
             .collect();
+        bytes += blocks.iter().filter_map(PackedBlock::router).map(PackedMatrix::bytes).sum::<usize>();
         let head = packed.next().expect("the head was packed last");
+        let numbers = blocks.iter().map(PackedBlock::numbers_a_token).sum::<usize>() + head.numbers();
         let is_head = weights.head.is_none() && precision == Precision::F32;
         Self {
             config,
@@ -185,22 +190,27 @@ impl PackedWeights {
 }
 
 impl PackedBlock {
-    /// What is packed of a block, in the order in which [`PackedBlock::new`] takes it.
-    fn projections_of(block: &BlockSlices) -> [Vec<&[f32]>; 5] {
-        let (attention, gated) = (&block.attention, &block.feed_forward);
-        [
+    /// What is packed of a block, in the order in which [`PackedBlock::new`] takes it. A router
+    /// is not among it.
+    fn projections_of(block: &BlockSlices) -> Vec<Vec<&[f32]>> {
+        let attention = &block.attention;
+        let mut projections = vec![
             vec![attention.query.stored(), attention.key.stored(), attention.value.stored()],
             vec![attention.output.stored()],
-            vec![gated.gate.stored()],
-            vec![gated.up.stored()],
-            vec![gated.down.stored()],
-        ]
+        ];
+        let gated = gated_parts(&block.feed_forward).iter();
+        projections.extend(
+            gated.flat_map(|gated| [&gated.gate, &gated.up, &gated.down]).map(|own| vec![own.stored()]),
+        );
+        projections
     }
 
     /// Lengths of the rows of these.
-    fn inners(config: &DecoderConfig) -> [usize; 5] {
-        let (hidden, mixed) = (config.hidden, config.heads * config.head_width);
-        [hidden, mixed, hidden, hidden, config.intermediate]
+    fn inners(block: &BlockSlices) -> Vec<usize> {
+        let attention = &block.attention;
+        let gated = gated_parts(&block.feed_forward).iter();
+        let gated = gated.flat_map(|gated| [&gated.gate, &gated.up, &gated.down]);
+        [&attention.query, &attention.output].into_iter().chain(gated).map(Linear::inner).collect()
     }
 
     fn new(block: BlockSlices, rope: usize, packed: &mut impl Iterator<Item = PackedMatrix>) -> Self {
@@ -211,34 +221,52 @@ impl PackedBlock {
             }
             _ => None,
         };
-        let mut next = || packed.next().expect("a block has five factors");
-        Self {
-            rope,
-            input_norm,
-            attention: PackedAttention {
-                query_key_value: next(),
-                bias,
-                query_norm: attention.query_norm,
-                key_norm: attention.key_norm,
-                output: next(),
-                output_bias: attention.output.bias,
-                output_norm: attention.output_norm,
-            },
-            feed_forward_norm,
-            feed_forward: PackedGated {
-                gate: next(),
-                up: next(),
-                down: next(),
-                output_norm: feed_forward.output_norm,
-                activation: feed_forward.activation,
-            },
+        let mut next = || packed.next().expect("a block's factors were packed in its order");
+        let attention = PackedAttention {
+            query_key_value: next(),
+            bias,
+            query_norm: attention.query_norm,
+            key_norm: attention.key_norm,
+            output: next(),
+            output_bias: attention.output.bias,
+            joint: attention.joint,
+        };
+        let gated = |gated: Gated| PackedGated {
+            gate: next(),
+            up: next(),
+            down: next(),
+            joint: gated.joint,
+            activation: gated.activation,
+        };
+        let feed_forward = packed_feed_forward(feed_forward, gated);
+        Self { rope, input_norm, attention, feed_forward_norm, feed_forward }
+    }
+
+    /// The router, where there is one.
+    fn router(&self) -> Option<&PackedMatrix> {
+        match &self.feed_forward {
+            PackedFeedForward::Gated(_) => None,
+            PackedFeedForward::Experts(experts) => Some(&experts.router),
         }
+    }
+
+    /// Multiplications that a token takes, but for attention.
+    fn numbers_a_token(&self) -> usize {
+        let of_gated = |gated: &PackedGated| gated.gate.numbers() + gated.up.numbers() + gated.down.numbers();
+        let feed_forward = match &self.feed_forward {
+            PackedFeedForward::Gated(gated) => of_gated(gated),
+            PackedFeedForward::Experts(experts) => {
+                let chosen = experts.experts.iter().take(experts.spec.chosen);
+                experts.router.numbers() + chosen.map(of_gated).sum::<usize>()
+            }
+        };
+        self.attention.query_key_value.numbers() + self.attention.output.numbers() + feed_forward
     }
 
     fn weights<'a>(&'a self, config: &DecoderConfig) -> Block<Unpacked<'a>> {
         let (query, key) = (config.heads * config.head_width, config.kv_heads * config.head_width);
         let starts = [0, query, query + key, query + 2 * key];
-        let PackedAttention { query_key_value, query_norm, key_norm, output_norm, .. } = &self.attention;
+        let PackedAttention { query_key_value, query_norm, key_norm, joint, .. } = &self.attention;
         let projection = |place: usize| Unpacked::Columns {
             packed: query_key_value,
             first: starts[place],
@@ -261,15 +289,53 @@ impl PackedBlock {
             key_norm: norm(key_norm),
             output: Unpacked::whole(&self.attention.output),
             output_bias: self.attention.output_bias.as_ref().map(Unpacked::Rows),
-            attention_output_norm: norm(output_norm),
+            attention_output_norm: norm(&joint.norm),
             feed_forward_norm: Unpacked::Rows(self.feed_forward_norm.weight()),
-            feed_forward: FeedForwardWeights::Gated(GatedWeights {
-                gate: Unpacked::whole(&self.feed_forward.gate),
-                up: Unpacked::whole(&self.feed_forward.up),
-                down: Unpacked::whole(&self.feed_forward.down),
-            }),
-            feed_forward_output_norm: norm(&self.feed_forward.output_norm),
+            feed_forward: match &self.feed_forward {
+                PackedFeedForward::Gated(gated) => FeedForwardWeights::Gated(unpacked(gated)),
+                PackedFeedForward::Experts(experts) => FeedForwardWeights::Experts(ExpertsWeights {
+                    router: Unpacked::whole(&experts.router),
+                    experts: experts.experts.iter().map(unpacked).collect(),
+                }),
+            },
+            feed_forward_output_norm: match &self.feed_forward {
+                PackedFeedForward::Gated(gated) => norm(&gated.joint.norm),
+                PackedFeedForward::Experts(experts) => norm(&experts.joint.norm),
+            },
         }
+    }
+}
+
+/// The second half of a block, whose gated parts are taken in their order.
+fn packed_feed_forward(
+    half: FeedForwardSlices,
+    mut gated: impl FnMut(Gated) -> PackedGated,
+) -> PackedFeedForward {
+    match half {
+        FeedForwardSlices::Gated(own) => PackedFeedForward::Gated(gated(own)),
+        FeedForwardSlices::Experts(own) => PackedFeedForward::Experts(PackedExperts {
+            router: PackedMatrix::transposed(own.router.stored(), own.router.inner(), own.router.outputs()),
+            experts: own.experts.into_iter().map(gated).collect(),
+            joint: own.joint,
+            spec: own.spec,
+        }),
+    }
+}
+
+/// The gated parts of a block: one, or the experts.
+fn gated_parts(feed_forward: &FeedForwardSlices) -> &[Gated] {
+    match feed_forward {
+        FeedForwardSlices::Gated(gated) => std::slice::from_ref(gated),
+        FeedForwardSlices::Experts(experts) => &experts.experts,
+    }
+}
+
+/// The weights of a gated part.
+fn unpacked(gated: &PackedGated) -> GatedWeights<Unpacked<'_>> {
+    GatedWeights {
+        gate: Unpacked::whole(&gated.gate),
+        up: Unpacked::whole(&gated.up),
+        down: Unpacked::whole(&gated.down),
     }
 }
 

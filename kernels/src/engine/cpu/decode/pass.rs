@@ -10,7 +10,7 @@ use std::sync::{RwLock, RwLockWriteGuard};
 
 use rayon::Scope;
 
-use super::adapters::{BlockAdapters, PackedAdapter};
+use super::adapters::{BlockAdapters, GatedAdapters, PackedAdapter};
 use super::attention::{QUERIES_MAX, Queries, attend};
 use super::cache::{Context, HeadAt, Shape};
 use super::packed::{PackedBlock, PackedDecoder};
@@ -19,10 +19,14 @@ use crate::activation::forward_in_place;
 use crate::gemm::{PackedMatrix, add_multiply_panels, multiply_panels};
 use crate::panel::Left;
 use crate::parts::attention::{ProjectedRow, RowAngles, score_scale};
+use crate::parts::experts::PackedExperts;
+use crate::parts::feed_forward::PackedFeedForward;
 use crate::parts::gated::PackedGated;
 
+mod experts;
 mod rows;
 
+use experts::{ExpertRows, ExpertStep};
 use rows::collect_row;
 
 /// Rows that one task norms or collects: less work than this is not worth handing over.
@@ -49,6 +53,7 @@ pub(super) struct Workspace {
     /// `[rows, H D]`.
     mixed: Vec<f32>,
     active: Vec<f32>,
+    experts: ExpertRows,
     /// Rows between the two matrices of the adapters of the next product.
     between: Vec<f32>,
     /// Results of a step's pieces.
@@ -102,8 +107,10 @@ struct Task {
 enum Step<'a> {
     /// A weight's product with the rows of a buffer, and what adapters add to it.
     Product(Source, &'a PackedMatrix, Option<&'a PackedAdapter>),
-    /// The activation of a block's feed-forward part, and what adapters add to its two products.
-    Gated(&'a PackedBlock, Option<&'a PackedAdapter>),
+    /// The activation of a gated part, and what adapters add to its two products.
+    Gated(&'a PackedGated, Option<&'a PackedAdapter>),
+    /// Projections of experts, and the adapters of each.
+    Experts(&'a PackedExperts, Option<&'a [GatedAdapters]>, ExpertStep),
     /// Attention in a layer.
     Attend(usize),
 }
@@ -180,8 +187,8 @@ impl<'p> DecodePass<'p> {
                 multiply_panels(state.rows, left, weight, panels.clone(), values);
                 state.add_thin(adapter, 0, panels, values);
             }
-            Step::Gated(block, adapter) => {
-                let PackedGated { gate: gate_weight, up: up_weight, activation, .. } = &block.feed_forward;
+            Step::Gated(gated, adapter) => {
+                let PackedGated { gate: gate_weight, up: up_weight, activation, .. } = gated;
                 let left = state.left(Source::Normed, gate_weight);
                 let (panels, columns) = self.share(gate_weight, piece);
                 let (gate, up) = (sized(values, state.rows * columns), sized(up, state.rows * columns));
@@ -190,6 +197,9 @@ impl<'p> DecodePass<'p> {
                 state.add_thin(adapter, 0, panels.clone(), gate);
                 state.add_thin(adapter, 1, panels, up);
                 forward_in_place(gate, up, *activation);
+            }
+            Step::Experts(experts, adapters, step) => {
+                self.expert_piece(state, experts, adapters, step, piece, values, up);
             }
             Step::Attend(layer) => {
                 let task = &state.tasks[piece];
@@ -296,8 +306,7 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
         self.set_tasks(&mut state);
         let model: &'p PackedDecoder = self.pass.model;
         for (layer, block) in model.blocks.iter().enumerate() {
-            let (attention, feed_forward) = (&block.attention, &block.feed_forward);
-            let adapters = model.adapters(layer);
+            let (attention, adapters) = (&block.attention, model.adapters(layer));
             let adapter =
                 |of: fn(&BlockAdapters) -> &Option<PackedAdapter>| adapters.and_then(|all| of(all).as_ref());
             self.norm(rows, state.workspace, &block.input_norm);
@@ -310,20 +319,38 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
             state = self.step(state, Step::Attend(layer), tasks);
             self.collect_mixed(&mut state);
             state = self.product(state, Source::Mixed, &attention.output, adapter(|all| &all.output));
-            let (bias, norm) = (attention.output_bias.as_ref(), attention.output_norm.as_ref());
-            self.add(rows, state.workspace, &attention.output, bias, norm);
+            let bias = attention.output_bias.as_ref();
+            self.add(rows, state.workspace, &attention.output, bias, &attention.joint);
             self.norm(rows, state.workspace, &block.feed_forward_norm);
-            let gate_up = adapter(|all| &all.gate_up);
-            self.between(&mut state, Source::Normed, gate_up);
-            state = self.step(state, Step::Gated(block, gate_up), self.pieces(&feed_forward.gate));
-            let Workspace { results, active, .. } = &mut *state.workspace;
-            self.collect(rows, results, &feed_forward.gate, active);
-            state = self.product(state, Source::Active, &feed_forward.down, adapter(|all| &all.down));
-            self.add(rows, state.workspace, &feed_forward.down, None, feed_forward.output_norm.as_ref());
+            let adapters = adapters.map(|all| &all.gated[..]);
+            state = match &block.feed_forward {
+                PackedFeedForward::Gated(gated) => {
+                    self.gated(state, rows, gated, adapters.map(|all| &all[0]))
+                }
+                PackedFeedForward::Experts(experts) => self.experts(state, rows, experts, adapters),
+            };
         }
         let PassState { spans, parts, .. } = &mut *state;
         spans.iter().for_each(|span| parts[span.part].context.advance(span.tokens.len()));
         self.head(state)
+    }
+
+    /// From normed rows to the block's output.
+    fn gated(
+        &self,
+        mut state: Guard<'scope, 'p, 'a>,
+        rows: usize,
+        gated: &'p PackedGated,
+        adapters: Option<&'p GatedAdapters>,
+    ) -> Guard<'scope, 'p, 'a> {
+        let gate_up = adapters.and_then(|all| all.gate_up.as_ref());
+        self.between(&mut state, Source::Normed, gate_up);
+        state = self.step(state, Step::Gated(gated, gate_up), self.pieces(&gated.gate));
+        let Workspace { results, active, .. } = &mut *state.workspace;
+        self.collect(rows, results, &gated.gate, active);
+        state = self.product(state, Source::Active, &gated.down, adapters.and_then(|all| all.down.as_ref()));
+        self.add(rows, state.workspace, &gated.down, None, &gated.joint);
+        state
     }
 
     /// Does the pieces of a step, with the team if there is one.
@@ -448,6 +475,9 @@ impl<'scope, 'p, 'a> Lead<'_, 'scope, 'p, 'a> {
             let part = &mut parts[span.part];
             if let Some(logits) = part.logits.as_mut().filter(|_| span.tokens.end == part.tokens.len()) {
                 collect_row(&workspace.results, width, row, logits);
+                if let Some(divisor) = model.config.spec.logits_divisor {
+                    logits.iter_mut().for_each(|logit| *logit /= divisor);
+                }
                 row += 1;
             }
         }

@@ -8,7 +8,7 @@ use super::packed::PackedDecoder;
 use super::{CpuSlots, Feed, Sharing};
 use crate::gemm::Precision;
 use crate::model::families;
-use crate::test_tensors::{adapted, odd_decoder, odd_shapes, some_modules};
+use crate::test_tensors::{adapted, all_shapes, odd_decoder, odd_shapes, some_modules};
 use crate::{Decoder, DecoderConfig, TargetModules};
 
 fn text(length: usize, vocabulary: usize) -> Vec<u32> {
@@ -32,7 +32,7 @@ proptest! {
     /// A resumed run fills its caches by prefill and must draw what it would have drawn.
     #[test]
     fn logits_do_not_depend_on_neighbours_cuts_or_threads(
-        shape in 0_usize..8,
+        shape in 0..all_shapes().len(),
         threads in 1_usize..4,
         columns in proptest::bool::ANY,
         adapters in 0_usize..3,
@@ -40,7 +40,7 @@ proptest! {
         cache in proptest::sample::select(&[CachePrecision::F32, CachePrecision::Bf16][..]),
         cuts in proptest::collection::vec((0_usize..3, 1_usize..90), 1..9),
     ) {
-        let decoder = odd_decoder(odd_shapes().swap_remove(shape));
+        let decoder = odd_decoder(all_shapes().swap_remove(shape));
         let decoder = match adapters {
             0 => decoder,
             1 => adapted(decoder, some_modules()),
@@ -122,13 +122,13 @@ proptest! {
     /// Contexts that share blocks, under weights that change, against slots of their own that share nothing.
     #[test]
     fn sharing_changes_no_logit(
-        shape in 0_usize..8,
+        shape in 0..all_shapes().len(),
         threads in 1_usize..4,
         cache in proptest::sample::select(&[CachePrecision::F32, CachePrecision::Bf16][..]),
         prompts in [1_usize..150, 1..150],
         calls in proptest::collection::vec((0_usize..5, 1_usize..16, 0_usize..2, 1_usize..200), 1..12),
     ) {
-        let decoder = odd_decoder(odd_shapes().swap_remove(shape));
+        let decoder = odd_decoder(all_shapes().swap_remove(shape));
         let other = Decoder::random(decoder.config.clone(), 6, &Device::flex());
         let weights = [&decoder, &other].map(|decoder| PackedDecoder::new(decoder, Precision::F32));
         let vocabulary = decoder.config.vocabulary;

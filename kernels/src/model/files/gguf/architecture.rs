@@ -249,7 +249,10 @@ fn gemma3(keys: &Keys<'_>, config: &mut Value) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn no_more_keys(_: &DecoderConfig) -> Result<NamedValues, String> {
+fn no_more_keys(config: &DecoderConfig) -> Result<NamedValues, String> {
+    if config.spec.attention.iter().any(|kind| kind.window.is_some()) {
+        return Err("GGUF has no key for `sliding_window` in this architecture".to_owned());
+    }
     Ok(Vec::new())
 }
 

@@ -130,6 +130,7 @@ pub(super) fn keys(rope: &Rope) -> Result<Vec<(&'static str, MetaValue)>, String
     };
     match &rope.scaling {
         RopeScaling::Default | RopeScaling::Llama3 { .. } => {}
+        RopeScaling::Absent => return Err("GGUF has no key for layers that are not rotated".to_owned()),
         RopeScaling::Linear { factor, .. } => keys.extend(scaling("linear", *factor)),
         RopeScaling::Yarn {
             factor,

@@ -14,7 +14,9 @@ use crate::gemm::PackedMatrix;
 use crate::model::gradients::{GradientSum, ProjectionGradient, add_projection_gradients};
 use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
 use crate::parts::attention::HeadGradients;
-use crate::parts::gated::GateUp;
+use crate::parts::experts::ExpertBuffers;
+use crate::parts::feed_forward::FeedForwardSlices;
+use crate::parts::gated::{GateUp, Gated};
 use crate::rows::{Matrix, TASK_BLOCKS, add_columns, block_rows, blocks, part};
 use crate::streambp::chunks;
 use crate::streambp::cpu::live::LiveRows;
@@ -23,25 +25,27 @@ use crate::zeros::fill_with_zeros;
 
 /// What of a chunk's forward pass is in the workspace already, because it was kept.
 #[derive(Clone, Copy)]
-struct Restored {
+pub(super) struct Restored {
     /// The residual behind attention and both parts of the feed-forward layer.
-    activations: bool,
+    pub(super) activations: bool,
     queries: bool,
 }
 
 /// Rows of a chunk that gradients of weights are products of, as [`LayerPass::feed_forward_backward`] leaves them.
-struct FeedForwardRows<'w> {
+pub(super) struct FeedForwardRows<'w> {
     /// Attention's result.
-    mixed: &'w [f32],
+    pub(super) mixed: &'w [f32],
     /// The gradient of the down projection's result.
     dfeed_forward: &'w [f32],
-    normed: &'w [f32],
-    feed_forward_normed: &'w [f32],
-    active: &'w [f32],
-    dgate: &'w [f32],
-    dup: &'w [f32],
+    pub(super) normed: &'w [f32],
+    pub(super) feed_forward_normed: &'w [f32],
+    pub(super) active: &'w [f32],
+    pub(super) dgate: &'w [f32],
+    pub(super) dup: &'w [f32],
     /// The gradient of the output projection's result.
-    dattention: &'w [f32],
+    pub(super) dattention: &'w [f32],
+    /// Rows by expert, in blocks with experts; so are the three before then.
+    pub(super) experts: &'w ExpertBuffers,
 }
 
 /// Gradients of the results of the query, key and value projections of a chunk, `[chunk, width]` each.
@@ -87,7 +91,7 @@ impl LayerPass<'_> {
     fn norms_need_results(&self) -> bool {
         let attention = &self.block.attention;
         let of_heads = attention.query_norm.is_some() || attention.key_norm.is_some();
-        of_heads || attention.output_norm.is_some() || self.block.feed_forward.output_norm.is_some()
+        of_heads || attention.joint.norm.is_some() || self.block.feed_forward.joint().norm.is_some()
     }
 
     /// Keys and values of all rows into the workspace: those that were kept, or computed again.
@@ -138,7 +142,15 @@ impl LayerPass<'_> {
             let heads = self.heads(count, &workspace.query, &workspace.keys, &workspace.values);
             attention::mix(&heads, &spans)
         });
-        self.feed_forward_backward(chunk, &mixed.result, restored, dx, weights, workspace, gradients);
+        let dnorms = match &self.block.feed_forward {
+            FeedForwardSlices::Gated(gated) => {
+                self.feed_forward_backward(gated, chunk, &mixed.result, restored, dx, weights, workspace)
+            }
+            FeedForwardSlices::Experts(experts) => {
+                self.experts_backward(experts, chunk, &mixed.result, restored, dx, weights, workspace)
+            }
+        };
+        self.add_norm_gradients(&dnorms, gradients);
         let Workspace { dkeys, dvalues, keys, values, query, dmixed, .. } = workspace;
         let heads = self.heads(count, query, keys, values);
         let sums = (&mut dkeys[..key_numbers], &mut dvalues[..key_numbers]);
@@ -146,46 +158,55 @@ impl LayerPass<'_> {
         let (attention, feed_forward) = (&self.block.attention, &self.block.feed_forward);
         let rows = FeedForwardRows {
             mixed: &mixed.result,
-            dfeed_forward: if feed_forward.output_norm.is_some() { &workspace.dfeed_forward } else { dx },
+            dfeed_forward: if feed_forward.joint().is_plain() { dx } else { &workspace.dfeed_forward },
             normed: &workspace.normed,
             feed_forward_normed: &workspace.feed_forward_normed,
             active: &workspace.active,
             dgate: &workspace.gate,
             dup: &workspace.up,
-            dattention: match attention.output_norm {
-                Some(_) => &workspace.dattention,
-                None => &workspace.dresidual,
+            dattention: match attention.joint.is_plain() {
+                true => &workspace.dresidual,
+                false => &workspace.dattention,
             },
+            experts: &workspace.experts,
         };
         // Neither needs the other.
         let (mut dquery, packed) = rayon::join(
             || attention::mix_backward(&heads, &mixed, dmixed, &spans, sums),
-            || self.feed_forward_gradients(&rows, count, gradients),
+            || match feed_forward {
+                FeedForwardSlices::Gated(gated) => {
+                    self.feed_forward_gradients(gated, &rows, count, gradients)
+                }
+                FeedForwardSlices::Experts(experts) => {
+                    self.experts_gradients(experts, &rows, count, gradients)
+                }
+            },
         );
         self.projections_backward(chunk, &mut dquery, &packed, dx, weights, workspace, gradients);
     }
 
     /// From the output's gradient `dx` to that of attention's result, which goes into the workspace beside the
-    /// residual's. Where queries were restored, the norm before them is gone through here.
+    /// residual's. Where queries were restored, the norm before them is gone through here. Returns the gradients of three
+    /// norms for each block of rows: before the feed-forward part, and behind attention and it.
     fn feed_forward_backward(
         &self,
+        gated: &Gated,
         chunk: ChunkInput<'_>,
         mixed: &[f32],
         restored: Restored,
         dx: &[f32],
         weights: &BlockWeights,
         workspace: &mut Workspace,
-        gradients: &mut Block<GradientSum>,
-    ) {
+    ) -> Vec<f32> {
         let (hidden, intermediate, width) =
             (self.config.hidden, self.config.intermediate, self.query_width());
         let count = chunk.rows.len();
         let each = block_rows(count);
         let mut dnorms = vec![0.0; count.div_ceil(each) * 3 * hidden];
-        // Gradients behind a norm have buffers of their own only where there is one.
-        let behind = |has_norm: bool| if has_norm { hidden } else { 1 };
-        let behind_attention = behind(self.block.attention.output_norm.is_some());
-        let behind_feed_forward = behind(self.block.feed_forward.output_norm.is_some());
+        // Gradients behind a norm or a factor have buffers of their own only where there is one.
+        let behind = |is_plain: bool| if is_plain { 1 } else { hidden };
+        let behind_attention = behind(self.block.attention.joint.is_plain());
+        let behind_feed_forward = behind(gated.joint.is_plain());
         let buffers = [
             Matrix::new(sized(&mut workspace.normed, count * hidden), hidden),
             Matrix::new(sized(&mut workspace.residual, count * hidden), hidden),
@@ -210,8 +231,14 @@ impl LayerPass<'_> {
                 dx: part(dx, &rows, hidden),
                 mixed: part(mixed, &rows, width),
             };
-            self.feed_forward_rows_backward(rows, restored, weights, buffers, dnorms);
+            self.feed_forward_rows_backward(gated, rows, restored, weights, buffers, dnorms);
         });
+        dnorms
+    }
+
+    /// Adds to the gradients of the norms around the feed-forward part and behind attention.
+    fn add_norm_gradients(&self, dnorms: &[f32], gradients: &mut Block<GradientSum>) {
+        let hidden = self.config.hidden;
         for dnorms in dnorms.chunks_exact(3 * hidden) {
             gradients.feed_forward_norm.add(&dnorms[..hidden]);
             let outputs = [&mut gradients.attention_output_norm, &mut gradients.feed_forward_output_norm];
@@ -225,6 +252,7 @@ impl LayerPass<'_> {
     /// one after the other into `dnorms`.
     fn feed_forward_rows_backward(
         &self,
+        gated: &Gated,
         rows: BlockRows<'_>,
         restored: Restored,
         weights: &BlockWeights,
@@ -244,55 +272,85 @@ impl LayerPass<'_> {
             dattention,
             dfeed_forward,
         ] = buffers;
-        let (hidden, backward) = (self.config.hidden, &weights.backward);
-        let (attention, feed_forward) = (&self.block.attention, &self.block.feed_forward);
-        let count = rows.x.len() / hidden;
-        let (dnorm, doutput_norms) = dnorms.split_at_mut(hidden);
-        let (dattention_norm, dfeed_forward_norm) = doutput_norms.split_at_mut(hidden);
+        let (hidden, count) = (self.config.hidden, rows.x.len() / self.config.hidden);
+        let (dnorms, dfeed_forward_norm) = dnorms.split_at_mut(2 * hidden);
+        self.restore_rows(rows, restored, weights, [normed, &mut *residual, &mut *feed_forward_normed]);
+        let mut projected = GateUp { gate, up };
+        if !restored.activations {
+            let weights = weights.forward().feed_forward.gated();
+            gated.project(weights, count, feed_forward_normed, &mut projected);
+        }
+        let mut dy = rows.dx;
+        if !gated.joint.is_plain() {
+            dfeed_forward.copy_from_slice(dy);
+            let weights = || weights.forward().feed_forward.gated();
+            gated.joint_backward(weights, &projected, active, dfeed_forward, dfeed_forward_norm);
+            dy = dfeed_forward;
+        }
+        let factors = weights.backward.feed_forward.gated();
+        gated.backward(factors, dy, &mut projected, active, dactive, dresidual);
+        self.attention_rows_backward(rows, residual, weights, [dresidual, dmixed, dattention], dnorms);
+    }
+
+    /// What the backward pass through the second half begins with, of a block of rows: the norm before attention, where
+    /// queries were restored and it was not; the residual behind attention, where it was not; and the norm of that.
+    pub(super) fn restore_rows(
+        &self,
+        rows: BlockRows<'_>,
+        restored: Restored,
+        weights: &BlockWeights,
+        buffers: [&mut [f32]; 3],
+    ) {
+        let [normed, residual, feed_forward_normed] = buffers;
         if restored.queries {
             self.block.input_norm.forward(rows.x, normed);
         }
         if !restored.activations {
             residual.copy_from_slice(rows.x);
+            let (attention, count) = (&self.block.attention, rows.x.len() / self.config.hidden);
             attention.add_output(&weights.forward().attention, count, rows.mixed, residual);
         }
         self.block.feed_forward_norm.forward(residual, feed_forward_normed);
-        let mut projected = GateUp { gate, up };
-        if !restored.activations {
-            let weights = &weights.forward().feed_forward;
-            feed_forward.project(weights, count, feed_forward_normed, &mut projected);
-        }
-        let mut dy = rows.dx;
-        if feed_forward.output_norm.is_some() {
-            dfeed_forward.copy_from_slice(dy);
-            let weights = &weights.forward().feed_forward;
-            feed_forward.output_norm_backward(weights, &projected, active, dfeed_forward, dfeed_forward_norm);
-            dy = dfeed_forward;
-        }
-        feed_forward.backward(&backward.feed_forward, dy, &mut projected, active, dactive, dresidual);
+    }
+
+    /// From the gradient of the normed rows before the feed-forward part, in the first buffer, to that of attention's
+    /// result, in the second one; the first becomes that of the residual, and the third one that behind attention's norm
+    /// and factor. The gradients of the first two norms go into `dnorms`.
+    pub(super) fn attention_rows_backward(
+        &self,
+        rows: BlockRows<'_>,
+        residual: &[f32],
+        weights: &BlockWeights,
+        buffers: [&mut [f32]; 3],
+        dnorms: &mut [f32],
+    ) {
+        let [dresidual, dmixed, dattention] = buffers;
+        let (hidden, attention) = (self.config.hidden, &self.block.attention);
+        let (dnorm, dattention_norm) = dnorms.split_at_mut(hidden);
         self.block.feed_forward_norm.backward(residual, dresidual, dnorm);
         add_columns(dresidual, rows.dx);
         let mut dy = &*dresidual;
-        if attention.output_norm.is_some() {
+        if !attention.joint.is_plain() {
             dattention.copy_from_slice(dy);
-            let weights = &weights.forward().attention;
-            attention.output_norm_backward(weights, rows.mixed, dattention, dattention_norm);
+            let weights = || &weights.forward().attention;
+            attention.joint_backward(weights, rows.mixed, dattention, &mut dattention_norm[..hidden]);
             dy = dattention;
         }
-        attention.output_backward(&backward.attention, dy, dmixed);
+        attention.output_backward(&weights.backward.attention, dy, dmixed);
     }
 
     /// Adds to the gradients of the feed-forward part and of attention's output. Returns the rows that queries, keys
     /// and values are of, packed for theirs.
     fn feed_forward_gradients(
         &self,
+        gated: &Gated,
         rows: &FeedForwardRows<'_>,
         count: usize,
         gradients: &mut Block<GradientSum>,
     ) -> PackedMatrix {
         let (hidden, intermediate, width) =
             (self.config.hidden, self.config.intermediate, self.query_width());
-        let (attention, feed_forward) = (&self.block.attention, &self.block.feed_forward);
+        let attention = &self.block.attention;
         let pack = |values: &[f32], width| PackedMatrix::rows(&values[..count * width], count, width);
         let ((normed, inputs), (active_packed, mixed_packed)) = rayon::join(
             || rayon::join(|| pack(rows.normed, hidden), || pack(rows.feed_forward_normed, hidden)),
@@ -302,12 +360,14 @@ impl LayerPass<'_> {
         let (dgate, dup) = (&rows.dgate[..count * intermediate], &rows.dup[..count * intermediate]);
         let (dattention, dy) = (&rows.dattention[..count * hidden], &rows.dfeed_forward[..count * hidden]);
         let Block { feed_forward: sums, output, output_bias, .. } = gradients;
-        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = sums;
+        let FeedForwardWeights::Gated(GatedWeights { gate, up, down }) = sums else {
+            unreachable!("gradients have the form of the weights")
+        };
         #[rustfmt::skip] // A table reads better than one field a line.
         add_projection_gradients([
-            ProjectionGradient { sum: down, linear: &feed_forward.down, dy, x: active, packed: &active_packed },
-            ProjectionGradient { sum: gate, linear: &feed_forward.gate, dy: dgate, x, packed: &inputs },
-            ProjectionGradient { sum: up, linear: &feed_forward.up, dy: dup, x, packed: &inputs },
+            ProjectionGradient { sum: down, linear: &gated.down, dy, x: active, packed: &active_packed },
+            ProjectionGradient { sum: gate, linear: &gated.gate, dy: dgate, x, packed: &inputs },
+            ProjectionGradient { sum: up, linear: &gated.up, dy: dup, x, packed: &inputs },
             ProjectionGradient {
                 sum: output, linear: &attention.output, dy: dattention, x: &rows.mixed[..count * width],
                 packed: &mixed_packed,
@@ -407,11 +467,11 @@ impl LayerPass<'_> {
 
 /// Rows of a block that the backward pass through its second half reads.
 #[derive(Clone, Copy)]
-struct BlockRows<'a> {
+pub(super) struct BlockRows<'a> {
     /// The block's input.
-    x: &'a [f32],
+    pub(super) x: &'a [f32],
     /// The gradient of the block's output.
-    dx: &'a [f32],
+    pub(super) dx: &'a [f32],
     /// Attention's result.
-    mixed: &'a [f32],
+    pub(super) mixed: &'a [f32],
 }

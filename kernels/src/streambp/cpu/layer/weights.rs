@@ -2,12 +2,12 @@
 
 use crate::parts::attention::{AttentionBackward, AttentionForward};
 use crate::parts::block::BlockSlices;
-use crate::parts::gated::{GatedBackward, GatedForward};
+use crate::parts::feed_forward::{BackwardFactors, ForwardFactors};
 
 /// The weights of a block as right factors of `x w^T`.
 pub(super) struct ForwardWeights {
     pub(super) attention: AttentionForward,
-    pub(super) feed_forward: GatedForward,
+    pub(super) feed_forward: ForwardFactors,
 }
 
 impl ForwardWeights {
@@ -23,7 +23,7 @@ impl ForwardWeights {
 /// The weights of a block as right factors of `dy w`.
 pub(super) struct BackwardWeights {
     pub(super) attention: AttentionBackward,
-    pub(super) feed_forward: GatedBackward,
+    pub(super) feed_forward: BackwardFactors,
 }
 
 /// What the backward pass reads of a block's weights.

@@ -7,7 +7,8 @@ use crate::flex::Rows;
 use crate::gemm::{PackedMatrix, multiply};
 use crate::panel::Left;
 use crate::parts::norm::Norm;
-use crate::rows::add_columns;
+use crate::parts::residual::Joint;
+use crate::rows::{add_columns, add_scaled_columns};
 
 impl Lead<'_, '_, '_, '_> {
     /// Works on parts of a buffer, on all threads.
@@ -74,18 +75,18 @@ impl Lead<'_, '_, '_, '_> {
         }
     }
 
-    /// Adds a product's result and a bias to the residual stream, through a norm where there is one.
+    /// Adds a product's result and a bias to the residual stream, through a norm and a factor where there are some.
     pub(super) fn add(
         &self,
         rows: usize,
         workspace: &mut Workspace,
         weight: &PackedMatrix,
         bias: Option<&Rows>,
-        norm: Option<&Norm>,
+        joint: &Joint,
     ) {
         let (columns, width) = (weight.columns(), self.pass.columns(weight));
-        if let Some(norm) = norm {
-            self.add_normed(rows, workspace, weight, bias, norm);
+        if let Some(norm) = &joint.norm {
+            self.add_normed(rows, workspace, weight, bias, joint, norm);
             return;
         }
         let Workspace { results, x, .. } = workspace;
@@ -94,10 +95,10 @@ impl Lead<'_, '_, '_, '_> {
                 let row = number * ROWS_SHARED + row;
                 for (result, x) in results.iter().zip(x.chunks_mut(width)) {
                     let from = &result.read().expect(WHOLE).values[row * x.len()..];
-                    add_columns(x, &from[..x.len()]);
+                    add_scaled_columns(x, joint.scale, &from[..x.len()]);
                 }
                 if let Some(bias) = bias {
-                    add_columns(x, bias.slice());
+                    add_scaled_columns(x, joint.scale, bias.slice());
                 }
             }
         });
@@ -110,6 +111,7 @@ impl Lead<'_, '_, '_, '_> {
         workspace: &mut Workspace,
         weight: &PackedMatrix,
         bias: Option<&Rows>,
+        joint: &Joint,
         norm: &Norm,
     ) {
         let columns = weight.columns();
@@ -121,7 +123,7 @@ impl Lead<'_, '_, '_, '_> {
                 add_columns(y, bias.slice());
             }
             norm.forward_in_place(y);
-            add_columns(x, y);
+            add_scaled_columns(x, joint.scale, y);
         }
     }
 }
