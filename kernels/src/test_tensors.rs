@@ -153,9 +153,11 @@ pub(crate) fn adapted(mut decoder: Decoder, targets: TargetModules) -> Decoder {
     decoder
 }
 
-/// Some modules of every model, of each kind of product one.
-pub(crate) fn some_modules() -> TargetModules {
-    TargetModules::Named(["v_proj", "o_proj", "up_proj"].map(str::to_owned).to_vec())
+/// Some modules of a model, of each kind of product one. Experts have no adapters.
+pub(crate) fn some_modules(config: &DecoderConfig) -> TargetModules {
+    let dense = ["v_proj", "o_proj", "up_proj"].map(str::to_owned);
+    let modules = if config.spec.experts.is_some() { &dense[..2] } else { &dense };
+    TargetModules::Named(modules.to_vec())
 }
 
 /// Shapes with experts, apart from [`odd_shapes`] because roundings that choose another expert move numbers as far as no

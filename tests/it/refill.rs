@@ -10,6 +10,8 @@ use tempfile::tempdir;
 
 use crate::binary::{metrics, small_run, success, without_times};
 
+/// What the quickstart leaves out, with the default of `refill_batches_max`.
+const REFILL: &str = "learner.dynamic_sampling=refill";
 /// Of `small_run` and of the quickstart.
 const GROUPS_PER_STEP: usize = 3;
 const GROUP_SIZE: usize = 4;
@@ -71,7 +73,7 @@ fn steps_are_refilled_in_every_schedule() {
     let place = tempdir().unwrap();
     for schedule in ["async", "deterministic", "lockstep"] {
         let set = format!("run.schedule={schedule}");
-        let run = small_run(&place.path().join(schedule), &[&EASY[..], &[&set]].concat());
+        let run = small_run(&place.path().join(schedule), &[&EASY[..], &[&set, REFILL]].concat());
         assert!(check(&run) > 0, "{schedule}: nothing was refilled");
     }
 }
@@ -108,7 +110,7 @@ fn a_run_without_a_live_group_ends_at_its_bound() {
     let hopeless = ["rollout.output_tokens_max=2", "rollout.segments_max=1", "run.steps=3"];
     for schedule in ["async", "deterministic", "lockstep"] {
         let set = format!("run.schedule={schedule}");
-        let run = small_run(&place.path().join(schedule), &[&hopeless[..], &[&set]].concat());
+        let run = small_run(&place.path().join(schedule), &[&hopeless[..], &[&set, REFILL]].concat());
         let log = fs::read_to_string(run.join("log")).unwrap();
         for alarm in ["nothing is learned", "learner.dynamic_sampling look at no more than 12 groups a step"]
         {

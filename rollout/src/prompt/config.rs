@@ -43,9 +43,9 @@ pub struct JsonlConfig {
     /// A Jinja template that makes the prompt of all fields of a row, in place of a field with the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_template: Option<String>,
-    /// The field with the reference answer or a list of them, which a row may lack; `answer` where it is left out. One
-    /// that is named must be in a file whose answers are judged. `{ field = "answer", after = "####" }` takes what stands
-    /// behind the last `####`.
+    /// The field with the reference answer or a list of them, which a row may lack, or `{ field = "answer", after = "####" }`
+    /// for what stands behind the last `####` in it; `answer` where it is left out. One that is named must be in a file
+    /// whose answers are judged.
     #[serde(default, alias = "answer_field", skip_serializing_if = "Option::is_none")]
     pub answer: Option<AnswerConfig>,
     /// The field with a demonstration for fine-tuning, which a row may lack; `completion` where it is left out. One that

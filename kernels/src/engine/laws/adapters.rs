@@ -26,7 +26,10 @@ on_every_engine!(
 /// Models with adapters of every projection, and of some.
 fn models(engine: &dyn TrainingEngine) -> Vec<Decoder> {
     let every = FAMILIES.map(|family| adapted(odd_decoder(wide(family)), TargetModules::AllLinear));
-    let some = odd_shapes().into_iter().map(|config| adapted(odd_decoder(config), some_modules()));
+    let some = odd_shapes().into_iter().map(|config| {
+        let modules = some_modules(&config);
+        adapted(odd_decoder(config), modules)
+    });
     let models: Vec<Decoder> = every.into_iter().chain(some).collect();
     assert!(models.iter().all(|model| model.device() == engine.device()));
     models
@@ -148,7 +151,9 @@ fn other_adapters_of_the_same_model_decode_as_if_prepared(engine: &impl Engine) 
 
 /// What a checkpoint has of an older version: its adapters, to the bit.
 fn adapters_alone_are_written(engine: &impl Engine) {
-    let model = adapted(odd_decoder(odd_shapes().swap_remove(4)), some_modules());
+    let config = odd_shapes().swap_remove(4);
+    let modules = some_modules(&config);
+    let model = adapted(odd_decoder(config), modules);
     let dir = tempfile::tempdir().unwrap();
     engine.prepare(&model, Precision::F32).unwrap().save(dir.path()).unwrap();
     let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());

@@ -110,6 +110,11 @@ fn assert_slopes(family: &'static Family, normalised: bool) {
             loss_at(step);
             slopes.push((above - below) / (2.0 * step));
         }
+        if norm(&slopes) < 1e-9 {
+            // Nothing depends on it, as on a key's bias where keys are not rotated: differences are roundings alone.
+            assert!(norm(&gradient.concat()) < 1e-12, "{family:?}, {name}");
+            continue;
+        }
         let error = distance(&gradient.concat(), &slopes) / norm(&slopes).max(1e-3);
         assert!(error < 1e-8, "{family:?}, {name}: relative error {error:e}");
     }

@@ -7,7 +7,7 @@ use super::cache::{Blocks, CachePrecision};
 use super::packed::PackedDecoder;
 use super::{CpuSlots, Feed, Sharing};
 use crate::gemm::Precision;
-use crate::model::families;
+use crate::model::families::{self, granite::GRANITE, smollm3::SMOLLM3};
 use crate::test_tensors::{adapted, all_shapes, odd_decoder, odd_shapes, some_modules};
 use crate::{Decoder, DecoderConfig, TargetModules};
 
@@ -41,9 +41,10 @@ proptest! {
         cuts in proptest::collection::vec((0_usize..3, 1_usize..90), 1..9),
     ) {
         let decoder = odd_decoder(all_shapes().swap_remove(shape));
+        let some = some_modules(&decoder.config);
         let decoder = match adapters {
             0 => decoder,
-            1 => adapted(decoder, some_modules()),
+            1 => adapted(decoder, some),
             _ => adapted(decoder, TargetModules::AllLinear),
         };
         let packed = PackedDecoder::new(&decoder, precision);
@@ -218,8 +219,18 @@ fn blocks_of_several_versions_are_not_found() {
 /// Roundings of keys and values against the computation in f64: the largest error of a log-probability.
 #[test]
 fn a_cache_in_bf16_changes_logprobs_by_its_roundings() {
+    let is_later = |config: &DecoderConfig| [&SMOLLM3, &GRANITE].contains(&config.family);
+    let worst = roundings_of_caches(|config| !is_later(config));
+    assert!(worst[0] < 1e-4 && (1e-3..5e-2).contains(&worst[1]), "{worst:?}");
+    // Their keys move more: some are not rotated, or have biases that are large beside them.
+    let worst = roundings_of_caches(is_later);
+    assert!(worst[0] < 1e-4 && (1e-3..1e-1).contains(&worst[1]), "{worst:?}");
+}
+
+/// The largest error of a log-probability of these models with a cache in f32, and with one in bf16.
+fn roundings_of_caches(is_asked: impl Fn(&DecoderConfig) -> bool) -> [f64; 2] {
     let mut worst = [0.0_f64; 2];
-    for config in odd_shapes() {
+    for config in odd_shapes().into_iter().filter(is_asked) {
         let decoder = odd_decoder(config);
         let text = text(140, decoder.config.vocabulary);
         let packed_text = crate::Packed::new([&text[..]]);
@@ -235,5 +246,5 @@ fn a_cache_in_bf16_changes_logprobs_by_its_roundings() {
             }
         }
     }
-    assert!(worst[0] < 1e-4 && (1e-3..5e-2).contains(&worst[1]), "{worst:?}");
+    worst
 }
