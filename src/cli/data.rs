@@ -46,7 +46,7 @@ pub enum DataSplit {
                   stands in\nOUTPUT.progress until the output is whole: the same command goes on with it."
 )]
 pub struct FilterArgs {
-    /// The config file of a training run; its rows are those of [data]
+    /// The config file of a training run, whose section data names the rows
     pub config: PathBuf,
     /// Where the rows that are kept are written, as JSON lines with `pass_rate`
     #[arg(long, value_name = "FILE")]

@@ -1,5 +1,5 @@
 //! Low-rank adapters beside a frozen model (LoRA, arXiv 2106.09685): which projections have one, how they begin, and which
-//! two directories a model with adapters lies in. Their files are those of peft ([`files`]).
+//! two directories a model with adapters lies in. Their files are those of peft (`lora/files.rs`).
 
 use std::path::{Path, PathBuf};
 
