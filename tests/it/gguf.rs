@@ -5,11 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use kernels::{ChunkPlan, Cpu, Decoder, GradientPath, LayerInputs, Packed, TrainingEngine};
+use kernels::{Cpu, Decoder, Packed, TrainingEngine};
 use rollout::Text;
 use serde_json::Value;
 
 use crate::binary::{longhaul, repository, success, text_of};
+use crate::parity::whole;
 
 /// How far a log-probability or an entropy may lie from PyTorch's, in nats.
 const TOLERANCE: f64 = 1e-4;
@@ -33,25 +34,13 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-fn plan() -> ChunkPlan {
-    ChunkPlan {
-        path: GradientPath::Unchunked,
-        layer_chunk_tokens: 1 << 20,
-        head_chunk_tokens: 1 << 20,
-        attention_kept_bytes: 0,
-        activations_kept_bytes: 0,
-        layer_inputs: LayerInputs::Memory,
-        temperature: 1.0,
-    }
-}
-
 /// The largest difference to the expected log-probabilities and entropies.
 pub(crate) fn worst_difference(dir: &Path, expected: &Value) -> f64 {
     let decoder = Decoder::load(dir, &Device::flex()).unwrap();
     let mut worst: f64 = 0.0;
     for row in expected["sequences"].as_array().unwrap() {
         let tokens = ids(&row["tokens"]);
-        let stats = Cpu::default().statistics(&decoder, &Packed::new([tokens.as_slice()]), &plan());
+        let stats = Cpu::default().statistics(&decoder, &Packed::new([tokens.as_slice()]), &whole());
         for (found, key) in [(&stats.logprobs, "logprobs"), (&stats.entropies, "entropies")] {
             let expected = row[key].as_array().unwrap();
             assert_eq!(expected.len() + 1, tokens.len());

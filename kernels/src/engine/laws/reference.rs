@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_assume, prop_oneof, proptest};
 
+use super::gradients::FAMILIES;
 use super::on_every_engine;
 use crate::engine::{Cpu, TrainingEngine};
 use crate::model::families::{self, Family};
@@ -12,17 +13,6 @@ use crate::test_tensors::{noise, numbers, spec_of};
 use crate::{Decoder, DecoderConfig, Packed, Weights};
 
 on_every_engine!(statistics_and_gradients_equal_those_of_the_f64_reference);
-
-/// With every form that a part has.
-const FAMILIES: [&Family; 7] = [
-    &families::llama::LLAMA,
-    &families::qwen::QWEN2,
-    &families::qwen::QWEN3,
-    &families::gemma::GEMMA3,
-    &families::smollm3::SMOLLM3,
-    &families::granite::GRANITE,
-    &families::qwen3_moe::QWEN3_MOE,
-];
 
 /// How near the routers' products of an expert that is chosen and of one that is not may be: f32 may choose the other one
 /// where they are nearer, and a model is not continuous there.
