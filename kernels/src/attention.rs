@@ -1,7 +1,7 @@
 //! Causal attention over packed sequences, with fewer key heads than query heads where the model has them.
 //!
 //! One operation serves training, chunks of a sequence on their prefix, prefill and cached decode: rows of
-//! queries and rows of keys lie in any order in their tensors, and a [`Span`] says which query rows attend
+//! queries and rows of keys lie in any order in their tensors, and [`AttentionRows`] say which query rows attend
 //! to which key rows. No mask tensor exists. [`attention_plain`] is the definition, in burn's own operations
 //! with the whole score matrix of a span, on any device; [`attention`] is a flash kernel on burn's CPU backend
 //! (online softmax, log-sum-exp kept, scores recomputed in the backward pass).
@@ -24,7 +24,7 @@ mod cpu;
 
 /// Query rows that attend to key rows: the last query sees every key, the one before it one key less.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct AttentionRows {
     /// Rows of the query tensor, in the order of their positions.
     pub queries: Range<usize>,
     /// Rows of the key and value tensors, in the order of their positions; at least as many.
@@ -33,7 +33,7 @@ pub struct Span {
     pub window: Option<usize>,
 }
 
-impl Span {
+impl AttentionRows {
     /// How many keys the query `row` (counted from the span's first) sees.
     pub(crate) fn keys_seen(&self, row: usize) -> usize {
         self.keys.len() - self.queries.len() + row + 1
@@ -54,7 +54,12 @@ impl Span {
 ///
 /// # Panics
 /// If a span leaves its tensor, has more queries than keys, or `H` is no multiple of `KV`.
-pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans: &Arc<[Span]>) -> Tensor<3> {
+pub fn attention(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    spans: &Arc<[AttentionRows]>,
+) -> Tensor<3> {
     check(&query, &key, &value, spans);
     Tensor::from_dispatch(<Dispatch as AttentionOp>::span_attention(
         query.into_dispatch(),
@@ -69,7 +74,12 @@ pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans: &Arc
 ///
 /// # Shapes
 /// As [`attention`].
-pub fn attention_plain(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, spans: &[Span]) -> Tensor<3> {
+pub fn attention_plain(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    spans: &[AttentionRows],
+) -> Tensor<3> {
     let [rows, heads, width] = query.dims();
     let kv_heads = key.dims()[1];
     let group = heads / kv_heads;
@@ -104,12 +114,16 @@ pub(crate) struct Attended {
     pub(crate) result: Tensor<3>,
     /// Of each row's scores, `[N, H]`; only the CPU's kernel keeps it.
     log_sum_exp: Option<Tensor<2>>,
-    spans: Arc<[Span]>,
+    spans: Arc<[AttentionRows]>,
 }
 
 impl Attended {
     /// [`attention_plain`] of tensors without autodiff, whose gradients [`Attended::backward`] takes.
-    pub(crate) fn plain(query: Tensor<3>, keys_values: (&Tensor<3>, &Tensor<3>), spans: Arc<[Span]>) -> Self {
+    pub(crate) fn plain(
+        query: Tensor<3>,
+        keys_values: (&Tensor<3>, &Tensor<3>),
+        spans: Arc<[AttentionRows]>,
+    ) -> Self {
         let (key, value) = keys_values;
         check(&query, key, value, &spans);
         let result = attention_plain(query.clone(), key.clone(), value.clone(), &spans);
@@ -123,7 +137,7 @@ impl Attended {
     pub(crate) fn forward(
         query: Tensor<3>,
         (key, value): (&Tensor<3>, &Tensor<3>),
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> Self {
         check(&query, key, value, &spans);
         let (result, log_sum_exp) = <Dispatch as ChunkOp>::chunk_attention(
@@ -204,7 +218,7 @@ pub(crate) struct Mixed {
 }
 
 /// [`attention`] on slices of the CPU.
-pub(crate) fn mix(heads: &Heads<'_>, spans: &[Span]) -> Mixed {
+pub(crate) fn mix(heads: &Heads<'_>, spans: &[AttentionRows]) -> Mixed {
     let (dims, inputs) = heads.inputs();
     let (result, log_sum_exp) = cpu::forward::attend(&dims, inputs, spans);
     Mixed { result, log_sum_exp }
@@ -215,7 +229,7 @@ pub(crate) fn mix_backward(
     heads: &Heads<'_>,
     mixed: &Mixed,
     gradient: &[f32],
-    spans: &[Span],
+    spans: &[AttentionRows],
     sums: (&mut [f32], &mut [f32]),
 ) -> Vec<f32> {
     let (dims, inputs) = heads.inputs();
@@ -229,7 +243,7 @@ pub(crate) fn mix_backward_numbers(query_shape: &[usize; 3], key_shape: &[usize;
     cpu::backward::numbers_held(&cpu::Dims::with_heads_apart(query_shape, key_shape, 1.0), key_shape[1])
 }
 
-fn check(query: &Tensor<3>, key: &Tensor<3>, value: &Tensor<3>, spans: &[Span]) {
+fn check(query: &Tensor<3>, key: &Tensor<3>, value: &Tensor<3>, spans: &[AttentionRows]) {
     let [rows, heads, width] = query.dims();
     let [keys, kv_heads, key_width] = key.dims();
     assert_eq!(key.dims(), value.dims(), "keys and values have one shape");
@@ -247,7 +261,7 @@ trait AttentionOp: Backend {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> FloatTensor<Self>;
 
     /// The result and the log-sum-exp of each row's scores, `[N, H]`, in units of `ln 2`.
@@ -255,7 +269,7 @@ trait AttentionOp: Backend {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// Gradients of query, key and value, from the result, its log-sum-exp and its gradient.
@@ -267,12 +281,17 @@ trait AttentionOp: Backend {
         result: FloatTensor<Self>,
         log_sum_exp: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 impl AttentionOp for Flex {
-    fn span_attention(q: FlexTensor, k: FlexTensor, v: FlexTensor, spans: Arc<[Span]>) -> FlexTensor {
+    fn span_attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        spans: Arc<[AttentionRows]>,
+    ) -> FlexTensor {
         Self::span_attention_saved(q, k, v, spans).0
     }
 
@@ -280,7 +299,7 @@ impl AttentionOp for Flex {
         q: FlexTensor,
         k: FlexTensor,
         v: FlexTensor,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FlexTensor, FlexTensor) {
         let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
         let [query, key, value] = [&q, &k, &v].map(flex::Rows::of);
@@ -297,7 +316,7 @@ impl AttentionOp for Flex {
         result: FlexTensor,
         log_sum_exp: FlexTensor,
         gradient: FlexTensor,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let zeros = || flex::tensor(vec![0.0; k.shape().num_elements()], k.shape());
         let (dk, dv) = (zeros(), zeros());
@@ -312,7 +331,7 @@ trait ChunkOp: Backend {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// As [`AttentionOp::span_attention_backward`], with what the gradients of keys and values are added to.
@@ -326,7 +345,7 @@ trait ChunkOp: Backend {
         gradient: FloatTensor<Self>,
         key_sums: FloatTensor<Self>,
         value_sums: FloatTensor<Self>,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
@@ -335,7 +354,7 @@ impl ChunkOp for Flex {
         q: FlexTensor,
         k: FlexTensor,
         v: FlexTensor,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FlexTensor, FlexTensor) {
         Self::span_attention_saved(q, k, v, spans)
     }
@@ -349,7 +368,7 @@ impl ChunkOp for Flex {
         gradient: FlexTensor,
         mut key_sums: FlexTensor,
         mut value_sums: FlexTensor,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let dims = cpu::Dims::of(&q.shape().dims(), &k.shape().dims());
         let [query, key, value, o, l, g] = [&q, &k, &v, &result, &log_sum_exp, &gradient].map(flex::Rows::of);
@@ -365,7 +384,7 @@ impl ChunkOp for Flex {
 struct AttentionBackward;
 
 impl<B: AttentionOp> Backward<B, 3> for AttentionBackward {
-    type State = ([NodeId; 3], FloatTensor<B>, FloatTensor<B>, Arc<[Span]>);
+    type State = ([NodeId; 3], FloatTensor<B>, FloatTensor<B>, Arc<[AttentionRows]>);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
@@ -385,7 +404,7 @@ impl<B: AttentionOp, C: CheckpointStrategy> AttentionOp for Autodiff<B, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> FloatTensor<Self> {
         match AttentionBackward.prepare::<C>([q.node(), k.node(), v.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
@@ -405,7 +424,7 @@ impl<B: AttentionOp, C: CheckpointStrategy> AttentionOp for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
-        _: Arc<[Span]>,
+        _: Arc<[AttentionRows]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("called only below autodiff")
     }
@@ -417,76 +436,11 @@ impl<B: AttentionOp, C: CheckpointStrategy> AttentionOp for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
-        _: Arc<[Span]>,
+        _: Arc<[AttentionRows]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("second derivatives are not computed")
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::{ProptestConfig, prop, proptest};
-
-    use super::{Span, attention, attention_plain};
-    use crate::test_tensors::{assert_close, noise};
-
-    /// Rows of queries and keys whose spans leave gaps, start late and see a prefix, all of it or by a window. In a
-    /// window of one key all gradients of scores are 0 but for roundings.
-    fn compare(
-        lengths: &[(usize, usize)],
-        kv_heads: usize,
-        group: usize,
-        width: usize,
-        window: Option<usize>,
-    ) {
-        let mut spans = Vec::new();
-        let (mut rows, mut keys) = (1, 2);
-        for &(queries, prefix) in lengths {
-            spans.push(Span { queries: rows..rows + queries, keys: keys..keys + prefix + queries, window });
-            (rows, keys) = (rows + queries, keys + prefix + queries + 1);
-        }
-        let spans: Arc<[Span]> = spans.into();
-        let leaf = |shape, seed| (noise::<3>(shape, seed) * 2.0).autodiff().require_grad();
-        let q = leaf([rows, kv_heads * group, width], 1);
-        let k = leaf([keys, kv_heads, width], 2);
-        let v = leaf([keys, kv_heads, width], 3);
-        let upstream = noise::<3>([rows, kv_heads * group, width], 4);
-        let fast = attention(q.clone(), k.clone(), v.clone(), &spans);
-        let plain = attention_plain(q.clone(), k.clone(), v.clone(), &spans);
-        assert_close("result", fast.clone(), plain.clone(), 2e-6);
-        let fast = (fast * upstream.clone()).sum().backward();
-        let plain = (plain * upstream).sum().backward();
-        for (name, leaf) in [("dq", q), ("dk", k), ("dv", v)] {
-            let gradient = |tape| leaf.grad(tape).expect("every input takes part");
-            assert_close(name, gradient(&fast), gradient(&plain), 1e-5);
-        }
-    }
-
-    #[test]
-    fn flash_equals_plain_where_blocks_and_tiles_begin_and_end() {
-        for window in [None, Some(2), Some(63), Some(64), Some(65), Some(1000)] {
-            compare(&[(1, 0)], 1, 1, 4, window);
-            compare(&[(32, 0), (33, 64), (1, 130)], 2, 2, 16, window);
-            compare(&[(200, 0)], 1, 4, 32, window);
-            compare(&[(64, 1), (65, 63)], 3, 1, 48, window);
-            // Several segments of keys, of which a query sees some.
-            compare(&[(1100, 9)], 1, 1, 4, window);
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        #[test]
-        fn flash_equals_plain_on_any_spans(
-            lengths in prop::collection::vec((1_usize..70, 0_usize..90), 1..4),
-            kv_heads in 1_usize..3,
-            group in 1_usize..4,
-            half_width in 1_usize..20,
-            window in prop::option::of(2_usize..100),
-        ) {
-            compare(&lengths, kv_heads, group, 2 * half_width, window);
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::attention::Span;
+use crate::attention::AttentionRows;
 
 /// Sequences of tokens one after the other, without padding.
 ///
@@ -108,7 +108,12 @@ impl Packed {
     ///
     /// The chunk is rows `start..end` of the batch. The queries of the spans count from `start`. With a window, keys
     /// that no row of the chunk sees are in no span.
-    pub(crate) fn chunk_spans(&self, start: usize, end: usize, window: Option<usize>) -> Arc<[Span]> {
+    pub(crate) fn chunk_spans(
+        &self,
+        start: usize,
+        end: usize,
+        window: Option<usize>,
+    ) -> Arc<[AttentionRows]> {
         let mut spans = Vec::new();
         for SequenceRows { rows, keys, .. } in self.parts() {
             let (from, to) = (rows.start.max(start), rows.end.min(end));
@@ -117,7 +122,7 @@ impl Packed {
                 let own = seen - (to - from);
                 let first =
                     window.map_or(keys.start, |window| keys.start.max((own + 1).saturating_sub(window)));
-                spans.push(Span { queries: from - start..to - start, keys: first..seen, window });
+                spans.push(AttentionRows { queries: from - start..to - start, keys: first..seen, window });
             }
         }
         spans.into()

@@ -64,23 +64,23 @@ fn read_pairs(both: Tensor<2>) -> (Vec<f32>, Vec<f32>) {
     numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip()
 }
 
-/// `sum_i coefficient_i d logprob_i / d logits`: the gradient that a loss with these coefficients sends
-/// into the logits, on burn's CPU backend.
+/// `sum_i (d loss / d logprob_i) (d logprob_i / d logits)`: the gradient that a loss with these derivatives by
+/// log-probability sends into the logits, on burn's CPU backend.
 ///
 /// # Shapes
-/// `logits` `[N, V]`, `coefficients` `[N, 1]`, both without autodiff; the result is `[N, V]`.
+/// `logits` `[N, V]`, `dloss_dlogprob` `[N, 1]`, both without autodiff; the result is `[N, V]`.
 pub fn logits_gradient(
     logits: Tensor<2>,
     targets: &Arc<[u32]>,
-    coefficients: Tensor<2>,
+    dloss_dlogprob: Tensor<2>,
     temperature: f64,
 ) -> Tensor<2> {
     check(&logits, targets);
-    let (logits, coefficients) = (logits.into_dispatch(), coefficients.into_dispatch());
+    let (logits, dloss_dlogprob) = (logits.into_dispatch(), dloss_dlogprob.into_dispatch());
     let targets = targets.clone();
     Tensor::from_dispatch(<Dispatch as LogprobOp>::logits_gradient(
         logits,
-        coefficients,
+        dloss_dlogprob,
         targets,
         temperature,
     ))
@@ -93,14 +93,14 @@ pub fn logits_gradient(
 pub fn logits_gradient_plain(
     logits: Tensor<2>,
     targets: &[u32],
-    coefficients: Tensor<2>,
+    dloss_dlogprob: Tensor<2>,
     temperature: f64,
 ) -> Tensor<2> {
     check(&logits, targets);
     let targets = ids(targets, &logits);
     let probabilities = activation::softmax(logits / temperature, 1);
     let chosen: Tensor<2> = targets.one_hot::<2>(probabilities.dims()[1]).float();
-    (chosen - probabilities) * (coefficients / temperature)
+    (chosen - probabilities) * (dloss_dlogprob / temperature)
 }
 
 /// Entropy of each row, differentiable, in nats; in burn's own operations.
@@ -112,15 +112,15 @@ pub fn row_entropies(logits: Tensor<2>, temperature: f64) -> Tensor<2> {
     -(logprobs.clone().exp() * logprobs).sum_dim(1)
 }
 
-/// `sum_i coefficient_i d entropy_i / d logits`, with `d H / d x_v = -p_v (log p_v + H) / temperature`.
+/// `sum_i (d loss / d entropy_i) (d entropy_i / d logits)`, with `d H / d x_v = -p_v (log p_v + H) / temperature`.
 ///
 /// # Shapes
 /// As [`logits_gradient`].
-pub fn entropy_gradient(logits: Tensor<2>, coefficients: Tensor<2>, temperature: f64) -> Tensor<2> {
+pub fn entropy_gradient(logits: Tensor<2>, dloss_dentropy: Tensor<2>, temperature: f64) -> Tensor<2> {
     let logprobs = activation::log_softmax(logits / temperature, 1);
     let probabilities = logprobs.clone().exp();
     let entropies = -(probabilities.clone() * logprobs.clone()).sum_dim(1);
-    probabilities * (logprobs + entropies) * (coefficients / -temperature)
+    probabilities * (logprobs + entropies) * (dloss_dentropy / -temperature)
 }
 
 fn check(logits: &Tensor<2>, targets: &[u32]) {
@@ -144,7 +144,7 @@ trait LogprobOp: Backend {
 
     fn logits_gradient(
         logits: FloatTensor<Self>,
-        coefficients: FloatTensor<Self>,
+        dloss_dlogprob: FloatTensor<Self>,
         targets: Arc<[u32]>,
         temperature: f64,
     ) -> FloatTensor<Self>;
@@ -185,10 +185,10 @@ fn sums_of_row(row: &[f32], largest: f32, inverse: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn gradient_of_row(row: &[f32], target: u32, coefficient: f32, inverse: f32, to: &mut [f32]) {
+fn gradient_of_row(row: &[f32], target: u32, dloss_dlogprob: f32, inverse: f32, to: &mut [f32]) {
     let largest = simd::max(row);
     let (total, _) = sums_of_row(row, largest, inverse);
-    let factor = coefficient * inverse;
+    let factor = dloss_dlogprob * inverse;
     let scale = -factor / total;
     for (to, x) in to.iter_mut().zip(row) {
         *to = scale * simd::exp((x - largest) * inverse);
@@ -221,21 +221,21 @@ impl LogprobOp for Flex {
 
     fn logits_gradient(
         logits: FlexTensor,
-        coefficients: FlexTensor,
+        dloss_dlogprob: FlexTensor,
         targets: Arc<[u32]>,
         temperature: f64,
     ) -> FlexTensor {
         let shape = logits.shape();
-        let [logits, coefficients] = [&logits, &coefficients].map(flex::Rows::of);
+        let [logits, dloss_dlogprob] = [&logits, &dloss_dlogprob].map(flex::Rows::of);
         let inverse = (1.0 / temperature) as f32;
         let mut gradient = vec![0.0; logits.slice().len()];
         let inputs = logits.slice().par_chunks(shape[1]).zip(targets.par_iter());
-        let inputs = inputs.zip(coefficients.slice().par_iter());
+        let inputs = inputs.zip(dloss_dlogprob.slice().par_iter());
         let rows = gradient.par_chunks_mut(shape[1]).zip(inputs).with_min_len(16);
-        rows.for_each(|(to, ((row, &target), &coefficient))| {
+        rows.for_each(|(to, ((row, &target), &dloss_dlogprob))| {
             simd::vectorized(
                 #[inline(always)]
-                || gradient_of_row(row, target, coefficient, inverse, to),
+                || gradient_of_row(row, target, dloss_dlogprob, inverse, to),
             );
         });
         flex::tensor(gradient, shape)
@@ -305,7 +305,7 @@ mod tests {
         let (rows, vocabulary, temperature) = (37, 53, 0.7);
         let targets: Arc<[u32]> = (0..rows as u32).map(|i| i * 7 % vocabulary as u32).collect();
         let logits = (noise::<2>([rows, vocabulary], 1) * 8.0).autodiff().require_grad();
-        let coefficients = noise::<2>([rows, 1], 2);
+        let dloss_dlogprob = noise::<2>([rows, 1], 2);
         let fused = target_logprobs(logits.clone(), &targets, temperature);
         let plain = target_logprobs_plain(logits.clone(), &targets, temperature);
         assert_close("log-probs", fused.clone(), plain.clone(), 1e-6);
@@ -316,11 +316,11 @@ mod tests {
         assert_eq!(logprobs, numbers(fused.clone()));
         assert!(relative_error(&found, &entropies) < 3e-6);
 
-        let fused = (fused * coefficients.clone()).sum().backward();
-        let plain = (plain * coefficients.clone()).sum().backward();
+        let fused = (fused * dloss_dlogprob.clone()).sum().backward();
+        let plain = (plain * dloss_dlogprob.clone()).sum().backward();
         let gradient = |tape| logits.grad(tape).expect("the logits take part");
         assert_close("dlogits", gradient(&fused), gradient(&plain), 1e-5);
-        let direct = logits_gradient(logits.clone().inner(), &targets, coefficients, temperature);
+        let direct = logits_gradient(logits.clone().inner(), &targets, dloss_dlogprob, temperature);
         assert_close("direct dlogits", direct, gradient(&plain), 1e-5);
     }
 

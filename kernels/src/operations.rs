@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use crate::activation::{Activation, gated, gated_plain};
-use crate::attention::{Attended, Span, attention, attention_plain};
+use crate::attention::{Attended, AttentionRows, attention, attention_plain};
 use crate::flex;
 use crate::logprob::{
     logits_gradient, logits_gradient_plain, row_statistics, row_statistics_plain, target_logprobs,
@@ -123,7 +123,7 @@ impl Operations {
         query: Tensor<3>,
         key: Tensor<3>,
         value: Tensor<3>,
-        spans: &Arc<[Span]>,
+        spans: &Arc<[AttentionRows]>,
     ) -> Tensor<3> {
         match self {
             Self::Fused => attention(query, key, value, spans),
@@ -136,7 +136,7 @@ impl Operations {
         self,
         query: Tensor<3>,
         keys_values: (&Tensor<3>, &Tensor<3>),
-        spans: Arc<[Span]>,
+        spans: Arc<[AttentionRows]>,
     ) -> Attended {
         match self {
             Self::Fused => Attended::forward(query, keys_values, spans),
@@ -175,12 +175,12 @@ impl Operations {
         self,
         logits: Tensor<2>,
         targets: &Arc<[u32]>,
-        coefficients: Tensor<2>,
+        dloss_dlogprob: Tensor<2>,
         temperature: f64,
     ) -> Tensor<2> {
         match self {
-            Self::Fused => logits_gradient(logits, targets, coefficients, temperature),
-            Self::Plain => logits_gradient_plain(logits, targets, coefficients, temperature),
+            Self::Fused => logits_gradient(logits, targets, dloss_dlogprob, temperature),
+            Self::Plain => logits_gradient_plain(logits, targets, dloss_dlogprob, temperature),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! queries are transposed once and keys and values are read where they are. Sums run in a fixed order:
 //! results do not depend on threads.
 
-use super::Span;
+use super::AttentionRows;
 use crate::panel::LANES;
 
 pub(super) mod backward;
@@ -90,7 +90,7 @@ pub(super) struct Saved<'a> {
 /// The queries of some positions of a span under one key head, position by position.
 #[derive(Clone, Copy)]
 struct QueryBlock<'a> {
-    span: &'a Span,
+    span: &'a AttentionRows,
     kv_head: usize,
     /// First position, counted from the span's first query.
     first: usize,

@@ -12,7 +12,7 @@ use super::feed_forward::FeedForwardSlices;
 use super::gated::Gated;
 use super::norm::{Norm, normed};
 use super::residual::Joint;
-use crate::attention::Span;
+use crate::attention::AttentionRows;
 use crate::flex::Rows;
 use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
@@ -41,7 +41,7 @@ impl Block<Tensor<2>> {
         (keys, values): (Tensor<3>, Tensor<3>),
         form: TensorForm<'_>,
         angles: &Angles,
-        spans: &Arc<[Span]>,
+        spans: &Arc<[AttentionRows]>,
     ) -> Tensor<2> {
         let query = self.queries(normed, form, angles);
         let mixed = form.operations.attention(query, keys, values, spans);

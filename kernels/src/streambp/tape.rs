@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::{Gradients, IndexingUpdateOp, Tensor, TensorData};
 
 use super::{ChunkPlan, Slopes, TokenStats, chunks, zero_last};
-use crate::attention::Span;
+use crate::attention::AttentionRows;
 use crate::batch::Packed;
 use crate::logprob::{entropy_gradient, row_entropies};
 use crate::model::config::DecoderConfig;
@@ -85,7 +85,7 @@ impl<'a> TapePass<'a> {
     }
 
     /// What the rows of a chunk see in a layer.
-    fn spans(&self, layer: usize, rows: &Range<usize>) -> Arc<[Span]> {
+    fn spans(&self, layer: usize, rows: &Range<usize>) -> Arc<[AttentionRows]> {
         let window = self.config().spec.attention_of(layer).window;
         self.packed.chunk_spans(rows.start, rows.end, window)
     }

@@ -8,7 +8,7 @@ use std::f32::consts::LOG2_E;
 
 use rayon::prelude::*;
 
-use super::{Dims, Inputs, QueryBlock, Saved, Span, copy_head};
+use super::{AttentionRows, Dims, Inputs, QueryBlock, Saved, copy_head};
 use crate::panel::{Buffer, Columns, Form, LANES, Left, add_product, product, softmax_backward};
 use crate::rows::TASK_BLOCKS;
 use crate::simd;
@@ -26,7 +26,7 @@ pub(in crate::attention) fn gradients(
     dims: &Dims,
     inputs: Inputs<'_>,
     saved: Saved<'_>,
-    spans: &[Span],
+    spans: &[AttentionRows],
     (dkey, dvalue): (&mut [f32], &mut [f32]),
 ) -> Vec<f32> {
     let deltas = deltas(dims, saved);
@@ -66,7 +66,7 @@ pub(in crate::attention) fn numbers_held(dims: &Dims, keys: usize) -> usize {
 /// Keys of a span under one key head.
 #[derive(Clone, Copy)]
 struct Segment<'a> {
-    span: &'a Span,
+    span: &'a AttentionRows,
     kv_head: usize,
     /// First key, counted from the span's first.
     first: usize,
@@ -89,7 +89,7 @@ impl Segment<'_> {
 }
 
 /// All segments, those with the most queries first.
-fn segments<'a>(dims: &Dims, spans: &'a [Span]) -> Vec<Segment<'a>> {
+fn segments<'a>(dims: &Dims, spans: &'a [AttentionRows]) -> Vec<Segment<'a>> {
     let mut segments = Vec::new();
     for span in spans.iter().filter(|span| !span.queries.is_empty()) {
         for first in (0..span.keys.len()).step_by(SEGMENT_KEYS) {

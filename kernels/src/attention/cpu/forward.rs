@@ -4,7 +4,7 @@ use std::f32::consts::LOG2_E;
 
 use rayon::prelude::*;
 
-use super::{Dims, Inputs, QueryBlock, Span};
+use super::{AttentionRows, Dims, Inputs, QueryBlock};
 use crate::panel::{Buffer, Form, Left, Running, add_product, product, scale_columns, softmax_columns};
 use crate::rows::TASK_BLOCKS;
 use crate::simd;
@@ -16,7 +16,11 @@ const KEYS: usize = 64;
 const COLUMNS_MIN: usize = 4;
 
 /// The result `[N, H, D]` and, `[N, H]`, the log-sum-exp of each row's scores in units of `ln 2`.
-pub(in crate::attention) fn attend(dims: &Dims, inputs: Inputs<'_>, spans: &[Span]) -> (Vec<f32>, Vec<f32>) {
+pub(in crate::attention) fn attend(
+    dims: &Dims,
+    inputs: Inputs<'_>,
+    spans: &[AttentionRows],
+) -> (Vec<f32>, Vec<f32>) {
     let mut result = vec![0.0; dims.rows * dims.query_stride()];
     let mut log_sum_exp = vec![0.0; dims.rows * dims.heads];
     let jobs = jobs(dims, spans, &mut result, &mut log_sum_exp);
@@ -42,11 +46,11 @@ struct Job<'a> {
 /// the result in row order relies on and asserts.
 fn jobs<'a>(
     dims: &Dims,
-    spans: &'a [Span],
+    spans: &'a [AttentionRows],
     result: &'a mut [f32],
     log_sum_exp: &'a mut [f32],
 ) -> Vec<Job<'a>> {
-    let mut order: Vec<&Span> = spans.iter().filter(|span| !span.queries.is_empty()).collect();
+    let mut order: Vec<&AttentionRows> = spans.iter().filter(|span| !span.queries.is_empty()).collect();
     order.sort_by_key(|span| span.queries.start);
     let parts = result.chunks_exact_mut(dims.group() * dims.width);
     let mut parts = parts.zip(log_sum_exp.chunks_exact_mut(dims.group()));

@@ -40,7 +40,7 @@ impl DecodeMemory {
         // Normed rows by expert, whose results also lie by pieces, and the router's products twice.
         let by_expert = |own: &ExpertsSpec| 2 * own.chosen * hidden + 2 * own.count;
         let row = row + config.spec.experts.as_ref().map_or(0, by_expert);
-        let packed = bytes(Packed::of(config).numbers);
+        let packed = bytes(PackedSizes::of(config).numbers);
         // Where a pass is cut by columns, all threads work on one pass's rows.
         let threads = if packed > CACHED_BYTES_MAX as u64 { 1 } else { current_num_threads() };
         let passes = threads * PASS_TOKENS_MAX.min(slots * positions_max) * row;
@@ -55,7 +55,7 @@ impl DecodeMemory {
     /// One version's weights at a precision.
     #[must_use]
     pub fn packed_at(config: &DecoderConfig, precision: Precision) -> u64 {
-        let Packed { numbers, routers, outputs } = Packed::of(config);
+        let PackedSizes { numbers, routers, outputs } = PackedSizes::of(config);
         // Routers stay in f32, and in 8 bits each output of another matrix has a scale.
         let [rounded, routers, scales] =
             [numbers - routers, routers, outputs].map(|numbers| 4 * numbers as u64);
@@ -68,7 +68,7 @@ impl DecodeMemory {
 }
 
 /// What is packed of a decoder.
-struct Packed {
+struct PackedSizes {
     /// Numbers of all matrices.
     numbers: usize,
     /// Of these, those of routers.
@@ -77,7 +77,7 @@ struct Packed {
     outputs: usize,
 }
 
-impl Packed {
+impl PackedSizes {
     fn of(config: &DecoderConfig) -> Self {
         let matrix = |[outputs, inner]: [usize; 2]| Self { numbers: outputs * inner, routers: 0, outputs };
         let head = matrix([config.vocabulary, config.hidden]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 
 use super::kv_cache::KvCache;
-use crate::attention::Span;
+use crate::attention::AttentionRows;
 use crate::engine::{Feed, Prefilled};
 use crate::model::config::DecoderConfig;
 use crate::model::{Decoder, embed, id_tensor};
@@ -154,7 +154,7 @@ impl DeviceSlots {
             );
             let region = feed.slot * self.positions_max;
             let queries = rows.len()..rows.len() + feed.tokens.len();
-            spans.push(Span { queries, keys: region..region + now.end, window: None });
+            spans.push(AttentionRows { queries, keys: region..region + now.end, window: None });
             rows.extend(offset(&now, region));
             positions.extend(now.map(|position| position as u32));
         }
@@ -178,12 +178,12 @@ struct Places {
     /// Position of each token in its context.
     positions: Vec<u32>,
     /// Without a window.
-    spans: Vec<Span>,
+    spans: Vec<AttentionRows>,
 }
 
 impl Places {
     /// What the tokens see in a layer.
-    fn spans(&self, window: Option<usize>) -> Arc<[Span]> {
-        self.spans.iter().map(|span| Span { window, ..span.clone() }).collect()
+    fn spans(&self, window: Option<usize>) -> Arc<[AttentionRows]> {
+        self.spans.iter().map(|span| AttentionRows { window, ..span.clone() }).collect()
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::workspace::{Activations, Keep, KeptChunk, KeptLayer, Workspace, sized};
-use crate::attention::{self, Span};
+use crate::attention::{self, AttentionRows};
 use crate::batch::{Packed, SequenceRows};
 use crate::model::config::DecoderConfig;
 use crate::parts::attention::{RowAngles, score_scale};
@@ -185,7 +185,7 @@ impl<'a> LayerPass<'a> {
         })
     }
 
-    fn spans(&self, chunk: &Range<usize>) -> Arc<[Span]> {
+    fn spans(&self, chunk: &Range<usize>) -> Arc<[AttentionRows]> {
         self.batch.chunk_spans(chunk.start, chunk.end, self.window)
     }
 
