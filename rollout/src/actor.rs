@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use trajectory::{Finish, FinishedGroup, OutputLimits, Prompt, Trajectory};
+use trajectory::{EndedTrajectory, Finish, FinishedGroup, OutputLimits, Prompt, Trajectory};
 
 use crate::config::RolloutConfig;
 use crate::decoding::{Begun, CacheUpdate, Decoding, EndedSegment, Step};
@@ -151,7 +151,7 @@ impl<G: Generator> Actor<G> {
         let lost = self.count_ended(&step.ended);
         self.give_up(&lost);
         let mut groups = std::mem::take(&mut self.ready);
-        let ended = step.finished().filter(|(trajectory, _)| !lost.contains(&trajectory.group));
+        let ended = step.finished().filter(|ended| !lost.contains(&ended.trajectory.group));
         groups.extend(ended.filter_map(|ended| self.unfinished.add(ended)));
         let mut report = lock(&self.report);
         report.groups += groups.len() as u64;
@@ -193,7 +193,7 @@ impl<G: Generator> Actor<G> {
     /// The trajectory of a segment that has ended, and how it ended if it did.
     fn ended<'a>(&'a self, segment: &'a EndedSegment) -> (&'a Trajectory, Option<Finish>) {
         match &segment.finished {
-            Some((trajectory, finish)) => (trajectory, Some(*finish)),
+            Some(EndedTrajectory { trajectory, finish }) => (trajectory, Some(*finish)),
             None => (self.decoding.scheduler.on(segment.slot), None),
         }
     }
@@ -369,7 +369,7 @@ pub(crate) struct Restored {
     /// The actor's decode steps until then.
     pub(crate) decode_steps: u64,
     /// Those that have ended.
-    pub(crate) ended: Vec<(Trajectory, Finish)>,
+    pub(crate) ended: Vec<EndedTrajectory>,
 }
 
 /// A trajectory that was on a slot before the restart.
@@ -391,7 +391,7 @@ pub fn members(prompt: Arc<Prompt>, group: u64, group_size: usize) -> impl Itera
 #[derive(Debug)]
 pub struct UnfinishedGroups {
     group_size: usize,
-    groups: BTreeMap<u64, Vec<(Trajectory, Finish)>>,
+    groups: BTreeMap<u64, Vec<EndedTrajectory>>,
 }
 
 impl UnfinishedGroups {
@@ -401,15 +401,15 @@ impl UnfinishedGroups {
     }
 
     /// Takes an ended member; returns the group if it was the last one.
-    pub fn add(&mut self, ended: (Trajectory, Finish)) -> Option<FinishedGroup> {
-        let id = ended.0.group;
+    pub fn add(&mut self, ended: EndedTrajectory) -> Option<FinishedGroup> {
+        let id = ended.trajectory.group;
         let members = self.groups.entry(id).or_default();
         members.push(ended);
         if members.len() < self.group_size {
             return None;
         }
         let mut members = self.groups.remove(&id)?;
-        members.sort_unstable_by_key(|(trajectory, _)| trajectory.member);
+        members.sort_unstable_by_key(|ended| ended.trajectory.member);
         Some(FinishedGroup { id, members })
     }
 }
@@ -434,8 +434,8 @@ impl ActorReport {
             self.slot_steps += slots as u64;
             self.slot_steps_busy += step.tokens;
             self.tokens += step.tokens;
-            self.blocks_used += step.blocks.0 as u64;
-            self.blocks_planned += step.blocks.1 as u64;
+            self.blocks_used += step.blocks.used as u64;
+            self.blocks_planned += step.blocks.planned as u64;
             self.prefill_tokens += step.prefilled.computed;
             self.prefill_tokens_shared += step.prefilled.shared;
         }

@@ -3,13 +3,13 @@
 //! queue.
 
 use trajectory::random::trajectory_key;
-use trajectory::{Finish, Segment, Trajectory};
+use trajectory::{EndedTrajectory, Segment, Trajectory};
 
 use crate::config::OnUpdate;
 use crate::ends::Ends;
 use crate::error::RolloutError;
 use crate::generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
-use crate::scheduler::{Scheduler, TokenOutcome};
+use crate::scheduler::{BlockUse, Scheduler, TokenOutcome};
 use crate::weights::Versioned;
 
 /// A decoder's slots with the trajectories on them.
@@ -19,8 +19,15 @@ pub(crate) struct Decoding<G: Generator> {
     pub(crate) scheduler: Scheduler,
     pub(crate) seed: u64,
     slots: Vec<SlotUse<G::Weights>>,
-    /// What newer weights do to a cache, and the tokens of a segment, by which that may be decided.
-    on_update: (OnUpdate, usize),
+    updates: CacheUpdates,
+}
+
+/// What newer weights do to the cache of an open trajectory.
+#[derive(Debug, Clone, Copy)]
+struct CacheUpdates {
+    on_update: OnUpdate,
+    /// The most tokens of a segment, by which it may be decided.
+    segment_tokens_max: usize,
 }
 
 /// What the generator and the journal know of a slot.
@@ -76,8 +83,8 @@ pub(crate) struct Step {
     pub(crate) tokens: u64,
     /// The segments that ended, in the order of their slots.
     pub(crate) ended: Vec<EndedSegment>,
-    /// Blocks of the cache in use, and those there are.
-    pub(crate) blocks: (usize, usize),
+    /// The cache in blocks.
+    pub(crate) blocks: BlockUse,
     /// Tokens of contexts that caches were filled with.
     pub(crate) prefilled: PrefilledTokens,
     /// The slots whose trajectories go on behind tokens that were given.
@@ -90,7 +97,7 @@ pub(crate) struct EndedSegment {
     /// The slot.
     pub(crate) slot: usize,
     /// The trajectory, if it ended with the segment; else it is still on its slot.
-    pub(crate) finished: Option<(Trajectory, Finish)>,
+    pub(crate) finished: Option<EndedTrajectory>,
     /// Its tokens.
     pub(crate) tokens: usize,
     /// Whether the segment was replayed from the journal.
@@ -99,7 +106,7 @@ pub(crate) struct EndedSegment {
 
 impl Step {
     /// The trajectories that ended.
-    pub(crate) fn finished(self) -> impl Iterator<Item = (Trajectory, Finish)> {
+    pub(crate) fn finished(self) -> impl Iterator<Item = EndedTrajectory> {
         self.ended.into_iter().filter_map(|ended| ended.finished)
     }
 }
@@ -108,13 +115,14 @@ impl<G: Generator> Decoding<G> {
     /// Free slots.
     pub(crate) fn new(generator: G, scheduler: Scheduler, seed: u64) -> Self {
         let slots = (0..scheduler.slot_count()).map(|_| SlotUse::default()).collect();
-        Self { generator, scheduler, seed, slots, on_update: (OnUpdate::Recompute, 1) }
+        let updates = CacheUpdates { on_update: OnUpdate::Recompute, segment_tokens_max: 1 };
+        Self { generator, scheduler, seed, slots, updates }
     }
 
     /// Says what newer weights do to the cache of an open trajectory, whose segments have at most so many tokens.
     /// Without this all caches are rebuilt.
     pub(crate) fn with_updates(self, on_update: OnUpdate, segment_tokens_max: usize) -> Self {
-        Self { on_update: (on_update, segment_tokens_max), ..self }
+        Self { updates: CacheUpdates { on_update, segment_tokens_max }, ..self }
     }
 
     /// Ends the open segments of versions before `oldest`, and those that were ended before the restart where
@@ -187,7 +195,7 @@ impl<G: Generator> Decoding<G> {
 
     /// What a segment of this version does to the cache of the trajectory.
     fn update(&self, trajectory: &Trajectory, version: u64, context_tokens: u64) -> Option<CacheUpdate> {
-        let (on_update, segment_tokens_max) = self.on_update;
+        let CacheUpdates { on_update, segment_tokens_max } = self.updates;
         trajectory.last_segment().filter(|before| before.version != version)?;
         let rebuilt = on_update.rebuilds(context_tokens, segment_tokens_max);
         Some(if rebuilt { CacheUpdate::Rebuilt } else { CacheUpdate::Kept })
@@ -272,7 +280,7 @@ impl<G: Generator> Decoding<G> {
             let finished = match outcome {
                 TokenOutcome::Finished(trajectory, finish) => {
                     self.forget(slot);
-                    Some((checked(trajectory)?, finish))
+                    Some(EndedTrajectory { trajectory: checked(trajectory)?, finish })
                 }
                 TokenOutcome::TurnEnded => {
                     // The next segment fills the cache from what the policy sees then.
@@ -283,7 +291,7 @@ impl<G: Generator> Decoding<G> {
                 TokenOutcome::Inside | TokenOutcome::SegmentEnded => None,
             };
             let trajectory =
-                finished.as_ref().map_or_else(|| self.scheduler.on(slot), |(trajectory, _)| trajectory);
+                finished.as_ref().map_or_else(|| self.scheduler.on(slot), |ended| &ended.trajectory);
             let tokens = trajectory.last_segment().map_or(0, |segment| segment.tokens.len());
             step.ended.push(EndedSegment { slot, tokens, finished, replayed });
         }

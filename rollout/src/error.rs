@@ -36,6 +36,20 @@ pub enum RolloutError {
     /// Rows of a file that cannot be used.
     #[error(transparent)]
     Rows(Box<BadRows>),
+    /// The state of a rollout that another version of longhaul wrote.
+    #[error(
+        "{}: has form {form} of a rollout's state, and this longhaul reads form {read}: resume the run with the longhaul \
+         that wrote it, or begin another run with the checkpoint's weights",
+        path.display()
+    )]
+    StateForm {
+        /// The file.
+        path: PathBuf,
+        /// Its form.
+        form: String,
+        /// The form that is read.
+        read: u32,
+    },
     /// A tokenizer that can produce ids which the model has no embedding for.
     #[error(
         "{}: token {token:?} has id {id}, but the model's vocabulary has {vocabulary} entries; \

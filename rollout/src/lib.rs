@@ -6,11 +6,11 @@
 
 mod sync;
 mod bad_rows;
+pub mod faults;
 mod error;
 mod json;
 pub mod modes;
 mod config;
-pub mod faults;
 mod heartbeat;
 mod token_bytes;
 mod stop_strings;
@@ -66,13 +66,13 @@ pub use resume::{RolloutCheckpoint, restore};
 pub use schedule::asynchronous::{ACTOR_RESTARTS_MAX, AsyncSchedule};
 pub use schedule::deterministic::{DeterministicSchedule, window_groups};
 pub use schedule::lockstep::LockstepSchedule;
-pub use scheduler::{FinishedContexts, Pacing, Room, Scheduler, TokenOutcome};
+pub use scheduler::{BlockUse, FinishedContexts, Pacing, Room, Scheduler, TokenOutcome};
 pub use scorer::{Scored, Scorer};
 pub use text::{Chat, ChatEnding, RowTemplate, TemplateVariables, Text, TextStream};
 pub use trajectory::random::trajectory_key;
 pub use trajectory::{
-    Completion, CompletionRecord, CompletionUse, EndedText, Finish, FinishReason, FinishedGroup, Group,
-    OutputLimits, Prompt, ScoredCompletion, Segment, SegmentProgress, SegmentRecord, StopReason, Token,
-    Trajectory, read_groups, write_group,
+    Completion, CompletionRecord, CompletionUse, EndedText, EndedTrajectory, Finish, FinishReason,
+    FinishedGroup, Group, OutputLimits, Prompt, ScoredCompletion, Segment, SegmentProgress, SegmentRecord,
+    StopReason, Token, Trajectory, read_groups, write_group,
 };
 pub use weights::{Notify, Versioned, WeightsCell};

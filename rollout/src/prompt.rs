@@ -85,7 +85,7 @@ impl PromptSource {
                 let survey = source.survey_task(name, needs)?;
                 Ok((source, survey))
             }
-            DataConfig::Jsonl(config) => {
+            DataConfig::File(config) => {
                 let (rows, survey) = Mix::open(config, needs, &text)?;
                 Ok((Self { origin: Origin::Rows(rows), split, seed, text }, survey))
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use trajectory::{Finish, FinishedGroup, Group, Prompt, Trajectory};
+use trajectory::{EndedTrajectory, Finish, FinishedGroup, Group, Prompt, Trajectory};
 
 use crate::actor::{Actor, ActorContext, OnSlot, Restored};
 use crate::error::RolloutError;
@@ -80,10 +80,15 @@ impl Restored {
 #[derive(Default)]
 struct RestoredGroups {
     scored: Vec<(u64, Group)>,
-    /// With the actor.
-    ended: Vec<(usize, (Trajectory, Finish))>,
+    ended: Vec<EndedAtActor>,
     /// With the actor.
     unfinished: BTreeMap<(u64, u32), (usize, Trajectory)>,
+}
+
+/// A trajectory that has ended before the rest of its group, with the number of its actor.
+struct EndedAtActor {
+    actor: usize,
+    ended: EndedTrajectory,
 }
 
 impl RestoredGroups {
@@ -99,15 +104,19 @@ impl RestoredGroups {
         let actor = group.actor % actors;
         let trajectories = trajectories(group, &prompt, context.config.group_size);
         if let Some(verdict) = &group.verdict {
-            let ended =
-                trajectories.into_iter().map(|(trajectory, finish)| (trajectory, finish.unwrap_or_default()));
+            let ended = trajectories.into_iter().map(|(trajectory, finish)| EndedTrajectory {
+                trajectory,
+                finish: finish.unwrap_or_default(),
+            });
             let finished = FinishedGroup { id: group.id, members: ended.collect() };
             self.scored.push((verdict.place, context.scorer.known(finished, &verdict.rewards)?));
             return Ok(prompt);
         }
         for (trajectory, finish) in trajectories {
             match finish {
-                Some(finish) => self.ended.push((actor, (trajectory, finish))),
+                Some(finish) => {
+                    self.ended.push(EndedAtActor { actor, ended: EndedTrajectory { trajectory, finish } });
+                }
                 None => {
                     let key = (trajectory.group, trajectory.member);
                     self.unfinished.insert(key, (actor, trajectory));
@@ -155,8 +164,8 @@ impl RestoredGroups {
         Restored { waiting, ended: self.ended_of(number), ..Restored::default() }
     }
 
-    fn ended_of(&mut self, number: usize) -> Vec<(Trajectory, Finish)> {
-        self.ended.extract_if(.., |(actor, _)| *actor == number).map(|(_, ended)| ended).collect()
+    fn ended_of(&mut self, number: usize) -> Vec<EndedTrajectory> {
+        self.ended.extract_if(.., |there| there.actor == number).map(|there| there.ended).collect()
     }
 }
 

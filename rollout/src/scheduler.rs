@@ -78,6 +78,16 @@ pub struct FinishedContexts {
     pub tokens: u64,
 }
 
+/// How much of the KV cache is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BlockUse {
+    /// Blocks that the contexts on the slots take.
+    pub used: usize,
+    /// Blocks that there are: of the bound, or without one of the longest contexts that the slots could hold, in
+    /// blocks of a token.
+    pub planned: usize,
+}
+
 /// What a drawn token did to the trajectory of its slot.
 #[derive(Debug, PartialEq)]
 pub enum TokenOutcome {
@@ -428,16 +438,15 @@ impl Scheduler {
         self.waiting.iter_mut().for_each(|due| due.steps += 1);
     }
 
-    /// Blocks that the contexts on the slots take, and those there are: of the bound, or without one of the
-    /// longest contexts that the slots could hold, in blocks of a token.
-    pub fn blocks_in_use(&self) -> (usize, usize) {
+    /// How much of the KV cache the contexts on the slots take.
+    pub fn blocks_in_use(&self) -> BlockUse {
         let room = self.bound.map_or(Room { blocks: 0, block_tokens: 1 }, |bound| bound.room);
         let used = self.open().map(|trajectory| room.taken_by(trajectory.context_tokens())).sum();
         if self.bound.is_some() {
-            return (used, room.blocks);
+            return BlockUse { used, planned: room.blocks };
         }
         let prompt = self.open().map(|trajectory| trajectory.prompt.tokens.len()).max().unwrap_or(0);
-        (used, self.slots.len() * (prompt + self.limits.output_tokens_max))
+        BlockUse { used, planned: self.slots.len() * (prompt + self.limits.output_tokens_max) }
     }
 
     /// The contexts that have ended.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rewards::{Answer, Reward, RewardError, WeightedSum};
-use trajectory::{Completion, Finish, FinishedGroup, Group, ScoredCompletion, Trajectory};
+use trajectory::{Completion, EndedTrajectory, FinishedGroup, Group, ScoredCompletion};
 
 use crate::ends::Ends;
 use crate::error::RolloutError;
@@ -83,9 +83,7 @@ impl Scorer {
         let mut completions: Vec<Vec<Completion>> = Vec::with_capacity(groups.len());
         for group in groups {
             let members = group.members.into_iter();
-            completions.push(
-                members.map(|(ended, finish)| self.completion(ended, finish)).collect::<Result<_, _>>()?,
-            );
+            completions.push(members.map(|ended| self.completion(ended)).collect::<Result<_, _>>()?);
         }
         let answers: Vec<Answer<'_>> = completions.iter().flatten().map(answer).collect();
         let mut rewards = self.rewards.score_all(&answers).into_iter();
@@ -104,20 +102,21 @@ impl Scorer {
     /// # Errors
     /// If the tokenizer refuses to decode a completion.
     pub(crate) fn known(&self, group: FinishedGroup, rewards: &[Reward]) -> Result<Group, RolloutError> {
-        let prompt = Arc::clone(&group.members[0].0.prompt);
-        let scored = group.members.into_iter().zip(rewards).map(|((ended, finish), reward)| {
-            let completion = self.completion(ended, finish)?;
+        let prompt = Arc::clone(&group.members[0].trajectory.prompt);
+        let scored = group.members.into_iter().zip(rewards).map(|(ended, reward)| {
+            let completion = self.completion(ended)?;
             Ok(ScoredCompletion { completion, reward: reward.clone() })
         });
         Ok(Group::new(group.id, prompt, scored.collect::<Result<_, RolloutError>>()?))
     }
 
     /// The ended trajectory with its text.
-    fn completion(&self, trajectory: Trajectory, finish: Finish) -> Result<Completion, RolloutError> {
+    fn completion(&self, ended: EndedTrajectory) -> Result<Completion, RolloutError> {
+        let EndedTrajectory { trajectory, finish } = ended;
         let drawn = trajectory.segments().flat_map(|segment| &segment.tokens).map(|token| token.id);
         let drawn: Vec<u32> = drawn.collect();
-        let ended = self.ends.ended_text(&trajectory.prompt.tokens, &drawn, finish)?;
-        Ok(Completion::new(trajectory, finish, ended))
+        let text = self.ends.ended_text(&trajectory.prompt.tokens, &drawn, finish)?;
+        Ok(Completion::new(trajectory, finish, text))
     }
 }
 
@@ -157,18 +156,18 @@ fn scored_group(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trajectory::{OutputLimits, Token};
+    use trajectory::{Finish, OutputLimits, Token, Trajectory};
 
     use crate::testing::{letters, prompt, text};
 
-    fn ended(group: u64, member: u32, ids: &[u32]) -> (Trajectory, Finish) {
+    fn ended(group: u64, member: u32, ids: &[u32]) -> EndedTrajectory {
         let limits = OutputLimits { segment_tokens_max: 9, output_tokens_max: 9 };
         let mut trajectory = Trajectory::new(prompt(group), group, member);
         trajectory.start_segment(1, limits);
         for id in ids {
             trajectory.push(Token { id: *id, logprob: -0.5 }, (*id == 0).then_some(Finish::Eos), limits);
         }
-        (trajectory, Finish::Eos)
+        EndedTrajectory { trajectory, finish: Finish::Eos }
     }
 
     fn score(groups: &[&[&[u32]]]) -> Result<Vec<Scored>, RolloutError> {

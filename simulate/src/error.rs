@@ -8,7 +8,7 @@ use trajectory::FileError;
 #[non_exhaustive]
 pub enum SimulateError {
     /// A distribution of lengths that is none.
-    #[error("--lengths: {reason}")]
+    #[error("lengths: {reason}")]
     Lengths {
         /// What is wrong with it.
         reason: String,

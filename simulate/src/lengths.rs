@@ -328,17 +328,17 @@ mod tests {
     fn refusals_say_what_is_invalid() {
         assert_eq!(
             refusal("lognormal:64"),
-            format!("--lengths: lognormal:64: `64` is not what is needed; the forms are {FORMS}")
+            format!("lengths: lognormal:64: `64` is not what is needed; the forms are {FORMS}")
         );
         assert_eq!(
             refusal("lognormal:0.5,1"),
-            "--lengths: lognormal:0.5,1: the median must be at least 1, got 0.5"
+            "lengths: lognormal:0.5,1: the median must be at least 1, got 0.5"
         );
         assert!(refusal("lognormal:64,NaN").contains("sigma must be finite"));
         assert!(refusal("uniform:5,4").ends_with("needs 1 <= LOW <= HIGH"));
         assert!(refusal("uniform:0,4").ends_with("needs 1 <= LOW <= HIGH"));
         assert!(refusal("constant:0").ends_with("the length must be at least 1"));
-        assert!(refusal("normal:3,4").starts_with("--lengths: normal:3,4: neither a file or folder"));
+        assert!(refusal("normal:3,4").starts_with("lengths: normal:3,4: neither a file or folder"));
         let (_folder, path) = file("a.jsonl", "{\"length\": 3}\n{\"size\": 3}\n");
         assert!(refusal(&path).ends_with("a.jsonl:2: has neither `length` nor `completion_tokens`"));
         let (_folder, path) = file("a.csv", "3,1\n4;1\n");

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rollout::{Admission, Room, Scheduler, TokenOutcome, UnfinishedGroups, members};
 use serde_json::Map;
 use trajectory::{
-    Completion, EndedText, Finish, FinishedGroup, Group, OutputLimits, Prompt, Reward, ScoredCompletion,
-    Token, Trajectory,
+    Completion, EndedText, EndedTrajectory, Finish, FinishedGroup, Group, OutputLimits, Prompt, Reward,
+    ScoredCompletion, Token, Trajectory,
 };
 
 use crate::costs::DecodeWork;
@@ -212,7 +212,8 @@ impl<'a> Slots<'a> {
             TokenOutcome::SegmentEnded => None,
             TokenOutcome::Finished(trajectory, finish) => {
                 self.cached[slot] = false;
-                self.unfinished.add((without_tokens(trajectory), finish)).map(unjudged)
+                let trajectory = without_tokens(trajectory);
+                self.unfinished.add(EndedTrajectory { trajectory, finish }).map(unjudged)
             }
             outcome => panic!("slot {slot} is {outcome:?} after the {tokens} tokens of its segment"),
         }
@@ -234,15 +235,15 @@ fn without_tokens(mut trajectory: Trajectory) -> Trajectory {
 }
 
 fn unjudged(group: FinishedGroup) -> Group {
-    let prompt = Arc::clone(&group.members[0].0.prompt);
+    let prompt = Arc::clone(&group.members[0].trajectory.prompt);
     Group::new(
         group.id,
         prompt,
         group
             .members
             .into_iter()
-            .map(|(trajectory, finish)| ScoredCompletion {
-                completion: Completion::new(trajectory, finish, EndedText::default()),
+            .map(|ended| ScoredCompletion {
+                completion: Completion::new(ended.trajectory, ended.finish, EndedText::default()),
                 reward: Reward { total: 0.0, correctness: None, parts: BTreeMap::new() },
             })
             .collect(),

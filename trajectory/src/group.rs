@@ -8,13 +8,22 @@ use crate::prompt::Prompt;
 use crate::reward::Reward;
 use crate::trajectory::Trajectory;
 
+/// A trajectory that has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedTrajectory {
+    /// All that was drawn and given.
+    pub trajectory: Trajectory,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
 /// All trajectories of one prompt, ended and not scored yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinishedGroup {
     /// The place of its prompt in the endless order.
     pub id: u64,
-    /// The members in order, each with why it ended.
-    pub members: Vec<(Trajectory, Finish)>,
+    /// The members in order.
+    pub members: Vec<EndedTrajectory>,
 }
 
 /// A completion and what it is worth.

@@ -24,7 +24,7 @@ pub use completion::Completion;
 pub use context::Context;
 pub use error::FileError;
 pub use finish::{EndedText, Finish, StopReason};
-pub use group::{FinishedGroup, Group, ScoredCompletion};
+pub use group::{EndedTrajectory, FinishedGroup, Group, ScoredCompletion};
 pub use lines::{Line, Lines, rollout_files};
 pub use prompt::Prompt;
 pub use record::{

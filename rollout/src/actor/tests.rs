@@ -56,7 +56,7 @@ fn one_advance_is_one_token_for_every_slot() {
         .expect("member 2 stops with its third token");
     assert_eq!((groups[0].id, groups[0].members.len()), (0, 3));
     let ends: Vec<(usize, Finish)> =
-        groups[0].members.iter().map(|(ended, finish)| (ended.token_count(), *finish)).collect();
+        groups[0].members.iter().map(|ended| (ended.trajectory.token_count(), ended.finish)).collect();
     assert_eq!(ends, [(1, Finish::Eos), (2, Finish::Eos), (3, Finish::Eos)]);
     assert_eq!(actor.report().slot_use(), 1.0);
 }
@@ -269,7 +269,7 @@ proptest! {
         prop_assert!(!groups.is_empty());
         for group in &groups {
             prop_assert_eq!(group.members.len(), GROUP_SIZE);
-            for (ended, _) in &group.members {
+            for EndedTrajectory { trajectory: ended, .. } in &group.members {
                 let drawn = script.drawn_for(ended.group, ended.member);
                 let kept = ended.segments().flat_map(|segment| segment.tokens.iter().copied());
                 prop_assert_eq!(kept.collect::<Vec<_>>(), drawn);
@@ -296,7 +296,7 @@ fn stop_strings_cut_outputs_alike_over_borders_of_segments() {
         }
         groups.sort_by_key(|group| group.id);
         let members = groups.into_iter().take(20).flat_map(|group| group.members);
-        members.map(|(ended, finish)| (ended.context_ids(), finish)).collect::<Vec<_>>()
+        members.map(|ended| (ended.trajectory.context_ids(), ended.finish)).collect::<Vec<_>>()
     };
     let whole = run(2, 12, &[]);
     // The letters `cab` and `dd`, in ids.
@@ -332,7 +332,7 @@ fn the_number_of_slots_does_not_change_the_completions() {
         let tokens: fn(&Trajectory) -> Drawn =
             |ended| ended.segments().map(|segment| (segment.version, segment.tokens.clone())).collect();
         let drawn = |group: FinishedGroup| {
-            group.members.into_iter().map(move |(ended, finish)| (tokens(&ended), finish))
+            group.members.into_iter().map(move |ended| (tokens(&ended.trajectory), ended.finish))
         };
         groups.into_iter().map(|group| (group.id, drawn(group).collect())).collect::<Vec<(u64, Vec<_>)>>()
     };

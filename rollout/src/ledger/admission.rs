@@ -46,7 +46,7 @@ impl Admission {
         let groups = state
             .groups
             .iter()
-            .map(|group| (group.id, GroupState { taken: false, handed_over: false, ..group.clone() }));
+            .map(|group| (group.id, GroupState { taken: false, finished: false, ..group.clone() }));
         let places = state.groups.iter().filter_map(|group| group.verdict.as_ref());
         let next_place = places.map(|verdict| verdict.place + 1).max().unwrap_or(0);
         *lock(&self.state) =
@@ -198,15 +198,15 @@ impl Admission {
     pub(crate) fn finish(&self, group: u64, actor: usize) -> Result<(), Lost> {
         let mut state = lock(&self.state);
         let group = state.on_the_way.get_mut(&group);
-        let group = group.filter(|group| group.actor == actor && !group.handed_over).ok_or(Lost)?;
-        group.handed_over = true;
+        let group = group.filter(|group| group.actor == actor && !group.finished).ok_or(Lost)?;
+        group.finished = true;
         Ok(())
     }
 
     /// The groups that an actor answers, as far as they are written down.
     pub(crate) fn groups_of(&self, actor: usize) -> Vec<GroupState> {
         let state = lock(&self.state);
-        let groups = state.on_the_way.values().filter(|group| group.actor == actor && !group.handed_over);
+        let groups = state.on_the_way.values().filter(|group| group.actor == actor && !group.finished);
         groups.filter(|group| !group.members.is_empty()).cloned().collect()
     }
 

@@ -46,9 +46,9 @@ pub struct ReplayQueue {
     config: QueueConfig,
     admission: Arc<Admission>,
     state: Mutex<QueueState>,
-    /// Rings when a group came in or the queue closed.
+    /// Notified when a group came in or the queue closed.
     filled: Condvar,
-    /// Rings when a group left or the queue closed.
+    /// Notified when a group left or the queue closed.
     drained: Condvar,
 }
 

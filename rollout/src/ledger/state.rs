@@ -49,7 +49,7 @@ pub struct GroupState {
     /// Its members in order.
     pub members: Vec<MemberState>,
     /// Whether it has ended and is with the verifiers, or has been.
-    pub handed_over: bool,
+    pub finished: bool,
     /// What the verifiers said, once they have.
     pub verdict: Option<GroupVerdict>,
     /// Whether the learner has it and has not learned from it yet.
@@ -100,7 +100,7 @@ impl GroupState {
             actor: 0,
             prompt_tokens: Vec::new(),
             members: Vec::new(),
-            handed_over: false,
+            finished: false,
             verdict: None,
             taken: false,
         }
@@ -205,7 +205,7 @@ impl RolloutState {
     /// Reads what [`RolloutState::to_bytes`] made.
     ///
     /// # Errors
-    /// [`RolloutError::File`] with the path.
+    /// [`RolloutError::File`] with the path; [`RolloutError::StateForm`] for a state of another version of longhaul.
     pub fn read(path: &Path) -> Result<Self, RolloutError> {
         let bytes = std::fs::read(path).map_err(|error| RolloutError::file(path, error))?;
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -214,11 +214,7 @@ impl RolloutState {
             return Err(RolloutError::content(path, "is not the state of a rollout"));
         };
         if form != FORM.to_string() {
-            let reason = format!(
-                "has form {form} of a rollout's state, and this longhaul reads form {FORM}: resume the run with the \
-                 longhaul that wrote it, or begin another run with the checkpoint's weights (`train --fork`)"
-            );
-            return Err(RolloutError::content(path, reason));
+            return Err(RolloutError::StateForm { path: path.to_owned(), form: form.to_owned(), read: FORM });
         }
         postcard::from_bytes(&bytes[line.len() + 1..]).map_err(|error| RolloutError::content(path, error))
     }
@@ -231,5 +227,30 @@ impl RolloutState {
         versions.sort_unstable();
         versions.dedup();
         versions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_another_form_is_refused_with_both_numbers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rollout");
+        let write = |bytes: &[u8]| std::fs::write(&path, bytes).expect("a file");
+        let state = RolloutState { groups_taken: 3, ..RolloutState::default() };
+        write(&state.to_bytes());
+        assert_eq!(RolloutState::read(&path).expect("the form of today"), state);
+        write(b"longhaul rollout 4\n\0");
+        let error = RolloutState::read(&path).expect_err("an older form");
+        assert!(matches!(&error, RolloutError::StateForm { form, read: FORM, .. } if form == "4"), "{error}");
+        assert!(
+            error.to_string().contains("has form 4") && error.to_string().contains("reads form 5"),
+            "{error}"
+        );
+        write(b"longhaul\n");
+        let error = RolloutState::read(&path).expect_err("no state");
+        assert!(error.to_string().contains("is not the state of a rollout"), "{error}");
     }
 }

@@ -155,7 +155,7 @@ proptest! {
 
     // Invariant 9: a resumed run is the run bit for bit, wherever it was left.
     #[test]
-    fn a_run_that_is_taken_up_is_the_run(
+    fn a_restored_run_is_the_run(
         deterministic in any::<bool>(),
         seed in 0..1000_u64,
         groups_max in 2..8_usize,

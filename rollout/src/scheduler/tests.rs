@@ -274,7 +274,7 @@ fn the_youngest_gives_its_cache_up_and_comes_back() {
     assert_eq!(begin_all(&mut scheduler, 1), [0, 1]);
     assert_eq!(scheduler.take_preempted(), [2]);
     assert_eq!(scheduler.waiting().map(Trajectory::token_count).collect::<Vec<_>>(), [4]);
-    assert_eq!(scheduler.blocks_in_use(), (3 + 3, 13));
+    assert_eq!(scheduler.blocks_in_use(), BlockUse { used: 3 + 3, planned: 13 });
     (0..4).for_each(|_| assert!(draw(&mut scheduler, never).is_empty()));
     // Seven and seven are too many, so the second waits; the third has the room that is too little for it.
     assert_eq!((scheduler.fill(), scheduler.take_preempted()), (vec![0, 1], vec![1]));
