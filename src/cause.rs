@@ -49,6 +49,8 @@ pub enum Remedy {
     OneFolder,
     /// The config may have changed.
     AllowConfigChange,
+    /// Another run begins with the weights.
+    Fork,
 }
 
 impl Remedy {
@@ -62,6 +64,7 @@ impl Remedy {
             Self::ResumedFolder => "; name its folder in `from` of the start",
             Self::OneFolder => "; set `folder`, or `from` of the start",
             Self::AllowConfigChange => ", or set `allow_config_change`",
+            Self::Fork => " (`start: StartFrom::Fork`)",
         }
     }
 }

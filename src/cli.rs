@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::VERSION;
-use crate::cause::{Refused, Remedy};
 
 mod bench;
 mod data;
 mod files;
+mod flags;
 mod simulate;
 
 pub use bench::{Bench, BenchDecodeArgs, BenchSegmentsArgs, BenchStreambpArgs, Errors};
@@ -17,7 +17,8 @@ pub use data::{DataArgs, DataSplit, FilterArgs};
 pub use files::{
     ExportArgs, FloatWord, GgufWord, Import, ImportGgufArgs, ImportPeftArgs, ModelPlace, ReadingWord,
 };
-pub use simulate::{CostArgs, SimulateArgs};
+pub use flags::in_flags;
+pub use simulate::SimulateArgs;
 
 /// Reinforcement-learning fine-tuning of language models whose outputs are very long.
 #[derive(Debug, Parser)]
@@ -98,24 +99,12 @@ impl Command {
     }
 }
 
-/// Says of a run that is refused which flags would have to be given, in the place of the fields of its request.
+/// The commands with their arguments, as clap has them.
 #[must_use]
-pub fn in_flags(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast::<Refused>() {
-        Ok(Refused { problem, remedy }) => anyhow::anyhow!("{problem}{}", flags(remedy)),
-        Err(error) => error,
-    }
-}
-
-fn flags(remedy: Remedy) -> &'static str {
-    match remedy {
-        Remedy::OtherFolder => "; name another with --run",
-        Remedy::OtherFolderOrOverwrite => "; name another with --run, or give --overwrite",
-        Remedy::OverwriteLater => "; --overwrite goes back and removes them",
-        Remedy::ResumedFolder => "; name its folder: --resume DIR",
-        Remedy::OneFolder => "; give --run DIR --resume, or --resume DIR",
-        Remedy::AllowConfigChange => ", or give --allow-config-change",
-    }
+pub fn arguments() -> clap::Command {
+    let mut program = Cli::command();
+    program.build();
+    program
 }
 
 /// Changes to the config, shared by all commands.
@@ -382,10 +371,7 @@ pub struct CheckArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-    use crate::cause::refused;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -405,21 +391,6 @@ mod tests {
             assert!(parsed.is_ok(), "{example}: {parsed:?}");
             assert!(example.contains(&format!("longhaul {}", command.get_name())), "{example}");
         }
-    }
-
-    #[test]
-    fn what_the_library_says_by_fields_is_said_by_flags() {
-        let problem = "runs/a: the run folder exists and is not empty".to_owned();
-        let refused = || refused(Remedy::OtherFolderOrOverwrite, problem.clone());
-        assert_eq!(
-            refused().to_string(),
-            "runs/a: the run folder exists and is not empty; name another `folder`, or set `overwrite`"
-        );
-        assert_eq!(
-            in_flags(refused()).to_string(),
-            "runs/a: the run folder exists and is not empty; name another with --run, or give --overwrite"
-        );
-        assert_eq!(in_flags(anyhow::anyhow!("a full disk")).to_string(), "a full disk");
     }
 
     #[test]

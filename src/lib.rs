@@ -15,14 +15,22 @@ pub mod watch;
 pub mod model;
 pub mod run;
 // The command line program: its flags, and what it does about them. No other module knows of them.
-#[doc(hidden)]
-pub mod cli;
-#[doc(hidden)]
-pub mod bench;
-#[doc(hidden)]
-pub mod commands;
+#[expect(unreachable_pub, reason = "the modules of the program are public to each other and to nobody else")]
+mod cli;
+#[expect(unreachable_pub, reason = "the modules of the program are public to each other and to nobody else")]
+mod bench;
+#[expect(unreachable_pub, reason = "the modules of the program are public to each other and to nobody else")]
+mod commands;
+mod program;
 
+// For the binary, and for tests of what the documents say of it.
+#[doc(hidden)]
+pub use cli::arguments;
+#[doc(hidden)]
+pub use commands::docs::{Page, pages};
 pub use config::{ConfigError, RunConfig};
+#[doc(hidden)]
+pub use program::command_line;
 pub use run::{RunOutcome, RunRequest, StartFrom, train};
 
 /// The version with the commit it was built from.

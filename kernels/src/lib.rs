@@ -1,7 +1,8 @@
 //! Tensors of longhaul: the decoder, its exact gradients in little memory, and batched generation.
 //!
-//! This crate knows shapes, devices and files of weights. It knows no prompt, reward, policy version,
-//! configuration file or thread: a caller hands it tokens and gets log-probabilities, gradients or draws.
+//! This crate knows shapes, devices and files of weights. It knows no prompt, reward, policy version or
+//! configuration file, and no thread of a run: a caller hands it tokens and gets log-probabilities, gradients or draws.
+//! Threads inside a call (rayon's, and the team that decodes) are its own.
 
 mod error;
 mod simd;
@@ -58,7 +59,7 @@ pub use model::{
     },
     gradients::GradientSink,
     linear::{Adapters, LowRank},
-    lora::{ADAPTER_CONFIG_FILE, Lora, LoraConfig, ModelPlace, TargetModules},
+    lora::{ADAPTER_CONFIG_FILE, BASE_REMEDY, Lora, LoraConfig, ModelPlace, TargetModules},
     trained::{GradientSums, Trained},
     weights::{Block, ExpertsWeights, FeedForwardWeights, GatedWeights, Weights},
 };

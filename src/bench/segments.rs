@@ -98,7 +98,6 @@ impl<'a> MeasurementPlan<'a> {
         let lengths = given.or(args.config.is_none().then_some(BUILT_IN_LENGTHS)).map(str::to_owned);
         lengths.as_deref().map(LengthDistribution::parse).transpose()?;
         let base = base_config(args, folder)?;
-        base.notes.iter().for_each(|note| eprintln!("warning: {note}"));
         let eval = &base.eval;
         if lengths.is_some() && args.config.is_some() {
             eprintln!("{}", left_aside(&base));
@@ -329,7 +328,7 @@ mod tests {
         assert_eq!(error, "rollout.segments_max: 3 segments do not divide output_tokens_max = 512");
         args.lengths = Some("normal:3".to_owned());
         let error = MeasurementPlan::new(&args, place.path()).err().unwrap().to_string();
-        assert!(error.starts_with("--lengths: normal:3: neither a file or folder"), "{error}");
+        assert!(error.starts_with("lengths: normal:3: neither a file or folder"), "{error}");
     }
 
     fn args() -> BenchSegmentsArgs {

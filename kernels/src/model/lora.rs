@@ -16,6 +16,9 @@ mod files;
 /// The file whose presence makes a directory one of an adapter.
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 
+/// What is to be done where the base of an adapter is not found. A program that has a flag for it says so behind this.
+pub const BASE_REMEDY: &str = "give the directory of the base (model.base in a config)";
+
 /// Ranks above this are no low rank of any projection, and would be taken for one by mistake.
 const RANK_MAX: usize = 1 << 16;
 

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 
 use super::cells::{code, head, line, row};
-use crate::cli::Cli;
+use crate::cli::arguments;
 
 const OPENING: &str = "\
 # Commands
@@ -17,8 +17,7 @@ Every command has `--help`, which says the same.
 
 /// The page: every command with its arguments and examples.
 pub(super) fn page() -> String {
-    let mut program = Cli::command();
-    program.build();
+    let program = arguments();
     let mut text = OPENING.to_owned();
     for command in program.get_subcommands() {
         write_command(&mut text, "longhaul", command);

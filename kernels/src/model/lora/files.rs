@@ -88,7 +88,7 @@ pub(super) fn named_base(dir: &Path) -> Result<PathBuf, KernelError> {
     let (path, map) = read_object(dir)?;
     let keys = Keys { path: &path, section: "", map: &map };
     let key = "base_model_name_or_path";
-    let remedy = "give the directory of the base (--base DIR, or model.base in a config)";
+    let remedy = super::BASE_REMEDY;
     let Some(name) = keys.text(key)?.filter(|name| !name.is_empty()) else {
         return Err(keys.wrong(key, format!("is missing; {remedy}")));
     };

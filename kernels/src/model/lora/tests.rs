@@ -215,7 +215,7 @@ fn a_base_is_found_from_its_adapter() {
     let (dir, decoder) = saved(|config| config["base_model_name_or_path"] = json!("base"));
     let message = ModelPlace::find(dir.path(), None).unwrap_err().to_string();
     assert!(
-        message.contains("`base_model_name_or_path` is \"base\"") && message.contains("--base"),
+        message.contains("`base_model_name_or_path` is \"base\"") && message.ends_with(BASE_REMEDY),
         "{message}"
     );
     let base = dir.path().join("base");
