@@ -11,6 +11,7 @@ pub mod checkpoints;
 pub mod start;
 pub mod schedule;
 mod evaluations;
+mod actors;
 mod train;
 mod record;
 mod evaluate;

@@ -5,27 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use kernels::{CacheRoom, Decoder, Engine, TrainingEngine};
+use kernels::{Decoder, Engine, TrainingEngine};
 use learner::checkpoint::Restore;
 use learner::{BaseModel, Trainer};
-use rollout::{
-    Actor, ActorContext, Ends, Heartbeats, LocalLedger, Notify, Pacing, RolloutMode, Scorer, Text,
-    WeightsCell,
-};
 use rollout::{faults, modes};
 
-use crate::config::{Console, PROMPT_TOKENS, RunConfig, Schedule, cache_precision, weights_precision};
+use crate::config::{Console, RunConfig};
 use crate::model::adapters::LoraRequest;
 use crate::model::engine::with_engine;
-use crate::model::generator::{DecoderGenerator, Generators, GivenLengths};
-use crate::model::policy::{Policy, sampling};
 use crate::model::{self, Model, ModelFiles, tell};
+use crate::run::actors::Actors;
 use crate::run::evaluations::Evaluations;
 use crate::run::evaluator::Evaluator;
 use crate::run::finish::RunOutcome;
 use crate::run::prompts::{JudgedPrompts, Surveys, reward_weights};
 use crate::run::record::facts;
-use crate::run::request::{BenchOverrides, RunRequest};
+use crate::run::request::RunRequest;
 use crate::run::schedule::ActiveSchedule;
 use crate::run::start::RunStart;
 use crate::run::train::{History, Run, RunOutput};
@@ -54,7 +49,6 @@ fn train_on<E: Engine>(
     let RunParts { learner, evaluators, actors, model, surveys } =
         RunParts::new(&engine, config, request, &start)?;
     let open = start.open(request, config)?;
-    tell(&config.notes);
     surveys.tell();
     tell(&model.notes);
     let context = actors.context();
@@ -176,77 +170,4 @@ fn new_learner(
         learner::checkpoint::load(moments, &mut learner, Restore::Optimizer)?;
     }
     Ok(learner.with_reward_weights(reward_weights(&config.rewards)))
-}
-
-/// Everything on the rollout's side of the queue.
-struct Actors<E: Engine> {
-    actors: Vec<Actor<DecoderGenerator<E>>>,
-    generators: Generators<E>,
-    ledger: Arc<LocalLedger>,
-    weights: Arc<WeightsCell<Policy<E>>>,
-}
-
-impl<E: Engine> Actors<E> {
-    fn new(
-        engine: &Arc<E>,
-        config: &RunConfig,
-        model: &Model,
-        start: &RunStart,
-        prompts: JudgedPrompts,
-        mode: Arc<dyn RolloutMode>,
-        bench: &BenchOverrides,
-    ) -> Result<Self> {
-        let mut rollout = config.rollout.clone();
-        if config.run.schedule == Schedule::Deterministic {
-            // All slots are one batch, so that the number of actors changes nothing.
-            rollout.actors = 1;
-        }
-        let notify = Notify::new();
-        let pacing = Pacing {
-            groups_per_step: config.learner.groups_per_step as u64,
-            staleness_versions_max: config.queue.staleness_versions_max,
-        };
-        let queue = config.queue.clone();
-        let ledger = Arc::new(LocalLedger::restored(pacing, queue, notify.clone(), &start.rollout()));
-        let first = Policy::new(&**engine, &model.decoder, weights_precision(rollout.precision))?;
-        let weights = Arc::new(WeightsCell::new(start.step(), Arc::new(first), notify));
-        let text = Arc::clone(&model.text);
-        let ends = Ends::new(Arc::clone(&text), rollout.stops(), model.decoder.config.vocabulary)?;
-        let generators = Generators {
-            engine: Arc::clone(engine),
-            shape: model.decoder.config.clone(),
-            // Room for an output and a short prompt; the cache grows where a prompt is longer.
-            room: CacheRoom {
-                slots: rollout.slots_per_actor(),
-                positions: rollout.output_tokens_max + PROMPT_TOKENS,
-                precision: cache_precision(rollout.kv_cache),
-            },
-            sampling: sampling(rollout.sampling()),
-            min_tokens: ends.min_tokens(),
-            given: given_lengths(config, bench, &text),
-        };
-        let context = Arc::new(ActorContext {
-            mode,
-            heartbeats: Heartbeats::default(),
-            config: rollout.clone(),
-            seed: config.run.seed,
-            prompts: prompts.source,
-            scorer: Scorer::new(text, prompts.rewards).with_ends(ends),
-            weights: Arc::clone(&weights),
-            ledger: Arc::clone(&ledger) as _,
-        });
-        let actors = (0..rollout.actors)
-            .map(|number| Actor::new(Arc::clone(&context), number, generators.make()))
-            .collect();
-        Ok(Self { actors, generators, ledger, weights })
-    }
-
-    fn context(&self) -> &ActorContext<Policy<E>> {
-        self.actors[0].context()
-    }
-}
-
-fn given_lengths(config: &RunConfig, bench: &BenchOverrides, text: &Text) -> Option<GivenLengths> {
-    let lengths = Arc::new(bench.lengths.clone()?);
-    Some(GivenLengths { lengths, seed: config.run.seed, eos_ids: text.eos_ids().to_vec() })
 }

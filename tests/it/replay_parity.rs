@@ -21,10 +21,38 @@ const RELATIVE_ERROR_MAX: f64 = 1e-4;
 /// The same of families whose smallest tensors, single experts, change by sums over few tokens.
 const FAMILY_ERROR_MAX: f64 = 1e-3;
 
-/// (batch_tokens_max, streambp, layer_chunk_tokens, head_chunk_tokens): all in one, each sequence alone and
-/// chunks of one token, and budgets and chunks that divide nothing.
-const CUTS: [(usize, bool, usize, usize); 5] =
-    [(4096, false, 64, 64), (4096, true, 4096, 4096), (1, true, 1, 1), (40, true, 7, 3), (61, false, 5, 11)];
+/// How a step is cut into micro-batches and chunks.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    batch_tokens_max: usize,
+    /// Chunks of StreamBP; none is the whole batch on one tape.
+    chunks: Option<Chunks>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Chunks {
+    layer_tokens: usize,
+    head_tokens: usize,
+}
+
+impl Cut {
+    const fn whole(batch_tokens_max: usize) -> Self {
+        Self { batch_tokens_max, chunks: None }
+    }
+
+    const fn streamed(batch_tokens_max: usize, layer_tokens: usize, head_tokens: usize) -> Self {
+        Self { batch_tokens_max, chunks: Some(Chunks { layer_tokens, head_tokens }) }
+    }
+}
+
+/// All in one, each sequence alone and chunks of one token, and budgets and chunks that divide nothing.
+const CUTS: [Cut; 5] = [
+    Cut::whole(4096),
+    Cut::streamed(4096, 4096, 4096),
+    Cut::streamed(1, 1, 1),
+    Cut::streamed(40, 7, 3),
+    Cut::whole(61),
+];
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -97,13 +125,7 @@ impl Folder {
 }
 
 impl Case {
-    fn learner_config(
-        &self,
-        dir: &Path,
-        constants: &Constants,
-        cut: (usize, bool, usize, usize),
-    ) -> LearnerConfig {
-        let (batch_tokens_max, streambp, layer_chunk_tokens, head_chunk_tokens) = cut;
+    fn learner_config(&self, dir: &Path, constants: &Constants, cut: Cut) -> LearnerConfig {
         let mut advantage = json!({"kind": self.advantage});
         if self.advantage == "grpo_lambda" {
             advantage["lambda"] = json!(constants.lambda);
@@ -114,13 +136,13 @@ impl Case {
             Some(cap) => json!({"kind": "tis", "cap": cap}),
             None => json!({"kind": "none"}),
         };
-        let gradients = match streambp {
-            true => json!({"kind": "streambp", "layer_chunk_tokens": layer_chunk_tokens,
-                           "head_chunk_tokens": head_chunk_tokens}),
-            false => json!({"kind": "whole"}),
+        let gradients = match cut.chunks {
+            Some(chunks) => json!({"kind": "streambp", "layer_chunk_tokens": chunks.layer_tokens,
+                                   "head_chunk_tokens": chunks.head_tokens}),
+            None => json!({"kind": "whole"}),
         };
         let config = json!({
-            "groups_per_step": 5, "batch_tokens_max": batch_tokens_max,
+            "groups_per_step": 5, "batch_tokens_max": cut.batch_tokens_max,
             "dynamic_sampling": self.dynamic_sampling, "advantage": advantage,
             "importance": {"kind": self.importance}, "mismatch": mismatch, "clip": constants.clip,
             "mpt": {"enabled": self.mpt, "tau": constants.tau, "sigma": self.sigma,
@@ -151,12 +173,7 @@ fn engine() -> Arc<dyn TrainingEngine> {
 }
 
 /// One step of a fresh learner: its report and the change of every tensor.
-fn step(
-    dir: &Path,
-    case: &Case,
-    constants: &Constants,
-    cut: (usize, bool, usize, usize),
-) -> (StepReport, HashMap<String, Vec<f64>>) {
+fn step(dir: &Path, case: &Case, constants: &Constants, cut: Cut) -> (StepReport, HashMap<String, Vec<f64>>) {
     let load = |name| Decoder::load(&dir.join(name), &Device::flex()).expect("the fixture's model");
     let reference = case.kl.then(|| load("reference"));
     let config = case.learner_config(dir, constants, cut);
@@ -186,7 +203,7 @@ fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().map(|value| value * value).sum::<f64>().sqrt()
 }
 
-fn compare(folder: &Folder, case: &Case, file: &SafeTensors<'_>, cut: (usize, bool, usize, usize)) {
+fn compare(folder: &Folder, case: &Case, file: &SafeTensors<'_>, cut: Cut) {
     let place = format!("{}: {} with {cut:?}", folder.dir.display(), case.name);
     let (report, change) = step(&folder.dir, case, &folder.fixture.constants, cut);
     let update = report.update.expect("there are live groups");
@@ -223,7 +240,7 @@ fn a_step_changes_the_weights_as_pytorch_does() {
 
 #[test]
 fn a_step_of_other_families_changes_the_weights_as_pytorch_does() {
-    for family in ["mistral", "smollm3", "granite", "qwen3_moe_normalised", "qwen3_moe"] {
+    for family in ["mistral", "smollm3", "granite", "qwen3_moe_normalised", "qwen3_moe", "gemma3"] {
         let folder = Folder::read(fixtures().join("steps").join(family), FAMILY_ERROR_MAX);
         assert_eq!(folder.fixture.cases.len(), 2, "{family}");
         folder.compare();

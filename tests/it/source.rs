@@ -226,6 +226,77 @@ fn is_taken_apart(before: &str, bracket: &str) -> bool {
     has_type && !is_call && bracket[..close].contains(',')
 }
 
+/// The lines, counted from 1, of functions' parameters that have one name and a tuple, or a reference to one, as their
+/// type.
+pub(crate) fn tuple_parameters(code: &str) -> Vec<usize> {
+    let mut lines = Vec::new();
+    for (at, _) in code.match_indices("fn ").filter(|(at, _)| !code[..*at].ends_with(is_word)) {
+        let Some(open) = parameters(&code[at + 3..]).map(|open| at + 3 + open) else { continue };
+        let Some(close) = closing(&code[open..], '(', ')').map(|close| open + close) else { continue };
+        let named = code[open..close].match_indices(':').map(|(colon, _)| open + colon);
+        let named = named.filter(|at| code[..*at].ends_with(is_word) && is_tuple(&code[at + 1..close]));
+        lines.extend(named.map(|at| code[..at].lines().count()));
+    }
+    lines
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Where the parameters of a function open whose name the text begins with; a bound `Fn(A, B)` of a generic type stands
+/// between angle brackets.
+fn parameters(code: &str) -> Option<usize> {
+    let mut depth = 0;
+    let mut before = ' ';
+    for (at, character) in code.char_indices() {
+        match character {
+            '<' => depth += 1,
+            '>' if before != '-' => depth -= 1,
+            '(' if depth == 0 => return Some(at),
+            '{' | ';' => return None,
+            _ => {}
+        }
+        before = character;
+    }
+    None
+}
+
+/// Whether the type that the text begins with is a tuple, by reference or not.
+fn is_tuple(code: &str) -> bool {
+    let mut code = code.trim_start();
+    if let Some(behind) = code.strip_prefix('&') {
+        let lifetime = behind.starts_with('\'').then(|| behind.find(' ')).flatten();
+        code = behind[lifetime.unwrap_or(0)..].trim_start();
+        code = code.strip_prefix("mut ").unwrap_or(code).trim_start();
+    }
+    code.starts_with('(') && closing(code, '(', ')').is_some_and(|close| has_parts(&code[1..close]))
+}
+
+/// Whether a comma stands in the text outside of all brackets, with something behind it.
+fn has_parts(code: &str) -> bool {
+    let mut depth = 0;
+    let comma = code.char_indices().find(|(_, character)| {
+        depth += i32::from("([{<".contains(*character)) - i32::from(")]}>".contains(*character));
+        *character == ',' && depth == 0
+    });
+    comma.is_some_and(|(at, _)| !code[at + 1..].trim().is_empty())
+}
+
+#[test]
+fn parameters_that_are_tuples_are_counted() {
+    let cases = [
+        ("fn f(a: A, b: (B, C)) -> (D, E) {}", 1),
+        ("fn f<F: Fn(A, B) -> C>(a: &mut (A, B), b: &'a [(A, B)], c: Vec<(A, B)>) {}", 1),
+        ("fn f(&self, a: &'a (A, [B; 2])); let a: (A, B) = b; struct A { b: (C, D) }", 1),
+        ("fn f((a, b): (A, B), c: (A), d: fn(A, B), e: A<B, C>) {}", 0),
+        ("fn f(a: &mut [(A, B)], b: impl Fn(A, B) -> (C, D)) {}", 0),
+    ];
+    for (code, expected) in cases {
+        assert_eq!(tuple_parameters(code).len(), expected, "{code}");
+    }
+}
+
 #[test]
 fn comments_strings_and_lifetimes_are_told_apart() {
     let text = "fn a<'a>(x: &'a str) { b('\"', \"// c \\\" }\"); } // fn d()\nlet e = r#\"f \" g\"#;";

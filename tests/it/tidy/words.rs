@@ -37,6 +37,12 @@ const PHRASES: &[(&str, &str)] = &[
     ("what computes", "say `device`, or what is computed"),
     ("is said to go wrong", "say when an alarm is raised"),
     ("as if nothing had happened", "say from where it continues"),
+    ("taken up again", "say `continues` or `is restored`"),
+    ("is taken up is", "say `a restored run`"),
+    ("handed over", "say `finished`"),
+    (" rings when", "say `notified when`"),
+    ("run is written down", "say `checkpoints are written`"),
+    ("run was written down", "say `the checkpoint was written`"),
     ("talk nonsense", "say `give an invalid reply`"),
     ("talks nonsense", "say `gives an invalid reply`"),
 ];
