@@ -32,7 +32,7 @@ schedule = "async"
 [model]
 path = {model}
 [data]
-kind = "jsonl"
+kind = "file"
 path = {data}
 [rollout]
 output_tokens_max = 16

@@ -134,15 +134,6 @@ impl Config {
         }
     }
 
-    /// What a person should be told about the file, and is no error.
-    #[must_use]
-    pub fn notes(&self) -> &[String] {
-        match self {
-            Self::Train(config) => &config.notes,
-            Self::Sft(config) => &config.notes,
-        }
-    }
-
     /// The device and the threads that the config asks for.
     #[must_use]
     pub fn device(&self) -> (DeviceKind, Option<usize>) {
@@ -163,12 +154,6 @@ trait Sections: Sized {
 
     /// Refuses what contradicts itself, and fills in what depends on other sections.
     fn check(&mut self, document: &Document) -> Result<(), ConfigError>;
-
-    /// Keeps what a person should be told about the file; a command that reads none of the sections that notes are
-    /// about has no use for it.
-    fn keep_notes(&mut self, notes: Vec<String>) {
-        let _ = notes;
-    }
 
     /// The paths of files and folders that the command reads.
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {
@@ -196,11 +181,10 @@ fn from_document<C: Sections>(mut document: Document, file: &Path) -> Result<C, 
         return Err(document.error("learner", message));
     }
     document.allow_only(C::ALLOWED)?;
-    document.read_streambp_as_gradients("learner")?;
-    document.read_streambp_as_gradients("sft")?;
+    document.refuse_streambp("learner")?;
+    document.refuse_streambp("sft")?;
     let mut config = C::read(&mut document)?;
     config.check(&document)?;
-    config.keep_notes(std::mem::take(&mut document.notes));
     let finder = Finder { document: &document, file };
     for path in config.paths() {
         finder.replace(path)?;

@@ -22,13 +22,17 @@ use crate::{RewardError, Verifier};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Map<String, Value>", into = "WrittenEntry")]
 pub struct RewardConfig {
-    /// Name in the metrics, unique in a run; the kind's own name if none is given.
+    /// Name in the metrics, unique in a run.
+    /// Default: the word of the kind.
     pub name: String,
-    /// Factor in the total; 1 if none is given.
+    /// Factor in the total.
+    /// Default: `1.0`.
     pub weight: f64,
     /// Whether this reward says what is right.
+    /// Default: `false`.
     pub correctness: bool,
     /// Name of a reward above this one without which this one is 0: it counts only where that one is 1.
+    /// Default: none.
     pub gate: Option<String>,
     /// What judges.
     pub kind: RewardKind,

@@ -80,6 +80,7 @@ pub struct JudgeConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_completion_tokens: Option<u32>,
     /// Temperature of the judge. At 0 the same answer gets the same verdict as far as the service allows.
+    /// Default: `0.0`.
     #[serde(default)]
     pub temperature: JudgeTemperature,
     /// Name of the environment variable with the key. The key itself stands in no config.

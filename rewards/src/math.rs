@@ -77,6 +77,7 @@ use extract::{ORDER, reference_answer};
 #[serde(deny_unknown_fields, default)]
 pub struct MathConfig {
     /// Where the final answer is looked for, in this order; the first kind that is there decides.
+    /// Default: `["boxed", "tag", "hashes", "phrase", "last"]`.
     pub extract: Vec<AnswerKind>,
     /// A decimal with this many significant digits may stand for a number that has no end as a decimal; 0 for never.
     pub decimal_digits: usize,

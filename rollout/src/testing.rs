@@ -166,7 +166,7 @@ pub(crate) fn context_at(
     let lines = ["ab", "cd", "bb", "ca"].map(|text| format!("{{\"prompt\": \"{text}\"}}\n")).concat();
     files.write("prompts.jsonl", &lines);
     let path = files.path().join("prompts.jsonl");
-    let data = DataConfig::Jsonl(JsonlConfig::new(path));
+    let data = DataConfig::File(JsonlConfig::new(path));
     let text = text();
     let notify = Notify::new();
     let ends = Ends::new(text.clone(), config.stops(), 7).expect("stops of the seven tokens");

@@ -145,7 +145,7 @@ fn context(
     write("tokenizer_config.json", r#"{"eos_token": "<eos>"}"#);
     write("prompts.jsonl", "{\"prompt\": \"ac\"}\n");
     let text = Arc::new(Text::load(folder).expect("a tokenizer"));
-    let data = DataConfig::Jsonl(JsonlConfig::new(folder.join("prompts.jsonl")));
+    let data = DataConfig::File(JsonlConfig::new(folder.join("prompts.jsonl")));
     let prompts = PromptSource::open(&data, Split::Train, 1, text.clone(), &Needs::default());
     let rewards = WeightedSum::new(TruncatedReward::Scored);
     let rewards = rewards.with_verifier("length", 1.0, false, Box::new(Length)).expect("one reward");

@@ -24,7 +24,6 @@ use crate::run::prompts::{JudgedPrompts, prompt_tokens_max, same_file};
 /// As the run would end before its first step.
 pub fn check(args: &CheckArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
-    config.notes().iter().for_each(|note| eprintln!("warning: {note}"));
     print!("{}", config.resolved());
     match config {
         Config::Train(config) => {

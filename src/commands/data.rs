@@ -20,7 +20,6 @@ use crate::run::prompts::{JudgedPrompts, prompt_tokens_max};
 /// As the run would end before its first step.
 pub fn data(args: &DataArgs) -> Result<()> {
     let config = Config::load(&args.config, &args.overrides.set)?;
-    config.notes().iter().for_each(|note| eprintln!("warning: {note}"));
     let look = look(args, &config)?;
     if args.json {
         println!("{}", serde_json::to_string(&look)?);

@@ -34,7 +34,6 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 
 fn eval_on<E: Engine>(engine: &Arc<E>, args: &EvalArgs, config: &Config) -> Result<()> {
     let _log = start_log(None, true)?;
-    crate::model::tell(config.notes());
     let evaluations = config.evaluations();
     if evaluations.is_empty() {
         bail!("{}: eval.data names no held-out file", args.config.display());

@@ -48,7 +48,6 @@ pub fn filter(args: &FilterArgs) -> Result<()> {
 
 fn filter_on<E: Engine>(engine: &Arc<E>, args: &FilterArgs, mut config: RunConfig) -> Result<()> {
     let _log = start_log(None, true)?;
-    crate::model::tell(&config.notes);
     let keep = check(args, &config)?;
     let file = one_file(args, &mut config)?;
     if let Some(model) = &args.model {
@@ -95,7 +94,7 @@ fn check(args: &FilterArgs, config: &RunConfig) -> Result<Keep> {
 
 /// The one file of the config, whose rows are looked at in its own order.
 fn one_file(args: &FilterArgs, config: &mut RunConfig) -> Result<JsonlConfig> {
-    let DataConfig::Jsonl(data) = &mut config.data else {
+    let DataConfig::File(data) = &mut config.data else {
         bail!(
             "{}: data.kind = \"task\" makes its problems; there is no file to filter",
             args.config.display()

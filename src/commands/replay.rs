@@ -64,7 +64,6 @@ fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &Replay
     let to = &args.place;
     let folder = RunFolder::create(to.run.as_deref(), "replay", to.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder), true)?;
-    tell(&config.notes);
     tell(note.as_slice());
     run(config, learner, batches, &folder, tokenizer_files(&place.base)?)
 }

@@ -60,7 +60,6 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
     let given = files.map(|files| files.load(&device)).transpose()?;
     let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder), true)?;
-    crate::model::tell(&config.notes);
     let model = match (given, &config.model.create) {
         (Some(model), _) => model,
         (None, Some(create)) => Model::create(create, config.run.seed, folder.path(), &device)?,

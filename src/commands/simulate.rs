@@ -47,7 +47,6 @@ struct Setting {
 /// If the config, the lengths or the costs cannot be.
 pub fn simulate(args: &SimulateArgs) -> Result<()> {
     let config = config(args)?;
-    config.notes.iter().for_each(|note| eprintln!("warning: {note}"));
     let lengths = LengthDistribution::parse(&lengths_spec(args)?)?;
     let costs = costs(args)?;
     let simulation = Simulation { config: &config, lengths: &lengths, costs: &costs, args };

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use kernels::Capabilities;
 use kernels::rope::POSITIONS_MAX;
 use learner::LearnerConfig;
 use learner::config::{
@@ -92,7 +93,7 @@ pub(super) fn rewards(
 ) -> Result<(), ConfigError> {
     let task = match data {
         Some(DataConfig::Task(task)) => Some(complain(document, "data.", Task::new(task.clone()))?),
-        Some(DataConfig::Jsonl(_)) | None => None,
+        Some(DataConfig::File(_)) | None => None,
     };
     let mut context = RewardContext { task, ..RewardContext::default() };
     context.custom = stand_ins(rewards);
@@ -149,20 +150,32 @@ pub(super) fn correctness(
     Ok(())
 }
 
-/// Refuses a place for the layers' inputs that the engine's gradients do not have.
+/// Refuses gradients that the engine does not compute, and a place for the layers' inputs that they do not have.
 pub(super) fn layer_inputs(
     document: &Document,
     section: &str,
     gradients: &GradientsConfig,
     device: DeviceKind,
 ) -> Result<(), ConfigError> {
-    let place = gradients.streambp().map_or(LayerInputsPlace::Memory, |config| config.layer_inputs);
-    let paths = device.capabilities().layer_inputs_elsewhere;
-    if place == LayerInputsPlace::Memory || paths.contains(&gradients.plan(1.0).path) {
-        return Ok(());
+    let Some(Unable { key, reason }) = unable(gradients, &device.capabilities()) else { return Ok(()) };
+    Err(cannot(document, &format!("{section}.gradients.{key}"), device, reason))
+}
+
+/// A key of a section `gradients` that an engine cannot follow, and why.
+#[derive(Debug, PartialEq, Eq)]
+struct Unable {
+    key: &'static str,
+    reason: &'static str,
+}
+
+fn unable(gradients: &GradientsConfig, engine: &Capabilities) -> Option<Unable> {
+    let path = gradients.plan(1.0).path;
+    if !engine.gradients.contains(&path) {
+        return Some(Unable { key: "kind", reason: "does not compute gradients in this way" });
     }
-    let key = format!("{section}.gradients.layer_inputs");
-    Err(cannot(document, &key, device, "keeps them in memory as they are"))
+    let place = gradients.streambp().map_or(LayerInputsPlace::Memory, |config| config.layer_inputs);
+    let is_elsewhere = place != LayerInputsPlace::Memory && !engine.layer_inputs_elsewhere.contains(&path);
+    is_elsewhere.then_some(Unable { key: "layer_inputs", reason: "keeps them in memory as they are" })
 }
 
 /// Refuses caches that the engine does not have, and one without room for a single output.
@@ -274,9 +287,10 @@ pub(super) fn complain<T, E: Display>(
 #[cfg(test)]
 mod tests {
     use super::{
-        DecodePrecision, DeviceKind, Document, GradientsConfig, KvCache, LayerInputsPlace, RolloutConfig,
-        kv_cache, layer_inputs, precision,
+        Capabilities, DecodePrecision, DeviceKind, Document, GradientsConfig, KvCache, LayerInputsPlace,
+        RolloutConfig, kv_cache, layer_inputs, precision, unable,
     };
+    use kernels::{Cpu, GradientPath};
     use learner::config::StreambpConfig;
 
     #[test]
@@ -302,6 +316,17 @@ mod tests {
         let message = complaint(LayerInputsPlace::Bf16, DeviceKind::Cuda).unwrap_err();
         let expected = "sft.gradients.layer_inputs: run.device = \"cuda\" keeps them in memory";
         assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn gradients_that_an_engine_lacks_are_refused_by_their_kind() {
+        let streams = Capabilities { gradients: &[GradientPath::StreamBp], ..Cpu::CAPABILITIES };
+        let key = |gradients: GradientsConfig, engine| unable(&gradients, engine).map(|unable| unable.key);
+        for gradients in [GradientsConfig::Whole {}, GradientsConfig::Checkpointed {}] {
+            assert_eq!(key(gradients.clone(), &streams), Some("kind"));
+            assert_eq!(key(gradients, &Cpu::CAPABILITIES), None);
+        }
+        assert_eq!(key(GradientsConfig::default(), &streams), None);
     }
 
     #[test]

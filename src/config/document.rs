@@ -54,8 +54,6 @@ pub(super) struct Document {
     overrides: BTreeMap<String, String>,
     /// Every key that any section has, as `section.key`, to find one that was looked for elsewhere.
     known: Vec<String>,
-    /// What a person should be told about the file, and is no error.
-    pub(super) notes: Vec<String>,
 }
 
 impl Document {
@@ -79,13 +77,13 @@ impl Document {
         let mut lines = BTreeMap::new();
         collect_lines(DeTable::parse(text).map_err(broken)?.get_ref(), "", text, &mut lines);
         let (file, overrides) = (file.to_owned(), BTreeMap::new());
-        Ok(Self { file, table, lines, overrides, known: Vec::new(), notes: Vec::new() })
+        Ok(Self { file, table, lines, overrides, known: Vec::new() })
     }
 
     /// A document of nothing but overrides, for commands that read no config file.
     pub(super) fn empty() -> Self {
         let (file, table, lines) = (PathBuf::from("--set"), Table::new(), BTreeMap::new());
-        Self { file, table, lines, overrides: BTreeMap::new(), known: Vec::new(), notes: Vec::new() }
+        Self { file, table, lines, overrides: BTreeMap::new(), known: Vec::new() }
     }
 
     /// Applies `section.key=value`. The value is TOML; a word that is no TOML is taken as a string.

@@ -27,9 +27,9 @@ const TAKEN_NAMES: [&str; 3] = ["rewards", "stopped_by", "pass_at"];
 pub struct EvalSection {
     /// Measures after every so many steps; 0 is never between the first and the last.
     pub every_steps: u64,
-    /// Measures before the first step; false by default where `data.kind = "jsonl"` has no `eval.data`.
+    /// Measures before the first step; false by default where `data.kind = "file"` has no `eval.data`.
     pub before: bool,
-    /// Measures after the last step; false by default where `data.kind = "jsonl"` has no `eval.data`.
+    /// Measures after the last step; false by default where `data.kind = "file"` has no `eval.data`.
     pub after: bool,
     /// Measures on a thread of its own while training goes on, with the weights of the step; else training waits. Absent is
     /// true where `run.schedule = "async"`. What is found is the same.
@@ -53,7 +53,7 @@ pub struct EvalSection {
     /// Which held-out problems of a task, and which draws. It is not the run's, so that all runs are measured on
     /// the same problems.
     pub seed: u64,
-    /// Held-out prompts, where the training data is JSONL. A task makes its own.
+    /// Held-out prompts, where the training data is a file. A task makes its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
     /// `[[eval.rewards]]`: what answers are judged by, where it is not the rewards of training. So a run without
@@ -251,7 +251,7 @@ pub(super) fn check(
             let message = "eval.data: data.kind = \"task\" makes its own held-out problems; leave it out";
             return Err(document.error("eval.data", message));
         }
-        (DataConfig::Jsonl(file), None) if eval.sets.is_empty() && file.split.is_none() => {
+        (DataConfig::File(file), None) if eval.sets.is_empty() && file.split.is_none() => {
             nothing_held_out(document, eval)?;
         }
         _ => {}
@@ -320,7 +320,7 @@ fn set_data<'a>(
             &file,
             "data.kind = \"task\" reads no file; write [eval.sets.prompts] with a kind that does",
         ),
-        (None, DataConfig::Jsonl(training)) if !has_file && training.split.is_none() => {
+        (None, DataConfig::File(training)) if !has_file && training.split.is_none() => {
             refused(key, "names no held-out prompts; give it `data` or [eval.sets.prompts]")
         }
         (None, _) => Ok(training),

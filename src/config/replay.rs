@@ -37,9 +37,6 @@ pub struct ReplayConfig {
     pub checkpoint: CheckpointSection,
     /// `[metrics]`
     pub metrics: MetricsSection,
-    /// What a person should be told about the file, and is no error: whoever runs the config says it, once.
-    #[serde(skip)]
-    pub notes: Vec<String>,
 }
 
 impl Sections for ReplayConfig {
@@ -62,7 +59,6 @@ impl Sections for ReplayConfig {
             optimizer: document.section("optimizer")?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
-            notes: Vec::new(),
         })
     }
 
@@ -83,10 +79,6 @@ impl Sections for ReplayConfig {
             return Err(document.error(key, format!("{key}: which rewards? This config has no [[rewards]]")));
         }
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
-    }
-
-    fn keep_notes(&mut self, notes: Vec<String>) {
-        self.notes = notes;
     }
 
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {

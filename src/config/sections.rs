@@ -46,7 +46,7 @@ pub struct ModelSection {
     pub positions_max: Option<usize>,
 }
 
-/// `[checkpoint]`: when the run is written down. The last step always is.
+/// `[checkpoint]`: when checkpoints are written. The last step always has one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointSection {
@@ -78,7 +78,7 @@ pub struct Best {
     pub least: bool,
 }
 
-/// `[metrics]`: what is written down beside the numbers, and what is shown.
+/// `[metrics]`: what is written beside the numbers, and what is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSection {
@@ -267,7 +267,7 @@ pub struct SftSection {
     /// Stops as soon as an evaluation reaches this accuracy; absent is never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_accuracy: Option<f64>,
-    /// How a task's demonstrations are written; JSONL data has its own.
+    /// How a task's demonstrations are written; data in a file has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub demonstrations: Option<DemonstrationConfig>,
     /// `[sft.gradients]`: as `[learner.gradients]`.

@@ -37,9 +37,6 @@ pub struct SftRunConfig {
     pub checkpoint: CheckpointSection,
     /// `[metrics]`
     pub metrics: MetricsSection,
-    /// What a person should be told about the file, and is no error: whoever runs the config says it, once.
-    #[serde(skip)]
-    pub notes: Vec<String>,
 }
 
 impl Sections for SftRunConfig {
@@ -57,7 +54,6 @@ impl Sections for SftRunConfig {
             eval: EvalSection::read(document)?,
             checkpoint: document.section("checkpoint")?,
             metrics: document.section("metrics")?,
-            notes: Vec::new(),
         })
     }
 
@@ -92,10 +88,6 @@ impl Sections for SftRunConfig {
         evaluation::check(document, &self.data, &self.rewards, &mut self.eval)?;
         stop_accuracy(document, self)?;
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
-    }
-
-    fn keep_notes(&mut self, notes: Vec<String>) {
-        self.notes = notes;
     }
 
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {
@@ -212,12 +204,12 @@ fn demonstrations(document: &Document, config: &SftRunConfig) -> Result<(), Conf
                 "[sft.demonstrations] is missing: data.kind = \"task\" needs the weights of the styles";
             Err(document.error("sft", message))
         }
-        (DataConfig::Jsonl(_), Some(_)) => {
+        (DataConfig::File(_), Some(_)) => {
             let message =
-                "sft.demonstrations: data.kind = \"jsonl\" has its demonstrations in the file; leave it out";
+                "sft.demonstrations: data.kind = \"file\" has its demonstrations in the file; leave it out";
             Err(document.error("sft.demonstrations", message))
         }
-        (DataConfig::Jsonl(_), None) => Ok(()),
+        (DataConfig::File(_), None) => Ok(()),
     }
 }
 
@@ -238,7 +230,7 @@ fn stop_accuracy(document: &Document, config: &SftRunConfig) -> Result<(), Confi
 fn default_correctness(data: &DataConfig) -> RewardConfig {
     let kind = match data {
         DataConfig::Task(_) => RewardKind::Task {},
-        DataConfig::Jsonl(_) => RewardKind::Math(MathConfig::default()),
+        DataConfig::File(_) => RewardKind::Math(MathConfig::default()),
     };
     RewardConfig::new(kind, 1.0, true)
 }

@@ -65,9 +65,6 @@ pub struct RunConfig {
     pub watchdog: WatchdogSection,
     /// `[alarms]`
     pub alarms: AlarmsSection,
-    /// What a person should be told about the file, and is no error: whoever runs the config says it, once.
-    #[serde(skip)]
-    pub notes: Vec<String>,
 }
 
 impl Sections for RunConfig {
@@ -88,7 +85,6 @@ impl Sections for RunConfig {
             metrics: document.section("metrics")?,
             watchdog: document.section("watchdog")?,
             alarms: document.section("alarms")?,
-            notes: Vec::new(),
         })
     }
 
@@ -113,10 +109,6 @@ impl Sections for RunConfig {
         evaluation::check(document, &self.data, &self.rewards, &mut self.eval)?;
         watching(document, &self.watchdog, &self.alarms)?;
         writing(document, self.checkpoint.keep_last, self.metrics.completions_every_steps)
-    }
-
-    fn keep_notes(&mut self, notes: Vec<String>) {
-        self.notes = notes;
     }
 
     fn paths(&mut self) -> Vec<ConfigPath<'_>> {

@@ -291,7 +291,7 @@ pub const FAMILIES: &[Family] = &[
                 "What a segment waited for a slot or for room, on average.",
             ),
             metric(
-                "segment/parked",
+                "segment/preempted",
                 "times",
                 "Times that a trajectory gave up its KV cache for lack of room.",
             ),

@@ -170,7 +170,7 @@ impl StepMetrics {
         self.add("segment/context_token_steps", since.context_token_steps as f64);
         self.add("segment/kv_use", since.kv_use());
         self.add("segment/wait_steps", since.wait_steps());
-        self.add("segment/parked", since.preempted as f64);
+        self.add("segment/preempted", since.preempted as f64);
         if let Some((mean, max, min)) = since.tokens_per_segment() {
             let spread = Spread { mean, max: max as f64, min: min as f64 };
             self.add_spread("segment/tokens_per_segment", spread);

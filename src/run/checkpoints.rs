@@ -19,7 +19,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use kernels::{Engine, KernelError};
 use learner::checkpoint::ExtraFile;
-use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutCheckpoint, RolloutState, Versioned};
+use rollout::{BadRowsPolicy, DataConfig, Journal, RolloutCheckpoint, RolloutError, RolloutState, Versioned};
 use serde::{Deserialize, Serialize};
 
 use crate::cause::{Remedy, refused};
@@ -167,7 +167,10 @@ impl ResumePoint {
         }
         let text = fs::read(&path).with_context(|| path.display().to_string())?;
         let run = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-        let rollout = RolloutState::read(&folder.join(ROLLOUT_FILE))?;
+        let rollout = RolloutState::read(&folder.join(ROLLOUT_FILE)).map_err(|error| match error {
+            RolloutError::StateForm { .. } => refused(Remedy::Fork, error.to_string()),
+            error => error.into(),
+        })?;
         let mut weights = BTreeMap::new();
         for version in rollout.versions_needed().into_iter().filter(|version| *version != step) {
             weights.insert(version, models.older(folder, &folder.join(policy(version)))?);
@@ -251,7 +254,7 @@ fn what_is_learned(config: &RunConfig) -> RunConfig {
     config.alarms = AlarmsSection::default();
     // That it is the same base as before is seen by its digest.
     config.model.base = None;
-    if let DataConfig::Jsonl(data) = &mut config.data {
+    if let DataConfig::File(data) = &mut config.data {
         // Where no row was bad it changes nothing, and groups on their way know their prompts.
         data.bad_rows = BadRowsPolicy::default();
     }
@@ -274,26 +277,29 @@ pub struct ConfigChanges {
 pub fn check_config(folder: &RunFolder, config: &RunConfig, allowed: bool) -> Result<ConfigChanges> {
     let path = folder.config();
     // A run of an earlier version lacks the keys that have come since. It is as if they had their defaults.
-    let changes = match RunConfig::load(&path, &[]) {
-        Ok(before) => ConfigDifference {
-            all: differing(&before.resolved(), &config.resolved())?,
-            learned: differing(&what_is_learned(&before).resolved(), &what_is_learned(config).resolved())?,
-        },
+    let (changes, advice) = match RunConfig::load(&path, &[]) {
+        Ok(before) => {
+            let all = differing(&before.resolved(), &config.resolved())?;
+            let learned =
+                differing(&what_is_learned(&before).resolved(), &what_is_learned(config).resolved())?;
+            let advice = format!("resume with the run's own {}", path.display());
+            (ConfigDifference { all, learned }, advice)
+        }
         // Of a config that is invalid by now, nobody knows which keys matter.
-        Err(_) => {
+        Err(invalid) => {
             let before = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             let all = differing(&before, &config.resolved()).with_context(|| path.display().to_string())?;
-            ConfigDifference { learned: all.clone(), all }
+            let advice = format!("the run's own config is not valid any more: {invalid}");
+            (ConfigDifference { learned: all.clone(), all }, advice)
         }
     };
     let lines: Vec<String> = changes.all.into_values().collect();
     let learned: Vec<String> = changes.learned.into_keys().collect();
     if !learned.is_empty() && !allowed {
         let problem = format!(
-            "the config is not the run's ({}), and {} would change what is learned; resume with the run's own {}",
+            "the config is not the run's ({}), and {} would change what is learned; {advice}",
             lines.join("; "),
-            learned.join(", "),
-            path.display()
+            learned.join(", ")
         );
         return Err(refused(Remedy::AllowConfigChange, problem));
     }
@@ -463,5 +469,10 @@ mod tests {
             error.contains("former.key: 1 -> absent") && error.contains("and former.key would"),
             "{error}"
         );
+        assert!(error.contains("config.toml:") && error.contains("unknown section `former`"), "{error}");
+        let config = folder.config();
+        fs::write(&config, quickstart(&[]).resolved() + "\n[learner.streambp]\nenabled = true\n").unwrap();
+        let error = check_config(&folder, &quickstart(&[]), false).unwrap_err().to_string();
+        assert!(error.contains("learner.streambp: the section is [learner.gradients] now"), "{error}");
     }
 }

@@ -60,7 +60,7 @@ impl<E: Engine> Run<'_, E> {
         Ok(())
     }
 
-    /// Makes the evaluation again that was not finished when the run was written down, of the same weights.
+    /// Makes the evaluation again that was not finished when the checkpoint was written, of the same weights.
     pub(super) fn evaluate_again(&mut self, at: Option<EvaluatedAt>) -> Result<()> {
         let step = self.learner.version();
         let waits = self.output.metrics.waiting();
@@ -139,7 +139,7 @@ impl<E: Engine> Run<'_, E> {
         }
     }
 
-    /// Waits for an evaluation of an older step before the run is written down at `version`: only of the step itself are the
+    /// Waits for an evaluation of an older step before a checkpoint is written at `version`: only of the step itself are the
     /// weights in the checkpoint, so that it can be made again.
     pub(super) fn settle_evaluation(&mut self, version: u64) -> Result<()> {
         match self.evaluations.unfinished() {

@@ -38,7 +38,7 @@ pub fn weighted_sum(
 ) -> Result<WeightedSum> {
     let task = match data {
         Some(DataConfig::Task(config)) => Some(Task::new(config.clone()).context("data")?),
-        Some(DataConfig::Jsonl(_)) | None => None,
+        Some(DataConfig::File(_)) | None => None,
     };
     Ok(WeightedSum::from_configs(configs, RewardContext { task, custom: custom(), truncated })?)
 }

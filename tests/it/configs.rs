@@ -82,7 +82,7 @@ fn settings(preset: &str, folder: &Path) -> Vec<String> {
     let file = |name: &str| folder.join(name).display().to_string();
     // The small model was made for fewer positions.
     let mut set = vec![format!("model.path={}", model.display()), "model.positions_max=200000".to_owned()];
-    if text.contains("kind = \"jsonl\"") {
+    if text.contains("kind = \"file\"") {
         set.push(format!("data.path={}", file("train.jsonl")));
         let sets = text.matches("[[eval.sets]]").count();
         set.extend((0..sets).map(|place| format!("eval.sets[{place}].data={}", file("test.jsonl"))));

@@ -2,14 +2,14 @@
 //! they name exist. `tidy` looks at their language.
 
 mod commands;
+mod keys;
 mod map;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
-use longhaul::cli::Cli;
+use longhaul::arguments;
 use longhaul::config::Config;
 
 use crate::binary::repository;
@@ -48,8 +48,10 @@ fn recipes_change_two_files_at_most() {
         let has = |recipe: &&str| recipe.lines().next().unwrap().contains(kind);
         assert!(recipes.iter().any(has), "CONTRIBUTING.md has no recipe for a {kind}");
     }
+    let mut titles = BTreeSet::new();
     for recipe in recipes {
         let title = recipe.lines().next().unwrap();
+        assert!(titles.insert(title), "CONTRIBUTING.md has two recipes `{title}`");
         // The steps are numbered; each begins with the file that it changes.
         let steps = recipe.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
         let files: Vec<&str> = steps.map(|step| step.split('`').nth(1).unwrap()).collect();
@@ -113,8 +115,7 @@ fn commands_in_the_prose_of_the_guide_exist() {
     for document in guide() {
         for name in document.quoted() {
             let Some(rest) = name.strip_prefix("longhaul ") else { continue };
-            let mut command = Cli::command();
-            command.build();
+            let mut command = arguments();
             let shown = format!("{}: `{name}`", document.path.display());
             for word in rest.split(' ') {
                 if let Some(flag) = word.strip_prefix("--") {

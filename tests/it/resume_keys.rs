@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use longhaul::commands::docs::pages;
 use longhaul::config::RunConfig;
+use longhaul::pages;
 use longhaul::records::folder::RunFolder;
 use longhaul::run::checkpoints::check_config;
 use serde::de::DeserializeOwned;
@@ -82,7 +82,6 @@ fn read(table: &Table) -> Result<RunConfig, String> {
         metrics: section(table, "metrics")?,
         watchdog: section(table, "watchdog")?,
         alarms: section(table, "alarms")?,
-        notes: Vec::new(),
     })
 }
 

@@ -21,9 +21,10 @@ pub use selection::{CurriculumConfig, CurriculumOrder, SourceConfig, SplitConfig
 pub enum DataConfig {
     /// Endless problems of a task.
     Task(TaskConfig),
-    /// The rows of a file, or of several, in another order in each epoch; `kind = "file"` is the same.
-    #[serde(alias = "file", alias = "json", alias = "parquet", alias = "arrow")]
-    Jsonl(JsonlConfig),
+    /// The rows of a file, or of several, in another order in each epoch.
+    // Configs of earlier versions have these words.
+    #[serde(alias = "jsonl", alias = "json", alias = "parquet", alias = "arrow")]
+    File(JsonlConfig),
 }
 
 /// Files of prompts and what their fields are. A name may lead into an object: `reward_model.ground_truth`.
@@ -152,14 +153,14 @@ impl DataConfig {
     pub fn check(&self) -> Result<(), RolloutError> {
         match self {
             Self::Task(_) => Ok(()),
-            Self::Jsonl(config) => config.check(),
+            Self::File(config) => config.check(),
         }
     }
 
     /// What is held out of training: other problems of a task, the rows of the file `path`, or without one the rows that
     /// the split leaves. `None` where nothing is.
     pub fn held_out(&self, path: Option<&Path>) -> Option<Self> {
-        let Self::Jsonl(training) = self else { return Some(self.clone()) };
+        let Self::File(training) = self else { return Some(self.clone()) };
         let mut config = training.clone();
         match (path, &mut config.split) {
             (Some(path), _) => {
@@ -177,12 +178,12 @@ impl DataConfig {
         }
         // In the order of the file they would be its first ones alone.
         (config.shuffle, config.shuffle_seed) = (true, None);
-        Some(Self::Jsonl(config))
+        Some(Self::File(config))
     }
 
     /// The files that are read, with the keys that name them.
     pub fn paths(&mut self) -> Vec<(String, &mut PathBuf)> {
-        let Self::Jsonl(config) = self else { return Vec::new() };
+        let Self::File(config) = self else { return Vec::new() };
         let own = config.path.as_mut().map(|path| ("data.path".to_owned(), path));
         let shots = config.few_shot.as_mut().and_then(FewShotConfig::path_mut);
         let mut paths: Vec<_> =
@@ -197,7 +198,7 @@ impl DataConfig {
 
     /// The files that are read.
     pub fn files(&self) -> Vec<&Path> {
-        let Self::Jsonl(config) = self else { return Vec::new() };
+        let Self::File(config) = self else { return Vec::new() };
         let shots =
             config.few_shot.iter().chain(config.sources.iter().filter_map(|source| source.few_shot.as_ref()));
         let sources = config.sources.iter().map(|source| source.path.as_path());

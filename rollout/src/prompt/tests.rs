@@ -35,7 +35,7 @@ fn open_as(
     let mut config = JsonlConfig::new(files.path().join("rows.jsonl"));
     change(&mut config);
     let text = Arc::new(files.load().expect("a template"));
-    PromptSource::open(&DataConfig::Jsonl(config), Split::Train, 5, text, needs)
+    PromptSource::open(&DataConfig::File(config), Split::Train, 5, text, needs)
 }
 
 fn open(lines: &str) -> Result<PromptSource, RolloutError> {
@@ -373,7 +373,7 @@ fn turns_that_are_rendered_to_nothing_lose_none_of_the_others() {
         "{% for m in messages %}{% if m.role == 'user' %}a{{ m.content if m.content is string else 'cd' }}\
          {% elif m.content == 'ddd' %}bddd<eos>{% endif %}{% endfor %}",
     );
-    let config = DataConfig::Jsonl(JsonlConfig::new(files.path().join("rows.jsonl")));
+    let config = DataConfig::File(JsonlConfig::new(files.path().join("rows.jsonl")));
     let needs = DemonstrationNeeds { learn: Learn::All, tokens_max: 99 };
     let needs = Needs { demonstrations: Some(needs), ..Needs::default() };
     let text = Arc::new(files.load().expect("a template"));
@@ -391,7 +391,7 @@ fn rows_tell_the_template_what_it_takes() {
         let row = format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"c\"}}], {more}}}");
         files.write("rows.jsonl", &row);
         files.write("chat_template.jinja", template);
-        let config = DataConfig::Jsonl(JsonlConfig::new(files.path().join("rows.jsonl")));
+        let config = DataConfig::File(JsonlConfig::new(files.path().join("rows.jsonl")));
         let text = Arc::new(files.load().expect("a template"));
         let (source, _) =
             PromptSource::open(&config, Split::Train, 0, text, &ROOM).map_err(|error| error.to_string())?;
@@ -437,7 +437,7 @@ fn a_template_that_forgets_is_refused_for_all_turns() {
         "{% for m in messages %}{% if loop.last or m.role == 'user' %}a{{ m.content }}{% endif %}{% endfor %}\
          {% if add_generation_prompt %}b{% endif %}",
     );
-    let config = DataConfig::Jsonl(JsonlConfig::new(files.path().join("rows.jsonl")));
+    let config = DataConfig::File(JsonlConfig::new(files.path().join("rows.jsonl")));
     let needs = Needs {
         demonstrations: Some(DemonstrationNeeds { learn: Learn::All, tokens_max: 99 }),
         ..Needs::default()
@@ -453,7 +453,7 @@ fn messages_pass_the_template_once() {
     let lines = r#"{"messages": [{"role": "user", "content": "ab"}]}"#;
     let files = TextFiles::new();
     files.write("rows.jsonl", lines);
-    let data = DataConfig::Jsonl(JsonlConfig::new(files.path().join("rows.jsonl")));
+    let data = DataConfig::File(JsonlConfig::new(files.path().join("rows.jsonl")));
     let error =
         PromptSource::open(&data, Split::Train, 0, text(), &ROOM).expect_err("no template").to_string();
     assert!(error.contains("rows.jsonl:1: ") && error.contains("chat_template"), "{error}");
@@ -463,7 +463,7 @@ fn messages_pass_the_template_once() {
 
 #[test]
 fn an_absent_file_is_named() {
-    let config = DataConfig::Jsonl(JsonlConfig::new("absent.jsonl"));
+    let config = DataConfig::File(JsonlConfig::new("absent.jsonl"));
     let error = PromptSource::open(&config, Split::Train, 0, text(), &ROOM).expect_err("absent");
     assert!(error.to_string().contains("absent.jsonl: "), "{error}");
 }
@@ -488,7 +488,7 @@ fn a_task_gives_problems_with_answers_and_demonstrations() {
 fn the_config_is_tagged_and_strict() {
     let parse = serde_json::from_str::<DataConfig>;
     let config = parse(r#"{"kind": "jsonl", "path": "p", "answer_field": "gold", "bad_rows": "skip"}"#);
-    let DataConfig::Jsonl(config) = config.expect("known keys") else { panic!("kind is jsonl") };
+    let DataConfig::File(config) = config.expect("known keys") else { panic!("kind is jsonl") };
     assert_eq!((config.prompt_field(), config.answer_field()), ("prompt", "gold"));
     let written = serde_json::to_string(&config).expect("plain values");
     assert!(written.contains("\"answer\":\"gold\"") && !written.contains("prompt"), "{written}");

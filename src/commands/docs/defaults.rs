@@ -1,12 +1,13 @@
-//! What a key is worth that the config does not give: serde's attributes and the functions that they name.
+//! What a key is worth that the config does not give: serde's attributes and the functions that they name, or a line
+//! `Default: ` of the field's doc comment where a type reads its entries itself or a value is computed.
 
+use super::cells::line;
 use super::source::{Body, Field, File, Type, Types, attribute};
 
 /// The default of a field as the page shows it: a value of TOML, `required`, or words.
 pub(super) fn of_field(types: &Types, owner: &Type, field: &Field) -> String {
-    // Such a type reads its entries itself; the comments of its fields say what is taken where one is absent.
-    if attribute(&owner.serde, "try_from").is_some() {
-        return String::new();
+    if let Some(said) = field.docs.lines().find_map(|line| line.strip_prefix("Default: ")) {
+        return line(said.trim_end_matches('.'));
     }
     match attribute(&field.serde, "default") {
         Some("") => of_type(types, &field.kind, &owner.file),
@@ -32,7 +33,8 @@ fn of_type(types: &Types, kind: &str, file: &File) -> String {
                 variant.map_or(String::new(), |variant| format!("`\"{}\"`", word(&variant.name, serde)))
             }
             // A section has defaults of its own, key by key.
-            _ => String::new(),
+            Some(_) => String::new(),
+            None => "none".to_owned(),
         },
     }
 }
@@ -169,6 +171,9 @@ pub struct Limits {
     pub console: Console,
     #[serde(default = "somewhere::standard")]
     pub prompt: String,
+    /// What it is called.
+    /// Default: the kind's word.
+    pub title: String,
 }
 
 fn ten_seconds() -> u64 {
@@ -193,7 +198,10 @@ impl Limits {
             fields.iter().map(|field| of_field(&types, found, field)).collect()
         };
         assert_eq!(all("Alarms"), ["`3`", "`0.9`", "`\"auto\"`", "none"]);
-        assert_eq!(all("Limits"), ["required", "`10000`", "`\"prompt\"`", "`\"auto\"`", "built in"]);
+        assert_eq!(
+            all("Limits"),
+            ["required", "`10000`", "`\"prompt\"`", "`\"auto\"`", "built in", "the kind's word"]
+        );
         assert_eq!(word("VeryQuiet", "rename_all = \"snake_case\","), "very_quiet");
         assert_eq!(word("F32", "rename_all = \"lowercase\","), "f32");
     }

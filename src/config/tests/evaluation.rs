@@ -42,7 +42,7 @@ fn a_set_takes_what_it_does_not_say_from_the_section() {
     assert_eq!((math.eval.problems, math.eval.pass_k, math.output_tokens_max), (10, 4, 48));
     assert_eq!((own.eval.temperature, math.eval.temperature), (0.5, 0.5));
     assert_eq!((own.output_tokens_key, math.output_tokens_key), ("eval.output_tokens_max", "eval.sets"));
-    let DataConfig::Jsonl(file) = &math.data else { panic!("a file") };
+    let DataConfig::File(file) = &math.data else { panic!("a file") };
     let path = file.path.as_ref().unwrap();
     assert!(path.is_absolute() && path.ends_with("prompts.jsonl"), "{file:?}");
     assert_eq!(math.rewards[0].kind, RewardKind::Math(rewards::MathConfig::default()));
@@ -64,14 +64,14 @@ fn a_file_of_a_set_is_read_as_the_data_is() {
     let sets = "[[eval.sets]]\nname = \"a\"\ndata = \"prompts.jsonl\"\n";
     let config = load(&with(sets), &jsonl).unwrap();
     assert!(config.eval.before && config.eval.after);
-    let DataConfig::Jsonl(file) = &config.evaluations()[0].data else { panic!("a file") };
+    let DataConfig::File(file) = &config.evaluations()[0].data else { panic!("a file") };
     assert_eq!(file.answer_field(), "gold");
     let message = load(&with("[[eval.sets]]\nname = \"a\"\n"), &jsonl).unwrap_err();
     assert!(message.contains("eval.sets[0]: names no held-out prompts"), "{message}");
     // What it does not say is as in the section.
     let file = [&jsonl[..], &["eval.data=prompts.jsonl"]].concat();
     let config = load(&with("[[eval.sets]]\nname = \"a\"\n"), &file).unwrap();
-    assert!(matches!(&config.evaluations()[0].data, DataConfig::Jsonl(file) if file.path.is_some()));
+    assert!(matches!(&config.evaluations()[0].data, DataConfig::File(file) if file.path.is_some()));
 }
 
 #[test]

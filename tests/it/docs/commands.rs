@@ -190,7 +190,7 @@ const COMMANDS: &[(&str, Entry)] = &[
     ),
     (
         "longhaul bench streambp --shape 256,6,8,8,768,4096 --tokens 4096,16384 --repeats 5 --paths \
-         checkpointed,streambp --json",
+         checkpointed,streambp --activations-kept-mib 0 --json",
         Instead(&[("256,6,8,8,768,4096", TINY), ("4096,16384", "64"), ("--repeats 5", "--repeats 1")], ""),
     ),
     (
@@ -296,7 +296,7 @@ fn commands_of(block: &str) -> Vec<String> {
     let (mut commands, mut open) = (Vec::new(), String::new());
     for line in block.lines() {
         let line = line.split(" #").next().unwrap().trim();
-        open += line.trim_end_matches('\\');
+        open += line.trim_end_matches('\\').trim_end();
         if line.ends_with(['|', '\\']) {
             open += " ";
             continue;
@@ -374,8 +374,8 @@ fn prepare(folder: &Path) {
 /// Lines of what a command printed that are shown where it failed.
 const SHOWN_LINES: usize = 12;
 
-/// Runs a command in the folder; what it printed where it failed.
-fn run(folder: &Path, command: &str) -> Result<(), String> {
+/// Runs a command in the folder; what it printed, or the end of it where it failed.
+fn run(folder: &Path, command: &str) -> Result<String, String> {
     let path = format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap_or_default());
     let command = command.replace("cargo run --release -- ", "longhaul ");
     let output =
@@ -383,7 +383,31 @@ fn run(folder: &Path, command: &str) -> Result<(), String> {
     let text = text_of(&output);
     let lines: Vec<&str> = text.lines().collect();
     let end = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
-    if output.status.success() { Ok(()) } else { Err(format!("{command}\n{}\n{end}", output.status)) }
+    if output.status.success() { Ok(text) } else { Err(format!("{command}\n{}\n{end}", output.status)) }
+}
+
+/// Pages that show what their commands print.
+const SHOWN_ON: [&str; 2] = ["README.md", "docs/guide/quickstart.md"];
+
+/// Words that a line has or has not by the numbers of a run.
+const BY_NUMBERS: [&str; 2] = ["entropy", "of right answers"];
+
+/// The words of a line, without numbers and what holds one.
+fn words(line: &str) -> Vec<String> {
+    let line = BY_NUMBERS.iter().fold(line.to_owned(), |line, word| line.replace(word, ""));
+    let words = line.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    let words = words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric() && c != '/'));
+    words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Lines that a page shows and no command printed with the same words, whatever the numbers. Three points stand for the rest of
+/// a line.
+fn lines_not_printed(page: &Document, printed: &str) -> Vec<String> {
+    let printed: Vec<Vec<String>> = printed.lines().map(words).collect();
+    let blocks = page.blocks("text");
+    let shown = blocks.iter().flat_map(|block| block.lines());
+    let is_printed = |line: &&str| printed.iter().any(|printed| printed.starts_with(&words(line)));
+    shown.filter(|line| !is_printed(line)).map(str::to_owned).collect()
 }
 
 #[test]
@@ -394,6 +418,7 @@ fn every_command_of_the_documents_runs() {
     prepare(folder.path());
     run(folder.path(), &format!("longhaul train configs/quickstart.toml --run runs/second {SMALL}")).unwrap();
     let (mut seen, mut skipped, mut failed) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let mut printed = String::new();
     let pages = followed();
     let shown = pages.iter().flat_map(|page| commands(page).into_iter().map(move |command| (page, command)));
     // Evaluations and replays read what the quickstart wrote.
@@ -423,10 +448,17 @@ fn every_command_of_the_documents_runs() {
                 (replaced, behind)
             }
         };
-        let result = run(folder.path(), &format!("{command} {behind}"));
-        failed.extend(result.err().map(|error| format!("{page}: {error}")));
+        match run(folder.path(), &format!("{command} {behind}")) {
+            Ok(text) if command.starts_with("cargo run") => printed += &text,
+            Ok(_) => {}
+            Err(error) => failed.push(format!("{page}: {error}")),
+        }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    for page in pages.iter().filter(|page| SHOWN_ON.iter().any(|name| page.path == Path::new(name))) {
+        let missing = lines_not_printed(page, &printed);
+        assert!(missing.is_empty(), "{}: not what the commands print: {missing:#?}", page.path.display());
+    }
     assert_eq!(skipped.len(), SKIPPED, "write the number into SKIPPED if it is smaller: {skipped:#?}");
     let gone: Vec<_> = known.keys().filter(|command| !seen.contains(**command)).collect();
     assert!(gone.is_empty(), "no document shows these any more; take them out of COMMANDS: {gone:#?}");

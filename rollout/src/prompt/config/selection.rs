@@ -75,7 +75,8 @@ pub enum CurriculumOrder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// The file. It must be given.
+    /// The file.
+    /// Default: required.
     #[serde(default)]
     pub path: PathBuf,
     /// Its format, in place of the one that its name says.

@@ -150,7 +150,7 @@ fn keys_that_contradict_each_other_are_refused() {
             "would never come",
         ),
     ] {
-        let error = DataConfig::Jsonl(parsed(keys.clone())).check().expect_err(said).to_string();
+        let error = DataConfig::File(parsed(keys.clone())).check().expect_err(said).to_string();
         assert!(error.contains(said), "{keys}: {error}");
     }
 }

@@ -28,7 +28,7 @@ impl Files {
         config.path = config.path.map(|path| folder.join(path));
         config.sources.iter_mut().for_each(|source| source.path = folder.join(&source.path));
         let text = Arc::new(self.0.load().expect("a tokenizer"));
-        PromptSource::open(&DataConfig::Jsonl(config), Split::Train, 5, text, &Needs::default())
+        PromptSource::open(&DataConfig::File(config), Split::Train, 5, text, &Needs::default())
     }
 }
 
@@ -76,7 +76,7 @@ fn the_parts_of_a_split_have_every_row_once_wherever_it_stands() {
 
 #[test]
 fn what_is_held_out_is_the_rest_of_a_split_or_a_file() {
-    let data = |keys: Value| DataConfig::Jsonl(serde_json::from_value(keys).expect("known keys"));
+    let data = |keys: Value| DataConfig::File(serde_json::from_value(keys).expect("known keys"));
     let split = |name: &str| json!({"name": name, "fraction": 0.5});
     let training = data(json!({"path": "p", "chat": true, "split": split("train"),
         "curriculum": {"field": "level"}, "format": "parquet"}));
