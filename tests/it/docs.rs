@@ -132,12 +132,13 @@ fn commands_in_the_prose_of_the_guide_exist() {
     assert!(seen >= 20, "{seen}");
 }
 
-/// `fragment` over `base`: a section of another kind takes the place of the former.
+/// `fragment` over `base`: a section of another kind takes the place of the former, and so do several files that of one.
 fn merge(base: &mut toml::Table, fragment: toml::Table) {
     for (key, value) in fragment {
         match (base.get_mut(&key), value) {
             (Some(toml::Value::Table(old)), toml::Value::Table(new))
-                if new.get("kind").is_none_or(|kind| old.get("kind") == Some(kind)) =>
+                if new.get("kind").is_none_or(|kind| old.get("kind") == Some(kind))
+                    && !new.contains_key("sources") =>
             {
                 merge(old, new);
             }

@@ -392,11 +392,12 @@ const SHOWN_ON: [&str; 2] = ["README.md", "docs/guide/quickstart.md"];
 /// Words that a line has or has not by the numbers of a run.
 const BY_NUMBERS: [&str; 2] = ["entropy", "of right answers"];
 
-/// The words of a line, without numbers and what holds one.
+/// The words of a line, without paths, numbers and what holds one.
 fn words(line: &str) -> Vec<String> {
     let line = BY_NUMBERS.iter().fold(line.to_owned(), |line, word| line.replace(word, ""));
-    let words = line.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
-    let words = words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric() && c != '/'));
+    let words =
+        line.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit() || c == '/'));
+    let words = words.map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
