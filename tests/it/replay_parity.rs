@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use kernels::{Cpu, Decoder, TrainingEngine, Weights};
+use kernels::{Cpu, Decoder, TrainingEngine};
 use learner::{LearnerConfig, OptimizerConfig, StepReport, Trainer};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -163,9 +163,11 @@ impl Case {
     }
 }
 
-fn numbers(weights: &Weights<burn::tensor::Tensor<2>>) -> HashMap<String, Vec<f64>> {
+/// The numbers of every parameter, by the name that files of the family have for it.
+fn numbers(decoder: &Decoder) -> HashMap<String, Vec<f64>> {
     let values = |tensor: &burn::tensor::Tensor<2>| tensor.to_data().iter::<f64>().collect();
-    weights.named().into_iter().map(|(name, tensor)| (name, values(tensor))).collect()
+    let of_files = |name: String| decoder.config.family.file_name(&name);
+    decoder.weights.named().into_iter().map(|(name, tensor)| (of_files(name), values(tensor))).collect()
 }
 
 fn engine() -> Arc<dyn TrainingEngine> {
@@ -182,9 +184,9 @@ fn step(dir: &Path, case: &Case, constants: &Constants, cut: Cut) -> (StepReport
         Trainer::new(engine(), load("model"), config, optimizer, constants.temperature, 1, reference)
             .expect("the fixture's settings are sound");
     let groups = rollout::read_groups(&dir.join("completions.jsonl")).expect("the fixture's recording");
-    let before = numbers(&learner.decoder().weights);
+    let before = numbers(learner.decoder());
     let report = learner.step(&groups).expect("the fixture's groups can be trained on");
-    let mut change = numbers(&learner.decoder().weights);
+    let mut change = numbers(learner.decoder());
     for (name, values) in &mut change {
         for (value, before) in values.iter_mut().zip(&before[name]) {
             *value -= before;
