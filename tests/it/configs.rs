@@ -55,8 +55,9 @@ fn flatten(path: &str, value: &toml::Value, keys: &mut BTreeMap<String, String>)
 }
 
 /// Presets with the values of papers: each leaves its model and its files to be set.
-const PRESETS: [&str; 6] = [
+const PRESETS: [&str; 7] = [
     "smollm2_addition",
+    "smollm2_addition_lora",
     "smollm2_gsm8k",
     "qwen3_math_128k",
     "qwen3_grpo_lambda",
