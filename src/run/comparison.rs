@@ -141,7 +141,7 @@ impl Difference {
             PairedTest::Permutation => "permutation",
         };
         let mut line = format!(
-            "  {name:<9} {} -> {}{unit}, difference {}{unit}, 95 % interval {} to {}, {} larger and {} smaller, p = {} ({test})",
+            "  {name:<9} {} -> {}{unit}, difference {}{unit}, 95 % interval {} to {}, {} larger and {} smaller, p {} ({test})",
             number(self.before),
             number(self.after),
             signed(self.difference.value),
@@ -164,9 +164,9 @@ fn difference(before: f64, after: f64) -> f64 {
     if difference.abs() <= ROUNDING * (before.abs() + after.abs()) { 0.0 } else { difference }
 }
 
-/// A p-value in as many digits as it is known to.
+/// A p-value in as many digits as it is known to, behind its sign.
 fn p_value(value: f64) -> String {
-    if value < 1e-4 { "< 0.0001".to_owned() } else { format!("{value:.4}") }
+    if value < 1e-4 { "< 0.0001".to_owned() } else { format!("= {value:.4}") }
 }
 
 /// The records of the same prompts, those of the first model before those of the second.
