@@ -253,7 +253,7 @@ pub struct GenerateArgs {
     /// Puts the prompt into the model's chat template, as one message of the user
     #[arg(long)]
     pub chat: bool,
-    /// Changes a setting: run.{seed,device,threads}, model.positions_max, rollout.{output_tokens_max,temperature,top_p,
+    /// Changes a setting: run.{seed,device,threads}, model.{positions_max,dtype}, rollout.{output_tokens_max,temperature,top_p,
     /// top_k,stop,stop_token_ids,min_tokens,include_stop_str_in_output}, data.template.NAME
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -282,7 +282,7 @@ pub struct LogprobsArgs {
     /// Computes by cached decoding instead of the training forward
     #[arg(long)]
     pub cached: bool,
-    /// Changes a setting: run.{device,threads}, model.positions_max
+    /// Changes a setting: run.{device,threads}, model.{positions_max,dtype}
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }

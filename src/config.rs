@@ -28,7 +28,7 @@ use document::{Document, Place};
 use paths::{ConfigPath, Finder, RewardAt};
 
 pub(crate) use check::stand_ins;
-pub use engine::{DeviceKind, cache_precision, weights_precision};
+pub use engine::{DeviceKind, ModelDtype, cache_precision, packed_base, weights_precision};
 pub use evaluation::{EvalSection, EvalSet, Evaluation};
 pub use replay::ReplayConfig;
 pub use rollout::Schedule;

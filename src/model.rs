@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use kernels::model::families::{self, Family};
-use kernels::{Decoder, DecoderConfig, Device, Lora, ModelPlace};
+use kernels::{Decoder, DecoderConfig, Device, Engine, Lora, ModelPlace, Precision};
 use learner::checkpoint::ExtraFile;
 use learner::config::KlConfig;
 use rollout::Text;
 use serde_json::json;
 
-use crate::config::{CreateSection, check_shape};
+use crate::config::{CreateSection, ModelDtype, check_shape};
+use crate::model::policy::Policy;
 use crate::records::folder::RunFolder;
 
 /// The files beside the weights that a directory needs to stay whole.
@@ -96,6 +97,12 @@ impl ModelFiles {
         &self.place
     }
 
+    /// Bytes of the tokenizer's file.
+    #[must_use]
+    pub fn tokenizer_bytes(&self) -> u64 {
+        std::fs::metadata(self.place.base.join(TOKENIZER_FILES[0])).map_or(0, |file| file.len())
+    }
+
     /// The same model for sequences of so many tokens, where the number is given.
     #[must_use]
     pub fn with_positions(mut self, positions_max: Option<usize>) -> Self {
@@ -103,12 +110,36 @@ impl ModelFiles {
         self
     }
 
-    /// The model with its weights.
+    /// The weights as decoding reads them, and no others, with adapters beside them.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
-    pub fn load(self, device: &Device) -> Result<Model> {
-        let mut decoder = Decoder::load_at(&self.place, &self.families, device)?;
+    pub fn load_policy<E: Engine>(&self, engine: &E, dtype: Option<ModelDtype>) -> Result<Policy<E>> {
+        self.load_policy_at(engine, stored_precision(engine, &self.place.base, &self.decoder, dtype)?)
+    }
+
+    /// [`ModelFiles::load_policy`] at a precision.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_policy_at<E: Engine>(&self, engine: &E, precision: Precision) -> Result<Policy<E>> {
+        let (base, config) = (&self.place.base, &self.decoder);
+        let policy = Policy::load(engine, base, config, precision)?;
+        Ok(match &self.place.adapter {
+            Some(dir) => policy.adapted(engine, &Lora::load(dir, base, config, &engine.device())?),
+            None => policy,
+        })
+    }
+
+    /// The model with its weights, packed at a precision on the CPU where they are not trained.
+    ///
+    /// # Errors
+    /// Names the file that is missing or wrong.
+    pub fn load(self, device: &Device, packed: Option<Precision>) -> Result<Model> {
+        let mut decoder = match packed {
+            Some(precision) => Decoder::load_packed(&self.place, &self.families, precision)?,
+            None => Decoder::load_at(&self.place, &self.families, device)?,
+        };
         decoder.config.max_positions = self.decoder.max_positions;
         Ok(Model {
             decoder,
@@ -119,18 +150,51 @@ impl ModelFiles {
     }
 }
 
-/// The frozen model that a penalty measures the distance from, where there is one. Where it is the base of adapters that
-/// are trained, it is that one without them, shared.
+/// The precision of weights that are not trained: the one that is asked for, or that of the model's files where the engine
+/// has it, which then changes no number.
 ///
 /// # Errors
 /// Names the file that is missing or wrong.
-pub fn reference(kl: &KlConfig, families: Families<'_>, decoder: &Decoder) -> Result<Option<Decoder>> {
+pub fn stored_precision(
+    engine: &impl Engine,
+    dir: &Path,
+    config: &DecoderConfig,
+    dtype: Option<ModelDtype>,
+) -> Result<Precision> {
+    let has = |precision: Precision| engine.capabilities().weights.contains(&precision);
+    match dtype.map(ModelDtype::precision) {
+        Some(precision) if has(precision) => Ok(precision),
+        Some(_) => {
+            bail!("model.dtype: the device of this run has no weights of this precision; leave the key out")
+        }
+        None => {
+            Ok(Some(Decoder::files_precision(dir, config)?).filter(|stored| has(*stored)).unwrap_or_default())
+        }
+    }
+}
+
+/// The frozen model that a penalty measures the distance from, where there is one. Where it is the base of adapters that
+/// are trained, it is that one without them, shared. Another one is stored as the model is.
+///
+/// # Errors
+/// Names the file that is missing or wrong.
+pub fn reference(
+    kl: &KlConfig,
+    families: Families<'_>,
+    decoder: &Decoder,
+    dtype: Option<ModelDtype>,
+) -> Result<Option<Decoder>> {
     let Some(path) = kl.reference.as_ref().filter(|_| kl.enabled) else { return Ok(None) };
     let is_base = |lora: &Lora| path.canonicalize().ok() == lora.base.canonicalize().ok();
     if decoder.lora.as_ref().is_some_and(is_base) {
         return Ok(Some(decoder.frozen()));
     }
-    Ok(Some(Decoder::load_as(path, families, &decoder.device())?))
+    Ok(Some(match dtype {
+        Some(ModelDtype::Bf16) => {
+            Decoder::load_packed(&ModelPlace::find(path, None)?, families, Precision::Bf16)?
+        }
+        Some(ModelDtype::F32) | None => Decoder::load_as(path, families, &decoder.device())?,
+    }))
 }
 
 /// Says what a directory is that is no model of Hugging Face's.
@@ -180,7 +244,7 @@ impl Model {
     /// # Errors
     /// Names the file that is missing or wrong, or the tokenizer that does not fit the vocabulary.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        ModelFiles::read(dir, None)?.load(device)
+        ModelFiles::read(dir, None)?.load(device, None)
     }
 
     /// Says in the log what a person should know about the model.

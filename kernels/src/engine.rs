@@ -115,6 +115,17 @@ pub trait Engine: TrainingEngine + 'static {
     /// engine keeps adapters apart.
     fn adapt(&self, weights: &Self::Weights, lora: &Lora) -> Self::Weights;
 
+    /// Reads the weights of a Hugging Face directory for decoding alone, without a decoder that could be trained.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`] and [`Engine::prepare`].
+    fn load(
+        &self,
+        dir: &Path,
+        config: &DecoderConfig,
+        precision: Precision,
+    ) -> Result<Self::Weights, KernelError>;
+
     /// Slots for contexts of one model shape.
     ///
     /// # Errors

@@ -9,7 +9,8 @@ use pulp::bytemuck;
 
 use crate::zeros::{fill_with_zeros, zeros};
 
-/// A tensor whose numbers lie in one row-major slice.
+/// A tensor whose numbers lie in one row-major slice. A clone shares them.
+#[derive(Clone)]
 pub(crate) struct Rows(FlexTensor);
 
 impl Rows {
@@ -30,9 +31,19 @@ impl Rows {
         Self::of(&primitive(tensor.clone().into_dispatch()))
     }
 
+    /// Numbers that nobody else has.
+    pub(crate) fn owning(values: Vec<f32>, shape: [usize; 2]) -> Self {
+        Self(FlexTensor::from_data(TensorData::new(values, shape)))
+    }
+
     /// The numbers.
     pub(crate) fn slice(&self) -> &[f32] {
         self.0.as_slice::<f32>().expect("a contiguous f32 tensor is a slice")
+    }
+
+    /// A tensor that shares them.
+    pub(crate) fn to_tensor(&self) -> Tensor<2> {
+        Tensor::from_dispatch(dispatched(self.0.clone()))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::panel::{Buffer, Left};
 use crate::prefetch::Ahead;
 use crate::simd;
 pub use packed::Precision;
-pub(crate) use packed::{Factor, PackedMatrix, bf16};
+pub(crate) use packed::{FactorShape, PackedMatrix, Packing, bf16};
 use packed::{WHOLE_BITS, WHOLE_OFFSET};
 
 /// The longest sums between two visits of a result. A panel's part of so many rows is read again from the nearest

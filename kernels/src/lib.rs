@@ -42,7 +42,7 @@ pub use error::KernelError;
 pub use flex::StoredNumbers;
 pub use gemm::Precision;
 pub use model::{
-    Decoder,
+    Decoder, Stored,
     config::{DecoderConfig, LlamaShape},
     files::{
         adapter::PeftAdapter,
@@ -60,10 +60,15 @@ pub use model::{
     gradients::GradientSink,
     linear::{Adapters, LowRank},
     lora::{ADAPTER_CONFIG_FILE, BASE_REMEDY, Lora, LoraConfig, ModelPlace, TargetModules},
+    packed::PackedWeights,
     trained::{GradientSums, Trained},
     weights::{Block, ExpertsWeights, FeedForwardWeights, GatedWeights, Weights},
 };
 pub use operations::Operations;
 pub use simd::{SIMD_VARIABLE, SimdLevel};
 pub use streambp::{ChunkPlan, GradientPath, LayerInputs, MemoryPlan, Slopes, TokenStats};
-pub use update::AdamW;
+pub use update::{
+    AdamW,
+    adafactor::{Adafactor, SecondMoment},
+    blocks::{BLOCK_NUMBERS, Blocks, MomentBlocks},
+};

@@ -13,6 +13,8 @@ use crate::logprob::{
 };
 use crate::norm::{rms_norm, rms_norm_plain};
 use crate::rotary::{Angles, rotate, rotate_plain};
+use crate::update::adafactor::{Adafactor, SecondMoment};
+use crate::update::blocks::MomentBlocks;
 use crate::update::{AdamW, descend_on_slices, descend_on_tensors, squares_on_slices, squares_on_tensors};
 
 /// The form of the tensor operations. Both compute the same; their roundings differ.
@@ -60,6 +62,44 @@ impl Operations {
         match self {
             Self::Fused => rule.on_slices(weight, gradient, moments),
             Self::Plain => rule.on_tensors(weight, gradient, moments),
+        }
+    }
+
+    /// [`Operations::adamw`] with moments in 8 bits, which only the fused form has.
+    ///
+    /// # Shapes
+    /// Both are of the parameter's shape, the moments of as many numbers.
+    ///
+    /// # Panics
+    /// In plain form.
+    #[must_use]
+    pub fn adamw_in_blocks(
+        self,
+        rule: &AdamW,
+        weight: &mut Tensor<2>,
+        gradient: Tensor<2>,
+        moments: &mut MomentBlocks,
+    ) -> Tensor<2> {
+        assert_eq!(self, Self::Fused, "moments in 8 bits are slices of the CPU");
+        rule.on_blocks(weight, gradient, moments)
+    }
+
+    /// Moves a parameter one update of Adafactor along its gradient. Returns what is left over, as [`Operations::adamw`]
+    /// does.
+    ///
+    /// # Shapes
+    /// Both are of the parameter's shape.
+    #[must_use]
+    pub fn adafactor(
+        self,
+        rule: &Adafactor,
+        weight: &mut Tensor<2>,
+        gradient: Tensor<2>,
+        moment: &mut SecondMoment,
+    ) -> Tensor<2> {
+        match self {
+            Self::Fused => rule.on_slices(weight, gradient, moment),
+            Self::Plain => rule.on_tensors(weight, gradient, moment),
         }
     }
 

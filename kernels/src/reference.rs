@@ -86,7 +86,7 @@ impl<'a> Reference<'a> {
                 "{scaling:?} is not computed here"
             );
         }
-        let weights = decoder.weights.map(|_, tensor| matrix(tensor));
+        let weights = decoder.weights.tensors().map(|_, tensor| matrix(tensor));
         let mut starts = Vec::new();
         for &length in &packed.lengths {
             starts.extend(vec![starts.len(); length]);

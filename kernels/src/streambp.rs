@@ -16,10 +16,10 @@ use burn::tensor::Tensor;
 
 use crate::batch::Packed;
 use crate::error::KernelError;
+use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
 use crate::model::weights::Weights;
-use crate::model::{Decoder, embed};
 use crate::operations::Operations;
 use tape::TapePass;
 
@@ -163,7 +163,7 @@ pub(crate) fn tensor_statistics(
 ) -> TokenStats {
     plan.check();
     let pass = TapePass::new(decoder, packed, plan, operations);
-    let mut x = embed(&decoder.weights.embedding, &packed.ids, &decoder.config);
+    let mut x = pass.embedded();
     for layer in 0..decoder.config.layers {
         x = pass.layer_forward(layer, &x);
     }
@@ -201,7 +201,7 @@ pub(crate) fn tape_gradients(
         GradientSink::Full(sums) => pass(sums),
         GradientSink::LowRank(sums) => {
             // Tapes give the gradients of whole matrices, of which those of the adapters are made.
-            let mut gradients = decoder.weights.zeros_like(operations);
+            let mut gradients = decoder.effective_weights().zeros_like(operations);
             let stats = pass(&mut gradients);
             let lora = decoder.lora.as_ref().expect("a decoder whose adapters are trained has some");
             sums.add_projected(&lora.adapters, &gradients);

@@ -180,7 +180,7 @@ pub(crate) fn all_shapes() -> Vec<DecoderConfig> {
 /// Weights of which none is what a fresh model begins with.
 pub(crate) fn odd_decoder(config: DecoderConfig) -> Decoder {
     let mut decoder = Decoder::random(config, 5, &Device::flex());
-    for (number, weight) in decoder.weights.values_mut().into_iter().enumerate() {
+    for (number, weight) in decoder.weights.tensors_mut().values_mut().into_iter().enumerate() {
         let noise = noise(weight.dims(), number as u64);
         *weight = weight.clone() + noise * 0.1;
     }

@@ -1,4 +1,5 @@
-//! What an optimizer does to one parameter: the update of AdamW, and sums of squares for the gradient's norm.
+//! What an optimizer does to one parameter: the update of AdamW, with moments in f32 or in 8 bits ([`blocks`]), that of
+//! Adafactor ([`adafactor`]), and sums of squares for the gradient's norm.
 //!
 //! On the CPU an update is one pass over memory by all threads, where the same in tensor operations is twelve passes
 //! by one of them; an update's numbers come from the same operations in the same order, so both give the same bits.
@@ -8,6 +9,9 @@ use rayon::prelude::*;
 
 use crate::flex::{Rows, Sum, take};
 use crate::simd;
+
+pub(crate) mod adafactor;
+pub(crate) mod blocks;
 
 /// Numbers of a parameter that one task updates: large enough that handing it over costs nothing beside it, small
 /// enough that a model of a few million parameters feeds many cores.

@@ -58,11 +58,11 @@ fn odd() -> Decoder {
 /// The same model as a plain Llama, whose gains are stored whole.
 fn plain(odd: &Decoder) -> Decoder {
     let config = DecoderConfig::from_json(Path::new("config.json"), &config("llama", 1e-3)).unwrap();
-    let mut weights = odd.weights.clone();
+    let mut weights = odd.weights.tensors().clone();
     for block in &mut weights.blocks {
         block.feed_forward_norm = block.feed_forward_norm.clone().add_scalar(0.5);
     }
-    Decoder { config, weights, lora: None }
+    Decoder { config, weights: weights.into(), lora: None }
 }
 
 fn plan(path: GradientPath) -> ChunkPlan {
@@ -86,7 +86,7 @@ fn gradients(
     decoder: &Decoder,
     path: GradientPath,
 ) -> (TokenStats, Weights<Tensor<2>>) {
-    let mut sums = decoder.weights.zeros_like(engine.operations());
+    let mut sums = decoder.weights.tensors().zeros_like(engine.operations());
     let text = text();
     let batch = Packed::new([&text[..]]);
     let mut slopes = |stats: &TokenStats| {
@@ -111,7 +111,9 @@ fn assert_close(found: &[f32], expected: &[f32], within: f32, what: &str) {
 #[test]
 fn an_odd_norm_trains_as_the_llama_that_it_stands_for() {
     let odd = odd();
-    assert!((numbers(&odd.weights.blocks[0].feed_forward_norm)).iter().all(|weight| *weight == 0.5));
+    assert!(
+        (numbers(&odd.weights.tensors().blocks[0].feed_forward_norm)).iter().all(|weight| *weight == 0.5)
+    );
     let (stats, expected) = gradients(&Cpu::default(), &plain(&odd), GradientPath::Unchunked);
     let engines: [&dyn TrainingEngine; 2] = [&Cpu::default(), &OnDevice::new(Device::flex())];
     for engine in engines {

@@ -100,7 +100,7 @@ fn fill(
     extra: &[ExtraFile],
 ) -> Result<u64, LearnerError> {
     fs::create_dir_all(temporary).map_err(|error| LearnerError::file(temporary, error))?;
-    state.decoder.save_trained(temporary)?;
+    state.kept().save_trained(temporary)?;
     for file in extra {
         add_extra(temporary, file)?;
     }
@@ -176,11 +176,12 @@ fn swap_in(temporary: &Path, dir: &Path) -> Result<(), LearnerError> {
 #[cfg(test)]
 mod tests {
     use kernels::{Cpu, Decoder, Engine, Precision};
+    use safetensors::View;
 
     use super::*;
     use crate::checkpoint::state::{MOMENTS_FILE, STATE_FILE};
     use crate::config::{AdvantageConfig, MismatchConfig, SftConfig, Surrogates};
-    use crate::testing::{cpu, decoder, groups, learner_config, numbers_in, optimizer_config, weights_of};
+    use crate::testing::{cpu, decoder, groups, learner_config, optimizer_config, weights_of};
 
     fn learner(decoder: Decoder, kind: &str) -> Trainer {
         Trainer::new(cpu(), decoder, learner_config(), optimizer_config(kind), 1.0, 10, None).unwrap()
@@ -278,8 +279,10 @@ mod tests {
         let state = load(&dir, &mut forked, Restore::Optimizer).unwrap();
         assert_eq!((forked.version(), forked.state.optimizer.updates), (0, 5));
         assert_eq!(state.settings["learner"]["streambp"]["layer_chunk_tokens"], 1024);
-        let moments =
-            |trainer: &Trainer| numbers_in(&trainer.state.optimizer.moments.as_ref().unwrap().first);
+        let moments = |trainer: &Trainer| -> Vec<u8> {
+            let moments = trainer.state.optimizer.moments.as_ref().unwrap().iter();
+            moments.flat_map(|moment| moment.stored().remove(0).1.data().into_owned()).collect()
+        };
         assert_eq!(moments(&forked), moments(&trained));
     }
 

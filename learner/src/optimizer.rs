@@ -1,12 +1,15 @@
-//! From summed gradients to new weights: AdamW and SGD, the learning rate's schedule, the global norm.
+//! From summed gradients to new weights: AdamW, Adafactor and SGD, the learning rate's schedule, the global norm.
 //! `f32` on the device; knows nothing of groups.
 
 use burn::tensor::Tensor;
-use kernels::{AdamW, Operations, Trained};
+use kernels::{Adafactor, AdamW, Operations, Trained};
 use serde::{Deserialize, Serialize};
 
 use crate::config::within;
 use crate::error::LearnerError;
+use moments::Moment;
+
+pub(crate) mod moments;
 
 /// The section `[optimizer]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +25,9 @@ pub struct OptimizerConfig {
     /// AdamW's guard against division by 0.
     #[serde(default = "OptimizerConfig::default_eps")]
     pub eps: f64,
+    /// How AdamW's moments are stored.
+    #[serde(default)]
+    pub moments: MomentPrecision,
     /// Decoupled decay of the matrices; norms and biases are left alone.
     #[serde(default)]
     pub weight_decay: f64,
@@ -42,8 +48,34 @@ pub struct OptimizerConfig {
 pub enum OptimizerKind {
     /// AdamW (arXiv 1711.05101) with bias correction.
     Adamw,
+    /// Adafactor (arXiv 1804.04235) at the given learning rate, without a first moment: of a matrix it keeps two rows of
+    /// numbers.
+    Adafactor,
     /// `w -= learning_rate * gradient`, without momentum.
     Sgd,
+}
+
+/// How weights in bf16 are made of an update ([`crate::Trainer::in_half_precision`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// Of master weights in f32, which are what is trained and what a checkpoint holds.
+    #[default]
+    Nearest,
+    /// At random, so that the mean is the exact number, and without master weights.
+    Stochastic,
+}
+
+/// How AdamW's moments are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MomentPrecision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 8 bits in blocks of 256 numbers (arXiv 2110.02861); of parameters with fewer than 4096 numbers 32 bits. On the CPU
+    /// alone.
+    Int8,
 }
 
 /// The learning rate after warm-up.
@@ -115,21 +147,14 @@ impl OptimizerConfig {
     }
 }
 
-/// AdamW's running means of the gradient and of its square, one a trained parameter, in their order.
-#[derive(Clone, Debug)]
-pub(crate) struct Moments {
-    pub(crate) first: Vec<Tensor<2>>,
-    pub(crate) second: Vec<Tensor<2>>,
-}
-
 /// The optimizer's state: what must come back with a checkpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Optimizer {
     pub(crate) config: OptimizerConfig,
     /// The engine's.
     pub(crate) operations: Operations,
-    /// Present for AdamW alone.
-    pub(crate) moments: Option<Moments>,
+    /// One a trained parameter, in their order; `None` for SGD, which keeps nothing.
+    pub(crate) moments: Option<Vec<Moment>>,
     /// Updates made so far: AdamW's bias correction counts them, not the steps.
     pub(crate) updates: u64,
     /// Whether the moments may be other than 0.
@@ -150,11 +175,8 @@ impl Optimizer {
         parameters: &[Trained<&Tensor<2>>],
         operations: Operations,
     ) -> Self {
-        let zeros = || parameters.iter().map(|parameter| operations.zeros_like(parameter.value)).collect();
-        let moments = match config.kind {
-            OptimizerKind::Adamw => Some(Moments { first: zeros(), second: zeros() }),
-            OptimizerKind::Sgd => None,
-        };
+        let moments =
+            parameters.iter().map(|parameter| Moment::new(&config, parameter, operations)).collect();
         Self { config, operations, moments, updates: 0, has_moved: false }
     }
 
@@ -178,32 +200,50 @@ impl Optimizer {
         rates: Rates,
     ) {
         assert_eq!(parameters.len(), gradients.len(), "one gradient a trained parameter");
+        self.begin_update();
+        for (place, (parameter, gradient)) in parameters.into_iter().zip(gradients).enumerate() {
+            self.update_one(place, parameter, gradient, rates);
+        }
+    }
+
+    /// Counts an update, of which [`Optimizer::update_one`] makes the parts.
+    pub(crate) fn begin_update(&mut self) {
         self.updates += 1;
         self.has_moved = true;
-        let parameters = parameters.into_iter().zip(gradients);
-        match &mut self.moments {
+    }
+
+    /// Moves the parameter at a place in their order.
+    pub(crate) fn update_one(
+        &mut self,
+        place: usize,
+        parameter: Trained<&mut Tensor<2>>,
+        gradient: &mut Tensor<2>,
+        rates: Rates,
+    ) {
+        let (updates, weight_decay) = (self.updates, self.config.decay_of(&parameter));
+        let Rates { learning_rate, gradient_scale } = rates;
+        let (operations, weight) = (self.operations, parameter.value);
+        let adamw = AdamW {
+            learning_rate,
+            betas: self.config.betas,
+            eps: self.config.eps,
+            weight_decay,
+            updates,
+            gradient_scale,
+        };
+        let left = take(gradient);
+        *gradient = match self.moments.as_mut().map(|moments| &mut moments[place]) {
             None => {
-                for (parameter, gradient) in parameters {
-                    let factor = rates.learning_rate * rates.gradient_scale;
-                    let kept = 1.0 - rates.learning_rate * self.config.decay_of(&parameter);
-                    *gradient = self.operations.descend(parameter.value, take(gradient), kept, factor);
-                }
+                let kept = 1.0 - learning_rate * weight_decay;
+                operations.descend(weight, left, kept, learning_rate * gradient_scale)
             }
-            Some(Moments { first, second }) => {
-                let moments = first.iter_mut().zip(second);
-                for ((parameter, gradient), moments) in parameters.zip(moments) {
-                    let rule = AdamW {
-                        learning_rate: rates.learning_rate,
-                        betas: self.config.betas,
-                        eps: self.config.eps,
-                        weight_decay: self.config.decay_of(&parameter),
-                        updates: self.updates,
-                        gradient_scale: rates.gradient_scale,
-                    };
-                    *gradient = self.operations.adamw(&rule, parameter.value, take(gradient), moments);
-                }
+            Some(Moment::Two { first, second }) => operations.adamw(&adamw, weight, left, (first, second)),
+            Some(Moment::Blocks(blocks)) => operations.adamw_in_blocks(&adamw, weight, left, blocks),
+            Some(Moment::Second(moment)) => {
+                let rule = Adafactor { learning_rate, weight_decay, updates, gradient_scale };
+                operations.adafactor(&rule, weight, left, moment)
             }
-        }
+        };
     }
 }
 
@@ -217,8 +257,8 @@ fn take(place: &mut Tensor<2>) -> Tensor<2> {
 ///
 /// # Errors
 /// The name of the first parameter whose gradient holds a number that is not finite.
-pub(crate) fn gradient_norm(
-    parameters: &[Trained<&Tensor<2>>],
+pub(crate) fn gradient_norm<T>(
+    parameters: &[Trained<T>],
     gradients: &[&Tensor<2>],
     operations: Operations,
 ) -> Result<f64, String> {

@@ -53,18 +53,13 @@ pub(crate) fn adapted(mut decoder: Decoder, targets: &[&str]) -> Decoder {
 /// All parameters, one after the other.
 pub(crate) fn weights_of(decoder: &Decoder) -> Vec<f32> {
     let mut values = Vec::new();
-    decoder.weights.for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
+    decoder.weights.tensors().for_each(|_, tensor| values.extend(tensor.to_data().iter::<f32>()));
     values
 }
 
 /// What is trained, one after the other.
 pub(crate) fn trained_of(decoder: &Decoder) -> Vec<f32> {
     decoder.trained().iter().flat_map(|own| own.value.to_data().iter::<f32>().collect::<Vec<_>>()).collect()
-}
-
-/// All numbers of tensors, one after the other.
-pub(crate) fn numbers_in(tensors: &[Tensor<2>]) -> Vec<f32> {
-    tensors.iter().flat_map(|tensor| tensor.to_data().iter::<f32>().collect::<Vec<_>>()).collect()
 }
 
 /// A completion of a group: whether it is right, its surrogate reward, its tokens.

@@ -1,15 +1,22 @@
 //! The weights in training with their optimizer.
 
-use kernels::{Decoder, GradientSums, Operations};
+use std::sync::Arc;
+
+use kernels::sampling::key;
+use kernels::{Decoder, GradientSums, Operations, Precision, Stored, Trained};
 
 use crate::base::BaseModel;
 use crate::error::LearnerError;
-use crate::optimizer::{Optimizer, OptimizerConfig, Rates, gradient_norm};
+use crate::optimizer::{MomentPrecision, Optimizer, OptimizerConfig, Rates, Rounding, gradient_norm};
 
 /// Weights in training.
 #[derive(Debug)]
 pub(crate) struct TrainState {
+    /// What passes are computed with.
     pub(crate) decoder: Decoder,
+    half: Option<HalfPrecision>,
+    /// What is trained, by its order.
+    pub(crate) names: Vec<Trained<()>>,
     pub(crate) optimizer: Optimizer,
     pub(crate) version: u64,
     steps_total: u64,
@@ -17,6 +24,15 @@ pub(crate) struct TrainState {
     spare: Option<GradientSums>,
     /// What adapters belong to, where they are trained.
     pub(crate) base: Option<BaseModel>,
+}
+
+/// How weights in bf16 are made of an update.
+#[derive(Debug)]
+enum HalfPrecision {
+    /// Of master weights in f32, which are what is trained, rounded to the nearest.
+    Master(Box<Decoder>),
+    /// Of the weights in bf16 before it, rounded at random by this seed.
+    Stochastic(u64),
 }
 
 /// The numbers of one update.
@@ -34,8 +50,33 @@ impl TrainState {
         operations: Operations,
     ) -> Result<Self, LearnerError> {
         optimizer.check()?;
-        let optimizer = Optimizer::new(optimizer, &decoder.trained(), operations);
-        Ok(Self { decoder, optimizer, version: 0, steps_total, spare: None, base: None })
+        if optimizer.moments == MomentPrecision::Int8 && operations != Operations::Fused {
+            let reason = "int8 is for run.device = \"cpu\"; leave the key out";
+            return Err(LearnerError::config("optimizer.moments", reason));
+        }
+        let trained = decoder.trained();
+        let optimizer = Optimizer::new(optimizer, &trained, operations);
+        let named =
+            trained.into_iter().map(|Trained { name, is_matrix, .. }| Trained { name, value: (), is_matrix });
+        let names = named.collect();
+        Ok(Self { decoder, half: None, names, optimizer, version: 0, steps_total, spare: None, base: None })
+    }
+
+    /// From here on passes are computed with weights in bf16, which updates are rounded to.
+    pub(crate) fn in_half_precision(self, rounding: Rounding, seed: u64) -> Self {
+        let half = match rounding {
+            Rounding::Nearest => HalfPrecision::Master(Box::new(self.decoder.clone())),
+            Rounding::Stochastic => HalfPrecision::Stochastic(seed),
+        };
+        Self { decoder: self.decoder.packed(Precision::Bf16), half: Some(half), ..self }
+    }
+
+    /// The model whose parameters, or adapters, a checkpoint holds.
+    pub(crate) fn kept(&self) -> &Decoder {
+        match &self.half {
+            Some(HalfPrecision::Master(master)) => master,
+            Some(HalfPrecision::Stochastic(_)) | None => &self.decoder,
+        }
     }
 
     /// One optimizer step of a gradient that is 0, to the bit as [`TrainState::update`] makes it.
@@ -70,7 +111,7 @@ impl TrainState {
         gradients: GradientSums,
         prompts: impl FnOnce() -> String,
     ) -> Result<Update, LearnerError> {
-        let norm = gradient_norm(&self.decoder.trained(), &gradients.values(), self.optimizer.operations);
+        let norm = gradient_norm(&self.names, &gradients.values(), self.optimizer.operations);
         let grad_norm =
             norm.map_err(|tensor| LearnerError::Gradient { step: self.version, tensor, prompts: prompts() })?;
         let learning_rate = self.optimizer.config.learning_rate_at(self.version, self.steps_total);
@@ -80,7 +121,29 @@ impl TrainState {
     }
 
     fn descend(&mut self, mut gradients: GradientSums, rates: Rates) {
-        self.optimizer.update(self.decoder.trained_mut(), gradients.values_mut(), rates);
+        let optimizer = &mut self.optimizer;
+        match &mut self.half {
+            None => optimizer.update(self.decoder.trained_mut(), gradients.values_mut(), rates),
+            Some(HalfPrecision::Master(master)) => {
+                optimizer.update(master.trained_mut(), gradients.values_mut(), rates);
+                self.decoder = Decoder::clone(master).packed(Precision::Bf16);
+            }
+            Some(HalfPrecision::Stochastic(seed)) => {
+                let Stored::Packed(packed) = &self.decoder.weights else {
+                    unreachable!("weights in bf16 are packed")
+                };
+                optimizer.begin_update();
+                let random_key = key(&[*seed, optimizer.updates]);
+                let mut sums = gradients.values_mut();
+                let new = packed.updated(&self.decoder.config, random_key, |place, mut weight| {
+                    let Trained { name, is_matrix, .. } = self.names[place].clone();
+                    let parameter = Trained { name, value: &mut weight, is_matrix };
+                    optimizer.update_one(place, parameter, &mut *sums[place], rates);
+                    weight
+                });
+                self.decoder.weights = Stored::Packed(Arc::new(new));
+            }
+        }
         self.spare = Some(gradients);
     }
 }

@@ -15,6 +15,7 @@ use crate::batch::{MicroBatch, PackedCompletion, PackingLimits, SequenceCost, mi
 use crate::config::{GradientsConfig, Settings};
 use crate::error::LearnerError;
 use crate::loss::{CompletionStats, Denominator, Loss, TokenLoss};
+use crate::optimizer::Rounding;
 use crate::ranks::{agree, sum_gradients};
 use crate::train_state::TrainState;
 use crate::unit::{Unit, UnitCompletion};
@@ -23,6 +24,8 @@ mod policy_gradient;
 mod plan;
 #[cfg(test)]
 mod context_tests;
+#[cfg(test)]
+mod half_tests;
 #[cfg(test)]
 mod lora_tests;
 #[cfg(test)]
@@ -187,6 +190,14 @@ impl<O> Trainer<O> {
     #[must_use]
     pub fn with_base(mut self, base: Option<BaseModel>) -> Self {
         self.state.base = base;
+        self
+    }
+
+    /// Computes passes with weights in bf16 from here on, which updates are rounded to; at random by this seed. All weights
+    /// are trained.
+    #[must_use]
+    pub fn in_half_precision(mut self, rounding: Rounding, seed: u64) -> Self {
+        self.state = self.state.in_half_precision(rounding, seed);
         self
     }
 

@@ -72,7 +72,7 @@ fn the_slopes_of_the_known_case() {
 fn weights_after(trainer: &mut Trainer) -> (Vec<f32>, f64) {
     let report = trainer.step(&groups()).unwrap().update.unwrap();
     let mut weights = Vec::new();
-    trainer.decoder().weights.for_each(|_, tensor| weights.extend(tensor.to_data().iter::<f32>()));
+    trainer.decoder().weights.tensors().for_each(|_, tensor| weights.extend(tensor.to_data().iter::<f32>()));
     (weights, report.grad_norm)
 }
 

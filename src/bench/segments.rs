@@ -277,7 +277,7 @@ fn accuracy<E: Engine>(engine: &Arc<E>, config: &RunConfig, model: &Path) -> Res
     let evaluation = evaluations.first().context("the config has no held-out problems")?;
     let model = Model::load(model, &engine.device())?;
     let (text, decoder) = (&model.text, &model.decoder);
-    let mut evaluator = Evaluator::new(engine, evaluation, text, decoder, &no_custom_verifiers)?;
+    let mut evaluator = Evaluator::new(engine, evaluation, text, &decoder.config, &no_custom_verifiers)?;
     let policy = Policy::new(&**engine, decoder, Precision::F32)?;
     Ok(evaluator.run(Arc::new(policy), 0)?.report.accuracy)
 }

@@ -148,7 +148,7 @@ fn measure(args: &BenchStreambpArgs, tokens: usize, path: &GradientsConfig) -> R
     for _ in 0..args.repeats.max(1) {
         let start = Instant::now();
         // The sums are not copied out here: for a large model a copy is more than what the step holds.
-        let mut sums = decoder.weights.zeros_like(engine.operations());
+        let mut sums = decoder.weights.tensors().zeros_like(engine.operations());
         engine.gradients(&decoder, &packed, &plan, (&mut sums).into(), &mut mean_loss)?;
         both.push(start.elapsed().as_secs_f64());
         most_bytes = most_bytes.max(peak_bytes().context(NOT_MEASURED)?.saturating_sub(before));
@@ -216,7 +216,7 @@ type Gradients = Weights<Vec<f32>>;
 
 /// The gradient of the mean negative log-probability.
 fn gradients(engine: &Cpu, decoder: &Decoder, packed: &Packed, plan: &ChunkPlan) -> Result<Gradients> {
-    let mut sums = decoder.weights.zeros_like(engine.operations());
+    let mut sums = decoder.weights.tensors().zeros_like(engine.operations());
     engine.gradients(decoder, packed, plan, (&mut sums).into(), &mut mean_loss)?;
     Ok(sums.map(|_, sum| sum.clone().into_data().try_to_vec().expect("gradients are f32")))
 }

@@ -117,7 +117,7 @@ fn of_train(config: &RunConfig) -> Result<Findings> {
     show(&mut summary, &first.id, &first.tokens, &model.text)?;
     let measured = held_out.iter().zip(&evaluations);
     let measured = measured.map(|(held_out, evaluation)| (&held_out.source, evaluation.eval.problems));
-    let run_prompts = RunPrompts::of(&prompts.source, measured)?;
+    let run_prompts = RunPrompts::of(&prompts.source, measured, model.tokenizer_bytes())?;
     let warnings = same_file(&config.data, &config.eval).into_iter().collect();
     Ok(Findings { decoder: model.decoder, prompts: run_prompts, summary, warnings })
 }

@@ -5,15 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use kernels::{Engine, Precision};
+use kernels::Engine;
 use serde_json::json;
 
 use crate::cli::EvalArgs;
 use crate::commands::report_place::ReportPlace;
 use crate::config::Config;
-use crate::model::ModelFiles;
 use crate::model::engine::with_engine;
-use crate::model::policy::Policy;
+use crate::model::{ModelFiles, tell};
 use crate::records::answers;
 use crate::records::output::{Inputs, Output};
 use crate::run::eval_report::EvalReport;
@@ -44,14 +43,17 @@ fn eval_on<E: Engine>(engine: &Arc<E>, args: &EvalArgs, config: &Config) -> Resu
     let place =
         ReportPlace::of(args.json.as_deref(), &inputs, output.as_ref().is_some_and(Output::is_stdout))?;
     let files = ModelFiles::read(&args.model, args.base.as_deref())?.with_positions(config.positions_max());
-    let model = files.load(&engine.device())?;
-    model.tell();
-    let (text, decoder) = (&model.text, &model.decoder);
+    tell(&files.notes);
+    let (text, decoder) = (&files.text, &files.decoder);
     let mut evaluators = Vec::new();
     for evaluation in &evaluations {
         evaluators.push(Evaluator::new(engine, evaluation, text, decoder, &no_custom_verifiers)?);
     }
-    let policy = Arc::new(Policy::new(&**engine, &model.decoder, Precision::F32)?);
+    let dtype = match config {
+        Config::Train(config) => config.model.dtype,
+        Config::Sft(config) => config.model.dtype,
+    };
+    let policy = Arc::new(files.load_policy(&**engine, dtype)?);
     let (mut reports, mut all) = (Vec::new(), Vec::new());
     for evaluator in &mut evaluators {
         let Evaluated { report, answers } = evaluator.run(Arc::clone(&policy), 0)?;

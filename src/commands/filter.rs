@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use kernels::{CachePrecision, CacheRoom, Engine};
+use kernels::{CachePrecision, CacheRoom, Engine, Precision};
 use rollout::{
     DataConfig, Ends, EvaluationParts, EvaluationPlan, Group, Heartbeat, JsonlConfig, OutputLimits, Prompt,
     PromptSource, RowFile, Scorer, Versioned, evaluate, modes,
@@ -22,7 +22,7 @@ use crate::config::{RunConfig, weights_precision};
 use crate::model::ModelFiles;
 use crate::model::engine::with_engine;
 use crate::model::generator::DecoderGenerator;
-use crate::model::policy::{Policy, sampling};
+use crate::model::policy::sampling;
 use crate::records::output::{Inputs, Output};
 use crate::run::prompts::{JudgedPrompts, no_custom_verifiers, tell};
 use crate::watch::log::start_log;
@@ -126,13 +126,15 @@ fn measure<E: Engine>(
         return Ok(());
     }
     let JudgedPrompts { source, rewards, .. } = prompts;
-    let model = files.load(&engine.device())?;
-    model.tell();
-    let (rollout, shape) = (&config.rollout, &model.decoder.config);
-    let ends = Ends::new(Arc::clone(&model.text), rollout.stops(), shape.vocabulary)?;
+    crate::model::tell(&files.notes);
+    let (rollout, shape) = (&config.rollout, &files.decoder);
+    let ends = Ends::new(Arc::clone(&files.text), rollout.stops(), shape.vocabulary)?;
     let min_tokens = ends.min_tokens();
-    let scorer = Scorer::new(Arc::clone(&model.text), rewards).with_ends(ends);
-    let policy = Arc::new(Policy::new(&**engine, &model.decoder, weights_precision(rollout.precision))?);
+    let scorer = Scorer::new(Arc::clone(&files.text), rewards).with_ends(ends);
+    let policy = Arc::new(match weights_precision(rollout.precision) {
+        Precision::F32 => files.load_policy(&**engine, config.model.dtype)?,
+        rounded => files.load_policy_at(&**engine, rounded)?,
+    });
     let mode = modes::of_config(&rollout.mode);
     let tokens_max = rollout.output_tokens_max;
     let plan = EvaluationPlan {

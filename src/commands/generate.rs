@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use kernels::sampling::key;
-use kernels::{CachePrecision, CacheRoom, DecoderConfig, DrawRequest, Engine, Feed, Precision};
+use kernels::{CachePrecision, CacheRoom, DecoderConfig, DrawRequest, Engine, Feed};
 use rollout::{Chat, ChatEnding, Ends, TextStream};
 
 use crate::cli::GenerateArgs;
 use crate::config::ToolConfig;
-use crate::model::ModelFiles;
 use crate::model::engine::with_engine;
 use crate::model::policy::sampling;
+use crate::model::{ModelFiles, tell};
 use crate::watch::log::start_log;
 
 /// Prints a model's answer as it is drawn.
@@ -28,27 +28,26 @@ fn generate_on<E: Engine>(engine: &E, args: &GenerateArgs, config: &ToolConfig) 
     let _log = start_log(None, true)?;
     let files =
         ModelFiles::read(&args.model, args.base.as_deref())?.with_positions(config.model.positions_max);
-    let model = files.load(&engine.device())?;
-    model.tell();
+    tell(&files.notes);
     let mut context = if args.chat {
         let messages = [serde_json::json!({"role": "user", "content": args.prompt})];
         let variables = &config.data.template.0;
         let chat = Chat { messages: &messages, tools: None, variables, ending: ChatEnding::GenerationPrompt };
-        model.text.encode_fragment(&model.text.render_chat(&chat)?)?
+        files.text.encode_fragment(&files.text.render_chat(&chat)?)?
     } else {
-        model.text.encode(&args.prompt)?
+        files.text.encode(&args.prompt)?
     };
     let Some(mut last) = context.pop() else { bail!("--prompt has no tokens") };
     let rollout = &config.rollout;
     let sampling = sampling(rollout.sampling());
-    let room = room_beside(context.len() + 1, &model.decoder.config)?;
+    let room = room_beside(context.len() + 1, &files.decoder)?;
     let tokens_max = rollout.output_tokens_max.min(room);
     let positions = context.len() + tokens_max + 1;
     let room = CacheRoom { slots: 1, positions, precision: CachePrecision::F32 };
-    let mut slots = engine.slots(&model.decoder.config, room)?;
-    let weights = engine.prepare(&model.decoder, Precision::F32)?;
-    engine.prefill(&mut slots, &weights, &[Feed { slot: 0, tokens: &context }]);
-    let ends = Ends::new(Arc::clone(&model.text), rollout.stops(), model.decoder.config.vocabulary)?;
+    let policy = files.load_policy(engine, config.model.dtype)?;
+    let (weights, mut slots) = (policy.weights(), engine.slots(&files.decoder, room)?);
+    engine.prefill(&mut slots, weights, &[Feed { slot: 0, tokens: &context }]);
+    let ends = Ends::new(Arc::clone(&files.text), rollout.stops(), files.decoder.vocabulary)?;
     let min_tokens = ends.min_tokens();
     let mut shown = Shown::new(&ends, std::io::stdout().lock());
     let prompt_tokens = context.len() + 1;
@@ -61,7 +60,7 @@ fn generate_on<E: Engine>(engine: &E, args: &GenerateArgs, config: &ToolConfig) 
             excluded: excluded.map_or(&[], |min| &min.excluded),
             given_end: None,
         };
-        let drawn = engine.decode(&mut slots, &weights, &[request], &sampling);
+        let drawn = engine.decode(&mut slots, weights, &[request], &sampling);
         context.push(last);
         last = drawn[0].id;
         if let Some(finish) = ends.finish(context.iter().rev().copied(), index, last) {
@@ -72,7 +71,7 @@ fn generate_on<E: Engine>(engine: &E, args: &GenerateArgs, config: &ToolConfig) 
         shown.push(last)?;
     }
     shown.end_as_it_is()?;
-    eprintln!("{}", cut_off(tokens_max, rollout.output_tokens_max, &model.decoder.config));
+    eprintln!("{}", cut_off(tokens_max, rollout.output_tokens_max, &files.decoder));
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use kernels::model::families;
 use kernels::sampling::logprob_and_entropy;
 use kernels::{
-    CachePrecision, CacheRoom, ChunkPlan, Decoder, Engine, EngineWeights, Feed, GradientPath, LayerInputs,
-    ModelPlace, Packed, Precision, TokenStats,
+    CachePrecision, CacheRoom, ChunkPlan, Decoder, DecoderConfig, Engine, EngineWeights, Feed, GradientPath,
+    LayerInputs, Lora, ModelPlace, Packed, Precision, TokenStats,
 };
 use rollout::{RowFile, RowRefusal};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::cli::LogprobsArgs;
 use crate::config::ToolConfig;
 use crate::model::engine::with_engine;
-use crate::model::set_positions;
+use crate::model::{set_positions, stored_precision};
 use crate::records::output::{Inputs, Output};
 use crate::watch::log::start_log;
 
@@ -54,16 +54,28 @@ fn logprobs_on<E: Engine>(engine: &E, args: &LogprobsArgs, config: &ToolConfig) 
     let mut output = Output::create(&args.output, &inputs)?;
     let _log = start_log(None, true)?;
     let place = ModelPlace::find(&args.model, args.base.as_deref())?;
-    let mut decoder = Decoder::load_at(&place, &families::ALL, &engine.device())?;
-    if let Some(note) = set_positions(&mut decoder.config, config.model.positions_max) {
+    let mut shape = DecoderConfig::read(&place.base)?;
+    if let Some(note) = set_positions(&mut shape, config.model.positions_max) {
         tracing::warn!("{note}");
     }
-    let prepared = args.cached.then(|| engine.prepare(&decoder, Precision::F32)).transpose()?;
-    let stats = |tokens: &[u32]| match &prepared {
-        Some(weights) => cached_stats(engine, weights, tokens),
-        None => Ok(forward_stats(engine, &decoder, tokens)),
+    let precision = stored_precision(engine, &place.base, &shape, config.model.dtype)?;
+    let written = if args.cached {
+        let base = engine.load(&place.base, &shape, precision)?;
+        let lora = place.adapter.as_ref().map(|dir| Lora::load(dir, &place.base, &shape, &engine.device()));
+        let weights = match lora.transpose()? {
+            Some(lora) => engine.adapt(&base, &lora),
+            None => base,
+        };
+        let stats = |tokens: &[u32]| cached_stats(engine, &weights, tokens);
+        write_logprobs(args, &shape, stats, input, &mut output)
+    } else {
+        let decoder = match precision {
+            Precision::F32 => Decoder::load_at(&place, &families::ALL, &engine.device())?,
+            rounded => Decoder::load_packed(&place, &families::ALL, rounded)?,
+        };
+        let stats = |tokens: &[u32]| Ok(forward_stats(engine, &decoder, tokens));
+        write_logprobs(args, &shape, stats, input, &mut output)
     };
-    let written = write_logprobs(args, &decoder, stats, input, &mut output);
     match written {
         Ok(()) => output.finish(),
         Err(error) => Err(output.fail(error)),
@@ -72,19 +84,19 @@ fn logprobs_on<E: Engine>(engine: &E, args: &LogprobsArgs, config: &ToolConfig) 
 
 fn write_logprobs(
     args: &LogprobsArgs,
-    decoder: &Decoder,
+    shape: &DecoderConfig,
     stats: impl Fn(&[u32]) -> Result<TokenStats>,
     input: File,
     output: &mut Output,
 ) -> Result<()> {
-    let positions = decoder.config.max_positions;
+    let positions = shape.max_positions;
     let mut is_beyond = false;
     let mut rows = RowFile::of(&args.input, input)?;
     while let Some(line) = rows.next_row()? {
         let whole = line.place(&args.input);
         let place = || whole.clone();
         let tokens = tokens_of(line.text).with_context(place)?;
-        let vocabulary = decoder.config.vocabulary;
+        let vocabulary = shape.vocabulary;
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
             bail!("{}: token {id} is outside the vocabulary of {vocabulary}", place());
         }

@@ -10,7 +10,7 @@ use learner::{StepReport, Trainer, further_groups};
 use rollout::{Group, read_groups};
 
 use crate::cli::ReplayArgs;
-use crate::config::ReplayConfig;
+use crate::config::{ReplayConfig, packed_base};
 use crate::model::adapters::LoraRequest;
 use crate::model::engine::with_engine;
 use crate::model::{reference, set_positions, tell, tokenizer_files};
@@ -40,7 +40,11 @@ fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &Replay
     let device = engine.device();
     // Ids are given, so the model needs no tokenizer.
     let place = ModelPlace::find(&config.model.path, config.model.base.as_deref())?;
-    let mut decoder = Decoder::load_at(&place, &families::ALL, &device)?;
+    let (dtype, trains_adapters) = (config.model.dtype, config.learner.lora.is_some());
+    let mut decoder = match packed_base(dtype, trains_adapters, config.run.device) {
+        Some(precision) => Decoder::load_packed(&place, &families::ALL, precision)?,
+        None => Decoder::load_at(&place, &families::ALL, &device)?,
+    };
     // The checkpoint says what the model was used for.
     let note = set_positions(&mut decoder.config, config.model.positions_max);
     let groups = read_groups(&args.rollouts)?;
@@ -49,7 +53,7 @@ fn replay_on(engine: Arc<dyn TrainingEngine>, args: &ReplayArgs, config: &Replay
     }
     let adapters = LoraRequest::of_learner(&config.learner, config.run.seed, false);
     let (decoder, base) = adapters.prepare(decoder, &place)?;
-    let reference = reference(&config.learner.kl, &families::ALL, &decoder)?;
+    let reference = reference(&config.learner.kl, &families::ALL, &decoder, dtype)?;
     let batches = batches(groups, config);
     let learner = Trainer::new(
         engine,

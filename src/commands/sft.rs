@@ -14,7 +14,7 @@ use rewards::{DemonstrationConfig, Split};
 use rollout::{DataConfig, Demonstration, DemonstrationNeeds, Learn, Needs, PromptSource, Survey, Text};
 
 use crate::cli::SftArgs;
-use crate::config::{SftRunConfig, SftSection};
+use crate::config::{SftRunConfig, SftSection, packed_base};
 use crate::model::adapters::{LoraRequest, parameters, parameters_line};
 use crate::model::engine::with_engine;
 use crate::model::policy::Policy;
@@ -57,7 +57,8 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
     let looked_at = files.as_ref().map(|files| SftPrompts::open(config, &files.text, &files.decoder));
     let looked_at = looked_at.transpose()?;
     let model_place = files.as_ref().map(|files| files.place().clone());
-    let given = files.map(|files| files.load(&device)).transpose()?;
+    let packed = packed_base(config.model.dtype, config.sft.lora.is_some(), config.run.device);
+    let given = files.map(|files| files.load(&device, packed)).transpose()?;
     let folder = RunFolder::create(place.run.as_deref(), &name, place.overwrite, &config.resolved())?;
     let _log = start_log(Some(&folder), true)?;
     let model = match (given, &config.model.create) {
@@ -75,7 +76,7 @@ fn sft_on<E: Engine>(engine: Arc<E>, args: &SftArgs, config: &SftRunConfig) -> R
     let rows_skipped = prompts.survey.rows_skipped();
     let evaluators = config.evaluations().into_iter().zip(prompts.held_out).map(|(evaluation, held_out)| {
         tell(&held_out.survey);
-        Evaluator::of(&engine, &evaluation, held_out, &model.text, &model.decoder)
+        Evaluator::of(&engine, &evaluation, held_out, &model.text, &model.decoder.config)
     });
     let evaluators = evaluators.collect::<Result<Vec<_>>>()?;
     let SftSection { batch_tokens_max, gradients, lora, steps_max, .. } = config.sft.clone();

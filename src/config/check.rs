@@ -7,10 +7,11 @@ use std::fmt::Display;
 
 use kernels::Capabilities;
 use kernels::rope::POSITIONS_MAX;
-use learner::LearnerConfig;
 use learner::config::{
     AdvantageConfig, GradientsConfig, LayerInputsPlace, MismatchConfig, MptPositive, Surrogates,
 };
+use learner::optimizer::MomentPrecision;
+use learner::{LearnerConfig, OptimizerConfig};
 use rewards::{
     Answer, RewardConfig, RewardContext, RewardError, RewardKind, Task, Verdict, Verifier, WeightedSum,
 };
@@ -18,7 +19,7 @@ use rollout::{DataConfig, DecodePrecision, KvCache, RolloutConfig, Room};
 
 use super::document::Document;
 use super::engine::{cache_precision, weights_precision};
-use super::{AlarmsSection, ConfigError, DeviceKind, PROMPT_TOKENS, WatchdogSection};
+use super::{AlarmsSection, ConfigError, DeviceKind, ModelDtype, PROMPT_TOKENS, WatchdogSection};
 
 /// Refuses a number of positions that nothing can have.
 pub(super) fn positions(document: &Document, positions_max: Option<usize>) -> Result<(), ConfigError> {
@@ -59,6 +60,32 @@ pub(super) fn precision(
         return Ok(());
     }
     Err(cannot(document, "rollout.precision", device, "does not decode with weights of this precision"))
+}
+
+/// Refuses a `model.dtype` that is not trained, and moments that the engine does not have.
+pub(super) fn dtype(
+    document: &Document,
+    dtype: Option<ModelDtype>,
+    optimizer: &OptimizerConfig,
+    trains_adapters: bool,
+    device: DeviceKind,
+) -> Result<(), ConfigError> {
+    let is_half = dtype == Some(ModelDtype::Bf16);
+    if is_half && device != DeviceKind::Cpu {
+        return Err(cannot(document, "model.dtype", device, "does not train weights in bf16"));
+    }
+    if optimizer.moments == MomentPrecision::Int8 && device != DeviceKind::Cpu {
+        return Err(cannot(document, "optimizer.moments", device, "has moments in f32 only"));
+    }
+    if is_half && !trains_adapters {
+        let key = "model.dtype";
+        let message = format!(
+            "{key}: bf16 is for the base of adapters, and this config trains all weights, which are in f32; add \
+             [learner.lora] or [sft.lora], or leave the key out"
+        );
+        return Err(document.error(key, message));
+    }
+    Ok(())
 }
 
 /// The error of a key that asks for what the engine of a device does not do.

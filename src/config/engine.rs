@@ -37,6 +37,39 @@ impl DeviceKind {
     }
 }
 
+/// How a model's weights are stored; sums are in f32 in every case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelDtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits: f32 rounded to 8 significant bits.
+    Bf16,
+}
+
+impl ModelDtype {
+    /// The same for an engine.
+    #[must_use]
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
+/// How the weights of a run are stored, where they are not one tensor in f32 a parameter: the base of adapters is packed
+/// once for all who compute with it, on the CPU.
+#[must_use]
+pub fn packed_base(
+    dtype: Option<ModelDtype>,
+    trains_adapters: bool,
+    device: DeviceKind,
+) -> Option<Precision> {
+    let packs = trains_adapters && device == DeviceKind::Cpu;
+    packs.then(|| dtype.map_or(Precision::F32, ModelDtype::precision))
+}
+
 /// `rollout.precision` for an engine.
 #[must_use]
 pub fn weights_precision(precision: DecodePrecision) -> Precision {

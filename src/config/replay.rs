@@ -7,7 +7,7 @@ use rewards::RewardConfig;
 use rollout::{DataConfig, QueueConfig, RolloutConfig};
 use serde::Serialize;
 
-use super::check::{complain, device, kl, layer_inputs, mismatch, positions, writing};
+use super::check::{complain, device, dtype, kl, layer_inputs, mismatch, positions, writing};
 use super::document::Document;
 use super::paths::ConfigPath;
 use super::train::RUN_SECTIONS;
@@ -72,6 +72,8 @@ impl Sections for ReplayConfig {
         mismatch(&mut self.learner, self.rollout.as_ref());
         complain(document, "", self.learner.check())?;
         complain(document, "", self.optimizer.check())?;
+        let trains_adapters = self.learner.lora.is_some();
+        dtype(document, self.model.dtype, &self.optimizer, trains_adapters, self.run.device)?;
         layer_inputs(document, "learner", &self.learner.gradients, self.run.device)?;
         kl(document, &self.learner)?;
         if self.learner.advantage.combines_advantages() && self.rewards.is_empty() {

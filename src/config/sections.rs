@@ -8,7 +8,7 @@ use rewards::DemonstrationConfig;
 use rollout::{Learn, Sampling, Schedule, StopConfig, TemplateVariables};
 use serde::{Deserialize, Serialize};
 
-use super::DeviceKind;
+use super::{DeviceKind, ModelDtype};
 
 /// `[run]`: what holds for the whole run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -44,6 +44,10 @@ pub struct ModelSection {
     /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions_max: Option<usize>,
+    /// How the base of adapters is stored, once for learner, actors and evaluation; absent is f32. Weights that are all
+    /// trained are in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<ModelDtype>,
 }
 
 /// `[checkpoint]`: when checkpoints are written. The last step always has one.
@@ -197,6 +201,10 @@ pub struct SftModelSection {
     /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions_max: Option<usize>,
+    /// How the base of adapters is stored, once for learner, actors and evaluation; absent is f32. Weights that are all
+    /// trained are in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<ModelDtype>,
 }
 
 /// `[model.create]`: the shape of a new Llama.
@@ -312,6 +320,8 @@ pub struct ToolData {
 pub struct ToolModel {
     /// Tokens of the longest sequence, prompt and output, in place of what the model's files say.
     pub positions_max: Option<usize>,
+    /// How the weights are stored; absent is as the model's files have them.
+    pub dtype: Option<ModelDtype>,
 }
 
 /// How `longhaul generate` draws.

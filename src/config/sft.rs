@@ -7,7 +7,7 @@ use rewards::{MathConfig, RewardConfig, RewardKind};
 use rollout::{DataConfig, ModeConfig, StopConfig};
 use serde::Serialize;
 
-use super::check::{at_least_one, complain, data, device, layer_inputs, positions, rewards, writing};
+use super::check::{at_least_one, complain, data, device, dtype, layer_inputs, positions, rewards, writing};
 use super::document::Document;
 use super::evaluation;
 use super::paths::{ConfigPath, RewardAt};
@@ -75,6 +75,7 @@ impl Sections for SftRunConfig {
         layer_inputs(document, "sft", &self.sft.gradients, self.run.device)?;
         complain(document, "", self.optimizer.check())?;
         data(document, &self.data)?;
+        dtype(document, self.model.dtype, &self.optimizer, self.sft.lora.is_some(), self.run.device)?;
         starting_model(document, self)?;
         demonstrations(document, self)?;
         if self.rewards.is_empty() {

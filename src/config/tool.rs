@@ -9,7 +9,7 @@ use super::{ConfigError, SftRunSection, ToolData, ToolModel, ToolSampling, apply
 pub struct ToolConfig {
     /// `run.{seed,device,threads}`
     pub run: SftRunSection,
-    /// `model.positions_max`
+    /// `model.{positions_max,dtype}`
     pub model: ToolModel,
     /// `rollout.{output_tokens_max,temperature,top_p,top_k}` and what ends the answer.
     pub rollout: ToolSampling,
@@ -18,7 +18,7 @@ pub struct ToolConfig {
 }
 
 impl ToolConfig {
-    /// The settings of `longhaul generate`: `run.*`, `rollout.*`, `model.positions_max` and `data.template.*`.
+    /// The settings of `longhaul generate`: `run.*`, `rollout.*`, `model.*` and `data.template.*`.
     ///
     /// # Errors
     /// If an assignment has an unknown key or an invalid value.
@@ -34,7 +34,7 @@ impl ToolConfig {
         Self::from_sections(set, &["data"])
     }
 
-    /// The settings of `longhaul logprobs`: `run.*` and `model.positions_max`.
+    /// The settings of `longhaul logprobs`: `run.*` and `model.*`.
     ///
     /// # Errors
     /// If an assignment has an unknown key or an invalid value.

@@ -8,8 +8,8 @@ use rollout::{DataConfig, QueueConfig, RolloutConfig, Schedule};
 use serde::Serialize;
 
 use super::check::{
-    complain, correctness, data, device, kl, kv_cache, layer_inputs, mismatch, positions, precision, rewards,
-    watching, writing,
+    complain, correctness, data, device, dtype, kl, kv_cache, layer_inputs, mismatch, positions, precision,
+    rewards, watching, writing,
 };
 use super::document::Document;
 use super::evaluation;
@@ -102,6 +102,8 @@ impl Sections for RunConfig {
         complain(document, "", self.queue.check(self.learner.groups_per_step))?;
         complain(document, "", self.optimizer.check())?;
         data(document, &self.data)?;
+        let trains_adapters = self.learner.lora.is_some();
+        dtype(document, self.model.dtype, &self.optimizer, trains_adapters, self.run.device)?;
         rewards(document, "", Some(&self.data), &self.rewards)?;
         correctness(document, &self.learner, &self.rewards)?;
         layer_inputs(document, "learner", &self.learner.gradients, self.run.device)?;

@@ -86,14 +86,14 @@ fn is_same(one: &Path, other: Option<&Path>) -> bool {
 /// How many numbers a model has, with its adapters.
 #[must_use]
 pub fn parameters(decoder: &Decoder) -> usize {
-    decoder.weights.count() + if decoder.lora.is_some() { decoder.trained_count() } else { 0 }
+    decoder.config.parameters() + if decoder.lora.is_some() { decoder.trained_count() } else { 0 }
 }
 
 /// A model's numbers for a person: all, and those that are trained.
 #[must_use]
 pub fn parameters_line(decoder: &Decoder) -> String {
     let millions = |count: usize| count as f64 / 1e6;
-    let total = decoder.weights.count();
+    let total = decoder.config.parameters();
     match &decoder.lora {
         None => format!("{:.2} M parameters", millions(total)),
         Some(lora) => format!(

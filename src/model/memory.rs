@@ -12,11 +12,13 @@ mod prompts;
 use std::fmt;
 use std::path::PathBuf;
 
-use kernels::{Capabilities, DecodeMemory, DecoderConfig, MemoryPlan, Precision};
-use learner::optimizer::OptimizerKind;
+use kernels::{
+    BLOCK_NUMBERS, Capabilities, DecodeMemory, DecoderConfig, MemoryPlan, PackedWeights, Precision,
+};
+use learner::optimizer::{MomentPrecision, OptimizerKind};
 use rollout::{OnUpdate, Room};
 
-use crate::config::{RunConfig, Schedule, cache_precision, weights_precision};
+use crate::config::{ModelDtype, RunConfig, Schedule, cache_precision, packed_base, weights_precision};
 
 pub use measured::{MemoryLimit, memory_limit, peak_bytes, resident_bytes};
 pub use prompts::{PromptTokens, RunPrompts};
@@ -31,8 +33,9 @@ const BYTES_MAX: u64 = 1 << 56;
 /// The program, its threads and what the allocator keeps back: a run of the smallest model takes as much.
 const PROGRAM: u64 = 48 << 20;
 
-/// Bytes of a tokenizer for each of its vocabulary: texts and merges in tables, with one of 49,152 entries measured.
-const TOKENIZER_ENTRY: u64 = 900;
+/// Bytes of a tokenizer for each byte of its file: texts and merges in tables, measured with 49,152 entries and as many
+/// merges, and with 151,936 entries without.
+const TOKENIZER_FACTOR: u64 = 12;
 
 /// Bytes by what holds them, and by the stages of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +60,13 @@ impl RunMemory {
         let learning = sum(&always) + sum(&step) + sum(&decoding);
         let beside = if config.run.schedule == Schedule::Lockstep { "" } else { " beside decoding" };
         let evaluated = plan.versions_with_evaluation(open);
-        let mut stages = Vec::new();
+        let mut stages = vec![
+            ("the model is read".to_owned(), plan.read()),
+            (
+                "decoding before the first step: 1 policy".to_owned(),
+                sum(&always) + sum(&decoding) + plan.policies(1),
+            ),
+        ];
         if let Some(evaluation) = evaluation.filter(|_| config.eval.before) {
             let name = "evaluation before the first step".to_owned();
             stages.push((name, sum(&always) + plan.policies(1) + evaluation));
@@ -69,6 +78,11 @@ impl RunMemory {
                 learning + plan.policies(open + 1),
             ),
         ]);
+        let waiting = plan.versions_while_actors_wait(open);
+        stages.push((
+            format!("a checkpoint is written: {}", policies(waiting)),
+            learning + plan.policies(waiting),
+        ));
         let (beside, eval) = (plan.evaluates_beside(), &config.eval);
         if let Some(evaluation) = evaluation.filter(|_| eval.after || eval.every_steps > 0 || beside) {
             let what = if beside { "evaluation beside a step" } else { "evaluation" };
@@ -135,8 +149,42 @@ impl Planned<'_> {
         self.micro_batch().is_none().then_some(of_tapes)
     }
 
+    /// All weights in f32.
     fn weights(&self) -> u64 {
         4 * self.decoder.parameters() as u64
+    }
+
+    /// The precision of weights that are packed for learner and actors together.
+    fn packed(&self) -> Option<Precision> {
+        let config = self.config;
+        packed_base(config.model.dtype, config.learner.lora.is_some(), config.run.device)
+    }
+
+    /// Bytes of the weights that passes are computed with.
+    fn stored_weights(&self) -> u64 {
+        let packed = |precision| PackedWeights::planned_bytes(self.decoder, precision);
+        self.packed().map_or_else(|| self.weights(), packed)
+    }
+
+    /// Bytes of the optimizer's moments of what is trained.
+    fn moments(&self) -> u64 {
+        let optimizer = &self.config.optimizer;
+        match (optimizer.kind, optimizer.moments) {
+            (OptimizerKind::Sgd, _) => 0,
+            (OptimizerKind::Adamw, MomentPrecision::F32) => 2 * self.trained(),
+            // A code of a byte a number, and a number a block.
+            (OptimizerKind::Adamw, MomentPrecision::Int8) => {
+                let numbers = self.trained() / 4;
+                2 * (numbers + 4 * numbers.div_ceil(BLOCK_NUMBERS as u64))
+            }
+            (OptimizerKind::Adafactor, _) => {
+                let rows_and_columns = |[rows, columns]: &[usize; 2]| 4 * (rows + columns) as u64;
+                let shapes = self.decoder.shapes();
+                // Of adapters it keeps less than of the matrices that they belong to.
+                let whole: u64 = shapes.named().iter().map(|(_, shape)| rows_and_columns(shape)).sum();
+                whole.min(self.trained())
+            }
+        }
     }
 
     /// Bytes of the adapters, where these are trained.
@@ -151,24 +199,32 @@ impl Planned<'_> {
         self.adapters().unwrap_or_else(|| self.weights())
     }
 
+    /// What is there before anything is computed.
+    fn read(&self) -> u64 {
+        self.stored_weights() + self.adapters().unwrap_or(0) + self.program()
+    }
+
     /// What is there from the beginning to the end.
     fn always(&self) -> Vec<(String, u64)> {
-        let (learner, weights) = (&self.config.learner, self.weights());
-        let moments = if self.config.optimizer.kind == OptimizerKind::Adamw { 2 } else { 0 };
+        let learner = &self.config.learner;
         // The base of adapters is its own reference.
         let is_other = |path: &PathBuf| learner.lora.is_none() || *path != self.config.model.path;
         let reference = u64::from(learner.kl.enabled && learner.kl.reference.as_ref().is_some_and(is_other));
-        let mut parts = vec![("weights".to_owned(), weights * (1 + reference))];
+        let reference = match self.config.model.dtype {
+            Some(ModelDtype::Bf16) => reference * PackedWeights::planned_bytes(self.decoder, Precision::Bf16),
+            _ => reference * self.weights(),
+        };
+        let mut parts = vec![("weights".to_owned(), self.stored_weights() + reference)];
         parts.extend(self.adapters().map(|bytes| ("adapters".to_owned(), bytes)));
         parts.extend([
-            ("moments of the optimizer".to_owned(), moments * self.trained()),
+            ("moments of the optimizer".to_owned(), self.moments()),
             ("the program and the tokenizer".to_owned(), self.program()),
         ]);
         parts
     }
 
     fn program(&self) -> u64 {
-        PROGRAM + TOKENIZER_ENTRY * self.decoder.vocabulary as u64
+        PROGRAM + TOKENIZER_FACTOR * self.prompts.tokenizer_bytes
     }
 
     /// What the learner's first step leaves to the later ones.
@@ -182,8 +238,16 @@ impl Planned<'_> {
             ("  other activations".to_owned(), memory.activations_kept),
             ("  keys and values of a layer".to_owned(), memory.keys_values),
             ("  ids, angles, statistics".to_owned(), memory.tokens),
-            ("  a chunk in a layer and in the head".to_owned(), memory.layer_chunk + memory.head_chunk),
+            (
+                "  a chunk in a layer and in the head".to_owned(),
+                memory.layer_chunk + memory.head_chunk + self.unpacked(),
+            ),
         ]
+    }
+
+    /// What of packed weights is in f32 at a time.
+    fn unpacked(&self) -> u64 {
+        if self.packed().is_some() { MemoryPlan::unpacked(self.decoder) } else { 0 }
     }
 
     fn micro_batch(&self) -> Option<MemoryPlan> {
@@ -292,17 +356,31 @@ impl Planned<'_> {
         if queue.groups_max as u64 >= on_the_way { open.min(staleness.max(1)) } else { open }
     }
 
+    /// Versions that are held between an update and what the actors do next. Under async they go on meanwhile, and end what
+    /// is too old.
+    fn versions_while_actors_wait(&self, open: u64) -> u64 {
+        if self.config.run.schedule == Schedule::Async { open } else { open + 1 }
+    }
+
     /// So many versions as decoding reads them. The newest one's embedding is the learner's own.
     fn policies(&self, versions: u64) -> u64 {
         let bits = weights_precision(self.config.rollout.precision);
         let packed = DecodeMemory::packed_at(self.decoder, bits);
         let rows = 4 * (self.decoder.vocabulary * self.decoder.hidden) as u64;
         let looked_up = if self.decoder.tied && bits == Precision::F32 { 0 } else { rows };
-        // Versions of adapters share one base: each has its matrices, and the same as products read them.
+        // Versions of adapters share one base: each has its matrices, and the same as products read them, in whole panels.
+        // Those of the newest one are the learner's own.
         if let Some(adapters) = self.adapters() {
-            return packed + versions * 3 * adapters;
+            let base = if self.actors_share() { 0 } else { packed + looked_up };
+            return base + (3 * versions).saturating_sub(1) * adapters;
         }
         versions * packed + versions.saturating_sub(1) * looked_up
+    }
+
+    /// Whether actors decode with the weights that passes of the learner are computed with.
+    fn actors_share(&self) -> bool {
+        let bits = weights_precision(self.config.rollout.precision);
+        self.packed().is_some_and(|own| bits == Precision::F32 || bits == own)
     }
 }
 
@@ -327,129 +405,4 @@ impl fmt::Display for RunMemory {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    /// The quickstart's plan, for prompts of so many tokens.
-    fn plan(set: &[&str], prompts: &[usize]) -> RunMemory {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
-        let config = RunConfig::load(&root.join("configs/quickstart.toml"), &set).unwrap();
-        let decoder = DecoderConfig::read(&config.model.path).unwrap();
-        let prompts = PromptTokens::of(prompts.to_vec());
-        let prompts = RunPrompts { training: prompts.clone(), held_out: vec![prompts] };
-        RunMemory::new(&config, &decoder, &prompts)
-    }
-
-    impl RunMemory {
-        fn named(&self, name: &str) -> u64 {
-            let all = self.parts.iter().chain(&self.stages);
-            all.clone().find(|(part, _)| part.starts_with(name)).unwrap_or_else(|| panic!("{name}: {self}")).1
-        }
-    }
-
-    #[test]
-    fn parts_follow_what_the_config_lets_grow() {
-        let plain = plan(&[], &[20]);
-        let differs =
-            |set: &[&str], name: &str| plan(set, &[20]).named(name) as i64 - plain.named(name) as i64;
-        let weights = plain.named("weights") as i64;
-        assert_eq!(differs(&["optimizer.kind=sgd"], "a learner's step"), -2 * weights);
-        // 147 tokens of 64 trajectories are three blocks each; 4 layers of 128 keys and 128 values, in f32.
-        let caches = 64 * 3 * 64 * (4 * 4 * 2 * 128);
-        assert_eq!(plain.named("keys and values of 64"), caches as u64);
-        assert_eq!(differs(&["rollout.kv_cache=bf16"], "keys and values of 64"), -caches / 2);
-        assert_eq!(differs(&["rollout.output_tokens_max=320"], "keys and values of 64"), caches);
-        let bounded = plan(&["rollout.kv_cache_tokens_max=6400"], &[20]);
-        assert_eq!(bounded.named("keys and values of 6400 tokens, 100 blocks"), caches as u64 * 100 / 192);
-        // More than the slots can hold.
-        assert_eq!(plan(&["rollout.kv_cache_tokens_max=64000"], &[20]), plain);
-        let policy = plain.named("a policy") as i64;
-        assert_eq!(differs(&["rollout.versions_open_max=4"], "the next policy is packed"), 2 * policy);
-        assert_eq!(differs(&["rollout.in_flight_updates=true"], "the next policy is packed"), -policy);
-        assert_eq!(differs(&["rollout.actors=2"], "a pass of each actor"), {
-            // Half of the slots each, whose tokens fill a pass all the same; as many logits in all.
-            let logits = 2 * 4 * 64 * 24;
-            plain.named("a pass of each actor") as i64 - logits
-        });
-        assert!(plan(&["learner.gradients.kind=whole"], &[20]).to_string().contains("is not planned"));
-    }
-
-    #[test]
-    fn a_step_is_as_large_as_what_it_can_be_given() {
-        // A micro-batch of 8192 tokens, in steps of 16 groups of 8 outputs with 128 tokens.
-        let rows = |set: &[&str], prompts: &[usize]| {
-            let plan = plan(set, prompts);
-            let name =
-                plan.parts.iter().find_map(|(name, _)| name.strip_prefix("a micro-batch of ")).unwrap();
-            name.split(' ').next().unwrap().parse::<usize>().unwrap()
-        };
-        // Two groups have 2 * 8 * (20 + 128) tokens, of which seven of eight prompts are shared but for their ends.
-        let two = ["learner.groups_per_step=2", "queue.groups_max=16"];
-        assert_eq!(rows(&two, &[20]), 2 * (19 + 8 * (1 + 128)));
-        // The longest prompts of a step are two different ones.
-        assert_eq!(rows(&two, &[20, 10, 5]), (19 + 9) + 16 * (1 + 128));
-        // 18944 tokens go in three micro-batches of 6315 and one sequence more; 43 sequences at least have 16 prompts.
-        assert_eq!(rows(&[], &[20]), 6315 + 148 - (43 - 16) * 19);
-        // One sequence is longer than a micro-batch.
-        assert_eq!(rows(&["learner.batch_tokens_max=100"], &[20]), 148);
-    }
-
-    #[test]
-    fn the_plan_is_the_largest_stage() {
-        let plain = plan(&[], &[20]);
-        assert_eq!(plain.total(), plain.stages.iter().map(|(_, bytes)| *bytes).max().unwrap());
-        // An evaluation before the first step has no gradients and no open segments beside it at first.
-        assert!(plain.named("evaluation before") < plain.named("evaluation beside a step: 4 policies"));
-        let in_turn = plan(&["eval.beside=false"], &[20]);
-        assert!(in_turn.total() < plain.total());
-        // One after the last step alone has no step beside it.
-        let only_after = plan(&["eval.before=false", "eval.every_steps=0"], &[20]);
-        assert_eq!(only_after.named("evaluation: 2 policies"), in_turn.named("evaluation: 2 policies"));
-        // Rounded weights are those of the actors alone.
-        let rounded = plan(&["rollout.precision=bf16"], &[20]);
-        assert!(rounded.named("evaluation beside a step: 3 policies") < plain.total());
-        let lockstep = plan(&["run.schedule=lockstep"], &[20]);
-        let policy = lockstep.named("a policy");
-        // Nothing ends the oldest segments between the update and the evaluation.
-        assert_eq!(lockstep.named("evaluation: 3") - in_turn.named("evaluation: 2"), policy);
-        let shown = plain.to_string();
-        assert!(shown.contains("a learner's step beside decoding: 2 policies"), "{shown}");
-        let never = ["eval.before=false", "eval.after=false", "eval.every_steps=0"];
-        assert!(!plan(&never, &[20]).to_string().contains("evaluation"));
-    }
-
-    #[test]
-    fn a_plan_larger_than_the_machine_is_told() {
-        let plan = plan(&[], &[20]);
-        let limit = |bytes| Some(MemoryLimit { bytes, by: "the machine has" });
-        assert_eq!(plan.too_large(limit(plan.total())), None);
-        assert_eq!(plan.too_large(None), None);
-        let told = plan.too_large(limit(1 << 20)).unwrap();
-        assert!(told.contains("MiB at one time and the machine has 1 MiB"), "{told}");
-        assert!(told.contains("The largest part is `other activations`, "), "{told}");
-    }
-
-    // A step waits for what would be too old for it, where the queue has room for all groups on the way.
-    #[test]
-    fn staleness_bounds_the_versions_too() {
-        let open = |set: &[&str]| {
-            let plan = plan(set, &[20]);
-            let name = plan
-                .stages
-                .iter()
-                .find_map(|(name, _)| name.strip_prefix("a learner's step beside decoding: "));
-            name.unwrap().split(' ').next().unwrap().parse::<u64>().unwrap()
-        };
-        let versions = "rollout.versions_open_max=9";
-        assert_eq!(open(&[versions]), 9, "the queue has room for one step's groups");
-        let room = [versions, "queue.groups_max=80"];
-        assert_eq!(open(&room), 4);
-        assert_eq!(open(&[&room[..], &["queue.staleness_versions_max=0"]].concat()), 1);
-        // A step that refills may take four times as many groups.
-        assert_eq!(open(&[&room[..], &["learner.dynamic_sampling=refill"]].concat()), 9);
-        assert_eq!(open(&[]), 2);
-    }
-}
+mod tests;

@@ -6,10 +6,11 @@
 //! packed, and it goes with the last of them. The decoder that it was made of is the learner's alone, who changes it
 //! in place.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use kernels::sampling::SamplingConfig;
-use kernels::{Decoder, Engine, KernelError, Lora, Precision};
+use kernels::{Decoder, DecoderConfig, Engine, KernelError, Lora, Precision};
 use rollout::Sampling;
 
 /// The weights of one policy version.
@@ -26,6 +27,19 @@ impl<E: Engine> Policy<E> {
     /// If the engine does not decode with weights of the precision.
     pub fn new(engine: &E, decoder: &Decoder, precision: Precision) -> Result<Self, KernelError> {
         Ok(Self { weights: Arc::new(engine.prepare(decoder, precision)?), precision })
+    }
+
+    /// Reads the weights of a Hugging Face directory, for who does not train them.
+    ///
+    /// # Errors
+    /// Names the file that is missing or wrong, or says that the engine has no weights of the precision.
+    pub fn load(
+        engine: &E,
+        dir: &Path,
+        config: &DecoderConfig,
+        precision: Precision,
+    ) -> Result<Self, KernelError> {
+        Ok(Self { weights: Arc::new(engine.load(dir, config, precision)?), precision })
     }
 
     /// The next version of these weights: what a decoder's training has not changed is shared.
@@ -67,9 +81,7 @@ pub fn sampling(sampling: Sampling) -> SamplingConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use kernels::{Cpu, DecoderConfig, Device, EngineWeights};
+    use kernels::{Cpu, Device, EngineWeights};
     use rollout::DecodePrecision;
     use serde_json::json;
 

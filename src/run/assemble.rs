@@ -10,7 +10,7 @@ use learner::checkpoint::Restore;
 use learner::{BaseModel, Trainer};
 use rollout::{faults, modes};
 
-use crate::config::{Console, RunConfig};
+use crate::config::{Console, RunConfig, packed_base};
 use crate::model::adapters::LoraRequest;
 use crate::model::engine::with_engine;
 use crate::model::{self, Model, ModelFiles, tell};
@@ -124,7 +124,8 @@ impl<E: Engine> RunParts<E> {
             |evaluation| JudgedPrompts::held_out(evaluation, &files.text, &files.decoder, request.verifiers);
         let held_out = evaluations.iter().map(held_out).collect::<Result<Vec<_>>>()?;
         let surveys = Surveys::of(config, &prompts, &held_out);
-        let mut model = files.load(&engine.device())?;
+        let packed = packed_base(config.model.dtype, config.learner.lora.is_some(), config.run.device);
+        let mut model = files.load(&engine.device(), packed)?;
         let adapters = LoraRequest::of_learner(&config.learner, config.run.seed, start.point.is_some());
         let base;
         (model.decoder, base) = adapters.prepare(model.decoder, &start.model)?;
@@ -132,7 +133,7 @@ impl<E: Engine> RunParts<E> {
         let of_actors = Arc::clone(&mode);
         let actors = Actors::new(engine, config, &model, start, prompts, of_actors, &request.bench)?;
         let evaluators = evaluations.iter().zip(held_out).map(|(evaluation, held_out)| {
-            let evaluator = Evaluator::of(engine, evaluation, held_out, &model.text, &model.decoder)?;
+            let evaluator = Evaluator::of(engine, evaluation, held_out, &model.text, &model.decoder.config)?;
             Ok(evaluator.with_mode(Arc::clone(&mode)))
         });
         let evaluators = evaluators.collect::<Result<Vec<_>>>()?;
@@ -156,7 +157,8 @@ fn new_learner(
     TrainedModel { decoder, base }: TrainedModel,
     start: &RunStart,
 ) -> Result<Trainer> {
-    let reference = model::reference(&config.learner.kl, request.families, &decoder)?;
+    let dtype = config.model.dtype;
+    let reference = model::reference(&config.learner.kl, request.families, &decoder, dtype)?;
     let (learner, optimizer) = (config.learner.clone(), config.optimizer.clone());
     let (temperature, steps) = (config.rollout.temperature, config.run.steps);
     let learner = Trainer::new(engine, decoder, learner, optimizer, temperature, steps, reference)?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use kernels::sampling::SamplingConfig;
-use kernels::{CachePrecision, CacheRoom, Decoder, DecoderConfig, Engine};
+use kernels::{CachePrecision, CacheRoom, DecoderConfig, Engine};
 use rollout::{
     Completion, Ends, EvaluationParts, EvaluationPlan, Heartbeat, MinTokens, OutputLimits, Prompt,
     RolloutMode, Scorer, Text, Versioned, evaluate, modes,
@@ -59,10 +59,10 @@ impl<E: Engine> Evaluator<E> {
         engine: &Arc<E>,
         config: &Evaluation,
         text: &Arc<Text>,
-        decoder: &Decoder,
+        decoder: &DecoderConfig,
         custom: CustomVerifiers<'_>,
     ) -> Result<Self> {
-        let held_out = JudgedPrompts::held_out(config, text, &decoder.config, custom)?;
+        let held_out = JudgedPrompts::held_out(config, text, decoder, custom)?;
         tell(&held_out.survey);
         Self::of(engine, config, held_out, text, decoder)
     }
@@ -73,7 +73,7 @@ impl<E: Engine> Evaluator<E> {
         config: &Evaluation,
         held_out: JudgedPrompts,
         text: &Arc<Text>,
-        decoder: &Decoder,
+        decoder: &DecoderConfig,
     ) -> Result<Self> {
         let (eval, output_tokens_max) = (&config.eval, config.output_tokens_max);
         let JudgedPrompts { source, rewards, survey } = held_out;
@@ -81,7 +81,7 @@ impl<E: Engine> Evaluator<E> {
             source.epoch_prompts().map_or(eval.problems as u64, |rows| rows.min(eval.problems as u64));
         let prompts =
             (0..count).map(|index| Ok(Arc::new(source.prompt(index)?))).collect::<Result<Vec<_>>>()?;
-        let ends = Ends::new(Arc::clone(text), config.stops.clone(), decoder.config.vocabulary)?;
+        let ends = Ends::new(Arc::clone(text), config.stops.clone(), decoder.vocabulary)?;
         let min_tokens = ends.min_tokens();
         let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(1);
         let slots = eval.trajectories_open_max;
@@ -96,7 +96,7 @@ impl<E: Engine> Evaluator<E> {
             },
             scorer: Scorer::new(Arc::clone(text), rewards).with_ends(ends),
             mode: modes::of_config(&config.mode),
-            shape: decoder.config.clone(),
+            shape: decoder.clone(),
             engine: Arc::clone(engine),
             room: CacheRoom { slots, positions, precision: CachePrecision::F32 },
             sampling: sampling(eval.sampling()),

@@ -27,7 +27,8 @@ fn parity(name: &str) -> PathBuf {
 /// Every number of a model.
 fn numbers(dir: &Path) -> Vec<f32> {
     let weights = Decoder::load(dir, &Device::flex()).unwrap().weights;
-    weights.named().iter().flat_map(|(_, value)| StoredNumbers::of(value).numbers().into_owned()).collect()
+    let named = weights.tensors().named();
+    named.iter().flat_map(|(_, value)| StoredNumbers::of(value).numbers().into_owned()).collect()
 }
 
 fn read_json(path: &Path) -> Value {

@@ -34,5 +34,6 @@ mod segments;
 mod slopes_parity;
 mod source;
 mod stops;
+mod stored;
 mod tidy;
 mod virtual_clock;

@@ -173,6 +173,28 @@ fn a_run_of_adapters_stays_within_its_plan_and_shares_its_base() {
     }
 }
 
+/// A base in bf16, and moments that are not two numbers in f32.
+#[test]
+fn runs_in_less_memory_stay_within_their_plans() {
+    let home = made();
+    let (schedule, half) = ("run.schedule=lockstep", "model.dtype=bf16");
+    let whole = measured(home.path(), &[schedule]);
+    let adapters = measured(home.path(), &[&[schedule][..], &ADAPTERS].concat());
+    let adapters_half = [&[half][..], &ADAPTERS].concat();
+    for (set, less_than) in [
+        (&adapters_half[..], adapters.peak),
+        (&["optimizer.moments=int8"], whole.peak),
+        (&["optimizer.kind=adafactor"], whole.peak),
+    ] {
+        let Measured { planned, peak, program, .. } = measured(home.path(), &[&[schedule][..], set].concat());
+        assert!(
+            peak <= 1.05 * planned && planned + program <= 1.2 * (peak + program),
+            "{set:?}: {planned} MiB planned, {peak} held"
+        );
+        assert!(peak < less_than, "{set:?}: {peak} MiB, not less than {less_than}");
+    }
+}
+
 // The bar of docs and of `scripts/memory_plan.py`, which measures a real model.
 #[test]
 fn a_run_stays_within_its_plan() {

@@ -271,7 +271,7 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
     for (case, kept) in gradient_cases() {
         let (decoder, sequences) = (load(&case), sequences(&case));
         for (path, engine) in PATHS.into_iter().flat_map(|path| engines().map(|engine| (path, engine))) {
-            let mut gradients = decoder.weights.zeros_like(engine.operations());
+            let mut gradients = decoder.weights.tensors().zeros_like(engine.operations());
             add_gradients(&*engine, &decoder, &sequences, path, (&mut gradients).into());
             for (name, gradient) in gradients.named() {
                 let file_name = decoder.config.family.file_name(&name);
@@ -291,7 +291,7 @@ fn gradients_of_adapters_are_those_of_pytorch_and_decoding_has_them() {
             let data = TensorData::new(stored.values.clone(), stored.shape.clone());
             Tensor::<2>::from_data(data, &Device::flex())
         };
-        let adapters: Adapters = decoder.weights.map(|name, _| {
+        let adapters: Adapters = decoder.weights.tensors().map(|name, _| {
             let (a, b) = part(name, "a").zip(part(name, "b"))?;
             Some(LowRank { a: tensor(a), b: tensor(b), scale: 0.75 })
         });

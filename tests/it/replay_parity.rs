@@ -167,7 +167,13 @@ impl Case {
 fn numbers(decoder: &Decoder) -> HashMap<String, Vec<f64>> {
     let values = |tensor: &burn::tensor::Tensor<2>| tensor.to_data().iter::<f64>().collect();
     let of_files = |name: String| decoder.config.family.file_name(&name);
-    decoder.weights.named().into_iter().map(|(name, tensor)| (of_files(name), values(tensor))).collect()
+    decoder
+        .weights
+        .tensors()
+        .named()
+        .into_iter()
+        .map(|(name, tensor)| (of_files(name), values(tensor)))
+        .collect()
 }
 
 fn engine() -> Arc<dyn TrainingEngine> {

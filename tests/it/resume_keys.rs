@@ -18,11 +18,12 @@ use crate::binary::repository;
 const ONE_KIND: [&str; 1] = ["rollout.mode.kind"];
 
 /// A config of the task's problems with the keys that the quickstart leaves out.
-const TASK: [&str; 19] = [
+const TASK: [&str; 20] = [
     "run.threads=2",
     "model.base=\"models/quickstart\"",
     "learner.lora={rank=2,alpha=4.0,target_modules=[\"q_proj\"],adapter=\"models\"}",
     "model.positions_max=256",
+    "model.dtype=\"bf16\"",
     "rollout.kv_cache_tokens_max=1000000",
     "rollout.stop=[\";\"]",
     "rollout.stop_token_ids=[7]",

@@ -66,7 +66,7 @@ fn slopes_by_logprob_and_entropy_give_the_gradients_of_pytorch() {
         };
         let engines: [&dyn TrainingEngine; 2] = [&Cpu::default(), &OnDevice::new(Device::flex())];
         for engine in engines {
-            let mut sums = decoder.weights.zeros_like(engine.operations());
+            let mut sums = decoder.weights.tensors().zeros_like(engine.operations());
             let mut loss = |_: &TokenStats| slopes.clone();
             engine.gradients(&decoder, &packed, &plan, (&mut sums).into(), &mut loss).unwrap();
             for (name, sum) in sums.named() {

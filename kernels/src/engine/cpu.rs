@@ -16,6 +16,7 @@ use crate::gemm::Precision;
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
 use crate::model::lora::Lora;
+use crate::model::numbers::Numbers;
 use crate::model::{Decoder, files};
 use crate::operations::Operations;
 use crate::sampling::SamplingConfig;
@@ -23,7 +24,7 @@ use crate::streambp::cpu::{LastWorkspace, SlicePass};
 use crate::streambp::{ChunkPlan, GradientPath, Slopes, TokenStats, tape_gradients, tensor_statistics};
 use decode::CpuSlots;
 use decode::cache::BLOCK_POSITIONS;
-use decode::packed::{PackedDecoder, Unpacked};
+use decode::packed::PackedDecoder;
 
 pub(super) mod decode;
 pub(super) mod memory;
@@ -123,6 +124,16 @@ impl Engine for Cpu {
         Ok(PackedDecoder::new(decoder, precision))
     }
 
+    /// Some rows are read at a time, and packed.
+    fn load(
+        &self,
+        dir: &Path,
+        config: &DecoderConfig,
+        precision: Precision,
+    ) -> Result<PackedDecoder, KernelError> {
+        PackedDecoder::load(dir, config, precision)
+    }
+
     fn adapt(&self, weights: &PackedDecoder, lora: &Lora) -> PackedDecoder {
         weights.adapted(lora)
     }
@@ -163,12 +174,12 @@ impl EngineWeights for PackedDecoder {
     fn save(&self, dir: &Path) -> Result<(), KernelError> {
         match self.lora() {
             Some(lora) => lora.save(dir, &self.config),
-            None => files::save_parts(dir, &self.config, &self.weights(), Unpacked::in_parts),
+            None => files::save_parts(dir, &self.config, self.weights(), Numbers::in_parts),
         }
     }
 
     fn bytes(&self) -> usize {
-        Self::bytes(self)
+        self.own_bytes()
     }
 }
 

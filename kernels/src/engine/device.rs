@@ -13,10 +13,10 @@ use super::{
 use crate::batch::Packed;
 use crate::error::KernelError;
 use crate::gemm::Precision;
-use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
 use crate::model::gradients::GradientSink;
 use crate::model::lora::Lora;
+use crate::model::{Decoder, files};
 use crate::operations::Operations;
 use crate::sampling::SamplingConfig;
 use crate::streambp::{ChunkPlan, GradientPath, Slopes, TokenStats, tape_gradients, tensor_statistics};
@@ -122,6 +122,17 @@ impl Engine for OnDevice {
 
     fn adapt(&self, weights: &DeviceWeights, lora: &Lora) -> DeviceWeights {
         DeviceWeights::new(Decoder { lora: Some(lora.clone()), ..weights.decoder.clone() })
+    }
+
+    fn load(
+        &self,
+        dir: &Path,
+        config: &DecoderConfig,
+        precision: Precision,
+    ) -> Result<DeviceWeights, KernelError> {
+        only_f32("weights", precision, precision == Precision::F32)?;
+        let weights = files::load(dir, config, &self.device)?.into();
+        Ok(DeviceWeights::new(Decoder { config: config.clone(), weights, lora: None }))
     }
 
     fn slots(&self, config: &DecoderConfig, room: CacheRoom) -> Result<DeviceSlots, KernelError> {

@@ -7,8 +7,11 @@ use pulp::{Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::panel::{Buffer, LANES};
+use crate::panel::Buffer;
 use crate::simd;
+pub(crate) use packing::{FactorShape, Packing};
+
+mod packing;
 
 /// The bits of `2^23`, in front of which a whole number of 8 bits makes the float `2^23` plus it.
 pub(super) const WHOLE_BITS: u32 = 0x4b00_0000;
@@ -25,13 +28,6 @@ pub(crate) struct PackedMatrix {
     words: Words,
     /// In 8 bits, what the sums of each column are multiplied with, filled up as the last panel is.
     scales: Vec<f32>,
-}
-
-/// Weights `[columns, inner]` whose products lie side by side, as a factor is made of them.
-pub(crate) struct Factor<'a> {
-    pub(crate) weights: Vec<&'a [f32]>,
-    /// Length of a row.
-    pub(crate) inner: usize,
 }
 
 /// Numbers that one task copies: less is not worth handing over.
@@ -58,6 +54,16 @@ impl Precision {
             Self::F32 => 1,
             Self::Bf16 => 2,
             Self::I8 => 4,
+        }
+    }
+
+    /// One of the numbers of a word; in 8 bits of a column with this scale.
+    #[inline(always)]
+    fn number(self, word: u32, number: usize, scale: f32) -> f32 {
+        match self {
+            Self::F32 => f32::from_bits(word),
+            Self::Bf16 => f32::from_bits(word >> (16 * number) << 16),
+            Self::I8 => of_whole((word >> (8 * number)) & 0xff, scale),
         }
     }
 }
@@ -100,34 +106,6 @@ impl PackedMatrix {
         self.inner.div_ceil(numbers) * self.width
     }
 
-    /// What `x w^T` needs of the weights of each factor, at a precision, in one piece of memory.
-    ///
-    /// Each panel is turned and rounded by itself, several at a time, so that beside the factors there is no other
-    /// copy of the weights.
-    pub(crate) fn of_weights(factors: &[Factor<'_>], precision: Precision) -> Vec<Self> {
-        let width = panel_width();
-        let sizes: Vec<usize> = factors.iter().map(|factor| factor.words(width, precision)).collect();
-        let mut memory = Buffer::zeros(sizes.iter().sum());
-        let mut rest = &mut memory[..];
-        let mut parts = Vec::with_capacity(factors.len());
-        for (factor, size) in factors.iter().zip(&sizes) {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(*size);
-            parts.push((factor, part));
-            rest = after;
-        }
-        let pack = |(factor, part): (&Factor<'_>, &mut [u32])| factor.pack(part, width, precision);
-        let scales: Vec<Vec<f32>> = parts.into_par_iter().map(pack).collect();
-        let memory = Arc::new(memory);
-        let mut start = 0;
-        let packed = factors.iter().zip(sizes).zip(scales).map(|((factor, size), scales)| {
-            let range = start..start + size;
-            start = range.end;
-            let words = Words::Shared(Arc::clone(&memory), range);
-            Self { inner: factor.inner, columns: factor.columns(), width, precision, words, scales }
-        });
-        packed.collect()
-    }
-
     /// The weights `[columns, inner]` of some columns, as they are rounded. PackedMatrix at the same precision again they
     /// are the same to the bit.
     pub(crate) fn weights(&self, columns: Range<usize>) -> Vec<f32> {
@@ -145,15 +123,48 @@ impl PackedMatrix {
         let words = &self.words.slice()[panel * self.words(numbers)..][..self.words(numbers)];
         let scale = self.scales.get(column).copied().unwrap_or_default();
         for (to, word) in to.chunks_mut(numbers).zip(words.chunks_exact(self.width)) {
-            let word = word[place];
             for (number, to) in to.iter_mut().enumerate() {
-                *to = match self.precision {
-                    Precision::F32 => f32::from_bits(word),
-                    Precision::Bf16 => f32::from_bits(word >> (16 * number) << 16),
-                    Precision::I8 => of_whole((word >> (8 * number)) & 0xff, scale),
-                };
+                *to = self.precision.number(word[place], number, scale);
             }
         }
+    }
+
+    /// The weights of some columns in f32 as [`PackedMatrix::transposed`] makes them: shared where they are in f32 in whole
+    /// panels, and otherwise widened.
+    pub(crate) fn widened(&self, columns: Range<usize>) -> Self {
+        let (inner, width, numbers) = (self.inner, self.width, self.precision.numbers());
+        let ends_whole = columns.end.is_multiple_of(width) || columns.end == self.columns;
+        if !columns.start.is_multiple_of(width) || !ends_whole {
+            return Self::transposed(&self.weights(columns.clone()), inner, columns.len());
+        }
+        let (first, len) = (columns.start / width, self.words(numbers));
+        if let (Precision::F32, Words::Shared(memory, range)) = (self.precision, &self.words) {
+            let begin = range.start + first * len;
+            let words = begin..begin + columns.len().div_ceil(width) * len;
+            let words = Words::Shared(Arc::clone(memory), words);
+            return Self {
+                inner,
+                columns: columns.len(),
+                width,
+                precision: Precision::F32,
+                words,
+                scales: Vec::new(),
+            };
+        }
+        let mut widened = Self::sized(inner, columns.len());
+        widened.for_each_panel(|panel, to| {
+            let words = self.words.slice()[(first + panel) * len..][..len].chunks_exact(width);
+            let scales = self.scales(first + panel);
+            for (to, words) in to.chunks_mut(numbers * width).zip(words) {
+                for (number, to) in to.chunks_exact_mut(width).enumerate() {
+                    for (place, (to, word)) in to.iter_mut().zip(words).enumerate() {
+                        let scale = scales.map_or(0.0, |scales| scales[place]);
+                        *to = self.precision.number(*word, number, scale);
+                    }
+                }
+            }
+        });
+        widened
     }
 
     /// From rows, `[inner, columns]`.
@@ -255,58 +266,6 @@ impl PackedMatrix {
     }
 }
 
-impl Factor<'_> {
-    fn columns(&self) -> usize {
-        self.weights.iter().map(|weight| weight.len()).sum::<usize>() / self.inner
-    }
-
-    /// Words that it takes: whole panels, each of which is a multiple of the widest vector, so that all of them begin
-    /// at a line of the cache if the first one does.
-    fn words(&self, width: usize, precision: Precision) -> usize {
-        let panel = self.inner.div_ceil(precision.numbers()) * width;
-        (self.columns().div_ceil(width) * panel).next_multiple_of(LANES)
-    }
-
-    /// Fills new words; returns the scales of the columns.
-    fn pack(&self, words: &mut [u32], width: usize, precision: Precision) -> Vec<f32> {
-        let inner = self.inner;
-        let rows: Vec<&[f32]> = self.weights.iter().flat_map(|weight| weight.chunks_exact(inner)).collect();
-        let numbers: usize = self.weights.iter().map(|weight| weight.len()).sum();
-        assert_eq!(numbers, inner * rows.len(), "weights in whole rows");
-        let panel_words = inner.div_ceil(precision.numbers()) * width;
-        let panels = words.par_chunks_exact_mut(panel_words).zip(rows.par_chunks(width));
-        let scratch = || Buffer::zeros(width * inner);
-        let mut scales = Vec::new();
-        match precision {
-            Precision::F32 => panels.for_each(|(to, rows)| set_panel(bytemuck::cast_slice_mut(to), rows)),
-            Precision::Bf16 => panels.for_each_init(scratch, |panel, (words, rows)| {
-                set_panel(panel, rows);
-                fill_words(words, 2, panel, width, |_, value| u32::from(bf16(value)));
-            }),
-            Precision::I8 => {
-                scales = vec![0.0_f32; rows.len().next_multiple_of(width)];
-                let scaled = panels.zip(scales.par_chunks_exact_mut(width));
-                scaled.for_each_init(scratch, |panel, ((words, rows), scales)| {
-                    set_panel(panel, rows);
-                    set_scales(panel, scales);
-                    fill_words(words, 4, panel, width, |column, value| whole(value, scales[column]));
-                });
-            }
-        }
-        scales
-    }
-}
-
-/// Sets a panel from the weights' rows of its columns, with zeros where there are fewer than columns.
-fn set_panel(to: &mut [f32], rows: &[&[f32]]) {
-    let inner = rows[0].len();
-    let width = to.len() / inner;
-    if rows.len() < width {
-        to.fill(0.0);
-    }
-    transpose(to, rows.iter().copied(), width, inner);
-}
-
 /// Copies as much of each row as a panel has columns, or as there is.
 fn copy_rows<'a, const WIDTH: usize>(to: &mut [f32], rows: impl Iterator<Item = &'a [f32]>) {
     for (to, from) in to.as_chunks_mut::<WIDTH>().0.iter_mut().zip(rows) {
@@ -344,20 +303,6 @@ pub(crate) fn bf16(value: f32) -> u16 {
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// Sets each column's scale, so that its largest magnitude becomes 127.
-fn set_scales(panel: &[f32], scales: &mut [f32]) {
-    for row in panel.chunks_exact(scales.len()) {
-        scales.iter_mut().zip(row).for_each(|(scale, value)| *scale = scale.max(value.abs() / 127.0));
-    }
-}
-
-/// The whole number nearest to `value / scale`, plus 128.
-fn whole(value: f32, scale: f32) -> u32 {
-    // A column of zeros has the scale 0.
-    let whole = if scale > 0.0 { (value / scale).round_ties_even() } else { 0.0 };
-    (whole + 128.0) as u32
-}
-
 /// What a whole number of 8 bits, plus 128, stands for. The largest one is the number that the scale was made of, so
 /// that the same scale comes out again.
 fn of_whole(bits: u32, scale: f32) -> f32 {
@@ -368,24 +313,6 @@ fn of_whole(bits: u32, scale: f32) -> f32 {
     let near = 127.0 * scale;
     let candidates = [near, near.next_up(), near.next_down()];
     candidates.into_iter().find(|largest| largest / 127.0 == scale).unwrap_or(near).copysign(whole)
-}
-
-/// Puts the numbers of each column together into words of so many.
-fn fill_words(
-    words: &mut [u32],
-    numbers: usize,
-    panel: &[f32],
-    width: usize,
-    number: impl Fn(usize, f32) -> u32,
-) {
-    for (words, rows) in words.chunks_exact_mut(width).zip(panel.chunks(numbers * width)) {
-        for (place, row) in rows.chunks_exact(width).enumerate() {
-            let shift = 32 / numbers * place;
-            for (column, (word, value)) in words.iter_mut().zip(row).enumerate() {
-                *word |= number(column, *value) << shift;
-            }
-        }
-    }
 }
 
 /// Columns of a register tile on this machine.
@@ -404,7 +331,7 @@ fn panel_width() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Factor, PackedMatrix, Precision};
+    use super::{FactorShape, PackedMatrix, Packing, Precision};
 
     #[test]
     fn bf16_rounds_to_the_nearest_and_ties_to_even() {
@@ -414,22 +341,57 @@ mod tests {
         assert!(f32::from_bits(u32::from(super::bf16(f32::NAN)) << 16).is_nan());
     }
 
+    /// Weights of so many columns, of which one is zero and one has a largest number that is negative.
+    fn weights(inner: usize, columns: usize) -> Vec<f32> {
+        let value = |i: usize| ((i * i) as f32 * 0.37).sin() * (1.0 + (i / inner) as f32) * 1e-3;
+        let mut weights: Vec<f32> = (0..inner * columns).map(value).collect();
+        weights[3 * inner..4 * inner].fill(0.0);
+        weights[5 * inner + 2] = -1.7;
+        weights
+    }
+
+    /// Of whole panels and of others.
+    #[test]
+    fn what_is_widened_is_what_its_numbers_pack_to() {
+        let (inner, columns) = (37, 300);
+        for precision in [Precision::F32, Precision::Bf16, Precision::I8] {
+            let shape = FactorShape { columns, inner, precision };
+            // Another factor lies before it.
+            let mut packing = Packing::new(&[shape, shape]);
+            packing.set(1, 0, &weights(inner, columns));
+            let packed = packing.done().remove(1);
+            for columns in [0..columns, 0..128, 64..columns, 64..192, 5..70, 128..200] {
+                let widened = packed.widened(columns.clone());
+                let expected =
+                    PackedMatrix::transposed(&packed.weights(columns.clone()), inner, columns.len());
+                assert_eq!(widened.columns(), columns.len());
+                assert_eq!(widened.all_words(), expected.all_words(), "{precision:?}, {columns:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_unpacked_packs_to_the_same_bits() {
         let (inner, columns) = (37, 150);
-        let value = |i: usize| ((i * i) as f32 * 0.37).sin() * (1.0 + (i / inner) as f32) * 1e-3;
-        let mut weights: Vec<f32> = (0..inner * columns).map(value).collect();
-        // A column of zeros, and one whose largest number is negative.
-        weights[3 * inner..4 * inner].fill(0.0);
-        weights[5 * inner + 2] = -1.7;
+        let weights = weights(inner, columns);
         for precision in [Precision::F32, Precision::Bf16, Precision::I8] {
+            let shape = |columns| FactorShape { columns, inner, precision };
+            // The parts of the first factor meet inside of a panel.
             let pack = |weights: &[f32]| {
                 let (first, second) = weights.split_at(70 * inner);
-                let factors =
-                    [Factor { weights: vec![first, second], inner }, Factor { weights: vec![second], inner }];
-                PackedMatrix::of_weights(&factors, precision)
+                let mut packing = Packing::new(&[shape(columns), shape(columns - 70)]);
+                packing.set(0, 70, second);
+                packing.set(0, 0, first);
+                packing.set(1, 0, second);
+                packing.done()
             };
             let packed = pack(&weights);
+            let mut at_once = Packing::new(&[shape(columns)]);
+            at_once.set(0, 0, &weights);
+            let at_once = at_once.done().remove(0);
+            assert_eq!(at_once.all_words(), packed[0].all_words(), "{precision:?}");
+            assert_eq!(at_once.scales, packed[0].scales, "{precision:?}");
+            assert!(at_once.bytes() <= shape(columns).bytes(), "{precision:?}");
             let unpacked = packed[0].weights(0..columns);
             assert_eq!(unpacked[70 * inner..], packed[1].weights(0..columns - 70), "{precision:?}");
             if precision == Precision::F32 {

@@ -2,12 +2,19 @@
 
 use proptest::prelude::{prop_assert, proptest};
 
-use super::{Factor, PackedMatrix, Precision, TILED_NUMBERS_MAX, add_multiply, multiply};
+use super::{FactorShape, PackedMatrix, Packing, Precision, TILED_NUMBERS_MAX, add_multiply, multiply};
 use crate::panel::Left;
 use crate::test_tensors::{noise, numbers};
 
 fn packed_weights(weights: Vec<&[f32]>, inner: usize, precision: Precision) -> PackedMatrix {
-    PackedMatrix::of_weights(&[Factor { weights, inner }], precision).remove(0)
+    let columns = weights.iter().map(|weights| weights.len() / inner).sum();
+    let mut packing = Packing::new(&[FactorShape { columns, inner, precision }]);
+    let mut first = 0;
+    for weights in weights {
+        packing.set(0, first, weights);
+        first += weights.len() / inner;
+    }
+    packing.done().remove(0)
 }
 
 fn turned(values: &[f32], columns: usize) -> Vec<f32> {

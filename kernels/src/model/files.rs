@@ -1,8 +1,10 @@
 //! Weights from and to the files of a Hugging Face directory, and fresh random weights.
 //!
-//! Files are read one tensor at a time, so that a load needs little more memory than the weights
-//! themselves. What the files hold is checked against the shapes that the config asks for: a tensor that
-//! is missing, misshapen or not expected is an error, because a model that runs on half its checkpoint
+//! Files are read one tensor at a time, or some rows of it where they are packed at once, so that a load needs little more
+//! memory than the weights themselves. Reading is done at places of the file and not through a mapping: what is mapped
+//! counts as memory of the process until the system takes it back, and a file that is cut while it is mapped ends the
+//! process with a signal in the place of an error. What the files hold is checked against the shapes that the config asks
+//! for: a tensor that is missing, misshapen or not expected is an error, because a model that runs on half its checkpoint
 //! only looks like a bad model. `config.json` is read in [`super::config`].
 
 pub(crate) mod source;
@@ -13,27 +15,30 @@ pub(crate) mod adapter;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData, f16};
+use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
 
 use super::config::{CONFIG_FILE, DecoderConfig};
+use super::numbers::WriteNumbers;
+use super::packed::{PackedWeights, PackingWeights};
 use super::spec::NormSpec;
-use super::weights::Weights;
+use super::weights::{Weights, is_router, is_vector};
 use crate::KernelError;
 use crate::flex::StoredNumbers;
+use crate::gemm::Precision;
 use crate::sampling::{key, uniform};
+pub(crate) use shard::converter;
+use shard::{Shard, row_parts};
+
+mod shard;
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
-
-/// The limit of the safetensors format: a longer header is a broken file, not a big model.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// Reads the weights of a Hugging Face directory, from one file or from shards, as f32.
 ///
@@ -70,6 +75,55 @@ pub(crate) fn load(
     Ok(weights)
 }
 
+/// [`load`] of parameters that are packed while they are read; the embedding's rows as [`PackingWeights::new`] has them.
+/// Nothing is taken for them before all headers are known to be right.
+pub(crate) fn load_packed(
+    dir: &Path,
+    config: &DecoderConfig,
+    precision: Precision,
+    embedding: Option<Precision>,
+) -> Result<PackedWeights, KernelError> {
+    check(dir, config)?;
+    let shapes = config.shapes();
+    let numbers = shapes.named().into_iter().enumerate();
+    let numbers: HashMap<String, usize> =
+        numbers.map(|(number, (name, _))| (config.family.file_name(&name), number)).collect();
+    let (files, mut names) = (weight_files(dir)?, Names::new(config));
+    let mut packing = PackingWeights::new(config, precision, embedding);
+    for path in &files.paths {
+        let mut shard = Shard::open(path)?;
+        for name in shard.metadata.offset_keys() {
+            if let Role::Parameter(shape) = names.role(path, &name)? {
+                for rows in row_parts(shape) {
+                    let first = rows.start;
+                    packing.set(numbers[&name], first, &shard.read_rows(&name, shape, rows)?);
+                }
+            }
+        }
+    }
+    Ok(packing.done())
+}
+
+/// The precision that holds what files hold: bf16 if all matrices that are rounded have it.
+pub(crate) fn precision(dir: &Path, config: &DecoderConfig) -> Result<Precision, KernelError> {
+    let mut rounded = HashSet::new();
+    config.shapes().for_each(|name, _| {
+        if !is_vector(name) && !is_router(name) {
+            rounded.insert(config.family.file_name(name));
+        }
+    });
+    let mut precision = Precision::Bf16;
+    for path in &weight_files(dir)?.paths {
+        let shard = Shard::open(path)?;
+        for name in shard.metadata.offset_keys().iter().filter(|name| rounded.contains(*name)) {
+            if shard.metadata.info(name).is_some_and(|info| info.dtype != Dtype::BF16) {
+                precision = Precision::F32;
+            }
+        }
+    }
+    Ok(precision)
+}
+
 /// Whether [`load`] would read these files, by their headers. Numbers are read only of a head beside tied embeddings
 /// and of these, because whether the two are equal decides whether the files are refused.
 pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelError> {
@@ -101,8 +155,11 @@ pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelErro
         }
     }
     if let (Some((path, shape)), Some((embedding, embedding_shape))) = (tied_head, embedding) {
-        let head = Shard::open(path)?.read(HEAD, shape)?;
-        require_equal_head(path, &head, &Shard::open(embedding)?.read(EMBEDDING, embedding_shape)?)?;
+        let (mut head, mut embedding) = (Shard::open(path)?, Shard::open(embedding)?);
+        for rows in row_parts(shape) {
+            let numbers = head.read_rows(HEAD, shape, rows.clone())?;
+            require_equal_head(path, &numbers, &embedding.read_rows(EMBEDDING, embedding_shape, rows)?)?;
+        }
     }
     Ok(())
 }
@@ -171,9 +228,6 @@ pub(crate) fn save(
 ) -> Result<(), KernelError> {
     save_parts(dir, config, weights, |value, write| write(&StoredNumbers::of(value).numbers()))
 }
-
-/// Takes the next numbers of a parameter.
-pub(crate) type WriteNumbers<'a> = dyn FnMut(&[f32]) -> std::io::Result<()> + 'a;
 
 /// [`save`] of parameters in any form; `parts` hands out the numbers of one, in as many parts as it likes.
 pub(crate) fn save_parts<T>(
@@ -246,11 +300,6 @@ fn norm_of(config: &DecoderConfig, name: &str) -> Option<NormSpec> {
     norms.into_iter().find(|(own, _)| name.ends_with(own)).and_then(|(_, norm)| norm)
 }
 
-/// Whether a parameter has one dimension in Hugging Face files: norms and biases.
-fn is_vector(name: &str) -> bool {
-    name.ends_with("norm.weight") || name.ends_with(".bias")
-}
-
 /// The shape of a parameter in Hugging Face files.
 fn file_shape(name: &str, shape: [usize; 2]) -> Vec<usize> {
     if is_vector(name) { vec![shape[1]] } else { shape.to_vec() }
@@ -300,114 +349,6 @@ fn missing(files: &WeightFiles, name: &str, shape: [usize; 2]) -> KernelError {
         None => &files.paths[0],
     };
     KernelError::content(path, format!("lacks tensor `{name}` of shape {:?}", file_shape(name, shape)))
-}
-
-/// One safetensors file whose header was read and agrees with the file's length.
-struct Shard<'a> {
-    path: &'a Path,
-    file: File,
-    metadata: Metadata,
-    /// Where the header ends and the tensors begin.
-    tensors_start: u64,
-}
-
-impl<'a> Shard<'a> {
-    fn open(path: &'a Path) -> Result<Self, KernelError> {
-        let failed = |source| KernelError::file(path, source);
-        let mut file = File::open(path).map_err(failed)?;
-        let file_bytes = file.metadata().map_err(failed)?.len();
-        let broken = |reason: String| KernelError::content(path, reason);
-        if file_bytes < 8 {
-            return Err(broken(format!("is truncated: {file_bytes} bytes are no safetensors file")));
-        }
-        let mut length = [0; 8];
-        file.read_exact(&mut length).map_err(failed)?;
-        let header_bytes = u64::from_le_bytes(length);
-        if header_bytes > HEADER_BYTES_MAX {
-            return Err(broken(format!(
-                "is no safetensors file: its header would have {header_bytes} bytes"
-            )));
-        }
-        let tensors_start = 8 + header_bytes;
-        if file_bytes < tensors_start {
-            return Err(broken(format!(
-                "is truncated: it has {file_bytes} bytes, its header alone {tensors_start}"
-            )));
-        }
-        let mut header = vec![0; header_bytes as usize];
-        file.read_exact(&mut header).map_err(failed)?;
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| broken(format!("has a broken safetensors header: {error}")))?;
-        let shard = Self { path, file, metadata, tensors_start };
-        shard.check_length(file_bytes)?;
-        Ok(shard)
-    }
-
-    fn check_length(&self, file_bytes: u64) -> Result<(), KernelError> {
-        let promised = self.tensors_start + self.metadata.data_len() as u64;
-        if file_bytes == promised {
-            return Ok(());
-        }
-        if file_bytes > promised {
-            let reason = format!("has {file_bytes} bytes, of which its header explains {promised}");
-            return Err(KernelError::content(self.path, reason));
-        }
-        let ends_late = |name: &String| {
-            self.metadata
-                .info(name)
-                .is_some_and(|info| self.tensors_start + info.data_offsets.1 as u64 > file_bytes)
-        };
-        let first = self.metadata.offset_keys().into_iter().find(ends_late).unwrap_or_default();
-        let reason = format!("is truncated in tensor `{first}`: it has {file_bytes} bytes of {promised}");
-        Err(KernelError::content(self.path, reason))
-    }
-
-    /// Where a tensor lies and how its bytes become f32, if it has the shape and a type that is read.
-    fn check_tensor(&self, name: &str, shape: [usize; 2]) -> Result<(Convert, (usize, usize)), KernelError> {
-        let info = self.metadata.info(name).expect("the name comes from this header");
-        let expected = file_shape(name, shape);
-        if info.shape != expected {
-            let reason =
-                format!("tensor `{name}` has shape {:?}, but the config asks for {expected:?}", info.shape);
-            return Err(KernelError::content(self.path, reason));
-        }
-        let convert = converter(info.dtype).ok_or_else(|| {
-            let reason = format!("tensor `{name}` is {:?}; read are F32, BF16 and F16", info.dtype);
-            KernelError::content(self.path, reason)
-        })?;
-        Ok((convert, info.data_offsets))
-    }
-
-    /// Reads one tensor as f32 after a look at its shape and type.
-    fn read(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, KernelError> {
-        let (convert, (start, end)) = self.check_tensor(name, shape)?;
-        let mut bytes = vec![0; end - start];
-        let place = SeekFrom::Start(self.tensors_start + start as u64);
-        let read = self.file.seek(place).and_then(|_| self.file.read_exact(&mut bytes));
-        read.map_err(|source| KernelError::file(self.path, source))?;
-        Ok(convert(&bytes))
-    }
-}
-
-/// Bytes of a file to numbers.
-pub(super) type Convert = fn(&[u8]) -> Vec<f32>;
-
-/// How the bytes of a type become f32; `None` for types that are no plain floats.
-pub(super) fn converter(dtype: Dtype) -> Option<Convert> {
-    match dtype {
-        Dtype::F32 => {
-            Some(|bytes| bytes.as_chunks().0.iter().map(|each| f32::from_le_bytes(*each)).collect())
-        }
-        // A bf16 is the upper half of an f32.
-        Dtype::BF16 => Some(|bytes| {
-            let halves = bytes.as_chunks().0.iter().map(|each| u32::from(u16::from_le_bytes(*each)));
-            halves.map(|bits| f32::from_bits(bits << 16)).collect()
-        }),
-        Dtype::F16 => {
-            Some(|bytes| bytes.as_chunks().0.iter().map(|each| f16::from_le_bytes(*each).to_f32()).collect())
-        }
-        _ => None,
-    }
 }
 
 /// Writes the safetensors format: the header's length, the header, the tensors one after the other.

@@ -4,8 +4,11 @@
 //! A product with an adapter is `x W^T + s (x A^T) B^T`: the stored matrix stays as it is, so that its packed form serves
 //! every adapter, and `W + s B A` is made nowhere. What the gradients of adapters are is said by [`super::gradients`].
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
+use super::numbers::{Numbers, PackedRows};
 use super::weights::Weights;
 use crate::flex::Rows;
 use crate::gemm::{PackedMatrix, add_multiply, multiply};
@@ -45,7 +48,7 @@ impl LowRank {
 
 /// A projection `y = x W^T + bias`.
 pub(crate) struct Linear {
-    stored: Rows,
+    stored: Numbers,
     pub(crate) bias: Option<Rows>,
     pub(crate) adapter: Option<LowRank<Rows>>,
     /// Length of a row of the matrix.
@@ -54,7 +57,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn new(
-        stored: Rows,
+        stored: Numbers,
         bias: Option<Rows>,
         adapter: Option<LowRank<Rows>>,
         inner: usize,
@@ -69,12 +72,18 @@ impl Linear {
 
     /// Numbers of a row of the result.
     pub(crate) fn outputs(&self) -> usize {
-        self.stored.slice().len() / self.inner
+        self.stored.len() / self.inner
     }
 
-    /// The stored matrix, `[out, in]`, without what the adapter adds.
-    pub(crate) fn stored(&self) -> &[f32] {
-        self.stored.slice()
+    /// The packed factor that it is a part of, beside other projections or alone.
+    ///
+    /// # Panics
+    /// If its matrix is not packed.
+    pub(crate) fn factor(&self) -> Arc<PackedMatrix> {
+        match &self.stored {
+            Numbers::Packed(PackedRows { factor, .. }) => Arc::clone(factor),
+            Numbers::Rows(_) => panic!("decoding reads matrices that are packed"),
+        }
     }
 
     /// The right factors of `x W^T`.
@@ -88,7 +97,7 @@ impl Linear {
                 scale: *scale as f32,
             }
         });
-        Factors { stored: PackedMatrix::transposed(self.stored(), inner, outputs), thin }
+        Factors { stored: self.stored.right_factor(inner), thin }
     }
 
     /// The right factors of `dy W`.
@@ -102,7 +111,7 @@ impl Linear {
                 scale: *scale as f32,
             }
         });
-        Factors { stored: PackedMatrix::rows(self.stored(), outputs, inner), thin }
+        Factors { stored: PackedMatrix::rows(&self.stored.all(), outputs, inner), thin }
     }
 
     /// Adds the bias to rows of results, if there is one.

@@ -3,11 +3,12 @@
 
 use burn::tensor::Tensor;
 
-use super::Decoder;
 use super::gradients::GradientSink;
 use super::linear::{Adapters, LowRank};
 use super::lora::tensor_name;
 use super::weights::{Block, Weights};
+use super::{Decoder, Stored};
+use crate::flex::new_zeros;
 use crate::operations::Operations;
 
 /// A trained parameter.
@@ -27,7 +28,7 @@ impl Decoder {
         let mut list = Vec::new();
         match &self.lora {
             // Norms and biases are `[1, n]`.
-            None => self.weights.for_each(|name, value| {
+            None => self.weights.tensors().for_each(|name, value| {
                 list.push(Trained { name: name.to_owned(), value, is_matrix: value.dims()[0] != 1 });
             }),
             Some(lora) => lora.adapters.for_each(|name, adapter| {
@@ -46,7 +47,7 @@ impl Decoder {
         let named: Vec<_> = self.trained().into_iter().map(|own| (own.name, own.is_matrix)).collect();
         let values = match &mut self.lora {
             Some(lora) => matrices_mut(&mut lora.adapters),
-            None => self.weights.values_mut(),
+            None => self.weights.tensors_mut().values_mut(),
         };
         let parameters = named.into_iter().zip(values);
         parameters.map(|((name, is_matrix), value)| Trained { name, value, is_matrix }).collect()
@@ -77,7 +78,10 @@ impl GradientSums {
     #[must_use]
     pub fn zeros_of(decoder: &Decoder, operations: Operations) -> Self {
         match &decoder.lora {
-            None => Self::Full(Box::new(decoder.weights.zeros_like(operations))),
+            None => Self::Full(Box::new(match &decoder.weights {
+                Stored::Tensors(weights) => weights.zeros_like(operations),
+                Stored::Packed(_) => decoder.config.shapes().map(|_, shape| new_zeros((*shape).into())),
+            })),
             Some(lora) => {
                 let zeros = |matrix: &Tensor<2>| operations.zeros_like(matrix);
                 let sums = lora.adapters.map(|_, adapter| adapter.as_ref().map(|adapter| adapter.map(zeros)));

@@ -276,6 +276,17 @@ impl Weights<Tensor<2>> {
     }
 }
 
+/// Whether a parameter is a norm or a bias: it has one dimension in Hugging Face files, and no product reads it.
+pub(crate) fn is_vector(name: &str) -> bool {
+    name.ends_with("norm.weight") || name.ends_with(".bias")
+}
+
+/// Whether a parameter chooses among experts. It stays in f32 where other matrices are rounded: another choice is another
+/// model.
+pub(crate) fn is_router(name: &str) -> bool {
+    name.ends_with(feed_forward::ROUTER)
+}
+
 fn block_name(layer: usize, name: &str) -> String {
     format!("model.layers.{layer}.{name}")
 }

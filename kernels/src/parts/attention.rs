@@ -1,6 +1,8 @@
 //! Attention of a block but for what happens between queries and keys, which is in [`crate::attention`]: projections,
 //! norms of heads, rotation and output, in tensors, on slices forward and backward, and packed for decoding.
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
 use super::TensorForm;
@@ -262,12 +264,12 @@ fn norm_rope_heads(x: &mut [f32], rows: usize, norm: Option<&Norm>, angles: RowA
 /// The part as decoding reads it.
 pub(crate) struct PackedAttention {
     /// Query, key and value projections side by side.
-    pub(crate) query_key_value: PackedMatrix,
+    pub(crate) query_key_value: Arc<PackedMatrix>,
     /// The biases of the same columns.
     pub(crate) bias: Option<Vec<f32>>,
     pub(crate) query_norm: Option<Norm>,
     pub(crate) key_norm: Option<Norm>,
-    pub(crate) output: PackedMatrix,
+    pub(crate) output: Arc<PackedMatrix>,
     pub(crate) output_bias: Option<Rows>,
     pub(crate) joint: Joint,
 }

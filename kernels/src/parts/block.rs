@@ -14,11 +14,12 @@ use super::norm::{Norm, normed};
 use super::residual::Joint;
 use crate::attention::AttentionRows;
 use crate::flex::Rows;
-use crate::model::Decoder;
 use crate::model::config::DecoderConfig;
-use crate::model::linear::{Linear, LowRank};
+use crate::model::linear::{Adapters, Linear, LowRank};
+use crate::model::numbers::Numbers;
 use crate::model::spec::FeedForward;
-use crate::model::weights::{Block, FeedForwardWeights, GatedWeights};
+use crate::model::weights::{Block, FeedForwardWeights, GatedWeights, Weights};
+use crate::model::{Decoder, Stored};
 use crate::rotary::Angles;
 
 impl Block<Tensor<2>> {
@@ -67,28 +68,30 @@ pub(crate) struct BlockSlices {
 
 impl BlockSlices {
     fn new(
-        block: Block<Rows>,
+        block: Block<Numbers>,
         adapters: Option<Block<Option<LowRank<Rows>>>>,
         config: &DecoderConfig,
     ) -> Self {
         let spec = &config.spec.block;
         let (hidden, mixed) = (config.hidden, config.heads * config.head_width);
-        let norm =
-            |weight: Option<Rows>, spec| weight.zip(spec).map(|(weight, spec)| Norm::new(weight, spec));
+        let norm = |weight: Option<Numbers>, spec| {
+            weight.zip(spec).map(|(weight, spec)| Norm::new(weight.into_rows(), spec))
+        };
+        let bias = |bias: Option<Numbers>| bias.map(Numbers::into_rows);
         let adapters = adapters.unwrap_or_else(|| block.map(&mut |_, _| None));
         let joint = Joint::new(norm(block.feed_forward_output_norm, spec.feed_forward_output_norm), spec);
         Self {
-            input_norm: Norm::new(block.input_norm, spec.input_norm),
+            input_norm: Norm::new(block.input_norm.into_rows(), spec.input_norm),
             attention: Attention {
-                query: Linear::new(block.query, block.query_bias, adapters.query, hidden),
-                key: Linear::new(block.key, block.key_bias, adapters.key, hidden),
-                value: Linear::new(block.value, block.value_bias, adapters.value, hidden),
+                query: Linear::new(block.query, bias(block.query_bias), adapters.query, hidden),
+                key: Linear::new(block.key, bias(block.key_bias), adapters.key, hidden),
+                value: Linear::new(block.value, bias(block.value_bias), adapters.value, hidden),
                 query_norm: norm(block.query_norm, spec.query_key_norm),
                 key_norm: norm(block.key_norm, spec.query_key_norm),
-                output: Linear::new(block.output, block.output_bias, adapters.output, mixed),
+                output: Linear::new(block.output, bias(block.output_bias), adapters.output, mixed),
                 joint: Joint::new(norm(block.attention_output_norm, spec.attention_output_norm), spec),
             },
-            feed_forward_norm: Norm::new(block.feed_forward_norm, spec.feed_forward_norm),
+            feed_forward_norm: Norm::new(block.feed_forward_norm.into_rows(), spec.feed_forward_norm),
             feed_forward: feed_forward(block.feed_forward, adapters.feed_forward, joint, config),
         }
     }
@@ -96,7 +99,7 @@ impl BlockSlices {
 
 /// The second half of a block.
 fn feed_forward(
-    weights: FeedForwardWeights<Rows>,
+    weights: FeedForwardWeights<Numbers>,
     adapters: FeedForwardWeights<Option<LowRank<Rows>>>,
     joint: Joint,
     config: &DecoderConfig,
@@ -124,7 +127,7 @@ fn feed_forward(
 
 /// A gated part of some width.
 fn gated(
-    weights: GatedWeights<Rows>,
+    weights: GatedWeights<Numbers>,
     adapters: GatedWeights<Option<LowRank<Rows>>>,
     joint: Joint,
     intermediate: usize,
@@ -142,19 +145,28 @@ fn gated(
 
 /// A decoder's parameters on slices.
 pub(crate) struct DecoderSlices {
-    pub(crate) embedding: Rows,
+    pub(crate) embedding: Numbers,
     pub(crate) blocks: Vec<BlockSlices>,
     pub(crate) final_norm: Norm,
-    pub(crate) head: Option<Rows>,
+    pub(crate) head: Option<Numbers>,
 }
 
 impl DecoderSlices {
     /// Of a decoder on the CPU, whose numbers it shares.
     pub(crate) fn new(decoder: &Decoder) -> Self {
-        let config = &decoder.config;
-        let weights = decoder.weights.map(|_, weight| Rows::of_tensor(weight));
-        let adapters = decoder.lora.as_ref().map(|lora| {
-            lora.adapters.map(|_, adapter| adapter.as_ref().map(|adapter| adapter.map(Rows::of_tensor)))
+        let adapters = decoder.lora.as_ref().map(|lora| &lora.adapters);
+        let slices = Self::of(decoder.weights.numbers(), adapters, &decoder.config);
+        match &decoder.weights {
+            Stored::Tensors(_) => slices,
+            // In 8 bits the rows of a tied embedding are not those of the head.
+            Stored::Packed(packed) => Self { head: Some(packed.head().clone()), ..slices },
+        }
+    }
+
+    /// Of parameters and adapters beside them.
+    pub(crate) fn of(weights: Weights<Numbers>, adapters: Option<&Adapters>, config: &DecoderConfig) -> Self {
+        let adapters = adapters.map(|adapters| {
+            adapters.map(|_, adapter| adapter.as_ref().map(|adapter| adapter.map(Rows::of_tensor)))
         });
         let mut adapters = adapters.map(|adapters| adapters.blocks.into_iter());
         let blocks = weights.blocks.into_iter().map(|block| {
@@ -164,13 +176,13 @@ impl DecoderSlices {
         Self {
             embedding: weights.embedding,
             blocks: blocks.collect(),
-            final_norm: Norm::new(weights.final_norm, config.spec.final_norm),
+            final_norm: Norm::new(weights.final_norm.into_rows(), config.spec.final_norm),
             head: weights.head,
         }
     }
 
     /// The matrix of the head, `[vocabulary, hidden]`.
-    pub(crate) fn head(&self) -> &Rows {
+    pub(crate) fn head(&self) -> &Numbers {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 }

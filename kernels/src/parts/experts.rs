@@ -4,6 +4,8 @@
 //! On slices the rows of a chunk are grouped by expert, so that each expert's products are over all of its rows. An
 //! expert that no row of a chunk goes through costs nothing but its packing, and its gradient stays as it was.
 
+use std::sync::Arc;
+
 use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 
@@ -317,7 +319,7 @@ pub(crate) fn add_results(routing: &Routing, row: usize, scale: f32, y: &[f32], 
 /// The part as decoding reads it.
 pub(crate) struct PackedExperts {
     /// In f32 at every precision: the learner's router is, and another choice of experts is another model.
-    pub(crate) router: PackedMatrix,
+    pub(crate) router: Arc<PackedMatrix>,
     pub(crate) experts: Vec<PackedGated>,
     pub(crate) joint: Joint,
     pub(crate) spec: ExpertsSpec,

@@ -1,6 +1,8 @@
 //! The feed-forward part: `down(activation(gate(x)) * up(x))`, in tensors, on slices forward and backward, and packed
 //! for decoding. The arithmetic of the activation is in [`crate::activation`].
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
 use super::TensorForm;
@@ -134,9 +136,9 @@ impl Gated {
 
 /// The part as decoding reads it.
 pub(crate) struct PackedGated {
-    pub(crate) gate: PackedMatrix,
-    pub(crate) up: PackedMatrix,
-    pub(crate) down: PackedMatrix,
+    pub(crate) gate: Arc<PackedMatrix>,
+    pub(crate) up: Arc<PackedMatrix>,
+    pub(crate) down: Arc<PackedMatrix>,
     pub(crate) joint: Joint,
     pub(crate) activation: Activation,
 }

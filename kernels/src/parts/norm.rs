@@ -35,11 +35,6 @@ impl Norm {
         Self { weight, shifted, eps: spec.eps }
     }
 
-    /// The parameter, without the offset.
-    pub(crate) fn weight(&self) -> &Rows {
-        &self.weight
-    }
-
     /// What normed rows are multiplied by.
     #[inline(always)]
     pub(crate) fn gain(&self) -> &[f32] {

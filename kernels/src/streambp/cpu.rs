@@ -183,10 +183,9 @@ impl<'a> SlicePass<'a> {
     /// Rows of the embedding, `[N, hidden]`.
     fn embedded(&self, pool: &mut BufferPool) -> Vec<f32> {
         let hidden = self.decoder.config.hidden;
-        let table = self.weights.embedding.slice();
         let mut x = pool.take(self.batch.ids.len() * hidden);
         for (&id, x) in self.batch.ids.iter().zip(x.chunks_exact_mut(hidden)) {
-            x.copy_from_slice(&table[id as usize * hidden..(id as usize + 1) * hidden]);
+            self.weights.embedding.copy_row(id as usize, x);
         }
         if let Some(scale) = self.decoder.config.spec.embedding_scale {
             x.iter_mut().for_each(|number| *number *= scale);

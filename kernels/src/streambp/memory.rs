@@ -1,5 +1,7 @@
 //! What a training step will hold in memory, from shapes alone.
 
+use rayon::current_num_threads;
+
 use super::{ChunkPlan, GradientPath, LayerInputs};
 use crate::attention::mix_backward_numbers;
 use crate::model::config::DecoderConfig;
@@ -85,6 +87,19 @@ impl MemoryPlan {
             layer_chunk: bytes(chunk * row + 2 * block + mixing),
             head_chunk: bytes(head_rows * (4 * hidden + slab) + slab * hidden),
         })
+    }
+
+    /// What of weights that are packed is in f32 at a time beside the above: the largest projection of a layer on its way
+    /// into both directions, or an expert's on each thread, and a slab of the head.
+    #[must_use]
+    pub fn unpacked(config: &DecoderConfig) -> u64 {
+        let mut largest = 0;
+        for block in &config.shapes().blocks {
+            block.for_each(&mut |_, [rows, columns]| largest = largest.max(rows * columns));
+        }
+        let at_once = if config.spec.experts.is_some() { current_num_threads().max(2) } else { 2 };
+        let slab = super::cpu::head::SLAB.min(config.vocabulary);
+        4 * (at_once * largest + slab * config.hidden) as u64
     }
 
     /// The most that a step holds at one time beside the weights and the optimizer's moments.

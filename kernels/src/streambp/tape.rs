@@ -58,6 +58,11 @@ impl<'a> TapePass<'a> {
         &self.decoder.config
     }
 
+    /// Embeddings of all tokens, `[N, hidden]`.
+    pub(crate) fn embedded(&self) -> Tensor<2> {
+        embed(&self.weights.embedding, &self.packed.ids, self.config())
+    }
+
     fn form(&self) -> TensorForm<'_> {
         TensorForm { config: self.config(), operations: self.operations }
     }
@@ -208,7 +213,7 @@ impl<'a> TapePass<'a> {
         gradients: &mut Weights<Tensor<2>>,
         slopes: &mut dyn FnMut(&TokenStats) -> Slopes,
     ) -> TokenStats {
-        let mut inputs = vec![embed(&self.weights.embedding, &self.packed.ids, self.config())];
+        let mut inputs = vec![self.embedded()];
         for layer in 0..self.config().layers {
             inputs.push(self.layer_forward(layer, &inputs[layer]));
         }

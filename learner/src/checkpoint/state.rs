@@ -1,12 +1,10 @@
 //! The trainer's part of a checkpoint beside the weights: counters and settings, and the optimizer's moments.
 
-use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
-use kernels::{StoredNumbers, Trained};
-use safetensors::{Dtype, SafeTensors, View};
+use kernels::Trained;
+use safetensors::{SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,11 +12,12 @@ use crate::base::BaseModel;
 use crate::config::Settings;
 use crate::error::LearnerError;
 use crate::optimizer::OptimizerConfig;
+use crate::optimizer::moments::StoredMoment;
 use crate::train_state::TrainState;
 
 /// Counters and settings.
 pub(super) const STATE_FILE: &str = "trainer_state.json";
-/// AdamW's moments by parameter name, under `first.` and `second.`.
+/// The optimizer's moments by parameter name, under `first.` and `second.`, or the words of another form.
 pub(super) const MOMENTS_FILE: &str = "optimizer.safetensors";
 /// Rises when what is read of the file changes: counters or the optimizer's settings. The learner's settings are told
 /// and nothing is restored from them, so that files of versions with other keys are read as well.
@@ -69,41 +68,13 @@ pub(super) fn write(dir: &Path, state: &TrainState, settings: Settings) -> Resul
     fs::write(&path, text).map_err(|error| LearnerError::file(&path, error))
 }
 
-/// A tensor of the file.
-struct Stored<'a> {
-    numbers: StoredNumbers<'a>,
-    shape: [usize; 2],
-}
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.numbers.bytes()
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape[0] * self.shape[1] * size_of::<f32>()
-    }
-}
-
 fn save_moments(path: &Path, state: &TrainState) -> Result<(), LearnerError> {
     let Some(moments) = &state.optimizer.moments else {
         return Ok(());
     };
-    let parameters = state.decoder.trained();
     let mut stored = Vec::new();
-    for (part, tensors) in [("first", &moments.first), ("second", &moments.second)] {
-        for (Trained { name, .. }, tensor) in parameters.iter().zip(tensors) {
-            let numbers = StoredNumbers::of(tensor);
-            stored.push((format!("{part}.{name}"), Stored { numbers, shape: tensor.dims() }));
-        }
+    for (Trained { name, .. }, moment) in state.names.iter().zip(moments) {
+        stored.extend(moment.stored().into_iter().map(|(part, tensor)| (format!("{part}.{name}"), tensor)));
     }
     safetensors::serialize_to_file(stored, None, path)
         .map_err(|error| LearnerError::checkpoint(path, error.to_string()))
@@ -119,15 +90,20 @@ pub(super) fn read(dir: &Path, to: &mut TrainState) -> Result<TrainerState, Lear
         return Err(LearnerError::checkpoint(&path, reason));
     }
     require_base(&path, to.base.as_ref(), stored.base.as_ref())?;
-    let parameters = to.decoder.trained();
-    if let Some(moments) = &mut to.optimizer.moments {
+    let precision = to.optimizer.config.moments;
+    if stored.optimizer.moments != precision {
+        let reason = format!("optimizer.moments was {:?} and is now {precision:?}", stored.optimizer.moments);
+        return Err(LearnerError::checkpoint(&path, reason));
+    }
+    if let Some(moments) = &to.optimizer.moments {
         let path = dir.join(MOMENTS_FILE);
         let bytes = fs::read(&path).map_err(|error| LearnerError::file(&path, error))?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| LearnerError::checkpoint(&path, error.to_string()))?;
-        let first = read_moment(&path, &file, "first", &parameters)?;
-        let second = read_moment(&path, &file, "second", &parameters)?;
-        (moments.first, moments.second) = (first, second);
+        let restored = to.names.iter().zip(moments).map(|(Trained { name, .. }, moment)| {
+            moment.restored(|part, like| read_moment(&path, &file, &format!("{part}.{name}"), like))
+        });
+        to.optimizer.moments = Some(restored.collect::<Result<_, _>>()?);
     }
     to.optimizer.updates = stored.updates;
     to.optimizer.has_moved = true;
@@ -154,22 +130,16 @@ fn read_state(path: &Path) -> Result<TrainerState, LearnerError> {
 fn read_moment(
     path: &Path,
     file: &SafeTensors<'_>,
-    part: &str,
-    parameters: &[Trained<&Tensor<2>>],
-) -> Result<Vec<Tensor<2>>, LearnerError> {
-    let read = |Trained { name, value: tensor, .. }: &Trained<&Tensor<2>>| {
-        let name = format!("{part}.{name}");
-        let stored = file.tensor(&name).map_err(|error| LearnerError::checkpoint(path, error.to_string()))?;
-        let shape = tensor.dims();
-        if stored.dtype() != Dtype::F32 || stored.shape() != shape {
-            let reason = format!("{name} is {:?} {:?}, not F32 {shape:?}", stored.dtype(), stored.shape());
-            return Err(LearnerError::checkpoint(path, reason));
-        }
-        let (numbers, _) = stored.data().as_chunks::<4>();
-        let values: Vec<f32> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        Ok(Tensor::from_data(TensorData::new(values, shape), &tensor.device()))
-    };
-    parameters.iter().map(read).collect()
+    name: &str,
+    like: &StoredMoment<'_>,
+) -> Result<Vec<u8>, LearnerError> {
+    let stored = file.tensor(name).map_err(|error| LearnerError::checkpoint(path, error.to_string()))?;
+    if stored.dtype() != like.dtype() || stored.shape() != like.shape() {
+        let (dtype, shape) = (like.dtype(), like.shape());
+        let reason = format!("{name} is {:?} {:?}, not {dtype:?} {shape:?}", stored.dtype(), stored.shape());
+        return Err(LearnerError::checkpoint(path, reason));
+    }
+    Ok(stored.data().to_vec())
 }
 
 /// Adapters and their moments are of one base.

@@ -330,7 +330,8 @@ fn a_reward_without_a_finite_spread_stops_the_step() {
 #[test]
 fn weights_that_are_not_finite_stop_the_step() {
     let mut broken = decoder(1);
-    broken.weights.final_norm = broken.weights.final_norm.mul_scalar(f32::NAN);
+    let norm = &mut broken.weights.tensors_mut().final_norm;
+    *norm = norm.clone().mul_scalar(f32::NAN);
     let mut learner =
         Trainer::new(cpu(), broken, learner_config(), optimizer_config("adamw"), 1.0, 10, None).unwrap();
     let message = learner.step(&groups()).unwrap_err().to_string();

@@ -44,6 +44,6 @@ fn a_step_with_a_bonus_has_the_gradient_of_pytorch() {
         assert!((update.loss - expected).abs() < 1e-5, "{} is not {expected}", update.loss);
         // Also those without an advantage have a slope.
         assert_eq!(update.skipped.completions, 0);
-        assert_gradients("bonus", &before.weights, &trainer.decoder().weights);
+        assert_gradients("bonus", before.weights.tensors(), trainer.decoder().weights.tensors());
     }
 }

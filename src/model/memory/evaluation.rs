@@ -4,7 +4,7 @@ use kernels::{CachePrecision, DecodeMemory};
 use rollout::DecodePrecision;
 
 use super::{Planned, PromptTokens};
-use crate::config::{EvalSection, Evaluation, Schedule};
+use crate::config::{EvalSection, Evaluation};
 
 impl Planned<'_> {
     /// Whether held-out problems are answered while steps are made: those after the last step are not.
@@ -16,13 +16,11 @@ impl Planned<'_> {
     /// Versions that are held while held-out problems are answered.
     pub(super) fn versions_with_evaluation(&self, open: u64) -> u64 {
         let is_f32 = self.config.rollout.precision == DecodePrecision::F32;
-        match (self.evaluates_beside(), self.config.run.schedule) {
+        match self.evaluates_beside() {
             // The next one is packed while the evaluation holds an older one, which is its own where that of the actors
             // is rounded.
-            (true, _) => open + 1 + u64::from(is_f32),
-            // Under async the actors go on while held-out problems are answered, and end what is too old.
-            (false, Schedule::Async) => open,
-            (false, _) => open + 1,
+            true => open + 1 + u64::from(is_f32),
+            false => self.versions_while_actors_wait(open),
         }
     }
 
@@ -44,8 +42,9 @@ impl Planned<'_> {
         let (answers, output) = (answers_of(&set.eval), set.output_tokens_max);
         let longest = prompts.longest(1).sum::<usize>() + output;
         let memory = DecodeMemory::new(self.decoder, answers, longest);
-        // The newest weights in f32 are those of the actors, unless these are rounded.
-        let own = if self.config.rollout.precision == DecodePrecision::F32 { 0 } else { memory.packed };
+        // The newest weights in f32 are those of the actors, unless these are rounded, or those of the learner.
+        let is_shared = self.config.rollout.precision == DecodePrecision::F32 || self.packed().is_some();
+        let own = if is_shared { 0 } else { memory.packed };
         let cache = if self.engine.caches_grow {
             let (prompts, tokens) = (prompts.longest(answers), self.engine.cache_block_tokens);
             let blocks: usize = prompts.map(|prompt| (prompt + output - 1).div_ceil(tokens)).sum();

@@ -11,28 +11,32 @@ const TASK_PROMPTS: u64 = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptTokens(Vec<usize>);
 
-/// The prompts of a run.
+/// The prompts of a run, and what makes tokens of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunPrompts {
     /// Those that are trained on.
     pub training: PromptTokens,
     /// Those of each set that is measured on; none where the run does not evaluate.
     pub held_out: Vec<PromptTokens>,
+    /// Bytes of the tokenizer's file.
+    pub tokenizer_bytes: u64,
 }
 
 impl RunPrompts {
-    /// Of the sources of a run, and how many of each set's held-out prompts an evaluation takes.
+    /// Of the sources of a run, how many of each set's held-out prompts an evaluation takes, and the bytes of the
+    /// tokenizer's file.
     ///
     /// # Errors
     /// Names the prompt that cannot be made.
     pub fn of<'a>(
         training: &PromptSource,
         held_out: impl Iterator<Item = (&'a PromptSource, usize)>,
+        tokenizer_bytes: u64,
     ) -> Result<Self, RolloutError> {
         let training = PromptTokens::first_of(training, u64::MAX)?;
         let held_out = held_out.map(|(source, problems)| PromptTokens::first_of(source, problems as u64));
         let held_out = held_out.collect::<Result<_, _>>()?;
-        Ok(Self { training, held_out })
+        Ok(Self { training, held_out, tokenizer_bytes })
     }
 }
 

@@ -226,6 +226,7 @@ const COMMANDS: &[(&str, Entry)] = &[
         "longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set rollout.temperature=0",
         Run("--set rollout.output_tokens_max=8"),
     ),
+    ("longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set model.dtype=bf16", Run("")),
     ("echo '{\"tokens\":[1,5,9]}' > in.jsonl", Run("")),
     ("longhaul logprobs --model models/quickstart --input in.jsonl --output out.jsonl", Run("")),
     ("echo '{\"text\":\"1+2=\"}' > in.jsonl", Run("")),

@@ -9,10 +9,15 @@ use crate::engine::TrainingEngine;
 use crate::engine::laws::gradients::{
     FAMILIES, assert_equal_bits, assert_equal_gradients, decoder, gradients, packed, plan,
 };
+use crate::gemm::Precision;
 use crate::model::families::{self, Family};
 use crate::streambp::activations;
 use crate::streambp::cpu::{LastWorkspace, SlicePass};
-use crate::{ChunkPlan, Decoder, KernelError, LayerInputs, Packed, Slopes, TokenStats, Weights};
+use crate::test_tensors::{adapted, numbers, some_modules};
+use crate::{
+    ChunkPlan, Decoder, GradientPath, GradientSums, KernelError, LayerInputs, Packed, Slopes, TokenStats,
+    Weights,
+};
 
 /// The same sequences with shared prefixes and whole, and for each entry of the first its entry in the other.
 fn shared_and_whole(prefixes: &[(usize, Vec<usize>)]) -> (Packed, Packed, Vec<Option<usize>>) {
@@ -55,7 +60,7 @@ fn assert_same(
     let (cpu, decoder) = (Cpu::default(), decoder(family, true));
     let slope = |place: usize, p: f32| (place as f32 * 0.9).sin() * (0.5 - p);
     let run = |packed: &Packed, plan: &ChunkPlan, places: &[Option<usize>]| {
-        let mut gradients = decoder.weights.zeros_like(cpu.operations());
+        let mut gradients = decoder.weights.tensors().zeros_like(cpu.operations());
         let mut slopes = |stats: &TokenStats| {
             let entries = places.iter().zip(&stats.logprobs);
             let slopes = entries.map(|(place, p)| place.map_or(0.0, |place| slope(place, *p)));
@@ -143,6 +148,44 @@ proptest! {
     }
 }
 
+/// Statistics and the gradients of a decoder's adapters.
+fn adapter_gradients(decoder: &Decoder, plan: &ChunkPlan) -> (TokenStats, Vec<Vec<u32>>) {
+    let cpu = Cpu::default();
+    let mut sums = GradientSums::zeros_of(decoder, cpu.operations());
+    let mut slopes = |stats: &TokenStats| {
+        let slope = |(k, p): (usize, &f32)| (k as f32 * 0.9).sin() * (0.5 - p);
+        Slopes::of_logprobs(stats.logprobs.iter().enumerate().map(slope).collect())
+    };
+    let stats = cpu.gradients(decoder, &packed(&[17, 1, 30, 5]), plan, sums.sink(), &mut slopes);
+    let bits = |tensor: &Tensor<2>| numbers(tensor.clone()).into_iter().map(f32::to_bits).collect();
+    (stats.unwrap(), sums.values().into_iter().map(bits).collect())
+}
+
+/// A layer of packed weights is unpacked for its passes, and nothing else differs.
+#[test]
+fn packed_weights_have_the_gradients_of_the_same_numbers_in_tensors() {
+    for (family, tied) in FAMILIES.into_iter().flat_map(|family| [(family, true), (family, false)]) {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let model = decoder(family, tied);
+            let modules = some_modules(&model.config);
+            let stored = adapted(model, modules).packed(precision);
+            let plain = stored.frozen();
+            let tensors =
+                Decoder { weights: plain.effective_weights().into_owned().into(), ..stored.clone() };
+            let checkpointed = ChunkPlan { path: GradientPath::Checkpointed, ..plan(true, 1, 1) };
+            for plan in [plan(true, 7, 11), plan(true, 100, 100), checkpointed] {
+                let (stats, found) = adapter_gradients(&stored, &plan);
+                let (expected_stats, expected) = adapter_gradients(&tensors, &plan);
+                assert_eq!(stats, expected_stats, "{family:?}, {precision:?}, {plan:?}");
+                assert!(found == expected, "{family:?}, {precision:?}, {plan:?}");
+                assert!(found.iter().flatten().any(|bits| *bits != 0));
+                let statistics = |decoder| Cpu::default().statistics(decoder, &packed(&[9, 4]), &plan);
+                assert_eq!(statistics(&stored), statistics(&tensors));
+            }
+        }
+    }
+}
+
 #[test]
 fn layer_inputs_in_a_file_change_no_bit() {
     let folder = tempfile::tempdir().unwrap();
@@ -198,7 +241,7 @@ fn sparse_gradients(
     for (length, live) in packed.lengths.iter().zip(live) {
         places.extend(vec![*live; *length]);
     }
-    let mut gradients = decoder.weights.map(|_, weight| weight.clone() * 0.01);
+    let mut gradients = decoder.weights.tensors().map(|_, weight| weight.clone() * 0.01);
     let mut slopes = |stats: &TokenStats| {
         let entries = stats.logprobs.iter().zip(&places).enumerate();
         let slope = |(k, (p, live)): (usize, (&f32, &bool))| {
@@ -252,7 +295,7 @@ fn a_folder_that_is_not_there_is_named() {
     let folder = tempfile::tempdir().unwrap().path().join("gone");
     let plan = ChunkPlan { layer_inputs: LayerInputs::File(folder.clone()), ..plan(true, 7, 11) };
     let decoder = decoder(&families::llama::LLAMA, true);
-    let mut gradients = decoder.weights.zeros_like(Cpu::default().operations());
+    let mut gradients = decoder.weights.tensors().zeros_like(Cpu::default().operations());
     let mut slopes = |_: &TokenStats| unreachable!("nothing is asked for before the inputs have their place");
     let result =
         Cpu::default().gradients(&decoder, &packed(&[9]), &plan, (&mut gradients).into(), &mut slopes);

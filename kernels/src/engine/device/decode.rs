@@ -110,7 +110,7 @@ impl DeviceSlots {
         } else {
             hidden.select(0, id_tensor(&last, &decoder.device()))
         };
-        let logits = logits(hidden, &decoder.weights, form(&decoder.config));
+        let logits = logits(hidden, decoder.weights.tensors(), form(&decoder.config));
         logits.into_data().try_to_vec().expect("logits are f32")
     }
 
@@ -123,8 +123,9 @@ impl DeviceSlots {
         let ids: Vec<u32> = feeds.iter().flat_map(|feed| feed.tokens).copied().collect();
         let angles = decoder.angles(&places.positions);
         let config = &decoder.config;
-        let mut x = embed(&decoder.weights.embedding, &ids, config);
-        for (layer, block) in decoder.weights.blocks.iter().enumerate() {
+        let weights = decoder.weights.tensors();
+        let mut x = embed(&weights.embedding, &ids, config);
+        for (layer, block) in weights.blocks.iter().enumerate() {
             let angles = &angles[config.spec.rope_of(layer)];
             let spans = places.spans(config.spec.attention_of(layer).window);
             let normed = block.normed(x.clone(), form(config));

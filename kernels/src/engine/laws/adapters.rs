@@ -67,7 +67,7 @@ fn projected(model: &Decoder, whole: &crate::Weights<Tensor<2>>) -> Vec<Vec<f32>
 fn gradients_of_adapters_follow_from_those_of_whole_matrices(engine: &impl Engine) {
     let batch = packed(&[17, 1, 30]);
     for model in models(engine) {
-        let mut whole = model.weights.zeros_like(engine.operations());
+        let mut whole = model.weights.tensors().zeros_like(engine.operations());
         let merged = model.clone().merged();
         engine.gradients(&merged, &batch, &plan(false, 1, 1), (&mut whole).into(), &mut slopes).unwrap();
         let expected = projected(&model, &whole);

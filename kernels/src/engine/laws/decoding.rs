@@ -12,8 +12,10 @@ use crate::engine::{
 use crate::gemm::Precision;
 use crate::model::families;
 use crate::sampling::{SamplingConfig, draw, logprob_and_entropy, uniform};
-use crate::test_tensors::{all_shapes, expert_shapes, numbers, odd_decoder, odd_shapes, wide};
-use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, Packed};
+use crate::test_tensors::{
+    adapted, all_shapes, expert_shapes, numbers, odd_decoder, odd_shapes, some_modules, wide,
+};
+use crate::{ChunkPlan, Decoder, DecoderConfig, GradientPath, LayerInputs, ModelPlace, Packed};
 
 on_every_engine!(
     cached_decode_equals_the_training_forward,
@@ -80,6 +82,52 @@ fn cached_decode_equals_the_training_forward(engine: &impl Engine) {
         }
         assert_eq!((slots.len(0), slots.len(1), slots.len(2)), (29, 0, 45));
     }
+}
+
+/// Guards invariant 3 for weights that are packed once, for decoding and for the training of adapters beside them.
+#[test]
+fn packed_weights_decode_as_they_train() {
+    let cpu = Cpu::default();
+    let precisions = [Precision::F32, Precision::Bf16, Precision::I8];
+    for (config, precision) in
+        all_shapes().into_iter().flat_map(|config| precisions.map(|precision| (config.clone(), precision)))
+    {
+        let modules = some_modules(&config);
+        let decoder = adapted(odd_decoder(config), modules).packed(precision);
+        let text = text(60, decoder.config.vocabulary);
+        let decoded = |precision| -> Vec<f32> {
+            let weights = cpu.prepare(&decoder, precision).unwrap();
+            let logits = alone(&cpu, &weights, &text);
+            let pairs = logits.iter().zip(&text[1..]);
+            pairs.map(|(logits, next)| logprob_and_entropy(logits, 1.0, *next).0).collect()
+        };
+        let found = decoded(precision);
+        let expected = training_logprobs(&cpu, &decoder, &text);
+        assert_close(&found, &expected[..59], 2e-5, &format!("{precision:?}, {:?}", decoder.config));
+        // In f32 decoding takes packed weights as they are.
+        assert_eq!(decoded(Precision::F32), found);
+    }
+}
+
+#[test]
+fn packed_weights_are_shared_by_all_that_decode_with_them() {
+    let cpu = Cpu::default();
+    let decoder = odd_decoder(wide(&families::qwen::QWEN3));
+    let bytes =
+        |decoder: &Decoder, precision| EngineWeights::bytes(&cpu.prepare(decoder, precision).unwrap());
+    assert!(bytes(&decoder, Precision::Bf16) > 0);
+    let packed = decoder.packed(Precision::Bf16);
+    assert_eq!(bytes(&packed, Precision::Bf16), 0);
+    assert_eq!(bytes(&packed, Precision::F32), 0);
+    assert!(bytes(&packed, Precision::I8) > 0, "other numbers");
+    let dir = tempfile::tempdir().unwrap();
+    packed.save(dir.path()).unwrap();
+    let read = Decoder::load(dir.path(), &Device::flex()).unwrap();
+    let text = text(20, packed.config.vocabulary);
+    assert_eq!(training_logprobs(&cpu, &read, &text), training_logprobs(&cpu, &packed, &text));
+    let place = ModelPlace::find(dir.path(), None).unwrap();
+    let again = Decoder::load_packed(&place, &families::ALL, Precision::Bf16).unwrap();
+    assert_eq!(training_logprobs(&cpu, &again, &text), training_logprobs(&cpu, &packed, &text));
 }
 
 fn several_tokens_at_once_equal_one_after_the_other(engine: &impl Engine) {
@@ -313,15 +361,17 @@ fn prepared_weights_are_written_as_they_are_rounded(engine: &impl Engine) {
         weights.save(dir.path()).unwrap();
         let read = Decoder::load(dir.path(), &engine.device()).unwrap();
         let values = |decoder: &Decoder| -> Vec<Vec<f32>> {
-            decoder.weights.named().into_iter().map(|(_, value)| numbers(value.clone())).collect()
+            decoder.weights.tensors().named().into_iter().map(|(_, value)| numbers(value.clone())).collect()
         };
         assert_eq!(values(&read) == values(&decoder), precision == Precision::F32, "{precision:?}");
         let again = engine.prepare(&read, precision).unwrap();
-        let logits = [&weights, &again].map(|weights| {
+        let loaded = engine.load(dir.path(), config, precision).unwrap();
+        let logits = [&weights, &again, &loaded].map(|weights| {
             let mut slots = engine.slots(config, room(1, 64)).unwrap();
             engine.logits(&mut slots, weights, &[Feed { slot: 0, tokens: &[3, 1, 4, 1, 5] }])
         });
         assert_eq!(logits[0], logits[1], "{precision:?}");
+        assert_eq!(logits[0], logits[2], "{precision:?}, read for decoding alone");
     }
 }
 

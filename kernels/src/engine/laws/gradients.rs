@@ -67,7 +67,7 @@ pub(crate) fn gradients(
     packed: &Packed,
     plan: &ChunkPlan,
 ) -> (TokenStats, Weights<Tensor<2>>) {
-    let mut gradients = decoder.weights.zeros_like(engine.operations());
+    let mut gradients = decoder.weights.tensors().zeros_like(engine.operations());
     let stats = engine.gradients(decoder, packed, plan, (&mut gradients).into(), &mut |stats| {
         let slope = |(k, p): (usize, &f32)| (k as f32 * 0.9).sin() * (0.5 - p);
         Slopes::of_logprobs(stats.logprobs.iter().enumerate().map(slope).collect())
@@ -115,7 +115,7 @@ fn gradients_agree_with_differences_of_the_loss(engine: &dyn TrainingEngine) {
     let decoder = decoder(&families::qwen::QWEN3, true);
     let packed = packed(&[9, 6]);
     let plan = plan(true, 4, 5);
-    let mut gradients = decoder.weights.zeros_like(engine.operations());
+    let mut gradients = decoder.weights.tensors().zeros_like(engine.operations());
     let coefficient = |k: usize| (k as f32 * 0.9).sin();
     let mut slopes =
         |stats: &TokenStats| Slopes::of_logprobs((0..stats.logprobs.len()).map(coefficient).collect());
@@ -123,6 +123,7 @@ fn gradients_agree_with_differences_of_the_loss(engine: &dyn TrainingEngine) {
     let loss = |scale: f32| {
         let moved: Vec<Tensor<2>> = decoder
             .weights
+            .tensors()
             .named()
             .into_iter()
             .enumerate()
@@ -132,7 +133,7 @@ fn gradients_agree_with_differences_of_the_loss(engine: &dyn TrainingEngine) {
             })
             .collect();
         let mut decoder = decoder.clone();
-        for (slot, moved) in decoder.weights.values_mut().into_iter().zip(moved) {
+        for (slot, moved) in decoder.weights.tensors_mut().values_mut().into_iter().zip(moved) {
             *slot = moved;
         }
         let stats = engine.statistics(&decoder, &packed, &plan);
@@ -177,7 +178,7 @@ fn entropy_gradients(
     plan: &ChunkPlan,
     beside: bool,
 ) -> Weights<Tensor<2>> {
-    let mut gradients = decoder.weights.zeros_like(engine.operations());
+    let mut gradients = decoder.weights.tensors().zeros_like(engine.operations());
     let mut slopes = |stats: &TokenStats| {
         let by_logprob = |k: usize| if beside { (k as f32 * 0.9).sin() } else { 0.0 };
         let by_entropy = |(k, entropy): (usize, &f32)| (k as f32 * 1.3).cos() * (0.5 + entropy);
@@ -218,7 +219,7 @@ fn slopes_of_zero_add_nothing(engine: &dyn TrainingEngine) {
     let packed = packed(&[17, 1, 30]);
     for path in [GradientPath::Unchunked, GradientPath::Checkpointed, GradientPath::StreamBp] {
         let plan = ChunkPlan { path, ..plan(true, 7, 11) };
-        let before = decoder.weights.map(|_, weight| weight.clone() * 0.01);
+        let before = decoder.weights.tensors().map(|_, weight| weight.clone() * 0.01);
         let mut sums = before.clone();
         let mut zeros = |stats: &TokenStats| {
             let zeros = vec![0.0; stats.logprobs.len()];
@@ -263,7 +264,7 @@ fn layer_inputs_lie_elsewhere_only_where_an_engine_says_so(engine: &dyn Training
     let decoder = decoder(&families::llama::LLAMA, true);
     // A single tape keeps no layer inputs.
     for path in [GradientPath::Checkpointed, GradientPath::StreamBp] {
-        let mut sums = decoder.weights.zeros_like(engine.operations());
+        let mut sums = decoder.weights.tensors().zeros_like(engine.operations());
         let plan = ChunkPlan { path, layer_inputs: LayerInputs::Bf16, ..plan(true, 7, 11) };
         let mut slopes = |stats: &TokenStats| Slopes::of_logprobs(vec![0.0; stats.logprobs.len()]);
         let result = engine.gradients(&decoder, &packed(&[9]), &plan, (&mut sums).into(), &mut slopes);

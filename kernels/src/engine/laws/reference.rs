@@ -21,7 +21,7 @@ const MARGIN: f64 = 1e-4;
 /// A random model whose gains and biases are random as well: fresh ones are 1 and 0, which hides errors.
 fn decoder(config: DecoderConfig, seed: u64) -> Decoder {
     let mut decoder = Decoder::random(config, seed, &Device::flex());
-    for (place, value) in decoder.weights.values_mut().into_iter().enumerate() {
+    for (place, value) in decoder.weights.tensors_mut().values_mut().into_iter().enumerate() {
         if value.dims()[0] == 1 {
             *value = value.clone() + noise::<2>(value.dims(), seed + 100 + place as u64) * 0.5;
         }
@@ -235,7 +235,7 @@ fn layer_inputs_in_bfloat16_change_gradients_by_their_roundings() {
             temperature: 1.0,
         };
         let cpu = Cpu::default();
-        let mut sums = decoder.weights.zeros_like(cpu.operations());
+        let mut sums = decoder.weights.tensors().zeros_like(cpu.operations());
         let stats = cpu.gradients(&decoder, &packed, &plan, (&mut sums).into(), &mut |_| slopes.clone());
         let reference = Reference::new(&decoder, &packed, 1.0);
         let forward = reference.forward();
@@ -263,7 +263,7 @@ fn statistics_and_gradients_equal_those_of_the_f64_reference(engine: &dyn Traini
         let forward = reference.forward();
         prop_assume!(forward.margin() > MARGIN);
         let run = || {
-            let mut sums = decoder.weights.zeros_like(engine.operations());
+            let mut sums = decoder.weights.tensors().zeros_like(engine.operations());
             let mut shown = TokenStats::default();
             let mut show = |stats: &TokenStats| {
                 shown = stats.clone();

@@ -1,5 +1,6 @@
 //! Weights in files: what is read is what was written, and what is wrong is named.
 
+use burn::tensor::f16;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
@@ -30,6 +31,10 @@ fn lists(weights: &Weights<Tensor<2>>) -> Weights<Vec<f32>> {
     weights.map(|_, tensor| StoredNumbers::of(tensor).numbers().into_owned())
 }
 
+fn unpacked(packed: &PackedWeights) -> Weights<Vec<f32>> {
+    packed.numbers().map(|_, numbers| numbers.all().into_owned())
+}
+
 /// A tensor of a file under test: name, type, shape, bytes.
 type Raw = (String, Dtype, Vec<usize>, Vec<u8>);
 
@@ -54,6 +59,8 @@ fn write(path: &Path, tensors: &[Raw]) {
 fn load_error(dir: &Path, config: &DecoderConfig) -> String {
     let message = load(dir, config, &Device::flex()).unwrap_err().to_string();
     assert_eq!(check(dir, config).unwrap_err().to_string(), message);
+    let packed = load_packed(dir, config, Precision::Bf16, None);
+    assert_eq!(packed.unwrap_err().to_string(), message);
     message
 }
 
@@ -121,6 +128,8 @@ fn shards_are_joined() {
     std::fs::write(&index, json!({"metadata": {}, "weight_map": map.clone()}).to_string()).unwrap();
     let loaded = load(dir.path(), &config, &Device::flex()).unwrap();
     assert_eq!(lists(&loaded), lists(&weights(&config)));
+    let packed = load_packed(dir.path(), &config, Precision::F32, None).unwrap();
+    assert_eq!(unpacked(&packed), lists(&weights(&config)));
 
     let error = || load_error(dir.path(), &config);
     write(&dir.path().join("b.safetensors"), &second[1..]);
@@ -157,6 +166,103 @@ fn half_precision_is_widened() {
     let loaded = lists(&load(dir.path(), &config, &Device::flex()).unwrap());
     assert_eq!(loaded.final_norm, expected);
     assert_eq!(loaded.blocks[0].input_norm, expected);
+}
+
+/// The upper half of a number, rounded to the nearest.
+fn rounded(value: f32) -> f32 {
+    f32::from_bits(u32::from(crate::gemm::bf16(value)) << 16)
+}
+
+/// In parts, which the embedding has several of, and whose last one fills no panel.
+#[test]
+fn what_is_packed_while_it_is_read_is_what_was_written() {
+    let large = json!({"vocab_size": 9001, "hidden_size": 64});
+    for (changes, tied) in [(json!({}), false), (large.clone(), false), (large, true), (experts(), true)] {
+        let mut changes = changes;
+        changes["tie_word_embeddings"] = json!(tied);
+        let config = config(changes);
+        let (written, dir) = (weights(&config), tempfile::tempdir().unwrap());
+        save(dir.path(), &config, &written).unwrap();
+        let exact = lists(&written);
+        let half = exact.map(|name, values| {
+            let is_kept = is_vector(name) || is_router(name);
+            values.iter().map(|value| if is_kept { *value } else { rounded(*value) }).collect::<Vec<_>>()
+        });
+        for embedding in [None, Some(Precision::F32), Some(Precision::Bf16)] {
+            for (precision, expected) in [(Precision::F32, &exact), (Precision::Bf16, &half)] {
+                let packed = load_packed(dir.path(), &config, precision, embedding).unwrap();
+                let found = unpacked(&packed);
+                let looked_up =
+                    if embedding == Some(Precision::Bf16) { &half.embedding } else { &exact.embedding };
+                assert!(found.embedding == *looked_up, "{precision:?}, {embedding:?}");
+                assert!(found.blocks == expected.blocks && found.head == expected.head);
+                assert_eq!(found.final_norm, exact.final_norm);
+                let head = expected.head.as_ref().unwrap_or(&expected.embedding);
+                assert!(*packed.head().all() == **head, "{precision:?}, {embedding:?}");
+            }
+        }
+    }
+}
+
+/// What makes a model have experts: matrices of one row are among their projections.
+fn experts() -> Value {
+    json!({
+        "model_type": "qwen3_moe", "head_dim": 4, "num_experts": 3, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 1, "mlp_only_layers": [1], "norm_topk_prob": true,
+    })
+}
+
+/// Cuts the numbers of these tensors off.
+fn halve<'a>(tensors: impl Iterator<Item = &'a mut Raw>) {
+    for (_, dtype, _, bytes) in tensors {
+        let halves = bytes.chunks_exact(4).flat_map(|each| [each[2], each[3]]);
+        (*dtype, *bytes) = (Dtype::BF16, halves.collect());
+    }
+}
+
+/// The router is not rounded, and files that have it in f32 are in half precision all the same.
+#[test]
+fn experts_in_half_precision_keep_their_routers() {
+    let config = config(experts());
+    let mut tensors = right_file(&config);
+    let dir = tempfile::tempdir().unwrap();
+    halve(tensors.iter_mut().filter(|tensor| !is_vector(&tensor.0) && !is_router(&tensor.0)));
+    for _ in 0..2 {
+        write(&dir.path().join(WEIGHTS_FILE), &tensors);
+        assert_eq!(precision(dir.path(), &config).unwrap(), Precision::Bf16);
+        let packed = load_packed(dir.path(), &config, Precision::Bf16, None).unwrap();
+        let read = lists(&load(dir.path(), &config, &Device::flex()).unwrap());
+        assert_eq!(unpacked(&packed), read);
+        halve(tensors.iter_mut().filter(|tensor| is_router(&tensor.0)));
+    }
+    let packed = load_packed(dir.path(), &config, Precision::Bf16, Some(Precision::Bf16)).unwrap();
+    assert_eq!(PackedWeights::planned_bytes(&config, Precision::Bf16), packed.bytes() as u64);
+}
+
+/// Files whose matrices have bf16 are decoded in bf16 without a change, and their embedding is there once.
+#[test]
+fn files_in_half_precision_are_known_by_their_matrices() {
+    let config = config(json!({"tie_word_embeddings": true, "vocab_size": 6400}));
+    let mut tensors = right_file(&config);
+    let dir = tempfile::tempdir().unwrap();
+    let precision_of = |tensors: &[Raw]| {
+        write(&dir.path().join(WEIGHTS_FILE), tensors);
+        precision(dir.path(), &config).unwrap()
+    };
+    assert_eq!(precision_of(&tensors), Precision::F32);
+    halve(tensors.iter_mut().filter(|tensor| !is_vector(&tensor.0)));
+    assert_eq!(precision_of(&tensors), Precision::Bf16);
+    let read = lists(&load(dir.path(), &config, &Device::flex()).unwrap());
+    let embedding = Some(Precision::Bf16);
+    let packed = load_packed(dir.path(), &config, Precision::Bf16, embedding).unwrap();
+    assert_eq!(unpacked(&packed), read);
+    assert_eq!(PackedWeights::planned_bytes(&config, Precision::Bf16), packed.bytes() as u64);
+    let matrices = 6400 * 8 + 2 * (2 * 8 * 8 + 2 * 4 * 8 + 3 * 12 * 8);
+    let vectors = 8 + 2 * (2 * 8 + 8 + 2 * 4 + 8);
+    // Panels of the small matrices are filled up.
+    let bytes = packed.bytes();
+    assert!(bytes >= 2 * matrices + 4 * vectors && bytes < 4 * 6400 * 8, "{bytes}");
+    assert!(load_packed(dir.path(), &config, Precision::Bf16, None).unwrap().bytes() > 4 * 6400 * 8);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub enum FeedForwardWeights<T> {
 
 /// What the names of the projections begin with, where there is one gated part.
 const GATED: &str = "mlp.";
-const ROUTER: &str = "mlp.gate.weight";
+pub(super) const ROUTER: &str = "mlp.gate.weight";
 
 /// What the names of an expert's projections begin with.
 fn expert(number: usize) -> String {

@@ -3,6 +3,7 @@
 //! Logits are computed transposed, one row a vocabulary entry and one column a token: the head's rows are then
 //! the left factor of the product as they lie in memory, and a token owns a lane of every vector.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -39,8 +40,9 @@ impl SlicePass<'_> {
         chunks(self.batch.ids.len(), self.plan.head_chunk_tokens)
     }
 
-    fn head_weight(&self) -> &[f32] {
-        self.weights.head().slice()
+    /// The head's rows of some entries of the vocabulary.
+    fn head_rows(&self, entries: Range<usize>) -> Cow<'_, [f32]> {
+        self.weights.head().rows(entries, self.decoder.config.hidden)
     }
 
     /// Vocabulary entries of a tile.
@@ -72,16 +74,16 @@ impl SlicePass<'_> {
             let normed = self.final_normed(&x[rows.start * width..rows.end * width]);
             let columns = PackedMatrix::transposed(&normed, width, rows.len());
             let targets = &self.targets[rows.clone()];
-            let tiles: Vec<(TileStats, Vec<(usize, f32)>)> = self
-                .head_weight()
-                .par_chunks(self.tile_entries() * width)
-                .enumerate()
+            let vocabulary = self.decoder.config.vocabulary;
+            let tiles: Vec<(TileStats, Vec<(usize, f32)>)> = (0..vocabulary.div_ceil(self.tile_entries()))
+                .into_par_iter()
                 .with_max_len(TASK_BLOCKS)
-                .map(|(tile, weight)| {
-                    let entries = weight.len() / width;
-                    let mut logits = vec![0.0; entries * rows.len()];
-                    multiply(entries, Left::Rows(weight, width), &columns, &mut logits);
+                .map(|tile| {
                     let first = tile * self.tile_entries();
+                    let entries = self.tile_entries().min(vocabulary - first);
+                    let weight = self.head_rows(first..first + entries);
+                    let mut logits = vec![0.0; entries * rows.len()];
+                    multiply(entries, Left::Rows(&weight, width), &columns, &mut logits);
                     let own = targets.iter().enumerate().filter_map(|(token, &target)| {
                         let entry = (target as usize).checked_sub(first).filter(|&entry| entry < entries)?;
                         Some((token, logits[entry * rows.len() + token]))
@@ -151,7 +153,7 @@ impl SlicePass<'_> {
             let mut dnormed = vec![0.0; normed.len()];
             let mut dlogits = vec![0.0; SLAB.min(vocabulary) * rows.len()];
             for slab in chunks(vocabulary, SLAB) {
-                let weight = &self.head_weight()[slab.start * width..slab.end * width];
+                let weight = &*self.head_rows(slab.clone());
                 let dlogits = &mut dlogits[..slab.len() * rows.len()];
                 let tiles = dlogits
                     .par_chunks_mut(self.tile_entries() * rows.len())
