@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Characters of a reason. A damaged file has a megabyte where there should be a name, and nobody reads that.
+const REASON_MAX: usize = 2000;
+
 /// An error of reading, checking or writing a model.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -42,6 +45,11 @@ impl KernelError {
     }
 
     pub(crate) fn content(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Content { path: path.to_owned(), reason: reason.into() }
+        let mut reason = reason.into();
+        if let Some((end, _)) = reason.char_indices().nth(REASON_MAX) {
+            reason.truncate(end);
+            reason.push_str("...");
+        }
+        Self::Content { path: path.to_owned(), reason }
     }
 }

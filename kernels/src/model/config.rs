@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::keys::Keys;
+use super::keys::{CONFIG_BYTES_MAX, Keys, read_object};
 use super::rotary;
 use super::spec::{ExpertsSpec, FeedForward, ModelSpec};
 use super::weights::{Block, ExpertsWeights, FeedForwardWeights, GatedWeights, Weights};
@@ -19,6 +19,9 @@ use crate::rope::{POSITIONS_MAX, RopeScaling};
 
 /// The name of the file in its directory.
 pub(crate) const CONFIG_FILE: &str = "config.json";
+
+/// The most numbers that a model has: a hundred times those of the largest one, and few enough for every product of sizes.
+const NUMBERS_MAX: u128 = 1 << 48;
 
 /// More layers than any decoder has; a wrong number must not fill the memory with empty blocks.
 pub(super) const LAYERS_MAX: usize = 4096;
@@ -138,10 +141,7 @@ impl DecoderConfig {
     /// As there.
     pub fn read_as(dir: &Path, families: &[&'static Family]) -> Result<Self, KernelError> {
         let path = dir.join(CONFIG_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|source| KernelError::file(&path, source))?;
-        let value = serde_json::from_str(&text)
-            .map_err(|error| KernelError::content(&path, format!("is not JSON: {error}")))?;
-        Self::of_family(&path, &value, families)
+        Self::of_family(&path, &Value::Object(read_object(&path, CONFIG_BYTES_MAX)?), families)
     }
 
     /// The content of a `config.json` of one of these families; `path` is named in errors.
@@ -197,6 +197,7 @@ impl DecoderConfig {
             return Err(format!("`head_dim` is {}; rotary embedding needs an even number", self.head_width));
         }
         self.check_spec()?;
+        self.check_total()?;
         if !(self.initializer_range.is_finite() && self.initializer_range >= 0.0) {
             return Err(format!(
                 "`initializer_range` is {}; it must not be negative",
@@ -208,6 +209,26 @@ impl DecoderConfig {
         }
         let (family, block) = (self.family.model_type, &self.spec.block);
         Err(format!("no {family} model has blocks of this form: {block:?}"))
+    }
+
+    /// Checks that the sizes can be multiplied: each of them may be right, and all of them a model that nobody has.
+    fn check_total(&self) -> Result<(), String> {
+        // Each size is below 2^32 by now.
+        let size = |size: usize| size as u128;
+        let hidden = size(self.hidden);
+        let attention = 2 * hidden * size(self.head_width) * (size(self.heads) + size(self.kv_heads));
+        let experts = self.spec.experts.as_ref();
+        let of_experts = experts.map_or(0, |experts| size(experts.count) * size(experts.intermediate));
+        let feed_forward = 3 * hidden * size(self.intermediate).max(of_experts);
+        let all = size(self.layers) * (attention + feed_forward) + 2 * hidden * size(self.vocabulary);
+        if all <= NUMBERS_MAX {
+            return Ok(());
+        }
+        Err(format!(
+            "its sizes (`num_hidden_layers` {}, `hidden_size` {hidden}, `num_attention_heads` {}, `head_dim` {}, \
+             `intermediate_size` {}, `vocab_size` {}) make {all} numbers; at most {NUMBERS_MAX} are computed",
+            self.layers, self.heads, self.head_width, self.intermediate, self.vocabulary
+        ))
     }
 
     /// Checks the numbers of the spec.

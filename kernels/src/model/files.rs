@@ -10,7 +10,9 @@
 pub(crate) mod source;
 pub(crate) mod write;
 pub(crate) mod directory;
+mod shard_header;
 pub(crate) mod gguf;
+pub(crate) mod peft;
 pub(crate) mod adapter;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +24,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::Dtype;
 
 use super::config::{CONFIG_FILE, DecoderConfig};
+use super::keys::read_object;
 use super::numbers::WriteNumbers;
 use super::packed::{PackedWeights, PackingWeights};
 use super::spec::NormSpec;
@@ -37,6 +40,13 @@ mod shard;
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The longest name of a file that file systems have.
+const FILE_NAME_BYTES_MAX: usize = 255;
+
+/// The longest index that is read: those of the largest models, with a hundred thousand tensors, have a fifth of it.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
+
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -53,7 +63,7 @@ pub(crate) fn load(
     let mut names = Names::new(config);
     let (mut tensors, mut tied_head) = (HashMap::new(), None);
     for path in &files.paths {
-        let mut shard = Shard::open(path)?;
+        let shard = Shard::open(path)?;
         for name in shard.metadata.offset_keys() {
             match names.role(path, &name)? {
                 Role::Parameter(shape) => {
@@ -83,17 +93,16 @@ pub(crate) fn load_packed(
     precision: Precision,
     embedding: Option<Precision>,
 ) -> Result<PackedWeights, KernelError> {
-    check(dir, config)?;
+    let shards = open_checked(dir, config)?;
     let shapes = config.shapes();
     let numbers = shapes.named().into_iter().enumerate();
     let numbers: HashMap<String, usize> =
         numbers.map(|(number, (name, _))| (config.family.file_name(&name), number)).collect();
-    let (files, mut names) = (weight_files(dir)?, Names::new(config));
+    let mut names = Names::new(config);
     let mut packing = PackingWeights::new(config, precision, embedding);
-    for path in &files.paths {
-        let mut shard = Shard::open(path)?;
+    for shard in &shards {
         for name in shard.metadata.offset_keys() {
-            if let Role::Parameter(shape) = names.role(path, &name)? {
+            if let Role::Parameter(shape) = names.role(&shard.path, &name)? {
                 for rows in row_parts(shape) {
                     let first = rows.start;
                     packing.set(numbers[&name], first, &shard.read_rows(&name, shape, rows)?);
@@ -124,12 +133,19 @@ pub(crate) fn precision(dir: &Path, config: &DecoderConfig) -> Result<Precision,
     Ok(precision)
 }
 
-/// Whether [`load`] would read these files, by their headers. Numbers are read only of a head beside tied embeddings
-/// and of these, because whether the two are equal decides whether the files are refused.
+/// Whether [`load`] would read these files, by their headers.
 pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelError> {
+    open_checked(dir, config).map(drop)
+}
+
+/// The files of a directory, if [`load`] would read them, with their headers, each of which is read once. Numbers are read
+/// only of a head beside tied embeddings and of these, because whether the two are equal decides whether the files are
+/// refused.
+fn open_checked(dir: &Path, config: &DecoderConfig) -> Result<Vec<Shard>, KernelError> {
     let files = weight_files(dir)?;
     let mut names = Names::new(config);
     let (mut embedding, mut tied_head) = (None, None);
+    let mut shards = Vec::new();
     for path in &files.paths {
         let shard = Shard::open(path)?;
         for name in shard.metadata.offset_keys() {
@@ -137,16 +153,17 @@ pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelErro
                 Role::Parameter(shape) => {
                     shard.check_tensor(&name, shape)?;
                     if name == EMBEDDING {
-                        embedding = Some((path, shape));
+                        embedding = Some((shards.len(), shape));
                     }
                 }
                 Role::TiedHead(shape) => {
                     shard.check_tensor(HEAD, shape)?;
-                    tied_head = Some((path, shape));
+                    tied_head = Some((shards.len(), shape));
                 }
                 Role::Unused => {}
             }
         }
+        shards.push(shard);
     }
     for (name, shape) in config.shapes().named() {
         let name = config.family.file_name(&name);
@@ -154,14 +171,14 @@ pub(crate) fn check(dir: &Path, config: &DecoderConfig) -> Result<(), KernelErro
             return Err(missing(&files, &name, *shape));
         }
     }
-    if let (Some((path, shape)), Some((embedding, embedding_shape))) = (tied_head, embedding) {
-        let (mut head, mut embedding) = (Shard::open(path)?, Shard::open(embedding)?);
+    if let (Some((head, shape)), Some((embedding, embedding_shape))) = (tied_head, embedding) {
         for rows in row_parts(shape) {
-            let numbers = head.read_rows(HEAD, shape, rows.clone())?;
-            require_equal_head(path, &numbers, &embedding.read_rows(EMBEDDING, embedding_shape, rows)?)?;
+            let numbers = shards[head].read_rows(HEAD, shape, rows.clone())?;
+            let equal = shards[embedding].read_rows(EMBEDDING, embedding_shape, rows)?;
+            require_equal_head(&shards[head].path, &numbers, &equal)?;
         }
     }
-    Ok(())
+    Ok(shards)
 }
 
 /// What a tensor in a file is to the model.
@@ -323,15 +340,16 @@ fn weight_files(dir: &Path) -> Result<WeightFiles, KernelError> {
         let reason = format!("has neither {WEIGHTS_FILE} nor {INDEX_FILE}");
         return Err(KernelError::content(dir, reason));
     }
-    let text = std::fs::read_to_string(&index).map_err(|source| KernelError::file(&index, source))?;
-    let json: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|error| KernelError::content(&index, format!("is not JSON: {error}")))?;
+    let json = read_object(&index, INDEX_BYTES_MAX)?;
     let map = json.get("weight_map").and_then(serde_json::Value::as_object);
     let map = map.ok_or_else(|| KernelError::content(&index, "has no object `weight_map`"))?;
     let mut places = BTreeMap::new();
     for (tensor, file) in map {
         // A shard is a file of this directory: a path elsewhere would read what nobody offered.
-        let name = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
+        let is_name = |name: &&str| {
+            name.len() <= FILE_NAME_BYTES_MAX && Path::new(name).file_name() == Some(name.as_ref())
+        };
+        let name = file.as_str().filter(is_name);
         let name = name.ok_or_else(|| {
             KernelError::content(&index, format!("`weight_map.{tensor}` is {file}, which is no file name"))
         })?;

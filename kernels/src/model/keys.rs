@@ -1,10 +1,46 @@
-//! Typed access to the objects of a `config.json`, whose errors name file and key.
+//! Files that are one JSON object, and typed access to the objects of a `config.json`, whose errors name file and key.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::KernelError;
+
+/// The longest `config.json`, and `adapter_config.json`, that is read: that of an adapter of every projection of a thousand
+/// layers has a tenth of it. Values take some twenty times their text in memory, so that a file without a limit would too.
+pub(crate) const CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// Characters of a value that an error shows.
+const SHOWN_MAX: usize = 200;
+
+/// Reads a file that is one JSON object.
+///
+/// # Errors
+/// If it cannot be read, has more bytes than are allowed, or is none.
+pub(crate) fn read_object(path: &Path, bytes_max: u64) -> Result<Map<String, Value>, KernelError> {
+    let failed = |source| KernelError::file(path, source);
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(KernelError::content(path, format!("has more than the {bytes_max} bytes that are read")));
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(KernelError::content(path, "is not a JSON object")),
+        Err(error) => Err(KernelError::content(path, format!("is not JSON: {error}"))),
+    }
+}
+
+/// A value for a message; a long one is cut.
+fn shown(value: &Value) -> String {
+    let whole = value.to_string();
+    match whole.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}...", &whole[..end]),
+        None => whole,
+    }
+}
 
 /// One object of the file. A `null` counts as absent.
 pub struct Keys<'a> {
@@ -34,7 +70,9 @@ impl<'a> Keys<'a> {
         read: impl Fn(&Value) -> Option<T>,
     ) -> Result<Option<T>, KernelError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        read(value).map(Some).ok_or_else(|| self.wrong(key, format!("is {value}; it must be {kind}")))
+        read(value)
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, format!("is {}; it must be {kind}", shown(value))))
     }
 
     /// A whole number.

@@ -6,27 +6,21 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::config::{CONFIG_FILE, DecoderConfig};
+use super::config::DecoderConfig;
+use super::files::peft::{
+    ADAPTER_CONFIG_FILE, ALL_LINEAR, RANK_MAX, is_adapter, is_named, module_of, scale_of,
+};
 use super::linear::{Adapters, LowRank};
 use crate::KernelError;
 use crate::sampling::{key, uniform};
 
 mod files;
 
-/// The file whose presence makes a directory one of an adapter.
-pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
-
 /// What is to be done where the base of an adapter is not found. A program that has a flag for it says so behind this.
 pub const BASE_REMEDY: &str = "give the directory of the base (model.base in a config)";
 
-/// Ranks above this are no low rank of any projection, and would be taken for one by mistake.
-const RANK_MAX: usize = 1 << 16;
-
 /// The projections that can have an adapter, by the ends of their names.
 const PROJECTIONS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
-/// The word of peft for all projections, but not the head.
-const ALL_LINEAR: &str = "all-linear";
 
 /// Which projections have an adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,11 +72,6 @@ impl TargetModules {
     }
 }
 
-/// Whether a module's path is a name or ends with it, as peft compares them.
-fn is_named(module: &str, name: &str) -> bool {
-    module.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-}
-
 /// The form of adapters, in the words of peft.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
@@ -124,10 +113,6 @@ impl LoraConfig {
         }
         Ok(())
     }
-}
-
-fn scale_of(alpha: f64, rank: usize, use_rslora: bool) -> f64 {
-    if use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 }
 }
 
 /// Adapters with what their files say of them.
@@ -221,16 +206,6 @@ impl Lora {
     }
 }
 
-/// The path of a module from the name of its matrix.
-pub(super) fn module_of(name: &str) -> &str {
-    name.strip_suffix(".weight").unwrap_or(name)
-}
-
-/// The name in peft's files of a matrix of an adapter, whose projection's matrix has this name in files.
-pub(super) fn tensor_name(file_name: &str, part: &str) -> String {
-    format!("base_model.model.{}.lora_{part}.weight", module_of(file_name))
-}
-
 /// Whether a parameter is the matrix of a projection that can have an adapter.
 fn can_have_adapter(name: &str) -> bool {
     let Some(module) = name.strip_suffix(".weight") else { return false };
@@ -316,8 +291,6 @@ impl ModelPlace {
     /// # Errors
     /// If the base of an adapter is not there, or is an adapter itself; or if a base is given for what is no adapter.
     pub fn find(dir: &Path, base: Option<&Path>) -> Result<Self, KernelError> {
-        let is_adapter =
-            |dir: &Path| dir.join(ADAPTER_CONFIG_FILE).exists() && !dir.join(CONFIG_FILE).exists();
         if !is_adapter(dir) {
             return match base {
                 None => Ok(Self { base: dir.to_owned(), adapter: None }),

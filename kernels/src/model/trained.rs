@@ -3,9 +3,9 @@
 
 use burn::tensor::Tensor;
 
+use super::files::peft::tensor_name;
 use super::gradients::GradientSink;
 use super::linear::{Adapters, LowRank};
-use super::lora::tensor_name;
 use super::weights::{Block, Weights};
 use super::{Decoder, Stored};
 use crate::flex::new_zeros;

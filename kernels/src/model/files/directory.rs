@@ -1,10 +1,10 @@
 //! The parameters of a Hugging Face directory, read one at a time.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::source::{TakeNumbers, TensorSource};
-use super::{Shard, check, weight_files};
+use super::{Shard, open_checked};
 use crate::KernelError;
 use crate::model::config::DecoderConfig;
 
@@ -12,8 +12,10 @@ use crate::model::config::DecoderConfig;
 #[derive(Debug)]
 pub struct ModelDirectory {
     config: DecoderConfig,
-    /// The file of each tensor, by the tensor's name there.
-    places: HashMap<String, PathBuf>,
+    /// The files, with their headers.
+    shards: Vec<Shard>,
+    /// Which of the files has a tensor, by the tensor's name there.
+    places: HashMap<String, usize>,
 }
 
 impl ModelDirectory {
@@ -23,13 +25,12 @@ impl ModelDirectory {
     /// As [`crate::Decoder::load`].
     pub fn open(dir: &Path) -> Result<Self, KernelError> {
         let config = DecoderConfig::read(dir)?;
-        check(dir, &config)?;
+        let shards = open_checked(dir, &config)?;
         let mut places = HashMap::new();
-        for path in weight_files(dir)?.paths {
-            let names = Shard::open(&path)?.metadata.offset_keys();
-            places.extend(names.into_iter().map(|name| (name, path.clone())));
+        for (number, shard) in shards.iter().enumerate() {
+            places.extend(shard.metadata.offset_keys().into_iter().map(|name| (name, number)));
         }
-        Ok(Self { config, places })
+        Ok(Self { config, shards, places })
     }
 
     /// What the decoder is like.
@@ -47,7 +48,7 @@ impl TensorSource for ModelDirectory {
         take: &mut TakeNumbers<'_>,
     ) -> Result<(), KernelError> {
         let name = self.config.family.file_name(parameter);
-        let path = self.places.get(&name).expect("the files have been checked to have every parameter");
-        take(&Shard::open(path)?.read(&name, shape)?)
+        let place = self.places.get(&name).expect("the files have been checked to have every parameter");
+        take(&self.shards[*place].read(&name, shape)?)
     }
 }

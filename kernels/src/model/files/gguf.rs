@@ -11,7 +11,7 @@ mod rotary;
 mod architecture;
 pub(crate) mod write;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ pub struct GgufFile {
     path: PathBuf,
     file: File,
     header: Header,
+    /// The places of the header's tensors by their names: a file may have as many as its bytes allow.
+    places: HashMap<String, usize>,
 }
 
 impl GgufFile {
@@ -43,7 +45,9 @@ impl GgufFile {
         let file = File::open(path).map_err(failed)?;
         let file_bytes = file.metadata().map_err(failed)?.len();
         let header = Header::read(path, BufReader::with_capacity(1 << 16, &file), file_bytes)?;
-        Ok(Self { path: path.to_owned(), file, header })
+        let names = header.tensors.iter().enumerate();
+        let places = names.map(|(place, tensor)| (tensor.name.clone(), place)).collect();
+        Ok(Self { path: path.to_owned(), file, header, places })
     }
 
     /// What the file says before its tensors.
@@ -53,7 +57,7 @@ impl GgufFile {
     }
 
     fn tensor(&self, name: &str) -> Option<&TensorPlace> {
-        self.header.tensors.iter().find(|tensor| tensor.name == name)
+        self.places.get(name).map(|place| &self.header.tensors[*place])
     }
 
     /// Decodes a tensor in parts.

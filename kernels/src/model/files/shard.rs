@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::f16;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::file_shape;
+use super::{file_shape, shard_header};
 use crate::KernelError;
 
 /// The limit of the safetensors format: a longer header is a broken file, not a big model.
@@ -22,20 +22,21 @@ const PART_NUMBERS: usize = 512 << 10;
 const SEAM_ROWS: usize = 64;
 
 /// One safetensors file whose header was read and agrees with the file's length.
-pub(super) struct Shard<'a> {
-    path: &'a Path,
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
     file: File,
     pub(super) metadata: Metadata,
     /// Where the header ends and the tensors begin.
     tensors_start: u64,
 }
 
-impl<'a> Shard<'a> {
+impl Shard {
     /// Opens a file and reads its header.
     ///
     /// # Errors
     /// If it is not one of safetensors, or not as long as its header says.
-    pub(super) fn open(path: &'a Path) -> Result<Self, KernelError> {
+    pub(super) fn open(path: &Path) -> Result<Self, KernelError> {
         let failed = |source| KernelError::file(path, source);
         let mut file = File::open(path).map_err(failed)?;
         let file_bytes = file.metadata().map_err(failed)?.len();
@@ -59,9 +60,8 @@ impl<'a> Shard<'a> {
         }
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(failed)?;
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| broken(format!("has a broken safetensors header: {error}")))?;
-        let shard = Self { path, file, metadata, tensors_start };
+        let metadata = shard_header::parse(&header).map_err(broken)?;
+        let shard = Self { path: path.to_owned(), file, metadata, tensors_start };
         shard.check_length(file_bytes)?;
         Ok(shard)
     }
@@ -73,7 +73,7 @@ impl<'a> Shard<'a> {
         }
         if file_bytes > promised {
             let reason = format!("has {file_bytes} bytes, of which its header explains {promised}");
-            return Err(KernelError::content(self.path, reason));
+            return Err(KernelError::content(&self.path, reason));
         }
         let ends_late = |name: &String| {
             self.metadata
@@ -82,7 +82,7 @@ impl<'a> Shard<'a> {
         };
         let first = self.metadata.offset_keys().into_iter().find(ends_late).unwrap_or_default();
         let reason = format!("is truncated in tensor `{first}`: it has {file_bytes} bytes of {promised}");
-        Err(KernelError::content(self.path, reason))
+        Err(KernelError::content(&self.path, reason))
     }
 
     /// Where a tensor lies and how its bytes become f32, if it has the shape and a type that is read.
@@ -96,17 +96,17 @@ impl<'a> Shard<'a> {
         if info.shape != expected {
             let reason =
                 format!("tensor `{name}` has shape {:?}, but the config asks for {expected:?}", info.shape);
-            return Err(KernelError::content(self.path, reason));
+            return Err(KernelError::content(&self.path, reason));
         }
         let convert = converter(info.dtype).ok_or_else(|| {
             let reason = format!("tensor `{name}` is {:?}; read are F32, BF16 and F16", info.dtype);
-            KernelError::content(self.path, reason)
+            KernelError::content(&self.path, reason)
         })?;
         Ok((convert, info.data_offsets))
     }
 
     /// Reads one tensor as f32 after a look at its shape and type. Its bytes are in memory some rows at a time.
-    pub(super) fn read(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, KernelError> {
+    pub(super) fn read(&self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, KernelError> {
         self.check_tensor(name, shape)?;
         let mut numbers = Vec::with_capacity(shape[0] * shape[1]);
         for rows in row_parts(shape) {
@@ -117,7 +117,7 @@ impl<'a> Shard<'a> {
 
     /// Reads some rows of a tensor as f32 after a look at its shape and type.
     pub(super) fn read_rows(
-        &mut self,
+        &self,
         name: &str,
         shape: [usize; 2],
         rows: Range<usize>,
@@ -126,9 +126,17 @@ impl<'a> Shard<'a> {
         let row_bytes = (end - start) / shape[0].max(1);
         let mut bytes = vec![0; rows.len() * row_bytes];
         let place = SeekFrom::Start(self.tensors_start + (start + rows.start * row_bytes) as u64);
-        let read = self.file.seek(place).and_then(|_| self.file.read_exact(&mut bytes));
-        read.map_err(|source| KernelError::file(self.path, source))?;
-        Ok(convert(&bytes))
+        let mut file = &self.file;
+        let read = file.seek(place).and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|source| KernelError::file(&self.path, source))?;
+        let numbers = convert(&bytes);
+        match numbers.iter().find(|number| !number.is_finite()) {
+            None => Ok(numbers),
+            Some(number) => {
+                let reason = format!("tensor `{name}` holds {number}, which no weight can be");
+                Err(KernelError::content(&self.path, reason))
+            }
+        }
     }
 }
 

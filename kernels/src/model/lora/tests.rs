@@ -174,7 +174,12 @@ fn what_is_not_computed_is_refused_by_its_key() {
         ("modules_to_save", json!(["lm_head"])),
         ("fan_in_fan_out", json!(true)),
         ("init_lora_weights", json!("pissa")),
-        ("alpha_pattern", json!({"q_.*": 3})),
+        ("alpha_pattern", json!({"(": 3})),
+        ("alpha_pattern", json!({"q_proj": "much"})),
+        ("alpha_pattern", json!({"q_proj": 1e300})),
+        ("lora_alpha", json!(-1e300)),
+        ("r", json!(0)),
+        ("r", json!(1_u64 << 40)),
         ("target_parameters", json!(["mlp.experts.gate_up_proj"])),
         ("r", json!("two")),
         ("r", Value::Null),
@@ -195,7 +200,7 @@ fn tensors_that_do_not_fit_are_named() {
     for length in [0, 7, 100, whole.len() - 1] {
         std::fs::write(&file, &whole[..length]).unwrap();
         let message = load(dir.path(), &decoder).unwrap_err().to_string();
-        assert!(message.contains("adapter_model.safetensors: is no whole safetensors file"), "{message}");
+        assert!(message.contains("adapter_model.safetensors: is truncated"), "{message}");
     }
     std::fs::write(&file, &whole).unwrap();
     let refused = |config: &DecoderConfig| {
@@ -207,7 +212,10 @@ fn tensors_that_do_not_fit_are_named() {
     assert!(message.contains("has tensor `base_model.model.model.layers.1."), "{message}");
     let wider = DecoderConfig { hidden: 48, ..decoder.config.clone() };
     let message = refused(&wider);
-    assert!(message.contains("lora_") && message.contains("has shape [3, 24], not [3, 48]"), "{message}");
+    assert!(
+        message.contains("lora_") && message.contains("has shape [3, 24], but the config asks for [3, 48]"),
+        "{message}"
+    );
 }
 
 #[test]
