@@ -19,6 +19,19 @@ impl GeneratorError {
     }
 }
 
+/// Characters of a reason. A damaged file has a megabyte where there should be a word, and nobody reads that.
+const REASON_MAX: usize = 2000;
+
+/// A reason that a person can read.
+fn cut(reason: impl ToString) -> String {
+    let mut reason = reason.to_string();
+    if let Some((end, _)) = reason.char_indices().nth(REASON_MAX) {
+        reason.truncate(end);
+        reason.push_str("...");
+    }
+    reason
+}
+
 /// The errors of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutError {
@@ -85,8 +98,10 @@ pub enum RolloutError {
         rows: usize,
     },
     /// The tokenizer refused a text or an id sequence.
-    #[error("the tokenizer cannot {action}: {reason}")]
+    #[error("{path}: the tokenizer cannot {action}: {reason}")]
     Tokenizer {
+        /// `tokenizer.json`.
+        path: PathBuf,
         /// `encode` or `decode`.
         action: &'static str,
         /// What the tokenizer said.
@@ -165,12 +180,12 @@ impl RolloutError {
 
     /// An error about the content of `path`.
     pub(crate) fn content(path: &Path, reason: impl ToString) -> Self {
-        FileError::content(path, reason).into()
+        FileError::content(path, cut(reason)).into()
     }
 
     /// An error about line `line` (from 1) of `path`.
     pub(crate) fn line(path: &Path, line: usize, reason: impl ToString) -> Self {
-        FileError::line(path, line, reason).into()
+        FileError::line(path, line, cut(reason)).into()
     }
 
     /// What a row that the tokenizer or the chat template refuses is refused for.

@@ -8,6 +8,7 @@ mod sync;
 mod bad_rows;
 pub mod faults;
 mod error;
+mod guarded;
 mod json;
 pub mod modes;
 mod config;
@@ -42,6 +43,7 @@ pub use ends::{Ends, MinTokens};
 pub use error::{GeneratorError, RolloutError};
 pub use evaluate::{EvaluationParts, EvaluationPlan, evaluate};
 pub use generator::{Drawn, Generator, PrefilledTokens, SegmentRequest};
+pub use guarded::panic_is_caught;
 pub use heartbeat::{Heartbeat, Heartbeats, Stage, StageStatus};
 pub use json::object as json_object;
 pub use ledger::admission::Admission;
@@ -59,7 +61,7 @@ pub use prompt::{
     AnswerConfig, AnswerRule, BadRowsPolicy, ChatFields, CurriculumConfig, CurriculumOrder, DataConfig,
     Demonstration, DemonstrationNeeds, Example, FewShotConfig, FewShotFile, JsonlConfig, LastAssistant,
     Learn, LeftOut, Line, Needs, PromptLengths, PromptSource, RowFile, RowFormat, SourceConfig, SplitConfig,
-    SplitName, Survey, panic_is_caught, references,
+    SplitName, Survey, references,
 };
 pub use report::ActorReport;
 pub use resume::{RolloutCheckpoint, restore};

@@ -30,7 +30,6 @@ use crate::error::RolloutError;
 use crate::text::Text;
 
 pub use chat_fields::ChatFields;
-pub use columns::panic_is_caught;
 pub use config::{
     AnswerConfig, AnswerRule, BadRowsPolicy, CurriculumConfig, CurriculumOrder, DataConfig, Example,
     FewShotConfig, FewShotFile, JsonlConfig, LastAssistant, Learn, RowFormat, SourceConfig, SplitConfig,

@@ -1,6 +1,7 @@
 //! Text to token ids and back, as the Hugging Face directory of the model says: `tokenizer.json`, the chat
 //! template and the tokens that end an output. Knows no prompts of a run and never evaluates model output.
 
+mod budget;
 mod source;
 mod values;
 mod python;
@@ -24,6 +25,7 @@ use tokenizers::{
 };
 
 use crate::error::RolloutError;
+use crate::guarded::guarded;
 use crate::text::classes::Loaded;
 use crate::text::files::{AddedTokens, ListedEnds, TokenizerConfig};
 use crate::text::template::ChatTemplates;
@@ -195,10 +197,8 @@ impl Text {
     }
 
     fn encode_with(&self, text: &str, special_tokens: bool) -> Result<Vec<u32>, RolloutError> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, special_tokens)
-            .map_err(|error| RolloutError::Tokenizer { action: "encode", reason: error.to_string() })?;
+        let encode = || self.tokenizer.encode_fast(text, special_tokens).map_err(|error| error.to_string());
+        let encoding = guarded(encode).map_err(|reason| self.refused("encode", reason))?;
         let ids = encoding.get_ids();
         match (self.rows, ids.iter().max()) {
             (Some(rows), Some(id)) if *id as usize >= rows => Err(self.without_row(*id, rows, "")),
@@ -233,9 +233,8 @@ impl Text {
         if !ids.iter().any(|id| self.writes(*id, skip_special)) {
             return Ok(String::new());
         }
-        self.tokenizer
-            .decode(ids, skip_special)
-            .map_err(|error| RolloutError::Tokenizer { action: "decode", reason: error.to_string() })
+        let decode = || self.tokenizer.decode(ids, skip_special).map_err(|error| error.to_string());
+        guarded(decode).map_err(|reason| self.refused("decode", reason))
     }
 
     fn writes(&self, id: u32, skip_special: bool) -> bool {
@@ -245,7 +244,12 @@ impl Text {
 
     /// What each token writes, in bytes.
     pub(crate) fn token_bytes(&self) -> Result<TokenBytes, RolloutError> {
-        TokenBytes::new(&self.tokenizer)
+        guarded(|| TokenBytes::new(&self.tokenizer))
+            .map_err(|reason| self.refused("look for stop strings", reason))
+    }
+
+    fn refused(&self, action: &'static str, reason: String) -> RolloutError {
+        RolloutError::Tokenizer { path: self.directory.join("tokenizer.json"), action, reason }
     }
 
     /// Ids as a text with its special tokens, for a person to look at.
@@ -314,10 +318,8 @@ impl TextStream<'_> {
         if self.text.is_eos(id) || !self.text.writes(id, true) {
             return Ok(String::new());
         }
-        let piece = self
-            .stream
-            .step(id)
-            .map_err(|error| RolloutError::Tokenizer { action: "decode", reason: error.to_string() })?;
+        let step = || self.stream.step(id).map_err(|error| error.to_string());
+        let piece = guarded(step).map_err(|reason| self.text.refused("decode", reason))?;
         Ok(piece.unwrap_or_default())
     }
 }

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tokenizers::{Decoder, Tokenizer};
 
-use crate::error::RolloutError;
-
 /// A text that stands before a token while it is decoded alone: decoders treat the first token of a text otherwise.
 const TEXT_BEFORE: &str = "abcdef";
+
+/// Ids of a vocabulary; the largest ones have less than a million tokens.
+const IDS_MAX: usize = 1 << 24;
 
 /// The bytes of each token, by id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +30,11 @@ enum ByteNames {
 
 impl TokenBytes {
     /// The bytes of all tokens of a tokenizer, special ones included: they write their names.
-    pub(crate) fn new(tokenizer: &Tokenizer) -> Result<Self, RolloutError> {
-        let failed = |error: tokenizers::Error| RolloutError::Tokenizer {
-            action: "look for stop strings with",
-            reason: error.to_string(),
-        };
+    ///
+    /// # Errors
+    /// If the tokenizer refuses one of them, or an id is far beyond those of any vocabulary.
+    pub(crate) fn new(tokenizer: &Tokenizer) -> Result<Self, String> {
+        let failed = |error: tokenizers::Error| error.to_string();
         let names = byte_names(tokenizer);
         let characters = characters();
         let before = tokenizer.encode_fast(TEXT_BEFORE, false).map_err(failed)?;
@@ -41,7 +42,11 @@ impl TokenBytes {
             before.get_ids().iter().filter_map(|id| tokenizer.id_to_token(*id)).collect();
         let alone = decoded(tokenizer, before.clone()).map_err(failed)?;
         let vocabulary = tokenizer.get_vocab(true);
-        let mut bytes = vec![None; vocabulary.values().max().map_or(0, |id| *id as usize + 1)];
+        let ids = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
+        if ids > IDS_MAX {
+            return Err(format!("a token has the id {}, and ids below {IDS_MAX} are read", ids - 1));
+        }
+        let mut bytes = vec![None; ids];
         for (name, id) in vocabulary {
             let known = match names {
                 ByteNames::Level => {

@@ -6,10 +6,10 @@ mod lists;
 mod nested;
 mod numbers;
 mod renamed;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -58,8 +58,8 @@ pub(super) struct Document {
 
 impl Document {
     pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(file)
-            .map_err(|error| ConfigError::new(Place::File(file.to_owned(), None), error.to_string()))?;
+        let text = text::read(file)
+            .map_err(|reason| ConfigError::new(Place::File(file.to_owned(), None), reason))?;
         // Editors on Windows begin a file with a byte-order mark, which is no part of its text.
         Self::parse(file, text.trim_start_matches('\u{feff}'))
     }

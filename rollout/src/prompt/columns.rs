@@ -5,10 +5,8 @@
 mod claims;
 mod values;
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
@@ -21,6 +19,7 @@ use parquet::arrow::arrow_reader::{
 use super::line::Line;
 use crate::bad_rows::{RowProblem, RowUnit};
 use crate::error::RolloutError;
+use crate::guarded::guarded;
 
 /// Rows of a Parquet file that are decoded at a time: with texts of 100 kB they are some 25 MB.
 const BATCH_ROWS: usize = 256;
@@ -54,28 +53,6 @@ enum Batches {
     Parquet { reader: Box<ParquetRecordBatchReader>, rows: u64 },
     File(Box<FileReader<BufReader<File>>>),
     Stream(Box<StreamReader<BufReader<File>>>),
-}
-
-thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether a panic of this thread is caught and becomes an error, so that nobody needs to be told of it.
-pub fn panic_is_caught() -> bool {
-    GUARDED.get()
-}
-
-/// Does a piece of reading. The readers have unchecked arithmetic on what a file says, so a damaged one can make them
-/// panic: that is an error of the file.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let before = GUARDED.replace(true);
-    let done = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(before);
-    done.unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its reader panicked");
-        Err(format!("damaged: {said}"))
-    })
 }
 
 fn said(error: impl std::fmt::Display) -> String {

@@ -126,19 +126,24 @@ struct TextFile {
     blank: usize,
     /// Whether a row was seen: a file that begins with a bracket is an array.
     begun: bool,
-    /// The rows of an array, last one first.
-    elements: Vec<Line>,
+    /// The rows of an array.
+    elements: Option<Elements>,
 }
 
 impl TextFile {
     fn of(path: &Path, input: impl Read + Send + 'static) -> Result<Self, RolloutError> {
         let input = decoded(path, BufReader::new(input))?;
-        Ok(Self { path: path.to_path_buf(), input, number: 0, blank: 0, begun: false, elements: Vec::new() })
+        Ok(Self { path: path.to_path_buf(), input, number: 0, blank: 0, begun: false, elements: None })
     }
 
     fn next_row(&mut self) -> Result<Option<Line>, RolloutError> {
-        if let Some(element) = self.elements.pop() {
-            return Ok(Some(element));
+        if let Some(elements) = &mut self.elements {
+            let element = elements.next_row();
+            let element =
+                element.map_err(|broken| RolloutError::line(&self.path, broken.line, broken.reason))?;
+            if element.is_some() {
+                return Ok(element);
+            }
         }
         let mut bytes = Vec::new();
         loop {
@@ -159,11 +164,10 @@ impl TextFile {
             }
             if !self.begun && bytes.trim_ascii_start().starts_with(b"[") {
                 self.input.read_to_end(&mut bytes).map_err(failed)?;
-                self.elements = elements(bytes, number)
-                    .map_err(|(line, reason)| RolloutError::line(&self.path, line, reason))?;
-                self.elements.reverse();
-                self.begun = true;
-                return Ok(self.elements.pop());
+                let elements = Elements::of(bytes, number)
+                    .map_err(|broken| RolloutError::line(&self.path, broken.line, broken.reason))?;
+                (self.elements, self.begun) = (Some(elements), true);
+                return self.next_row();
             }
             self.begun = true;
             return Ok(Some(Line::of_text(number, text(std::mem::take(&mut bytes)))));
@@ -217,44 +221,88 @@ fn decoded(
 const ARRAY: &str =
     "the file begins with `[`, so it is read as one JSON array; the rows behind this place cannot be found";
 
-/// The values of a JSON array that begins on line `first`, each with its line.
-///
-/// # Errors
-/// The line where it is not an array any more, and why. With one row left out, all behind it would go unnoticed too.
-fn elements(bytes: Vec<u8>, first: usize) -> Result<Vec<Line>, (usize, String)> {
-    let whole = String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let lines = before.iter().filter(|byte| **byte == b'\n').count();
-        (first + lines, format!("not UTF-8: save the file as UTF-8 ({ARRAY})"))
-    })?;
-    let mut lines = Vec::new();
-    let mut at = whole.find('[').map_or(whole.len(), |at| at + 1);
-    let (mut number, mut counted) = (first, 0);
-    loop {
-        at += whole[at..].len() - whole[at..].trim_start().len();
-        number += whole[counted..at].matches('\n').count();
-        counted = at;
-        let broken = |reason: String| Err((number, format!("not JSON: {reason} ({ARRAY})")));
-        if whole[at..].starts_with(']') && (lines.is_empty() || !whole[..at].trim_end().ends_with(',')) {
-            return match whole[at + 1..].trim().is_empty() {
-                true => Ok(lines),
+/// The values of a JSON array, given one by one: small ones as lines of their own would take many times the file.
+struct Elements {
+    whole: String,
+    place: ElementPlace,
+}
+
+/// How far an array has been read.
+#[derive(Clone, Copy)]
+struct ElementPlace {
+    /// The next byte.
+    at: usize,
+    /// The line, counted up to a byte.
+    number: usize,
+    counted: usize,
+    /// Whether a value was seen.
+    begun: bool,
+}
+
+/// What is wrong with an array, and on which line.
+struct BrokenArray {
+    line: usize,
+    reason: String,
+}
+
+impl Elements {
+    /// An array that begins on line `first`.
+    ///
+    /// # Errors
+    /// The line where it is not an array any more, and why. With one row left out, all behind it would go unnoticed too.
+    fn of(bytes: Vec<u8>, first: usize) -> Result<Self, BrokenArray> {
+        let whole = String::from_utf8(bytes).map_err(|error| {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let lines = before.iter().filter(|byte| **byte == b'\n').count();
+            BrokenArray {
+                line: first + lines,
+                reason: format!("not UTF-8: save the file as UTF-8 ({ARRAY})"),
+            }
+        })?;
+        let at = whole.find('[').map_or(whole.len(), |at| at + 1);
+        let begin = ElementPlace { at, number: first, counted: 0, begun: false };
+        let mut place = begin;
+        while place.next_value(&whole)?.is_some() {}
+        Ok(Self { whole, place: begin })
+    }
+
+    fn next_row(&mut self) -> Result<Option<Line>, BrokenArray> {
+        let value = self.place.next_value(&self.whole)?;
+        Ok(value.map(|value| Line::of_text(self.place.number, Ok(value.to_owned()))))
+    }
+}
+
+impl ElementPlace {
+    /// The next value; `None` behind the last one.
+    fn next_value<'a>(&mut self, whole: &'a str) -> Result<Option<&'a str>, BrokenArray> {
+        let start = self.at + whole[self.at..].len() - whole[self.at..].trim_start().len();
+        self.number += whole[self.counted..start].matches('\n').count();
+        self.counted = start;
+        let line = self.number;
+        let broken =
+            |reason: String| Err(BrokenArray { line, reason: format!("not JSON: {reason} ({ARRAY})") });
+        if whole[start..].starts_with(']') && (!self.begun || !whole[..start].trim_end().ends_with(',')) {
+            return match whole[start + 1..].trim().is_empty() {
+                true => Ok(None),
                 false => broken("text behind the end of the array".to_string()),
             };
         }
-        let mut values = serde_json::Deserializer::from_str(&whole[at..]).into_iter::<IgnoredAny>();
+        let mut values = serde_json::Deserializer::from_str(&whole[start..]).into_iter::<IgnoredAny>();
         let value = values.next();
-        let end = at + values.byte_offset();
+        let end = start + values.byte_offset();
         match value {
-            Some(Ok(_)) => lines.push(Line::of_text(number, Ok(whole[at..end].to_string()))),
+            Some(Ok(_)) => {}
             Some(Err(error)) => return broken(format!("{error}, counted from the row's beginning")),
             None => return broken("the array does not end".to_string()),
         }
-        at = end + whole[end..].len() - whole[end..].trim_start().len();
-        match whole[at..].chars().next() {
-            Some(',') => at += 1,
+        self.begun = true;
+        self.at = end + whole[end..].len() - whole[end..].trim_start().len();
+        match whole[self.at..].chars().next() {
+            Some(',') => self.at += 1,
             Some(']') => {}
             _ => return broken("no `,` or `]` behind a value of the array".to_string()),
         }
+        Ok(Some(&whole[start..end]))
     }
 }
 

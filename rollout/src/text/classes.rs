@@ -13,6 +13,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::files::{TokenizerConfig, added_token, read_json};
 use crate::error::RolloutError;
+use crate::guarded::guarded;
 
 /// A class that builds its own tokenizer around the vocabulary of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,9 +169,8 @@ pub(super) fn load(directory: &Path, config: &mut TokenizerConfig) -> Result<Loa
             }
             config.assume(special_tokens(class));
             let added = take_added(&mut file).ok_or_else(|| no_tokenizer("`added_tokens`".to_owned()))?;
-            let tokenizer = serde_json::to_vec(&file).map_err(|error| no_tokenizer(error.to_string()))?;
-            let tokenizer =
-                Tokenizer::from_bytes(tokenizer).map_err(|error| no_tokenizer(error.to_string()))?;
+            let written = serde_json::to_vec(&file).map_err(|error| no_tokenizer(error.to_string()))?;
+            let tokenizer = of_bytes(&written).map_err(no_tokenizer)?;
             return Ok(Loaded { tokenizer, added, notes });
         }
     } else if let Some(name) = name.filter(|name| OTHERS.contains(&name.as_str())) {
@@ -180,9 +180,14 @@ pub(super) fn load(directory: &Path, config: &mut TokenizerConfig) -> Result<Loa
             path.display()
         ));
     }
-    let tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| no_tokenizer(error.to_string()))?;
+    let tokenizer = of_bytes(&bytes).map_err(no_tokenizer)?;
     let added = tokenizer.get_added_tokens_decoder().into_iter().collect();
     Ok(Loaded { tokenizer, added, notes })
+}
+
+/// The crate takes some parts of a file for granted.
+fn of_bytes(bytes: &[u8]) -> Result<Tokenizer, String> {
+    guarded(|| Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()))
 }
 
 fn known(name: &str) -> Option<Class> {

@@ -5,12 +5,18 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::error::RolloutError;
+
+/// The longest file beside `tokenizer.json` that is read. Values take some twenty times their text in memory; a
+/// configuration with a quarter of a million added tokens has half of it.
+const JSON_BYTES_MAX: u64 = 64 << 20;
 
 /// The tokens that templates and `eos_token` know by a name.
 const NAMED_TOKENS: [&str; 7] =
@@ -408,9 +414,19 @@ fn more_templates(folder: &Path) -> Result<Vec<(String, PathBuf)>, RolloutError>
 
 /// `None` if the file is absent.
 pub(super) fn read_json(path: &Path) -> Result<Option<Value>, RolloutError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| RolloutError::content(path, error)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(RolloutError::file(path, error)),
+    let failed = |error| RolloutError::file(path, error);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > JSON_BYTES_MAX {
+        let reason = format!("has more than the {JSON_BYTES_MAX} bytes that are read");
+        return Err(RolloutError::content(path, reason));
     }
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| RolloutError::content(path, format!("is not JSON: {error}")))
 }

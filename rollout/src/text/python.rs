@@ -2,6 +2,7 @@
 //! minijinja lacks or has otherwise.
 
 mod characters;
+pub(super) mod cost;
 mod date;
 mod filters;
 mod generators;
@@ -19,9 +20,13 @@ use std::sync::atomic::Ordering::Relaxed;
 pub(super) use methods::dict_method;
 pub(super) use numbers::number;
 
+use cost::Growing;
 use indexmap::IndexMap;
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
+
+/// How deep values may lie in each other where they are printed: Python's own limit is of this order, and data has fewer.
+const DEPTH_MAX: usize = 200;
 
 /// Adds all of it to the environment of a template.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
@@ -38,11 +43,11 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
 }
 
 /// `str(value)`: floats and what holds them are all that minijinja writes otherwise.
-pub(super) fn printed(value: &Value) -> String {
+pub(super) fn printed(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
     match value.kind() {
-        ValueKind::Number | ValueKind::Map => repr(value),
-        _ if is_list(value) => repr(value),
-        _ => value.to_string(),
+        ValueKind::Number | ValueKind::Map => repr(state, value),
+        _ if is_list(value) => repr(state, value),
+        _ => Ok(value.to_string()),
     }
 }
 
@@ -56,40 +61,80 @@ fn is_list(value: &Value) -> bool {
 }
 
 /// `repr(value)`.
-pub(super) fn repr(value: &Value) -> String {
-    let items = |value: &Value| value.try_iter().into_iter().flatten().collect::<Vec<Value>>();
+pub(super) fn repr(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+    let mut out = Growing::new(Some(state));
+    write_repr(&mut out, value, 0)?;
+    Ok(out.text)
+}
+
+/// `repr` of a value of the data.
+pub(super) fn repr_of_data(value: &Value) -> Result<String, Error> {
+    let mut out = Growing::new(None);
+    write_repr(&mut out, value, 0)?;
+    Ok(out.text)
+}
+
+fn write_repr(out: &mut Growing<'_, '_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > DEPTH_MAX {
+        let reason = format!("values that lie in each other more than {DEPTH_MAX} deep are printed");
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    }
+    out.pay()?;
     if let Some(digits) = numbers::wide(value) {
-        return digits.to_owned();
+        out.text.push_str(digits);
+        return Ok(());
     }
     match value.kind() {
         ValueKind::Number if !value.is_integer() => {
-            f64::try_from(value.clone()).map_or_else(|_| value.to_string(), numbers::float_text)
+            let float = f64::try_from(value.clone());
+            out.text.push_str(&float.map_or_else(|_| value.to_string(), numbers::float_text));
         }
-        ValueKind::String => strings::repr(value.as_str().unwrap_or_default()),
-        ValueKind::Undefined => "Undefined".to_owned(),
-        _ if is_list(value) => {
-            let items: Vec<String> = items(value).iter().map(repr).collect();
-            match (value.is_tuple(), items.as_slice()) {
-                (true, [only]) => format!("({only},)"),
-                (true, _) => format!("({})", items.join(", ")),
-                (false, _) => format!("[{}]", items.join(", ")),
-            }
-        }
-        ValueKind::Map => {
-            let field = |key: &Value| value.get_item(key).unwrap_or_default();
-            let fields =
-                items(value).into_iter().map(|key| format!("{}: {}", repr(&key), repr(&field(&key))));
-            format!("{{{}}}", fields.collect::<Vec<String>>().join(", "))
-        }
-        _ => format!("{value:?}"),
+        ValueKind::String => out.text.push_str(&strings::repr(value.as_str().unwrap_or_default())),
+        ValueKind::Undefined => out.text.push_str("Undefined"),
+        _ if is_list(value) => write_list(out, value, depth)?,
+        ValueKind::Map => write_map(out, value, depth)?,
+        _ => out.text.push_str(&format!("{value:?}")),
     }
+    Ok(())
+}
+
+fn write_list(out: &mut Growing<'_, '_, '_>, list: &Value, depth: usize) -> Result<(), Error> {
+    let is_tuple = list.is_tuple();
+    out.text.push(if is_tuple { '(' } else { '[' });
+    let mut written = 0_usize;
+    for item in list.try_iter().into_iter().flatten() {
+        out.text.push_str(if written > 0 { ", " } else { "" });
+        write_repr(out, &item, depth + 1)?;
+        written += 1;
+    }
+    out.text.push_str(match (is_tuple, written) {
+        (true, 1) => ",)",
+        (true, _) => ")",
+        (false, _) => "]",
+    });
+    Ok(())
+}
+
+fn write_map(out: &mut Growing<'_, '_, '_>, map: &Value, depth: usize) -> Result<(), Error> {
+    out.text.push('{');
+    for (written, key) in map.try_iter().into_iter().flatten().enumerate() {
+        out.text.push_str(if written > 0 { ", " } else { "" });
+        write_repr(out, &key, depth + 1)?;
+        out.text.push_str(": ");
+        write_repr(out, &map.get_item(&key).unwrap_or_default(), depth + 1)?;
+    }
+    out.text.push('}');
+    Ok(())
 }
 
 /// A method of `str`, `list` or `dict`. Methods that change a value raise, as they do in the sandbox of transformers.
 fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let own = match (value.kind(), value.as_str()) {
-        (ValueKind::String, Some(text)) => strings::method(text, name, args)?,
-        _ if is_list(value) => sequence_method(value, name, args)?,
+        (ValueKind::String, Some(text)) => {
+            cost::bytes(state, text.len())?;
+            strings::method(state, text, name, args)?
+        }
+        _ if is_list(value) => sequence_method(state, value, name, args)?,
         (ValueKind::Map, _) if name == "copy" => {
             let () = from_args(args)?;
             Some(value.clone())
@@ -112,13 +157,15 @@ pub(super) fn has_no_text(value: &Value) -> Option<&'static str> {
 }
 
 /// `dict(pairs, name=value)`: of a mapping or of a list of pairs.
-fn dict(from: Option<Value>, named: Kwargs) -> Result<Value, Error> {
+fn dict(state: &mut State<'_, '_>, from: Option<Value>, named: Kwargs) -> Result<Value, Error> {
     let mut entries: Vec<(Value, Value)> = Vec::new();
     if let Some(from) = from.filter(|from| !from.is_undefined()) {
         let is_map = from.kind() == ValueKind::Map;
-        for item in from.try_iter()? {
-            let pair =
-                if is_map { vec![item.clone(), from.get_item(&item)?] } else { item.try_iter()?.collect() };
+        for item in cost::collected(state, from.try_iter()?)? {
+            let pair = match is_map {
+                true => vec![item.clone(), from.get_item(&item)?],
+                false => item.try_iter()?.take(3).collect(),
+            };
             let wrong = |_| Error::new(ErrorKind::InvalidOperation, "dict takes pairs of a key and a value");
             let [key, value]: [Value; 2] = pair.try_into().map_err(wrong)?;
             entries.push((key, value));
@@ -177,17 +224,23 @@ impl Cycler {
     }
 }
 
-fn sequence_method(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+fn sequence_method(
+    state: &State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Option<Value>, Error> {
     Ok(match name {
         "index" => {
             let (wanted,) = from_args::<(&Value,)>(args)?;
-            let place = value.try_iter()?.position(|item| item == *wanted);
+            let place = cost::collected(state, value.try_iter()?)?.iter().position(|item| item == wanted);
             let missing = || Error::new(ErrorKind::InvalidOperation, format!("{wanted:?} is not in list"));
             Some(Value::from(place.ok_or_else(missing)?))
         }
         "count" => {
             let (wanted,) = from_args::<(&Value,)>(args)?;
-            Some(Value::from(value.try_iter()?.filter(|item| item == wanted).count()))
+            let items = cost::collected(state, value.try_iter()?)?;
+            Some(Value::from(items.iter().filter(|item| *item == wanted).count()))
         }
         "copy" => {
             let () = from_args(args)?;

@@ -6,13 +6,8 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value};
 
 use super::template::{described, printed};
-use super::{python, source, values};
-
-/// Steps and pieces of 64 bytes that one prompt may take: enough for a prompt of a million tokens.
-const FUEL: u64 = 2_000_000;
-
-/// The longest template.
-const BYTES_MAX: usize = 1 << 20;
+use super::{budget, python, source, values};
+use crate::guarded::guarded;
 
 /// Fields that an error lists.
 const FIELDS_LISTED_MAX: usize = 12;
@@ -33,10 +28,8 @@ impl RowTemplate {
     /// # Errors
     /// The line and the reason, where it does not compile.
     pub fn new(text: &str) -> Result<Self, String> {
-        if text.len() > BYTES_MAX {
-            return Err(format!("has {} bytes, and at most {BYTES_MAX} are read", text.len()));
-        }
-        environment(text).map_err(|error| described(&error))
+        let source = source::for_minijinja(text)?;
+        guarded(|| environment(source).map_err(|error| described(&error)))
     }
 
     /// The prompt of a row.
@@ -46,10 +39,14 @@ impl RowTemplate {
     pub fn render(&self, fields: &Map<String, Value>) -> Result<String, String> {
         let context = fields.iter().map(|(name, field)| (name.clone(), values::value(field)));
         let context = minijinja::Value::from_pairs(context);
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(context));
-        rendered.map_err(|error| match error.kind() {
-            ErrorKind::UndefinedError => self.without_field(&error, fields),
-            _ => described(&error),
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(budget::steps(fields.values())));
+        let render = || environment.get_template(NAME).and_then(|template| template.render(context));
+        guarded(|| {
+            render().map_err(|error| match error.kind() {
+                ErrorKind::UndefinedError => self.without_field(&error, fields),
+                _ => described(&error),
+            })
         })
     }
 
@@ -67,16 +64,15 @@ impl RowTemplate {
     }
 }
 
-fn environment(text: &str) -> Result<RowTemplate, minijinja::Error> {
+fn environment(source: String) -> Result<RowTemplate, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build()?);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_formatter(printed);
-    environment.set_fuel(Some(FUEL));
     python::add_to(&mut environment);
     values::add_to(&mut environment);
-    environment.add_template_owned(NAME, source::for_minijinja(text))?;
+    environment.add_template_owned(NAME, source)?;
     let known: Vec<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
     let variables = environment.get_template(NAME)?.undeclared_variables(true);
     let mut variables: Vec<String> =
@@ -143,7 +139,7 @@ mod tests {
     #[test]
     fn a_template_without_end_is_an_error() {
         let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}";
-        assert!(rendered(endless, ROW).is_err());
-        assert!(RowTemplate::new(&"x".repeat(BYTES_MAX + 1)).is_err());
+        assert!(rendered(endless, ROW).is_err_and(|error| error.contains("does not end")));
+        assert!(RowTemplate::new(&"x".repeat(2 << 20)).is_err());
     }
 }

@@ -7,10 +7,12 @@
 //! - `'text' % operand` formats in Python. minijinja has `%` for numbers alone, so an operator behind a literal becomes
 //!   the filter [`PERCENT_FILTER`].
 //! - A sign `+` in front of a number goes, because minijinja has none.
-//! - What a loop goes over passes the filter [`ITERATED_FILTER`], and what is set to several names [`UNPACKED_FILTER`].
+//! - What a loop goes over passes the filter [`ITERATED_FILTER`], what is set to several names [`UNPACKED_FILTER`], and
+//!   what is set [`KEPT_FILTER`].
 //! - Escapes in texts are written in those that both have, and `raw` blocks as printed texts.
 //! - A macro's default that reads an earlier parameter is set inside the macro, where the parameter is known.
 
+mod limits;
 mod defaults;
 mod literals;
 mod raw;
@@ -22,6 +24,8 @@ mod tests;
 
 use std::borrow::Cow;
 
+use limits::Limits;
+
 /// The filter that formats as Python's `text % operand`.
 pub(super) const PERCENT_FILTER: &str = "percent_format";
 
@@ -31,19 +35,32 @@ pub(super) const ITERATED_FILTER: &str = "iterated";
 /// The filter that takes a text apart into its characters.
 pub(super) const UNPACKED_FILTER: &str = "unpacked";
 
+/// The filter that a value passes before it is set.
+pub(super) const KEPT_FILTER: &str = "kept";
+
 /// The template as minijinja reads it.
-pub(super) fn for_minijinja(source: &str) -> String {
+///
+/// # Errors
+/// The line of a tag that says more than can be compiled.
+pub(super) fn for_minijinja(source: &str) -> Result<String, String> {
+    let mut limits = Limits::new(source)?;
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
+    let placed = |rest: &str, reason: String| {
+        let before = &source[..source.len() - rest.len()];
+        format!("line {}: {reason}", before.matches('\n').count() + 1)
+    };
     while let Some(start) = rest.find('{') {
         let (before, from) = rest.split_at(start);
         out.push_str(before);
         rest = match from.get(..2) {
             Some("{#") => copied_until(from, "#}", &mut out),
-            Some("{{") => tag(from, "}}", &mut out),
             Some("{%") if word_of(from) == "raw" => raw(from, &mut out),
-            Some("{%") => tag(from, "%}", &mut out),
+            Some(open @ ("{{" | "{%")) => {
+                let close = if open == "{{" { "}}" } else { "%}" };
+                tag(from, close, &mut limits, &mut out).map_err(|reason| placed(from, reason))?
+            }
             _ => {
                 out.push('{');
                 &from[1..]
@@ -51,7 +68,7 @@ pub(super) fn for_minijinja(source: &str) -> String {
         };
     }
     out.push_str(rest);
-    out
+    Ok(out)
 }
 
 /// Copies to the end of the mark, or all where it never comes, and gives what is left.
@@ -87,12 +104,14 @@ fn raw<'a>(from: &'a str, out: &mut String) -> &'a str {
 }
 
 /// One tag, from its opening to behind `close`; an open one is left to minijinja, which says so.
-fn tag<'a>(from: &'a str, close: &str, out: &mut String) -> &'a str {
+fn tag<'a>(from: &'a str, close: &str, limits: &mut Limits, out: &mut String) -> Result<&'a str, String> {
     let Some(end) = tag_end(from, close) else {
+        limits.check(from)?;
         out.push_str(from);
-        return "";
+        return Ok("");
     };
     let (tag, rest) = from.split_at(end);
+    limits.check(tag)?;
     let renamed = match word_of(tag) {
         "generation" if close == "%}" => Some(("generation", "with")),
         "endgeneration" if close == "%}" => Some(("endgeneration", "endwith")),
@@ -121,7 +140,7 @@ fn tag<'a>(from: &'a str, close: &str, out: &mut String) -> &'a str {
         Some(tags) => out.push_str(&tags),
         None => out.push_str(&tag),
     }
-    rest
+    Ok(rest)
 }
 
 /// Where a tag ends: at `close` outside of texts and, as Jinja2's lexer has it, outside of brackets.

@@ -13,11 +13,9 @@ use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State};
 use serde_json::{Map, Value};
 
-use super::{python, source, values};
+use super::{budget, python, source, values};
 use crate::error::RolloutError;
-
-/// Steps and pieces of 64 bytes that one prompt may take: a template that never ends is an error, not a hang.
-const FUEL: u64 = 20_000_000;
+use crate::guarded::guarded;
 
 /// The names that a message's reasoning goes by; templates read the first.
 const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -67,7 +65,7 @@ impl ChatTemplates {
     /// Compiles the templates of a model: name, file and text of each.
     pub(super) fn new(sources: Vec<super::files::TemplateSource>) -> Self {
         let compiled = |source: super::files::TemplateSource| {
-            let compiled = environment(&source.text).map_err(|error| described(&error));
+            let compiled = environment(&source.text);
             ChatTemplate { name: source.name, path: source.path, source: source.text, compiled }
         };
         Self(sources.into_iter().map(compiled).collect())
@@ -97,11 +95,7 @@ impl ChatTemplates {
         context.entry("documents").or_insert_with(|| Value::Null);
         let prompt = chat.ending == ChatEnding::GenerationPrompt;
         context.insert("add_generation_prompt".to_owned(), Value::Bool(prompt));
-        let context = values::value(&Value::Object(context));
-        let rendered = environment
-            .get_template(TEMPLATE)
-            .and_then(|template| template.render(context))
-            .map_err(|error| refuse(described(&error)))?;
+        let rendered = rendered(environment, &Value::Object(context)).map_err(refuse)?;
         match continued {
             Some(words) => cut_at_tag(&rendered, &words).map_err(refuse),
             None => Ok(rendered),
@@ -127,18 +121,29 @@ impl ChatTemplates {
 
 const TEMPLATE: &str = "chat_template";
 
-/// The environment that transformers gives a template, with the template in it.
-fn environment(text: &str) -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_formatter(printed);
-    environment.set_fuel(Some(FUEL));
-    environment.add_function("raise_exception", raise_exception);
-    python::add_to(&mut environment);
-    values::add_to(&mut environment);
-    environment.add_template_owned(TEMPLATE, source::for_minijinja(text))?;
-    Ok(environment)
+/// The environment that transformers gives a template, with the template in it; or why it does not compile.
+fn environment(text: &str) -> Result<Environment<'static>, String> {
+    let source = source::for_minijinja(text)?;
+    let compiled = || -> Result<Environment<'static>, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_formatter(printed);
+        environment.add_function("raise_exception", raise_exception);
+        python::add_to(&mut environment);
+        values::add_to(&mut environment);
+        environment.add_template_owned(TEMPLATE, source)?;
+        Ok(environment)
+    };
+    guarded(|| compiled().map_err(|error| described(&error)))
+}
+
+/// The text of a template with these variables.
+fn rendered(environment: &Environment<'static>, variables: &Value) -> Result<String, String> {
+    let mut environment = environment.clone();
+    environment.set_fuel(Some(budget::steps(std::iter::once(variables))));
+    let render = || environment.get_template(TEMPLATE).and_then(|own| own.render(values::value(variables)));
+    guarded(|| render().map_err(|error| described(&error)))
 }
 
 /// Prints as `str` does.
@@ -152,7 +157,8 @@ pub(super) fn printed(
     }
     match value.kind() {
         ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
-            out.write_str(&python::printed(value)).map_err(minijinja::Error::from)
+            let text = python::printed(state, value)?;
+            out.write_str(&text).map_err(minijinja::Error::from)
         }
         _ => minijinja::escape_formatter(out, state, value),
     }
@@ -160,7 +166,10 @@ pub(super) fn printed(
 
 /// The reason and the line of the template.
 pub(super) fn described(error: &minijinja::Error) -> String {
-    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let reason = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => budget::EXHAUSTED.to_owned(),
+        (kind, detail) => detail.map_or_else(|| kind.to_string(), str::to_owned),
+    };
     match error.line() {
         Some(line) => format!("line {line}: {reason}"),
         None => reason,

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use minijinja::value::{Enumerator, Object, ObjectExt, ObjectRepr, Tuple, from_args};
+use minijinja::value::{Enumerator, Object, ObjectExt, ObjectRepr, Tuple, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde_json::Value as Json;
 
-use super::python;
+use super::python::{self, cost};
+use super::source::KEPT_FILTER;
 
 /// A value of the data. Objects keep the order of their keys.
 pub(super) fn value(json: &Json) -> Value {
@@ -24,8 +25,13 @@ pub(super) fn value(json: &Json) -> Value {
     }
 }
 
-/// Adds the filter `attr`: attributes alone, of a dict its methods and not its entries.
+/// How deep values that a template makes may lie in each other: comparing and giving up what is deeper would take more
+/// stack than a thread has.
+const DEPTH_MAX: usize = 200;
+
+/// Adds the filter `attr`: attributes alone, of a dict its methods and not its entries. And what values pass that are set.
 pub(super) fn add_to(environment: &mut Environment<'static>) {
+    environment.add_filter(KEPT_FILTER, kept);
     environment.add_filter("attr", |value: &Value, name: &Value| {
         let name_of_dict = name.as_str().filter(|_| value.downcast_object_ref::<Dict>().is_some());
         match name_of_dict {
@@ -33,6 +39,53 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
             None => minijinja::filters::attr(value, name),
         }
     });
+}
+
+/// A value that is set. It is gone through, which is paid for: a few steps can make a value of a billion parts, each of two
+/// of the one before, that is compared or printed without an end.
+fn kept(state: &mut State<'_, '_>, value: Value) -> Result<Value, Error> {
+    let mut left = vec![Held { value: value.clone(), depth: 0 }];
+    while let Some(Held { value: holder, depth }) = left.pop() {
+        if depth > DEPTH_MAX {
+            let reason = format!("values lie in each other more than {DEPTH_MAX} deep");
+            return Err(Error::new(ErrorKind::InvalidOperation, reason));
+        }
+        for value in cost::collected(state, held(&holder))? {
+            if holds_others(&value) {
+                left.push(Held { value, depth: depth + 1 });
+            }
+        }
+    }
+    Ok(value)
+}
+
+/// A value inside others.
+struct Held {
+    value: Value,
+    depth: usize,
+}
+
+/// Whether a template has made it of other values. An object of the data is as deep as JSON is, and a generator can be
+/// gone through once.
+fn holds_others(value: &Value) -> bool {
+    match value.kind() {
+        ValueKind::Seq => true,
+        ValueKind::Map => value.downcast_object_ref::<Dict>().is_none(),
+        ValueKind::Iterable => value.len().is_some(),
+        _ => false,
+    }
+}
+
+/// The values that one has in it.
+fn held(value: &Value) -> Box<dyn Iterator<Item = Value> + '_> {
+    if !holds_others(value) {
+        return Box::new(std::iter::empty());
+    }
+    match (value.kind(), value.try_iter()) {
+        (ValueKind::Map, Ok(keys)) => Box::new(keys.filter_map(|key| value.get_item(&key).ok())),
+        (_, Ok(items)) => Box::new(items),
+        (_, Err(_)) => Box::new(std::iter::empty()),
+    }
 }
 
 /// An object of the data. In Jinja2 `fields.items()` is the method also where a field is called `items`, as it is in the
@@ -63,7 +116,8 @@ impl Object for Dict {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&python::repr(&Value::from_dyn_object(Arc::clone(self))))
+        let shown = python::repr_of_data(&Value::from_dyn_object(Arc::clone(self)));
+        f.write_str(&shown.map_err(|_| fmt::Error)?)
     }
 
     fn call_method(

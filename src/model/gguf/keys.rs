@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kernels::MetaValue;
 use serde_json::Value;
 
@@ -180,7 +180,8 @@ impl Directory {
             );
         }
         let scores = scores(tokens, merges);
-        let again = ordered_merges(&tokens.texts, &scores);
+        let again = ordered_merges(&tokens.texts, &scores)
+            .map_err(|reason| anyhow!("`model.vocab`: its tokens {reason}"))?;
         let is_same = again.len() == merges.len()
             && again.iter().zip(merges).all(|(Merge { left, right, .. }, merge)| [*left, *right] == *merge);
         let parts = [&self.tokenizer["pre_tokenizer"], &self.tokenizer["normalizer"]];

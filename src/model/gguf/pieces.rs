@@ -28,8 +28,9 @@ pub(super) fn tokenizer(
         false => vocabulary.tokens.to_vec(),
     };
     let scores = scores(vocabulary, is_gemma)?;
-    let merges: Vec<Value> =
-        ordered_merges(&texts, &scores).into_iter().map(|merge| json!([merge.left, merge.right])).collect();
+    let merges = ordered_merges(&texts, &scores);
+    let merges = merges.map_err(|reason| metadata.wrong("tokenizer.ggml.tokens", reason))?;
+    let merges: Vec<Value> = merges.into_iter().map(|merge| json!([merge.left, merge.right])).collect();
     let added: BTreeMap<usize, &str> = texts
         .iter()
         .enumerate()
@@ -90,8 +91,16 @@ pub(super) struct Merge<'a> {
     lengths: [usize; 2],
 }
 
+/// Bytes of all merges for each byte of the tokens. Real vocabularies have three; tokens that are all made of each other
+/// have as many as the longest of them has bytes.
+const MERGE_BYTES_MAX: usize = 64;
+
 /// The merges in their order: the best score first, of one token the longest left part first.
-pub(super) fn ordered_merges<'a>(texts: &'a [String], scores: &[f64]) -> Vec<Merge<'a>> {
+///
+/// # Errors
+/// If they would take far more memory than the tokens do.
+pub(super) fn ordered_merges<'a>(texts: &'a [String], scores: &[f64]) -> Result<Vec<Merge<'a>>, String> {
+    let mut room = MERGE_BYTES_MAX * texts.iter().map(String::len).sum::<usize>();
     // Of a text that stands twice the last id counts, at the place of the first.
     let ids: HashMap<&str, usize> = texts.iter().enumerate().map(|(id, text)| (text.as_str(), id)).collect();
     let mut seen = std::collections::HashSet::new();
@@ -101,6 +110,11 @@ pub(super) fn ordered_merges<'a>(texts: &'a [String], scores: &[f64]) -> Vec<Mer
         for (place, (at, _)) in text.char_indices().enumerate().skip(1) {
             let (left, right) = text.split_at(at);
             if ids.contains_key(left) && ids.contains_key(right) {
+                room = room.checked_sub(text.len()).ok_or_else(|| {
+                    format!(
+                        "are made of each other in more ways than a vocabulary is: {text:?} is among them"
+                    )
+                })?;
                 merges.push(Merge { left, right, score, lengths: [place, length - place] });
             }
         }
@@ -108,7 +122,7 @@ pub(super) fn ordered_merges<'a>(texts: &'a [String], scores: &[f64]) -> Vec<Mer
     merges.sort_by(|one, other| {
         other.score.total_cmp(&one.score).then_with(|| other.lengths.cmp(&one.lengths))
     });
-    merges
+    Ok(merges)
 }
 
 /// What is done with spaces around the model.

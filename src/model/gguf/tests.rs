@@ -168,3 +168,12 @@ fn merges_of_pieces_are_the_best_scored_first_and_of_one_piece_the_longest_left_
     let merges = &files["tokenizer.json"]["model"]["merges"];
     assert_eq!(*merges, json!([["a", "b"], ["b", "c"], ["ab", "c"], ["a", "bc"]]));
 }
+
+#[test]
+fn tokens_that_are_all_made_of_each_other_are_refused() {
+    let texts: Vec<String> = (1..500).map(|length| "a".repeat(length)).collect();
+    let scores = vec![0.0; texts.len()];
+    assert_eq!(super::pieces::ordered_merges(&texts[..5], &scores).unwrap().len(), 1 + 2 + 3 + 4);
+    let error = super::pieces::ordered_merges(&texts, &scores).err().unwrap();
+    assert!(error.starts_with("are made of each other"), "{error}");
+}

@@ -1,9 +1,12 @@
 //! The filters of Jinja2 that minijinja lacks or has otherwise.
 
+use std::collections::HashSet;
+
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::characters::{byte_of, capitalize, is_space, length, spaces, split_lines, width_of};
+use super::cost;
 use super::generators::OWN;
 use super::numbers::{float, truncated, whole, wide};
 use super::printed as string;
@@ -13,16 +16,25 @@ use crate::text::source::{ITERATED_FILTER, UNPACKED_FILTER};
 pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("int", int);
     environment.add_filter("float", to_float);
-    environment.add_filter("string", |value: &Value| string(value));
-    environment.add_filter("capitalize", |value: &Value| capitalize(&string(value)));
-    environment.add_filter("title", |value: &Value| title(&string(value)));
+    environment.add_filter("string", |state: &mut State<'_, '_>, value: &Value| string(state, value));
+    environment.add_filter("capitalize", |state: &mut State<'_, '_>, value: &Value| {
+        with_text(state, value, capitalize)
+    });
+    environment
+        .add_filter("title", |state: &mut State<'_, '_>, value: &Value| with_text(state, value, title));
     environment.add_filter("trim", trim);
     environment.add_filter("center", center);
-    environment.add_filter("wordcount", |value: &Value| word_count(&string(value)));
-    environment.add_filter("striptags", |value: &Value| strip_tags(&string(value)));
+    environment.add_filter("wordcount", |state: &mut State<'_, '_>, value: &Value| {
+        with_text(state, value, word_count)
+    });
+    environment.add_filter("striptags", |state: &mut State<'_, '_>, value: &Value| {
+        with_text(state, value, strip_tags)
+    });
     environment.add_filter("e", escape);
     environment.add_filter("escape", escape);
-    environment.add_filter("forceescape", |value: &Value| escaped(&string(value)));
+    environment.add_filter("forceescape", |state: &mut State<'_, '_>, value: &Value| {
+        with_text(state, value, escaped)
+    });
     environment.add_filter("xmlattr", xml_attributes);
     environment.add_filter("truncate", truncate);
     environment.add_filter("default", default);
@@ -34,6 +46,11 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(format!("{OWN}dictsort"), minijinja::filters::dictsort);
     environment.add_filter("sort", sort);
     environment.add_filter("dictsort", dict_sort);
+}
+
+/// What a function makes of a value's text.
+fn with_text<T>(state: &State<'_, '_>, value: &Value, made: fn(&str) -> T) -> Result<T, Error> {
+    string(state, value).map(|text| made(&text))
 }
 
 /// `default(value, default_value='', boolean=False)`: for what is undefined, or with `boolean` for all that is false.
@@ -52,7 +69,7 @@ fn default(
 
 /// What a loop goes over: minijinja takes `None` for an empty list, Python does not. What has no length of its own is
 /// counted, since Jinja2's loops look ahead. For a loop with several names, items that are texts are taken apart.
-fn iterated(value: Value, takes_apart: Option<bool>) -> Result<Value, Error> {
+fn iterated(state: &mut State<'_, '_>, value: Value, takes_apart: Option<bool>) -> Result<Value, Error> {
     if value.is_none() {
         return Err(Error::new(ErrorKind::InvalidOperation, "'None' cannot be iterated over"));
     }
@@ -60,22 +77,19 @@ fn iterated(value: Value, takes_apart: Option<bool>) -> Result<Value, Error> {
     if is_counted && takes_apart.is_none() || value.is_undefined() {
         return Ok(value);
     }
-    let items = value.try_iter()?;
-    let items: Vec<Value> = match takes_apart {
-        Some(true) => items.map(unpacked).collect(),
-        _ => items.collect(),
-    };
-    Ok(Value::from(items))
+    let items = cost::collected(state, value.try_iter()?)?;
+    if takes_apart != Some(true) {
+        return Ok(Value::from(items));
+    }
+    let apart: Result<Vec<Value>, Error> = items.into_iter().map(|item| unpacked(state, item)).collect();
+    apart.map(Value::from)
 }
 
 /// A text as the list of its characters; anything else as it is.
-fn unpacked(value: Value) -> Value {
-    match value.as_str() {
-        Some(text) => {
-            Value::from(text.chars().map(|character| Value::from(character.to_string())).collect::<Vec<_>>())
-        }
-        None => value,
-    }
+fn unpacked(state: &mut State<'_, '_>, value: Value) -> Result<Value, Error> {
+    let Some(text) = value.as_str() else { return Ok(value) };
+    let characters = text.chars().map(|character| Value::from(character.to_string()));
+    cost::collected(state, characters).map(Value::from)
 }
 
 /// `sort(value, reverse=False, case_sensitive=False, attribute=None)`, by name or by position.
@@ -159,24 +173,37 @@ fn titled(word: &str) -> String {
     first.to_uppercase().chain(word[first.len_utf8()..].to_lowercase().chars()).collect()
 }
 
-fn trim(value: &Value, characters: Option<Value>, named: Kwargs) -> Result<String, Error> {
+fn trim(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    characters: Option<Value>,
+    named: Kwargs,
+) -> Result<String, Error> {
     let characters = characters.or(named.get("chars")?).filter(|characters| !characters.is_none());
     named.assert_all_used()?;
-    let text = string(value);
+    let text = string(state, value)?;
     Ok(match characters.as_ref().and_then(Value::as_str) {
-        Some(characters) => text.trim_matches(|character| characters.contains(character)).to_owned(),
+        Some(characters) => {
+            let taken: HashSet<char> = characters.chars().collect();
+            text.trim_matches(|character| taken.contains(&character)).to_owned()
+        }
         None => text.trim_matches(is_space).to_owned(),
     })
 }
 
-fn center(value: &Value, width: Option<i64>, named: Kwargs) -> Result<String, Error> {
+fn center(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    width: Option<i64>,
+    named: Kwargs,
+) -> Result<String, Error> {
     let width = width.or(named.get("width")?).unwrap_or(80);
     named.assert_all_used()?;
-    Ok(centered(&string(value), width_of(width)?, ' '))
+    Ok(centered(&string(state, value)?, width_of(width)?, ' '))
 }
 
 /// `truncate(text, length=255, killwords=False, end='...', leeway=5)`: whole words, unless they may be cut.
-fn truncate(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+fn truncate(state: &mut State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     type Args = (Option<usize>, Option<bool>, Option<String>, Option<usize>, Kwargs);
     let (most, cut_words, end, leeway, named) = from_args::<Args>(&args.into_values())?;
     let most = most.or(named.get("length")?).unwrap_or(255);
@@ -184,7 +211,7 @@ fn truncate(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let end = end.or(named.get("end")?).unwrap_or_else(|| "...".to_owned());
     let leeway = leeway.or(named.get("leeway")?).unwrap_or(5);
     named.assert_all_used()?;
-    let text = string(value);
+    let text = string(state, value)?;
     if length(&text) <= most.saturating_add(leeway) {
         return Ok(text);
     }
@@ -198,13 +225,9 @@ fn truncate(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
 }
 
 /// `indent(text, width=4, first=False, blank=False)`: `width` is a number of spaces or the text itself.
-fn indent(
-    value: &Value,
-    width: Option<Value>,
-    first: Option<bool>,
-    blank: Option<bool>,
-    named: Kwargs,
-) -> Result<String, Error> {
+fn indent(state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    type Args = (Value, Option<Value>, Option<bool>, Option<bool>, Kwargs);
+    let (value, width, first, blank, named) = from_args::<Args>(&args.into_values())?;
     let width = width.or(named.get("width")?).unwrap_or(Value::from(4));
     let first = first.or(named.get("first")?).unwrap_or(false);
     let blank = blank.or(named.get("blank")?).unwrap_or(false);
@@ -214,8 +237,9 @@ fn indent(
         None => spaces(i64::try_from(width)?)?,
     };
     // The filter adds a line end and takes it off again, so that a last one counts as a line.
-    let text = string(value) + "\n";
+    let text = string(state, &value)? + "\n";
     let lines = split_lines(&text, false);
+    cost::bytes(state, lines.len().saturating_mul(margin.len()))?;
     let mut out = String::with_capacity(text.len());
     for (at, line) in lines.iter().enumerate() {
         let indented = if at == 0 { first } else { blank || !line.is_empty() };
@@ -255,10 +279,10 @@ fn without(text: &str, open: &str, close: &str) -> String {
 }
 
 /// `escape`: what is escaped already, or safe, stays.
-fn escape(value: &Value) -> Value {
+fn escape(state: &mut State<'_, '_>, value: &Value) -> Result<Value, Error> {
     match value.is_safe() {
-        true => value.clone(),
-        false => Value::from_safe_string(escaped(&string(value))),
+        true => Ok(value.clone()),
+        false => with_text(state, value, escaped).map(Value::from_safe_string),
     }
 }
 
@@ -278,12 +302,18 @@ fn escaped(text: &str) -> String {
 }
 
 /// ` name="value"` for each entry that is there.
-fn xml_attributes(fields: &Value, space: Option<bool>, _rest: Rest<ValueOrKwargs>) -> Result<String, Error> {
+fn xml_attributes(
+    state: &mut State<'_, '_>,
+    fields: &Value,
+    space: Option<bool>,
+    _rest: Rest<ValueOrKwargs>,
+) -> Result<String, Error> {
     let mut written = Vec::new();
     for key in fields.try_iter()? {
         let field = fields.get_item(&key)?;
         if !field.is_none() && !field.is_undefined() {
-            written.push(format!("{}=\"{}\"", escaped(&string(&key)), escaped(&string(&field))));
+            let [name, text] = [&key, &field].map(|value| with_text(state, value, escaped));
+            written.push(format!("{}=\"{}\"", name?, text?));
         }
     }
     let space = if space.unwrap_or(true) && length(&written.concat()) > 0 { " " } else { "" };

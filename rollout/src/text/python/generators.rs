@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
+use super::cost;
+
 /// minijinja's own filters are kept under another name, which templates cannot say.
 pub(super) const OWN: &str = "minijinja::";
 
@@ -28,7 +30,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter(own("last"), filters::last);
     for name in GENERATORS {
         environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-            state.apply_filter(&format!("{OWN}{name}"), &args.into_values()).and_then(generator)
+            let items = state.apply_filter(&format!("{OWN}{name}"), &args.into_values())?;
+            generator(state, items)
         });
     }
     environment.add_filter("map", map);
@@ -71,11 +74,11 @@ pub(super) fn is_generator(value: &Value) -> bool {
 }
 
 /// The items as a generator; a text that was turned around is a text.
-fn generator(items: Value) -> Result<Value, Error> {
+fn generator(state: &State<'_, '_>, items: Value) -> Result<Value, Error> {
     if items.as_str().is_some() {
         return Ok(items);
     }
-    let items: Vec<Value> = items.try_iter()?.collect();
+    let items = cost::collected(state, items.try_iter()?)?;
     Ok(Value::from_object(Generator(Mutex::new(items.into_iter()))))
 }
 
@@ -84,15 +87,18 @@ fn map(state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>) -> Result<Value, Er
     let args = args.into_values();
     let (values, filter, more) = match &args[..] {
         [values, filter, more @ ..] if filter.as_str().is_some() => (values, filter, more),
-        _ => return state.apply_filter(&format!("{OWN}map"), &args).and_then(generator),
+        _ => {
+            let items = state.apply_filter(&format!("{OWN}map"), &args)?;
+            return generator(state, items);
+        }
     };
     let filter = filter.as_str().unwrap_or_default();
     let mut items = Vec::new();
-    for value in values.try_iter()? {
+    for value in cost::collected(state, values.try_iter()?)? {
         let call: Vec<Value> = std::iter::once(value).chain(more.iter().cloned()).collect();
         items.push(state.apply_filter(filter, &call)?);
     }
-    generator(Value::from(items))
+    generator(state, Value::from(items))
 }
 
 /// A generator cannot be gone through from its end.

@@ -1,9 +1,10 @@
 //! `text % operands`: printf as Python has it, with widths that count characters.
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
 use super::characters::{length, width_of};
+use super::cost::Growing;
 use super::numbers::{truncated, wide};
 use super::{printed, repr};
 
@@ -58,17 +59,23 @@ impl Operands<'_> {
 }
 
 /// `text % operands`: the items of a tuple, the entries of a mapping by name, or one value.
-pub(in crate::text) fn percent_format(text: &str, operands: &Value) -> Result<String, Error> {
+pub(in crate::text) fn percent_format(
+    state: &mut State<'_, '_>,
+    text: &str,
+    operands: &Value,
+) -> Result<String, Error> {
+    let state = &*state;
     let items = match operands.is_tuple() {
         true => operands.try_iter()?.collect(),
         false => vec![operands.clone()],
     };
     let mut operands = Operands { whole: operands, items, taken: 0 };
     let mut by_name = false;
-    let mut out = String::with_capacity(text.len());
+    let mut out = Growing::new(Some(state));
     let mut rest = text;
     while let Some((before, directive)) = rest.split_once('%') {
-        out.push_str(before);
+        out.pay()?;
+        out.text.push_str(before);
         rest = directive;
         let mut named = None;
         if let Some(inside) = rest.strip_prefix('(') {
@@ -82,22 +89,23 @@ pub(in crate::text) fn percent_format(text: &str, operands: &Value) -> Result<St
         let kind = rest.chars().next().ok_or_else(|| invalid("incomplete format"))?;
         rest = &rest[kind.len_utf8()..];
         if kind == '%' {
-            out.push('%');
+            out.text.push('%');
             continue;
         }
         let value = match named {
             Some(value) => value,
             None => operands.next()?,
         };
-        out.push_str(&formatted(kind, &spec, &value)?);
+        out.pay_for(spec.width)?;
+        out.text.push_str(&formatted(state, kind, &spec, &value)?);
     }
-    out.push_str(rest);
+    out.text.push_str(rest);
     // A list or a mapping may bring more than is asked for, as in Python.
     let is_one =
         !operands.whole.is_tuple() && matches!(operands.whole.kind(), ValueKind::Map | ValueKind::Seq);
     match operands.taken < operands.items.len() && !is_one && !by_name {
         true => Err(invalid("not all arguments converted during string formatting")),
-        false => Ok(out),
+        false => Ok(out.text),
     }
 }
 
@@ -155,15 +163,15 @@ fn number(rest: &mut &str, operands: &mut Operands<'_>) -> Result<Option<i64>, E
     }
 }
 
-fn formatted(kind: char, spec: &Spec, value: &Value) -> Result<String, Error> {
+fn formatted(state: &State<'_, '_>, kind: char, spec: &Spec, value: &Value) -> Result<String, Error> {
     let cut = |text: String| match spec.precision {
         Some(most) => text.chars().take(most).collect(),
         None => text,
     };
     match kind {
-        's' => Ok(padded(spec, "", cut(printed(value)))),
-        'r' => Ok(padded(spec, "", cut(repr(value)))),
-        'a' => Ok(padded(spec, "", cut(ascii(&repr(value))))),
+        's' => Ok(padded(spec, "", cut(printed(state, value)?))),
+        'r' => Ok(padded(spec, "", cut(repr(state, value)?))),
+        'a' => Ok(padded(spec, "", cut(ascii(&repr(state, value)?)))),
         'c' => character(value).map(|character| padded(spec, "", character)),
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => whole(kind, spec, value),
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => float(kind, spec, value),
@@ -305,6 +313,7 @@ fn padded(spec: &Spec, sign: &str, text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use minijinja::Environment;
     use minijinja::value::Tuple;
 
     use super::*;
@@ -312,8 +321,10 @@ mod tests {
     // Each right side is what Python 3.11 prints.
     #[test]
     fn values_are_formatted_as_python_does() {
-        let of =
-            |format: &str, value: Value| percent_format(format, &value).map_err(|error| error.to_string());
+        let environment = Environment::new();
+        let of = |format: &str, value: Value| {
+            percent_format(&mut environment.empty_state(), format, &value).map_err(|error| error.to_string())
+        };
         let cases = [
             ("%6s|", Value::from("é😀"), "    é😀|"),
             ("%-6s|", Value::from("é😀"), "é😀    |"),

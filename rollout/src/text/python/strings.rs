@@ -1,23 +1,33 @@
 //! Methods of Python's `str`. What pycompat has in the same way is left to it.
 
+use std::collections::HashSet;
+
 use minijinja::value::{Kwargs, from_args};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
 use super::characters::{
     byte_of, capitalize, case_fold, is_printable, is_space, is_titled, length, spaces, split_lines,
     swap_case, title, width_of,
 };
+use super::cost;
 
 /// The method's result, or nothing for one that is not here.
-pub(super) fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+pub(super) fn method(
+    state: &State<'_, '_>,
+    text: &str,
+    name: &str,
+    args: &[Value],
+) -> Result<Option<Value>, Error> {
     Ok(Some(match name {
         "strip" | "lstrip" | "rstrip" => strip(text, name, args)?,
-        "split" | "rsplit" => split(text, name, args)?,
+        "split" | "rsplit" => split(state, text, name, args)?,
         "splitlines" => {
             let (keep, named) = from_args::<(Option<bool>, Kwargs)>(args)?;
             let keep = keep.or(named.get("keepends")?).unwrap_or(false);
             named.assert_all_used()?;
-            split_lines(text, keep).into_iter().map(Value::from).collect::<Vec<Value>>().into()
+            let lines = split_lines(text, keep);
+            cost::items(state, lines.len())?;
+            lines.into_iter().map(Value::from).collect::<Vec<Value>>().into()
         }
         "partition" | "rpartition" => partition(text, name, args)?,
         "removeprefix" => {
@@ -31,12 +41,14 @@ pub(super) fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Va
         "find" | "rfind" | "index" | "rindex" | "count" => search(text, name, args)?,
         "startswith" | "endswith" => begins_or_ends(text, name, args)?,
         "ljust" | "rjust" | "center" | "zfill" => padded(text, name, args)?,
-        "join" => join(text, args)?,
+        "join" => join(state, text, args)?,
         "expandtabs" => {
             let (size, named) = from_args::<(Option<i64>, Kwargs)>(args)?;
             let size = size.or(named.get("tabsize")?).unwrap_or(8);
             named.assert_all_used()?;
-            expand_tabs(text, spaces(size)?.len()).into()
+            let size = spaces(size)?.len();
+            cost::bytes(state, text.matches('\t').count().saturating_mul(size))?;
+            expand_tabs(text, size).into()
         }
         "title" | "capitalize" | "swapcase" | "casefold" => {
             let () = from_args(args)?;
@@ -62,17 +74,26 @@ fn invalid(reason: impl Into<String>) -> Error {
 
 fn strip(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
     let (characters,) = from_args::<(Option<&str>,)>(args)?;
-    let taken = |character: char| characters.map_or(is_space(character), |taken| taken.contains(character));
+    let characters: Option<HashSet<char>> = characters.map(|characters| characters.chars().collect());
+    let taken = |character: char| match &characters {
+        Some(characters) => characters.contains(&character),
+        None => is_space(character),
+    };
     let text = if name == "rstrip" { text } else { text.trim_start_matches(taken) };
     Ok(Value::from(if name == "lstrip" { text } else { text.trim_end_matches(taken) }))
 }
 
-fn split(text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
+fn split(state: &State<'_, '_>, text: &str, name: &str, args: &[Value]) -> Result<Value, Error> {
     let (separator, most, named) = from_args::<(Option<&str>, Option<i64>, Kwargs)>(args)?;
     let separator = separator.or(named.get("sep")?);
     let most = most.or(named.get("maxsplit")?).unwrap_or(-1);
     named.assert_all_used()?;
     let most = usize::try_from(most).unwrap_or(usize::MAX - 1);
+    let found = match separator.filter(|separator| !separator.is_empty()) {
+        Some(separator) => text.matches(separator).count(),
+        None => text.matches(is_space).count(),
+    };
+    cost::items(state, found.min(most))?;
     let parts: Vec<&str> = match (separator, name) {
         (Some(""), _) => return Err(invalid("empty separator")),
         (Some(separator), "split") => text.splitn(most + 1, separator).collect(),
@@ -214,17 +235,17 @@ fn pad(text: &str, left: usize, right: usize, fill: char) -> String {
     fills(left) + text + &fills(right)
 }
 
-fn join(separator: &str, args: &[Value]) -> Result<Value, Error> {
+fn join(state: &State<'_, '_>, separator: &str, args: &[Value]) -> Result<Value, Error> {
     let (items,) = from_args::<(&Value,)>(args)?;
     let mut texts = Vec::new();
-    for (at, item) in items.try_iter()?.enumerate() {
+    for (at, item) in cost::collected(state, items.try_iter()?)?.into_iter().enumerate() {
         let text = item.as_str().map(str::to_owned);
-        texts.push(
-            text.ok_or_else(|| {
-                invalid(format!("sequence item {at}: expected a text, found {}", item.kind()))
-            })?,
-        );
+        let text = text
+            .ok_or_else(|| invalid(format!("sequence item {at}: expected a text, found {}", item.kind())))?;
+        cost::bytes(state, text.len())?;
+        texts.push(text);
     }
+    cost::bytes(state, separator.len().saturating_mul(texts.len()))?;
     Ok(Value::from(texts.join(separator)))
 }
 

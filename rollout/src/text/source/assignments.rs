@@ -2,7 +2,7 @@
 //! sets any name.
 
 use super::defaults::{reads_one_of, split_at_commas};
-use super::{UNPACKED_FILTER, bracket_end, literal_end, word_of};
+use super::{KEPT_FILTER, UNPACKED_FILTER, bracket_end, literal_end, word_of};
 
 /// The tag in a form that means to minijinja what it means to Jinja2; nothing for any other tag.
 pub(super) fn in_order(tag: &str) -> Option<String> {
@@ -23,11 +23,22 @@ fn body(tag: &str, word: &str) -> Option<(usize, usize)> {
 fn set(tag: &str) -> Option<String> {
     let (start, end) = body(tag, "set")?;
     let equals = assignment(&tag[..end], start)?;
-    let value = tag[equals + 1..end].trim();
+    let (before, behind) = (&tag[..=equals], &tag[equals + 1..end]);
+    let value = behind.trim();
     let takes_apart =
         split_at_commas(&tag[start..equals]).len() > 1 || tag[start..equals].trim_start().starts_with('(');
-    (takes_apart && !value.is_empty())
-        .then(|| format!("{}= ({value})|{UNPACKED_FILTER} {}", &tag[..equals], &tag[end..]))
+    if value.is_empty() || !(takes_apart || is_made(value)) {
+        return None;
+    }
+    // The lines of the tag stay.
+    let (first, last) = behind.split_once(value)?;
+    let unpacked = if takes_apart { format!("|{UNPACKED_FILTER}") } else { String::new() };
+    Some(format!("{before}{first}({value}){unpacked}|{KEPT_FILTER}{last}{}", &tag[end..]))
+}
+
+/// Whether a value is put together of others: a name or a text alone is not.
+fn is_made(value: &str) -> bool {
+    value.contains(['[', '{', '(', ',', '+', '|'])
 }
 
 fn with(tag: &str) -> Option<String> {
@@ -72,8 +83,10 @@ mod tests {
     #[test]
     fn several_names_are_set_in_jinjas_order() {
         for (tag, expected) in [
-            ("{% set a, b = 'xy' %}", "{% set a, b = ('xy')|unpacked %}"),
-            ("{%- set (a, b) = x, y -%}", "{%- set (a, b) = (x, y)|unpacked -%}"),
+            ("{% set a, b = 'xy' %}", "{% set a, b = ('xy')|unpacked|kept %}"),
+            ("{%- set (a, b) = x, y -%}", "{%- set (a, b) = (x, y)|unpacked|kept -%}"),
+            ("{% set ns.x = [ns.x]\n-%}", "{% set ns.x = ([ns.x])|kept\n-%}"),
+            ("{% set a = b, c %}", "{% set a = (b, c)|kept %}"),
             (
                 "{% with a=1, b=a %}",
                 "{% with value_0_of_with=(1), value_1_of_with=(a), a=value_0_of_with, b=value_1_of_with %}",
@@ -82,7 +95,7 @@ mod tests {
             assert_eq!(in_order(tag).as_deref(), Some(expected));
         }
         for tag in [
-            "{% set a = b, c %}",
+            "{% set a = b %}",
             "{% set x %}",
             "{% set x | upper %}",
             "{% with a=1, b=2 %}",

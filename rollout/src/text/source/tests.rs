@@ -1,6 +1,8 @@
 //! Templates before and behind the rewriting.
 
-use super::for_minijinja;
+fn for_minijinja(source: &str) -> String {
+    super::for_minijinja(source).expect("a template within the limits")
+}
 
 #[test]
 fn line_ends_become_those_of_jinja() {
@@ -25,8 +27,8 @@ fn a_literal_with_percent_is_formatted() {
             "{{ \"%s\" % m.role.strip('%')|upper + 'x' }}",
             "{{ \"%s\"|percent_format(m.role.strip('%')|upper) + 'x' }}",
         ),
-        ("{% set x = '%s' % y %}", "{% set x = '%s'|percent_format(y) %}"),
-        ("{%- set x = '%s' % d['a'] -%}", "{%- set x = '%s'|percent_format(d['a']) -%}"),
+        ("{% set x = '%s' % y %}", "{% set x = ('%s'|percent_format(y))|kept %}"),
+        ("{%- set x = '%s' % d['a'] -%}", "{%- set x = ('%s'|percent_format(d['a']))|kept -%}"),
         ("{{ loop.index0 % 2 == 0 }}{{ '100 %' }}", "{{ loop.index0 % 2 == 0 }}{{ '100 %' }}"),
         ("{% if x == 'a'%}{% endif %}", "{% if x == 'a'%}{% endif %}"),
         ("{{ '%s' % -1 + x }}", "{{ '%s'|percent_format(-1) + x }}"),
@@ -47,4 +49,19 @@ fn what_is_not_closed_is_left_as_it_is() {
         let _ = for_minijinja(source);
     }
     assert_eq!(for_minijinja("{{ 'a"), "{{ 'a");
+}
+
+#[test]
+fn more_than_can_be_compiled_is_refused_with_its_line() {
+    for source in [
+        format!("\n{{{{ {}1 }}}}", "-".repeat(100_000)),
+        format!("\n{{{{ {}1 }}}}", "not ".repeat(100_000)),
+        format!("\n{{{{ '%s' % {}1 }}}}", "2**".repeat(100_000)),
+        format!("\n{{{{ {}1 }}}}", "'%s' % (".repeat(100_000)),
+        format!("\n{{{{ x{}", "|a".repeat(100_000)),
+        format!("\n{{% if x %}}{}", "{% elif x %}".repeat(1000)),
+    ] {
+        let error = super::for_minijinja(&source).expect_err("too much");
+        assert!(error.starts_with("line 2: "), "{error}");
+    }
 }
