@@ -8,6 +8,7 @@ mod bad_input;
 mod bad_rows;
 mod binary;
 mod configs;
+mod damage;
 mod data;
 mod docs;
 mod documents;
