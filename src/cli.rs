@@ -40,7 +40,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Compares what two models answered to the same held-out prompts
     Compare(CompareArgs),
-    /// Streams a model's answer to a prompt
+    /// Streams a model's answer to a prompt, or writes its answers to the prompts of a file
     Generate(GenerateArgs),
     /// Writes the log-probability and entropy of every given token
     Logprobs(LogprobsArgs),
@@ -237,7 +237,12 @@ pub struct CompareArgs {
 /// `longhaul generate`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set rollout.temperature=0\n\n\
+    after_help = "Examples:\n  longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set rollout.temperature=0\n  \
+                  echo '{\"text\":\"4+3*2-5=\"}' > prompts.jsonl\n  \
+                  longhaul generate --model models/quickstart --input prompts.jsonl --output answers.jsonl\n\n\
+                  A line of the input has `text`, or `messages` and what else `longhaul tokenize` reads, or `tokens`, which are\n\
+                  taken as they are. One of the output has `prompt_tokens`, `completion_tokens`, their `logprobs`, `completion`,\n\
+                  `finish` and `stop_reason`.\n\n\
                   Without --set: rollout.output_tokens_max = 1024, rollout.temperature = 1, run.seed = 0."
 )]
 pub struct GenerateArgs {
@@ -248,11 +253,17 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
     /// The prompt, given to the model as it stands
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "input")]
+    pub prompt: Option<String>,
     /// Puts the prompt into the model's chat template, as one message of the user
-    #[arg(long)]
+    #[arg(long, requires = "prompt")]
     pub chat: bool,
+    /// Prompts, one JSON object a line, in the place of --prompt
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt", requires = "output")]
+    pub input: Option<PathBuf>,
+    /// Where the answers to the prompts of a file are written, one JSON object a line
+    #[arg(long, value_name = "FILE", requires = "input")]
+    pub output: Option<PathBuf>,
     /// Changes a setting: run.{seed,device,threads}, model.{positions_max,dtype}, rollout.{output_tokens_max,temperature,top_p,
     /// top_k,stop,stop_token_ids,min_tokens,include_stop_str_in_output}, data.template.NAME
     #[arg(long = "set", value_name = "KEY=VALUE")]

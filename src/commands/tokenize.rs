@@ -15,10 +15,10 @@ use crate::records::output::{Inputs, Output};
 
 /// One line of the output; `longhaul logprobs` reads it.
 #[derive(Serialize)]
-struct Tokenized {
+pub(super) struct Tokenized {
     /// The text that was encoded, special tokens of a chat template included.
     text: String,
-    tokens: Vec<u32>,
+    pub(super) tokens: Vec<u32>,
 }
 
 /// Encodes every line of a file.
@@ -61,7 +61,12 @@ fn encode_rows(
     Ok(())
 }
 
-fn encode(text: &Text, variables: &TemplateVariables, fields: &Map<String, Value>) -> Result<Tokenized> {
+/// Encodes what a row has: its `text` or its `messages`.
+pub(super) fn encode(
+    text: &Text,
+    variables: &TemplateVariables,
+    fields: &Map<String, Value>,
+) -> Result<Tokenized> {
     let messages = match (fields.get("text"), fields.get("messages")) {
         (Some(Value::String(plain)), None) => {
             return Ok(Tokenized { text: plain.clone(), tokens: text.encode(plain)? });

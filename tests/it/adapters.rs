@@ -22,7 +22,7 @@ fn cases() -> Vec<PathBuf> {
     let mut cases: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
-    assert_eq!(cases.len(), 6, "a fixture is missing or not counted here");
+    assert_eq!(cases.len(), 9, "a fixture is missing or not counted here");
     cases
 }
 

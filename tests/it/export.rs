@@ -1,7 +1,7 @@
 //! What is exported is the model that was read, in every form, and an adapter of PEFT is added as PEFT adds it.
 //!
 //! The adapters under `tests/fixtures/peft` are made by `tests/fixtures/make_peft_fixtures.py`. That transformers and
-//! llama.cpp load what is written is checked by hand with `scripts/check_exported.py`.
+//! llama.cpp compute the same with what is written is checked by hand with `scripts/compare_import.py`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use rollout::Text;
 use serde_json::{Value, json};
 
 use crate::binary::{longhaul, repository, success, text_of};
-use crate::gguf::{expected, import, worst_difference};
+use crate::gguf::{MODELS, expected, import, worst_difference};
 
 /// How far a log-probability may lie from PyTorch's, in nats.
 const TOLERANCE: f64 = 1e-4;
@@ -80,7 +80,7 @@ fn an_export_keeps_the_type_of_the_input_and_the_files_beside_the_weights() {
 
 #[test]
 fn a_file_that_is_exported_as_gguf_comes_back_as_the_model_that_it_was() {
-    for name in ["llama_bytes", "llama_pieces", "qwen2_bytes", "qwen3_bytes", "gemma3_pieces"] {
+    for name in MODELS {
         let home = tempfile::tempdir().unwrap();
         let at = |name: &str| home.path().join(name);
         import(name, &at("model"), &[]);

@@ -15,7 +15,16 @@ use crate::parity::whole;
 /// How far a log-probability or an entropy may lie from PyTorch's, in nats.
 const TOLERANCE: f64 = 1e-4;
 
-const MODELS: [&str; 5] = ["llama_bytes", "llama_pieces", "qwen2_bytes", "qwen3_bytes", "gemma3_pieces"];
+pub(crate) const MODELS: [&str; 8] = [
+    "llama_bytes",
+    "llama_pieces",
+    "qwen2_bytes",
+    "qwen3_bytes",
+    "gemma3_pieces",
+    "qwen3moe_bytes",
+    "smollm3_bytes",
+    "granite_bytes",
+];
 
 fn fixture(name: &str) -> PathBuf {
     repository().join("tests/fixtures/gguf").join(name)

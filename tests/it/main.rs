@@ -17,6 +17,7 @@ mod end_to_end;
 mod evaluations;
 mod export;
 mod faults;
+mod generate;
 mod gguf;
 mod interface;
 mod lora;

@@ -8,6 +8,7 @@
 //! only looks like a bad model. `config.json` is read in [`super::config`].
 
 pub(crate) mod source;
+mod experts;
 pub(crate) mod write;
 pub(crate) mod directory;
 mod shard_header;

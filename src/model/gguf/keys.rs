@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use kernels::MetaValue;
 use serde_json::Value;
 
-use super::pieces::{Merge, ordered_merges};
+use super::pieces::{Merge, SPACE, ordered_merges};
 use super::pre_tokenizers::name_of;
 use super::vocabulary::Kind;
 
@@ -68,6 +68,18 @@ struct Tokens {
     kinds: Vec<Kind>,
 }
 
+impl Tokens {
+    /// The tokens as a file has them: llama.cpp looks for those that a user has added in the text as it is, where spaces
+    /// are no marks yet.
+    fn raw(&self) -> Vec<String> {
+        let written = self.texts.iter().zip(&self.kinds).map(|(text, kind)| match kind {
+            Kind::UserDefined => text.replace(SPACE, " "),
+            _ => text.clone(),
+        });
+        written.collect()
+    }
+}
+
 impl Directory {
     fn keys(&self, notes: &mut Vec<String>) -> Result<Vec<(String, MetaValue)>> {
         let model = &self.tokenizer["model"];
@@ -80,7 +92,7 @@ impl Directory {
         let tokens = self.tokens(is_byte_level)?;
         let merges = self.merges()?;
         let mut keys = vec![
-            ("tokens", MetaValue::Texts(tokens.texts.clone())),
+            ("tokens", MetaValue::Texts(if is_byte_level { tokens.texts.clone() } else { tokens.raw() })),
             ("token_type", MetaValue::Integers(tokens.kinds.iter().map(|kind| kind.number()).collect())),
         ];
         keys.extend(match is_byte_level {
@@ -154,8 +166,7 @@ impl Directory {
             bail!("`pre_tokenizer` cuts texts in a way that GGUF has no name for here: {pre}");
         };
         let normalizer = &self.tokenizer["normalizer"];
-        // That of Qwen2 comes back with the architecture.
-        if !normalizer.is_null() && normalizer["type"] != "NFC" {
+        if !normalizer.is_null() {
             notes.push(format!(
                 "the normalizer of tokenizer.json has no place in GGUF and is left out: {normalizer}"
             ));

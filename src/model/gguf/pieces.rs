@@ -13,7 +13,7 @@ use super::vocabulary::{Parts, Vocabulary};
 const GEMMA: [&str; 3] = ["gemma", "gemma2", "gemma3"];
 
 /// What stands for a space.
-const SPACE: &str = "\u{2581}";
+pub(super) const SPACE: &str = "\u{2581}";
 
 /// The `tokenizer.json`.
 pub(super) fn tokenizer(
@@ -22,7 +22,9 @@ pub(super) fn tokenizer(
     notes: &mut Vec<String>,
 ) -> Result<Value> {
     let metadata = vocabulary.metadata;
-    let is_gemma = metadata.text("general.architecture")?.is_some_and(|name| GEMMA.contains(&name));
+    // llama.cpp has one way for all architectures.
+    let is_gemma = reading == Reading::Transformers
+        && metadata.text("general.architecture")?.is_some_and(|name| GEMMA.contains(&name));
     let texts: Vec<String> = match is_gemma {
         true => vocabulary.tokens.iter().map(|token| with_marks(token)).collect(),
         false => vocabulary.tokens.to_vec(),
@@ -129,8 +131,11 @@ pub(super) fn ordered_merges<'a>(texts: &'a [String], scores: &[f64]) -> Result<
 enum Spaces {
     /// They become marks, and each ends a part.
     Gemma,
-    /// They become marks; whether a mark is put before a text.
-    Llama { prefix: bool },
+    /// They become marks, and a mark is put before a text that does not begin with one.
+    Llama,
+    /// They become marks; where `prefix` says so, a mark is put before every text between special tokens, as SentencePiece
+    /// itself does it.
+    LlamaCpp { prefix: bool },
 }
 
 impl Spaces {
@@ -142,24 +147,35 @@ impl Spaces {
     ) -> Result<Self> {
         const KEY: &str = "tokenizer.ggml.add_space_prefix";
         if is_gemma {
+            notes.push(format!(
+                "{}: runs of spaces are merged as by transformers; llama.cpp takes the longest run that is a token, so that \
+                 ids can differ in runs of more than 31 spaces, and where a text has the mark {SPACE} itself",
+                vocabulary.metadata.path().display()
+            ));
             return Ok(Self::Gemma);
         }
         let prefix = vocabulary.metadata.flag(KEY)?.unwrap_or(true);
-        if prefix || reading == Reading::LlamaCpp {
-            return Ok(Self::Llama { prefix });
+        if reading == Reading::LlamaCpp {
+            return Ok(Self::LlamaCpp { prefix });
         }
-        notes.push(format!(
-            "{}: `{KEY}` is false, which llama.cpp obeys; transformers puts a space before a text all the same, and so \
-             does the tokenizer that is written",
-            vocabulary.metadata.path().display()
-        ));
-        Ok(Self::Llama { prefix: true })
+        if !prefix {
+            notes.push(format!(
+                "{}: `{KEY}` is false, which llama.cpp obeys; transformers puts a space before a text all the same, and \
+                 so does the tokenizer that is written",
+                vocabulary.metadata.path().display()
+            ));
+        }
+        Ok(Self::Llama)
     }
 
     fn normalizer(&self) -> Value {
+        let marks = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
         match self {
-            Self::Gemma => json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE}),
-            Self::Llama { .. } => Value::Null,
+            Self::Llama => Value::Null,
+            Self::LlamaCpp { prefix: true } => {
+                json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, marks]})
+            }
+            Self::Gemma | Self::LlamaCpp { prefix: false } => marks,
         }
     }
 
@@ -168,10 +184,10 @@ impl Spaces {
             Self::Gemma => {
                 json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false})
             }
-            Self::Llama { prefix } => {
-                let scheme = if *prefix { "first" } else { "never" };
-                json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false})
+            Self::Llama => {
+                json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": false})
             }
+            Self::LlamaCpp { .. } => Value::Null,
         }
     }
 
@@ -181,7 +197,7 @@ impl Spaces {
             json!({"type": "ByteFallback"}),
             json!({"type": "Fuse"}),
         ];
-        if let Self::Llama { prefix: true } = self {
+        if let Self::Llama | Self::LlamaCpp { prefix: true } = self {
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
         json!({"type": "Sequence", "decoders": decoders})

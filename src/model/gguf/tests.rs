@@ -177,3 +177,57 @@ fn tokens_that_are_all_made_of_each_other_are_refused() {
     let error = super::pieces::ordered_merges(&texts, &scores).err().unwrap();
     assert!(error.starts_with("are made of each other"), "{error}");
 }
+
+/// The tokenizer of a SentencePiece file with a run of spaces that a user has added.
+fn pieces() -> BTreeMap<String, MetaValue> {
+    let keys = [
+        ("general.architecture", text("gemma3")),
+        ("tokenizer.ggml.model", text("llama")),
+        ("tokenizer.ggml.tokens", texts(&["<unk>", "<bos>", "\u{2581}", "a", "b", "ab", "  "])),
+        ("tokenizer.ggml.token_type", MetaValue::Integers(vec![2, 3, 1, 1, 1, 1, 4])),
+        ("tokenizer.ggml.scores", MetaValue::Floats(vec![-9.0, -9.0, -4.0, -3.0, -2.0, -1.0, -9.0])),
+        ("tokenizer.ggml.bos_token_id", MetaValue::Integer(1)),
+        ("tokenizer.ggml.unknown_token_id", MetaValue::Integer(0)),
+        ("tokenizer.ggml.add_space_prefix", MetaValue::Flag(false)),
+    ];
+    keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+#[test]
+fn spaces_are_what_the_followed_program_makes_of_them() {
+    let read = |entries: &BTreeMap<String, MetaValue>, reading| {
+        made(&Metadata::new(PathBuf::from("a.gguf"), entries.clone()), reading)["tokenizer.json"].clone()
+    };
+    let mut entries = pieces();
+    let gemma = read(&entries, Reading::Transformers);
+    assert_eq!(gemma["model"]["vocab"]["\u{2581}\u{2581}"], 6);
+    assert_eq!(
+        (&gemma["pre_tokenizer"]["type"], gemma["added_tokens"].as_array().unwrap().len()),
+        (&json!("Split"), 2)
+    );
+    // llama.cpp looks for what a user has added in the text itself, and knows no other rule for Gemma.
+    let gemma = read(&entries, Reading::LlamaCpp);
+    assert_eq!(gemma["added_tokens"][2]["content"], "  ");
+    assert_eq!((&gemma["pre_tokenizer"], &gemma["normalizer"]["type"]), (&Value::Null, &json!("Replace")));
+    entries.insert("general.architecture".to_owned(), text("llama"));
+    entries.insert("tokenizer.ggml.add_space_prefix".to_owned(), MetaValue::Flag(true));
+    let llama = read(&entries, Reading::LlamaCpp);
+    assert_eq!(llama["normalizer"]["normalizers"][0], json!({"type": "Prepend", "prepend": "\u{2581}"}));
+    assert_eq!(read(&entries, Reading::Transformers)["pre_tokenizer"]["prepend_scheme"], "first");
+}
+
+#[test]
+fn a_run_of_spaces_that_a_user_has_added_is_written_as_spaces() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = made(&Metadata::new(PathBuf::from("a.gguf"), pieces()), Reading::Transformers);
+    // As Gemma's own files have it.
+    let run = json!({"id": 6, "content": "\u{2581}\u{2581}", "normalized": true, "special": false});
+    files.get_mut("tokenizer.json").unwrap()["added_tokens"].as_array_mut().unwrap().push(run);
+    for (name, content) in &files {
+        std::fs::write(dir.path().join(name), content.to_string()).unwrap();
+    }
+    let keys::TokenizerKeys { keys, notes } = keys::tokenizer_keys(dir.path(), 7).unwrap();
+    let tokens = keys.iter().find(|(key, _)| key == "tokenizer.ggml.tokens").map(|(_, value)| value.clone());
+    assert_eq!(tokens, Some(texts(&["<unk>", "<bos>", "\u{2581}", "a", "b", "ab", "  "])));
+    assert!(notes.is_empty(), "{notes:?}");
+}

@@ -227,6 +227,11 @@ const COMMANDS: &[(&str, Entry)] = &[
         Run("--set rollout.output_tokens_max=8"),
     ),
     ("longhaul generate --model models/quickstart --prompt '4+3*2-5=' --set model.dtype=bf16", Run("")),
+    ("echo '{\"text\":\"4+3*2-5=\"}' > prompts.jsonl", Run("")),
+    (
+        "longhaul generate --model models/quickstart --input prompts.jsonl --output answers.jsonl",
+        Instead(&[("answers.jsonl", "generated.jsonl")], "--set rollout.output_tokens_max=8"),
+    ),
     ("echo '{\"tokens\":[1,5,9]}' > in.jsonl", Run("")),
     ("longhaul logprobs --model models/quickstart --input in.jsonl --output out.jsonl", Run("")),
     ("echo '{\"text\":\"1+2=\"}' > in.jsonl", Run("")),

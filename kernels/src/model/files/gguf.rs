@@ -158,6 +158,11 @@ impl GgufModel {
         KernelError::content(&self.file.path, reason)
     }
 
+    /// How many experts a layer that has some has.
+    fn experts(&self) -> u64 {
+        self.config.spec.experts.as_ref().map_or(0, |experts| experts.count as u64)
+    }
+
     /// Where a parameter of this shape lies.
     fn place(&self, parameter: &str, shape: [usize; 2]) -> Result<TensorPlace, KernelError> {
         let TensorName { name, expert } = TensorName::of(parameter)
@@ -171,15 +176,19 @@ impl GgufModel {
         match (expert.map(|expert| expert as u64), place.dims.as_slice()) {
             (None, dims) if dims == [columns, rows] || rows == 1 && dims == [columns] => Ok(place.clone()),
             (Some(expert), [width, height, count])
-                if [*width, *height] == [columns, rows] && expert < *count =>
+                if [*width, *height, *count] == [columns, rows, self.experts()] && expert < *count =>
             {
                 let bytes = place.bytes / count;
                 let (start, dims) = (place.start + expert * bytes, vec![columns, rows]);
                 Ok(TensorPlace { start, bytes, dims, ..place.clone() })
             }
-            (_, dims) => Err(self.broken(format!(
-                "tensor `{name}` has dimensions {dims:?}, but its keys ask for [{columns}, {rows}]"
-            ))),
+            (expert, dims) => {
+                let mut asked = vec![columns, rows];
+                asked.extend(expert.map(|_| self.experts()));
+                Err(self.broken(format!(
+                    "tensor `{name}` has dimensions {dims:?}, but its keys ask for {asked:?}"
+                )))
+            }
         }
     }
 }

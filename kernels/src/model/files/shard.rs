@@ -9,7 +9,7 @@ use burn::tensor::f16;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::{file_shape, shard_header};
+use super::{experts, file_shape, shard_header};
 use crate::KernelError;
 
 /// The limit of the safetensors format: a longer header is a broken file, not a big model.
@@ -61,6 +61,7 @@ impl Shard {
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(failed)?;
         let metadata = shard_header::parse(&header).map_err(broken)?;
+        let metadata = experts::apart(metadata).map_err(broken)?;
         let shard = Self { path: path.to_owned(), file, metadata, tensors_start };
         shard.check_length(file_bytes)?;
         Ok(shard)

@@ -9,6 +9,7 @@ use super::metadata::{MetaValue, Metadata};
 use super::rotary;
 use crate::KernelError;
 use crate::model::config::DecoderConfig;
+use crate::rope::RopeScaling;
 
 /// Values by their names behind that of the architecture.
 pub(super) type NamedValues = Vec<(&'static str, MetaValue)>;
@@ -19,11 +20,16 @@ pub(super) struct Architecture {
     pub(super) name: &'static str,
     /// `model_type` of its `config.json`.
     pub(super) model_type: &'static str,
+    /// Other families whose models are written as this architecture, as llama.cpp has them; they are read back as
+    /// [`Architecture::model_type`], which computes the same.
+    also_written: &'static [&'static str],
     /// Whether the rows of queries and keys lie in the order in which neighbours are rotated together, as ggml's `NORM`
     /// rope has it; Hugging Face files have the first half of a head before the second.
     pub(super) rotated_in_pairs: bool,
     /// What the stored weights of norms have been raised by.
     pub(super) norms_raised_by: f32,
+    /// Whether llama.cpp reads a bias of attention's output; of queries, keys and values it reads all.
+    output_bias: bool,
     /// Adds to a `config.json` what only this architecture has.
     more: fn(&Keys<'_>, &mut Value) -> Result<(), KernelError>,
     /// The keys that only this architecture has, by their names behind its own, or what there is no key for.
@@ -31,12 +37,14 @@ pub(super) struct Architecture {
 }
 
 /// The architectures that are read. A family that stands among [`crate::model::families::ALL`] needs one row here.
-pub(super) static ARCHITECTURES: [Architecture; 4] = [
+pub(super) static ARCHITECTURES: [Architecture; 7] = [
     Architecture {
         name: "llama",
         model_type: "llama",
+        also_written: &["mistral"],
         rotated_in_pairs: true,
         norms_raised_by: 0.0,
+        output_bias: true,
         more: |keys, config| {
             config["attention_bias"] = json!(keys.has_tensor("blk.0.attn_q.bias"));
             keys.refuse_experts()
@@ -46,16 +54,20 @@ pub(super) static ARCHITECTURES: [Architecture; 4] = [
     Architecture {
         name: "qwen2",
         model_type: "qwen2",
+        also_written: &[],
         rotated_in_pairs: false,
         norms_raised_by: 0.0,
+        output_bias: false,
         more: |_, _| Ok(()),
         more_keys: no_more_keys,
     },
     Architecture {
         name: "qwen3",
         model_type: "qwen3",
+        also_written: &[],
         rotated_in_pairs: false,
         norms_raised_by: 0.0,
+        output_bias: false,
         more: |keys, config| {
             config["attention_bias"] = json!(keys.has_tensor("blk.0.attn_q.bias"));
             Ok(())
@@ -65,10 +77,46 @@ pub(super) static ARCHITECTURES: [Architecture; 4] = [
     Architecture {
         name: "gemma3",
         model_type: "gemma3_text",
+        also_written: &[],
         rotated_in_pairs: false,
         norms_raised_by: 1.0,
+        output_bias: false,
         more: gemma3,
         more_keys: gemma3_keys,
+    },
+    Architecture {
+        name: "qwen3moe",
+        model_type: "qwen3_moe",
+        also_written: &[],
+        rotated_in_pairs: false,
+        norms_raised_by: 0.0,
+        output_bias: false,
+        more: qwen3_moe,
+        more_keys: qwen3_moe_keys,
+    },
+    Architecture {
+        name: "smollm3",
+        model_type: "smollm3",
+        also_written: &[],
+        rotated_in_pairs: true,
+        norms_raised_by: 0.0,
+        output_bias: false,
+        more: |keys, config| {
+            config["attention_bias"] = json!(keys.has_tensor("blk.0.attn_q.bias"));
+            config["no_rope_layer_interval"] = json!(SMOLLM3_INTERVAL);
+            keys.refuse_experts()
+        },
+        more_keys: smollm3_keys,
+    },
+    Architecture {
+        name: "granite",
+        model_type: "granite",
+        also_written: &[],
+        rotated_in_pairs: true,
+        norms_raised_by: 0.0,
+        output_bias: true,
+        more: granite,
+        more_keys: granite_keys,
     },
 ];
 
@@ -151,9 +199,13 @@ impl Architecture {
     /// # Errors
     /// If there is none.
     pub(super) fn of_model_type(model_type: &str) -> Result<&'static Self, String> {
-        ARCHITECTURES.iter().find(|architecture| architecture.model_type == model_type).ok_or_else(|| {
-            let known: Vec<&str> = ARCHITECTURES.iter().map(|architecture| architecture.model_type).collect();
-            format!("a {model_type} model is not written as GGUF; written are {}", known.join(", "))
+        let writes = |row: &&Self| row.model_type == model_type || row.also_written.contains(&model_type);
+        ARCHITECTURES.iter().find(writes).ok_or_else(|| {
+            let known = ARCHITECTURES
+                .iter()
+                .flat_map(|row| [row.model_type].into_iter().chain(row.also_written.iter().copied()));
+            let known = known.collect::<Vec<_>>().join(", ");
+            format!("a {model_type} model is not written as GGUF; written are {known}")
         })
     }
 
@@ -179,6 +231,10 @@ impl Architecture {
         let full = config.spec.attention.iter().find(|kind| kind.window.is_none());
         keys.extend(rotary::keys(&full.unwrap_or(&config.spec.attention[0]).rope)?);
         keys.extend((self.more_keys)(config)?);
+        if config.spec.block.output_bias && !self.output_bias {
+            let family = config.family.model_type;
+            return Err(format!("llama.cpp reads no bias of `o_proj` in a {family} model"));
+        }
         Ok(keys.into_iter().map(|(name, value)| (format!("{}.{name}", self.name), value)).collect())
     }
 
@@ -280,5 +336,106 @@ fn gemma3_keys(config: &DecoderConfig) -> Result<NamedValues, String> {
         keys.push(("attention.sliding_window", MetaValue::Integer(kind.window.unwrap_or(0) as i128)));
         keys.push(("rope.freq_base_swa", MetaValue::Float(kind.rope.theta)));
     }
+    Ok(keys)
+}
+
+/// How experts are weighed in files that say it: by a softmax.
+const SOFTMAX: f64 = 1.0;
+
+/// Keys of experts that llama.cpp computes in other families, and the numbers at which they change nothing here.
+const OTHER_EXPERTS: [(&str, &[f64]); 5] = [
+    ("expert_gating_func", &[0.0, SOFTMAX]),
+    ("expert_weights_scale", &[0.0, 1.0]),
+    ("expert_shared_count", &[0.0]),
+    ("expert_group_count", &[0.0, 1.0]),
+    ("leading_dense_block_count", &[0.0]),
+];
+
+/// Qwen3-MoE in llama.cpp has experts in all layers, and divides the probabilities of the chosen ones by their sum.
+fn qwen3_moe(keys: &Keys<'_>, config: &mut Value) -> Result<(), KernelError> {
+    for (name, unchanged) in OTHER_EXPERTS {
+        if let Some(number) = keys.number(name)?.filter(|number| !unchanged.contains(number)) {
+            return Err(keys.wrong(name, format!("is {number}, which is not computed in this architecture")));
+        }
+    }
+    let chosen = keys.required_size("expert_used_count")?;
+    let width = match keys.size("expert_feed_forward_length")? {
+        Some(width) => width,
+        None if chosen > 0 => keys.required_size("feed_forward_length")? / chosen,
+        None => 0,
+    };
+    config["attention_bias"] = json!(keys.has_tensor("blk.0.attn_q.bias"));
+    config["num_experts"] = json!(keys.required_size("expert_count")?);
+    config["num_experts_per_tok"] = json!(chosen);
+    config["moe_intermediate_size"] = json!(width);
+    config["norm_topk_prob"] = json!(true);
+    Ok(())
+}
+
+fn qwen3_moe_keys(config: &DecoderConfig) -> Result<NamedValues, String> {
+    let Some(experts) = &config.spec.experts else { return Err("it has no experts".to_owned()) };
+    if !experts.normalised {
+        return Err("GGUF has no key for `norm_topk_prob` = false in this architecture".to_owned());
+    }
+    if (0..config.layers).any(|layer| config.spec.experts_of(layer).is_none()) {
+        return Err("GGUF has no key for layers without experts in this architecture (`mlp_only_layers`, \
+                    `decoder_sparse_step`)"
+            .to_owned());
+    }
+    let mut keys = no_more_keys(config)?;
+    keys.extend(
+        [
+            ("expert_count", experts.count),
+            ("expert_used_count", experts.chosen),
+            ("expert_feed_forward_length", experts.intermediate),
+        ]
+        .map(|(name, size)| (name, MetaValue::Integer(size as i128))),
+    );
+    Ok(keys)
+}
+
+/// SmolLM3's every so-many-th layer is not rotated, which llama.cpp takes for granted.
+const SMOLLM3_INTERVAL: usize = 4;
+
+fn smollm3_keys(config: &DecoderConfig) -> Result<NamedValues, String> {
+    let is_rotated = |layer| config.spec.attention_of(layer).rope.scaling != RopeScaling::Absent;
+    if (0..config.layers).any(|layer| is_rotated(layer) == (layer + 1).is_multiple_of(SMOLLM3_INTERVAL)) {
+        return Err("GGUF has no key for `no_rope_layers` other than every fourth layer".to_owned());
+    }
+    no_more_keys(config)
+}
+
+/// Factors of Granite by their names in files and in `config.json`; both are 1 where a file has none.
+const GRANITE_FACTORS: [(&str, &str); 2] =
+    [("embedding_scale", "embedding_multiplier"), ("residual_scale", "residual_multiplier")];
+
+fn granite(keys: &Keys<'_>, config: &mut Value) -> Result<(), KernelError> {
+    const ROTATED: &str = "rope.scaling.finetuned";
+    if keys.header.metadata.flag(&keys.key(ROTATED))? == Some(false) {
+        return Err(keys.wrong(ROTATED, "is false, which stands for layers without rotation; not computed"));
+    }
+    config["attention_bias"] = json!(keys.has_tensor("blk.0.attn_q.bias"));
+    config["logits_scaling"] = json!(keys.required_number("logit_scale")?);
+    let heads = config["head_dim"].as_u64().unwrap_or(1) as f64;
+    // llama.cpp takes 0 for absent.
+    let stated = |name: &str| Ok::<_, KernelError>(keys.number(name)?.filter(|number| *number != 0.0));
+    config["attention_multiplier"] = json!(stated("attention.scale")?.unwrap_or(heads.sqrt().recip()));
+    for (name, own) in GRANITE_FACTORS {
+        config[own] = json!(stated(name)?.unwrap_or(1.0));
+    }
+    keys.refuse_experts()
+}
+
+fn granite_keys(config: &DecoderConfig) -> Result<NamedValues, String> {
+    let spec = &config.spec;
+    let mut keys = no_more_keys(config)?;
+    let one = |factor: Option<f32>| f64::from(factor.unwrap_or(1.0));
+    let factors = [
+        ("embedding_scale", one(spec.embedding_scale)),
+        ("residual_scale", one(spec.block.residual_scale)),
+        ("logit_scale", one(spec.logits_divisor)),
+        ("attention.scale", spec.block.attention_scale.unwrap_or(0.0)),
+    ];
+    keys.extend(factors.map(|(name, factor)| (name, MetaValue::Float(factor))));
     Ok(keys)
 }

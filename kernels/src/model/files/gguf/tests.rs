@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::metadata::MetaValue;
 use super::write::{GgufFormat, write_gguf};
 use super::*;
+use crate::model::files::directory::ModelDirectory;
 use crate::model::files::write::FloatType;
+use crate::model::spec::ModelSpec;
 use crate::rope::RopeScaling;
 use crate::sampling::{key, uniform};
 
@@ -132,7 +134,7 @@ fn what_a_file_lacks_or_has_too_much_is_named() {
     std::fs::write(&path, bytes).unwrap();
     let error = read_all(&path).unwrap_err().to_string();
     assert!(
-        error.contains("`general.architecture` is \"bloom\"; read are llama, qwen2, qwen3, gemma3"),
+        error.contains("`general.architecture` is \"bloom\"; read are llama, qwen2, qwen3, gemma3, qwen3moe"),
         "{error}"
     );
 }
@@ -159,7 +161,15 @@ fn written_anew(name: &str, format: GgufFormat, dir: &Path) -> BTreeMap<String, 
 #[test]
 fn a_file_that_is_written_anew_holds_the_same_model() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["llama_bytes.gguf", "qwen2_bytes.gguf", "qwen3_bytes.gguf", "gemma3_pieces.gguf"] {
+    for name in [
+        "llama_bytes.gguf",
+        "qwen2_bytes.gguf",
+        "qwen3_bytes.gguf",
+        "gemma3_pieces.gguf",
+        "qwen3moe_bytes.gguf",
+        "smollm3_bytes.gguf",
+        "granite_bytes.gguf",
+    ] {
         let good = read_all(&fixture(name)).unwrap().1;
         let float = GgufFormat::Float;
         assert_eq!(written_anew(name, float(FloatType::F32), dir.path()), good, "{name}");
@@ -224,4 +234,102 @@ fn what_gguf_has_no_key_for_is_not_written() {
     config = good.clone();
     config.spec.attention.swap(0, 5);
     assert!(refused(&config).contains("no key for windows"));
+}
+
+/// A Hugging Face directory of the fixtures.
+fn parity(name: &str) -> ModelDirectory {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parity");
+    ModelDirectory::open(&root.join(name)).unwrap()
+}
+
+#[test]
+fn what_llama_cpp_takes_for_granted_in_a_family_is_not_written_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none.gguf");
+    for (name, said) in [
+        ("smollm3", "`no_rope_layers` other than every fourth layer"),
+        ("qwen3_moe_sparse", "`norm_topk_prob` = false"),
+        ("qwen3_moe_dialect4", "layers without experts in this architecture (`mlp_only_layers`"),
+        ("mistral_window", "`sliding_window`"),
+        ("qwen2_window", "`sliding_window`"),
+        ("qwen3_bias_yarn", "no bias of `o_proj` in a qwen3 model"),
+    ] {
+        let mut model = parity(name);
+        let config = model.config().clone();
+        let written = write_gguf(&path, &config, &mut model, &[], GgufFormat::Float(FloatType::F32));
+        let error = written.unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("none.gguf") && !path.exists(), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_written_as_gguf_computes_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("written.gguf");
+    for (name, architecture) in [
+        ("mistral", "llama"),
+        ("llama_bias_wide_heads", "llama"),
+        ("granite", "granite"),
+        ("qwen3_moe_normalised", "qwen3moe"),
+    ] {
+        let mut model = parity(name);
+        let config = model.config().clone();
+        write_gguf(&path, &config, &mut model, &[], GgufFormat::Float(FloatType::F32)).unwrap();
+        let read = GgufModel::new(GgufFile::open(&path).unwrap()).unwrap();
+        let header = read.file().header();
+        assert_eq!(header.metadata.text("general.architecture").unwrap(), Some(architecture));
+        let (spec, found) = (&config.spec, &read.config().spec);
+        // Numbers of files have 32 bits.
+        let scale = |spec: &ModelSpec| spec.block.attention_scale.map(|scale| scale as f32);
+        assert_eq!(scale(found), scale(spec), "{name}");
+        let mut found = found.clone();
+        found.block.attention_scale = spec.block.attention_scale;
+        assert_eq!(rounded(found), rounded(spec.clone()), "{name}");
+        let (_, numbers) = read_all(&path).unwrap();
+        for (parameter, shape) in config.shapes().named() {
+            let mut own = Vec::new();
+            let mut take = |part: &[f32]| {
+                own.extend_from_slice(part);
+                Ok(())
+            };
+            model.read(&parameter, *shape, &mut take).unwrap();
+            let close = |(one, other): (&f32, &f32)| (one - other).abs() <= 1e-6 * other.abs();
+            assert!(numbers[&parameter].iter().zip(&own).all(close), "{name}: {parameter}");
+        }
+    }
+}
+
+/// A spec whose epsilons have the 32 bits of a file.
+fn rounded(mut spec: ModelSpec) -> ModelSpec {
+    let block = &mut spec.block;
+    let optional =
+        [&mut block.query_key_norm, &mut block.attention_output_norm, &mut block.feed_forward_output_norm];
+    let norms = [&mut block.input_norm, &mut block.feed_forward_norm, &mut spec.final_norm];
+    for norm in norms.into_iter().chain(optional.into_iter().flatten()) {
+        norm.eps = f64::from(norm.eps as f32);
+    }
+    spec
+}
+
+#[test]
+fn keys_of_experts_that_ask_for_another_computation_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("experts.gguf");
+    let mut model = GgufModel::new(GgufFile::open(&fixture("qwen3moe_bytes.gguf")).unwrap()).unwrap();
+    let config = model.config().clone();
+    let mut read_with = |key: &str, value: MetaValue| {
+        let keys = [(key.to_owned(), value)];
+        write_gguf(&path, &config, &mut model, &keys, GgufFormat::Float(FloatType::F32)).unwrap();
+        GgufModel::new(GgufFile::open(&path).unwrap()).map_err(|error| error.to_string())
+    };
+    for (key, value) in [
+        ("qwen3moe.expert_gating_func", MetaValue::Integer(2)),
+        ("qwen3moe.expert_weights_scale", MetaValue::Float(2.5)),
+        ("qwen3moe.expert_shared_count", MetaValue::Integer(1)),
+        ("qwen3moe.leading_dense_block_count", MetaValue::Integer(1)),
+    ] {
+        let error = read_with(key, value).unwrap_err();
+        assert!(error.contains("experts.gguf") && error.contains(&format!("`{key}`")), "{error}");
+    }
+    assert!(read_with("qwen3moe.expert_gating_func", MetaValue::Integer(1)).is_ok());
 }
