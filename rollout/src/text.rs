@@ -41,6 +41,9 @@ pub(crate) use variables::check_tools;
 /// by megabytes, for long ones by hundreds, while they do.
 const WORDS_REMEMBERED_MAX: usize = 1024;
 
+/// Letters of a token that an error shows: a damaged file has any number of them.
+const TOKEN_SHOWN_MAX: usize = 200;
+
 /// Tokens that a note lists.
 const TOKENS_LISTED_MAX: usize = 5;
 
@@ -144,7 +147,7 @@ impl Text {
         match self.tokenizer.get_vocab(false).into_iter().max_by_key(|(_, id)| *id) {
             Some((token, id)) if id as usize >= rows => {
                 let path = self.directory.join("tokenizer.json");
-                return Err(RolloutError::Vocabulary { path, token, id, vocabulary: rows });
+                return Err(RolloutError::Vocabulary { path, token: shown(&token), id, vocabulary: rows });
             }
             _ => {}
         }
@@ -170,7 +173,7 @@ impl Text {
     fn without_row(&self, id: u32, rows: usize, what: &'static str) -> RolloutError {
         let is_new = self.new_tokens.contains_key(&id);
         let name = if is_new { "tokenizer_config.json" } else { "tokenizer.json" };
-        let token = self.tokenizer.id_to_token(id).unwrap_or_default();
+        let token = shown(&self.tokenizer.id_to_token(id).unwrap_or_default());
         RolloutError::WithoutRow { what, token, id, rows, path: self.directory.join(name) }
     }
 
@@ -284,6 +287,11 @@ fn former_use(path: &Path, tokenizer: &Tokenizer) -> Vec<String> {
     let padding = tokenizer.get_padding().map(|_| "`padding`".to_owned());
     let note = |what| format!("{}: {what} is not obeyed, as transformers does not obey it", path.display());
     truncation.into_iter().chain(padding).map(note).collect()
+}
+
+/// A token for a message.
+fn shown(token: &str) -> String {
+    token.chars().take(TOKEN_SHOWN_MAX).collect()
 }
 
 /// Some tokens with their ids.

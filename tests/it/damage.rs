@@ -281,7 +281,7 @@ fn absurd_sizes_are_refused_by_their_key() {
         ("max_position_embeddings", json!(1_u64 << 40), "positions"),
         ("rms_norm_eps", json!(-1), "not negative"),
         ("rope_parameters", json!({"rope_type": "default", "rope_theta": 0}), "above 1"),
-        ("model_type", json!("x".repeat(1 << 20)), "the supported architectures"),
+        ("model_type", json!("x".repeat(1 << 20)), "`model_type` is \"xxx"),
     ] {
         let message = refusal("llama_tied", "config.json", |bytes| with_key(&bytes, key, &value));
         assert!(message.contains(said) && message.len() < MESSAGE_BYTES_MAX, "{key}: {message}");

@@ -34,7 +34,6 @@ use crate::KernelError;
 use crate::flex::StoredNumbers;
 use crate::gemm::Precision;
 use crate::sampling::{key, uniform};
-pub(crate) use shard::converter;
 use shard::{Shard, row_parts};
 
 mod shard;

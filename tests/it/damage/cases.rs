@@ -53,7 +53,7 @@ impl Kind {
             Self::Lines => 120,
             Self::Columns => 100,
             Self::Adapters => 50,
-            Self::RunConfigs => 30,
+            Self::RunConfigs => 50,
         })
     }
 
@@ -136,17 +136,30 @@ impl Kind {
                 "adapters/qwen2_rslora",
                 "adapters/qwen3",
             ]),
-            Self::RunConfigs => files("run.toml", in_folder(&repository().join("configs"), "toml")),
+            Self::RunConfigs => {
+                let mut goods =
+                    files("run.toml", RUN_CONFIGS.map(|name| repository().join("configs").join(name)).into());
+                // The tests run in the repository, where a case is not.
+                for file in goods.iter_mut().flat_map(|good| &mut good.files) {
+                    let text = String::from_utf8_lossy(&file.bytes).replace("\"../models", "\"models");
+                    file.bytes = text.into_bytes();
+                }
+                goods
+            }
         }
     }
 }
+
+/// Configs whose models are in the repository, or made by the run.
+const RUN_CONFIGS: [&str; 5] =
+    ["bench_segments.toml", "correctness.toml", "quickstart.toml", "quickstart_sft.toml", "surrogate.toml"];
 
 const LINES: &str = r#"{"prompt": "1+1=", "answer": "2", "level": 1}
 {"prompt": "2+3=", "answer": ["5", "05"], "extra": {"unit": null, "weights": [0.5, 1e-3]}}
 {"prompt": "4*5=", "answer": "20", "tags": ["a", "b"]}
 "#;
 
-const CHATS: &str = r#"{"messages": [{"role": "system", "content": "add"}, {"role": "user", "content": "1+1="}], "answer": "2"}
+const CHATS: &str = r#"{"messages": [{"role": "system", "content": "0"}, {"role": "user", "content": "1+1="}], "answer": "2"}
 {"prompt": [{"role": "user", "content": "2+3="}], "answer": "5", "tools": [{"type": "function", "function": {"name": "f"}}]}
 "#;
 
@@ -205,7 +218,9 @@ const BESIDE: [&str; 2] = ["expected.json", "gradients.safetensors"];
 impl Good {
     fn file(path: &Path, name: &str) -> Self {
         let bytes = std::fs::read(path).unwrap();
-        Self { name: path.display().to_string(), files: vec![CaseFile { name: name.to_owned(), bytes }] }
+        // What is done to it does not depend on where the repository lies.
+        let own = path.strip_prefix(repository()).unwrap().display().to_string();
+        Self { name: own, files: vec![CaseFile { name: name.to_owned(), bytes }] }
     }
 
     /// A folder but for weights that are large.

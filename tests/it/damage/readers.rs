@@ -116,20 +116,29 @@ fn render(text: &Text) -> Result<String, rollout::RolloutError> {
         variables: &variables,
         ending: ChatEnding::GenerationPrompt,
     };
-    for count in 2..=messages.len() {
-        let _ = text.render_chat(&chat(&messages[..count], Some(&tools)));
-        let _ = text.render_chat(&chat(&messages[..count], None));
+    for (messages, tools) in [(&messages[..4], Some(&tools)), (&messages[..], None)] {
+        let _ = text.render_chat(&chat(messages, tools));
     }
     text.render_chat(&chat(&messages[..1], None))
 }
 
-static QUICKSTART: LazyLock<Arc<Text>> =
-    LazyLock::new(|| Arc::new(Text::load(&repository().join("models/quickstart")).expect("a tokenizer")));
+/// The quickstart's tokenizer with a chat template.
+static QUICKSTART: LazyLock<Arc<Text>> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("a folder");
+    copy_tokenizer(folder.path());
+    let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).expect("a file");
+    Arc::new(Text::load(folder.path()).expect("a tokenizer"))
+});
 
-fn chat_template(folder: &Path) -> Result<(), String> {
+fn copy_tokenizer(folder: &Path) {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(repository().join("models/quickstart").join(name), folder.join(name)).expect("a copy");
     }
+}
+
+fn chat_template(folder: &Path) -> Result<(), String> {
+    copy_tokenizer(folder);
     let text = Text::load(folder).map_err(|error| error.to_string())?;
     render(&text).map(drop).map_err(|error| error.to_string())
 }

@@ -150,10 +150,10 @@ pub(super) fn row_parts([rows, width]: [usize; 2]) -> impl Iterator<Item = Range
 }
 
 /// Bytes of a file to numbers.
-pub(crate) type Convert = fn(&[u8]) -> Vec<f32>;
+pub(super) type Convert = fn(&[u8]) -> Vec<f32>;
 
 /// How the bytes of a type become f32; `None` for types that are no plain floats.
-pub(crate) fn converter(dtype: Dtype) -> Option<Convert> {
+fn converter(dtype: Dtype) -> Option<Convert> {
     match dtype {
         Dtype::F32 => {
             Some(|bytes| bytes.as_chunks().0.iter().map(|each| f32::from_le_bytes(*each)).collect())

@@ -213,7 +213,7 @@ fn tensors_that_do_not_fit_are_named() {
     let wider = DecoderConfig { hidden: 48, ..decoder.config.clone() };
     let message = refused(&wider);
     assert!(
-        message.contains("lora_") && message.contains("has shape [3, 24], but the config asks for [3, 48]"),
+        message.contains("lora_") && message.contains("but the config asks for [") && message.contains("48"),
         "{message}"
     );
 }
