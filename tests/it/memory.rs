@@ -160,9 +160,11 @@ fn a_run_of_adapters_stays_within_its_plan_and_shares_its_base() {
     let home = made();
     let schedule = "run.schedule=lockstep";
     let whole = measured(home.path(), &[schedule]);
-    for schedule in [schedule, "run.schedule=deterministic", "run.schedule=async"] {
-        let Measured { planned, peak, policy, program } =
-            measured(home.path(), &[&[schedule][..], &ADAPTERS].concat());
+    // Threads of an asynchronous run hold together what the clock makes of it: the largest of some runs is measured.
+    for (schedule, runs) in [(schedule, 1), ("run.schedule=deterministic", 1), ("run.schedule=async", 4)] {
+        let set = [&[schedule][..], &ADAPTERS].concat();
+        let largest = (0..runs).map(|_| measured(home.path(), &set)).max_by(|a, b| a.peak.total_cmp(&b.peak));
+        let Measured { planned, peak, policy, program } = largest.unwrap();
         // Of so small a model the program itself is a large part.
         assert!(
             peak <= 1.05 * planned && planned + program <= 1.2 * (peak + program),

@@ -162,11 +162,11 @@ mod tests {
         assert!(refusal(&fewer).contains("lacks tensor `model.layers.0.mlp.experts.7.down_proj.weight`"));
         let mut turned = good.clone();
         turned.get_mut(name).unwrap().0.swap(1, 2);
-        assert!(refusal(&turned).contains("has shape [12, 32]"), "{}", refusal(&turned));
+        assert!(refusal(&turned).contains("has shape [12, 24]"), "{}", refusal(&turned));
         let mut twice = good.clone();
         twice.insert(
             "model.layers.0.mlp.experts.3.down_proj.weight".to_owned(),
-            (vec![32, 12], vec![0; 1536]),
+            (vec![24, 12], vec![0; 24 * 12 * 4]),
         );
         assert!(refusal(&twice).contains("experts.3.down_proj.weight` both by itself and among"));
         let mut flat = good;

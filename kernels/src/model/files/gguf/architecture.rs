@@ -228,13 +228,14 @@ impl Architecture {
             ("attention.layer_norm_rms_epsilon", MetaValue::Float(config.spec.final_norm.eps)),
             ("rope.dimension_count", size(config.head_width)),
         ];
-        let full = config.spec.attention.iter().find(|kind| kind.window.is_none());
-        keys.extend(rotary::keys(&full.unwrap_or(&config.spec.attention[0]).rope)?);
-        keys.extend((self.more_keys)(config)?);
+        let more_keys = (self.more_keys)(config)?;
         if config.spec.block.output_bias && !self.output_bias {
             let family = config.family.model_type;
             return Err(format!("llama.cpp reads no bias of `o_proj` in a {family} model"));
         }
+        let full = config.spec.attention.iter().find(|kind| kind.window.is_none());
+        keys.extend(rotary::keys(&full.unwrap_or(&config.spec.attention[0]).rope)?);
+        keys.extend(more_keys);
         Ok(keys.into_iter().map(|(name, value)| (format!("{}.{name}", self.name), value)).collect())
     }
 

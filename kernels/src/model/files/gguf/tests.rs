@@ -293,8 +293,9 @@ fn a_directory_that_is_written_as_gguf_computes_the_same() {
                 Ok(())
             };
             model.read(&parameter, *shape, &mut take).unwrap();
-            let close = |(one, other): (&f32, &f32)| (one - other).abs() <= 1e-6 * other.abs();
-            assert!(numbers[&parameter].iter().zip(&own).all(close), "{name}: {parameter}");
+            let mut pairs = numbers[&parameter].iter().zip(&own);
+            let are_close = pairs.all(|(one, other)| (one - other).abs() <= 1e-6 * other.abs());
+            assert!(are_close, "{name}: {parameter}");
         }
     }
 }
