@@ -230,9 +230,13 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
         vector: usize,
     ) -> [[S::f32s; N]; M] {
         let mut sums = [[self.simd.splat_f32s(0.0); N]; M];
-        for (b, a) in self.b.chunks_exact(self.vectors).take(self.form.inner).zip(a.chunks(distance)) {
+        // With their lengths behind the last tile cut off, one comparison a sum is left of the checks of each.
+        let inner = self.form.inner;
+        let (a_end, b_end) = (inner.saturating_sub(1) * distance + M, inner * self.vectors);
+        let (a, b) = (&a[..if inner == 0 { 0 } else { a_end }], &self.b[..b_end]);
+        for (k, b) in b.chunks_exact(self.vectors).enumerate() {
             let b: &[S::f32s; N] = b[vector..].first_chunk().expect("a tile lies within the columns");
-            let a = &a[..M];
+            let a: &[f32; M] = a[k * distance..].first_chunk().expect("a tile lies within the rows");
             for m in 0..M {
                 let factor = self.simd.splat_f32s(a[m]);
                 for n in 0..N {

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::panel::Buffer;
 use crate::simd;
 pub(crate) use packing::{FactorShape, Packing};
+use pages::Pages;
 
 mod packing;
+mod pages;
 
 /// The bits of `2^23`, in front of which a whole number of 8 bits makes the float `2^23` plus it.
 pub(super) const WHOLE_BITS: u32 = 0x4b00_0000;
@@ -74,7 +76,7 @@ enum Words {
     Own(Buffer<u32>),
     /// A part of what factors have in common that are made and given up together. An allocator gives the memory of a
     /// large piece back to the system, and keeps that of many small ones between others that are still in use.
-    Shared(Arc<Buffer<u32>>, Range<usize>),
+    Shared(Arc<Pages>, Range<usize>),
 }
 
 impl Words {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pulp::bytemuck;
 use rayon::prelude::*;
 
-use super::{PackedMatrix, Precision, TASK_NUMBERS_MIN, Words, bf16, panel_width, transpose};
+use super::{PackedMatrix, Pages, Precision, TASK_NUMBERS_MIN, Words, bf16, panel_width, transpose};
 use crate::panel::{Buffer, LANES};
 
 /// The size of a factor that is made of weights `[columns, inner]`.
@@ -24,7 +24,7 @@ pub(crate) struct FactorShape {
 pub(crate) struct Packing {
     /// Columns of a panel.
     width: usize,
-    memory: Buffer<u32>,
+    memory: Pages,
     factors: Vec<PackingFactor>,
 }
 
@@ -70,7 +70,7 @@ impl Packing {
             PackingFactor { shape: *shape, start, scales: vec![0.0; shape.scales(width)] }
         });
         let factors = factors.collect();
-        Self { width, memory: Buffer::zeros(end), factors }
+        Self { width, memory: Pages::zeros(end), factors }
     }
 
     /// Sets columns of a factor, from the first one on, to rows of weights. Each column is set once.
