@@ -158,11 +158,16 @@ pub trait Engine: TrainingEngine + 'static {
     /// Adds each feed's tokens to its slot and returns the logits after its last token, for who measures and compares.
     ///
     /// # Shapes
-    /// The result is row-major `[feeds, vocabulary]`, read back from the device.
+    /// The result is row-major `[feeds, vocabulary]`, read back from the device; it lies in the slots until their next step.
     ///
     /// # Panics
     /// As [`Engine::decode`].
-    fn logits(&self, slots: &mut Self::Slots, weights: &Self::Weights, feeds: &[Feed<'_>]) -> Vec<f32>;
+    fn logits<'s>(
+        &self,
+        slots: &'s mut Self::Slots,
+        weights: &Self::Weights,
+        feeds: &[Feed<'_>],
+    ) -> &'s [f32];
 }
 
 /// A model's weights as decoding reads them.

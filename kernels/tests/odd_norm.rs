@@ -142,7 +142,7 @@ fn is_decoded_as_it_is_trained<E: Engine>(engine: &E) {
     let mut slots = engine.slots(&odd.config, room).unwrap();
     let decoded = text.windows(2).map(|pair| {
         let logits = engine.logits(&mut slots, &weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
-        logprob_and_entropy(&logits, 1.0, pair[1]).0
+        logprob_and_entropy(logits, 1.0, pair[1]).0
     });
     assert_close(&decoded.collect::<Vec<_>>(), &stats.logprobs[..text.len() - 1], 1e-5, "log-probs");
 }

@@ -159,7 +159,7 @@ fn cached_stats<E: Engine>(engine: &E, weights: &E::Weights, tokens: &[u32]) -> 
         .windows(2)
         .map(|pair| {
             let logits = engine.logits(&mut slots, weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
-            logprob_and_entropy(&logits, 1.0, pair[1])
+            logprob_and_entropy(logits, 1.0, pair[1])
         })
         .unzip();
     Ok(TokenStats { logprobs, entropies })

@@ -212,7 +212,7 @@ fn a_prefilled_context_goes_on<E: Engine>(engine: &E) {
             engine.prefill(&mut slots, &weights, &[Feed { slot: 2, tokens: context }, other]);
             assert_eq!((slots.len(2), slots.len(0)), (length, 7));
             let logits = engine.logits(&mut slots, &weights, &[Feed { slot: 2, tokens: &rest[..1] }]);
-            let (logprob, entropy) = logprob_and_entropy(&logits, 1.0, rest[1]);
+            let (logprob, entropy) = logprob_and_entropy(logits, 1.0, rest[1]);
             let what = format!("{}, context of {length}", case.display());
             assert_close(&[logprob], &longest.logprobs[length..=length], &what);
             assert_close(&[entropy], &longest.entropies[length..=length], &what);

@@ -157,10 +157,10 @@ impl Engine for Cpu {
         sampling: &SamplingConfig,
     ) -> Vec<Draw> {
         let feeds: Vec<Feed<'_>> = requests.iter().map(|request| request.feed).collect();
-        draw_all(&slots.extend(weights, &feeds, true), requests, sampling)
+        draw_all(slots.extend(weights, &feeds, true), requests, sampling)
     }
 
-    fn logits(&self, slots: &mut CpuSlots, weights: &PackedDecoder, feeds: &[Feed<'_>]) -> Vec<f32> {
+    fn logits<'s>(&self, slots: &'s mut CpuSlots, weights: &PackedDecoder, feeds: &[Feed<'_>]) -> &'s [f32] {
         slots.extend(weights, feeds, true)
     }
 }

@@ -152,11 +152,16 @@ impl Engine for OnDevice {
         sampling: &SamplingConfig,
     ) -> Vec<Draw> {
         let feeds: Vec<Feed<'_>> = requests.iter().map(|request| request.feed).collect();
-        draw_all(&self.logits(slots, weights, &feeds), requests, sampling)
+        draw_all(self.logits(slots, weights, &feeds), requests, sampling)
     }
 
-    fn logits(&self, slots: &mut DeviceSlots, weights: &DeviceWeights, feeds: &[Feed<'_>]) -> Vec<f32> {
-        if feeds.is_empty() { Vec::new() } else { slots.step(&weights.sum, feeds) }
+    fn logits<'s>(
+        &self,
+        slots: &'s mut DeviceSlots,
+        weights: &DeviceWeights,
+        feeds: &[Feed<'_>],
+    ) -> &'s [f32] {
+        if feeds.is_empty() { &[] } else { slots.step(&weights.sum, feeds) }
     }
 }
 

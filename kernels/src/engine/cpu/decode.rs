@@ -41,6 +41,8 @@ pub struct CpuSlots {
     /// One for each of the model's sets of frequencies.
     angles: Vec<AngleTable>,
     workspaces: Vec<Workspace>,
+    /// Of the last step. New memory for each step's would be given page by page while the step waits.
+    logits: Vec<f32>,
     positions_max: usize,
     prefilled: Prefilled,
 }
@@ -58,6 +60,7 @@ impl CpuSlots {
             blocks: Blocks::new(config, precision),
             angles: ropes.into_iter().map(|rope| AngleTable::new(rope, config.head_width)).collect(),
             workspaces: Vec::new(),
+            logits: Vec::new(),
             positions_max,
             prefilled: Prefilled::default(),
         }
@@ -133,7 +136,7 @@ impl CpuSlots {
     /// # Panics
     /// If a slot is named twice, an input has no token, a context becomes longer than `positions_max`, or a token
     /// is outside the vocabulary.
-    pub(crate) fn extend(&mut self, model: &PackedDecoder, inputs: &[Feed<'_>], wanted: bool) -> Vec<f32> {
+    pub(crate) fn extend(&mut self, model: &PackedDecoder, inputs: &[Feed<'_>], wanted: bool) -> &[f32] {
         self.extend_shared(model, inputs, wanted, Sharing::of(model, inputs))
     }
 
@@ -143,13 +146,15 @@ impl CpuSlots {
         inputs: &[Feed<'_>],
         wanted: bool,
         sharing: Sharing,
-    ) -> Vec<f32> {
+    ) -> &[f32] {
         let vocabulary = model.config.vocabulary;
         if inputs.is_empty() {
-            return Vec::new();
+            return &[];
         }
-        let mut logits = vec![0.0; if wanted { inputs.len() * vocabulary } else { 0 }];
-        let mut rest = logits.chunks_exact_mut(vocabulary);
+        let numbers = if wanted { inputs.len() * vocabulary } else { 0 };
+        let mut logits = std::mem::take(&mut self.logits);
+        logits.resize(logits.len().max(numbers), 0.0);
+        let mut rest = logits[..numbers].chunks_exact_mut(vocabulary);
         let mut parts: Vec<ContextPart<'_>> = Vec::with_capacity(inputs.len());
         for input in inputs {
             parts.push(self.part(model, input, rest.next()));
@@ -159,7 +164,8 @@ impl CpuSlots {
             self.blocks.commit(&mut part.context, part.tokens, model.number());
             self.contexts[part.slot] = part.context;
         }
-        logits
+        self.logits = logits;
+        &self.logits[..numbers]
     }
 
     /// Takes a context out of its slot with room for the new tokens.

@@ -22,6 +22,8 @@ const PREFILL_TOKENS_MAX: usize = 4096;
 pub struct DeviceSlots {
     cache: KvCache,
     lengths: Vec<usize>,
+    /// Of the last step.
+    logits: Vec<f32>,
     positions_max: usize,
     prefilled: u64,
 }
@@ -30,7 +32,7 @@ impl DeviceSlots {
     /// Slots for contexts of at most `positions_max` tokens each.
     pub(crate) fn new(config: &DecoderConfig, slots: usize, positions_max: usize, device: &Device) -> Self {
         let cache = KvCache::new(config, slots * positions_max, device);
-        Self { cache, lengths: vec![0; slots], positions_max, prefilled: 0 }
+        Self { cache, lengths: vec![0; slots], logits: Vec::new(), positions_max, prefilled: 0 }
     }
 
     /// Tokens that slots were filled with; none is shared.
@@ -98,7 +100,7 @@ impl DeviceSlots {
     ///
     /// # Panics
     /// As [`DeviceSlots::prefill`]; or if a slot is fed twice in one call.
-    pub(crate) fn step(&mut self, decoder: &Decoder, feeds: &[Feed<'_>]) -> Vec<f32> {
+    pub(crate) fn step(&mut self, decoder: &Decoder, feeds: &[Feed<'_>]) -> &[f32] {
         let hidden = self.extend(decoder, feeds);
         let mut last = Vec::with_capacity(feeds.len());
         feeds.iter().fold(0, |end, feed| {
@@ -111,7 +113,8 @@ impl DeviceSlots {
             hidden.select(0, id_tensor(&last, &decoder.device()))
         };
         let logits = logits(hidden, decoder.weights.tensors(), form(&decoder.config));
-        logits.into_data().try_to_vec().expect("logits are f32")
+        self.logits = logits.into_data().try_to_vec().expect("logits are f32");
+        &self.logits
     }
 
     /// Takes tokens through the layers, appending to the cache.

@@ -101,7 +101,7 @@ fn logprobs<E: Engine>(engine: &E, weights: &E::Weights, text: &[u32]) -> Vec<f3
     engine.prefill(&mut slots, weights, &[Feed { slot: 1, tokens: &text[..9] }]);
     let drawn = (9..text.len() - 1).map(|at| {
         let logits = engine.logits(&mut slots, weights, &[Feed { slot: 1, tokens: &text[at..at + 1] }]);
-        logprob_and_entropy(&logits, 1.0, text[at + 1]).0
+        logprob_and_entropy(logits, 1.0, text[at + 1]).0
     });
     drawn.collect()
 }

@@ -135,10 +135,10 @@ fn several_tokens_at_once_equal_one_after_the_other(engine: &impl Engine) {
     let text: Vec<u32> = (0..30).map(|t| t % 11).collect();
     let weights = engine.prepare(&decoder, Precision::F32).unwrap();
     let mut slots = engine.slots(&decoder.config, room(2, 64)).unwrap();
-    let at_once = engine.logits(&mut slots, &weights, &[Feed { slot: 1, tokens: &text }]);
+    let at_once = engine.logits(&mut slots, &weights, &[Feed { slot: 1, tokens: &text }]).to_vec();
     let mut last = Vec::new();
     for token in &text {
-        last = engine.logits(&mut slots, &weights, &[Feed { slot: 0, tokens: &[*token] }]);
+        last = engine.logits(&mut slots, &weights, &[Feed { slot: 0, tokens: &[*token] }]).to_vec();
     }
     for (a, b) in at_once.iter().zip(&last) {
         assert!((a - b).abs() < 1e-5);
@@ -148,7 +148,7 @@ fn several_tokens_at_once_equal_one_after_the_other(engine: &impl Engine) {
 /// Logits after every token of a text that is fed alone, token by token.
 fn alone<E: Engine>(engine: &E, weights: &E::Weights, text: &[u32]) -> Vec<Vec<f32>> {
     let mut slots = engine.slots(weights.config(), room(1, text.len())).unwrap();
-    let step = |tokens| engine.logits(&mut slots, weights, &[Feed { slot: 0, tokens }]);
+    let step = |tokens| engine.logits(&mut slots, weights, &[Feed { slot: 0, tokens }]).to_vec();
     text.chunks(1).map(step).collect()
 }
 
@@ -186,7 +186,7 @@ fn contexts_in_any_cut_and_company_have_the_logits_of_one_alone(engine: &impl En
                 .collect();
             let feeds: Vec<Feed<'_>> =
                 ends.iter().map(|&(slot, end)| Feed { slot, tokens: &text[slots.len(slot)..end] }).collect();
-            let logits = engine.logits(&mut slots, weights, &feeds);
+            let logits = engine.logits(&mut slots, weights, &feeds).to_vec();
             for (&(slot, end), logits) in ends.iter().zip(logits.chunks(vocabulary)) {
                 assert_close(logits, &expected[end - 1], 1e-4, &format!("slot {slot} at {end}"));
                 prop_assert_eq!(slots.len(slot), end);
@@ -214,7 +214,7 @@ fn a_context_filled_again_is_as_if_it_were_new(engine: &impl Engine) {
     assert_eq!(counted, 130 + 130 + 100, "{count:?}");
     assert!(engine.capabilities().shares_caches || count.shared == 0, "{count:?}");
     let found = engine.logits(&mut slots, &new, &[Feed { slot: 0, tokens: &text[100..101] }]);
-    assert_close(&found, &expected[100], 1e-4, "after the newer weights");
+    assert_close(found, &expected[100], 1e-4, "after the newer weights");
 }
 
 fn request(slot: usize, tokens: &[u32], random_key: u64, index: u64) -> DrawRequest<'_> {
@@ -276,7 +276,7 @@ fn draws_follow_from_logits_and_keys(engine: &impl Engine) {
     for (index, token) in text.chunks(1).enumerate() {
         let logits = engine.logits(&mut plain, &weights, &[Feed { slot: 0, tokens: token }]);
         assert_eq!(logits.len(), vocabulary);
-        let (id, logprob) = draw(&logits, &sampling, uniform(7, index as u64));
+        let (id, logprob) = draw(logits, &sampling, uniform(7, index as u64));
         let found = engine.decode(&mut slots, &weights, &[request(0, token, 7, index as u64)], &sampling);
         assert_eq!((found[0].id, found[0].logprob), (id, logprob), "token {index}");
     }
@@ -291,7 +291,7 @@ fn draws_follow_from_logits_and_keys(engine: &impl Engine) {
     assert_ne!(other.id, first.id);
     plain.release(0);
     let logits = engine.logits(&mut plain, &weights, &[Feed { slot: 0, tokens: &text }]);
-    let expected = logprob_and_entropy(&logits, 1.3, other.id).0;
+    let expected = logprob_and_entropy(logits, 1.3, other.id).0;
     assert!((other.logprob - expected).abs() < 1e-4, "{} is not {expected}", other.logprob);
     assert!(engine.decode(&mut slots, &weights, &[], &sampling).is_empty());
 }
@@ -305,7 +305,7 @@ fn errors<E: Engine>(engine: &E, decoder: &Decoder, precision: Precision) -> (f3
     let (mut sum, mut largest) = (0.0_f32, 0.0_f32);
     for (at, pair) in text.windows(2).enumerate() {
         let logits = engine.logits(&mut slots, &weights, &[Feed { slot: 0, tokens: &pair[..1] }]);
-        let error = (logprob_and_entropy(&logits, 1.0, pair[1]).0 - expected[at]).abs();
+        let error = (logprob_and_entropy(logits, 1.0, pair[1]).0 - expected[at]).abs();
         (sum, largest) = (sum + error, largest.max(error));
     }
     (sum / (text.len() - 1) as f32, largest)
@@ -368,7 +368,7 @@ fn prepared_weights_are_written_as_they_are_rounded(engine: &impl Engine) {
         let loaded = engine.load(dir.path(), config, precision).unwrap();
         let logits = [&weights, &again, &loaded].map(|weights| {
             let mut slots = engine.slots(config, room(1, 64)).unwrap();
-            engine.logits(&mut slots, weights, &[Feed { slot: 0, tokens: &[3, 1, 4, 1, 5] }])
+            engine.logits(&mut slots, weights, &[Feed { slot: 0, tokens: &[3, 1, 4, 1, 5] }]).to_vec()
         });
         assert_eq!(logits[0], logits[1], "{precision:?}");
         assert_eq!(logits[0], logits[2], "{precision:?}, read for decoding alone");
@@ -408,7 +408,7 @@ fn the_cpu_decodes_what_a_device_decodes() {
             let feed = [Feed { slot, tokens: &text[range] }];
             let found = cpu.logits(&mut slots, &packed, &feed);
             let expected = device.logits(&mut device_slots, &plain, &feed);
-            assert_close(&found, &expected, 1e-4, &format!("{:?}", decoder.config));
+            assert_close(found, expected, 1e-4, &format!("{:?}", decoder.config));
         }
     }
 }

@@ -18,8 +18,9 @@ fn text(length: usize, vocabulary: usize) -> Vec<u32> {
 /// Logits after every token of a text that is fed alone, token by token, on one thread.
 fn alone(packed: &PackedDecoder, cache: CachePrecision, text: &[u32]) -> Vec<Vec<u32>> {
     let mut slots = CpuSlots::new(&packed.config, 1, text.len(), cache);
-    let step = |tokens| slots.extend_shared(packed, &[Feed { slot: 0, tokens }], true, Sharing::Alone);
-    text.chunks(1).map(step).map(|logits| bits(&logits)).collect()
+    let feed = |tokens| [Feed { slot: 0, tokens }];
+    let step = |tokens| bits(slots.extend_shared(packed, &feed(tokens), true, Sharing::Alone));
+    text.chunks(1).map(step).collect()
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -104,7 +105,7 @@ fn what_an_earlier_context_left_in_a_block_is_not_seen() {
     slots.release(0);
     assert_eq!(slots.len(0), 0);
     let again = slots.extend(&packed, &[Feed { slot: 0, tokens: &text[3..9] }], true);
-    assert_eq!(bits(&again), alone(&packed, CachePrecision::F32, &text[3..9])[5]);
+    assert_eq!(bits(again), alone(&packed, CachePrecision::F32, &text[3..9])[5]);
 }
 
 /// Two groups of two: members of a group share a prompt and go on differently.
@@ -155,7 +156,7 @@ proptest! {
                     for (input, logits) in inputs.iter().zip(logits.chunks(vocabulary)) {
                         let own = Feed { slot: 0, tokens: input.tokens };
                         let expected = plain[input.slot].extend(&weights[version], &[own], true);
-                        prop_assert_eq!(bits(logits), bits(&expected), "slot {}", input.slot);
+                        prop_assert_eq!(bits(logits), bits(expected), "slot {}", input.slot);
                     }
                 }
                 _ => named.iter().for_each(|&slot| slots.release(slot)),
@@ -241,7 +242,7 @@ fn roundings_of_caches(is_asked: impl Fn(&DecoderConfig) -> bool) -> [f64; 2] {
             let mut slots = CpuSlots::new(&decoder.config, 1, 140, cache);
             for (at, pair) in text.windows(2).enumerate() {
                 let logits = slots.extend(&packed, &[Feed { slot: 0, tokens: &pair[..1] }], true);
-                let (logprob, _) = crate::sampling::logprob_and_entropy(&logits, 1.0, pair[1]);
+                let (logprob, _) = crate::sampling::logprob_and_entropy(logits, 1.0, pair[1]);
                 worst[place] = worst[place].max((f64::from(logprob) - expected[at]).abs());
             }
         }
