@@ -56,7 +56,11 @@ const COMMANDS: &[(&str, Entry)] = &[
         Run(EVALUATED),
     ),
     (
-        "cargo run --release -- generate --model runs/quickstart-1/checkpoints/step-30 --prompt '4+3*2-5=' --set \
+        "cargo run --release -- generate --model models/quickstart --prompt '7*2-1-9+2*3=' --set rollout.temperature=0",
+        Run(""),
+    ),
+    (
+        "cargo run --release -- generate --model runs/quickstart-1/checkpoints/step-30 --prompt '7*2-1-9+2*3=' --set \
          rollout.temperature=0",
         Run("--set rollout.output_tokens_max=8"),
     ),
