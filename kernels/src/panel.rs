@@ -230,10 +230,10 @@ impl<S: Simd, const ADD: bool> Panels<'_, S, ADD> {
         vector: usize,
     ) -> [[S::f32s; N]; M] {
         let mut sums = [[self.simd.splat_f32s(0.0); N]; M];
-        // With their lengths behind the last tile cut off, one comparison a sum is left of the checks of each.
+        // Both are cut to what the tile reads, so that the loop needs fewer checks.
         let inner = self.form.inner;
-        let (a_end, b_end) = (inner.saturating_sub(1) * distance + M, inner * self.vectors);
-        let (a, b) = (&a[..if inner == 0 { 0 } else { a_end }], &self.b[..b_end]);
+        let a = &a[..inner.checked_sub(1).map_or(0, |last| last * distance + M)];
+        let b = &self.b[..inner * self.vectors];
         for (k, b) in b.chunks_exact(self.vectors).enumerate() {
             let b: &[S::f32s; N] = b[vector..].first_chunk().expect("a tile lies within the columns");
             let a: &[f32; M] = a[k * distance..].first_chunk().expect("a tile lies within the rows");

@@ -41,7 +41,7 @@ pub struct CpuSlots {
     /// One for each of the model's sets of frequencies.
     angles: Vec<AngleTable>,
     workspaces: Vec<Workspace>,
-    /// Of the last step. New memory for each step's would be given page by page while the step waits.
+    /// Of the last step, in memory that serves the next: new memory comes page by page while a step waits for it.
     logits: Vec<f32>,
     positions_max: usize,
     prefilled: Prefilled,

@@ -20,7 +20,7 @@ pub(super) enum Pages {
 impl Pages {
     /// Room for so many words.
     pub(super) fn zeros(words: usize) -> Self {
-        match MmapMut::map_anon(words.saturating_mul(size_of::<u32>()).max(1)) {
+        match MmapMut::map_anon(words.saturating_mul(size_of::<u32>())) {
             Ok(memory) => {
                 // That they are not to be had is no fault: they save time and nothing else.
                 #[cfg(target_os = "linux")]
@@ -38,7 +38,7 @@ impl Deref for Pages {
     #[inline(always)]
     fn deref(&self) -> &[u32] {
         match self {
-            Self::Mapped(memory) => bytemuck::cast_slice(&memory[..whole_bytes(memory.len())]),
+            Self::Mapped(memory) => bytemuck::cast_slice(memory),
             Self::Allocated(words) => words,
         }
     }
@@ -47,19 +47,10 @@ impl Deref for Pages {
 impl DerefMut for Pages {
     fn deref_mut(&mut self) -> &mut [u32] {
         match self {
-            Self::Mapped(memory) => {
-                let end = whole_bytes(memory.len());
-                bytemuck::cast_slice_mut(&mut memory[..end])
-            }
+            Self::Mapped(memory) => bytemuck::cast_slice_mut(memory),
             Self::Allocated(words) => words,
         }
     }
-}
-
-/// How many of the bytes of mapped memory belong to words: room for no word is one byte.
-#[inline(always)]
-fn whole_bytes(bytes: usize) -> usize {
-    bytes / size_of::<u32>() * size_of::<u32>()
 }
 
 #[cfg(test)]
